@@ -1,0 +1,1 @@
+"""Background removal and the finishing of pictures."""

@@ -1,0 +1,37 @@
+"""The crop that the embedded face encoder sees: the detector's box, enlarged so that hair and chin show too."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+CROP_SIZE = 112  # pixels
+ENLARGEMENT = 1.9  # side of the crop over the longer side of the detector's box
+UPWARD_SHIFT = 0.08  # of the box's side: more hair, less chest
+
+
+def crop_square(box: tuple[float, float, float, float]) -> tuple[int, int, int]:
+    """Left, top and side, in pixels, of the enlarged square; it may reach over the picture's edges."""
+    x0, y0, x1, y1 = box
+    longer = max(x1 - x0, y1 - y0)
+    side = max(2, round(longer * ENLARGEMENT))
+    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2 - UPWARD_SHIFT * longer
+    return round(centre_x - side / 2), round(centre_y - side / 2), side
+
+
+def crop_face(image: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.uint8]:
+    """(h, w, 3) RGB and a face box x0, y0, x1, y1 -> (112, 112, 3); beyond the picture its edge pixels repeat."""
+    height, width = image.shape[:2]
+    left, top, side = crop_square(box)
+    before_y, after_y = max(0, -top), max(0, top + side - height)
+    before_x, after_x = max(0, -left), max(0, left + side - width)
+    inside = image[max(0, top) : min(height, top + side), max(0, left) : min(width, left + side)]
+    square = np.pad(inside, ((before_y, after_y), (before_x, after_x), (0, 0)), mode="edge")
+    resized = Image.fromarray(square).resize(
+        (CROP_SIZE, CROP_SIZE), Image.Resampling.BOX if side > CROP_SIZE else Image.Resampling.BILINEAR
+    )
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def encoder_input(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 112, 112, 3) RGB bytes -> the encoder's (n, 3, 112, 112) in -1..1."""
+    return np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32) / 127.5 - 1.0

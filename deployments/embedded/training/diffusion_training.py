@@ -1,0 +1,210 @@
+"""Trains UNet, text encoder and FaceID adapter together on latents drawn once."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from deployments.embedded.training.captions import custom_caption, default_caption, gender_word
+from deployments.embedded.training.networks import (
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    closed_form_latents,
+    random_adapter,
+)
+from deployments.embedded.training.portrait import Portrait
+from deployments.embedded.training.words import WINDOW
+
+SNR_CAP = 5.0  # Hang et al. 2023
+FACE_NOISE = 0.25  # at most, of an embedding's length
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures (n, a, 64, 64, 3), their portraits, and each person's embeddings (n, v, 512)."""
+
+    pictures: NDArray[np.uint8]
+    portraits: list[list[Portrait]]
+    embeddings: NDArray[np.float32]
+
+
+class Generator(nn.Module):
+    """The parts that learn together, so that one average and one checkpoint hold them all."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.text: CLIPTextModel = build_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.unet: UNet2DConditionModel = build_unet()
+        self.unet._load_ip_adapter_weights([random_adapter(self.unet)])
+        self.unet.encoder_hid_proj.requires_grad_(True)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, faces: Tensor) -> Tensor:
+        words = self.text(input_ids=tokens).last_hidden_state
+        out: Tensor = self.unet(
+            noisy, timesteps, encoder_hidden_states=words, added_cond_kwargs={"image_embeds": [faces[:, None]]}
+        ).sample
+        return out
+
+
+def caption_of(portrait: Portrait, default: bool, rng: np.random.Generator) -> str:
+    word = gender_word(portrait, rng)
+    return default_caption(word) if default else custom_caption(portrait, rng, word)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    tokens: Tensor = tokenizer(
+        captions, padding="max_length", max_length=WINDOW, truncation=True, return_tensors="pt"
+    ).input_ids
+    return tokens
+
+
+def noised_faces(faces: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Half of the vectors are moved a little, so that photos off the renderer's ground still draw clean faces."""
+    amount = rng.uniform(0, FACE_NOISE, (len(faces), 1)) * (rng.random((len(faces), 1)) < 0.5)
+    moved = faces + amount * rng.normal(0, faces.shape[1] ** -0.5, faces.shape)
+    return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), dtype=np.float32)
+
+
+class Batches:
+    """Draws a batch: latents, tokens and faces, with either condition dropped at times."""
+
+    def __init__(self, examples: Examples, tokenizer: CLIPTokenizer, size: int, seed: int) -> None:
+        self.examples, self.tokenizer, self.size, self.seed = examples, tokenizer, size, seed
+        self.persons, self.avatars = examples.pictures.shape[:2]
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, step))
+        epoch_length = self.persons * self.avatars // self.size
+        order = np.random.default_rng((self.seed, 7, step // epoch_length)).permutation(self.persons * self.avatars)
+        place = (step % epoch_length) * self.size
+        chosen = [divmod(int(i), self.avatars) for i in order[place : place + self.size]]
+        pictures = np.stack([self.examples.pictures[person, avatar] for person, avatar in chosen])
+        captions = [
+            caption_of(self.examples.portraits[person][avatar], avatar == 0 and rng.random() < 0.75, rng)
+            for person, avatar in chosen
+        ]
+        views = rng.integers(self.examples.embeddings.shape[1], size=self.size)
+        faces = noised_faces(self.examples.embeddings[[person for person, _ in chosen], views], rng)
+        dropped = rng.random(self.size)
+        captions = [("" if drop < 0.1 else caption) for caption, drop in zip(captions, dropped, strict=True)]
+        faces[(dropped > 0.05) & (dropped < 0.15)] = 0.0
+        small = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+        return closed_form_latents(small), tokenize(self.tokenizer, captions), torch.from_numpy(faces)
+
+
+def v_loss(predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, timesteps: Tensor, alphas: Tensor) -> Tensor:
+    """v-prediction (Salimans and Ho 2022) under min-SNR weights for v."""
+    level = alphas[timesteps][:, None, None, None]
+    noise = torch.randn_like(clean)
+    noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+    target = level.sqrt() * noise - (1 - level).sqrt() * clean
+    snr = alphas[timesteps] / (1 - alphas[timesteps])
+    weight = torch.clamp(snr, max=SNR_CAP) / (snr + 1) + 0.05
+    return (weight * (predict(noisy, timesteps) - target).pow(2).mean((1, 2, 3))).mean()
+
+
+def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
+    keep = min(0.999, (step + 1) / (step + 20))
+    with torch.no_grad():
+        for mean, new in zip(average.parameters(), model.parameters(), strict=True):
+            mean.lerp_(new, 1 - keep)
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds."""
+
+    model: Generator
+    average: Generator
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+        draft = path.with_suffix(".part")
+        torch.save(state, draft)
+        draft.replace(path)
+
+    def load(self, path: Path) -> None:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+
+def learning_rate(share_done: float, step: int, peak: float) -> float:
+    """Warm up, hold, and fall over the last half."""
+    fall = 1.0 if share_done < 0.5 else 0.02 + 0.98 * float(np.cos((share_done - 0.5) * np.pi) ** 2)
+    return peak * min(1.0, (step + 1) / 200) * fall
+
+
+def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int) -> Progress:
+    torch.manual_seed(seed)
+    model = Generator(tokenizer)
+    average = copy.deepcopy(model).requires_grad_(False)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.98), fused=True)
+    progress = Progress(model, average, optimiser)
+    if checkpoint.exists():
+        progress.load(checkpoint)
+    return progress
+
+
+def train_diffusion(
+    examples: Examples,
+    tokenizer: CLIPTokenizer,
+    checkpoint: Path,
+    steps: int,
+    seed: int,
+    share_done: Callable[[int], float],
+    batch: int = 24,
+    peak: float = 6e-4,
+    save_every: int = 250,
+) -> Progress:
+    """`share_done(step)` in 0..1 drives the learning rate and ends the run at 1; a checkpoint resumes it."""
+    progress = start(tokenizer, checkpoint, seed)
+    alphas = build_scheduler().alphas_cumprod.float()
+    alphas[-1] = 0.0
+    draw = Batches(examples, tokenizer, batch, seed)
+    bar = tqdm(total=steps, initial=progress.step, desc="diffusion", mininterval=10)
+    mean_loss = 0.0
+    while (share := share_done(progress.step)) < 1.0:
+        torch.manual_seed(seed + 1000 + progress.step)
+        clean, tokens, faces = draw(progress.step)
+        timesteps = torch.randint(0, 1000, (batch,))
+        for group in progress.optimiser.param_groups:
+            group["lr"] = learning_rate(share, progress.step, peak)
+
+        def predict(noisy: Tensor, at: Tensor, tokens: Tensor = tokens, faces: Tensor = faces) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return progress.model(noisy, at, tokens, faces).float()
+
+        loss = v_loss(predict, clean, timesteps, alphas)
+        progress.optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(progress.model.parameters(), 1.0)
+        progress.optimiser.step()
+        update_average(progress.average, progress.model, progress.step)
+        progress.step += 1
+        mean_loss += (float(loss.detach()) - mean_loss) * max(0.01, 1 / progress.step)
+        bar.update()
+        bar.set_postfix(loss=f"{mean_loss:.4f}")
+        if progress.step % save_every == 0:
+            progress.save(checkpoint)
+    progress.save(checkpoint)
+    return progress

@@ -1,0 +1,218 @@
+"""A person as numbers: what the renderer draws, the captions tell and the face encoder should read."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+Colour = tuple[int, int, int]
+HairStyle = Literal["bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "bun"]
+Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
+Glasses = Literal["none", "round", "square"]
+Expression = Literal["serious", "neutral", "smiling", "laughing"]
+Clothes = Literal["t-shirt", "v-neck", "shirt", "hoodie", "blazer"]
+Gender = Literal["man", "woman"]
+
+HAIR_LENGTH: dict[HairStyle, float] = {
+    "bald": 0.0,
+    "buzz": 0.2,
+    "parted": 0.4,
+    "quiff": 0.4,
+    "fringe": 0.4,
+    "curly": 0.45,
+    "afro": 0.55,
+    "bun": 0.4,
+    "bob": 0.75,
+    "long": 1.0,
+    "wavy": 1.0,
+}
+BEARD_AMOUNT: dict[Beard, float] = {"none": 0.0, "stubble": 0.4, "moustache": 0.5, "goatee": 0.7, "full": 1.0}
+
+SKIN_RAMP: tuple[Colour, ...] = (
+    (252, 222, 200),
+    (246, 209, 180),
+    (238, 193, 156),
+    (223, 172, 130),
+    (203, 148, 106),
+    (179, 122, 83),
+    (149, 97, 64),
+    (119, 75, 50),
+    (98, 62, 44),
+    (80, 51, 38),
+)
+HAIR_COLOURS: dict[str, Colour] = {
+    "black": (26, 22, 22),
+    "dark brown": (52, 35, 26),
+    "brown": (88, 58, 38),
+    "light brown": (128, 90, 56),
+    "dark blond": (168, 128, 80),
+    "blond": (214, 176, 112),
+    "pale blond": (234, 212, 160),
+    "red": (172, 80, 36),
+    "auburn": (112, 48, 32),
+    "grey": (140, 138, 136),
+    "white": (222, 220, 216),
+}
+NAMED_COLOURS: dict[str, Colour] = {
+    "black": (0, 0, 0),
+    "white": (250, 250, 250),
+    "grey": (128, 130, 134),
+    "red": (200, 40, 44),
+    "blue": (44, 92, 200),
+    "light blue": (150, 200, 240),
+    "navy": (28, 38, 84),
+    "green": (48, 146, 80),
+    "yellow": (246, 206, 64),
+    "orange": (240, 140, 48),
+    "purple": (122, 70, 176),
+    "pink": (240, 150, 184),
+    "teal": (30, 140, 144),
+    "beige": (226, 208, 180),
+    "brown": (112, 76, 50),
+}
+EYE_COLOURS: tuple[Colour, ...] = ((62, 38, 24), (84, 54, 30), (70, 110, 160), (92, 130, 96), (110, 118, 124))
+STYLES_OF: dict[Gender, tuple[HairStyle, ...]] = {
+    "man": ("bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "parted", "quiff", "buzz"),
+    "woman": ("bob", "long", "wavy", "bun", "bob", "long", "wavy", "afro", "curly", "fringe", "bob", "long"),
+}
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """Lengths are fractions from 0 to 1 unless said otherwise; angles are degrees."""
+
+    gender: Gender
+    skin: Colour
+    hair: Colour
+    hair_style: HairStyle
+    beard: Beard
+    glasses: Glasses
+    glasses_colour: Colour
+    eyes: Colour
+    expression: Expression
+    age: float
+    clothes: Clothes
+    clothes_name: str
+    background_name: str
+    jaw: float
+    face_length: float
+    eye_size: float
+    nose_size: float
+    lips: float
+    brows: float
+    parting: float  # -1..1
+    yaw: float  # -1..1
+    tilt: float
+    shift: tuple[float, float]  # of the picture's side
+    scale: float
+    texture: int  # seed of strands and curls
+
+    @property
+    def background(self) -> Colour:
+        return NAMED_COLOURS[self.background_name]
+
+    @property
+    def hair_length(self) -> float:
+        return HAIR_LENGTH[self.hair_style]
+
+    @property
+    def beard_amount(self) -> float:
+        return BEARD_AMOUNT[self.beard]
+
+
+def jittered(colour: Colour, rng: np.random.Generator, spread: float) -> Colour:
+    """One step of brightness for all channels and a smaller one for each."""
+    light = rng.normal(0.0, spread)
+    r, g, b = (int(np.clip(c * (1 + light) + rng.normal(0.0, spread * 40), 0, 255)) for c in colour)
+    return r, g, b
+
+
+def between(first: Colour, second: Colour, share: float) -> Colour:
+    r, g, b = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
+    return r, g, b
+
+
+def random_skin(rng: np.random.Generator) -> Colour:
+    position = rng.uniform(0, len(SKIN_RAMP) - 1)
+    index = min(int(position), len(SKIN_RAMP) - 2)
+    return jittered(between(SKIN_RAMP[index], SKIN_RAMP[index + 1], position - index), rng, 0.03)
+
+
+def random_hair(rng: np.random.Generator) -> Colour:
+    names = list(HAIR_COLOURS)
+    weights = np.array([4, 4, 4, 3, 3, 3, 2, 2.5, 2, 2, 1.5])
+    first, second = rng.choice(len(names), size=2, p=weights / weights.sum())
+    return jittered(
+        between(HAIR_COLOURS[names[first]], HAIR_COLOURS[names[second]], rng.uniform(0, 0.3)), rng, 0.04
+    )
+
+
+def random_beard(gender: Gender, rng: np.random.Generator) -> Beard:
+    if gender == "woman":
+        return "none"
+    kinds: tuple[Beard, ...] = ("none", "stubble", "moustache", "goatee", "full")
+    return kinds[rng.choice(5, p=[0.45, 0.14, 0.08, 0.1, 0.23])]
+
+
+def pick(options: list[str] | tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def random_portrait(rng: np.random.Generator) -> Portrait:
+    gender: Gender = "man" if rng.random() < 0.5 else "woman"
+    style = STYLES_OF[gender][rng.integers(len(STYLES_OF[gender]))]
+    glasses: Glasses = ("none", "round", "square")[rng.choice(3, p=[0.68, 0.16, 0.16])]
+    person = Portrait(
+        gender=gender,
+        skin=random_skin(rng),
+        hair=random_hair(rng),
+        hair_style=style,
+        beard=random_beard(gender, rng),
+        glasses=glasses,
+        glasses_colour=((24, 22, 24), (70, 40, 24), (130, 130, 140))[rng.choice(3, p=[0.7, 0.2, 0.1])],
+        eyes=EYE_COLOURS[rng.choice(5, p=[0.35, 0.25, 0.18, 0.12, 0.1])],
+        expression="smiling",
+        age=float(rng.random()),
+        clothes="t-shirt",
+        clothes_name="blue",
+        background_name="black",
+        jaw=float(np.clip(rng.normal(0.62 if gender == "man" else 0.35, 0.16), 0, 1)),
+        face_length=float(rng.random()),
+        eye_size=float(rng.random()),
+        nose_size=float(rng.random()),
+        lips=float(rng.random()),
+        brows=float(rng.random()),
+        parting=float(rng.uniform(-1, 1)),
+        yaw=0.0,
+        tilt=0.0,
+        shift=(0.0, 0.0),
+        scale=1.0,
+        texture=int(rng.integers(1 << 30)),
+    )
+    return another_sitting(person, rng)
+
+
+def another_sitting(person: Portrait, rng: np.random.Generator) -> Portrait:
+    """The same person on another day: expression, clothes, background and pose change, the face does not."""
+    expressions: tuple[Expression, ...] = ("serious", "neutral", "smiling", "laughing")
+    clothes: tuple[Clothes, ...] = ("t-shirt", "v-neck", "shirt", "hoodie", "blazer")
+    return replace(
+        person,
+        expression=expressions[rng.choice(4, p=[0.1, 0.2, 0.4, 0.3])],
+        clothes=clothes[rng.integers(5)],
+        clothes_name=pick([name for name in NAMED_COLOURS if name != "beige"], rng),
+        background_name=pick(list(NAMED_COLOURS), rng),
+        yaw=float(np.clip(rng.normal(0, 0.4), -1, 1)),
+        tilt=float(np.clip(rng.normal(0, 3), -7, 7)),
+        shift=(float(rng.normal(0, 0.012)), float(rng.normal(0, 0.008))),
+        scale=float(rng.uniform(0.95, 1.06)),
+        texture=int(rng.integers(1 << 30)),
+    )
+
+
+def as_gender(person: Portrait, gender: Gender, rng: np.random.Generator) -> Portrait:
+    """The person drawn as the prompt's gender word asks; colours, hair length and glasses stay."""
+    if gender == person.gender:
+        return person
+    jaw = float(np.clip(rng.normal(0.62 if gender == "man" else 0.35, 0.1), 0, 1))
+    return replace(person, gender=gender, beard="none" if gender == "woman" else person.beard, jaw=jaw)

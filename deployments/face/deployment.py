@@ -1,0 +1,39 @@
+"""The face embedder as a Serve deployment."""
+
+import asyncio
+
+from ray import serve
+
+from deployments.config import FaceEmbedderConfig
+from deployments.errors import NoFaceError
+from deployments.types import FaceEmbedding, GeneratedImage, Photo
+
+
+class FaceEmbedder:
+    """Finds and embeds the largest face of a photo; photos of several requests share a batch."""
+
+    def __init__(self, config: FaceEmbedderConfig) -> None:
+        # Imported here, so that building the graph loads no model library.
+        from deployments.face.model import CascadeFaceModel
+        from deployments.face.model import FaceModelConfig as C
+        from deployments.config import model_path
+
+        self._model = CascadeFaceModel(C(encoder=model_path(config.model.encoder), threads=config.model.threads))
+        self._embed_batch.set_max_batch_size(config.max_batch_size)
+        self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
+
+    async def embed(self, photo: Photo) -> FaceEmbedding:
+        """Raises: NoFaceError."""
+        found: FaceEmbedding | NoFaceError = await self._embed_batch(photo)
+        if isinstance(found, NoFaceError):
+            raise found
+        return found
+
+    async def similarity(self, image: GeneratedImage, reference: FaceEmbedding) -> float | None:
+        """Cosine of the two faces, -1..1; None where the image shows no face."""
+        found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels))
+        return None if isinstance(found, NoFaceError) else float(found.vector @ reference.vector)
+
+    @serve.batch
+    async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:
+        return await asyncio.to_thread(self._model.embed, photos)

@@ -1,0 +1,88 @@
+"""The values that the stages exchange. All are frozen; arrays are never written after they were made."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+"""A picture: (height, width, 3) RGB or (height, width, 4) RGBA."""
+
+Vector = npt.NDArray[np.float32]
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in pixels of the photo."""
+
+OutputFormat = Literal["png", "webp", "jpeg"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """A reference photo, upright, in sRGB: `pixels` is (h, w, 3)."""
+
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FaceEmbedding:
+    """One face of a photo: `vector` is (512,) and has length 1, `landmarks` is (5, 2) where the detector gives them."""
+
+    vector: Vector
+    box: Box
+    score: float
+    landmarks: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarSpec:
+    """All that one generated image depends on besides the face, and who waits for it: one row of the generator."""
+
+    model: str
+    seed: int
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    task_id: str
+    image_index: int
+    submitted_at: float  # unix seconds
+    deadline: float  # unix seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneratedImage:
+    """What the generator drew: `pixels` is (h, w, 3) at a native size of the model."""
+
+    pixels: Pixels
+    runtime_s: float
+    startup_s: float  # how long the request waited for this replica to come up
+
+
+@dataclass(frozen=True, slots=True)
+class FinishSpec:
+    """How a generated image becomes a file. `bg_color` wins over `remove_background`."""
+
+    width: int
+    height: int
+    remove_background: bool = False
+    bg_color: tuple[int, int, int] | None = None
+    output_format: OutputFormat = "png"
+
+    @property
+    def cuts_out(self) -> bool:
+        return self.remove_background or self.bg_color is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Avatar:
+    """A finished avatar: the encoded picture, its WebP thumbnail, and how long the stages took."""
+
+    data: bytes
+    thumbnail: bytes
+    output_format: OutputFormat
+    startup_s: float
+    diffusion_s: float
+    finish_s: float

@@ -1,0 +1,108 @@
+"""Which error becomes which HTTP answer: the one place that knows.
+
+AvatarError
+├── RequestError           the client's request cannot be served as it is
+│   ├── UnauthorizedError, ForbiddenError, NotFoundError, MethodNotAllowedError
+│   ├── TooLargeError, MediaTypeError, InvalidRequestError
+│   └── OverloadedError    it could be served later
+├── UnknownAppError        (catalog)
+├── ImageUrlError          (fetch, photo)
+├── NoFaceError            (stages)
+└── DeadlineError          (stages)
+"""
+
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from deployments.errors import AvatarError, DeadlineError, NoFaceError
+from serve_app.catalog import UnknownAppError
+from serve_app.fetch import ImageUrlError
+from serve_app.schemas import AvatarRequest
+
+
+class RequestError(AvatarError):
+    """An error of the request itself."""
+
+
+class UnauthorizedError(RequestError):
+    pass
+
+
+class ForbiddenError(RequestError):
+    pass
+
+
+class NotFoundError(RequestError):
+    pass
+
+
+class MethodNotAllowedError(RequestError):
+    pass
+
+
+class TooLargeError(RequestError):
+    pass
+
+
+class MediaTypeError(RequestError):
+    pass
+
+
+class InvalidRequestError(RequestError):
+    """A body that is not what the contract says; `fields` has one entry a field."""
+
+
+class OverloadedError(RequestError):
+    """More work than this service takes on now; `retry_after_s` says when to try again."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class ErrorAnswer(NamedTuple):
+    status: int
+    name: str
+
+
+INTERNAL_ERROR = ErrorAnswer(500, "Internal Error")
+
+ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
+    UnauthorizedError: ErrorAnswer(401, "Unauthorized"),
+    ForbiddenError: ErrorAnswer(403, "Forbidden"),
+    NotFoundError: ErrorAnswer(404, "Not Found"),
+    UnknownAppError: ErrorAnswer(404, "Unknown App"),
+    MethodNotAllowedError: ErrorAnswer(405, "Method Not Allowed"),
+    TooLargeError: ErrorAnswer(413, "Request Too Large"),
+    MediaTypeError: ErrorAnswer(415, "Unsupported Media Type"),
+    InvalidRequestError: ErrorAnswer(422, "Invalid Request"),
+    ImageUrlError: ErrorAnswer(422, "Image URL Error"),
+    NoFaceError: ErrorAnswer(422, "Face Consistent Error"),
+    OverloadedError: ErrorAnswer(503, "Overloaded"),
+    DeadlineError: ErrorAnswer(504, "Timeout"),
+}
+
+
+def answer_to(error: AvatarError) -> ErrorAnswer:
+    """The HTTP status and the stable name of an error, by its nearest class."""
+    return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL_ERROR)
+
+
+def invalid_fields(error: ValidationError) -> InvalidRequestError:
+    """A pydantic error as one entry a field: what was wrong, and the JSON schema of what would be accepted."""
+    schemas = AvatarRequest.model_json_schema()["properties"]
+    fields = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))
+        entry: dict[str, Any] = {"field": name, "message": problem["msg"].removeprefix("Value error, ")}
+        if problem["type"] == "extra_forbidden":
+            entry["message"] = "unknown field"
+            entry["accepted"] = sorted(schemas)
+        elif name in schemas:
+            entry["accepted"] = {key: rule for key, rule in schemas[name].items() if key not in _PROSE}
+        fields.append(entry)
+    return InvalidRequestError("The request is not valid.", fields=fields)
+
+
+_PROSE = {"title", "description", "examples"}

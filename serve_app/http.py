@@ -1,0 +1,198 @@
+"""The HTTP surface: routes, how a body is read, and how every answer becomes an envelope."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request, Response, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
+
+import serve_app
+from deployments.errors import AvatarError
+from serve_app.auth import TokenAuth
+from serve_app.errors import (
+    INTERNAL_ERROR,
+    ErrorAnswer,
+    InvalidRequestError,
+    MediaTypeError,
+    MethodNotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    TooLargeError,
+    UnauthorizedError,
+    answer_to,
+    invalid_fields,
+)
+from serve_app.schemas import AvatarRequest, Envelope
+from serve_app.service import AvatarService, Progress
+from serve_app.settings import Settings
+from serve_app.storage import FILES_ROUTE, media_type
+
+CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
+NOT_BUILT_HEADERS = ("idempotency-key",)
+
+StageStates = Callable[[], Awaitable[dict[str, str]]]
+"""What each stage is doing now: HEALTHY, UPSCALING, ... as Serve calls it."""
+
+
+def build_http(service: AvatarService, auth: TokenAuth, settings: Settings, stage_states: StageStates) -> ASGIApp:
+    """The ASGI application of one ingress replica."""
+    api = FastAPIOffline(
+        title="Face Avatar",
+        version=serve_app.__version__,
+        description="One photo of a face in, consistent avatars of that face out.",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _add_error_handlers(api)
+    _add_avatar_routes(api, service, auth, settings)
+    _add_status_routes(api, service, stage_states)
+    return api
+
+
+def _add_avatar_routes(api: FastAPI, service: AvatarService, auth: TokenAuth, settings: Settings) -> None:
+    bearer = HTTPBearer(auto_error=False, description="The token that the service made at its first start.")
+
+    def authenticate(
+        request: Request, _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None
+    ) -> None:
+        auth.check(request.headers.get("authorization"))
+
+    token = [Security(authenticate)]
+
+    async def create(request: Request) -> JSONResponse:
+        progress = request.state.progress = Progress()
+        avatar_request = await _read_request(request, settings.max_body_bytes, progress)
+        return _envelope(await service.create(avatar_request, progress, _base_url(request, settings)))
+
+    for path in CREATE_ROUTES:
+        api.post(
+            path,
+            dependencies=token,
+            summary="Generate avatars of the face on a photo",
+            operation_id=path.lstrip("/"),
+            response_model=Envelope,
+            responses=_errors(401, 404, 413, 415, 422, 500, 503, 504),
+            openapi_extra={
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": AvatarRequest.model_json_schema()}},
+                }
+            },
+        )(create)
+
+    @api.get("/api/v1/apps", dependencies=token, response_model=Envelope, responses=_errors(401))
+    async def apps() -> JSONResponse:
+        """The apps that `app_id` can name: titles, licences, native sizes, defaults."""
+        listed = [{"app_id": app_id, **app.model_dump()} for app_id, app in service.catalog.apps.items()]
+        return _envelope(Envelope(output={"apps": listed}))
+
+    @api.api_route(FILES_ROUTE + "/{key:path}", methods=["GET", "HEAD"], responses=_errors(403, 404))
+    async def files(key: str, expires: str = "", signature: str = "") -> Response:
+        """A result or thumbnail, under the URL that an answer gave."""
+        service.results.check_signature(key, expires, signature)
+        headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+        return Response(await service.results.get(key), media_type=media_type(key), headers=headers)
+
+
+def _add_status_routes(api: FastAPI, service: AvatarService, stage_states: StageStates) -> None:
+    @api.get("/healthz", response_model=Envelope)
+    async def healthz() -> JSONResponse:
+        """The process lives."""
+        return _envelope(Envelope(output={"healthy": True}))
+
+    @api.get("/readyz", response_model=Envelope, responses=_errors(503))
+    async def readyz() -> JSONResponse:
+        """The ingress and the store answer; lists the stages, which may be at zero replicas."""
+        try:
+            await service.results.check()
+        except OSError as error:
+            raise OverloadedError(f"The store does not answer: {type(error).__name__}.") from error
+        return _envelope(Envelope(output={"ready": True, "stages": await stage_states()}))
+
+
+async def _read_request(request: Request, max_bytes: int, progress: Progress) -> AvatarRequest:
+    """Raises: MediaTypeError, TooLargeError, InvalidRequestError."""
+    for header in NOT_BUILT_HEADERS:
+        if header in request.headers:
+            problem = {"field": header, "message": "this header is not available yet: leave it out"}
+            raise InvalidRequestError("The request is not valid.", fields=[problem])
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted="application/json")
+    body = await _read_body(request, max_bytes)
+    try:
+        data = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        problem = {"field": "body", "message": f"not valid JSON: {error}"}
+        raise InvalidRequestError("The body is not valid JSON.", fields=[problem]) from None
+    if isinstance(data, dict) and isinstance(data.get("app_id"), str):
+        progress.app_id = data["app_id"][:64]
+    try:
+        return AvatarRequest.model_validate(data)
+    except ValidationError as error:
+        raise invalid_fields(error) from None
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """Raises: TooLargeError as soon as more than `max_bytes` are announced or have come."""
+    announced = request.headers.get("content-length", "")
+    body = bytearray()
+    if not (announced.isdigit() and int(announced) > max_bytes):
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_bytes:
+                break
+        else:
+            return bytes(body)
+    raise TooLargeError(f"The body is larger than {max_bytes} bytes.", max_bytes=max_bytes)
+
+
+def _base_url(request: Request, settings: Settings) -> str:
+    return settings.public_url or str(request.base_url)
+
+
+def _envelope(envelope: Envelope, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(envelope.model_dump(), status, headers)
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Envelope} for status in statuses}
+
+
+def _add_error_handlers(api: FastAPI) -> None:
+    def failed(request: Request, answer: ErrorAnswer, data: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
+        progress = getattr(request.state, "progress", None) or Progress()
+        failure = {"error": answer.name, "error_data": data, "status": "FAILED"}
+        return _envelope(progress.envelope().model_copy(update=failure), answer.status, headers)
+
+    @api.exception_handler(AvatarError)
+    async def on_avatar_error(request: Request, error: AvatarError) -> JSONResponse:
+        headers = {}
+        if isinstance(error, OverloadedError):
+            headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, UnauthorizedError):
+            headers["WWW-Authenticate"] = "Bearer"
+        return failed(request, answer_to(error), error.data, headers)
+
+    @api.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        method, path = request.method, request.url.path
+        if error.status_code == 405:
+            known: AvatarError = MethodNotAllowedError(f"{path} does not take {method}.", accepted=headers.get("Allow"))
+        else:
+            known = NotFoundError(f"There is nothing at {path}.")
+        return failed(request, answer_to(known), known.data, headers)
+
+    @api.exception_handler(Exception)
+    async def on_bug(request: Request, _error: Exception) -> JSONResponse:
+        message = "Something went wrong here; the log of the service has it under this request id."
+        # Serve's proxy gives every request an id, tells the application, and sets the answer's header.
+        request_id = request.headers.get("x-request-id", "")
+        return failed(request, INTERNAL_ERROR, {"message": message, "request_id": request_id}, {})

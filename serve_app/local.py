@@ -1,0 +1,161 @@
+"""A whole service on this machine: its own Ray, started and ended with it."""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray import serve
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.auth import ensure_token
+from serve_app.settings import Settings
+
+CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
+MIN_CPUS = 2  # the embedded deployments share 2, also where the machine has one
+START_TIMEOUT_S = 300
+DRAIN_TIMEOUT_S = 8
+
+
+class StartError(Exception):
+    """The service did not come up; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """What the command line changes in a config file; None leaves the file's own value."""
+
+    config: Path = CONFIG
+    host: str | None = None
+    port: int | None = None
+    data_dir: Path | None = None
+    allow_private_urls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    url: str
+    dashboard_url: str
+    data_dir: Path
+
+
+def read_config(options: ServiceOptions) -> ServeDeploySchema:
+    """The Serve config with the options put in.
+
+    Raises: StartError where the file cannot be read or does not fit.
+    """
+    try:
+        raw: dict[str, Any] = yaml.safe_load(options.config.read_text())
+        http = raw.setdefault("http_options", {})
+        args = raw["applications"][0].setdefault("args", {})
+        if options.host is not None:
+            http["host"] = options.host
+        if options.port is not None:
+            http["port"] = options.port
+        if options.data_dir is not None:
+            args["data_dir"] = str(options.data_dir.absolute())
+        if options.allow_private_urls:
+            args.setdefault("fetch", {})["allow_private"] = True
+        return ServeDeploySchema.model_validate(raw)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise StartError(f"{options.config}: {error}") from error
+
+
+@contextlib.contextmanager
+def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda _: None) -> Iterator[RunningService]:
+    """Start Ray and the application; ready inside the block, all ended after it.
+
+    `report` is told what is being waited for. Raises: StartError.
+    """
+    config = read_config(options)
+    settings = Settings(**config.applications[0].args)
+    host, port = config.http_options.host, config.http_options.port
+    _check_port_free(host, port)
+    ensure_token(settings.data_dir)
+    report("starting Ray")
+    try:
+        # Its own cluster, always: the address in the environment may belong to somebody else.
+        context = ray.init(
+            address="local",
+            num_cpus=max(MIN_CPUS, os.cpu_count() or 1),
+            namespace="serve",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        report("starting the stages")
+        serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
+        _deploy(config)
+        _wait_until_running(config, report)
+        shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        yield RunningService(f"http://{shown_host}:{port}", f"http://{context.dashboard_url}", settings.data_dir)
+    finally:
+        report("stopping")
+        _stop()
+
+
+def _deploy(config: ServeDeploySchema) -> None:
+    # What `serve run FILE` does; Serve has no public function for it.
+    from ray.serve.context import _get_global_client
+
+    _get_global_client().deploy_apps(config)
+
+
+def _wait_until_running(config: ServeDeploySchema, report: Callable[[str], None]) -> None:
+    names = [application.name for application in config.applications]
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        applications = serve.status().applications
+        states = [applications[name] for name in names if name in applications]
+        if failed := [state for state in states if state.status == "DEPLOY_FAILED"]:
+            raise StartError(failed[0].message)
+        if len(states) == len(names) and all(state.status == "RUNNING" for state in states):
+            return
+        waiting = [
+            name for state in states for name, deployment in state.deployments.items() if deployment.status != "HEALTHY"
+        ]
+        if waiting:
+            report("loading " + ", ".join(waiting))
+        time.sleep(0.1)
+    raise StartError(f"The stages were not ready within {START_TIMEOUT_S} s.")
+
+
+def _stop() -> None:
+    """End the replicas gracefully, but not for longer than DRAIN_TIMEOUT_S, then everything."""
+    if ray.is_initialized():
+        # Serve's own shutdown waits for the slowest replica; Ray's ends every process that it started.
+        draining = threading.Thread(target=_shut_serve_down, daemon=True)
+        draining.start()
+        draining.join(DRAIN_TIMEOUT_S)
+    ray.shutdown()  # also what an interrupted start left behind
+
+
+def _shut_serve_down() -> None:
+    with contextlib.suppress(Exception):  # whatever is wrong with Serve, Ray is ended next
+        serve.shutdown()
+
+
+def _check_port_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from error
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

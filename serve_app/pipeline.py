@@ -1,0 +1,224 @@
+"""The pipeline: the only place that knows the order of the stages.
+
+face embedding -> for each image: generator -> background remover -> store, and generator -> similarity. The embedding
+is awaited first, so that a photo without a face never wakes a generator. The rest is chained by reference: pixels go
+from stage to stage through the object store, never through here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from deployments.errors import AvatarError, DeadlineError
+from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, Photo
+from serve_app.errors import OverloadedError
+from serve_app.schemas import EffectiveRequest, rgb
+from serve_app.storage import LocalResults, result_key, thumbnail_key
+
+MAX_ATTEMPTS = 3  # of one stage's work on one image, when replicas die under it
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarJob:
+    """One request on its way through the stages."""
+
+    task_id: str
+    request: EffectiveRequest
+    model: str
+    native_size: tuple[int, int]
+    submitted_at: float  # unix seconds
+
+    @property
+    def deadline(self) -> float:
+        return self.submitted_at + self.request.deadline_s
+
+    def avatar_spec(self, index: int) -> AvatarSpec:
+        request = self.request
+        return AvatarSpec(
+            model=self.model,
+            seed=request.seed + index,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=self.native_size[0],
+            height=self.native_size[1],
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            task_id=self.task_id,
+            image_index=index,
+            submitted_at=self.submitted_at,
+            deadline=self.deadline,
+        )
+
+    def finish_spec(self) -> FinishSpec:
+        request = self.request
+        return FinishSpec(
+            width=request.width,
+            height=request.height,
+            remove_background=request.remove_background,
+            bg_color=rgb(request.bg_color) if request.bg_color else None,
+            output_format=request.output_format,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAvatar:
+    """One finished image: where it lies, and how its stages went (seconds)."""
+
+    key: str
+    thumbnail_key: str
+    seed: int
+    face_similarity: float | None
+    startup_s: float
+    diffusion_s: float
+    finish_s: float
+    store_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    avatars: list[StoredAvatar]
+    face_s: float
+
+
+class Calls(list[DeploymentResponse[Any]]):
+    """The responses of one piece of work: leaving the block with an error cancels them all, finished ones included.
+
+    Cancelling only the last of a chain would not stop the stage in the middle.
+    """
+
+    def __enter__(self) -> "Calls":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        if kind is not None:
+            for response in self:
+                response.cancel()
+
+    def add(self, response: DeploymentResponse[T]) -> DeploymentResponse[T]:
+        self.append(response)
+        return response
+
+
+class AvatarPipeline:
+    """Runs a job through the stages; a stage that dies on the way is asked again, a cancelled job stops them all."""
+
+    def __init__(
+        self,
+        embedder: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        remover: DeploymentHandle[Any],
+        results: LocalResults,
+    ) -> None:
+        self._embedder = embedder
+        self._generator = generator
+        self._remover = remover
+        self._results = results
+
+    async def run(self, job: AvatarJob, photo: Photo) -> JobResult:
+        """Raises: NoFaceError; DeadlineError; OverloadedError; RayTaskError where a stage has a bug."""
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(job.deadline - time.time()):
+                face = await self._embed(photo)
+                face_s = time.perf_counter() - started
+                images = [self._image(job, index, face) for index in range(job.request.batch)]
+                return JobResult(await _all_or_none(images), face_s)
+        except TimeoutError:
+            raise DeadlineError(f"Not done within {job.request.deadline_s:g} s.") from None
+        except (BackPressureError, DeploymentUnavailableError):
+            raise OverloadedError("A stage takes no more work now.") from None
+
+    async def _embed(self, photo: Photo) -> FaceEmbedding:
+        with Calls() as calls:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    return await _value(calls.add(self._embedder.embed.remote(photo)))
+                except STAGE_LOST as error:
+                    _again_or_raise(error, attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding) -> StoredAvatar:
+        spec = job.avatar_spec(index)
+        avatar, similarity = await self._draw(spec, job.finish_spec(), face)
+        key, thumbnail = result_key(job.task_id, index, avatar.output_format), thumbnail_key(job.task_id, index)
+        started = time.perf_counter()
+        await asyncio.gather(self._results.put(key, avatar.data), self._results.put(thumbnail, avatar.thumbnail))
+        return StoredAvatar(
+            key=key,
+            thumbnail_key=thumbnail,
+            seed=spec.seed,
+            face_similarity=similarity,
+            startup_s=avatar.startup_s,
+            diffusion_s=avatar.diffusion_s,
+            finish_s=avatar.finish_s,
+            store_s=time.perf_counter() - started,
+        )
+
+    async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
+        """Generate and finish one image; of a chain that broke, only the stages that died do their work again."""
+        with Calls() as calls:
+            image = calls.add(self._generator.generate.remote(spec, face))
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                avatar = calls.add(self._remover.finish.remote(image, finish))
+                similarity = calls.add(self._embedder.similarity.remote(image, face))
+                try:
+                    return await _value(avatar), await _value(similarity)
+                except STAGE_LOST as error:
+                    _again_or_raise(error, attempt)
+                    if await _is_lost(image):
+                        image = calls.add(self._generator.generate.remote(spec, face))
+        raise AssertionError("the last attempt returns or raises")
+
+
+# Serve wraps the death of an earlier stage in a RayServeException of the later one.
+STAGE_LOST = (RayActorError, ObjectLostError, RayServeException)
+
+
+async def _value(response: DeploymentResponse[T]) -> T:
+    """The value of a response; an error that a stage raised on purpose comes out as itself."""
+    try:
+        value: T = await response
+        return value
+    except RayTaskError as error:
+        cause: BaseException = error
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, AvatarError):
+            raise cause from None
+        raise
+
+
+async def _is_lost(response: DeploymentResponse[Any]) -> bool:
+    try:
+        await _value(response)
+    except STAGE_LOST:
+        return True
+    return False
+
+
+def _again_or_raise(error: Exception, attempt: int) -> None:
+    if attempt == MAX_ATTEMPTS or isinstance(error, (BackPressureError, DeploymentUnavailableError)):
+        raise error
+    log.warning("a stage was lost (%s); attempt %d", type(error).__name__, attempt + 1)
+
+
+async def _all_or_none(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; at the first error the rest is cancelled and waited for."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

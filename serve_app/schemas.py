@@ -1,0 +1,215 @@
+"""The contract: what a client may ask for, and the envelope of every answer."""
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from deployments.types import OutputFormat
+from serve_app.catalog import App
+from serve_app.fetch import describe_url
+
+MAX_BATCH = 8
+MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
+GENDER_WORDS = {"male": "man", "man": "man", "boy": "man", "female": "woman", "woman": "woman", "girl": "woman"}
+ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
+OPTIONAL_STRINGS = frozenset({"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id"})
+
+T = TypeVar("T")
+
+
+def _whole_number(value: Any) -> Any:
+    """JSON has one kind of number: 4.0 is the integer 4. Booleans and strings are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a JSON number without a fraction")
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError("must be a JSON number without a fraction")
+        return int(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a JSON number")
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+Number = Annotated[float, BeforeValidator(_number)]
+HexColor = Annotated[str, Field(pattern=r"^#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})$", examples=["#FFFFFF"])]
+
+
+class AvatarRequest(BaseModel):
+    """The body of `POST /getImageToImage`, checked. What is None takes the app's own value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    app_id: str = Field(min_length=1, max_length=64, examples=["face-avatar"])
+    file_url: str = Field(
+        min_length=1,
+        description="The reference photo: an http(s) URL or `data:image/...;base64,`. `image` is an alias.",
+        examples=["https://example.org/me.jpg"],
+    )
+    prompt: str | None = Field(
+        None,
+        max_length=2000,
+        description='Replaces the default prompt whole; null and "None" take the default, with the gender filled in.',
+    )
+    gender: str | None = Field(
+        None,
+        max_length=32,
+        pattern=r"^[^\W\d_]([^\W\d_]|[ -])*$",
+        description="male, man, boy; female, woman, girl; or another word, used as it is. Unused with a prompt.",
+        examples=["female"],
+    )
+    negative_prompt: str | None = Field(None, max_length=2000)
+    batch: WholeNumber = Field(1, ge=1, le=MAX_BATCH, description="How many images to generate.")
+    height: WholeNumber | None = Field(None, ge=256, le=1536, description="Pixels; the result has exactly this size.")
+    width: WholeNumber | None = Field(None, ge=256, le=1536, description="Pixels; the result has exactly this size.")
+    num_inference_steps: WholeNumber | None = Field(None, ge=1, le=50)
+    guidance_scale: Number | None = Field(None, ge=1, le=30)
+    remove_background: StrictBool = Field(False, description="true: transparent background.")
+    bg_color: HexColor | None = Field(
+        None, description="The background is cut out and filled with this colour, also with `remove_background`."
+    )
+    celery: StrictBool = Field(False, description="Queued requests are not available yet: only false is accepted.")
+    seed: WholeNumber | None = Field(None, ge=0, le=MAX_SEED, description="Image i uses seed + i; drawn where omitted.")
+    output_format: OutputFormat = "png"
+    ref_id: str | None = Field(
+        None, max_length=256, description="The client's own reference, echoed. Aliases: `refID`, `reference_id`."
+    )
+    deadline_s: Number | None = Field(None, gt=0, le=3600, description="Seconds until the request is given up.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, data: Any) -> Any:
+        """Empty optional strings mean null; aliases become the names that they stand for."""
+        if not isinstance(data, dict):
+            return data
+        data = dict(data)
+        for name, aliases in ALIASES.items():
+            given = [data.pop(key) for key in (name, *aliases) if key in data]
+            if any(value != given[0] for value in given):
+                message = f"{name} and its alias {' or '.join(aliases)} differ: send one of them"
+                raise PydanticCustomError("aliases_differ", "{message}", {"message": message, "field": name})
+            if given:
+                data[name] = given[0]
+        return {key: value for key, value in data.items() if not (value == "" and key in OPTIONAL_STRINGS)}
+
+    @field_validator("celery")
+    @classmethod
+    def _not_queued(cls, celery: bool) -> bool:
+        if celery:
+            raise ValueError("queued requests are not available yet: send false or leave it out")
+        return celery
+
+    @model_validator(mode="after")
+    def _format_carries_transparency(self) -> "AvatarRequest":
+        if self.output_format == "jpeg" and self.remove_background and self.bg_color is None:
+            message = "jpeg has no transparency: take png or webp, or give a bg_color"
+            raise PydanticCustomError("no_transparency", "{message}", {"message": message, "field": "output_format"})
+        return self
+
+
+class EffectiveRequest(BaseModel):
+    """A request with everything filled in: what the answer's `input` shows, and what a repeat would send."""
+
+    model_config = ConfigDict(frozen=True)
+
+    app_id: str
+    file_url: str
+    prompt: str
+    gender: str
+    negative_prompt: str
+    batch: int
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    remove_background: bool
+    bg_color: str | None
+    celery: bool
+    seed: int
+    output_format: OutputFormat
+    ref_id: str | None
+    deadline_s: float
+
+    @classmethod
+    def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
+        """Fill the gaps of a request from the app's defaults; `seed` and `deadline_s` where it names none."""
+        defaults = app.defaults
+        gender = gender_word(request.gender)
+        own_prompt = None if request.prompt == "None" else request.prompt
+        return cls(
+            **request.model_dump(exclude=_FILLED),
+            file_url=describe_url(request.file_url),
+            gender=gender,
+            prompt=app.prompt.replace("{gender_word}", gender) if own_prompt is None else own_prompt,
+            negative_prompt=_first(request.negative_prompt, defaults.negative_prompt),
+            height=_first(request.height, defaults.height),
+            width=_first(request.width, defaults.width),
+            num_inference_steps=_first(request.num_inference_steps, defaults.num_inference_steps),
+            guidance_scale=_first(request.guidance_scale, defaults.guidance_scale),
+            seed=_first(request.seed, seed),
+            deadline_s=_first(request.deadline_s, deadline_s),
+        )
+
+
+_FILLED = {
+    "file_url", "gender", "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
+    "seed", "deadline_s",
+}  # fmt: skip
+
+
+def _first(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def gender_word(gender: str | None) -> str:
+    """The word that stands for {gender_word} in a prompt."""
+    return "person" if gender is None else GENDER_WORDS.get(gender.lower(), gender)
+
+
+def rgb(bg_color: str) -> tuple[int, int, int]:
+    """#RGB or #RRGGBB as three bytes."""
+    digits = bg_color.removeprefix("#")
+    if len(digits) == 3:
+        digits = re.sub("(.)", r"\1\1", digits)
+    red, green, blue = bytes.fromhex(digits)
+    return red, green, blue
+
+
+Status = Literal["PENDING", "STARTED", "SUCCESS", "FAILED", "CANCELLED"]
+
+
+class TimeRequired(BaseModel):
+    """Seconds. `startup_time`: waiting for a generator replica to come up; `stages`: the slowest image of each."""
+
+    startup_time: float = 0.0
+    runtime: float = 0.0
+    stages: dict[str, float] = {}
+
+
+class Envelope(BaseModel):
+    """Every answer, errors too: these eight keys, always all there."""
+
+    time_required: TimeRequired = TimeRequired()
+    error: str = Field("", examples=[""], description="A short stable name; empty where there was none.")
+    error_data: dict[str, Any] | Literal[""] = Field("", examples=[""])
+    input: dict[str, Any] = Field({}, description="The effective parameters, defaults filled in.")
+    output: dict[str, Any] = {}
+    app_id: str = ""
+    task_id: str = ""
+    status: Status = "SUCCESS"
+
+
+class AvatarOutput(BaseModel):
+    """`output` of a finished request; lists have one entry an image."""
+
+    result: list[str] = Field(description="URLs of the images.")
+    low_res_urls: list[str] = Field(description="URLs of WebP thumbnails.")
+    Has_NSFW_Content: list[bool]
+    seeds: list[int]
+    face_similarity: list[float | None] = Field(description="Cosine, -1..1; null where the image shows no face.")

@@ -1,0 +1,63 @@
+"""The settings of the application: one frozen object, read from the arguments in the Serve config file.
+
+A variable of the environment named FACE_AVATAR_<SETTING> wins over the file (`FACE_AVATAR_DATA_DIR`,
+`FACE_AVATAR_FETCH__TIMEOUT_S`).
+"""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from deployments.config import AvatarGeneratorConfig, BackgroundRemoverConfig, Config, FaceEmbedderConfig
+from serve_app.fetch import FetchSettings
+from serve_app.photo import PhotoSettings
+
+DEFAULT_DATA_DIR = Path("~/.face-avatar")
+
+
+class AdmissionSettings(Config):
+    """What one ingress replica takes on before it answers 503."""
+
+    max_images: int = Field(32, ge=8)  # being made at once; a request counts as many as its batch
+    retry_after_s: int = Field(5, ge=1)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="FACE_AVATAR_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    catalogs: tuple[str, ...] = ("embedded",)
+    public_url: str | None = None  # of the links in answers; without it, that of the request
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    deadline_s: float = Field(120, gt=0)
+    result_ttl_s: int = Field(24 * 3600, ge=60)
+    admission: AdmissionSettings = AdmissionSettings()
+    fetch: FetchSettings = FetchSettings()
+    photo: PhotoSettings = PhotoSettings()
+    face: FaceEmbedderConfig = FaceEmbedderConfig()
+    generator: AvatarGeneratorConfig = AvatarGeneratorConfig()
+    background: BackgroundRemoverConfig = BackgroundRemoverConfig()
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        # Replicas do not share the working directory of whoever started them.
+        return path.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
