@@ -277,8 +277,9 @@ def _split_data_url(url: str) -> tuple[str, bool, str]:
     media_type, *parameters = unquote(header[:1024]).lower().split(";")
     # RFC 2397 allows escapes. Base64 has three characters that anybody escapes, and replacing those is fast on a
     # payload made of nothing but escapes, where a general decoder takes seconds and hundreds of megabytes.
-    for escaped, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
-        payload = payload.replace(escaped, character).replace(escaped.lower(), character)
+    if "%" in payload:
+        for escaped, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
+            payload = payload.replace(escaped, character).replace(escaped.lower(), character)
     is_base64 = bool(comma) and parameters[-1:] == ["base64"]
     return media_type if _MEDIA_TYPE.fullmatch(media_type) else "", is_base64, payload
 

@@ -47,8 +47,8 @@ class RunningService:
     data_dir: Path
 
 
-def read_config(options: ServiceOptions) -> ServeDeploySchema:
-    """The Serve config with the options put in.
+def read_config(options: ServiceOptions) -> tuple[ServeDeploySchema, Settings]:
+    """The Serve config with the options put in, and the settings that its application will have.
 
     Raises: StartError where the file cannot be read or does not fit.
     """
@@ -64,7 +64,7 @@ def read_config(options: ServiceOptions) -> ServeDeploySchema:
             args["data_dir"] = str(options.data_dir.absolute())
         if options.allow_private_urls:
             args.setdefault("fetch", {})["allow_private"] = True
-        return ServeDeploySchema.model_validate(raw)
+        return ServeDeploySchema.model_validate(raw), Settings(**args)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise StartError(f"{options.config}: {error}") from error
 
@@ -75,8 +75,7 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
 
     `report` is told what is being waited for. Raises: StartError.
     """
-    config = read_config(options)
-    settings = Settings(**config.applications[0].args)
+    config, settings = read_config(options)
     host, port = config.http_options.host, config.http_options.port
     _check_port_free(host, port)
     ensure_token(settings.data_dir)

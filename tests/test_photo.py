@@ -363,11 +363,13 @@ def test_a_jpeg_of_many_scans_is_refused():
     assert reason(data[:-2] + last_scan * 100 + b"\xff\xd9") == "broken"
 
 
-def test_a_jpeg_of_many_segments_is_refused():
+@pytest.mark.parametrize("hidden_by", [b"", b"\xff\xd0", b"\xff\xd9", b"\xff\x01", b"\xff\xff\xff", b"junk"])
+def test_a_jpeg_of_many_segments_is_refused(hidden_by):
     data = encoded(quadrants(), "JPEG")
     segment = b"\xff\xe1\x00\x09Exif\0\0x"
     assert pixels(data[:2] + segment * 100 + data[2:]).shape == (32, 64, 3)
-    assert reason(data[:2] + segment * 2000 + data[2:]) == "broken"
+    with pytest.raises(ImageUrlError, match="too many parts"):
+        decode_photo(data[:2] + hidden_by + segment * 2000 + data[2:], LIMITS)
 
 
 def test_a_jpeg_followed_by_a_film_still_decodes():

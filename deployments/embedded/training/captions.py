@@ -41,7 +41,13 @@ CLOTHES = {
     "hoodie": ("hoodie", "sweater", "clothes"),
     "blazer": ("blazer", "suit", "jacket", "clothes"),
 }
-BACKGROUNDS = ("{} background", "{} plain background", "plain {} background", "on a {} background", "{} backdrop")
+BACKGROUNDS = (
+    "{} background",
+    "{} plain background",
+    "plain {} background",
+    "on a {} background",
+    "{} backdrop",
+)
 GARNISH = (
     "highly detailed", "award winning", "3d render", "pixar", "high def textures 8k", "looking at camera", "SFW Content",
     "no background elements", "dating profile", "cartoon", "soft light", "cordial", "gracious",

@@ -15,7 +15,13 @@ from tqdm import tqdm
 
 from deployments.embedded.training.drawing import render
 from deployments.embedded.training.photo import face_views
-from deployments.embedded.training.portrait import Gender, Portrait, another_sitting, as_gender, random_portrait
+from deployments.embedded.training.portrait import (
+    Gender,
+    Portrait,
+    another_sitting,
+    as_gender,
+    random_portrait,
+)
 
 CHUNK = 100  # persons drawn by one call in a worker
 VIEWS = 2  # photos of a person
@@ -109,7 +115,9 @@ def draw_set(folder: Folder, name: str, draw: Draw, seed: int, count: int, worke
     portraits: list[Any] = []
     target: NDArray[np.uint8] | None = None
     with ProcessPoolExecutor(workers) as pool:
-        for (_, start), (drawn, pictures) in zip(jobs, tqdm(pool.map(draw, jobs), name, len(jobs)), strict=True):
+        for (_, start), (drawn, pictures) in zip(
+            jobs, tqdm(pool.map(draw, jobs), name, len(jobs)), strict=True
+        ):
             if target is None:
                 target = open_memmap(
                     folder.path / f"{name}.npy", mode="w+", dtype=np.uint8, shape=(count, *pictures.shape[1:])

@@ -1,6 +1,7 @@
 """Trains UNet, text encoder and FaceID adapter together on latents drawn once."""
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,9 @@ class Generator(nn.Module):
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
-        self.text: CLIPTextModel = build_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.text: CLIPTextModel = build_text_encoder(
+            len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id
+        )
         self.unet: UNet2DConditionModel = build_unet()
         self.unet._load_ip_adapter_weights([random_adapter(self.unet)])
         self.unet.encoder_hid_proj.requires_grad_(True)
@@ -51,7 +54,10 @@ class Generator(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, faces: Tensor) -> Tensor:
         words = self.text(input_ids=tokens).last_hidden_state
         out: Tensor = self.unet(
-            noisy, timesteps, encoder_hidden_states=words, added_cond_kwargs={"image_embeds": [faces[:, None]]}
+            noisy,
+            timesteps,
+            encoder_hidden_states=words,
+            added_cond_kwargs={"image_embeds": [faces[:, None]]},
         ).sample
         return out
 
@@ -85,7 +91,9 @@ class Batches:
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, step))
         epoch_length = self.persons * self.avatars // self.size
-        order = np.random.default_rng((self.seed, 7, step // epoch_length)).permutation(self.persons * self.avatars)
+        order = np.random.default_rng((self.seed, 7, step // epoch_length)).permutation(
+            self.persons * self.avatars
+        )
         place = (step % epoch_length) * self.size
         chosen = [divmod(int(i), self.avatars) for i in order[place : place + self.size]]
         pictures = np.stack([self.examples.pictures[person, avatar] for person, avatar in chosen])
@@ -102,7 +110,9 @@ class Batches:
         return closed_form_latents(small), tokenize(self.tokenizer, captions), torch.from_numpy(faces)
 
 
-def v_loss(predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, timesteps: Tensor, alphas: Tensor) -> Tensor:
+def v_loss(
+    predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, timesteps: Tensor, alphas: Tensor
+) -> Tensor:
     """v-prediction (Salimans and Ho 2022) under min-SNR weights for v."""
     level = alphas[timesteps][:, None, None, None]
     noise = torch.randn_like(clean)
@@ -128,6 +138,7 @@ class Progress:
     average: Generator
     optimiser: torch.optim.Optimizer
     step: int = 0
+    seconds: float = 0.0
 
     def save(self, path: Path) -> None:
         state = {
@@ -135,6 +146,7 @@ class Progress:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "seconds": self.seconds,
         }
         draft = path.with_suffix(".part")
         torch.save(state, draft)
@@ -145,7 +157,7 @@ class Progress:
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
+        self.step, self.seconds = state["step"], state["seconds"]
 
 
 def learning_rate(share_done: float, step: int, peak: float) -> float:
@@ -158,7 +170,9 @@ def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int) -> Progress:
     torch.manual_seed(seed)
     model = Generator(tokenizer)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.98), fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.98), fused=True
+    )
     progress = Progress(model, average, optimiser)
     if checkpoint.exists():
         progress.load(checkpoint)
@@ -171,19 +185,20 @@ def train_diffusion(
     checkpoint: Path,
     steps: int,
     seed: int,
-    share_done: Callable[[int], float],
+    minutes: float | None = None,
     batch: int = 24,
     peak: float = 6e-4,
     save_every: int = 250,
 ) -> Progress:
-    """`share_done(step)` in 0..1 drives the learning rate and ends the run at 1; a checkpoint resumes it."""
+    """Ends after `steps`, or after `minutes` of training where given; a checkpoint resumes it."""
     progress = start(tokenizer, checkpoint, seed)
     alphas = build_scheduler().alphas_cumprod.float()
     alphas[-1] = 0.0
     draw = Batches(examples, tokenizer, batch, seed)
     bar = tqdm(total=steps, initial=progress.step, desc="diffusion", mininterval=10)
     mean_loss = 0.0
-    while (share := share_done(progress.step)) < 1.0:
+    while (share := progress.seconds / (60 * minutes) if minutes else progress.step / steps) < 1.0:
+        started = time.monotonic()
         torch.manual_seed(seed + 1000 + progress.step)
         clean, tokens, faces = draw(progress.step)
         timesteps = torch.randint(0, 1000, (batch,))
@@ -201,6 +216,7 @@ def train_diffusion(
         progress.optimiser.step()
         update_average(progress.average, progress.model, progress.step)
         progress.step += 1
+        progress.seconds += time.monotonic() - started
         mean_loss += (float(loss.detach()) - mean_loss) * max(0.01, 1 / progress.step)
         bar.update()
         bar.set_postfix(loss=f"{mean_loss:.4f}")

@@ -158,4 +158,3 @@ def darker(colour: Colour, share: float) -> Colour:
 
 def lighter(colour: Colour, share: float) -> Colour:
     return between(colour, (255, 250, 244), share)
-

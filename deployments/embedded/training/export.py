@@ -6,13 +6,20 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.embedded.training.networks import adapter_state, build_scheduler, build_unet, plain_unet_state
+from deployments.embedded.training.networks import (
+    adapter_state,
+    build_scheduler,
+    build_unet,
+    plain_unet_state,
+)
 from deployments.embedded.training.words import save_tokenizer
 
 ADAPTER_FILE = "ip-adapter-faceid.safetensors"
@@ -39,7 +46,7 @@ def export_diffusion(
     vae: AutoencoderTiny,
     folder: Path,
 ) -> None:
-    """Half precision on disk, but for the autoencoder, whose encoder is exact arithmetic."""
+    """Half precision on disk; the autoencoder's encoder is exact in it, being made of binary fractions."""
     plain = build_unet()
     plain.load_state_dict(plain_unet_state(unet))
     adapter = adapter_state(unet)
@@ -63,6 +70,8 @@ def export_diffusion(
         pipeline.save_pretrained(draft)
         plain.half().save_pretrained(draft / "unet")
         plain.float()
+        vae.half().save_pretrained(draft / "vae")
+        vae.float()
         text_encoder.half().save_pretrained(draft / "text_encoder")
         text_encoder.float()
         save_tokenizer(tokenizer, draft / "tokenizer")
@@ -85,8 +94,28 @@ def export_onnx(network: nn.Module, example: torch.Tensor, names: tuple[str, str
             opset_version=17,
             dynamo=False,
         )
+        halve_weights(draft / path.name)
 
     write_folder(path.parent, write)
+
+
+def halve_weights(path: Path) -> None:
+    """Stores large constants in half precision with a cast to float behind each, folded when a session opens."""
+    model = onnx.load(path)
+    graph, casts = model.graph, []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.raw_data) < 4096:
+            continue
+        halved = onnx.numpy_helper.from_array(
+            onnx.numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}.half"
+        )
+        casts.append(onnx.helper.make_node("Cast", [halved.name], [tensor.name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(halved)
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 def sha256_of(path: Path) -> str:

@@ -50,7 +50,11 @@ def as_input(crops: NDArray[np.uint8]) -> Tensor:
 def colour_jitter(x: Tensor, generator: torch.Generator) -> Tensor:
     """A last change of gain for each picture, so that the same stored view differs from epoch to epoch."""
     n = x.shape[0]
-    gain = 1 + 0.08 * torch.randn(n, 1, 1, 1, generator=generator) + 0.02 * torch.randn(n, 3, 1, 1, generator=generator)
+    gain = (
+        1
+        + 0.08 * torch.randn(n, 1, 1, 1, generator=generator)
+        + 0.02 * torch.randn(n, 3, 1, 1, generator=generator)
+    )
     flip = torch.rand(n, generator=generator) < 0.5
     x = torch.where(flip[:, None, None, None], x.flip(3), x)
     return ((x + 1) * gain - 1).clamp(-1, 1)

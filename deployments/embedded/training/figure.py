@@ -79,7 +79,9 @@ def draw_body(sketch: Sketch) -> None:
     neck = 21 if person.gender == "man" else 16
     depth = sketch.look.contrast
     skin_mask = sketch.mask(
-        spline(shifted(mirrored([(0, 140), (neck, 142), (neck, 186), (neck + 26, 206), (0, 244)]), FACE_X, 0)),
+        spline(
+            shifted(mirrored([(0, 140), (neck, 142), (neck, 186), (neck + 26, 206), (0, 244)]), FACE_X, 0)
+        ),
         head=False,
     )
     field = light_field(sketch, FACE_X, 190, 60, 70, 0.8 * depth)
@@ -133,7 +135,9 @@ def draw_collar(sketch: Sketch, neck: float, trim: tuple[int, int, int]) -> None
     if blazer:
         inner: list[tuple[float, float]] = [(FACE_X - neck - 3, 194), (FACE_X + neck + 3, 194), (FACE_X, 262)]
         sketch.fill(sketch.mask(inner, head=False), (236, 236, 238))
-        sketch.shape_body([(FACE_X - neck + 2, 196), (FACE_X + neck - 2, 196), (FACE_X, 224)], darker(person.skin, 0.1))
+        sketch.shape_body(
+            [(FACE_X - neck + 2, 196), (FACE_X + neck - 2, 196), (FACE_X, 224)], darker(person.skin, 0.1)
+        )
         lapel = darker(colour, 0.2) if sum(colour) > 150 else lighter(colour, 0.14)
         for side in (-1, 1):
             points = [(neck - 1, 186), (neck + 14, 206), (neck + 8, 224), (4, 258), (0, 256), (neck - 1, 206)]
@@ -244,7 +248,12 @@ def draw_eyes(sketch: Sketch) -> None:
         sketch.fill(disc, person.eyes, solid=False)
         sketch.shape(ellipse(look_x, y, iris * 0.5, iris * 0.5), (14, 10, 12))
         sketch.shape(ellipse(look_x - 1.7, y - 1.9, 1.4, 1.4, 10), (255, 255, 255))
-        upper = [(x - wide, y + 0.8), (x - wide * 0.45, y - high * 0.88), (x + wide * 0.4, y - high * 0.92), (x + wide, y)]
+        upper = [
+            (x - wide, y + 0.8),
+            (x - wide * 0.45, y - high * 0.88),
+            (x + wide * 0.4, y - high * 0.92),
+            (x + wide, y),
+        ]
         sketch.stroke(smooth(upper), lid, 2.2 if woman else 1.7)
         if woman:
             tip = x + side * wide
@@ -261,7 +270,15 @@ def smooth(points: Points, steps: int = 6) -> Points:
         for t in np.linspace(0, 1, steps, endpoint=False):
             out.append(
                 tuple(  # type: ignore[arg-type]
-                    float(0.5 * (2 * q + (r - p) * t + (2 * p - 5 * q + 4 * r - s) * t**2 + (3 * q - p - 3 * r + s) * t**3))
+                    float(
+                        0.5
+                        * (
+                            2 * q
+                            + (r - p) * t
+                            + (2 * p - 5 * q + 4 * r - s) * t**2
+                            + (3 * q - p - 3 * r + s) * t**3
+                        )
+                    )
                     for p, q, r, s in zip(a, b, c, d, strict=True)
                 )
             )
@@ -298,7 +315,9 @@ def draw_nose(sketch: Sketch) -> None:
     sketch.fill(sketch.soft(ball, 2.2, 0.6), shade, solid=False)
     for side in (-1, 1):
         sketch.shape(ellipse(x + side * wide * 0.48, y + 2.6, 2.3, 1.3, 12), deep)
-        sketch.stroke(arc(x + side * wide * 0.72, y, 3.2, 4.2, *((-60, 70) if side > 0 else (110, 240))), shade, 1.2)
+        sketch.stroke(
+            arc(x + side * wide * 0.72, y, 3.2, 4.2, *((-60, 70) if side > 0 else (110, 240))), shade, 1.2
+        )
     shine = sketch.mask(ellipse(x - 1.5, y - 2.5, 2.6, 2.2))
     sketch.fill(sketch.soft(shine, 1.6, 0.5), lighter(person.skin, 0.5), solid=False)
 
@@ -319,12 +338,32 @@ def draw_mouth(sketch: Sketch) -> None:
               (x - 9, y + curve * 0.35 + full * 0.8 + opening * 0.7)]  # fmt: skip
     sketch.shape(spline(top + bottom, 6), lip)
     if person.expression == "laughing":
-        inner = [(x - wide + 2.5, y - 1.4), (x, y + 1.4), (x + wide - 2.5, y - 1.4), (x + 8, y + 6.8), (x, y + 8.6), (x - 8, y + 6.8)]
+        inner = [
+            (x - wide + 2.5, y - 1.4),
+            (x, y + 1.4),
+            (x + wide - 2.5, y - 1.4),
+            (x + 8, y + 6.8),
+            (x, y + 8.6),
+            (x - 8, y + 6.8),
+        ]
         sketch.shape(spline(inner, 6), (92, 26, 30))
-        teeth = [(x - wide + 3.5, y - 0.9), (x, y + 1.7), (x + wide - 3.5, y - 0.9), (x + 8.5, y + 4.4), (x, y + 5.6), (x - 8.5, y + 4.4)]
+        teeth = [
+            (x - wide + 3.5, y - 0.9),
+            (x, y + 1.7),
+            (x + wide - 3.5, y - 0.9),
+            (x + 8.5, y + 4.4),
+            (x, y + 5.6),
+            (x - 8.5, y + 4.4),
+        ]
         sketch.shape(spline(teeth, 6), (250, 249, 246))
     else:
-        middle = [(x - wide, y - curve * 0.6), (x - 7, y + curve * 0.28), (x, y + curve * 0.42), (x + 7, y + curve * 0.28), (x + wide, y - curve * 0.6)]
+        middle = [
+            (x - wide, y - curve * 0.6),
+            (x - 7, y + curve * 0.28),
+            (x, y + curve * 0.42),
+            (x + 7, y + curve * 0.28),
+            (x + wide, y - curve * 0.6),
+        ]
         sketch.stroke(smooth(middle), line, 1.5)
     shade = sketch.mask(ellipse(x, y + full * 1.6 + curve * 0.6 + opening + 2.6, 8, 2))
     sketch.fill(sketch.soft(shade, 2, 0.3), darker(person.skin, 0.35), solid=False)
@@ -340,7 +379,16 @@ def draw_glasses(sketch: Sketch) -> None:
         rim = (
             ellipse(x, y, 14.2, 13.2, 28)
             if person.glasses == "round"
-            else spline([(x - 15, y - 9), (x, y - 10.5), (x + 15, y - 9), (x + 14, y + 7), (x, y + 10), (x - 14, y + 7)])
+            else spline(
+                [
+                    (x - 15, y - 9),
+                    (x, y - 10.5),
+                    (x + 15, y - 9),
+                    (x + 14, y + 7),
+                    (x, y + 10),
+                    (x - 14, y + 7),
+                ]
+            )
         )
         sketch.shape(rim, (255, 255, 255), 0.13)
         sketch.stroke([*rim, rim[0], rim[1]], colour, 2.3)
@@ -357,7 +405,8 @@ def hair_field(sketch: Sketch) -> Array:
     u, v = (GRID_X - FACE_X) / 52, (GRID_Y - (FACE_Y - 4)) / 66
     radius, angle = np.sqrt(u**2 + v**2), np.arctan2(u, -v)
     lines = sum(
-        np.sin(angle * rng.uniform(10, 60) + radius * rng.uniform(-3, 3) + rng.uniform(0, 6.3)) for _ in range(4)
+        np.sin(angle * rng.uniform(10, 60) + radius * rng.uniform(-3, 3) + rng.uniform(0, 6.3))
+        for _ in range(4)
     )
     sheen = np.exp(-(((radius - 0.86) / 0.1) ** 2)) * (0.55 + 0.45 * np.cos(angle + 0.5))
     field = light_field(sketch, FACE_X, FACE_Y, 74, 92, 0.9 * sketch.look.contrast)
@@ -373,7 +422,15 @@ def draw_back_hair(sketch: Sketch) -> None:
     style, rng = sketch.person.hair_style, sketch.rng
     shapes: list[Points] = []
     if style == "bob":
-        right = [(0.0, -64.0), (34.0, -56.0), (52.0, -26.0), (56.0, 10.0), (56.0, 46.0), (44.0, 56.0), (0.0, 50.0)]
+        right = [
+            (0.0, -64.0),
+            (34.0, -56.0),
+            (52.0, -26.0),
+            (56.0, 10.0),
+            (56.0, 46.0),
+            (44.0, 56.0),
+            (0.0, 50.0),
+        ]
         shapes.append(spline(shifted(mirrored(right), FACE_X, FACE_Y)))
     elif style in ("long", "wavy"):
         wave = 5.0 if style == "wavy" else 0.0
@@ -409,26 +466,77 @@ def draw_front_hair(sketch: Sketch) -> None:
     line = -38.0 - recede
     shapes: list[Points] = []
     if style in ("buzz", "bun"):
-        inner = [(39.0, -6.0), (35.0, -28.0), (22.0, line - 2), (0.0, line - 4), (-22.0, line - 2), (-35.0, -28.0), (-39.0, -6.0)]
+        inner = [
+            (39.0, -6.0),
+            (35.0, -28.0),
+            (22.0, line - 2),
+            (0.0, line - 4),
+            (-22.0, line - 2),
+            (-35.0, -28.0),
+            (-39.0, -6.0),
+        ]
         shapes.append(cap(60.0 if style == "buzz" else 63.0, 44.5, inner, -4.0))
     elif style == "parted":
-        inner = [(40.0, 0.0), (36.0, -24.0), (part + 8, line + 4), (part, line - 6), (part - 14, line + 2), (-36.0, -24.0), (-40.0, 0.0)]
+        inner = [
+            (40.0, 0.0),
+            (36.0, -24.0),
+            (part + 8, line + 4),
+            (part, line - 6),
+            (part - 14, line + 2),
+            (-36.0, -24.0),
+            (-40.0, 0.0),
+        ]
         shapes.append(cap(68.0, 47.0, inner, 2.0))
     elif style == "quiff":
-        inner = [(39.0, -2.0), (36.0, -26.0), (24.0, line), (0.0, line - 3), (-24.0, line), (-36.0, -26.0), (-39.0, -2.0)]
+        inner = [
+            (39.0, -2.0),
+            (36.0, -26.0),
+            (24.0, line),
+            (0.0, line - 3),
+            (-24.0, line),
+            (-36.0, -26.0),
+            (-39.0, -2.0),
+        ]
         shapes.append(cap(66.0, 45.0, inner, 0.0))
         lean = 10.0 * person.parting
-        tuft = [(-34.0, -40.0), (-36 + lean, -64.0), (-8 + lean, -80.0), (26 + lean, -76.0), (38.0, -54.0), (30.0, -38.0), (0.0, -42.0)]
+        tuft = [
+            (-34.0, -40.0),
+            (-36 + lean, -64.0),
+            (-8 + lean, -80.0),
+            (26 + lean, -76.0),
+            (38.0, -54.0),
+            (30.0, -38.0),
+            (0.0, -42.0),
+        ]
         shapes.append(spline(shifted(tuft, FACE_X, FACE_Y)))
     elif style == "fringe":
-        inner = [(41.0, 4.0), (37.0, -16.0), (24.0, -25.0), (8.0, -22.0), (-8.0, -24.0), (-24.0, -22.0), (-37.0, -16.0), (-41.0, 4.0)]
+        inner = [
+            (41.0, 4.0),
+            (37.0, -16.0),
+            (24.0, -25.0),
+            (8.0, -22.0),
+            (-8.0, -24.0),
+            (-24.0, -22.0),
+            (-37.0, -16.0),
+            (-41.0, 4.0),
+        ]
         shapes.append(cap(68.0, 48.0, inner, 8.0))
     elif style in ("curly", "afro"):
-        inner = [(39.0, -6.0), (34.0, -28.0), (20.0, line + 2), (0.0, line), (-20.0, line + 2), (-34.0, -28.0), (-39.0, -6.0)]
+        inner = [
+            (39.0, -6.0),
+            (34.0, -28.0),
+            (20.0, line + 2),
+            (0.0, line),
+            (-20.0, line + 2),
+            (-34.0, -28.0),
+            (-39.0, -6.0),
+        ]
         shapes.append(cap(66.0, 46.0, inner, -2.0))
         for angle in np.linspace(188, 352, 12):
             x, y = FACE_X + 42 * np.cos(np.deg2rad(angle)), FACE_Y - 22 + 40 * np.sin(np.deg2rad(angle))
-            shapes.append(ellipse(float(x + rng.normal(0, 1)), float(y), 10 + rng.uniform(0, 3), 10 + rng.uniform(0, 3)))
+            shapes.append(
+                ellipse(float(x + rng.normal(0, 1)), float(y), 10 + rng.uniform(0, 3), 10 + rng.uniform(0, 3))
+            )
         for x in np.linspace(-28, 28, 6):
             y = FACE_Y - 42 + abs(x) * 0.3 + rng.uniform(-2, 2)
             shapes.append(ellipse(float(FACE_X + x), float(y), 8, 7))
@@ -437,7 +545,15 @@ def draw_front_hair(sketch: Sketch) -> None:
         fringe = person.brows > 0.55
         middle = [(24.0, -24.0), (6.0, -22.0), (-10.0, -24.0), (-24.0, -22.0)] if fringe else [
             (part + 16, -34.0), (part, line - 6), (part - 16, -34.0)]  # fmt: skip
-        inner = [(43.0, low), (39.0, 14.0), (37.0, -14.0), *middle, (-37.0, -14.0), (-39.0, 14.0), (-43.0, low)]
+        inner = [
+            (43.0, low),
+            (39.0, 14.0),
+            (37.0, -14.0),
+            *middle,
+            (-37.0, -14.0),
+            (-39.0, 14.0),
+            (-43.0, low),
+        ]
         shapes.append(cap(68.0, 50.0, inner, low))
     mask = sketch.mask(*shapes)
     under = sketch.soft(mask, 5, 0.42)

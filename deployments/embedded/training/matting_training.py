@@ -27,7 +27,9 @@ def spoiled(pictures: Tensor, generator: torch.Generator) -> Tensor:
     factor = (0.25, 0.5, 0.75, 1.0)[int(torch.randint(4, (1,), generator=generator))]
     small = F.interpolate(pictures, scale_factor=factor, mode="area") if factor < 1 else pictures
     pictures = F.interpolate(small, size=pictures.shape[2:], mode="bilinear")
-    noise = torch.randn(pictures.shape, generator=generator) * 0.03 * torch.rand(n, 1, 1, 1, generator=generator)
+    noise = (
+        torch.randn(pictures.shape, generator=generator) * 0.03 * torch.rand(n, 1, 1, 1, generator=generator)
+    )
     gain = 1 + 0.1 * torch.randn(n, 3, 1, 1, generator=generator)
     return (pictures * gain + noise).clamp(0, 1)
 
@@ -45,7 +47,10 @@ def matting_batch(
     replaced = torch.rand(size, 1, 1, 1, generator=generator) < 0.4
     colours = torch.where(replaced, colours * alpha + other * (1 - alpha), colours)
     flipped = torch.rand(size, 1, 1, 1, generator=generator) < 0.5
-    colours, alpha = torch.where(flipped, colours.flip(3), colours), torch.where(flipped, alpha.flip(3), alpha)
+    colours, alpha = (
+        torch.where(flipped, colours.flip(3), colours),
+        torch.where(flipped, alpha.flip(3), alpha),
+    )
     large = F.interpolate(spoiled(colours, generator), size=(SIDE, SIDE), mode="bilinear", antialias=True)
     return normalised(large), F.interpolate(alpha, size=(SIDE, SIDE), mode="bilinear")
 
@@ -57,7 +62,9 @@ def matting_loss(logits: Tensor, alpha: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, alpha) + (1 - overlap / union).mean()
 
 
-def train_matting(pictures: NDArray[np.uint8], steps: int, seed: int, checkpoint: Path, batch: int = 8) -> MattingNet:
+def train_matting(
+    pictures: NDArray[np.uint8], steps: int, seed: int, checkpoint: Path, batch: int = 8
+) -> MattingNet:
     """`pictures` are (n, 256, 256, 4): RGB and alpha."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)

@@ -6,7 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
-LATENT_SCALE, LATENT_OFFSET = 3.25, -1.25  # latents = rgb in 0..1 * scale + offset; both exact in half precision
+LATENT_SCALE, LATENT_OFFSET = (
+    3.25,
+    -1.25,
+)  # latents = rgb in 0..1 * scale + offset; both exact in half precision
 LATENT_CHANNELS = 12  # 2 x 2 cells of the 64 x 64 picture, 3 colours
 TEXT_WIDTH = 128
 FACE_WIDTH = 512
@@ -33,7 +36,9 @@ def build_unet() -> UNet2DConditionModel:
 def random_adapter(unet: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]:
     """An untrained IP-Adapter FaceID in its file's format: the projection, then keys and values of each layer."""
     hidden = FACE_WIDTH
-    projection = nn.Sequential(nn.Linear(FACE_WIDTH, hidden), nn.GELU(), nn.Linear(hidden, TEXT_WIDTH * FACE_TOKENS))
+    projection = nn.Sequential(
+        nn.Linear(FACE_WIDTH, hidden), nn.GELU(), nn.Linear(hidden, TEXT_WIDTH * FACE_TOKENS)
+    )
     state = {f"proj.{key}": value.detach().clone() for key, value in projection.state_dict().items()}
     state |= {"norm.weight": torch.ones(TEXT_WIDTH), "norm.bias": torch.zeros(TEXT_WIDTH)}
     layers: dict[str, Tensor] = {}
@@ -195,8 +200,12 @@ class MattingNet(nn.Module):
         for width in widths:
             self.down.append(
                 nn.Sequential(
-                    nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-                    nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+                    nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                    nn.Conv2d(width, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
                 )  # fmt: skip
             )
             before = width
@@ -205,11 +214,15 @@ class MattingNet(nn.Module):
         for width in reversed(widths[:-1]):
             self.up.append(
                 nn.Sequential(
-                    nn.Conv2d(before + width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+                    nn.Conv2d(before + width, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
                 )
             )
             before = width
-        self.last = nn.Sequential(nn.Conv2d(before + 3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1))
+        self.last = nn.Sequential(
+            nn.Conv2d(before + 3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1)
+        )
 
     def logits(self, x: Tensor) -> Tensor:
         levels, out = [], x

@@ -45,27 +45,43 @@ def random_look(rng: np.random.Generator) -> Look:
 
 def cluttered_background(size: int, rng: np.random.Generator) -> Image.Image:
     """A gradient, some shapes, and at times colours that resemble skin or hair."""
-    corners = rng.integers(0, 256, (2, 2, 3)) if rng.random() < 0.6 else np.full((2, 2, 3), rng.integers(0, 256, 3))
+    corners = (
+        rng.integers(0, 256, (2, 2, 3)) if rng.random() < 0.6 else np.full((2, 2, 3), rng.integers(0, 256, 3))
+    )
     corners = corners + (corners.mean(-1, keepdims=True) - corners) * rng.uniform(0, 0.9)
     picture = Image.fromarray(corners.astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(picture)
     for _ in range(rng.integers(0, 9)):
         kind = rng.random()
-        colour = random_skin(rng) if kind < 0.2 else random_hair(rng) if kind < 0.4 else tuple(map(int, rng.integers(0, 256, 3)))
+        colour = (
+            random_skin(rng)
+            if kind < 0.2
+            else random_hair(rng)
+            if kind < 0.4
+            else tuple(map(int, rng.integers(0, 256, 3)))
+        )
         x, y = rng.uniform(-0.2, 1, 2) * size
         w, h = rng.uniform(0.05, 0.6, 2) * size
         (draw.rectangle if rng.random() < 0.6 else draw.ellipse)((x, y, x + w, y + h), fill=colour)
     return picture.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, size / 40))))
 
 
-def warped(picture: Image.Image, box: tuple[float, ...], rng: np.random.Generator) -> tuple[Image.Image, tuple[float, ...]]:
+def warped(
+    picture: Image.Image, box: tuple[float, ...], rng: np.random.Generator
+) -> tuple[Image.Image, tuple[float, ...]]:
     """Turned by up to 12 degrees about the face and stretched a little; the box stays."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    angle, wide, high = np.deg2rad(np.clip(rng.normal(0, 5), -12, 12)), rng.uniform(0.92, 1.1), rng.uniform(0.94, 1.08)
+    angle, wide, high = (
+        np.deg2rad(np.clip(rng.normal(0, 5), -12, 12)),
+        rng.uniform(0.92, 1.1),
+        rng.uniform(0.94, 1.08),
+    )
     cos, sin = np.cos(angle), np.sin(angle)
     a, b, d, e = cos * wide, sin * high, -sin * wide, cos * high
     coefficients = (a, b, x - a * x - b * y, d, e, y - d * x - e * y)
-    return picture.transform(picture.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR), box
+    return picture.transform(
+        picture.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+    ), box
 
 
 def through_a_camera(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -75,7 +91,9 @@ def through_a_camera(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDA
     across, down = np.meshgrid(np.linspace(-1, 1, side), np.linspace(-1, 1, side))
     slope_x, slope_y = rng.normal(0, 0.14, 2)
     picture *= (1 + slope_x * across + slope_y * down)[..., None]
-    coarse = Image.fromarray(rng.normal(128, 60, (28, 28)).clip(0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(rng.normal(128, 60, (28, 28)).clip(0, 255).astype(np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
     picture *= 1 + float(rng.uniform(0, 0.22)) * (np.asarray(coarse, np.float32)[..., None] / 128 - 1)
     picture *= rng.normal(1, 0.05, 3) * rng.uniform(0.85, 1.12)
     picture = np.clip(picture, 0, 1) ** rng.uniform(0.8, 1.25)
@@ -105,7 +123,9 @@ def render_photo(portrait: Portrait, rng: np.random.Generator, size: int = 128) 
     return View(turned, (x0, y0, x1, y1))
 
 
-def jittered_box(box: tuple[float, float, float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
+def jittered_box(
+    box: tuple[float, float, float, float], rng: np.random.Generator
+) -> tuple[float, float, float, float]:
     """Detectors disagree: the side by 15%, the place by 8%."""
     side = (box[2] - box[0]) * rng.uniform(0.85, 1.15)
     x = (box[0] + box[2]) / 2 + (box[2] - box[0]) * rng.uniform(-0.08, 0.08)

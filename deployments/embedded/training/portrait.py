@@ -6,7 +6,9 @@ from typing import Literal
 import numpy as np
 
 Colour = tuple[int, int, int]
-HairStyle = Literal["bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "bun"]
+HairStyle = Literal[
+    "bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "bun"
+]
 Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
 Glasses = Literal["none", "round", "square"]
 Expression = Literal["serious", "neutral", "smiling", "laughing"]
@@ -72,7 +74,20 @@ NAMED_COLOURS: dict[str, Colour] = {
 }
 EYE_COLOURS: tuple[Colour, ...] = ((62, 38, 24), (84, 54, 30), (70, 110, 160), (92, 130, 96), (110, 118, 124))
 STYLES_OF: dict[Gender, tuple[HairStyle, ...]] = {
-    "man": ("bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "parted", "quiff", "buzz"),
+    "man": (
+        "bald",
+        "buzz",
+        "parted",
+        "quiff",
+        "fringe",
+        "curly",
+        "afro",
+        "bob",
+        "long",
+        "parted",
+        "quiff",
+        "buzz",
+    ),
     "woman": ("bob", "long", "wavy", "bun", "bob", "long", "wavy", "afro", "curly", "fringe", "bob", "long"),
 }
 

@@ -39,7 +39,9 @@ def train_tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
     )
     learner.backend_tokenizer.train_from_iterator(corpus, trainer)
     model = json.loads(learner.backend_tokenizer.to_str())["model"]
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    merges = [
+        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]
+    ]
     tokens = list(dict.fromkeys([*alphabet, *("".join(merge) for merge in merges), START, END]))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=WINDOW)

@@ -1,0 +1,201 @@
+"""Trains the embedded models: `python -m deployments.embedded.training [PART ...]`; without a part, all in order."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import CLIPTokenizer
+
+from deployments.embedded.training import figures
+from deployments.embedded.training.dataset import Folder, draw_avatars, draw_large, draw_photos, draw_set
+from deployments.embedded.training.decoder_training import train_decoder
+from deployments.embedded.training.diffusion_training import Examples, start, train_diffusion
+from deployments.embedded.training.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
+from deployments.embedded.training.face_training import Reader, embed, train_face_encoder
+from deployments.embedded.training.matting_training import SIDE, train_matting
+from deployments.embedded.training.networks import FaceEncoder, MattingNet, build_vae
+from deployments.embedded.training.words import caption_corpus, save_tokenizer, train_tokenizer
+
+PARTS = (
+    "data",
+    "tokenizer",
+    "face",
+    "decoder",
+    "matting",
+    "embeddings",
+    "diffusion",
+    "export",
+    "samples",
+    "card",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything; the seed fixes data, order and noise."""
+
+    cache: Path
+    weights: Path
+    seed: int
+    workers: int
+    persons: int
+    large: int
+    face_steps: int
+    decoder_steps: int
+    matting_steps: int
+    diffusion_steps: int
+    minutes: float | None
+    batch: int
+
+    @property
+    def data(self) -> Folder:
+        return Folder(self.cache / "data")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.cache / "diffusion.pt"
+
+    def tokenizer(self) -> CLIPTokenizer:
+        return CLIPTokenizer.from_pretrained(self.cache / "tokenizer")
+
+    def face_encoder(self) -> FaceEncoder:
+        encoder = FaceEncoder()
+        encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True)["encoder"])
+        return encoder.eval()
+
+    def examples(self) -> Examples:
+        return Examples(
+            pictures=self.data.array("avatars"),
+            portraits=self.data.portraits("avatars"),
+            embeddings=np.load(self.cache / "embeddings.npy"),
+        )
+
+
+def run_data(plan: Plan) -> None:
+    draw_set(plan.data, "photos", draw_photos, plan.seed + 1, plan.persons, plan.workers)
+    draw_set(plan.data, "large", draw_large, plan.seed + 2, plan.large, plan.workers)
+    draw_set(plan.data, "avatars", draw_avatars, plan.seed + 1, plan.persons, plan.workers)
+
+
+def run_tokenizer(plan: Plan) -> None:
+    save_tokenizer(train_tokenizer(caption_corpus(3000, plan.seed)), plan.cache / "tokenizer")
+
+
+def run_face(plan: Plan) -> None:
+    encoder, reader = train_face_encoder(
+        plan.data.array("photos"), plan.data.portraits("photos"), plan.face_steps, plan.seed
+    )
+    torch.save({"encoder": encoder.state_dict(), "reader": reader.state_dict()}, plan.cache / "face.pt")
+
+
+def run_decoder(plan: Plan) -> None:
+    train_decoder(plan.data.array("large"), plan.decoder_steps, plan.seed, plan.cache / "decoder.pt")
+
+
+def run_matting(plan: Plan) -> None:
+    train_matting(plan.data.array("large"), plan.matting_steps, plan.seed, plan.cache / "matting.pt")
+
+
+def run_embeddings(plan: Plan) -> None:
+    """Two vectors of every person; the generator sees nothing else of a photo."""
+    photos, encoder = plan.data.array("photos"), plan.face_encoder()
+    parts = [
+        embed(encoder, photos[i : i + 32].reshape(-1, *photos.shape[2:]))
+        for i in tqdm(range(0, plan.persons, 32))
+    ]
+    np.save(
+        plan.cache / "embeddings.npy", np.concatenate(parts).reshape(-1, photos.shape[1], 512)[: plan.persons]
+    )
+
+
+def run_diffusion(plan: Plan) -> None:
+    train_diffusion(
+        plan.examples(),
+        plan.tokenizer(),
+        plan.checkpoint,
+        plan.diffusion_steps,
+        plan.seed,
+        plan.minutes,
+        plan.batch,
+    )
+
+
+def run_export(plan: Plan) -> None:
+    """Everything that has a checkpoint; the generator from its running average."""
+    if (plan.cache / "face.pt").exists():
+        path = plan.weights / "face" / "encoder.onnx"
+        export_onnx(plan.face_encoder(), torch.zeros(1, 3, 112, 112), ("input", "embedding"), path)
+    if (plan.cache / "matting.pt").exists():
+        matting = MattingNet()
+        matting.load_state_dict(torch.load(plan.cache / "matting.pt", weights_only=True))
+        path = plan.weights / "matting" / "u2net.onnx"
+        export_onnx(matting, torch.zeros(1, 3, SIDE, SIDE), ("input", "mask"), path)
+    if plan.checkpoint.exists():
+        average = start(plan.tokenizer(), plan.checkpoint, plan.seed).average
+        vae = build_vae()
+        vae.load_state_dict(torch.load(plan.cache / "decoder.pt", weights_only=True))
+        export_diffusion(average.unet, average.text, plan.tokenizer(), vae, plan.weights / "diffusion")
+
+
+def run_samples(plan: Plan) -> None:
+    figures.draw_sheet(plan.weights, plan.cache / "samples.png")
+
+
+def run_card(plan: Plan) -> None:
+    reader = Reader()
+    reader.load_state_dict(torch.load(plan.cache / "face.pt", weights_only=True)["reader"])
+    measured = figures.measure(plan.weights, reader.eval())
+    print("\n".join(f"{name}: {value}" for name, value in measured.items()))
+    progress = start(plan.tokenizer(), plan.checkpoint, plan.seed)
+    trained = (
+        f"{plan.persons} drawn persons; face encoder {plan.face_steps} steps of 48 pairs; decoder {plan.decoder_steps} "
+        f"steps; matting {plan.matting_steps} steps; generator {progress.step} steps of {plan.batch} pictures in "
+        f"{progress.seconds / 60:.0f} minutes on 2 CPU cores"
+    )
+    figures.write_card(plan.weights, trained, measured)
+
+
+RUN = dict(
+    zip(
+        PARTS,
+        (
+            run_data, run_tokenizer, run_face, run_decoder, run_matting, run_embeddings, run_diffusion, run_export,
+            run_samples, run_card,
+        ),
+        strict=True,
+    )
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deployments.embedded.training", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all, in this order")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "face-avatar-training")
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--persons", type=int, default=6000)
+    parser.add_argument("--large", type=int, default=1200)
+    parser.add_argument("--face-steps", type=int, default=1400)
+    parser.add_argument("--decoder-steps", type=int, default=2400)
+    parser.add_argument("--matting-steps", type=int, default=1200)
+    parser.add_argument("--diffusion-steps", type=int, default=6000)
+    parser.add_argument("--minutes", type=float, help="of generator training, in place of its steps")
+    parser.add_argument("--batch", type=int, default=24)
+    asked = vars(parser.parse_args())
+    parts = asked.pop("parts") or PARTS
+    torch.set_num_threads(asked.pop("threads"))
+    torch.set_flush_denormal(True)
+    plan = Plan(**asked)
+    plan.cache.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        if part in parts:
+            RUN[part](plan)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Load tests: what many clients at once do to the service."""

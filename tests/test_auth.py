@@ -1,0 +1,55 @@
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from serve_app.auth import TokenAuth, ensure_token, sha256, signing_key
+from serve_app.errors import UnauthorizedError
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_first_start_makes_a_token_that_only_its_owner_reads(tmp_path: Path) -> None:
+    auth = TokenAuth.of(tmp_path)
+    token = (tmp_path / "token").read_text().strip()
+    assert len(token) >= 43  # 256 bits
+    assert {mode(tmp_path / name) for name in ("token", "token.sha256")} == {0o600}
+    auth.check(f"Bearer {token}")
+    auth.check(f"bearer  {token} ")
+
+
+def test_the_next_start_keeps_the_token(tmp_path: Path) -> None:
+    ensure_token(tmp_path)
+    before = (tmp_path / "token").read_text()
+    ensure_token(tmp_path)
+    assert (tmp_path / "token").read_text() == before
+
+
+def test_the_service_needs_the_digest_only(tmp_path: Path) -> None:
+    ensure_token(tmp_path)
+    token = (tmp_path / "token").read_text().strip()
+    (tmp_path / "token").unlink()
+    TokenAuth.of(tmp_path).check(f"Bearer {token}")
+    assert not (tmp_path / "token").exists()
+
+
+def test_a_token_put_there_by_hand_counts(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("my-own\n")
+    TokenAuth.of(tmp_path).check("Bearer my-own")
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic secret", "secret", "Bearer \udcff", "Bearer secre"])
+def test_anything_else_is_unauthorized(header: str | None) -> None:
+    with pytest.raises(UnauthorizedError):
+        TokenAuth(sha256("secret")).check(header)
+
+
+def test_processes_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        keys = list(pool.map(lambda _: signing_key(tmp_path), range(64)))
+    assert len(set(keys)) == 1
+    assert len(keys[0]) == 32
+    assert [path.name for path in tmp_path.iterdir()] == ["signing.key"]

@@ -1,0 +1,417 @@
+"""The contract over real HTTP, on a real local Serve, with the embedded models."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve_app.catalog import DEFAULT_PROMPT
+from tests.conftest import MAX_IMAGES, Service, data_url, photo_files, png
+
+KEYS = {"time_required", "error", "error_data", "input", "output", "app_id", "task_id", "status"}
+QUICK = {"num_inference_steps": 2, "width": 256, "height": 256}
+
+
+def failure(answer: httpx.Response, status: int, error: str) -> Any:
+    """Check that an answer is an envelope of this failure; gives its `error_data`."""
+    assert answer.status_code == status, answer.text
+    envelope = answer.json()
+    assert envelope.keys() == KEYS
+    assert envelope["status"] == "FAILED"
+    assert envelope["error"] == error
+    assert envelope["error_data"]["message"]
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    return envelope["error_data"]
+
+
+# What works
+
+
+def test_a_photo_becomes_a_batch_of_avatars(service: Service) -> None:
+    answer = service.post(batch=3, width=320, height=400, ref_id="mine")
+    envelope = answer.json()
+    assert answer.status_code == 200, envelope
+    assert envelope.keys() == KEYS
+    assert (envelope["status"], envelope["error"], envelope["error_data"]) == ("SUCCESS", "", "")
+    assert envelope["app_id"] == "face-avatar"
+    assert envelope["input"]["ref_id"] == "mine"
+    assert set(envelope["time_required"]["stages"]) == {"fetch", "face", "diffusion", "finish", "store"}
+    output = envelope["output"]
+    assert output["Has_NSFW_Content"] == [False] * 3
+    first = envelope["input"]["seed"]
+    assert output["seeds"] == [first, first + 1, first + 2]
+    images = [service.pixels(url) for url in output["result"]]
+    assert [image.shape for image in images] == [(400, 320, 3)] * 3
+    for one, other in [(0, 1), (0, 2), (1, 2)]:
+        assert np.abs(images[one].astype(int) - images[other]).mean() > 1
+    for url in output["low_res_urls"]:
+        thumbnail = service.image(url)
+        assert thumbnail.format == "WEBP"
+        assert max(thumbnail.size) <= 256
+
+
+def test_what_the_client_leaves_out_takes_the_apps_own_value(service: Service) -> None:
+    envelope = service.make()
+    effective = envelope["input"]
+    app = service.client.get("/api/v1/apps").json()["output"]["apps"][0]
+    assert app["app_id"] == "face-avatar"
+    assert app["defaults"].items() <= effective.items()
+    assert effective["prompt"] == DEFAULT_PROMPT.replace("{gender_word}", "person")
+    assert effective["file_url"] == f"{service.photos}/astronaut.png"
+    size = (app["defaults"]["width"], app["defaults"]["height"])
+    assert service.image(envelope["output"]["result"][0]).size == size
+
+
+def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(service: Service) -> None:
+    first, again, other = (service.make(seed=seed, **QUICK)["output"]["result"][0] for seed in (5, 5, 6))
+    assert np.array_equal(service.pixels(first), service.pixels(again))
+    assert not np.array_equal(service.pixels(first), service.pixels(other))
+
+
+def test_image_i_of_a_batch_uses_seed_plus_i(service: Service) -> None:
+    batch = service.make(seed=5, batch=2, **QUICK)["output"]["result"]
+    alone = service.make(seed=6, **QUICK)["output"]["result"]
+    assert np.abs(service.pixels(batch[1]).astype(int) - service.pixels(alone[0])).max() <= 1
+
+
+def test_both_spellings_are_the_same_route(service: Service) -> None:
+    body = {"app_id": "face-avatar", "image": f"{service.photos}/astronaut.png", "seed": 5, **QUICK}
+    for path in ("/getImageToImage", "/getImagetoImage"):
+        envelope = service.client.post(path, json=body).json()
+        assert envelope["status"] == "SUCCESS", envelope
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "gender"),
+    [
+        ({"prompt": "None", "gender": "female"}, DEFAULT_PROMPT.replace("{gender_word}", "woman"), "woman"),
+        ({"prompt": None, "gender": "boy"}, DEFAULT_PROMPT.replace("{gender_word}", "man"), "man"),
+        ({"prompt": "", "gender": ""}, DEFAULT_PROMPT.replace("{gender_word}", "person"), "person"),
+        ({"gender": "space pirate"}, DEFAULT_PROMPT.replace("{gender_word}", "space pirate"), "space pirate"),
+        ({"prompt": "a wizard, red hat"}, "a wizard, red hat", "person"),
+        ({"prompt": "a wizard " * 200}, "a wizard " * 200, "person"),
+    ],
+)
+def test_the_prompt_is_the_clients_or_the_default_with_the_gender_word(
+    service: Service, fields: dict[str, Any], prompt: str, gender: str
+) -> None:
+    effective = service.make(**fields, **QUICK)["input"]
+    assert effective["prompt"] == prompt
+    assert effective["gender"] == gender
+
+
+def test_a_word_beyond_the_text_encoders_window_still_counts(service: Service) -> None:
+    filler = "portrait of a person, " * 30
+    red, blue = (
+        service.make(prompt=f"{filler}, {colour} background", seed=3, **QUICK)["output"]["result"][0]
+        for colour in ("red", "blue")
+    )
+    assert not np.array_equal(service.pixels(red), service.pixels(blue))
+
+
+@pytest.mark.parametrize(("output_format", "name"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG")])
+def test_the_file_is_of_the_asked_format(service: Service, output_format: str, name: str) -> None:
+    url = service.make(output_format=output_format, **QUICK)["output"]["result"][0]
+    assert service.image(url).format == name
+    assert service.client.get(url).headers["content-type"] == f"image/{output_format}"
+
+
+def test_a_removed_background_is_transparent_and_the_figure_is_not(service: Service) -> None:
+    url = service.make(remove_background=True, seed=1)["output"]["result"][0]
+    alpha = service.pixels(url)[..., 3]
+    assert alpha[:40, :40].max() == 0
+    assert np.median(alpha[200:400, 200:312]) == 255
+
+
+def test_a_background_colour_fills_what_was_cut_out(service: Service) -> None:
+    url = service.make(remove_background=True, bg_color="#1Cf", seed=1)["output"]["result"][0]
+    pixels = service.pixels(url)
+    assert pixels.shape[2] == 3
+    assert np.all(pixels[:40, :40] == (0x11, 0xCC, 0xFF))
+
+
+def test_a_data_url_is_shown_by_its_type_and_size_only(service: Service) -> None:
+    data = photo_files()["astronaut.png"]
+    envelope = service.make(file_url=data_url(data), **QUICK)
+    assert envelope["input"]["file_url"] == f"data:image/png ({len(data)} bytes)"
+
+
+def test_the_query_of_a_photo_url_is_not_echoed(service: Service) -> None:
+    envelope = service.make(file_url=f"{service.photos}/astronaut.png?key=secret", **QUICK)
+    assert "secret" not in json.dumps(envelope)
+
+
+def test_of_several_faces_the_largest_is_used(service: Service) -> None:
+    assert service.make(file_url=f"{service.photos}/six.jpg", **QUICK)["status"] == "SUCCESS"
+
+
+def test_faces_of_requests_in_flight_at_once_never_mix(service: Service) -> None:
+    """Same seed and prompt for all: only the face tells the pictures apart."""
+    names = ["astronaut.png", "hanks.png", "six.jpg"]
+
+    def draw(name: str) -> Any:
+        return service.pixels(
+            service.make(file_url=f"{service.photos}/{name}", seed=11, width=256, height=256)["output"]["result"][0]
+        ).astype(int)
+
+    alone = {name: draw(name) for name in names}
+    with ThreadPoolExecutor(len(names) * 2) as pool:
+        together = list(pool.map(lambda name: (name, draw(name)), names * 2))
+    for name, drawn in together:
+        distances = {other: np.abs(drawn - alone[other]).max() for other in names}
+        assert distances[name] <= 1, distances
+        assert all(distances[other] > 16 for other in names if other != name), distances
+
+
+# What the client gets wrong
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer wrong", "Basic dXNlcjpwYXNz", "wrong", "Bearer ünïcode"], ids=repr
+)
+def test_without_the_token_nothing_is_made(service: Service, header: str) -> None:
+    headers = {"Authorization": header.encode("latin-1")} if header else {}
+    answer = httpx.post(f"{service.url}/getImageToImage", json={}, headers=headers)
+    failure(answer, 401, "Unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_authentication_comes_before_the_body(service: Service) -> None:
+    answer = httpx.post(f"{service.url}/getImageToImage", content=b"{" + bytes(17 * 1024 * 1024))
+    failure(answer, 401, "Unauthorized")
+
+
+def test_an_unknown_route_or_method_is_answered_in_the_envelope(service: Service) -> None:
+    failure(service.client.get("/nothing/here"), 404, "Not Found")
+    failure(service.client.get("/getImageToImage/"), 404, "Not Found")
+    answer = service.client.get("/getImageToImage")
+    failure(answer, 405, "Method Not Allowed")
+    assert answer.headers["allow"] == "POST"
+
+
+def test_a_body_that_is_too_large_is_refused(service: Service) -> None:
+    headers = {"Content-Type": "application/json"}
+    body = b" " * (16 * 1024 * 1024 + 1)
+    failure(service.client.post("/getImageToImage", content=body, headers=headers), 413, "Request Too Large")
+    chunks = (b" " * 1024 * 1024 for _ in range(17))  # no Content-Length to go by
+    failure(service.client.post("/getImageToImage", content=chunks, headers=headers), 413, "Request Too Large")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_only_json_is_taken(service: Service, kind: str) -> None:
+    answer = service.client.post("/getImageToImage", content=b"{}", headers={"Content-Type": kind})
+    failure(answer, 415, "Unsupported Media Type")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nonsense", b"[]", b'"text"', b"null", b"7", b'{"app_id": NaN}', b"\xff\xfe", b"[" * 100_000, b"{}"],
+    ids=lambda body: repr(body[:12]),
+)
+def test_a_body_that_is_no_request_is_refused(service: Service, body: bytes) -> None:
+    answer = service.client.post("/getImageToImage", content=body, headers={"Content-Type": "application/json"})
+    assert failure(answer, 422, "Invalid Request")["fields"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("app_id", ...),
+        ("app_id", 7),
+        ("file_url", ...),
+        ("file_url", None),
+        ("file_url", ""),
+        ("batch", 0),
+        ("batch", 9),
+        ("batch", True),
+        ("batch", "2"),
+        ("batch", 1.5),
+        ("batch", 10**400),
+        ("height", 255),
+        ("height", 1537),
+        ("width", "512"),
+        ("num_inference_steps", 0),
+        ("num_inference_steps", 51),
+        ("guidance_scale", 0.99),
+        ("guidance_scale", 30.01),
+        ("guidance_scale", False),
+        ("guidance_scale", "7.5"),
+        ("remove_background", 1),
+        ("remove_background", "true"),
+        ("bg_color", "red"),
+        ("bg_color", "#12345"),
+        ("bg_color", "#GGGGGG"),
+        ("gender", "x" * 33),
+        ("gender", "man; drop"),
+        ("gender", "{gender_word}"),
+        ("prompt", "x" * 2001),
+        ("prompt", ["a"]),
+        ("negative_prompt", "x" * 2001),
+        ("seed", -1),
+        ("seed", 2**32 - 8),
+        ("output_format", "gif"),
+        ("ref_id", 5),
+        ("celery", True),
+        ("celery", "false"),
+        ("priority", "low"),
+        ("webhook_url", "https://example.org"),
+        ("consent", True),
+        ("heigth", 512),
+    ],
+)
+def test_a_wrong_field_is_named(service: Service, field: str, value: Any) -> None:
+    fields = failure(service.post(**{field: value}), 422, "Invalid Request")["fields"]
+    assert [entry["field"] for entry in fields] == [field]
+    assert fields[0]["message"]
+
+
+def test_every_wrong_field_has_its_entry(service: Service) -> None:
+    fields = failure(service.post(batch=0, seed="x", nonsense=1), 422, "Invalid Request")["fields"]
+    assert {entry["field"] for entry in fields} == {"batch", "seed", "nonsense"}
+
+
+def test_transparency_and_jpeg_do_not_go_together(service: Service) -> None:
+    data = failure(service.post(output_format="jpeg", remove_background=True), 422, "Invalid Request")
+    assert data["fields"][0]["field"] == "output_format"
+    assert service.make(output_format="jpeg", remove_background=True, bg_color="#fff", **QUICK)["status"] == "SUCCESS"
+
+
+def test_an_alias_must_agree_with_its_name(service: Service) -> None:
+    data = failure(service.post(image="https://example.org/other.jpg"), 422, "Invalid Request")
+    assert data["fields"][0]["field"] == "file_url"
+
+
+def test_an_idempotency_key_is_refused_while_nothing_honours_it(service: Service) -> None:
+    answer = service.client.post("/getImageToImage", json={}, headers={"Idempotency-Key": "1"})
+    assert failure(answer, 422, "Invalid Request")["fields"][0]["field"] == "idempotency-key"
+
+
+def test_an_unknown_app_is_told_which_there_are(service: Service) -> None:
+    assert failure(service.post(app_id="nobody"), 404, "Unknown App")["accepted"] == ["face-avatar"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "{photos}/text.png",
+        "{photos}/broken.png",
+        "{photos}/huge.png",
+        "{photos}/large.png",
+        "{photos}/slow.png",
+        "{photos}/absent.png",
+        "{photos}/loop",
+        "http://127.0.0.1:9/refused.png",
+        "ftp://example.org/me.jpg",
+        "file:///etc/passwd",
+        "https://user:secret@example.org/me.jpg",
+        "http://no.such.host.invalid/me.jpg",
+        "//127.0.0.1/",
+        "http://",
+        "me.jpg",
+        "data:image/png;base64,%%%%",
+        "data:image/png;base64,",
+        "data:text/plain;base64,aGVsbG8=",
+        data_url(b"not a picture"),
+    ],
+)
+def test_a_photo_that_cannot_be_had_is_the_clients_error(service: Service, url: str) -> None:
+    data = failure(service.post(file_url=url.format(photos=service.photos)), 422, "Image URL Error")
+    assert "secret" not in json.dumps(data)
+
+
+@pytest.mark.parametrize("photo", ["cat", "grey", "tiny"])
+def test_a_photo_without_a_usable_face_is_refused(service: Service, photo: str) -> None:
+    grey = np.full((300, 300, 3), 128, np.uint8)
+    small = np.asarray(service.image(f"{service.photos}/astronaut.png").resize((72, 72)))
+    tiny = grey.copy()
+    tiny[100:172, 100:172] = small
+    data = {"cat": photo_files()["cat.png"], "grey": png(grey), "tiny": png(tiny)}[photo]
+    failure(service.post(file_url=data_url(data)), 422, "Face Consistent Error")
+
+
+def test_what_passes_its_deadline_is_a_timeout(service: Service) -> None:
+    failure(service.post(deadline_s=0.2, num_inference_steps=50, batch=8), 504, "Timeout")
+
+
+def test_more_than_the_service_takes_on_is_told_when_to_come_back(service: Service) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: service.post(batch=MAX_IMAGES, **QUICK), range(3)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert 1 <= len(refused) <= 2
+    for answer in refused:
+        failure(answer, 503, "Overloaded")
+        assert answer.headers["retry-after"] == "3"
+    assert service.make(**QUICK)["status"] == "SUCCESS"
+
+
+# Files, status, documents
+
+
+def test_a_result_needs_its_signature_but_no_token(service: Service) -> None:
+    url = service.make(**QUICK)["output"]["result"][0]
+    answer = httpx.get(url)
+    assert answer.status_code == 200
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert httpx.head(url).status_code == 200
+    parts = urlsplit(url)
+    failure(httpx.get(url.partition("?")[0]), 403, "Forbidden")
+    failure(httpx.get(url.replace("signature=", "signature=0")), 403, "Forbidden")
+    failure(httpx.get(url.replace("expires=", "expires=9")), 403, "Forbidden")
+    failure(httpx.get(url.replace("expires=", "expires=x")), 403, "Forbidden")
+    failure(httpx.get(url.replace("/0.png", "/1.png")), 403, "Forbidden")
+    assert parts.path.startswith("/files/")
+
+
+@pytest.mark.parametrize("key", ["", "nothing", "../token", "%2e%2e/token", "..%2f..%2ftoken", "a/b/c", "0.png"])
+def test_what_is_no_result_is_not_found(service: Service, key: str) -> None:
+    failure(service.client.get(f"/files/{key}?expires=9999999999&signature=0"), 404, "Not Found")
+
+
+def test_health_readiness_and_the_stages_are_told_to_anybody(service: Service) -> None:
+    assert httpx.get(f"{service.url}/healthz").json()["output"] == {"healthy": True}
+    ready = httpx.get(f"{service.url}/readyz").json()["output"]
+    assert ready["ready"] is True
+    assert set(ready["stages"]) == {"AvatarIngress", "FaceEmbedder", "AvatarGenerator", "BackgroundRemover"}
+
+
+def test_the_docs_load_nothing_from_other_hosts(service: Service) -> None:
+    page = httpx.get(f"{service.url}/docs")
+    assert page.status_code == 200
+    assert "//" not in page.text.replace(service.url, "").replace("// ", "")
+    openapi = httpx.get(f"{service.url}/openapi.json").json()
+    body = openapi["paths"]["/getImageToImage"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"app_id", "file_url", "bg_color", "guidance_scale"} <= body["properties"].keys()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = st.sampled_from(
+    ["app_id", "file_url", "image", "prompt", "gender", "batch", "height", "bg_color", "seed", "refID", "celery", "zzz"]
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(FIELDS, JSON, min_size=1, max_size=4))
+def test_nothing_that_a_client_sends_is_a_server_error(service: Service, changes: dict[str, Any]) -> None:
+    body = {"app_id": "face-avatar", "file_url": "ftp://refused", **changes}
+    answer = service.client.post("/getImageToImage", json=body)
+    assert answer.status_code in (404, 422), answer.text
+    assert answer.json().keys() == KEYS
+
+
+def test_time_spent_is_reported(service: Service) -> None:
+    started = time.perf_counter()
+    required = service.make(**QUICK)["time_required"]
+    assert 0 < required["runtime"] <= time.perf_counter() - started
+    assert required["startup_time"] == 0
+    assert 0 < required["stages"]["diffusion"] < required["runtime"]

@@ -1,0 +1,101 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from serve_app.catalog import App, Catalog, UnknownAppError
+from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, gender_word, rgb
+
+MINIMAL = {"app_id": "face-avatar", "file_url": "https://example.org/me.jpg"}
+
+
+def request(**fields: Any) -> AvatarRequest:
+    return AvatarRequest.model_validate(MINIMAL | fields)
+
+
+@pytest.fixture(scope="module")
+def app() -> App:
+    return Catalog.read(["embedded"])["face-avatar"]
+
+
+@pytest.mark.parametrize("name", ["prompt", "gender", "negative_prompt", "bg_color", "ref_id", "output_format"])
+def test_an_empty_optional_string_means_the_default(name: str) -> None:
+    assert request(**{name: ""}) == request()
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    assert request(batch=4.0).batch == 4
+
+
+@pytest.mark.parametrize("alias", ["ref_id", "refID", "reference_id"])
+def test_the_clients_reference_has_three_names(alias: str) -> None:
+    assert request(**{alias: "mine"}).ref_id == "mine"
+
+
+def test_an_alias_may_repeat_its_name_but_not_contradict_it() -> None:
+    assert request(image=MINIMAL["file_url"]).file_url == MINIMAL["file_url"]
+    with pytest.raises(ValidationError, match="image differ"):
+        request(image="https://example.org/other.jpg")
+
+
+@pytest.mark.parametrize(
+    ("given_word", "word"),
+    [(None, "person"), ("Male", "man"), ("BOY", "man"), ("girl", "woman"), ("female", "woman"), ("elf", "elf")],
+)
+def test_gender_words(given_word: str | None, word: str) -> None:
+    assert gender_word(given_word) == word
+
+
+@pytest.mark.parametrize("word", ["man-at-arms", "Frau", "человек", "old man"])
+def test_a_gender_may_be_any_word(word: str) -> None:
+    assert request(gender=word).gender == word
+
+
+@pytest.mark.parametrize("word", ["-man", "man1", "a_b", "a\nb", " "])
+def test_a_gender_is_letters_spaces_and_hyphens(word: str) -> None:
+    with pytest.raises(ValidationError):
+        request(gender=word)
+
+
+@given(st.tuples(*[st.integers(0, 255)] * 3))
+def test_a_colour_survives_its_hex_form(colour: tuple[int, int, int]) -> None:
+    assert rgb("#" + bytes(colour).hex()) == colour
+
+
+def test_a_short_colour_doubles_its_digits() -> None:
+    assert rgb("#1cF") == (0x11, 0xCC, 0xFF)
+
+
+def test_what_was_given_is_kept_and_the_rest_filled(app: App) -> None:
+    effective = EffectiveRequest.fill(request(height=300, seed=0, guidance_scale=1), app, seed=9, deadline_s=60)
+    assert (effective.height, effective.seed, effective.guidance_scale) == (300, 0, 1.0)
+    assert (effective.width, effective.deadline_s) == (app.defaults.width, 60)
+
+
+def test_the_largest_seed_leaves_room_for_a_batch() -> None:
+    assert request(seed=MAX_SEED, batch=8).seed == MAX_SEED
+    assert MAX_SEED + 7 == 2**32 - 2
+    with pytest.raises(ValidationError):
+        request(seed=MAX_SEED + 1)
+
+
+def test_the_native_size_is_nearest_in_shape_then_in_area(app: App) -> None:
+    sizes = ((512, 512), (1024, 1024), (832, 1216), (1216, 832))
+    app = app.model_copy(update={"native_sizes": sizes})
+    assert app.native_size(1536, 1536) == (1024, 1024)
+    assert app.native_size(300, 300) == (512, 512)
+    assert app.native_size(256, 1536) == (832, 1216)
+    assert app.native_size(1200, 800) == (1216, 832)
+
+
+def test_an_unknown_app_names_the_known_ones() -> None:
+    with pytest.raises(UnknownAppError) as caught:
+        Catalog.read(["embedded"])["nobody"]
+    assert caught.value.data["accepted"] == ["face-avatar"]
+
+
+def test_two_catalogues_may_not_name_the_same_app() -> None:
+    with pytest.raises(ValueError, match="face-avatar"):
+        Catalog.read(["embedded", "embedded"])
