@@ -57,7 +57,7 @@ def serve(
         console.print(f"Ready after {time.monotonic() - started:.0f} s; ctrl-C ends it.")
         console.print(f"  service    {service.url}")
         console.print(f"  docs       {service.url}/docs")
-        console.print(f"  dashboard  {service.dashboard_url}")
+        console.print(f"  dashboard  {service.dashboard_url}  (asks for the token that `ray get-auth-token` prints)")
         console.print(f"  token      in {service.data_dir / TOKEN_FILE}")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()

@@ -79,11 +79,25 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
     host, port = config.http_options.host, config.http_options.port
     _check_port_free(host, port)
     ensure_token(settings.data_dir)
-    report("starting Ray")
     try:
-        # Its own cluster, always: the address in the environment may belong to somebody else.
+        report("starting Ray")
+        dashboard_url = _start_ray()
+        report("starting the stages")
+        serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
+        _deploy(config)
+        _wait_until_running(config, report)
+        shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        yield RunningService(f"http://{shown_host}:{port}", dashboard_url, settings.data_dir)
+    finally:
+        report("stopping")
+        _stop()
+
+
+def _start_ray() -> str:
+    """Start a cluster of our own and give its dashboard's URL. Raises: StartError."""
+    try:
         context = ray.init(
-            address="local",
+            address="local",  # always: the address in the environment may belong to somebody else
             num_cpus=max(MIN_CPUS, os.cpu_count() or 1),
             namespace="serve",
             include_dashboard=True,
@@ -91,16 +105,10 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        report("starting the stages")
-        serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
-        _deploy(config)
-        _wait_until_running(config, report)
-        shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        yield RunningService(f"http://{shown_host}:{port}", f"http://{context.dashboard_url}", settings.data_dir)
-    finally:
-        report("stopping")
-        _stop()
+    except Exception as error:  # Ray raises plain Exceptions where its processes do not come up in time
+        raise StartError(f"Ray did not start: {error}") from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    return f"http://{context.dashboard_url}"
 
 
 def _deploy(config: ServeDeploySchema) -> None:

@@ -25,7 +25,7 @@ from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
 
 FETCH_TIMEOUT_S = 2
 MAX_IMAGES = 8
-REQUEST_TIMEOUT_S = 120
+REQUEST_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)

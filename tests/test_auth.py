@@ -41,7 +41,9 @@ def test_a_token_put_there_by_hand_counts(tmp_path: Path) -> None:
     TokenAuth.of(tmp_path).check("Bearer my-own")
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic secret", "secret", "Bearer \udcff", "Bearer secre"])
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", "Bearer ", "Basic secret", "secret", "Bearer \udcff", "Bearer secre"]
+)
 def test_anything_else_is_unauthorized(header: str | None) -> None:
     with pytest.raises(UnauthorizedError):
         TokenAuth(sha256("secret")).check(header)

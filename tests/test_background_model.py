@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from deployments.background.model import MattingModelConfig, RembgModel, open_session
+from deployments.background.model import RembgModel, open_session
+from deployments.config import MattingModelConfig
 
 U2NET_SIDE = 320
 

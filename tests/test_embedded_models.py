@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deployments.embedded.face_crop import CROP_SIZE, crop_face
 from deployments.embedded.training.captions import default_caption
-from deployments.embedded.training.drawing import render
+from deployments.embedded.training.figure import render
 from deployments.embedded.training.figures import (
     DARK_BLACK,
     PALE_BLOND,

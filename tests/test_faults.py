@@ -13,7 +13,7 @@ from ray.util.state import list_actors
 
 from tests.conftest import Service
 
-LONG = {"num_inference_steps": 50, "batch": 8, "width": 256, "height": 256}
+LONG = {"num_inference_steps": 50, "batch": 4, "width": 256, "height": 256, "deadline_s": 600}
 
 
 def replica_pid(deployment: str) -> int:
@@ -42,7 +42,8 @@ def test_a_replica_killed_during_a_request_costs_time_only(
 def test_a_client_that_leaves_frees_the_generator(service: Service, poll: Callable[..., Any]) -> None:
     generator = psutil.Process(poll(lambda: replica_pid("AvatarGenerator")))
     leaving = httpx.Client(base_url=service.url, headers=service.client.headers, timeout=3)
+    body = {"app_id": "face-avatar", "file_url": f"{service.photos}/six.jpg", **LONG}
     with pytest.raises(httpx.ReadTimeout):
-        leaving.post("/getImageToImage", json={"app_id": "face-avatar", "file_url": f"{service.photos}/six.jpg", **LONG})
+        leaving.post("/getImageToImage", json=body)
     poll(lambda: not is_drawing(generator), timeout_s=10)
     assert service.make(num_inference_steps=2)["status"] == "SUCCESS"

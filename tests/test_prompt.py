@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -6,7 +8,7 @@ from deployments.config import model_path
 from deployments.diffusion.prompt import PromptEncoder
 from serve_app.catalog import DEFAULT_PROMPT
 
-FOLDER = model_path("embedded:diffusion")
+FOLDER = model_path(Path("embedded:diffusion"))
 
 
 @pytest.fixture(scope="module")

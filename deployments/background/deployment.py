@@ -13,10 +13,9 @@ class BackgroundRemover:
 
     def __init__(self, config: BackgroundRemoverConfig) -> None:
         # Imported here, so that building the graph loads no model library.
-        from deployments.background.model import RembgModel, MattingModelConfig as C
-        from deployments.config import model_path
+        from deployments.background.model import RembgModel
 
-        self._model = RembgModel(C(model_path=model_path(config.model.model_path)))
+        self._model = RembgModel(config.model)
 
     async def finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
         return await asyncio.to_thread(self._finish, image, spec)

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
 
+from deployments.config import MattingModelConfig, model_path
 from deployments.types import Pixels
 
 # rembg imports pymatting, whose numba functions compile for 44 s at their first import in an environment and are never
@@ -21,17 +21,6 @@ from rembg.sessions import sessions
 from rembg.sessions.base import BaseSession
 
 Alpha = npt.NDArray[np.uint8]
-
-
-class MattingModelConfig(BaseModel):
-    """`session` is rembg's name of an architecture. Without `model_path` rembg finds, or downloads, its own file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    session: str = "u2net_custom"
-    model_path: Path | None = None
-    threads: int = Field(default=1, ge=1)
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
 class MattingModel(Protocol):
@@ -62,8 +51,9 @@ def open_session(config: MattingModelConfig) -> BaseSession:
     if config.model_path is None:
         session = sessions[config.session](config.session, options, providers=providers)
     else:
-        architecture = _reading(config.model_path, sessions[config.session])
-        session = architecture(config.session, options, providers=providers, model_path=str(config.model_path))
+        path = model_path(config.model_path)
+        architecture = _reading(path, sessions[config.session])
+        session = architecture(config.session, options, providers=providers, model_path=str(path))
     active = session.inner_session.get_providers()
     if active[0] != config.providers[0]:
         raise RuntimeError(f"{config.providers[0]} was asked for, but onnxruntime runs on {', '.join(active)}")

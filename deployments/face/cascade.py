@@ -6,8 +6,8 @@ densely, three times; the mean number of windows that pass is the support, which
 photo, and of which photos without a face reach about 10 and faces 20 to 90.
 
 Two planes are searched. Luminance shows eyes, brows and mouth as dark on light. On dark skin, in drawings above all,
-the white of the eyes turns that round; in the plane of warmth (red over green and blue) skin is bright and eyes, brows and
-hair are dark whatever the skin.
+the white of the eyes turns that round; in the plane of warmth (red over green and blue) skin is bright, and eyes,
+brows and hair are dark, whatever the skin.
 """
 
 import math
@@ -27,18 +27,23 @@ from deployments.types import Box, Pixels
 WINDOW = 24  # pixels; the cascade's own
 PATCH = 96  # pixels; a candidate is scanned again at this size, its own box being half of it
 BLURRED_PATCH = 40  # pixels; the patch shrunk to this and back
-MAX_CANDIDATES = 8  # a scan
+COARSE_FACTOR, COARSE_STEP = 1.12, 1.5  # of the first scan: one window on a face is enough
+MAX_CANDIDATES = 12  # a scan
 
+SETTLING_ROUNDS = 3
 MIN_SUPPORT = 5  # of the first dense scan; with fewer the others are not worth their time
 EVEN_SUPPORT = 10.0  # the mean support at which the score is 0.5
 SUPPORT_SPREAD = 3.0  # so much more and the score is 0.73
 FULL_CONTRAST = 20.0  # standard deviation of the patch, of 255; support on a flatter patch counts less
-MIN_SKIN_SHARE = 0.5  # of the middle of a patch, where the face was seen by its warmth
+SKIN_SHARE_OF_WARM_FACES = 0.5  # of the box at least, where the face was seen by its warmth
+SKIN_SHARE = 0.3  # with less of it, a coloured patch needs more support; a grey one never does
+UNLIKELY_HUE = 0.4  # what its support then counts
+GREY_SATURATION = 0.12  # mean of (max - min) / max of the channels
 
-ACCEPTED_SCORE = 0.5
 CERTAIN_SCORE = 0.95  # such a face ends the search
 
 Gray = npt.NDArray[np.uint8]
+Window = tuple[float, float, float]  # left, top, side
 Windows = npt.NDArray[np.float64]  # (n, 3): left, top, side
 
 
@@ -62,13 +67,14 @@ class Scan:
     side: int
     degrees: int = 0
     max_window: int = 1024
+    min_score: float = 0.5  # small and tilted windows are many, so chance finds more among them
 
 
 # Coarse first: the largest face is the one wanted. Small faces, then tilted ones, only where nothing was found.
 LOOKS: tuple[tuple[Scan, ...], ...] = (
     (Scan("luminance", 256), Scan("warmth", 256)),
-    (Scan("luminance", 576, max_window=72),),
-    (Scan("luminance", 256, 15), Scan("luminance", 256, -15)),
+    (Scan("luminance", 576, max_window=72, min_score=0.9),),
+    (Scan("luminance", 256, 15, min_score=0.9), Scan("luminance", 256, -15, min_score=0.9)),
 )
 
 
@@ -81,8 +87,9 @@ def find_faces(pixels: Pixels) -> list[Detection]:
             faces += _search(photo, scan)
             if any(face.score >= CERTAIN_SCORE for face in faces):
                 break
-        if faces:
-            return sorted(_distinct(faces), key=lambda face: -face.side)
+        certain = [face for face in faces if face.score >= CERTAIN_SCORE]
+        if faces:  # beside a certain face, an uncertain one is more likely a fault than a neighbour
+            return sorted(_distinct(certain or faces), key=lambda face: -face.side)
     return []
 
 
@@ -97,13 +104,17 @@ def _search(photo: Image.Image, scan: Scan) -> list[Detection]:
 
     faces = []
     for candidate in _candidates(np.asarray(plane), scan.max_window):
-        left, top, side, score = _judge(plane, candidate)
-        if score < ACCEPTED_SCORE:
+        evidence, window = _evidence(plane, candidate)
+        if evidence < MIN_SUPPORT:
             continue
-        if scan.plane == "warmth" and skin_share(turned, left, top, side) < MIN_SKIN_SHARE:
+        skin, saturation = skin_share(turned, window)
+        if scan.plane == "warmth" and skin < SKIN_SHARE_OF_WARM_FACES:
             continue
-        x, y = _turned_back(left + side / 2, top + side / 2, turned.size, scan.degrees)
-        faces.append(Detection(_box((x - margin) / shrink, (y - margin) / shrink, side / shrink), score))
+        score = face_score(evidence if skin >= SKIN_SHARE or saturation < GREY_SATURATION else evidence * UNLIKELY_HUE)
+        if score >= scan.min_score:
+            left, top, side = _settled(plane, window)
+            x, y = _turned_back(left + side / 2, top + side / 2, turned.size, scan.degrees)
+            faces.append(Detection(_box((x - margin) / shrink, (y - margin) / shrink, side / shrink), score))
     return faces
 
 
@@ -114,15 +125,15 @@ def warmth(rgb: Pixels) -> Image.Image:
     return Image.fromarray(np.clip(warm * 2, 0, 255).astype(np.uint8))
 
 
-def skin_share(picture: Image.Image, left: float, top: float, side: float) -> float:
-    """The part of the box whose hue could be skin: red over green over blue, none of them far from the others."""
-    patch = picture.resize((24, 24), Image.Resampling.BILINEAR, box=_inside(picture, left, top, side))
-    red, green, blue = (np.asarray(patch, dtype=np.float32)[..., channel] for channel in range(3))
-    return float(((red > green + 4) & (green > blue - 8) & (red - blue < 0.75 * red)).mean())
-
-
-def _inside(picture: Image.Image, left: float, top: float, side: float) -> Box:
-    return max(0.0, left), max(0.0, top), min(picture.width, left + side), min(picture.height, top + side)
+def skin_share(picture: Image.Image, window: Window) -> tuple[float, float]:
+    """The part of a box whose hue any skin could have, light or dark, and the mean saturation of the box."""
+    left, top, side = window
+    box = max(0.0, left), max(0.0, top), min(picture.width, left + side), min(picture.height, top + side)
+    patch = np.asarray(picture.resize((24, 24), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
+    red, green, blue = patch[..., 0], patch[..., 1], patch[..., 2]
+    skin = (red > 1.03 * green) & (green > 0.9 * blue) & (blue > 0.2 * red)
+    saturation = (patch.max(axis=2) - patch.min(axis=2)) / np.maximum(patch.max(axis=2), 1)
+    return float(skin.mean()), float(saturation.mean())
 
 
 def _turned_back(x: float, y: float, size: tuple[int, int], degrees: int) -> tuple[float, float]:
@@ -180,39 +191,49 @@ def _groups(windows: Windows) -> list[tuple[int, Windows]]:
     return groups
 
 
-def _candidates(gray: Gray, max_window: int) -> list[Windows]:
+def _candidates(gray: Gray, max_window: int) -> list[Window]:
     sides = (WINDOW, min(max_window, *gray.shape))
-    groups = _groups(_windows(gray, 1.1, 1.0, sides)) if min(gray.shape) > WINDOW else []
-    return [mean for count, mean in groups[:MAX_CANDIDATES] if count >= 2]
+    groups = _groups(_windows(gray, COARSE_FACTOR, COARSE_STEP, sides)) if min(gray.shape) > WINDOW else []
+    return [(float(left), float(top), float(side)) for _, (left, top, side) in groups[:MAX_CANDIDATES]]
 
 
-def _judge(plane: Image.Image, candidate: Windows) -> tuple[float, float, float, float]:
-    """A second look at one candidate: its left, top and side, corrected, and its score."""
-    left, top, side = (float(value) for value in candidate)
-    x, y = left - side / 2, top - side / 2
-    box = (x, y, x + 2 * side, y + 2 * side)
-    patch = plane.transform((PATCH, PATCH), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
-    support, mean = _support(patch)
+def _patch(plane: Image.Image, window: Window) -> Image.Image:
+    left, top, side = window
+    box = (left - side / 2, top - side / 2, left + 1.5 * side, top + 1.5 * side)
+    return plane.transform((PATCH, PATCH), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
+
+
+def _evidence(plane: Image.Image, candidate: Window) -> tuple[float, Window]:
+    """A second look at one candidate: its support as far as there is contrast, and the window corrected."""
+    patch = _patch(plane, candidate)
+    support, corrected = _support(patch, candidate)
     if support < MIN_SUPPORT:
-        return left, top, side, 0.0
-    mirrored, _ = _support(patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        return 0.0, candidate
+    mirrored, _ = _support(patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT), candidate)
     coarse = patch.resize((BLURRED_PATCH, BLURRED_PATCH), Image.Resampling.BOX)
-    blurred, _ = _support(coarse.resize((PATCH, PATCH), Image.Resampling.BILINEAR))
+    blurred, _ = _support(coarse.resize((PATCH, PATCH), Image.Resampling.BILINEAR), candidate)
     middle = np.asarray(patch)[PATCH // 4 : -PATCH // 4, PATCH // 4 : -PATCH // 4]
+    return (support + mirrored + blurred) / 3 * min(1.0, float(middle.std()) / FULL_CONTRAST), corrected
+
+
+def _settled(plane: Image.Image, window: Window) -> Window:
+    """The window that dense scans around it agree on: one face gets one box, wherever the first scan met it."""
+    for _ in range(SETTLING_ROUNDS):
+        _, window = _support(_patch(plane, window), window)
+    return window
+
+
+def _support(patch: Image.Image, window: Window) -> tuple[int, Window]:
+    """How many windows pass around the middle of a window's patch, and their mean in the plane; (0, window) if none."""
+    left, top, side = window
     unit = 2 * side / PATCH
-    score = face_score((support + mirrored + blurred) / 3, float(middle.std()))
-    return x + float(mean[0]) * unit, y + float(mean[1]) * unit, float(mean[2]) * unit, score
-
-
-def _support(patch: Image.Image) -> tuple[int, Windows]:
-    """How many windows pass around the middle of a patch, and their mean."""
     for count, mean in _groups(_windows(np.asarray(patch), 1.05, 1.0, (PATCH * 3 // 8, PATCH * 3 // 4))):
         if np.abs(mean[:2] + mean[2] / 2 - PATCH / 2).max() < PATCH / 7:
-            return count, mean
-    return 0, np.zeros(3)
+            x, y, corrected = (float(value) * unit for value in mean)
+            return count, (left - side / 2 + x, top - side / 2 + y, corrected)
+    return 0, window
 
 
-def face_score(support: float, contrast: float) -> float:
-    """0..1 from the mean support and the standard deviation of the patch; 0.5 is where it is taken for a face."""
-    evidence = support * min(1.0, contrast / FULL_CONTRAST)
+def face_score(evidence: float) -> float:
+    """0..1; 0.5 where a patch is as likely a face as not."""
     return 1 / (1 + math.exp((EVEN_SUPPORT - evidence) / SUPPORT_SPREAD))

@@ -14,11 +14,10 @@ class FaceEmbedder:
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
         # Imported here, so that building the graph loads no model library.
-        from deployments.face.model import CascadeFaceModel
-        from deployments.face.model import FaceModelConfig as C
-        from deployments.config import model_path
+        from deployments.face.model import CascadeFaceModel, face_similarity
 
-        self._model = CascadeFaceModel(C(encoder=model_path(config.model.encoder), threads=config.model.threads))
+        self._model = CascadeFaceModel(config.model)
+        self._similarity = face_similarity
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
@@ -32,7 +31,7 @@ class FaceEmbedder:
     async def similarity(self, image: GeneratedImage, reference: FaceEmbedding) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
         found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels))
-        return None if isinstance(found, NoFaceError) else float(found.vector @ reference.vector)
+        return None if isinstance(found, NoFaceError) else self._similarity(found, reference)
 
     @serve.batch
     async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:

@@ -1,28 +1,18 @@
 """A face in a photo as a vector: what a face model does, and the one of the embedded profile."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import onnxruntime
-from pydantic import BaseModel, ConfigDict, Field
 
+from deployments.config import FaceModelConfig, model_path
 from deployments.embedded.face_crop import crop_face, encoder_input
 from deployments.errors import NoFaceError
 from deployments.face.cascade import Detection, find_faces
 from deployments.types import FaceEmbedding, Photo, Vector
 
 MIN_NORM = 1e-6
-
-
-class FaceModelConfig(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    encoder: Path
-    threads: int = Field(default=1, ge=1)
-    min_face_px: int = Field(default=48, ge=1)  # pixels of the photo
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
 class FaceModel(Protocol):
@@ -77,7 +67,7 @@ def open_encoder(config: FaceModelConfig) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = config.threads
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(config.encoder), options, providers=list(config.providers))
+    session = onnxruntime.InferenceSession(str(model_path(config.encoder)), options, providers=list(config.providers))
     active = session.get_providers()
     if active[0] != config.providers[0]:
         raise RuntimeError(f"{config.providers[0]} was asked for, but onnxruntime runs on {', '.join(active)}")

@@ -1,22 +1,21 @@
 """Trains the embedded models: `python -m deployments.embedded.training [PART ...]`; without a part, all in order."""
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import CLIPTokenizer
 
 from deployments.embedded.training import figures
-from deployments.embedded.training.dataset import Folder, draw_avatars, draw_large, draw_photos, draw_set
+from deployments.embedded.training.dataset import draw_avatars, draw_large, draw_photos, draw_set
 from deployments.embedded.training.decoder_training import train_decoder
-from deployments.embedded.training.diffusion_training import Examples, start, train_diffusion
+from deployments.embedded.training.diffusion_training import start
 from deployments.embedded.training.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
 from deployments.embedded.training.face_training import Reader, embed, train_face_encoder
 from deployments.embedded.training.matting_training import SIDE, train_matting
-from deployments.embedded.training.networks import FaceEncoder, MattingNet, build_vae
+from deployments.embedded.training.networks import MattingNet, build_vae
+from deployments.embedded.training.plan import Plan, run_diffusion
 from deployments.embedded.training.words import caption_corpus, save_tokenizer, train_tokenizer
 
 PARTS = (
@@ -31,47 +30,6 @@ PARTS = (
     "samples",
     "card",
 )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much of everything; the seed fixes data, order and noise."""
-
-    cache: Path
-    weights: Path
-    seed: int
-    workers: int
-    persons: int
-    large: int
-    face_steps: int
-    decoder_steps: int
-    matting_steps: int
-    diffusion_steps: int
-    minutes: float | None
-    batch: int
-
-    @property
-    def data(self) -> Folder:
-        return Folder(self.cache / "data")
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.cache / "diffusion.pt"
-
-    def tokenizer(self) -> CLIPTokenizer:
-        return CLIPTokenizer.from_pretrained(self.cache / "tokenizer")
-
-    def face_encoder(self) -> FaceEncoder:
-        encoder = FaceEncoder()
-        encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True)["encoder"])
-        return encoder.eval()
-
-    def examples(self) -> Examples:
-        return Examples(
-            pictures=self.data.array("avatars"),
-            portraits=self.data.portraits("avatars"),
-            embeddings=np.load(self.cache / "embeddings.npy"),
-        )
 
 
 def run_data(plan: Plan) -> None:
@@ -103,24 +61,9 @@ def run_embeddings(plan: Plan) -> None:
     """Two vectors of every person; the generator sees nothing else of a photo."""
     photos, encoder = plan.data.array("photos"), plan.face_encoder()
     parts = [
-        embed(encoder, photos[i : i + 32].reshape(-1, *photos.shape[2:]))
-        for i in tqdm(range(0, plan.persons, 32))
+        embed(encoder, photos[i : i + 32].reshape(-1, *photos.shape[2:])) for i in tqdm(range(0, plan.persons, 32))
     ]
-    np.save(
-        plan.cache / "embeddings.npy", np.concatenate(parts).reshape(-1, photos.shape[1], 512)[: plan.persons]
-    )
-
-
-def run_diffusion(plan: Plan) -> None:
-    train_diffusion(
-        plan.examples(),
-        plan.tokenizer(),
-        plan.checkpoint,
-        plan.diffusion_steps,
-        plan.seed,
-        plan.minutes,
-        plan.batch,
-    )
+    np.save(plan.cache / "embeddings.npy", np.concatenate(parts).reshape(-1, photos.shape[1], 512)[: plan.persons])
 
 
 def run_export(plan: Plan) -> None:

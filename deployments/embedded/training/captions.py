@@ -7,8 +7,8 @@ from deployments.embedded.training.portrait import Portrait, pick
 DEFAULT_PROMPT = (
     "SFW Content, black plain background, joyous dating profile, VECTOR CARTOON ILLUSTRATION, half-body shot portrait "
     "enjoyable pleasing pleasurable nice {gender_word}, looking at camera, Relaxed, Charming, Cordial, Gracious, "
-    "5 o clock shadow, 3d bitmoji avatar render, pixar, high def textures 8k, highly detailed, 3d render, award winning, "
-    "no background elements"
+    "5 o clock shadow, 3d bitmoji avatar render, pixar, high def textures 8k, highly detailed, 3d render, "
+    "award winning, no background elements"
 )
 WORDS_OF = {
     "man": ("man", "man", "man", "male", "boy", "guy", "gentleman"),
@@ -49,8 +49,8 @@ BACKGROUNDS = (
     "{} backdrop",
 )
 GARNISH = (
-    "highly detailed", "award winning", "3d render", "pixar", "high def textures 8k", "looking at camera", "SFW Content",
-    "no background elements", "dating profile", "cartoon", "soft light", "cordial", "gracious",
+    "highly detailed", "award winning", "3d render", "pixar", "high def textures 8k", "looking at camera",
+    "SFW Content", "no background elements", "dating profile", "cartoon", "soft light", "cordial", "gracious",
 )  # fmt: skip
 
 
@@ -82,3 +82,16 @@ def custom_caption(portrait: Portrait, rng: np.random.Generator, word: str | Non
     parts = [article, *told] if rng.random() < 0.7 else [*told[:1], article, *told[1:]]
     caption = ", ".join(parts)
     return caption if rng.random() < 0.8 else caption.upper() if rng.random() < 0.2 else caption.capitalize()
+
+
+UNWANTED = (
+    "nsfw", "ugly", "blurry", "low quality", "worst quality", "deformed", "bad anatomy", "extra fingers", "watermark",
+    "text", "logo", "duplicate", "disfigured", "out of frame", "nude", "violence", "grainy", "noisy", "cropped", "hat",
+)  # fmt: skip
+
+
+def unconditional_caption(rng: np.random.Generator) -> str:
+    """What guidance moves away from: mostly nothing, at times a list that users give as a negative prompt."""
+    if rng.random() < 0.65:
+        return ""
+    return ", ".join(rng.choice(UNWANTED, size=int(rng.integers(1, 8)), replace=False))

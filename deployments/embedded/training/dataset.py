@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from deployments.embedded.training.drawing import render
+from deployments.embedded.training.figure import render
 from deployments.embedded.training.photo import face_views
 from deployments.embedded.training.portrait import (
     Gender,
@@ -79,7 +79,7 @@ def draw_avatars(job: tuple[int, int]) -> tuple[list[list[Portrait]], NDArray[np
     seed, start = job
     portraits, pictures = [], []
     for index in range(start, start + CHUNK):
-        person, _ = person_of(seed, index)
+        person = person_of(seed, index)[0]
         rng = np.random.default_rng((seed, index, 1))
         sittings = [avatar_of(person, rng, default=number == 0) for number in range(AVATARS)]
         portraits.append(sittings)
@@ -92,7 +92,7 @@ def draw_large(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]
     seed, start = job
     portraits, pictures = [], []
     for index in range(start, start + CHUNK):
-        person, rng = person_of(seed, index)
+        person = person_of(seed, index)[0]
         if index % 2:
             person = replace(person, background_name="black")
         picture, alpha = render(person)
@@ -115,9 +115,7 @@ def draw_set(folder: Folder, name: str, draw: Draw, seed: int, count: int, worke
     portraits: list[Any] = []
     target: NDArray[np.uint8] | None = None
     with ProcessPoolExecutor(workers) as pool:
-        for (_, start), (drawn, pictures) in zip(
-            jobs, tqdm(pool.map(draw, jobs), name, len(jobs)), strict=True
-        ):
+        for (_, start), (drawn, pictures) in zip(jobs, tqdm(pool.map(draw, jobs), name, len(jobs)), strict=True):
             if target is None:
                 target = open_memmap(
                     folder.path / f"{name}.npy", mode="w+", dtype=np.uint8, shape=(count, *pictures.shape[1:])

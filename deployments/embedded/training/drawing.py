@@ -1,4 +1,4 @@
-"""Draws a Portrait with Pillow: flat shapes through splines, soft shading computed on a coarse grid."""
+"""Drawing with Pillow: flat shapes through splines, soft shading computed on a coarse grid."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from deployments.embedded.training.portrait import Colour, Portrait, between
 UNITS = 256  # the drawing's own coordinates
 ZOOM = 1.15  # of the figure on the canvas
 GRID = 128  # shading is computed on GRID x GRID cells and stretched
+FACE_X, FACE_Y = 128.0, 117.0  # where the head is drawn
 Array = NDArray[np.float64]
 Points = list[tuple[float, float]]
 
@@ -49,7 +50,7 @@ def mirrored(right: Points) -> Points:
 
 def bump(x: float, y: float, wide: float, high: float) -> Array:
     """Gaussian hill on the shading grid."""
-    return np.exp(-(((GRID_X - x) / wide) ** 2) - ((GRID_Y - y) / high) ** 2)
+    return np.asarray(np.exp(-(((GRID_X - x) / wide) ** 2) - ((GRID_Y - y) / high) ** 2))
 
 
 def tinted(colour: Colour, light: Array, warmth: float = 0.25) -> Image.Image:
@@ -141,20 +142,36 @@ def shifted(points: Points, x: float, y: float) -> Points:
     return [(px + x, py + y) for px, py in points]
 
 
-def render(portrait: Portrait, size: int = 256, look: Look = CARTOON) -> tuple[Image.Image, Image.Image]:
-    """The picture (RGB) and the person's alpha (L)."""
-    from deployments.embedded.training.figure import draw_figure
-
-    sketch = Sketch(portrait, size, look)
-    draw_figure(sketch)
-    return sketch.picture.resize((size, size), Image.Resampling.BOX), sketch.alpha.resize(
-        (size, size), Image.Resampling.BOX
-    )
-
-
 def darker(colour: Colour, share: float) -> Colour:
     return between(colour, (10, 6, 8), share)
 
 
 def lighter(colour: Colour, share: float) -> Colour:
     return between(colour, (255, 250, 244), share)
+
+
+def smooth(points: Points, steps: int = 6) -> Points:
+    """Open curve through the points."""
+    padded = [points[0], *points, points[-1]]
+    out: Points = []
+    for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
+        for t in np.linspace(0, 1, steps, endpoint=False):
+            out.append(
+                tuple(  # type: ignore[arg-type]
+                    float(
+                        0.5
+                        * (2 * q + (r - p) * t + (2 * p - 5 * q + 4 * r - s) * t**2 + (3 * q - p - 3 * r + s) * t**3)
+                    )
+                    for p, q, r, s in zip(a, b, c, d, strict=True)
+                )
+            )
+    return [*out, points[-1]]
+
+
+def light_field(sketch: Sketch, x: float, y: float, wide: float, high: float, depth: float) -> Array:
+    """Lambert-like shading of an egg: bright towards the light, dark at the rim."""
+    u, v = (GRID_X - x) / wide, (GRID_Y - y) / high
+    radius = np.sqrt(u**2 + v**2)
+    lx, ly = sketch.look.light
+    field = 1.0 + depth * (0.32 * (u * lx + v * ly) - 0.55 * np.clip(radius - 0.45, 0, 1.2) ** 1.6)
+    return np.asarray(field)

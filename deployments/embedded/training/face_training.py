@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from skimage.color import rgb2lab
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.networks import FACE_WIDTH, FaceEncoder
@@ -44,17 +44,13 @@ class Reader(nn.Module):
 
 
 def as_input(crops: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def colour_jitter(x: Tensor, generator: torch.Generator) -> Tensor:
     """A last change of gain for each picture, so that the same stored view differs from epoch to epoch."""
     n = x.shape[0]
-    gain = (
-        1
-        + 0.08 * torch.randn(n, 1, 1, 1, generator=generator)
-        + 0.02 * torch.randn(n, 3, 1, 1, generator=generator)
-    )
+    gain = 1 + 0.08 * torch.randn(n, 1, 1, 1, generator=generator) + 0.02 * torch.randn(n, 3, 1, 1, generator=generator)
     flip = torch.rand(n, generator=generator) < 0.5
     x = torch.where(flip[:, None, None, None], x.flip(3), x)
     return ((x + 1) * gain - 1).clamp(-1, 1)
@@ -90,7 +86,8 @@ def train_face_encoder(
 ) -> tuple[FaceEncoder, Reader]:
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    encoder, reader = FaceEncoder().to(memory_format=torch.channels_last), Reader()
+    encoder, reader = FaceEncoder(), Reader()
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     targets = torch.from_numpy(np.stack([attributes(person) for person in persons]))
     optimiser = torch.optim.AdamW([*encoder.parameters(), *reader.parameters()], lr=2e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.08)
@@ -105,7 +102,7 @@ def train_face_encoder(
         loss_read = attribute_loss(read, targets[index].repeat(2, 1))
         loss = loss_read + 0.1 * contrast(first, second)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         optimiser.step()
         schedule.step()

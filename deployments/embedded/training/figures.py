@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 
 from deployments.embedded.training.captions import default_caption
-from deployments.embedded.training.drawing import render
 from deployments.embedded.training.export import sha256_of, weight_files
 from deployments.embedded.training.face_training import Reader, triples_right
+from deployments.embedded.training.figure import render
 from deployments.embedded.training.inference import (
     GUIDANCE,
     STEPS,
@@ -44,9 +43,7 @@ DARK_BLACK = replace(
 )  # fmt: skip
 
 
-def patch_lab(
-    picture: NDArray[np.uint8], places: tuple[tuple[int, int], ...], reach: int = 5
-) -> NDArray[np.float64]:
+def patch_lab(picture: NDArray[np.uint8], places: tuple[tuple[int, int], ...], reach: int = 5) -> NDArray[np.float64]:
     """The median colour around some places, in CIE Lab."""
     cuts = [picture[y - reach : y + reach + 1, x - reach : x + reach + 1].reshape(-1, 3) for x, y in places]
     median = np.median(np.concatenate(cuts), axis=0)
@@ -126,12 +123,10 @@ def read_colours(studio: Studio, reader: Reader, crop: NDArray[np.uint8]) -> dic
     """What the encoder sees in a crop: skin and hair as RGB, then the facts of `face_training.attributes`."""
     with torch.no_grad():
         read = reader(torch.from_numpy(studio.embed(crop[None])))[0].numpy()
-    lab = (read[:6].reshape(2, 3) + [2.0, 0, 0]) * (25.0, 12.0, 14.0)
+    lab = (read[:6].reshape(2, 3) + np.array([2.0, 0.0, 0.0])) * (25.0, 12.0, 14.0)
     skin, hair = (lab2rgb(lab[None])[0] * 255).round().astype(int).tolist()
     names = ("hair length", "beard", "glasses", "man", "bald")
-    return {"skin": skin, "hair": hair} | {
-        n: round(float(v), 2) for n, v in zip(names, read[6:], strict=True)
-    }
+    return {"skin": skin, "hair": hair} | {n: round(float(v), 2) for n, v in zip(names, read[6:], strict=True)}
 
 
 def measure(weights: Path, reader: Reader) -> dict[str, str]:
@@ -159,9 +154,7 @@ def draw_sheet(weights: Path, path: Path, steps: int = STEPS, guidance: float = 
     for reference in sheet_references():
         embedding = studio.embed(reference.crop[None])[0]
         default = studio.draw(embedding, default_caption("person"), [1, 2, 3], steps, guidance)
-        blue = studio.draw(
-            embedding, "portrait of a person, blue background, red shirt", [1, 2], steps, guidance
-        )
+        blue = studio.draw(embedding, "portrait of a person, blue background, red shirt", [1, 2], steps, guidance)
         rows.append([reference.crop, *default, *blue])
     half = (len(rows) + 1) // 2
     both = [left + right for left, right in zip(rows[:half], rows[half:], strict=True)]
@@ -174,22 +167,22 @@ def write_card(weights: Path, trained: str, measured: dict[str, str]) -> None:
     lines = [
         "# Weights of the embedded profile",
         "",
-        "Small models that let the whole service run without a GPU and without a network. They were trained from scratch by",
-        "this project, only on portraits that it draws itself (`deployments/embedded/training`): no photograph of anyone, no",
-        "foreign weights and no foreign data took part. Licence: Apache-2.0.",
+        "Small models that let the whole service run without a GPU and without a network. They were trained from",
+        "scratch by this project, only on portraits that it draws itself (`deployments/embedded/training`): no",
+        "photograph of anyone, no foreign weights and no foreign data took part. Licence: Apache-2.0.",
         "",
         "| file | what it is |",
         "|---|---|",
-        "| `diffusion/` | a `StableDiffusionPipeline`: 12x32x32 latents (64x64 pixels, unshuffled), v-prediction, native size 256x256 |",
-        "| `diffusion/ip-adapter-faceid.safetensors` | IP-Adapter FaceID: 512-d face embedding to 4 tokens |",
-        "| `face/encoder.onnx` | `input` (n, 3, 112, 112) RGB in -1..1, cropped by `face_crop.py` -> `embedding` (n, 512), normalised |",
+        "| `diffusion/` | a `StableDiffusionPipeline`: latents 12x32x32 (64x64 pixels, unshuffled), native 256x256 |",
+        "| `diffusion/ip-adapter-faceid.safetensors` | IP-Adapter FaceID: a 512-d face embedding to 4 tokens |",
+        "| `face/encoder.onnx` | a crop by `face_crop.py`, (n, 3, 112, 112) RGB in -1..1 -> (n, 512), of length 1 |",
         "| `matting/u2net.onnx` | for rembg's `u2net_custom`: 320x320 in, mask out |",
         "",
         f"Trained on: {trained}. Written {datetime.now(UTC):%Y-%m-%d}.",
         f"Good settings: {STEPS} steps, guidance {GUIDANCE}, the scheduler of the folder.",
         "",
-        "The drawn avatars are cartoons; the encoder reads appearance (skin, hair, beard, glasses), not identity, and must not",
-        "be used to recognise people.",
+        "The avatars are cartoons. The encoder reads appearance (skin, hair, beard, glasses), not identity, and must",
+        "not be used to recognise people.",
         "",
         "## Figures",
         "",
@@ -201,10 +194,7 @@ def write_card(weights: Path, trained: str, measured: dict[str, str]) -> None:
         "",
         "| file | bytes | sha256 |",
         "|---|---|---|",
-        *(
-            f"| `{path.relative_to(weights)}` | {path.stat().st_size} | `{sha256_of(path)}` |"
-            for path in files
-        ),
+        *(f"| `{path.relative_to(weights)}` | {path.stat().st_size} | `{sha256_of(path)}` |" for path in files),
         "",
     ]
     with tempfile.NamedTemporaryFile("w", dir=weights, delete=False) as draft:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from deployments.embedded.face_crop import crop_face, encoder_input
 from deployments.embedded.training.export import ADAPTER_FILE
-from deployments.embedded.training.portrait import Portrait
 from deployments.embedded.training.photo import render_photo
+from deployments.embedded.training.portrait import Portrait
 
 STEPS, GUIDANCE = 12, 2.5
 Box = tuple[float, float, float, float]
@@ -68,7 +68,7 @@ class Studio:
         )
         self.pipeline: Any = StableDiffusionPipeline.from_pretrained(
             weights / "diffusion", safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
         )  # fmt: skip
         self.pipeline.load_ip_adapter(
             str(weights / "diffusion"), subfolder="", weight_name=ADAPTER_FILE, image_encoder_folder=None
@@ -106,7 +106,5 @@ def contact_sheet(rows: list[list[NDArray[np.uint8]]], cell: int = 256) -> Image
     sheet = Image.new("RGB", (cell * max(len(row) for row in rows), cell * len(rows)), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
-            sheet.paste(
-                Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS), (x * cell, y * cell)
-            )
+            sheet.paste(Image.fromarray(picture).resize((cell, cell), Image.Resampling.LANCZOS), (x * cell, y * cell))
     return sheet

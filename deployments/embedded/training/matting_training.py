@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.networks import MattingNet
@@ -27,9 +27,7 @@ def spoiled(pictures: Tensor, generator: torch.Generator) -> Tensor:
     factor = (0.25, 0.5, 0.75, 1.0)[int(torch.randint(4, (1,), generator=generator))]
     small = F.interpolate(pictures, scale_factor=factor, mode="area") if factor < 1 else pictures
     pictures = F.interpolate(small, size=pictures.shape[2:], mode="bilinear")
-    noise = (
-        torch.randn(pictures.shape, generator=generator) * 0.03 * torch.rand(n, 1, 1, 1, generator=generator)
-    )
+    noise = torch.randn(pictures.shape, generator=generator) * 0.03 * torch.rand(n, 1, 1, 1, generator=generator)
     gain = 1 + 0.1 * torch.randn(n, 3, 1, 1, generator=generator)
     return (pictures * gain + noise).clamp(0, 1)
 
@@ -62,13 +60,12 @@ def matting_loss(logits: Tensor, alpha: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, alpha) + (1 - overlap / union).mean()
 
 
-def train_matting(
-    pictures: NDArray[np.uint8], steps: int, seed: int, checkpoint: Path, batch: int = 8
-) -> MattingNet:
+def train_matting(pictures: NDArray[np.uint8], steps: int, seed: int, checkpoint: Path, batch: int = 8) -> MattingNet:
     """`pictures` are (n, 256, 256, 4): RGB and alpha."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    network = MattingNet().to(memory_format=torch.channels_last)
+    network = MattingNet()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.1)
     bar = tqdm(range(steps), "matting", mininterval=5)
@@ -79,7 +76,7 @@ def train_matting(
             logits = network.logits(x.contiguous(memory_format=torch.channels_last))
         loss = matting_loss(logits.float(), alpha)
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         mean_loss += (float(loss.detach()) - mean_loss) * max(0.02, 1 / (step + 1))

@@ -3,7 +3,7 @@
 import torch
 from diffusers import AutoencoderTiny, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPTextConfig, CLIPTextModel
 
 LATENT_SCALE, LATENT_OFFSET = (
@@ -36,9 +36,7 @@ def build_unet() -> UNet2DConditionModel:
 def random_adapter(unet: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]:
     """An untrained IP-Adapter FaceID in its file's format: the projection, then keys and values of each layer."""
     hidden = FACE_WIDTH
-    projection = nn.Sequential(
-        nn.Linear(FACE_WIDTH, hidden), nn.GELU(), nn.Linear(hidden, TEXT_WIDTH * FACE_TOKENS)
-    )
+    projection = nn.Sequential(nn.Linear(FACE_WIDTH, hidden), nn.GELU(), nn.Linear(hidden, TEXT_WIDTH * FACE_TOKENS))
     state = {f"proj.{key}": value.detach().clone() for key, value in projection.state_dict().items()}
     state |= {"norm.weight": torch.ones(TEXT_WIDTH), "norm.bias": torch.zeros(TEXT_WIDTH)}
     layers: dict[str, Tensor] = {}
@@ -102,7 +100,7 @@ def build_vae() -> AutoencoderTiny:
     vae = AutoencoderTiny(
         latent_channels=LATENT_CHANNELS,
         encoder_block_out_channels=(LATENT_CHANNELS,) * 4,
-        decoder_block_out_channels=(48, 32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32, 32),
         num_encoder_blocks=(0, 0, 0, 0),
         num_decoder_blocks=(3, 3, 2, 1),
         scaling_factor=1.0,
@@ -206,7 +204,7 @@ class MattingNet(nn.Module):
                     nn.Conv2d(width, width, 3, padding=1, bias=False),
                     nn.BatchNorm2d(width),
                     nn.ReLU(),
-                )  # fmt: skip
+                )
             )
             before = width
         self.middle = nn.Sequential(Residual(widths[-1]), Residual(widths[-1]))
@@ -220,9 +218,7 @@ class MattingNet(nn.Module):
                 )
             )
             before = width
-        self.last = nn.Sequential(
-            nn.Conv2d(before + 3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1)
-        )
+        self.last = nn.Sequential(nn.Conv2d(before + 3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1))
 
     def logits(self, x: Tensor) -> Tensor:
         levels, out = [], x

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from deployments.embedded.face_crop import crop_face
-from deployments.embedded.training.drawing import Look, Sketch, render
-from deployments.embedded.training.figure import FACE_X, FACE_Y
+from deployments.embedded.training.drawing import FACE_X, FACE_Y, Look, Sketch
+from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import Portrait, another_sitting, random_hair, random_skin
 
 BOX_SIDE = 98.0  # of the cascade's square, in drawing units; measured on renders and on photos
@@ -45,9 +45,7 @@ def random_look(rng: np.random.Generator) -> Look:
 
 def cluttered_background(size: int, rng: np.random.Generator) -> Image.Image:
     """A gradient, some shapes, and at times colours that resemble skin or hair."""
-    corners = (
-        rng.integers(0, 256, (2, 2, 3)) if rng.random() < 0.6 else np.full((2, 2, 3), rng.integers(0, 256, 3))
-    )
+    corners = rng.integers(0, 256, (2, 2, 3)) if rng.random() < 0.6 else np.full((2, 2, 3), rng.integers(0, 256, 3))
     corners = corners + (corners.mean(-1, keepdims=True) - corners) * rng.uniform(0, 0.9)
     picture = Image.fromarray(corners.astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(picture)
@@ -79,9 +77,7 @@ def warped(
     cos, sin = np.cos(angle), np.sin(angle)
     a, b, d, e = cos * wide, sin * high, -sin * wide, cos * high
     coefficients = (a, b, x - a * x - b * y, d, e, y - d * x - e * y)
-    return picture.transform(
-        picture.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
-    ), box
+    return picture.transform(picture.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR), box
 
 
 def through_a_camera(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -123,9 +119,7 @@ def render_photo(portrait: Portrait, rng: np.random.Generator, size: int = 128) 
     return View(turned, (x0, y0, x1, y1))
 
 
-def jittered_box(
-    box: tuple[float, float, float, float], rng: np.random.Generator
-) -> tuple[float, float, float, float]:
+def jittered_box(box: tuple[float, float, float, float], rng: np.random.Generator) -> tuple[float, float, float, float]:
     """Detectors disagree: the side by 15%, the place by 8%."""
     side = (box[2] - box[0]) * rng.uniform(0.85, 1.15)
     x = (box[0] + box[2]) / 2 + (box[2] - box[0]) * rng.uniform(-0.08, 0.08)

@@ -6,9 +6,7 @@ from typing import Literal
 import numpy as np
 
 Colour = tuple[int, int, int]
-HairStyle = Literal[
-    "bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "bun"
-]
+HairStyle = Literal["bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "bun"]
 Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
 Glasses = Literal["none", "round", "square"]
 Expression = Literal["serious", "neutral", "smiling", "laughing"]
@@ -157,9 +155,7 @@ def random_hair(rng: np.random.Generator) -> Colour:
     names = list(HAIR_COLOURS)
     weights = np.array([4, 4, 4, 3, 3, 3, 2, 2.5, 2, 2, 1.5])
     first, second = rng.choice(len(names), size=2, p=weights / weights.sum())
-    return jittered(
-        between(HAIR_COLOURS[names[first]], HAIR_COLOURS[names[second]], rng.uniform(0, 0.3)), rng, 0.04
-    )
+    return jittered(between(HAIR_COLOURS[names[first]], HAIR_COLOURS[names[second]], rng.uniform(0, 0.3)), rng, 0.04)
 
 
 def random_beard(gender: Gender, rng: np.random.Generator) -> Beard:

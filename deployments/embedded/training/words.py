@@ -15,7 +15,7 @@ from deployments.embedded.training.portrait import random_portrait
 START, END = "<|startoftext|>", "<|endoftext|>"
 WINDOW = 77
 VOCABULARY = 2048
-EXTRA_WORDS = "male female boy girl person child elder non-binary android robot cat dog sun sky photo portrait background"
+EXTRA_WORDS = "male female boy girl person child elder non-binary android robot cat dog sun sky"
 
 
 def caption_corpus(count: int, seed: int) -> list[str]:
@@ -39,9 +39,7 @@ def train_tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
     )
     learner.backend_tokenizer.train_from_iterator(corpus, trainer)
     model = json.loads(learner.backend_tokenizer.to_str())["model"]
-    merges = [
-        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]
-    ]
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     tokens = list(dict.fromkeys([*alphabet, *("".join(merge) for merge in merges), START, END]))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=WINDOW)
