@@ -29,7 +29,8 @@ class TokenAuth:
     def check(self, authorization: str | None) -> None:
         """Raises: UnauthorizedError unless the header says `Bearer <token>`."""
         scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(sha256(token.strip()), self._digest):
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token or not hmac.compare_digest(sha256(token), self._digest):
             raise UnauthorizedError("A valid bearer token is needed.", accepted="Authorization: Bearer <token>")
 
 
@@ -38,10 +39,15 @@ def sha256(token: str) -> str:
 
 
 def ensure_token(data_dir: Path) -> None:
-    """Make `token` and `token.sha256` where the data directory has none; a token put there by hand counts too."""
+    """Make `token` and `token.sha256` where the data directory has none; a token put there by hand counts too.
+
+    Raises: ValueError where that one is empty.
+    """
     digest = data_dir / TOKEN_DIGEST_FILE
     if not digest.exists():
         token = _ensure_secret(data_dir / TOKEN_FILE, lambda: secrets.token_urlsafe(32))
+        if not token:
+            raise ValueError(f"{data_dir / TOKEN_FILE} is empty: write a token into it, or delete it")
         _ensure_secret(digest, lambda: sha256(token))
 
 

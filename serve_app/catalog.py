@@ -1,6 +1,6 @@
 """The catalogue: which apps there are, what each draws with, and what it takes when the client says nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from math import log
 from pathlib import Path
 
@@ -81,6 +81,12 @@ class Catalog:
                 raise ValueError(f"{path}: these apps are in another catalogue too: {', '.join(sorted(twice))}")
             apps |= read
         return cls(apps)
+
+    def check_models(self, models: Container[str]) -> None:
+        """Raises: ValueError where an app draws with a model that is none of these."""
+        for app_id, app in self.apps.items():
+            if app.model not in models:
+                raise ValueError(f"app {app_id}: the generator has no model {app.model!r}")
 
     def __getitem__(self, app_id: str) -> App:
         try:

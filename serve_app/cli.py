@@ -17,6 +17,7 @@ import serve_app
 from serve_app.auth import TOKEN_FILE
 from serve_app.demo import DemoError, sample_photo, save_avatars
 from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
+from serve_app.schemas import MAX_SEED
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 console = Console(highlight=False, soft_wrap=True)
@@ -66,10 +67,13 @@ def serve(
 
 @cli.command()
 def demo(
-    photo: Annotated[Path | None, typer.Argument(help="A photo of a face; a sample without it.")] = None,
+    photo: Annotated[
+        Path | None,
+        typer.Argument(help="A photo of a face; a sample without it.", exists=True, dir_okay=False, readable=True),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatars.")] = Path("avatars"),
     batch: Annotated[int, typer.Option(min=1, max=8, help="How many avatars.")] = 4,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same avatars.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same avatars.")] = None,
 ) -> None:
     """Start the service, send it a photo, write the avatars, and end it again."""
     started = time.monotonic()

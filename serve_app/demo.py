@@ -1,12 +1,13 @@
 """The client's side of `face-avatar demo`: one photo through `POST /getImageToImage`."""
 
 import base64
+import contextlib
 import json
 import mimetypes
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from serve_app.auth import TOKEN_FILE
 from serve_app.local import RunningService
 
 TIMEOUT_S = 180
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the service is on this machine
 
 
 class DemoError(Exception):
@@ -79,30 +81,28 @@ def _request(url: str, body: dict[str, Any] | None = None, token: str = "") -> b
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers if token else {})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with OPENER.open(request, timeout=TIMEOUT_S) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
-        said = json.loads(error.read())
-        raise DemoError(f"{said['error']}: {said['error_data']['message']}") from None
+        envelope = json.loads(error.read())
+        raise DemoError(f"{envelope['error']}: {envelope['error_data']['message']}") from None
     except OSError as error:
         raise DemoError(f"the service did not answer: {error}") from error
 
 
-class _ticking:  # noqa: N801 - reads as a verb at its one use
+@contextlib.contextmanager
+def _ticking(report: Callable[[str], None], what: str) -> Iterator[None]:
     """Keeps reporting what is being done, so that whoever waits sees time pass."""
+    done = threading.Event()
 
-    def __init__(self, report: Callable[[str], None], what: str) -> None:
-        self._report, self._what = report, what
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
+    def tick() -> None:
+        while not done.wait(0.5):
+            report(what)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_error: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _tick(self) -> None:
-        while not self._done.wait(0.5):
-            self._report(self._what)
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from deployments.errors import AvatarError, DeadlineError, NoFaceError
 from serve_app.catalog import UnknownAppError
 from serve_app.fetch import ImageUrlError
-from serve_app.schemas import AvatarRequest
+from serve_app.schemas import ALIASES, AvatarRequest
 
 
 class RequestError(AvatarError):
@@ -97,7 +97,10 @@ def invalid_fields(error: ValidationError) -> InvalidRequestError:
         name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))
         entry: dict[str, Any] = {"field": name, "message": problem["msg"].removeprefix("Value error, ")}
         if problem["type"] == "extra_forbidden":
-            entry["message"] = "unknown field"
+            known = ALIAS_OF.get(name)
+            entry["message"] = (
+                f"differs from {known}, whose alias it is: send one of them" if known else "unknown field"
+            )
             entry["accepted"] = sorted(schemas)
         elif name in schemas:
             entry["accepted"] = {key: rule for key, rule in schemas[name].items() if key not in _PROSE}
@@ -105,4 +108,5 @@ def invalid_fields(error: ValidationError) -> InvalidRequestError:
     return InvalidRequestError("The request is not valid.", fields=fields)
 
 
+ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 _PROSE = {"title", "description", "examples"}

@@ -1,11 +1,14 @@
 """The HTTP surface: routes, how a body is read, and how every answer becomes an envelope."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
+from obstore.exceptions import BaseError
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
@@ -34,6 +37,7 @@ from serve_app.settings import Settings
 from serve_app.storage import FILES_ROUTE, media_type
 
 CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
+PROBE_TIMEOUT_S = 5
 NOT_BUILT_HEADERS = ("idempotency-key",)
 
 StageStates = Callable[[], Awaitable[dict[str, str]]]
@@ -42,12 +46,19 @@ StageStates = Callable[[], Awaitable[dict[str, str]]]
 
 def build_http(service: AvatarService, auth: TokenAuth, settings: Settings, stage_states: StageStates) -> ASGIApp:
     """The ASGI application of one ingress replica."""
+
+    @asynccontextmanager
+    async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
     api = FastAPIOffline(
         title="Face Avatar",
         version=serve_app.__version__,
         description="One photo of a face in, consistent avatars of that face out.",
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=lifespan,
     )
     _add_error_handlers(api)
     _add_avatar_routes(api, service, auth, settings)
@@ -110,10 +121,12 @@ def _add_status_routes(api: FastAPI, service: AvatarService, stage_states: Stage
     async def readyz() -> JSONResponse:
         """The ingress and the store answer; lists the stages, which may be at zero replicas."""
         try:
-            await service.results.check()
-        except OSError as error:
-            raise OverloadedError(f"The store does not answer: {type(error).__name__}.") from error
-        return _envelope(Envelope(output={"ready": True, "stages": await stage_states()}))
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await service.results.check()
+                stages = await stage_states()
+        except (OSError, BaseError) as error:
+            raise OverloadedError(f"The store or Serve does not answer: {type(error).__name__}.") from error
+        return _envelope(Envelope(output={"ready": True, "stages": stages}))
 
 
 async def _read_request(request: Request, max_bytes: int, progress: Progress) -> AvatarRequest:
@@ -143,7 +156,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     """Raises: TooLargeError as soon as more than `max_bytes` are announced or have come."""
     announced = request.headers.get("content-length", "")
     body = bytearray()
-    if not (announced.isdigit() and int(announced) > max_bytes):
+    if not (announced.isascii() and announced.isdigit() and int(announced) > max_bytes):
         async for chunk in request.stream():
             body += chunk
             if len(body) > max_bytes:

@@ -30,7 +30,9 @@ class AvatarIngress:
         self._auth = TokenAuth.of(settings.data_dir)
         results = LocalResults(settings.data_dir / "results", signing_key(settings.data_dir), settings.result_ttl_s)
         pipeline = AvatarPipeline(embedder, generator, remover, results)
-        self._service = AvatarService(settings, Catalog.read(settings.catalogs), results, pipeline)
+        catalog = Catalog.read(settings.catalogs)
+        catalog.check_models(settings.generator.models)
+        self._service = AvatarService(settings, catalog, results, pipeline)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._auth, self._settings, stage_states)

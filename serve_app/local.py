@@ -17,6 +17,7 @@ from ray import serve
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.auth import ensure_token
+from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.settings import Settings
 
 CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
@@ -61,11 +62,11 @@ def read_config(options: ServiceOptions) -> tuple[ServeDeploySchema, Settings]:
         if options.port is not None:
             http["port"] = options.port
         if options.data_dir is not None:
-            args["data_dir"] = str(options.data_dir.absolute())
+            args["data_dir"] = str(options.data_dir.expanduser().absolute())
         if options.allow_private_urls:
             args.setdefault("fetch", {})["allow_private"] = True
         return ServeDeploySchema.model_validate(raw), Settings(**args)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise StartError(f"{options.config}: {error}") from error
 
 
@@ -78,7 +79,10 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
     config, settings = read_config(options)
     host, port = config.http_options.host, config.http_options.port
     _check_port_free(host, port)
-    ensure_token(settings.data_dir)
+    try:
+        ensure_token(settings.data_dir)
+    except (OSError, ValueError) as error:
+        raise StartError(f"The data directory cannot be used: {error}") from error
     try:
         report("starting Ray")
         dashboard_url = _start_ray()
@@ -95,6 +99,7 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
 
 def _start_ray() -> str:
     """Start a cluster of our own and give its dashboard's URL. Raises: StartError."""
+    os.environ[PROXY_CALLBACK] = MIDDLEWARES  # for the proxy, which inherits it
     try:
         context = ray.init(
             address="local",  # always: the address in the environment may belong to somebody else

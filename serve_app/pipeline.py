@@ -6,6 +6,7 @@ from stage to stage through the object store, never through here.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Iterable
@@ -16,7 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.errors import AvatarError, DeadlineError
+from deployments.errors import AvatarError
 from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, Photo
 from serve_app.errors import OverloadedError
 from serve_app.schemas import EffectiveRequest, rgb
@@ -40,6 +41,7 @@ class AvatarJob:
 
     @property
     def deadline(self) -> float:
+        """Unix seconds. The stages keep it themselves; whoever runs the pipeline ends it then."""
         return self.submitted_at + self.request.deadline_s
 
     def avatar_spec(self, index: int) -> AvatarSpec:
@@ -102,7 +104,9 @@ class Calls(list[DeploymentResponse[Any]]):
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
         if kind is not None:
             for response in self:
-                response.cancel()
+                # Cancelling a call that was never assigned to a replica raises the reason why it was not.
+                with contextlib.suppress(Exception):
+                    response.cancel()
 
     def add(self, response: DeploymentResponse[T]) -> DeploymentResponse[T]:
         self.append(response)
@@ -128,13 +132,10 @@ class AvatarPipeline:
         """Raises: NoFaceError; DeadlineError; OverloadedError; RayTaskError where a stage has a bug."""
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(job.deadline - time.time()):
-                face = await self._embed(photo)
-                face_s = time.perf_counter() - started
-                images = [self._image(job, index, face) for index in range(job.request.batch)]
-                return JobResult(await _all_or_none(images), face_s)
-        except TimeoutError:
-            raise DeadlineError(f"Not done within {job.request.deadline_s:g} s.") from None
+            face = await self._embed(photo)
+            face_s = time.perf_counter() - started
+            images = [self._image(job, index, face) for index in range(job.request.batch)]
+            return JobResult(await _all_or_none(images), face_s)
         except (BackPressureError, DeploymentUnavailableError):
             raise OverloadedError("A stage takes no more work now.") from None
 
@@ -165,7 +166,7 @@ class AvatarPipeline:
         )
 
     async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
-        """Generate and finish one image; of a chain that broke, only the stages that died do their work again."""
+        """Generate and finish one image; where the chain broke, what had been generated is not generated again."""
         with Calls() as calls:
             image = calls.add(self._generator.generate.remote(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -189,6 +190,11 @@ async def _value(response: DeploymentResponse[T]) -> T:
     try:
         value: T = await response
         return value
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RayServeException("the stage gave the work up") from None  # it is being stopped; we are not
     except RayTaskError as error:
         cause: BaseException = error
         while isinstance(cause, RayTaskError):

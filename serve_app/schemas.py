@@ -90,12 +90,10 @@ class AvatarRequest(BaseModel):
             return data
         data = dict(data)
         for name, aliases in ALIASES.items():
-            given = [data.pop(key) for key in (name, *aliases) if key in data]
-            if any(value != given[0] for value in given):
-                message = f"{name} and its alias {' or '.join(aliases)} differ: send one of them"
-                raise PydanticCustomError("aliases_differ", "{message}", {"message": message, "field": name})
-            if given:
-                data[name] = given[0]
+            for alias in aliases:
+                # An alias that contradicts its name stays, and is refused with the unknown fields.
+                if alias in data and data.setdefault(name, data[alias]) == data[alias]:
+                    del data[alias]
         return {key: value for key, value in data.items() if not (value == "" and key in OPTIONAL_STRINGS)}
 
     @field_validator("celery")
@@ -114,7 +112,7 @@ class AvatarRequest(BaseModel):
 
 
 class EffectiveRequest(BaseModel):
-    """A request with everything filled in: what the answer's `input` shows, and what a repeat would send."""
+    """A request with everything filled in, as the answer's `input` shows it: the photo by its description only."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -6,9 +6,11 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from deployments.errors import DeadlineError
 from deployments.types import Photo
 from serve_app.catalog import Catalog
 from serve_app.errors import OverloadedError
@@ -18,6 +20,8 @@ from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult
 from serve_app.schemas import MAX_SEED, AvatarOutput, AvatarRequest, EffectiveRequest, Envelope, TimeRequired
 from serve_app.settings import Settings
 from serve_app.storage import LocalResults
+
+DECODERS = 2  # photos decoded at once by one ingress replica
 
 
 class Admission:
@@ -80,6 +84,8 @@ class AvatarService:
         self._settings = settings
         self._pipeline = pipeline
         self._fetcher = PhotoFetcher(settings.fetch)
+        # Its own threads: look-ups of slow names fill those of the event loop. Few, for the memory of large photos.
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
         self._admission = Admission(settings.admission.max_images, settings.admission.retry_after_s)
 
     async def create(self, request: AvatarRequest, progress: Progress, base_url: str) -> Envelope:
@@ -102,14 +108,19 @@ class AvatarService:
                 native_size=app.native_size(effective.width, effective.height),
                 submitted_at=time.time(),
             )
-            photo = await self._photo(request.file_url, progress)
-            done = await self._pipeline.run(job, photo)
+            try:
+                async with asyncio.timeout(effective.deadline_s):
+                    photo = await self._photo(request.file_url, progress)
+                    done = await self._pipeline.run(job, photo)
+            except TimeoutError:
+                raise DeadlineError(f"Not done within {effective.deadline_s:g} s.") from None
         return self._answer(done, progress, base_url)
 
     async def _photo(self, url: str, progress: Progress) -> Photo:
         with progress.stage("fetch"):
             data = await self._fetcher.fetch(url)
-            return await asyncio.to_thread(decode_photo, data, self._settings.photo)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._decoders, decode_photo, data, self._settings.photo)
 
     def _answer(self, done: JobResult, progress: Progress, base_url: str) -> Envelope:
         avatars = done.avatars
@@ -131,6 +142,7 @@ class AvatarService:
 
     async def close(self) -> None:
         await self._fetcher.close()
+        self._decoders.shutdown(wait=False)
 
 
 def new_task_id() -> str:

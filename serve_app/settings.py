@@ -1,13 +1,12 @@
 """The settings of the application: one frozen object, read from the arguments in the Serve config file.
 
-A variable of the environment named FACE_AVATAR_<SETTING> wins over the file (`FACE_AVATAR_DATA_DIR`,
-`FACE_AVATAR_FETCH__TIMEOUT_S`).
+What the file leaves out may come from the environment: FACE_AVATAR_DATA_DIR, FACE_AVATAR_FETCH__TIMEOUT_S.
 """
 
 from pathlib import Path
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.config import AvatarGeneratorConfig, BackgroundRemoverConfig, Config, FaceEmbedderConfig
 from serve_app.fetch import FetchSettings
@@ -50,14 +49,3 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path) -> Path:
         # Replicas do not share the working directory of whoever started them.
         return path.expanduser().absolute()
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings

@@ -14,6 +14,7 @@ from serve_app.errors import ForbiddenError, NotFoundError
 
 KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]\.(thumb\.webp|png|webp|jpeg)")
 FILES_ROUTE = "/files"
+PROBE = ".ready"  # no key of a result, so nobody can fetch it
 
 
 def result_key(task_id: str, index: int, output_format: OutputFormat) -> str:
@@ -47,8 +48,8 @@ class LocalResults:
             raise NotFoundError("There is no such file, or not any more.") from None
 
     async def check(self) -> None:
-        """Raises where the store does not answer."""
-        await self._store.list_with_delimiter_async()
+        """Write something small. Raises: OSError, or obstore's BaseError, where that fails."""
+        await self._store.put_async(PROBE, b"")
 
     def url(self, key: str, base_url: str) -> str:
         """An absolute URL that works until the results expire."""

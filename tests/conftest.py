@@ -3,6 +3,7 @@
 import base64
 import functools
 import http.server
+import importlib.util
 import io
 import json
 import threading
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import insightface
 import numpy as np
 import pytest
 import yaml
@@ -58,9 +58,17 @@ class Service:
         return np.asarray(self.image(url))
 
 
+def insightface_images() -> Path:
+    """The folder of photos in the insightface package; importing it would need OpenCV's system libraries."""
+    found = importlib.util.find_spec("insightface")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "data" / "images"
+
+
 def photo_files() -> dict[str, bytes]:
     """Photos that installed packages ship, by the name under which the web server has them."""
-    shipped = Path(insightface.__file__).parent / "data" / "images"
+    shipped = insightface_images()
     return {
         "astronaut.png": sample_photo().read_bytes(),
         "hanks.png": (shipped / "Tom_Hanks_54745.png").read_bytes(),

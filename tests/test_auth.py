@@ -41,6 +41,14 @@ def test_a_token_put_there_by_hand_counts(tmp_path: Path) -> None:
     TokenAuth.of(tmp_path).check("Bearer my-own")
 
 
+def test_an_empty_token_is_no_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(ValueError, match="empty"):
+        ensure_token(tmp_path)
+    with pytest.raises(UnauthorizedError):
+        TokenAuth(sha256("")).check("Bearer ")
+
+
 @pytest.mark.parametrize(
     "header", [None, "", "Bearer", "Bearer ", "Basic secret", "secret", "Bearer \udcff", "Bearer secre"]
 )

@@ -1,5 +1,7 @@
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -91,15 +93,21 @@ def test_a_row_whose_deadline_passes_while_it_is_drawn_is_told_so(
         row.future.result(WAIT_S)
 
 
-def test_closing_cancels_what_waits(painter: SeedPainter) -> None:
+def test_closing_cancels_what_waits_and_what_is_drawn(painter: SeedPainter) -> None:
     engine = DiffusionEngine({"fake": painter}, max_rows=1)
     painter.gate.clear()
-    engine.submit(avatar_spec(seed=1), face())
+    drawn = engine.submit(avatar_spec(seed=1), face())
     assert painter.started.wait(WAIT_S)
     waiting = engine.submit(avatar_spec(seed=2), face())
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        waiting.future.result(WAIT_S)
     painter.gate.set()
-    engine.close()
-    assert waiting.future.cancelled() or np.all(waiting.future.result(0).pixels == 2)
+    closing.join(WAIT_S)
+    assert drawn.future.cancelled()
+    assert engine.submit(avatar_spec(seed=3), face()).future.cancelled()
+    assert painter.batches == [[1]]
 
 
 def test_the_wait_for_a_replica_is_told_apart_from_the_drawing(engine: DiffusionEngine) -> None:

@@ -2,7 +2,6 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-import insightface
 import numpy as np
 import onnx
 import pytest
@@ -17,9 +16,10 @@ from deployments.errors import NoFaceError
 from deployments.face.cascade import find_faces, warmth
 from deployments.face.model import CascadeFaceModel, face_similarity, open_encoder
 from deployments.types import FaceEmbedding, Photo
+from tests.conftest import insightface_images
 
 SKIMAGE = Path(skimage.data.__file__).parent
-INSIGHTFACE = Path(insightface.__file__).parent / "data" / "images"
+INSIGHTFACE = insightface_images()
 
 # file -> x0, y0, x1, y1 of the part of the picture where the middle of its one face lies
 FACES = {

@@ -116,6 +116,13 @@ def test_a_word_beyond_the_text_encoders_window_still_counts(service: Service) -
     assert not np.array_equal(service.pixels(red), service.pixels(blue))
 
 
+@pytest.mark.parametrize(
+    "prompt", ["\x00\x07", "🧑‍🚀" * 60, "肖像", "<|startoftext|> <|endoftext|>", "'; --", " ", "{}%s"]
+)
+def test_an_odd_prompt_is_drawn_like_any_other(service: Service, prompt: str) -> None:
+    assert service.make(prompt=prompt, **QUICK)["input"]["prompt"] == prompt
+
+
 @pytest.mark.parametrize(("output_format", "name"), [("png", "PNG"), ("webp", "WEBP"), ("jpeg", "JPEG")])
 def test_the_file_is_of_the_asked_format(service: Service, output_format: str, name: str) -> None:
     url = service.make(output_format=output_format, **QUICK)["output"]["result"][0]
@@ -186,6 +193,28 @@ def test_without_the_token_nothing_is_made(service: Service, header: str) -> Non
 def test_authentication_comes_before_the_body(service: Service) -> None:
     answer = httpx.post(f"{service.url}/getImageToImage", content=b"{" + bytes(17 * 1024 * 1024))
     failure(answer, 401, "Unauthorized")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Request-Timeout-Seconds", b"0.001"),
+        ("X-Request-Timeout-Seconds", b"\xff"),
+        ("X-Request-Id", b"\xff\xfe"),
+        ("X-Request-Id", b"x" * 5000),
+        ("serve_multiplexed_model_id", b"\xff"),
+        ("X-Request-Disconnect-Disabled", b"?1"),
+    ],
+)
+def test_headers_that_would_steer_the_proxy_do_nothing(service: Service, name: str, value: bytes) -> None:
+    answer = service.client.get("/api/v1/apps", headers={name: value})
+    assert answer.status_code == 200, answer.text
+    assert answer.json().keys() == KEYS
+    assert 1 <= len(answer.headers["x-request-id"]) <= 128
+
+
+def test_a_clients_own_request_id_is_kept(service: Service) -> None:
+    assert service.client.get("/healthz", headers={"X-Request-Id": "mine-7"}).headers["x-request-id"] == "mine-7"
 
 
 def test_an_unknown_route_or_method_is_answered_in_the_envelope(service: Service) -> None:
@@ -285,7 +314,7 @@ def test_transparency_and_jpeg_do_not_go_together(service: Service) -> None:
 
 def test_an_alias_must_agree_with_its_name(service: Service) -> None:
     data = failure(service.post(image="https://example.org/other.jpg"), 422, "Invalid Request")
-    assert data["fields"][0]["field"] == "file_url"
+    assert data["fields"][0]["field"] == "image"
 
 
 def test_an_idempotency_key_is_refused_while_nothing_honours_it(service: Service) -> None:
@@ -340,6 +369,10 @@ def test_what_passes_its_deadline_is_a_timeout(service: Service) -> None:
     failure(service.post(deadline_s=0.2, num_inference_steps=50, batch=8), 504, "Timeout")
 
 
+def test_the_deadline_covers_the_fetch_of_the_photo(service: Service) -> None:
+    failure(service.post(file_url=f"{service.photos}/slow.png", deadline_s=0.3), 504, "Timeout")
+
+
 def test_more_than_the_service_takes_on_is_told_when_to_come_back(service: Service) -> None:
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: service.post(batch=MAX_IMAGES, **QUICK), range(3)))
@@ -391,7 +424,7 @@ def test_the_docs_load_nothing_from_other_hosts(service: Service) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=5,
 )

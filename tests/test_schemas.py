@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from serve_app.catalog import App, Catalog, UnknownAppError
+from serve_app.errors import invalid_fields
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, gender_word, rgb
 
 MINIMAL = {"app_id": "face-avatar", "file_url": "https://example.org/me.jpg"}
@@ -36,8 +37,11 @@ def test_the_clients_reference_has_three_names(alias: str) -> None:
 
 def test_an_alias_may_repeat_its_name_but_not_contradict_it() -> None:
     assert request(image=MINIMAL["file_url"]).file_url == MINIMAL["file_url"]
-    with pytest.raises(ValidationError, match="image differ"):
-        request(image="https://example.org/other.jpg")
+    with pytest.raises(ValidationError) as caught:
+        request(image="https://example.org/other.jpg", batch=0)
+    entries = {entry["field"]: entry["message"] for entry in invalid_fields(caught.value).data["fields"]}
+    assert entries.keys() == {"image", "batch"}
+    assert entries["image"].startswith("differs from file_url")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,13 @@ def test_the_native_size_is_nearest_in_shape_then_in_area(app: App) -> None:
     assert app.native_size(300, 300) == (512, 512)
     assert app.native_size(256, 1536) == (832, 1216)
     assert app.native_size(1200, 800) == (1216, 832)
+
+
+def test_an_app_needs_a_model_that_the_generator_has() -> None:
+    catalog = Catalog.read(["embedded"])
+    catalog.check_models({"embedded"})
+    with pytest.raises(ValueError, match="face-avatar"):
+        catalog.check_models({"another"})
 
 
 def test_an_unknown_app_names_the_known_ones() -> None:

@@ -18,7 +18,7 @@ class AvatarGenerator:
         self._engine = DiffusionEngine(models, config.max_rows)
 
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
-        """Raises: DeadlineError. A cancelled call frees its row before the next denoising step."""
+        """Raises: DeadlineError. A cancelled call leaves the queue, or its batch when that has nobody else."""
         return await asyncio.wrap_future(self._engine.submit(spec, face).future)
 
     def check_health(self) -> None:

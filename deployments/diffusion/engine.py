@@ -23,8 +23,8 @@ class DiffusionModel(Protocol):
 class DiffusionEngine:
     """Draws rows on its own thread, so that the event loop of the replica stays free.
 
-    A row that is cancelled leaves the queue at once; a batch in which nobody waits any more stops before its next
-    step. Where a batch of several rows fails, each is drawn alone, so that no request fails for its neighbour.
+    A row that is cancelled leaves the queue; a batch in which nobody waits any more stops before its next step.
+    Where a batch of several rows fails, each is drawn alone, so that no request fails for its neighbour.
     """
 
     def __init__(self, models: Mapping[str, DiffusionModel], max_rows: int) -> None:
@@ -44,8 +44,11 @@ class DiffusionEngine:
         """Queue one image; its `future` gives the picture, or DeadlineError when its time is over."""
         row = Row(spec, face.vector, (spec.model, self._models[spec.model].group(spec)), time.time())
         with self._changed:
-            self._scheduler.add(row)
-            self._changed.notify()
+            if self._closing:
+                row.future.cancel()
+            else:
+                self._scheduler.add(row)
+                self._changed.notify()
         return row
 
     def close(self) -> None:
@@ -84,7 +87,9 @@ class DiffusionEngine:
             return
         if pictures is None:
             for row in rows:
-                _fail(row, DeadlineError("The deadline passed while the image was drawn."))
+                if not self._closing:
+                    _fail(row, DeadlineError("The deadline passed while the image was drawn."))
+                row.future.cancel()  # leaves a future that is done as it is
             return
         for row, pixels in zip(rows, pictures, strict=True):
             self._finish(row, pixels)

@@ -15,6 +15,18 @@ from deployments.types import AvatarSpec, Pixels
 Stop = Callable[[], bool]
 
 
+class OneFaceARowPipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
+    """diffusers' pipeline, but each row of a batch has a face of its own.
+
+    The library's own method repeats the whole list of faces once a row, so that every row would see all of them.
+    """
+
+    def prepare_ip_adapter_image_embeds(
+        self, _image: None, faces: list[torch.Tensor], *_device_and_counts: Any
+    ) -> list[torch.Tensor]:
+        return faces
+
+
 class FaceDiffusionModel:
     """Draws rows that agree in size, steps and guidance in one run of the pipeline; one thread at a time."""
 
@@ -30,7 +42,7 @@ class FaceDiffusionModel:
         Raises: OSError where a file is missing or is not what its name says.
         """
         torch.set_num_threads(config.threads)
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        pipeline = OneFaceARowPipeline.from_pretrained(
             model_path(config.path),
             dtype=getattr(torch, config.dtype),
             safety_checker=None,
@@ -84,10 +96,7 @@ class FaceDiffusionModel:
         return torch.cat([self._prompts.encode(prompt, chunks) for prompt in prompts])
 
     def _faces(self, rows: Sequence[Row]) -> torch.Tensor:
-        """(rows, 1, 512); with guidance the same number of zero vectors, the unconditional faces, come first.
-
-        One embedding a row, never one a request: the pipeline repeats faces and prompts in different orders.
-        """
+        """(rows, 1, 512); with guidance the same number of zero vectors, the unconditional faces, come first."""
         faces = torch.from_numpy(np.stack([row.face for row in rows]))[:, None]
         if rows[0].spec.guidance_scale > 1:
             faces = torch.cat([torch.zeros_like(faces), faces])

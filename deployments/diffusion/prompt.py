@@ -6,7 +6,7 @@ from threading import Lock
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-CACHED_PROMPTS = 64
+KEPT_CHUNKS = 128  # windows of the prompts that are kept, all together
 
 
 class PromptEncoder:
@@ -39,7 +39,7 @@ class PromptEncoder:
         embedding = self._encode_windows(windows)
         with self._lock:
             self._kept[key] = embedding
-            if len(self._kept) > CACHED_PROMPTS:
+            while sum(kept for _, kept in self._kept) > KEPT_CHUNKS:
                 self._kept.popitem(last=False)
         return embedding
 

@@ -114,6 +114,8 @@ def _search(photo: Image.Image, scan: Scan) -> list[Detection]:
         if score >= scan.min_score:
             left, top, side = _settled(plane, window)
             x, y = _turned_back(left + side / 2, top + side / 2, turned.size, scan.degrees)
+            if not (margin <= x < margin + size[0] and margin <= y < margin + size[1]):
+                continue  # in the ground around the photo
             faces.append(Detection(_box((x - margin) / shrink, (y - margin) / shrink, side / shrink), score))
     return faces
 

@@ -1,6 +1,7 @@
 """Trains the embedded models: `python -m deployments.embedded.training [PART ...]`; without a part, all in order."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +15,10 @@ from deployments.embedded.training.diffusion_training import start
 from deployments.embedded.training.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
 from deployments.embedded.training.face_training import Reader, embed, train_face_encoder
 from deployments.embedded.training.matting_training import SIDE, train_matting
-from deployments.embedded.training.networks import MattingNet, build_vae
+from deployments.embedded.training.networks import MattingNet, build_text_encoder, build_vae
 from deployments.embedded.training.plan import Plan, run_diffusion
+from deployments.embedded.training.text_training import train_text_encoder
 from deployments.embedded.training.words import caption_corpus, save_tokenizer, train_tokenizer
-
-PARTS = (
-    "data",
-    "tokenizer",
-    "face",
-    "decoder",
-    "matting",
-    "embeddings",
-    "diffusion",
-    "export",
-    "samples",
-    "card",
-)
 
 
 def run_data(plan: Plan) -> None:
@@ -55,6 +44,13 @@ def run_decoder(plan: Plan) -> None:
 
 def run_matting(plan: Plan) -> None:
     train_matting(plan.data.array("large"), plan.matting_steps, plan.seed, plan.cache / "matting.pt")
+
+
+def run_text(plan: Plan) -> None:
+    tokenizer = plan.tokenizer()
+    encoder = build_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
+    train_text_encoder(encoder, tokenizer, plan.text_steps, plan.seed)
+    torch.save(encoder.state_dict(), plan.cache / "text.pt")
 
 
 def run_embeddings(plan: Plan) -> None:
@@ -93,7 +89,7 @@ def run_card(plan: Plan) -> None:
     measured = figures.measure(plan.weights, reader.eval())
     print("\n".join(f"{name}: {value}" for name, value in measured.items()))
     progress = start(plan.tokenizer(), plan.checkpoint, plan.seed)
-    trained = (
+    trained = plan.note or (
         f"{plan.persons} drawn persons; face encoder {plan.face_steps} steps of 48 pairs; decoder {plan.decoder_steps} "
         f"steps; matting {plan.matting_steps} steps; generator {progress.step} steps of {plan.batch} pictures in "
         f"{progress.seconds / 60:.0f} minutes on 2 CPU cores"
@@ -101,16 +97,19 @@ def run_card(plan: Plan) -> None:
     figures.write_card(plan.weights, trained, measured)
 
 
-RUN = dict(
-    zip(
-        PARTS,
-        (
-            run_data, run_tokenizer, run_face, run_decoder, run_matting, run_embeddings, run_diffusion, run_export,
-            run_samples, run_card,
-        ),
-        strict=True,
-    )
-)  # fmt: skip
+PARTS: dict[str, Callable[[Plan], None]] = {
+    "data": run_data,
+    "tokenizer": run_tokenizer,
+    "face": run_face,
+    "decoder": run_decoder,
+    "matting": run_matting,
+    "text": run_text,
+    "embeddings": run_embeddings,
+    "diffusion": run_diffusion,
+    "export": run_export,
+    "samples": run_samples,
+    "card": run_card,
+}
 
 
 def main() -> None:
@@ -124,20 +123,22 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=6000)
     parser.add_argument("--large", type=int, default=1200)
     parser.add_argument("--face-steps", type=int, default=1400)
-    parser.add_argument("--decoder-steps", type=int, default=2400)
-    parser.add_argument("--matting-steps", type=int, default=1200)
-    parser.add_argument("--diffusion-steps", type=int, default=6000)
+    parser.add_argument("--decoder-steps", type=int, default=2900)
+    parser.add_argument("--matting-steps", type=int, default=700)
+    parser.add_argument("--text-steps", type=int, default=320)
+    parser.add_argument("--diffusion-steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, help="of generator training, in place of its steps")
     parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--note", help="for the card, in place of its own account of the training")
     asked = vars(parser.parse_args())
     parts = asked.pop("parts") or PARTS
     torch.set_num_threads(asked.pop("threads"))
     torch.set_flush_denormal(True)
     plan = Plan(**asked)
     plan.cache.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
+    for part, run in PARTS.items():
         if part in parts:
-            RUN[part](plan)
+            run(plan)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,11 @@ from deployments.embedded.training.networks import (
     random_adapter,
 )
 from deployments.embedded.training.portrait import Portrait
-from deployments.embedded.training.words import WINDOW
+from deployments.embedded.training.words import tokenize
 
 SNR_CAP = 5.0  # Hang et al. 2023
+LEAST_WEIGHT = 0.3  # at pure noise, where the words decide the background's colour
+LATE_SHARE = 0.15
 FACE_NOISE = 0.25  # at most, of an embedding's length
 
 
@@ -87,13 +89,6 @@ def caption_of(portrait: Portrait, default: bool, rng: np.random.Generator) -> s
     return default_caption(word) if default else custom_caption(portrait, rng, word)
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    tokens: Tensor = tokenizer(
-        captions, padding="max_length", max_length=WINDOW, truncation=True, return_tensors="pt"
-    ).input_ids
-    return tokens
-
-
 def noised_faces(faces: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Half of the vectors are moved a little, so that photos off the renderer's ground still draw clean faces."""
     amount = rng.uniform(0, FACE_NOISE, (len(faces), 1)) * (rng.random((len(faces), 1)) < 0.5)
@@ -131,6 +126,12 @@ class Batches:
         return closed_form_latents(small), tokenize(self.tokenizer, captions), torch.from_numpy(faces)
 
 
+def random_timesteps(count: int) -> Tensor:
+    """All alike, but for a share near pure noise, where prompt and face decide the colours."""
+    late = torch.rand(count) < LATE_SHARE
+    return torch.where(late, torch.randint(880, 1000, (count,)), torch.randint(0, 1000, (count,)))
+
+
 def v_loss(predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, timesteps: Tensor, alphas: Tensor) -> Tensor:
     """v-prediction (Salimans and Ho 2022) under min-SNR weights for v."""
     level = alphas[timesteps][:, None, None, None]
@@ -138,7 +139,7 @@ def v_loss(predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, timesteps
     noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
     target = level.sqrt() * noise - (1 - level).sqrt() * clean
     snr = alphas[timesteps] / (1 - alphas[timesteps])
-    weight = torch.clamp(snr, max=SNR_CAP) / (snr + 1) + 0.05
+    weight = torch.clamp(snr, max=SNR_CAP) / (snr + 1) + LEAST_WEIGHT
     return (weight * (predict(noisy, timesteps) - target).pow(2).mean((1, 2, 3))).mean()
 
 
@@ -185,9 +186,12 @@ def learning_rate(share_done: float, step: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / 200) * fall
 
 
-def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int) -> Progress:
+def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int, text: Path | None = None) -> Progress:
+    """From the checkpoint where there is one, else from a text encoder that knows its captions, else from noise."""
     torch.manual_seed(seed)
     model = Generator(tokenizer)
+    if text is not None and text.exists():
+        model.text.load_state_dict(torch.load(text, weights_only=True))
     average = copy.deepcopy(model).requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.98), fused=True)
     progress = Progress(model, average, optimiser)
@@ -222,6 +226,7 @@ def train_diffusion(
     examples: Examples,
     tokenizer: CLIPTokenizer,
     checkpoint: Path,
+    text: Path,
     steps: int,
     seed: int,
     minutes: float | None = None,
@@ -230,7 +235,7 @@ def train_diffusion(
     save_every: int = 100,
 ) -> Progress:
     """Ends after `steps`, or after `minutes` of training where given; a checkpoint resumes it."""
-    progress, together = start(tokenizer, checkpoint, seed), Together()
+    progress, together = start(tokenizer, checkpoint, seed, text), Together()
     alphas = build_scheduler().alphas_cumprod.float()
     alphas[-1] = 0.0
     draw = Batches(examples, tokenizer, batch, seed)
@@ -241,7 +246,7 @@ def train_diffusion(
         turn = progress.step * together.count + together.rank
         torch.manual_seed(seed + 1000 + turn)
         clean, tokens, faces = draw(turn)
-        timesteps = torch.randint(0, 1000, (batch,))
+        timesteps = random_timesteps(batch)
         for group in progress.optimiser.param_groups:
             group["lr"] = learning_rate(share, progress.step, peak)
 

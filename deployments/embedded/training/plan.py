@@ -27,9 +27,11 @@ class Plan:
     face_steps: int
     decoder_steps: int
     matting_steps: int
+    text_steps: int
     diffusion_steps: int
     minutes: float | None
     batch: int
+    note: str | None
 
     @property
     def data(self) -> Folder:
@@ -77,5 +79,12 @@ def train_as_one_of(rank: int, plan: Plan, threads: int) -> None:
 
 def train_with(plan: Plan) -> None:
     train_diffusion(
-        plan.examples(), plan.tokenizer(), plan.checkpoint, plan.diffusion_steps, plan.seed, plan.minutes, plan.batch
+        plan.examples(),
+        plan.tokenizer(),
+        plan.checkpoint,
+        plan.cache / "text.pt",
+        plan.diffusion_steps,
+        plan.seed,
+        plan.minutes,
+        plan.batch,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import trainers
 from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from deployments.embedded.training.captions import custom_caption, default_caption
@@ -43,6 +44,13 @@ def train_tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
     tokens = list(dict.fromkeys([*alphabet, *("".join(merge) for merge in merges), START, END]))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=WINDOW)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    tokens: Tensor = tokenizer(
+        captions, padding="max_length", max_length=WINDOW, truncation=True, return_tensors="pt"
+    ).input_ids
+    return tokens
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from deployments.config import model_path
+from deployments.embedded import WEIGHTS
+from serve_app.local import CONFIG, ServiceOptions, StartError, read_config
+from serve_app.settings import Settings
+
+
+def test_the_file_wins_over_the_environment_and_the_command_line_over_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FACE_AVATAR_DATA_DIR", "/from/environment")
+    monkeypatch.setenv("FACE_AVATAR_FETCH__TIMEOUT_S", "3")
+    monkeypatch.setenv("FACE_AVATAR_ADMISSION__MAX_IMAGES", "9")
+    _, settings = read_config(ServiceOptions())
+    assert settings.data_dir == Path("/from/environment")
+    assert settings.fetch.timeout_s == 3
+    assert (
+        settings.admission.max_images
+        == yaml.safe_load(CONFIG.read_text())["applications"][0]["args"]["admission"]["max_images"]
+    )
+    _, settings = read_config(ServiceOptions(data_dir=tmp_path, allow_private_urls=True))
+    assert settings.data_dir == tmp_path
+    assert settings.fetch.allow_private
+
+
+def test_options_change_the_config_and_nothing_else() -> None:
+    plain, _ = read_config(ServiceOptions())
+    changed, _ = read_config(ServiceOptions(host="0.0.0.0", port=81))
+    assert (changed.http_options.host, changed.http_options.port) == ("0.0.0.0", 81)
+    assert changed.applications == plain.applications
+
+
+def test_a_data_dir_is_the_same_for_every_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(data_dir=Path("here")).data_dir == tmp_path / "here"
+    assert Settings().data_dir == Path.home() / ".face-avatar"
+
+
+def test_an_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValidationError, match="nonsense"):
+        Settings(nonsense=1)  # type: ignore[call-arg]
+
+
+def test_a_config_that_does_not_fit_says_where(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("applications: []")
+    with pytest.raises(StartError, match=r"config\.yaml"):
+        read_config(ServiceOptions(config=config))
+
+
+def test_every_model_that_the_config_names_is_there() -> None:
+    _, settings = read_config(ServiceOptions())
+    generator = settings.generator.models["embedded"]
+    named = [settings.face.model.encoder, settings.background.model.model_path, generator.path, generator.ip_adapter]
+    for path in named:
+        assert path is not None
+        assert model_path(path).is_relative_to(WEIGHTS)
+        assert model_path(path).exists()
+
+
+def test_the_embedded_deployments_fit_two_cpus_together() -> None:
+    config, _ = read_config(ServiceOptions())
+    cpus = [
+        (deployment.ray_actor_options.num_cpus or 0) * deployment.autoscaling_config["min_replicas"]
+        for deployment in config.applications[0].deployments
+    ]
+    assert len(cpus) == 4
+    assert sum(cpus) <= 2
