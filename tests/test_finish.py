@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.background.finish import Alpha, finish, fit
+from deployments.background.finish import Alpha, decided, finish, fit
 from deployments.types import FinishSpec, OutputFormat, Pixels
 
 RED, GREEN, BLUE = (220, 20, 30), (10, 230, 40), (20, 30, 240)
@@ -136,6 +136,13 @@ def test_an_alpha_of_one_value_is_no_special_case(value: int) -> None:
     alpha = np.full((256, 256), value, dtype=np.uint8)
     picture = decode(finish(pixels, FinishSpec(256, 256, remove_background=True), alpha)[0])
     assert np.unique(np.asarray(picture)[..., 3]).tolist() == [value]
+
+
+def test_a_nearly_clear_alpha_is_cleared_and_a_nearly_solid_one_made_solid() -> None:
+    alpha = decided(np.arange(256, dtype=np.uint8)[None])[0].astype(int)
+    assert (alpha[:21].max(), alpha[236:].min()) == (0, 255)
+    assert alpha[128] == 128
+    assert np.all(np.diff(alpha) >= 0)
 
 
 def test_a_cut_out_without_an_alpha_is_refused() -> None:

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.config import model_path
-from deployments.diffusion.prompt import PromptEncoder
+from deployments.diffusion.prompt import KEPT_CHUNKS, PromptEncoder
 from serve_app.catalog import DEFAULT_PROMPT
 
 FOLDER = model_path(Path("embedded:diffusion"))
@@ -55,7 +55,7 @@ def test_a_shorter_prompt_is_followed_by_empty_windows(prompts: PromptEncoder, t
 def test_only_the_newest_prompts_are_kept(prompts: PromptEncoder) -> None:
     first = prompts.encode("a man", 1)
     assert prompts.encode("a man", 1) is first
-    for number in range(100):
+    for number in range(KEPT_CHUNKS):
         prompts.encode(str(number), 1)
     again = prompts.encode("a man", 1)
     assert again is not first

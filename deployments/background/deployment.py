@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from deployments.background.finish import finish
+from deployments.background.finish import decided, finish
 from deployments.config import BackgroundRemoverConfig
 from deployments.types import Avatar, FinishSpec, GeneratedImage
 
@@ -22,7 +22,7 @@ class BackgroundRemover:
 
     def _finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
         started = time.perf_counter()
-        alpha = self._model.alpha(image.pixels) if spec.cuts_out else None
+        alpha = decided(self._model.alpha(image.pixels)) if spec.cuts_out else None
         data, thumbnail = finish(image.pixels, spec, alpha)
         return Avatar(
             data=data,

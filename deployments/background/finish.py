@@ -24,6 +24,7 @@ JPEG_QUALITY = 92
 # touches a pixel gives its colour, as it is the truest to the nearest part of the figure.
 EDGE_REACHES = (1 / 150, 1 / 40, 1 / 10)
 SURE_ALPHA = 250  # from here on a pixel's colour is the figure's own
+CLEAR, SOLID = 20, 236  # of 255; what lies between keeps its softness
 MIN_WEIGHT = 24  # of 255; the blur keeps whole numbers, so less of the figure in reach gives too coarse a colour
 
 
@@ -38,6 +39,12 @@ def finish(pixels: Pixels, spec: FinishSpec, alpha: Alpha | None) -> tuple[bytes
     else:
         picture = fit(Image.fromarray(pixels), spec.width, spec.height)
     return encode(picture, spec.output_format), thumbnail(picture)
+
+
+def decided(alpha: Alpha) -> Alpha:
+    """(h, w): a matting net is seldom quite sure. What it holds nearly clear is clear, what nearly solid is solid."""
+    levels = np.clip((np.arange(256) - CLEAR) * (255 / (SOLID - CLEAR)) + 0.5, 0, 255)
+    return np.take(levels.astype(np.uint8), alpha)
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -45,10 +45,12 @@ def train_decoder(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vae = build_vae().to(memory_format=torch.channels_last)
+    peak = 2e-3
     if checkpoint.exists():
+        peak = 1e-3
         vae.load_state_dict(torch.load(checkpoint, weights_only=True))
-    optimiser = torch.optim.AdamW(vae.decoder.parameters(), lr=2e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.05)
+    optimiser = torch.optim.AdamW(vae.decoder.parameters(), lr=peak, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.05)
     bar = tqdm(range(steps), "decoder", mininterval=5)
     mean_loss = 0.0
     for step in bar:
