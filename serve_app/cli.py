@@ -63,6 +63,7 @@ def serve(
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
         status.start()
+    console.print("Stopped.")
 
 
 @cli.command()
@@ -89,7 +90,7 @@ def demo(
             console.print(f"{time.monotonic() - started:5.1f} s  service ready at {service.url}")
             made = save_avatars(service, picture, output, batch=batch, seed=seed, report=report)
             seconds = time.monotonic() - started
-            console.print(f"{seconds:5.1f} s  {batch} avatars of {picture.name}")
+            console.print(f"{seconds:5.1f} s  {batch} {'avatar' if batch == 1 else 'avatars'} of {picture.name}")
     for path, similarity in made.avatars:
         shown = "no face found" if similarity is None else f"{similarity:.2f}"
         console.print(f"         {path}  similarity {shown}")

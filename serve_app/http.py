@@ -103,7 +103,8 @@ def _add_avatar_routes(api: FastAPI, service: AvatarService, auth: TokenAuth, se
         listed = [{"app_id": app_id, **app.model_dump()} for app_id, app in service.catalog.apps.items()]
         return _envelope(Envelope(output={"apps": listed}))
 
-    @api.api_route(FILES_ROUTE + "/{key:path}", methods=["GET", "HEAD"], responses=_errors(403, 404, 422))
+    @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)
+    @api.get(FILES_ROUTE + "/{key:path}", responses=_errors(403, 404, 422))
     async def files(key: str, expires: str = "", signature: str = "") -> Response:
         """A result or thumbnail, under the URL that an answer gave."""
         service.results.check_signature(key, expires, signature)

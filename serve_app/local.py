@@ -145,16 +145,17 @@ def _wait_until_running(config: ServeDeploySchema, report: Callable[[str], None]
 def _stop() -> None:
     """End the replicas gracefully, but not for longer than DRAIN_TIMEOUT_S, then everything."""
     if ray.is_initialized():
-        # Serve's own shutdown waits for the slowest replica; Ray's ends every process that it started.
-        draining = threading.Thread(target=_shut_serve_down, daemon=True)
+        # A deleted application ends the work that it has; Ray's own shutdown just ends every process.
+        draining = threading.Thread(target=_drain, daemon=True)
         draining.start()
         draining.join(DRAIN_TIMEOUT_S)
     ray.shutdown()  # also what an interrupted start left behind
 
 
-def _shut_serve_down() -> None:
+def _drain() -> None:
     with contextlib.suppress(Exception):  # whatever is wrong with Serve, Ray is ended next
-        serve.shutdown()
+        for name in serve.status().applications:
+            serve.delete(name)
 
 
 def _check_port_free(host: str, port: int) -> None:

@@ -82,7 +82,7 @@ class DiffusionEngine:
 
         try:
             pictures = self._models[rows[0].spec.model].draw(rows, stop)
-        except Exception as error:
+        except Exception as error:  # whatever it is belongs to those who wait: the thread must go on
             self._draw_alone(rows, error)
             return
         if pictures is None:
