@@ -1,14 +1,19 @@
-"""What Serve's HTTP proxy must not hear from clients.
+"""Between clients and Serve's HTTP proxy: what the proxy must not hear, and what clients must not hear from it.
 
 The proxy obeys some headers before the application sees the request: one ends it with a plain-text 408, one keeps work
-going after its client has left, and some are decoded without care. Serve calls `middlewares` in each proxy, when the
-environment variable PROXY_CALLBACK names it.
+going after its client has left, and some are decoded without care. And where the application cannot answer, because its
+replica died or the path is the proxy's own, the proxy answers in plain text. Serve calls `middlewares` in each proxy,
+when the environment variable PROXY_CALLBACK names it.
 """
 
 import re
 
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.schemas import Envelope
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 MIDDLEWARES = "serve_app.edge:middlewares"
@@ -19,21 +24,65 @@ REFUSED = frozenset(
 )
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
+# What the proxy says by itself, by its status; anything else is an internal error.
+PROXY_ERRORS = {404: "Not Found", 408: "Timeout", 429: "Rate Limit", 503: "Overloaded"}
+RETRY_AFTER_S = 5
+
 
 def middlewares() -> list[Middleware]:
-    return [Middleware(DropServeHeaders)]
+    return [Middleware(Edge)]
 
 
-class DropServeHeaders:
-    """Drops the headers that steer Serve, and a request id that is not plain: Serve then makes one."""
+class Edge:
+    """Drops the headers that steer Serve, and a request id that is not plain: Serve then makes one.
+
+    An error of the proxy's own becomes the envelope; the application's are JSON already.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if "headers" in scope:
-            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if _passes(name, value)]}
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        inner = {**scope, "headers": [header for header in scope["headers"] if _passes(*header)]}
+        started = replaced = False
+
+        async def send_enveloped(message: Message) -> None:
+            nonlocal started, replaced
+            if message["type"] == "http.response.start":
+                started = True
+                if _is_proxy_error(message):
+                    replaced = True
+                    request_id = Headers(raw=message["headers"]).get("x-request-id")
+                    await proxy_error(message["status"], request_id)(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        try:
+            await self._app(inner, receive, send_enveloped)
+        finally:
+            if not started:  # the replica died under the request: the server would say so in plain text
+                await proxy_error(500, Headers(scope=inner).get("x-request-id"))(scope, receive, send)
+
+
+def proxy_error(status: int, request_id: str | None) -> JSONResponse:
+    """The envelope in place of what the proxy wanted to say."""
+    name = PROXY_ERRORS.get(status, "Internal Error")
+    text = "The service could not answer this request."
+    envelope = Envelope(error=name, error_data={"message": text}, status="FAILED")
+    answer = JSONResponse(envelope.model_dump(), 504 if status == 408 else status)
+    if request_id:
+        answer.headers["X-Request-Id"] = request_id
+    if status in (429, 503):
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return answer
+
+
+def _is_proxy_error(message: Message) -> bool:
+    kind = Headers(raw=message["headers"]).get("content-type", "")
+    return bool(message["status"] >= 400) and not kind.startswith("application/json")
 
 
 def _passes(name: bytes, value: bytes) -> bool:

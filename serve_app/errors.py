@@ -94,7 +94,7 @@ def invalid_fields(error: ValidationError) -> InvalidRequestError:
     schemas = AvatarRequest.model_json_schema()["properties"]
     fields = []
     for problem in error.errors(include_url=False, include_input=False):
-        name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))
+        name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
         entry: dict[str, Any] = {"field": name, "message": problem["msg"].removeprefix("Value error, ")}
         if problem["type"] == "extra_forbidden":
             known = ALIAS_OF.get(name)

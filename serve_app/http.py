@@ -12,11 +12,12 @@ from obstore.exceptions import BaseError
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 import serve_app
-from deployments.errors import AvatarError
+from deployments.errors import AvatarError, DeadlineError
 from serve_app.auth import TokenAuth
 from serve_app.errors import (
     INTERNAL_ERROR,
@@ -37,6 +38,8 @@ from serve_app.settings import Settings
 from serve_app.storage import FILES_ROUTE, media_type
 
 CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
+BODY_TIMEOUT_S = 30
+MAX_OPEN_BODIES = 128  # being read at once; far fewer than the replica's max_ongoing_requests
 PROBE_TIMEOUT_S = 5
 NOT_BUILT_HEADERS = ("idempotency-key",)
 
@@ -75,10 +78,11 @@ def _add_avatar_routes(api: FastAPI, service: AvatarService, auth: TokenAuth, se
         auth.check(request.headers.get("authorization"))
 
     token = [Security(authenticate)]
+    bodies = BodyReader(settings.max_body_bytes)
 
     async def create(request: Request) -> JSONResponse:
         progress = request.state.progress = Progress()
-        avatar_request = await _read_request(request, settings.max_body_bytes, progress)
+        avatar_request = await _read_request(request, bodies, progress)
         return _envelope(await service.create(avatar_request, progress, _base_url(request, settings)))
 
     for path in CREATE_ROUTES:
@@ -113,11 +117,13 @@ def _add_avatar_routes(api: FastAPI, service: AvatarService, auth: TokenAuth, se
 
 
 def _add_status_routes(api: FastAPI, service: AvatarService, stage_states: StageStates) -> None:
+    @api.head("/healthz", include_in_schema=False)
     @api.get("/healthz", response_model=Envelope)
     async def healthz() -> JSONResponse:
         """The process lives."""
         return _envelope(Envelope(output={"healthy": True}))
 
+    @api.head("/readyz", include_in_schema=False)
     @api.get("/readyz", response_model=Envelope, responses=_errors(503))
     async def readyz() -> JSONResponse:
         """The ingress and the store answer; lists the stages, which may be at zero replicas."""
@@ -130,8 +136,45 @@ def _add_status_routes(api: FastAPI, service: AvatarService, stage_states: Stage
         return _envelope(Envelope(output={"ready": True, "stages": stages}))
 
 
-async def _read_request(request: Request, max_bytes: int, progress: Progress) -> AvatarRequest:
-    """Raises: MediaTypeError, TooLargeError, InvalidRequestError."""
+class BodyReader:
+    """Reads bodies within limits on size and time, few at once: clients that stall must not fill the replica."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._open = 0
+
+    async def read(self, request: Request) -> bytes:
+        """Raises: TooLargeError as soon as too much is announced or has come; DeadlineError; OverloadedError."""
+        if self._open >= MAX_OPEN_BODIES:
+            raise OverloadedError(f"{self._open} requests are on their way in already.")
+        announced = request.headers.get("content-length", "")
+        if announced.isascii() and announced.isdigit() and int(announced) > self._max_bytes:
+            raise self._too_large()
+        self._open += 1
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await self._read(request)
+        except TimeoutError:
+            raise DeadlineError(f"The body did not arrive within {BODY_TIMEOUT_S} s.") from None
+        except ClientDisconnect:
+            raise InvalidRequestError("The client left before its request was complete.", fields=[]) from None
+        finally:
+            self._open -= 1
+
+    async def _read(self, request: Request) -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise self._too_large()
+        return bytes(body)
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"The body is larger than {self._max_bytes} bytes.", max_bytes=self._max_bytes)
+
+
+async def _read_request(request: Request, bodies: BodyReader, progress: Progress) -> AvatarRequest:
+    """Raises: MediaTypeError, InvalidRequestError, and what BodyReader raises."""
     for header in NOT_BUILT_HEADERS:
         if header in request.headers:
             problem = {"field": header, "message": "this header is not available yet: leave it out"}
@@ -139,7 +182,7 @@ async def _read_request(request: Request, max_bytes: int, progress: Progress) ->
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted="application/json")
-    body = await _read_body(request, max_bytes)
+    body = await bodies.read(request)
     try:
         data = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -151,20 +194,6 @@ async def _read_request(request: Request, max_bytes: int, progress: Progress) ->
         return AvatarRequest.model_validate(data)
     except ValidationError as error:
         raise invalid_fields(error) from None
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """Raises: TooLargeError as soon as more than `max_bytes` are announced or have come."""
-    announced = request.headers.get("content-length", "")
-    body = bytearray()
-    if not (announced.isascii() and announced.isdigit() and int(announced) > max_bytes):
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_bytes:
-                break
-        else:
-            return bytes(body)
-    raise TooLargeError(f"The body is larger than {max_bytes} bytes.", max_bytes=max_bytes)
 
 
 def _base_url(request: Request, settings: Settings) -> str:
@@ -197,7 +226,7 @@ def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         headers = dict(error.headers or {})
-        method, path = request.method, request.url.path
+        method, path = request.method, request.url.path[:200]
         if error.status_code == 405:
             known: AvatarError = MethodNotAllowedError(f"{path} does not take {method}.", accepted=headers.get("Allow"))
         else:

@@ -14,6 +14,7 @@ MAX_BATCH = 8
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
 GENDER_WORDS = {"male": "man", "man": "man", "boy": "man", "female": "woman", "woman": "woman", "girl": "woman"}
 ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
+MAX_FIELDS = 64  # of a body, known or not: each unknown one costs an entry in the answer
 OPTIONAL_STRINGS = frozenset({"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id"})
 
 T = TypeVar("T")
@@ -88,6 +89,8 @@ class AvatarRequest(BaseModel):
         """Empty optional strings mean null; aliases become the names that they stand for."""
         if not isinstance(data, dict):
             return data
+        if len(data) > MAX_FIELDS:
+            raise PydanticCustomError("too_many_fields", "the body has too many fields")
         data = dict(data)
         for name, aliases in ALIASES.items():
             for alias in aliases:

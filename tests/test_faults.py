@@ -43,6 +43,21 @@ def test_a_replica_killed_during_a_request_costs_time_only(
     assert service.make(num_inference_steps=2)["status"] == "SUCCESS"
 
 
+def test_an_ingress_killed_during_a_request_is_answered_for_in_the_envelope(
+    service: Service, poll: Callable[..., Any]
+) -> None:
+    generator = psutil.Process(poll(lambda: replica_pid("AvatarGenerator")))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(service.post, **LONG)
+        poll(lambda: is_drawing(generator))
+        os.kill(replica_pid("AvatarIngress"), signal.SIGKILL)
+        failed = answer.result()
+    assert failed.status_code == 500
+    assert failed.json()["error"] == "Internal Error"
+    assert len(failed.headers.get_list("x-request-id")) == 1
+    poll(lambda: service.post(num_inference_steps=2).status_code == 200)
+
+
 def test_a_client_that_leaves_frees_the_generator(service: Service, poll: Callable[..., Any]) -> None:
     generator = psutil.Process(poll(lambda: replica_pid("AvatarGenerator")))
     long = LONG | {"batch": 8}

@@ -306,6 +306,15 @@ def test_every_wrong_field_has_its_entry(service: Service) -> None:
     assert {entry["field"] for entry in fields} == {"batch", "seed", "nonsense"}
 
 
+def test_a_body_of_countless_fields_gets_a_short_answer(service: Service) -> None:
+    answer = service.post(**{f"field{number}": 1 for number in range(50_000)})
+    assert failure(answer, 422, "Invalid Request")["fields"][0]["field"] == "body"
+    assert len(answer.content) < 2000
+    answer = service.post(**{"k" * 200_000: 1})
+    assert failure(answer, 422, "Invalid Request")["fields"][0]["field"] == "k" * 64
+    assert len(answer.content) < 5000
+
+
 def test_transparency_and_jpeg_do_not_go_together(service: Service) -> None:
     data = failure(service.post(output_format="jpeg", remove_background=True), 422, "Invalid Request")
     assert data["fields"][0]["field"] == "output_format"
@@ -409,6 +418,7 @@ def test_what_is_no_result_is_not_found(service: Service, key: str) -> None:
 
 def test_health_readiness_and_the_stages_are_told_to_anybody(service: Service) -> None:
     assert httpx.get(f"{service.url}/healthz").json()["output"] == {"healthy": True}
+    assert httpx.head(f"{service.url}/healthz").status_code == 200
     ready = httpx.get(f"{service.url}/readyz").json()["output"]
     assert ready["ready"] is True
     assert set(ready["stages"]) == {"AvatarIngress", "FaceEmbedder", "AvatarGenerator", "BackgroundRemover"}

@@ -1,0 +1,152 @@
+"""The middleware around Serve's proxy, and the reading of bodies, without Serve."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, Router
+from starlette.testclient import TestClient
+from starlette.types import Message
+
+from deployments.errors import DeadlineError
+from serve_app import http
+from serve_app.edge import Edge
+from serve_app.errors import InvalidRequestError, OverloadedError, TooLargeError
+from serve_app.http import BodyReader
+
+
+async def headers_seen(request: Request) -> Response:
+    return JSONResponse(dict(request.headers))
+
+
+async def plain_error(request: Request) -> Response:
+    return PlainTextResponse("Internal Server Error", int(request.path_params["status"]), {"x-request-id": "7"})
+
+
+async def crash(_request: Request) -> Response:
+    raise RuntimeError("the replica died")
+
+
+async def own_error(_request: Request) -> Response:
+    return JSONResponse({"mine": True}, 503)
+
+
+async def stream(_request: Request) -> Response:
+    async def parts() -> AsyncIterator[bytes]:
+        for part in (b"a", b"b", b"c"):
+            yield part
+
+    return StreamingResponse(parts(), media_type="text/plain")
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient]:
+    routes = [
+        Route("/headers", headers_seen),
+        Route("/plain/{status:int}", plain_error),
+        Route("/own", own_error),
+        Route("/crash", crash),
+        Route("/stream", stream),
+    ]
+    with TestClient(Edge(Router(routes)), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Request-Timeout-Seconds", "x_request_disconnect_disabled", "Serve-Multiplexed-Model-Id", "X-Session-Id"]
+)
+def test_headers_that_steer_serve_are_dropped(client: TestClient, name: str) -> None:
+    seen = client.get("/headers", headers={name: "1", "X-Other": "kept"}).json()
+    assert name.lower() not in seen
+    assert seen["x-other"] == "kept"
+
+
+def test_only_a_plain_request_id_passes(client: TestClient) -> None:
+    assert client.get("/headers", headers={"X-Request-Id": "mine-7"}).json()["x-request-id"] == "mine-7"
+    for odd in (b"", b"two words", b"\xff", b"x" * 129):
+        assert "x-request-id" not in client.get("/headers", headers={"X-Request-Id": odd}).json()
+
+
+@pytest.mark.parametrize(
+    ("status", "answered", "error"),
+    [(500, 500, "Internal Error"), (404, 404, "Not Found"), (408, 504, "Timeout"), (503, 503, "Overloaded")],
+)
+def test_an_error_of_the_proxys_own_becomes_the_envelope(
+    client: TestClient, status: int, answered: int, error: str
+) -> None:
+    answer = client.get(f"/plain/{status}")
+    assert answer.status_code == answered
+    assert answer.json()["error"] == error
+    assert answer.json()["status"] == "FAILED"
+    assert answer.headers["x-request-id"] == "7"
+    assert ("retry-after" in answer.headers) == (answered == 503)
+
+
+def test_a_replica_that_dies_is_answered_for(client: TestClient) -> None:
+    answer = client.get("/crash", headers={"X-Request-Id": "mine-7"})
+    assert (answer.status_code, answer.json()["error"]) == (500, "Internal Error")
+    assert answer.headers["x-request-id"] == "mine-7"
+
+
+def test_what_the_application_says_passes_unchanged(client: TestClient) -> None:
+    assert (client.get("/own").status_code, client.get("/own").json()) == (503, {"mine": True})
+    assert client.get("/stream").text == "abc"
+
+
+def request_of(*messages: Message, announced: str = "") -> Request:
+    """A request whose body comes in these messages, and then stalls."""
+    waiting = list(messages)
+
+    async def receive() -> Message:
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    headers = [(b"content-length", announced.encode())] if announced else []
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
+def part(body: bytes, *, more: bool) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def test_a_body_is_read_to_its_end() -> None:
+    whole = BodyReader(10).read(request_of(part(b"ab", more=True), part(b"cd", more=False)))
+    assert asyncio.run(whole) == b"abcd"
+
+
+@pytest.mark.parametrize("request_", [request_of(announced="11"), request_of(part(b"x" * 11, more=True))])
+def test_a_body_that_is_too_large_is_not_read_on(request_: Request) -> None:
+    with pytest.raises(TooLargeError):
+        asyncio.run(BodyReader(10).read(request_))
+
+
+def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BODY_TIMEOUT_S", 0.05)
+    with pytest.raises(DeadlineError):
+        asyncio.run(BodyReader(10).read(request_of(part(b"a", more=True))))
+
+
+def test_a_client_that_leaves_within_its_body_is_no_bug_of_ours() -> None:
+    with pytest.raises(InvalidRequestError):
+        asyncio.run(BodyReader(10).read(request_of(part(b"a", more=True), {"type": "http.disconnect"})))
+
+
+def test_few_bodies_are_read_at_once_and_a_finished_one_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "MAX_OPEN_BODIES", 1)
+
+    async def read() -> bytes:
+        bodies = BodyReader(10)
+        stalled = asyncio.create_task(bodies.read(request_of(part(b"a", more=True))))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await bodies.read(request_of(part(b"b", more=False)))
+        stalled.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stalled
+        return await bodies.read(request_of(part(b"c", more=False)))
+
+    assert asyncio.run(read()) == b"c"
