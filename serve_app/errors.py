@@ -91,7 +91,6 @@ def answer_to(error: AvatarError) -> ErrorAnswer:
 
 def invalid_fields(error: ValidationError) -> InvalidRequestError:
     """A pydantic error as one entry a field: what was wrong, and the JSON schema of what would be accepted."""
-    schemas = AvatarRequest.model_json_schema()["properties"]
     fields = []
     for problem in error.errors(include_url=False, include_input=False):
         name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
@@ -101,12 +100,13 @@ def invalid_fields(error: ValidationError) -> InvalidRequestError:
             entry["message"] = (
                 f"differs from {known}, whose alias it is: send one of them" if known else "unknown field"
             )
-            entry["accepted"] = sorted(schemas)
-        elif name in schemas:
-            entry["accepted"] = {key: rule for key, rule in schemas[name].items() if key not in _PROSE}
+            entry["accepted"] = sorted(_FIELD_SCHEMAS)
+        elif name in _FIELD_SCHEMAS:
+            entry["accepted"] = {key: rule for key, rule in _FIELD_SCHEMAS[name].items() if key not in _PROSE}
         fields.append(entry)
     return InvalidRequestError("The request is not valid.", fields=fields)
 
 
 ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+_FIELD_SCHEMAS = AvatarRequest.model_json_schema()["properties"]
 _PROSE = {"title", "description", "examples"}

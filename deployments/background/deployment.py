@@ -13,9 +13,9 @@ class BackgroundRemover:
 
     def __init__(self, config: BackgroundRemoverConfig) -> None:
         # Imported here, so that building the graph loads no model library.
-        from deployments.background.model import RembgModel
+        from deployments.background.model import MattingModel, RembgModel
 
-        self._model = RembgModel(config.model)
+        self._model: MattingModel = RembgModel(config.model)
 
     async def finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
         return await asyncio.to_thread(self._finish, image, spec)

@@ -67,6 +67,7 @@ class FaceDiffusionModel:
     def draw(self, rows: Sequence[Row], stop: Stop) -> list[Pixels] | None:
         """One picture (h, w, 3) a row, all rows of one group; None when `stop()` turned true between two steps."""
         spec = rows[0].spec
+        chunks = self._chunks(spec)
         stopped = False
 
         def after_step(pipeline: Any, _step: int, _timestep: int, _tensors: dict[str, Any]) -> dict[str, Any]:
@@ -75,8 +76,8 @@ class FaceDiffusionModel:
             return {}
 
         images = self._pipeline(
-            prompt_embeds=self._encode([row.spec.prompt for row in rows], self._chunks(spec)),
-            negative_prompt_embeds=self._encode([row.spec.negative_prompt for row in rows], self._chunks(spec)),
+            prompt_embeds=self._encode([row.spec.prompt for row in rows], chunks),
+            negative_prompt_embeds=self._encode([row.spec.negative_prompt for row in rows], chunks),
             ip_adapter_image_embeds=[self._faces(rows)],
             # A generator of its own makes a row's noise independent of its neighbours.
             generator=[torch.Generator("cpu").manual_seed(row.spec.seed) for row in rows],

@@ -14,9 +14,9 @@ class FaceEmbedder:
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
         # Imported here, so that building the graph loads no model library.
-        from deployments.face.model import CascadeFaceModel, face_similarity
+        from deployments.face.model import CascadeFaceModel, FaceModel, face_similarity
 
-        self._model = CascadeFaceModel(config.model)
+        self._model: FaceModel = CascadeFaceModel(config.model)
         self._similarity = face_similarity
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
