@@ -1,22 +1,35 @@
 """How the stages are set up. Light on purpose: the graph is built in processes that never load a model library.
 
-A model path that starts with `embedded:` names a file of this package; it is resolved where the model is loaded,
-so the same settings serve every node.
+A model path that starts with `embedded:` names a file of this package, one that starts with `models:` a file under the
+folder of downloaded models. Both are resolved where the model is loaded, so the same settings serve every node.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.embedded import WEIGHTS
 
 EMBEDDED = "embedded:"
+MODELS = "models:"
 CPU = ("CPUExecutionProvider",)
 
 
 class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def located(self, models_dir: Path) -> Self:
+        """The same, with every `models:NAME` as the path NAME under `models_dir`."""
+        return type(self).model_validate(_located(self.model_dump(), models_dir))
+
+
+def _located(value: Any, models_dir: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _located(item, models_dir) for key, item in value.items()}
+    if isinstance(value, Path) and str(value).startswith(MODELS):
+        return models_dir / str(value).removeprefix(MODELS)
+    return value
 
 
 def model_path(path: Path) -> Path:
@@ -25,27 +38,47 @@ def model_path(path: Path) -> Path:
     return WEIGHTS / name.removeprefix(EMBEDDED) if name.startswith(EMBEDDED) else path.expanduser()
 
 
-class FaceModelConfig(Config):
+class CascadeFaceModelConfig(Config):
     """An ONNX encoder of aligned faces; `providers` as onnxruntime calls them, the first of which must be had."""
 
-    encoder: Path
+    kind: Literal["cascade"] = "cascade"
+    encoder: Path = Path("embedded:face/encoder.onnx")
     threads: int = Field(1, ge=1)
     min_face_px: int = Field(48, ge=1)  # pixels of the photo
     providers: tuple[str, ...] = CPU
 
 
+class InsightFaceModelConfig(Config):
+    """A folder with an InsightFace pack: an SCRFD detector and an ArcFace recogniser as ONNX files."""
+
+    kind: Literal["insightface"]
+    pack: Path
+    detection_size: int = Field(640, ge=32, multiple_of=32)  # pixels of a side
+    detection_threshold: float = Field(0.5, gt=0, lt=1)
+    min_face_px: int = Field(48, ge=1)  # pixels of the photo
+    threads: int = Field(1, ge=1)
+    providers: tuple[str, ...] = CPU
+    gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: as much as it takes
+
+
+FaceModelConfig = Annotated[CascadeFaceModelConfig | InsightFaceModelConfig, Field(discriminator="kind")]
+
+
 class FaceEmbedderConfig(Config):
-    model: FaceModelConfig = FaceModelConfig(encoder=Path("embedded:face/encoder.onnx"))
+    model: FaceModelConfig = CascadeFaceModelConfig()
     max_batch_size: int = Field(8, ge=1)
     batch_wait_s: float = Field(0.01, ge=0)
 
 
 class DiffusionModelConfig(Config):
-    """A diffusers folder of the Stable Diffusion family and a FaceID adapter file."""
+    """A diffusers folder of the Stable Diffusion family (SD 1.5 or SDXL) and a FaceID adapter file."""
 
     path: Path
     ip_adapter: Path
     ip_adapter_scale: float = Field(1.0, ge=0, le=1)
+    lora: Path | None = None  # the LoRA part of the FaceID adapter
+    lora_scale: float = Field(1.0, ge=0, le=1)
+    variant: str | None = None  # of the weight files: `fp16` takes *.fp16.safetensors
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     threads: int = Field(2, ge=1)
@@ -61,13 +94,13 @@ class AvatarGeneratorConfig(Config):
 
 
 class MattingModelConfig(Config):
-    """`session` is what rembg calls an architecture; without `model_path` it looks for, or downloads, its own file."""
+    """`session` is what rembg calls an architecture, `model_path` its ONNX file."""
 
     session: str = "u2net_custom"
-    model_path: Path | None = None
+    model_path: Path = Path("embedded:matting/u2net.onnx")
     threads: int = Field(1, ge=1)
     providers: tuple[str, ...] = CPU
 
 
 class BackgroundRemoverConfig(Config):
-    model: MattingModelConfig = MattingModelConfig(model_path=Path("embedded:matting/u2net.onnx"))
+    model: MattingModelConfig = MattingModelConfig()

@@ -7,13 +7,18 @@ from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.ingress import AvatarIngress
 from serve_app.settings import Settings
+from serve_app.valkey import EmbeddedValkey
+from serve_app.worker import AvatarWorker
 
 
 def build_app(settings: Settings) -> serve.Application:
     """The application for `serve run` and `serve deploy`; `settings` are the `args` of the config file."""
-    return serve.deployment(serve.ingress()(AvatarIngress)).bind(
-        settings,
-        serve.deployment(FaceEmbedder).bind(settings.face),
-        serve.deployment(AvatarGenerator).bind(settings.generator),
-        serve.deployment(BackgroundRemover).bind(settings.background),
+    stages = (
+        serve.deployment(FaceEmbedder).bind(settings.face.located(settings.models_dir)),
+        serve.deployment(AvatarGenerator).bind(settings.generator.located(settings.models_dir)),
+        serve.deployment(BackgroundRemover).bind(settings.background.located(settings.models_dir)),
     )
+    behind = [serve.deployment(AvatarWorker).bind(settings, *stages)]
+    if settings.broker.url is None:
+        behind.append(serve.deployment(EmbeddedValkey).bind(settings.broker, settings.data_dir))
+    return serve.deployment(serve.ingress()(AvatarIngress)).bind(settings, *stages, *behind)

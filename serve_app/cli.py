@@ -1,4 +1,4 @@
-"""The command line: `face-avatar serve` and `face-avatar demo`."""
+"""The command line: one function a command; what each does is in the modules that it calls."""
 
 import contextlib
 import signal
@@ -12,10 +12,15 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import serve_app
+from deployments.types import OutputFormat
 from serve_app.auth import TOKEN_FILE
-from serve_app.demo import DemoError, sample_photo, save_avatars
+from serve_app.client import AvatarParameters, FaceAvatarClient
+from serve_app.connection import ClientError, ConnectionFailedError
+from serve_app.demo import draw_avatars, sample_photo
+from serve_app.generate import DEFAULT_URL, InterruptedWaitError, Order, fulfil, is_url, read_token, summary
 from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
 from serve_app.schemas import MAX_SEED
 
@@ -88,14 +93,71 @@ def demo(
 
         with run_service(options, report) as service:
             console.print(f"{time.monotonic() - started:5.1f} s  service ready at {service.url}")
-            made = save_avatars(service, picture, output, batch=batch, seed=seed, report=report)
-            seconds = time.monotonic() - started
-            console.print(f"{seconds:5.1f} s  {batch} {'avatar' if batch == 1 else 'avatars'} of {picture.name}")
-    for path, similarity in made.avatars:
-        shown = "no face found" if similarity is None else f"{similarity:.2f}"
-        console.print(f"         {path}  similarity {shown}")
-    stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in made.stages.items())
-    console.print(f"         {stages}; together {made.runtime_s:.2f} s")
+            task, saved = draw_avatars(service, picture, output, batch=batch, seed=seed, report=report)
+            console.print(f"{time.monotonic() - started:5.1f} s  {_count(batch)} of {picture.name}", markup=False)
+    for line in summary(task, saved):
+        console.print(f"         {line}", markup=False)
+
+
+@cli.command()
+def generate(
+    photo: Annotated[str | None, typer.Argument(help="A photo of a face: a file, or an http(s) URL.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatars.")] = Path("avatars"),
+    app: Annotated[str | None, typer.Option(help="Which app draws.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Replaces the app's prompt whole.")] = None,
+    gender: Annotated[str | None, typer.Option(help="male, female, or another word for the prompt.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What shall not be drawn.")] = None,
+    batch: Annotated[int | None, typer.Option(help="How many avatars.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
+    remove_background: Annotated[bool, typer.Option("--remove-background", help="Transparent background.")] = False,
+    bg_color: Annotated[str | None, typer.Option(help="#RGB or #RRGGBB: fills the background.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same avatars.")] = None,
+    output_format: Annotated[OutputFormat | None, typer.Option("--format", help="The format of the files.")] = None,
+    ref_id: Annotated[str | None, typer.Option(help="A reference of your own, echoed in the envelope.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds after which it is given up.")] = None,
+    queued: Annotated[bool, typer.Option("--queued", help="Queue it, and wait for the task.")] = False,
+    task: Annotated[str | None, typer.Option(help="Fetch the avatars of this task instead of new ones.")] = None,
+    url: Annotated[str, typer.Option(help="The service.")] = DEFAULT_URL,
+    token: Annotated[str | None, typer.Option(envvar="FACE_AVATAR_TOKEN", help="The bearer token.")] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(envvar="FACE_AVATAR_TOKEN_FILE", help="Its file; the data directory's own without it."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the envelope.")] = False,
+) -> None:
+    """Have a running service make avatars of a photo, and write them to a folder."""
+    parameters = AvatarParameters(
+        app_id=app,
+        prompt=prompt,
+        gender=gender,
+        negative_prompt=negative_prompt,
+        batch=batch,
+        width=width,
+        height=height,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        remove_background=remove_background or None,
+        bg_color=bg_color,
+        seed=seed,
+        output_format=output_format,
+        ref_id=ref_id,
+        deadline_s=deadline,
+    )
+    if (photo is None) == (task is None):
+        raise typer.BadParameter("give either a photo or --task")
+    if task is not None and any(value is not None for value in parameters.values()):
+        raise typer.BadParameter("--task fetches what was made: nothing can be asked of it")
+    source = photo if photo is None or is_url(photo) else Path(photo)
+    order = Order(source, task, parameters, queued, output, url)
+    with FaceAvatarClient(url, read_token(token, token_file)) as client:
+        fulfil(client, order, console, errors, as_json=as_json)
+
+
+def _count(avatars: int) -> str:
+    return f"{avatars} {'avatar' if avatars == 1 else 'avatars'}"
 
 
 def _end_on_signals() -> None:
@@ -113,6 +175,11 @@ def _end_on_signals() -> None:
 def main() -> None:
     try:
         cli()
-    except (StartError, DemoError) as error:
-        errors.print(f"[red]error:[/red] {error}")
+    except InterruptedWaitError as error:
+        errors.print(str(error), markup=False)
+        sys.exit(130)
+    except (StartError, ClientError) as error:
+        errors.print(f"[red]error:[/red] {escape(str(error))}")
+        if isinstance(error, ConnectionFailedError) and not error.reached:
+            errors.print("Is the service running? `face-avatar serve` starts it.")
         sys.exit(1)

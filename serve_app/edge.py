@@ -63,8 +63,8 @@ class Edge:
         try:
             await self._app(inner, receive, send_enveloped)
         finally:
-            if not started:  # the replica died under the request: the server would say so in plain text
-                await proxy_error(500, Headers(scope=inner).get("x-request-id"))(scope, receive, send)
+            if not started:  # the replica died under the request: another answers when it is sent again
+                await proxy_error(503, Headers(scope=inner).get("x-request-id"))(scope, receive, send)
 
 
 def proxy_error(status: int, request_id: str | None) -> JSONResponse:

@@ -3,22 +3,26 @@
 AvatarError
 ├── RequestError           the client's request cannot be served as it is
 │   ├── UnauthorizedError, ForbiddenError, NotFoundError, MethodNotAllowedError
-│   ├── TooLargeError, MediaTypeError, InvalidRequestError
+│   ├── TooLargeError, MediaTypeError, InvalidRequestError, ConflictError
+│   ├── UnknownTaskError   there is no such task, or it is another token's
 │   └── OverloadedError    it could be served later
+│       └── BrokerError, StoreError
+├── InterruptedWorkError   it was lost on our side
 ├── UnknownAppError        (catalog)
 ├── ImageUrlError          (fetch, photo)
 ├── NoFaceError            (stages)
 └── DeadlineError          (stages)
 """
 
+from functools import cache
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from deployments.errors import AvatarError, DeadlineError, NoFaceError
 from serve_app.catalog import UnknownAppError
 from serve_app.fetch import ImageUrlError
-from serve_app.schemas import ALIASES, AvatarRequest
+from serve_app.schemas import ALIASES
 
 
 class RequestError(AvatarError):
@@ -61,6 +65,26 @@ class OverloadedError(RequestError):
         self.retry_after_s = retry_after_s
 
 
+class BrokerError(OverloadedError):
+    """The broker does not answer."""
+
+
+class StoreError(OverloadedError):
+    """The store does not answer."""
+
+
+class InterruptedWorkError(AvatarError):
+    """The process that worked on a request died with it: an internal error, which a repeat may not meet."""
+
+
+class UnknownTaskError(RequestError):
+    """No record of the task, or not one of this token's."""
+
+
+class ConflictError(RequestError):
+    """An idempotency key that came with another body before."""
+
+
 class ErrorAnswer(NamedTuple):
     status: int
     name: str
@@ -73,7 +97,9 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     ForbiddenError: ErrorAnswer(403, "Forbidden"),
     NotFoundError: ErrorAnswer(404, "Not Found"),
     UnknownAppError: ErrorAnswer(404, "Unknown App"),
+    UnknownTaskError: ErrorAnswer(404, "Unknown Task"),
     MethodNotAllowedError: ErrorAnswer(405, "Method Not Allowed"),
+    ConflictError: ErrorAnswer(409, "Conflict"),
     TooLargeError: ErrorAnswer(413, "Request Too Large"),
     MediaTypeError: ErrorAnswer(415, "Unsupported Media Type"),
     InvalidRequestError: ErrorAnswer(422, "Invalid Request"),
@@ -81,6 +107,7 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     NoFaceError: ErrorAnswer(422, "Face Consistent Error"),
     OverloadedError: ErrorAnswer(503, "Overloaded"),
     DeadlineError: ErrorAnswer(504, "Timeout"),
+    InterruptedWorkError: INTERNAL_ERROR,
 }
 
 
@@ -89,8 +116,9 @@ def answer_to(error: AvatarError) -> ErrorAnswer:
     return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL_ERROR)
 
 
-def invalid_fields(error: ValidationError) -> InvalidRequestError:
+def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
     """A pydantic error as one entry a field: what was wrong, and the JSON schema of what would be accepted."""
+    schemas = _field_schemas(model)
     fields = []
     for problem in error.errors(include_url=False, include_input=False):
         name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
@@ -100,13 +128,18 @@ def invalid_fields(error: ValidationError) -> InvalidRequestError:
             entry["message"] = (
                 f"differs from {known}, whose alias it is: send one of them" if known else "unknown field"
             )
-            entry["accepted"] = sorted(_FIELD_SCHEMAS)
-        elif name in _FIELD_SCHEMAS:
-            entry["accepted"] = {key: rule for key, rule in _FIELD_SCHEMAS[name].items() if key not in _PROSE}
+            entry["accepted"] = sorted(schemas)
+        elif name in schemas:
+            entry["accepted"] = {key: rule for key, rule in schemas[name].items() if key not in _PROSE}
         fields.append(entry)
     return InvalidRequestError("The request is not valid.", fields=fields)
 
 
 ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
-_FIELD_SCHEMAS = AvatarRequest.model_json_schema()["properties"]
 _PROSE = {"title", "description", "examples"}
+
+
+@cache
+def _field_schemas(model: type[BaseModel]) -> dict[str, Any]:
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    return properties

@@ -1,15 +1,16 @@
 """The HTTP surface: routes, how a body is read, and how every answer becomes an envelope."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
-from obstore.exceptions import BaseError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -32,17 +33,25 @@ from serve_app.errors import (
     answer_to,
     invalid_fields,
 )
-from serve_app.schemas import AvatarRequest, Envelope
-from serve_app.service import AvatarService, Progress
+from serve_app.schemas import AvatarRequest, Envelope, StatusRequest, TimeRequired
+from serve_app.service import AvatarService, Caller
 from serve_app.settings import Settings
 from serve_app.storage import FILES_ROUTE, media_type
+from serve_app.tasks import Task, TaskRecord
 
 CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
 BODY_TIMEOUT_S = 30
 MAX_OPEN_BODIES = 128  # being read at once; far fewer than the replica's max_ongoing_requests
 PROBE_TIMEOUT_S = 5
-NOT_BUILT_HEADERS = ("idempotency-key",)
+MAX_IDEMPOTENCY_CHARS = 255
+IDEMPOTENCY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "With the same key, token and body a request is the same task: nothing is generated twice.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_CHARS},
+}
 
+M = TypeVar("M", bound=BaseModel)
 StageStates = Callable[[], Awaitable[dict[str, str]]]
 """What each stage is doing now: HEALTHY, UPSCALING, ... as Serve calls it."""
 
@@ -64,51 +73,93 @@ def build_http(service: AvatarService, auth: TokenAuth, settings: Settings, stag
         lifespan=lifespan,
     )
     _add_error_handlers(api)
-    _add_avatar_routes(api, service, auth, settings)
+    token = Security(_authenticator(auth))
+    _add_create_routes(api, service, settings, token)
+    _add_task_routes(api, service, settings, token)
+    _add_other_routes(api, service, token)
     _add_status_routes(api, service, stage_states)
     return api
 
 
-def _add_avatar_routes(api: FastAPI, service: AvatarService, auth: TokenAuth, settings: Settings) -> None:
-    bearer = HTTPBearer(auto_error=False, description="The token that the service made at its first start.")
+def _authenticator(auth: TokenAuth) -> Callable[..., Awaitable[None]]:
+    bearer = HTTPBearer(auto_error=False, description="A token of the service.")
 
-    def authenticate(
+    async def authenticate(
         request: Request, _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None
     ) -> None:
-        auth.check(request.headers.get("authorization"))
+        request.state.owner = await auth.owner(request.headers.get("authorization"))
 
-    token = [Security(authenticate)]
+    return authenticate
+
+
+def _add_create_routes(api: FastAPI, service: AvatarService, settings: Settings, token: Any) -> None:
     bodies = BodyReader(settings.max_body_bytes)
 
     async def create(request: Request) -> JSONResponse:
-        progress = request.state.progress = Progress()
-        avatar_request = await _read_request(request, bodies, progress)
-        return _envelope(await service.create(avatar_request, progress, _base_url(request, settings)))
+        progress = request.state.progress = RequestProgress()
+        caller = Caller(request.state.owner, _idempotency_key(request))
+        avatar_request = await _read_model(AvatarRequest, request, bodies, progress)
+        progress.task = service.new_task(avatar_request, caller)
+        record = await service.create(progress.task, avatar_request)
+        status, headers = _answer_of_a_wait(record)
+        if avatar_request.celery:
+            status, headers = 200 if record.finished else 202, {}
+        return _envelope(await service.envelope(record, _base_url(request, settings)), status, headers)
 
     for path in CREATE_ROUTES:
         api.post(
             path,
-            dependencies=token,
+            dependencies=[token],
             summary="Generate avatars of the face on a photo",
             operation_id=path.lstrip("/"),
             response_model=Envelope,
-            responses=_errors(401, 404, 413, 415, 422, 500, 503, 504),
-            openapi_extra={
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": AvatarRequest.model_json_schema()}},
-                }
-            },
+            responses=_envelopes(202, 401, 404, 409, 413, 415, 422, 500, 503, 504),
+            openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **_json_body(AvatarRequest)},
         )(create)
 
-    @api.get("/api/v1/apps", dependencies=token, response_model=Envelope, responses=_errors(401))
+
+def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, token: Any) -> None:
+    bodies = BodyReader(settings.max_body_bytes)
+
+    async def answer(request: Request, record: TaskRecord) -> JSONResponse:
+        return _envelope(await service.envelope(record, _base_url(request, settings)))
+
+    @api.get(
+        "/api/v1/tasks/{task_id}", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 404, 503)
+    )
+    async def task(request: Request, task_id: str) -> JSONResponse:
+        """A task as it stands, whatever its `status`: URLs are signed anew."""
+        return await answer(request, await service.find(task_id, request.state.owner))
+
+    @api.post(
+        "/getImage",
+        dependencies=[token],
+        response_model=Envelope,
+        responses=_envelopes(401, 404, 413, 415, 422, 503),
+        openapi_extra=_json_body(StatusRequest),
+    )
+    async def get_image(request: Request) -> JSONResponse:
+        """The same, with the id in the body."""
+        asked = await _read_model(StatusRequest, request, bodies)
+        return await answer(request, await service.find(asked.id, request.state.owner))
+
+    @api.delete(
+        "/api/v1/tasks/{task_id}", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 404, 503)
+    )
+    async def cancel(request: Request, task_id: str) -> JSONResponse:
+        """Cancel an unfinished task; delete the results of a finished one. May be repeated."""
+        return await answer(request, await service.cancel(task_id, request.state.owner))
+
+
+def _add_other_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
+    @api.get("/api/v1/apps", dependencies=[token], response_model=Envelope, responses=_envelopes(401))
     async def apps() -> JSONResponse:
         """The apps that `app_id` can name: titles, licences, native sizes, defaults."""
         listed = [{"app_id": app_id, **app.model_dump()} for app_id, app in service.catalog.apps.items()]
         return _envelope(Envelope(output={"apps": listed}))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)
-    @api.get(FILES_ROUTE + "/{key:path}", responses=_errors(403, 404, 422))
+    @api.get(FILES_ROUTE + "/{key:path}", responses=_envelopes(403, 404, 422, 503))
     async def files(key: str, expires: str = "", signature: str = "") -> Response:
         """A result or thumbnail, under the URL that an answer gave."""
         service.results.check_signature(key, expires, signature)
@@ -124,16 +175,33 @@ def _add_status_routes(api: FastAPI, service: AvatarService, stage_states: Stage
         return _envelope(Envelope(output={"healthy": True}))
 
     @api.head("/readyz", include_in_schema=False)
-    @api.get("/readyz", response_model=Envelope, responses=_errors(503))
+    @api.get("/readyz", response_model=Envelope, responses=_envelopes(503))
     async def readyz() -> JSONResponse:
-        """The ingress and the store answer; lists the stages, which may be at zero replicas."""
+        """The ingress, the broker and the store answer; lists the stages, which may be at zero replicas."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await service.results.check()
+                await service.check()
                 stages = await stage_states()
-        except (OSError, BaseError) as error:
-            raise OverloadedError(f"The store or Serve does not answer: {type(error).__name__}.") from error
+        except TimeoutError:
+            raise OverloadedError(f"No answer within {PROBE_TIMEOUT_S} s.") from None
         return _envelope(Envelope(output={"ready": True, "stages": stages}))
+
+
+@dataclass
+class RequestProgress:
+    """How far a request came: enough for the envelope of an error."""
+
+    started: float = field(default_factory=time.perf_counter)
+    app_id: str = ""
+    task: Task | None = None
+
+    def envelope(self) -> Envelope:
+        return Envelope(
+            time_required=TimeRequired(runtime=round(time.perf_counter() - self.started, 4)),
+            input=self.task.request.model_dump() if self.task else {},
+            app_id=self.app_id,
+            task_id=self.task.task_id if self.task else "",
+        )
 
 
 class BodyReader:
@@ -173,12 +241,10 @@ class BodyReader:
         return TooLargeError(f"The body is larger than {self._max_bytes} bytes.", max_bytes=self._max_bytes)
 
 
-async def _read_request(request: Request, bodies: BodyReader, progress: Progress) -> AvatarRequest:
-    """Raises: MediaTypeError, InvalidRequestError, and what BodyReader raises."""
-    for header in NOT_BUILT_HEADERS:
-        if header in request.headers:
-            problem = {"field": header, "message": "this header is not available yet: leave it out"}
-            raise InvalidRequestError("The request is not valid.", fields=[problem])
+async def _read_model(
+    model: type[M], request: Request, bodies: BodyReader, progress: RequestProgress | None = None
+) -> M:
+    """The JSON body of a request, checked. Raises: MediaTypeError, InvalidRequestError, and what BodyReader raises."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted="application/json")
@@ -188,12 +254,30 @@ async def _read_request(request: Request, bodies: BodyReader, progress: Progress
     except ValueError as error:
         problem = {"field": "body", "message": f"not valid JSON: {error}"}
         raise InvalidRequestError("The body is not valid JSON.", fields=[problem]) from None
-    if isinstance(data, dict) and isinstance(data.get("app_id"), str):
+    if progress is not None and isinstance(data, dict) and isinstance(data.get("app_id"), str):
         progress.app_id = data["app_id"][:64]
     try:
-        return AvatarRequest.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise invalid_fields(error) from None
+        raise invalid_fields(error, model) from None
+
+
+def _idempotency_key(request: Request) -> str | None:
+    """Raises: InvalidRequestError."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_CHARS):
+        problem = {"field": "Idempotency-Key", "message": f"must have 1 to {MAX_IDEMPOTENCY_CHARS} characters"}
+        raise InvalidRequestError("The request is not valid.", fields=[problem])
+    return key
+
+
+def _answer_of_a_wait(record: TaskRecord) -> tuple[int, dict[str, str]]:
+    """HTTP status and headers for who waited for a task: of a failed one those of its error."""
+    failure = record.outcome.failure
+    if failure is None:
+        return 200, {}
+    retry_after_s = failure.error_data.get("retry_after_s")
+    return failure.status, {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
 
 
 def _base_url(request: Request, settings: Settings) -> str:
@@ -204,13 +288,18 @@ def _envelope(envelope: Envelope, status: int = 200, headers: dict[str, str] | N
     return JSONResponse(envelope.model_dump(), status, headers)
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Envelope} for status in statuses}
+
+
+def _json_body(model: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _add_error_handlers(api: FastAPI) -> None:
     def failed(request: Request, answer: ErrorAnswer, data: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
-        progress = getattr(request.state, "progress", None) or Progress()
+        progress = getattr(request.state, "progress", None) or RequestProgress()
         failure = {"error": answer.name, "error_data": data, "status": "FAILED"}
         return _envelope(progress.envelope().model_copy(update=failure), answer.status, headers)
 

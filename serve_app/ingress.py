@@ -7,17 +7,19 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve_app.auth import TokenAuth, signing_key
-from serve_app.catalog import Catalog
+from serve_app.auth import FileToken, RedisTokens, TokenAuth
 from serve_app.http import build_http
-from serve_app.pipeline import AvatarPipeline
+from serve_app.parts import Parts
+from serve_app.queue import TaskQueue
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
-from serve_app.storage import LocalResults
 
 
 class AvatarIngress:
-    """Authenticates, validates, fetches, admits, and runs the pipeline."""
+    """Authenticates, validates, fetches, admits, and runs the pipeline or queues the task.
+
+    `behind` are deployments that it never calls: Serve starts what it finds bound to the ingress.
+    """
 
     def __init__(
         self,
@@ -25,14 +27,14 @@ class AvatarIngress:
         embedder: DeploymentHandle[Any],
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],
+        *behind: DeploymentHandle[Any],
     ) -> None:
+        parts = Parts.of(settings, embedder, generator, remover)
         self._settings = settings
-        self._auth = TokenAuth.of(settings.data_dir)
-        results = LocalResults(settings.data_dir / "results", signing_key(settings.data_dir), settings.result_ttl_s)
-        pipeline = AvatarPipeline(embedder, generator, remover, results)
-        catalog = Catalog.read(settings.catalogs)
-        catalog.check_models(settings.generator.models)
-        self._service = AvatarService(settings, catalog, results, pipeline)
+        shared = settings.broker.url is not None
+        self._auth = TokenAuth(RedisTokens(parts.redis, parts.keys.tokens) if shared else FileToken(settings.data_dir))
+        queue = TaskQueue(parts.redis, parts.keys, parts.holder)
+        self._service = AvatarService(settings, parts, queue)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._auth, self._settings, stage_states)

@@ -19,6 +19,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.auth import ensure_token
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.settings import Settings
+from serve_app.valkey import FolderInUseError, check_folder_free
 
 CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
 MIN_CPUS = 2  # the embedded deployments share 2, also where the machine has one
@@ -81,7 +82,9 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
     _check_port_free(host, port)
     try:
         ensure_token(settings.data_dir)
-    except (OSError, ValueError) as error:
+        if settings.broker.url is None:
+            check_folder_free(settings.data_dir)
+    except (OSError, ValueError, FolderInUseError) as error:
         raise StartError(f"The data directory cannot be used: {error}") from error
     try:
         report("starting Ray")

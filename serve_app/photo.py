@@ -99,6 +99,19 @@ def decode_photo(data: bytes, limits: PhotoSettings) -> Photo:
         raise ImageUrlError("the picture is damaged", reason="broken") from error
 
 
+def pack_photo(photo: Photo) -> bytes:
+    """A decoded photo for the store, without loss."""
+    file = BytesIO()
+    Image.fromarray(photo.pixels).save(file, "WEBP", lossless=True, quality=0, method=0)
+    return file.getvalue()
+
+
+def unpack_photo(data: bytes) -> Photo:
+    """What `pack_photo` packed."""
+    with Image.open(BytesIO(data), formats=["WEBP"]) as image:
+        return Photo(np.asarray(image.convert("RGB")))
+
+
 def _check_structure(data: bytes) -> None:
     """Refuses what would decode for very long, before a decoder sees it."""
     if data.startswith(b"\xff\xd8"):

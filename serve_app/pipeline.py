@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,11 +21,12 @@ from deployments.errors import AvatarError
 from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, Photo
 from serve_app.errors import OverloadedError
 from serve_app.schemas import EffectiveRequest, rgb
-from serve_app.storage import LocalResults, result_key, thumbnail_key
+from serve_app.storage import Results, result_key, thumbnail_key
 
 MAX_ATTEMPTS = 3  # of one stage's work on one image, when replicas die under it
 
 T = TypeVar("T")
+ImageDone = Callable[[], Awaitable[None]]
 log = logging.getLogger(__name__)
 
 
@@ -121,20 +122,23 @@ class AvatarPipeline:
         embedder: DeploymentHandle[Any],
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],
-        results: LocalResults,
+        results: Results,
     ) -> None:
         self._embedder = embedder
         self._generator = generator
         self._remover = remover
         self._results = results
 
-    async def run(self, job: AvatarJob, photo: Photo) -> JobResult:
-        """Raises: NoFaceError; DeadlineError; OverloadedError; RayTaskError where a stage has a bug."""
+    async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
+        """`image_done` is called as each image is stored.
+
+        Raises: NoFaceError; DeadlineError; OverloadedError; RayTaskError where a stage has a bug.
+        """
         started = time.perf_counter()
         try:
             face = await self._embed(photo)
             face_s = time.perf_counter() - started
-            images = [self._image(job, index, face) for index in range(job.request.batch)]
+            images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
             return JobResult(await _all_or_none(images), face_s)
         except (BackPressureError, DeploymentUnavailableError):
             raise OverloadedError("A stage takes no more work now.") from None
@@ -148,13 +152,13 @@ class AvatarPipeline:
                     _again_or_raise(error, attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding) -> StoredAvatar:
+    async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding, image_done: ImageDone) -> StoredAvatar:
         spec = job.avatar_spec(index)
         avatar, similarity = await self._draw(spec, job.finish_spec(), face)
         key, thumbnail = result_key(job.task_id, index, avatar.output_format), thumbnail_key(job.task_id, index)
         started = time.perf_counter()
         await asyncio.gather(self._results.put(key, avatar.data), self._results.put(thumbnail, avatar.thumbnail))
-        return StoredAvatar(
+        stored = StoredAvatar(
             key=key,
             thumbnail_key=thumbnail,
             seed=spec.seed,
@@ -164,6 +168,8 @@ class AvatarPipeline:
             finish_s=avatar.finish_s,
             store_s=time.perf_counter() - started,
         )
+        await image_done()
+        return stored
 
     async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
         """Generate and finish one image; where the chain broke, what had been generated is not generated again."""

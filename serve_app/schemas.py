@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 
 from deployments.types import OutputFormat
@@ -75,7 +75,7 @@ class AvatarRequest(BaseModel):
     bg_color: HexColor | None = Field(
         None, description="The background is cut out and filled with this colour, also with `remove_background`."
     )
-    celery: StrictBool = Field(False, description="Queued requests are not available yet: only false is accepted.")
+    celery: StrictBool = Field(False, description="true: queue the request and answer 202 at once, with a `task_id`.")
     seed: WholeNumber | None = Field(None, ge=0, le=MAX_SEED, description="Image i uses seed + i; drawn where omitted.")
     output_format: OutputFormat = "png"
     ref_id: str | None = Field(
@@ -99,19 +99,21 @@ class AvatarRequest(BaseModel):
                     del data[alias]
         return {key: value for key, value in data.items() if not (value == "" and key in OPTIONAL_STRINGS)}
 
-    @field_validator("celery")
-    @classmethod
-    def _not_queued(cls, celery: bool) -> bool:
-        if celery:
-            raise ValueError("queued requests are not available yet: send false or leave it out")
-        return celery
-
     @model_validator(mode="after")
     def _format_carries_transparency(self) -> "AvatarRequest":
         if self.output_format == "jpeg" and self.remove_background and self.bg_color is None:
             message = "jpeg has no transparency: take png or webp, or give a bg_color"
             raise PydanticCustomError("no_transparency", "{message}", {"message": message, "field": "output_format"})
         return self
+
+
+class StatusRequest(BaseModel):
+    """The body of `POST /getImage`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: str = Field(min_length=1, max_length=64, description="A `task_id`.")
+    refID: str | None = Field(None, max_length=256, description="Not needed: the task's own `ref_id` is in `input`.")  # noqa: N815
 
 
 class EffectiveRequest(BaseModel):
@@ -204,6 +206,14 @@ class Envelope(BaseModel):
     app_id: str = ""
     task_id: str = ""
     status: Status = "SUCCESS"
+
+
+class Progress(BaseModel):
+    """`output.progress` of an unfinished task."""
+
+    images_done: int
+    images: int
+    queue_position: int = Field(description="1 is next; 0 is being worked on.")
 
 
 class AvatarOutput(BaseModel):

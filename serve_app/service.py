@@ -1,27 +1,47 @@
 """What the service does with a request, free of HTTP and of Serve."""
 
 import asyncio
+import contextvars
+import hashlib
+import logging
 import os
 import secrets
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from deployments.errors import DeadlineError
+from deployments.errors import AvatarError
 from deployments.types import Photo
-from serve_app.catalog import Catalog
-from serve_app.errors import OverloadedError
+from serve_app.answers import envelope_of, settled
+from serve_app.errors import BrokerError, OverloadedError, UnknownTaskError
 from serve_app.fetch import PhotoFetcher
-from serve_app.photo import decode_photo
-from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult
-from serve_app.schemas import MAX_SEED, AvatarOutput, AvatarRequest, EffectiveRequest, Envelope, TimeRequired
+from serve_app.leases import Leases, TaskLostError
+from serve_app.parts import Parts
+from serve_app.photo import decode_photo, pack_photo
+from serve_app.queue import TaskQueue
+from serve_app.runner import failed, made, within_deadline
+from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, Envelope, Status
 from serve_app.settings import Settings
-from serve_app.storage import LocalResults
+from serve_app.storage import photo_key
+from serve_app.tasks import Claim, Outcome, Task, TaskRecord, idempotency_digest, task_files
 
 DECODERS = 2  # photos decoded at once by one ingress replica
+REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one is done
+CLOSE_TIMEOUT_S = 10
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is, and the key under which a repeat of it is the same task."""
+
+    owner: str
+    idempotency_key: str | None = None
 
 
 class Admission:
@@ -44,105 +64,214 @@ class Admission:
             self._images -= images
 
 
-@dataclass
-class Progress:
-    """How far a request came: enough to fill the envelope of its answer, whatever that answer is."""
-
-    started: float = field(default_factory=time.perf_counter)
-    app_id: str = ""
-    task_id: str = ""
-    input: dict[str, object] = field(default_factory=dict)
-    stages: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def runtime_s(self) -> float:
-        return time.perf_counter() - self.started
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.stages[name] = round(time.perf_counter() - started, 4)
-
-    def envelope(self, *, startup_s: float = 0.0) -> Envelope:
-        return Envelope(
-            time_required=TimeRequired(
-                startup_time=round(startup_s, 4), runtime=round(self.runtime_s, 4), stages=self.stages
-            ),
-            input=self.input,
-            app_id=self.app_id,
-            task_id=self.task_id,
-        )
-
-
 class AvatarService:
-    """Takes a checked request to its answer: admit, fetch, decode, pipeline, URLs."""
+    """Takes a checked request to a record: a finished one, or that of a task in the queue."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, results: LocalResults, pipeline: AvatarPipeline) -> None:
-        self.catalog = catalog
-        self.results = results
+    def __init__(self, settings: Settings, parts: Parts, queue: TaskQueue) -> None:
+        self.catalog = parts.catalog
+        self.results = parts.results
         self._settings = settings
-        self._pipeline = pipeline
+        self._redis = parts.redis
+        self._tasks = parts.tasks
+        self._queue = queue
+        self._runner = parts.runner
+        self._leases = Leases(parts.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         # Its own threads: look-ups of slow names fill those of the event loop. Few, for the memory of large photos.
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
         self._admission = Admission(settings.admission.max_images, settings.admission.retry_after_s)
+        self._detached: set[asyncio.Task[TaskRecord]] = set()
 
-    async def create(self, request: AvatarRequest, progress: Progress, base_url: str) -> Envelope:
-        """Make the avatars and wait for them; `progress` is filled on the way, for the answer to an error too.
+    def new_task(self, request: AvatarRequest, caller: Caller) -> Task:
+        """A task of a request, with everything filled in. Raises: UnknownAppError."""
+        queue = self._settings.queue
+        effective = EffectiveRequest.fill(
+            request,
+            self.catalog[request.app_id],
+            seed=secrets.randbelow(MAX_SEED + 1),
+            deadline_s=queue.deadline_s if request.celery else self._settings.deadline_s,
+        )
+        key = caller.idempotency_key
+        return Task(
+            task_id=new_task_id(),
+            owner=caller.owner,
+            request=effective,
+            submitted_at=time.time(),
+            idempotency=None if key is None else idempotency_digest(caller.owner, key),
+        )
+
+    async def create(self, task: Task, request: AvatarRequest) -> TaskRecord:
+        """Make the avatars and wait for them, or queue the task; gives its record.
 
         Raises: AvatarError of every kind that the contract's table names.
         """
-        progress.app_id = request.app_id
-        app = self.catalog[request.app_id]
-        effective = EffectiveRequest.fill(
-            request, app, seed=secrets.randbelow(MAX_SEED + 1), deadline_s=self._settings.deadline_s
-        )
-        progress.input = effective.model_dump()
-        with self._admission.admit(effective.batch):
-            progress.task_id = new_task_id()
-            job = AvatarJob(
-                task_id=progress.task_id,
-                request=effective,
-                model=app.model,
-                native_size=app.native_size(effective.width, effective.height),
-                submitted_at=time.time(),
-            )
+        try:
+            if request.celery:
+                return await self._enqueue(task, request)
+            if task.idempotency is not None:
+                return await self._make_once(task, request)
+            return await self._make_now(task, request)
+        except TaskLostError:  # cancelled by a request of its owner's
+            return await self._known(task.task_id)
+
+    async def _make_now(self, task: Task, request: AvatarRequest) -> TaskRecord:
+        with self._admission.admit(request.batch):
             try:
-                async with asyncio.timeout(effective.deadline_s):
-                    photo = await self._photo(request.file_url, progress)
-                    done = await self._pipeline.run(job, photo)
-            except TimeoutError:
-                raise DeadlineError(f"Not done within {effective.deadline_s:g} s.") from None
-        return self._answer(done, progress, base_url)
+                await self._tasks.create(task, "STARTED")
+            except BrokerError:
+                # Nobody can ask for its state, but whoever sent it waits here for the answer.
+                log.warning("task %s is not recorded: the broker does not answer", task.task_id)
+                return await self._make(task, request, recorded=False)
+            async with self._leases.hold(task.task_id):
+                return await self._make(task, request)
 
-    async def _photo(self, url: str, progress: Progress) -> Photo:
-        with progress.stage("fetch"):
-            data = await self._fetcher.fetch(url)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._decoders, decode_photo, data, self._settings.photo)
+    async def _make(self, task: Task, request: AvatarRequest, *, recorded: bool = True) -> TaskRecord:
+        """Run a task that is ours and record what came of it. Raises what the runner raises."""
+        started_at, fetch_s = time.time(), 0.0
 
-    def _answer(self, done: JobResult, progress: Progress, base_url: str) -> Envelope:
-        avatars = done.avatars
-        progress.stages |= {
-            "face": round(done.face_s, 4),
-            "diffusion": round(max(avatar.diffusion_s for avatar in avatars), 4),
-            "finish": round(max(avatar.finish_s for avatar in avatars), 4),
-            "store": round(max(avatar.store_s for avatar in avatars), 4),
-        }
-        envelope = progress.envelope(startup_s=max(avatar.startup_s for avatar in avatars))
-        output = AvatarOutput(
-            result=[self.results.url(avatar.key, base_url) for avatar in avatars],
-            low_res_urls=[self.results.url(avatar.thumbnail_key, base_url) for avatar in avatars],
-            Has_NSFW_Content=[False] * len(avatars),  # no app of the catalogue has a safety stage yet
-            seeds=[avatar.seed for avatar in avatars],
-            face_similarity=[avatar.face_similarity for avatar in avatars],
-        )
-        return envelope.model_copy(update={"output": output.model_dump()})
+        async def photo() -> Photo:
+            nonlocal fetch_s
+            fetched = await self._photo(request.file_url)
+            fetch_s = time.time() - started_at
+            return fetched
+
+        async with self._settled(task, recorded):
+            outcome = made(await self._runner.run(task, photo, recorded=recorded), fetch_s)
+        if recorded:
+            await self._settle(task, "SUCCESS", outcome)
+        return TaskRecord(task=task, status="SUCCESS", started_at=started_at, finished_at=time.time(), outcome=outcome)
+
+    @asynccontextmanager
+    async def _settled(self, task: Task, recorded: bool = True) -> AsyncIterator[None]:
+        """Records the failure or the cancelling of what runs in the block."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            # By a client that left; or through the record, which then says so already.
+            if recorded:
+                await self._settle(task, "CANCELLED", Outcome())
+            raise
+        except Exception as error:
+            if recorded:
+                await self._settle(task, "FAILED", failed(error))
+            raise
+
+    async def _make_once(self, task: Task, request: AvatarRequest) -> TaskRecord:
+        """Run a task that repeats of its request find: theirs is the same record, and no second run.
+
+        It goes on when its client leaves. A run that died with its ingress is begun again by the next repeat.
+        """
+        task_id = await self._tasks.create(task, "STARTED", _body_digest(task, request))
+        if task_id == task.task_id:
+            return await self._detach(self._make_held(task, request))
+        async with within_deadline(task):
+            while True:
+                record = await self._known(task_id)
+                if record.finished:
+                    return record
+                if not record.held and await self._tasks.claim(task_id) is Claim.OURS:
+                    return await self._detach(self._make_held(record.task, request))
+                await asyncio.sleep(REPEAT_POLL_S)
+
+    async def _make_held(self, task: Task, request: AvatarRequest) -> TaskRecord:
+        async with self._settled(task):  # what is refused here too, so that the next repeat may try
+            with self._admission.admit(request.batch):
+                async with self._leases.hold(task.task_id):
+                    return await self._make(task, request)
+
+    async def _detach(self, work: Coroutine[Any, Any, TaskRecord]) -> TaskRecord:
+        """Wait for work that goes on when whoever waits is cancelled."""
+        # In a context of its own: Serve cancels the calls that were made in the context of a cancelled request.
+        running = asyncio.create_task(work, context=contextvars.Context())
+        self._detached.add(running)
+        running.add_done_callback(self._forget)
+        return await asyncio.shield(running)
+
+    def _forget(self, running: asyncio.Task[TaskRecord]) -> None:
+        self._detached.discard(running)
+        if not running.cancelled() and (error := running.exception()) and not isinstance(error, AvatarError):
+            log.error("a request failed", exc_info=error)
+
+    async def _enqueue(self, task: Task, request: AvatarRequest) -> TaskRecord:
+        """Fetch the photo, store it, and put the task into the queue."""
+        if await self._queue.length() >= self._settings.queue.max_tasks:
+            raise OverloadedError("The queue is full.", self._settings.admission.retry_after_s)
+        task_id = await self._tasks.create(task, "PENDING", _body_digest(task, request))
+        if task_id != task.task_id:
+            record = await self._known(task_id)
+            queued = record.finished or record.message_id is not None
+            if queued or record.held or await self._tasks.claim(task_id, "PENDING") is not Claim.OURS:
+                return record
+            task = record.task  # its ingress died before it was queued
+        async with self._settled(task):
+            with self._admission.admit(1):
+                async with self._leases.hold(task_id), within_deadline(task):
+                    photo = await self._photo(request.file_url)
+                    await self.results.put(photo_key(task_id), await asyncio.to_thread(pack_photo, photo))
+                    await self._tasks.enqueue(task_id)
+        return await self._known(task_id)
+
+    async def find(self, task_id: str, owner: str) -> TaskRecord:
+        """Raises: UnknownTaskError, also for the tasks of others; BrokerError."""
+        record = await self._tasks.get(task_id)
+        if record is None or record.task.owner != owner:
+            raise UnknownTaskError("There is no task with this id.", task_id=task_id[:64])
+        return settled(record, time.time())
+
+    async def envelope(self, record: TaskRecord, base_url: str) -> Envelope:
+        """The envelope of a task as it stands. Raises: BrokerError; StoreError."""
+        position = 0
+        if record.status == "PENDING" and record.message_id is not None:
+            position = await self._queue.position(record.message_id)
+        return await envelope_of(record, self.results, base_url, position)
+
+    async def cancel(self, task_id: str, owner: str) -> TaskRecord:
+        """End an unfinished task, or delete the results of a finished one; may be repeated.
+
+        Raises: UnknownTaskError; BrokerError; StoreError.
+        """
+        await self.find(task_id, owner)
+        await self._tasks.cancel(task_id)
+        record = await self.find(task_id, owner)
+        await self.results.delete(task_files(record.task))
+        if record.outcome.avatars:
+            await self._tasks.forget_avatars(record)
+            record = await self.find(task_id, owner)
+        return record
+
+    async def check(self) -> None:
+        """Raises: BrokerError; StoreError."""
+        await asyncio.gather(self._tasks.ping(), self.results.check())
 
     async def close(self) -> None:
+        if self._detached:
+            await asyncio.wait(self._detached, timeout=CLOSE_TIMEOUT_S)
+        await self._leases.close()
         await self._fetcher.close()
+        await self._redis.aclose()
         self._decoders.shutdown(wait=False)
+
+    async def _photo(self, url: str) -> Photo:
+        data = await self._fetcher.fetch(url)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, decode_photo, data, self._settings.photo)
+
+    async def _known(self, task_id: str) -> TaskRecord:
+        record = await self._tasks.get(task_id)
+        if record is None:
+            raise UnknownTaskError("The record of this task has expired.", task_id=task_id)
+        return record
+
+    async def _settle(self, task: Task, status: Status, outcome: Outcome) -> None:
+        try:
+            await self._tasks.finish(task, status, outcome)
+        except BrokerError:
+            log.warning("task %s: its outcome is not recorded: the broker does not answer", task.task_id)
+
+
+def _body_digest(task: Task, request: AvatarRequest) -> str:
+    """Tells whether two requests with one idempotency key are the same; empty without a key."""
+    return "" if task.idempotency is None else hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
 
 def new_task_id() -> str:

@@ -9,10 +9,13 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.config import AvatarGeneratorConfig, BackgroundRemoverConfig, Config, FaceEmbedderConfig
+from serve_app.broker import BrokerSettings
 from serve_app.fetch import FetchSettings
 from serve_app.photo import PhotoSettings
+from serve_app.storage import StoreSettings
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")
+DEFAULT_MODELS_DIR = Path("~/.face-avatar/models")
 
 
 class AdmissionSettings(Config):
@@ -20,6 +23,16 @@ class AdmissionSettings(Config):
 
     max_images: int = Field(32, ge=8)  # being made at once; a request counts as many as its batch
     retry_after_s: int = Field(5, ge=1)
+
+
+class QueueSettings(Config):
+    max_tasks: int = Field(1000, ge=1)  # waiting and running; what would be more is answered 503
+    deadline_s: float = Field(3600, gt=0, le=3600)  # of a queued request that names none
+
+
+class WorkerSettings(Config):
+    concurrency: int = Field(8, ge=1)  # tasks at once in one replica
+    grace_s: float = Field(20, ge=0)  # what is not done so long after a replica is told to end goes back to the queue
 
 
 class Settings(BaseSettings):
@@ -32,12 +45,17 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = DEFAULT_DATA_DIR
+    models_dir: Path = DEFAULT_MODELS_DIR  # of `models:NAME`; the same on every node
     catalogs: tuple[str, ...] = ("embedded",)
     public_url: str | None = None  # of the links in answers; without it, that of the request
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
-    deadline_s: float = Field(120, gt=0)
+    deadline_s: float = Field(120, gt=0)  # of a synchronous request that names none
     result_ttl_s: int = Field(24 * 3600, ge=60)
+    broker: BrokerSettings = BrokerSettings()
+    store: StoreSettings = StoreSettings()
     admission: AdmissionSettings = AdmissionSettings()
+    queue: QueueSettings = QueueSettings()
+    worker: WorkerSettings = WorkerSettings()
     fetch: FetchSettings = FetchSettings()
     photo: PhotoSettings = PhotoSettings()
     face: FaceEmbedderConfig = FaceEmbedderConfig()

@@ -22,6 +22,7 @@ from deployments.types import Pixels
 from serve_app.auth import TOKEN_FILE
 from serve_app.demo import sample_photo
 from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
+from serve_app.valkey import ValkeyServer
 
 FETCH_TIMEOUT_S = 2
 MAX_IMAGES = 8
@@ -165,6 +166,16 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
         headers = {"Authorization": f"Bearer {token}"}
         with httpx.Client(base_url=running.url, headers=headers, timeout=REQUEST_TIMEOUT_S) as client:
             yield Service(running.url, running.data_dir, photo_server, client)
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data directory of a broker that runs."""
+    data_dir = tmp_path_factory.mktemp("valkey")
+    server = ValkeyServer(data_dir)
+    server.start()
+    yield data_dir
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -7,32 +7,36 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from deployments.background.model import RembgModel, open_session
+from deployments.background.model import ARCHITECTURES, RembgModel, open_session
 from deployments.config import MattingModelConfig
+from deployments.types import Pixels
 
-U2NET_SIDE = 320
+U2NETS = ["u2net", "u2netp", "u2net_human_seg", "silueta", "u2net_custom"]
+ISNETS = ["isnet-general-use", "isnet-anime", "dis_custom"]
+BIREFNETS = ["birefnet-general-lite", "birefnet-general", "birefnet-portrait"]
 
 
-def write_u2net(path: Path, threshold: float) -> Path:
-    """A file of U2-Net's form, input (1, 3, 320, 320) and first output (1, 1, 320, 320): bright is figure."""
-    side = [1, 3, U2NET_SIDE, U2NET_SIDE]
+def write_model(path: Path, *, side: int, outputs: int, sigmoid: bool, slope: float = 20.0) -> Path:
+    """A file of a matting net's form, (1, 3, side, side) -> `outputs` of (1, 1, side, side): bright is figure.
+
+    The first output is the mask; the others, which the nets have from their training, are the opposite of it.
+    """
+    names = ["mask", *(f"side{index}" for index in range(1, outputs))]
     nodes = [
-        helper.make_node("ReduceMean", ["input.1"], ["brightness"], axes=[1], keepdims=1),
-        helper.make_node("Sub", ["brightness", "threshold"], ["difference"]),
-        helper.make_node("Mul", ["difference", "slope"], ["logit"]),
-        helper.make_node("Sigmoid", ["logit"], ["mask"]),
+        helper.make_node("ReduceMean", ["picture"], ["brightness"], axes=[1], keepdims=1),
+        helper.make_node("Mul", ["brightness", "slope"], ["logit"]),
+        helper.make_node("Sigmoid" if sigmoid else "Identity", ["logit"], ["mask"]),
+        *(helper.make_node("Neg", ["mask"], [name]) for name in names[1:]),
     ]
     graph = helper.make_graph(
         nodes,
-        "u2net",
-        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, side)],
-        [helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, U2NET_SIDE, U2NET_SIDE])],
-        [
-            helper.make_tensor("threshold", TensorProto.FLOAT, [], [threshold]),
-            helper.make_tensor("slope", TensorProto.FLOAT, [], [20.0]),
-        ],
+        "matting",
+        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, [1, 3, side, side])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, side, side]) for name in names],
+        [numpy_helper.from_array(np.float32(slope), "slope")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     onnx.checker.check_model(model)
@@ -41,87 +45,140 @@ def write_u2net(path: Path, threshold: float) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_u2net(tmp_path_factory.mktemp("weights") / "matting.onnx", threshold=0.0)
+def u2net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("u2net") / "net.onnx", side=320, outputs=7, sigmoid=True)
 
 
 @pytest.fixture(scope="module")
-def model(weights: Path) -> RembgModel:
-    return RembgModel(MattingModelConfig(model_path=weights))
+def isnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("isnet") / "net.onnx", side=1024, outputs=6, sigmoid=True)
+
+
+@pytest.fixture(scope="module")
+def birefnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("birefnet") / "net.onnx", side=1024, outputs=1, sigmoid=False)
+
+
+@pytest.fixture(params=[*U2NETS, *ISNETS, *BIREFNETS])
+def config(request: pytest.FixtureRequest) -> MattingModelConfig:
+    """A session of rembg's on a file of its net's form."""
+    name = request.param
+    net = "u2net" if name in U2NETS else "isnet" if name in ISNETS else "birefnet"
+    return MattingModelConfig(session=name, model_path=request.getfixturevalue(net))
+
+
+@pytest.fixture(scope="module")
+def model(u2net: Path) -> RembgModel:
+    return RembgModel(MattingModelConfig(model_path=u2net))
+
+
+def picture(height: int, width: int) -> Pixels:
+    """(height, width, 3): a bright figure in the middle of a dark background, both uneven."""
+    pixels = np.random.default_rng(0).integers(0, 40, (height, width, 3), dtype=np.uint8)
+    pixels[figure(height, width)] += 200
+    return pixels
+
+
+def figure(height: int, width: int) -> tuple[slice, slice]:
+    return slice(height // 4, height * 3 // 4), slice(width // 4, width * 3 // 4)
 
 
 @pytest.mark.parametrize(("height", "width"), [(320, 320), (512, 384), (200, 900)])
 def test_the_alpha_has_the_size_of_the_picture_and_marks_its_figure(model: RembgModel, height: int, width: int) -> None:
-    pixels = np.full((height, width, 3), 20, dtype=np.uint8)
-    figure = (slice(height // 4, height * 3 // 4), slice(width // 4, width * 3 // 4))
-    pixels[figure] = 240
-
-    alpha = model.alpha(pixels)
+    alpha = model.alpha(picture(height, width))
 
     assert alpha.shape == (height, width)
     assert alpha.dtype == np.uint8
     expected = np.zeros((height, width), dtype=bool)
-    expected[figure] = True
+    expected[figure(height, width)] = True
     assert ((alpha > 127) == expected).mean() > 0.97
-    assert alpha[height // 2, width // 2] > 250
-    assert alpha[2, 2] < 5
+    assert alpha[height // 2, width // 2] > 240
+    assert alpha[2, 2] < 15
 
 
-def test_a_picture_of_one_colour_is_all_background_and_raises_no_warning(
-    model: RembgModel, recwarn: pytest.WarningsRecorder
+def test_each_session_gives_what_rembg_itself_gives_and_downloads_nothing(
+    config: MattingModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for value in (0, 90, 255):
-        assert not model.alpha(np.full((300, 200, 3), value, dtype=np.uint8)).any()
-    assert not recwarn.list
+    import rembg  # not above: it has to come after the module that keeps numba from compiling
 
-
-def test_the_same_picture_gives_the_same_alpha_with_any_number_of_threads(weights: Path, model: RembgModel) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    threaded = RembgModel(MattingModelConfig(model_path=weights, threads=2))
-    assert np.array_equal(model.alpha(pixels), threaded.alpha(pixels))
-
-
-@pytest.mark.parametrize("session", ["u2net", "u2netp", "u2net_human_seg", "silueta", "u2net_custom"])
-def test_a_session_of_any_name_reads_our_own_file_and_downloads_nothing(
-    session: str, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("a download was tried")
 
     monkeypatch.setattr("pooch.retrieve", refuse)
-    opened = RembgModel(MattingModelConfig(session=session, model_path=weights))
-    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
-    pixels[:32] = 255
-    alpha = opened.alpha(pixels)
-    assert alpha[:28].min() > 200
-    assert alpha[36:].max() < 60
+    pixels = picture(300, 200)
+    alpha = RembgModel(config).alpha(pixels)
+
+    # rembg's own way to a file: by name in its home, or by a path within that.
+    home = tmp_path / "home"
+    home.mkdir()
+    file = home / f"{config.session}.onnx"
+    file.write_bytes(config.model_path.read_bytes())
+    monkeypatch.setenv("U2NET_HOME", str(home))
+    session = rembg.new_session(config.session, providers=["CPUExecutionProvider"], model_path=str(file))
+    assert np.array_equal(alpha, np.asarray(rembg.remove(Image.fromarray(pixels), session=session, only_mask=True)))
+    assert alpha[150, 100] > 200
+    assert alpha[5, 5] < 100
+
+
+def test_a_picture_of_one_colour_is_all_background_and_raises_no_warning(
+    config: MattingModelConfig, recwarn: pytest.WarningsRecorder
+) -> None:
+    model = RembgModel(config)
+    for value in (0, 90, 255):
+        assert not model.alpha(np.full((30, 20, 3), value, dtype=np.uint8)).any()
+    assert not recwarn.list
+
+
+def test_a_net_that_is_sure_beyond_what_an_exponential_holds_raises_no_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = write_model(tmp_path / "sure.onnx", side=1024, outputs=1, sigmoid=False, slope=1000.0)
+    alpha = RembgModel(MattingModelConfig(session="birefnet-general-lite", model_path=path)).alpha(picture(64, 64))
+    assert (alpha[2, 2], alpha[32, 32]) == (0, 255)
+    assert not recwarn.list
+
+
+def test_the_same_picture_gives_the_same_alpha_with_any_number_of_threads(u2net: Path, model: RembgModel) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    threaded = RembgModel(MattingModelConfig(model_path=u2net, threads=2))
+    assert np.array_equal(model.alpha(pixels), threaded.alpha(pixels))
 
 
 def test_the_threads_are_those_of_the_config_whatever_the_environment_says(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
+    u2net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    session = open_session(MattingModelConfig(model_path=weights, threads=2))
+    session = open_session(MattingModelConfig(model_path=u2net, threads=2))
     assert session.inner_session.get_session_options().intra_op_num_threads == 2
     assert session.inner_session.get_session_options().inter_op_num_threads == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDAExecutionProvider")
-def test_a_provider_that_is_not_to_be_had_is_an_error_and_not_a_slow_session(weights: Path) -> None:
-    config = MattingModelConfig(model_path=weights, providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+def test_a_provider_that_is_not_to_be_had_is_an_error_and_not_a_slow_session(config: MattingModelConfig) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
+    wanted = config.model_copy(update={"providers": ("CUDAExecutionProvider", "CPUExecutionProvider")})
     with pytest.raises(RuntimeError, match="CUDAExecutionProvider was asked for"):
-        open_session(config)
+        open_session(wanted)
 
 
-def test_an_unknown_session_and_a_missing_file_are_named(tmp_path: Path, weights: Path) -> None:
-    with pytest.raises(ValueError, match=r"no session 'u3net'.*u2net_custom"):
-        open_session(MattingModelConfig(session="u3net", model_path=weights))
+@pytest.mark.parametrize("session", ["u3net", "sam", "u2net_cloth_seg", "withoutbg", "atlascloud"])
+def test_a_session_that_is_unknown_or_gives_no_mask_of_one_picture_here_is_refused(session: str, u2net: Path) -> None:
+    with pytest.raises(ValueError, match=rf"no session '{session}'.*u2net_custom"):
+        open_session(MattingModelConfig(session=session, model_path=u2net))
+
+
+def test_the_sessions_of_the_catalogues_files_are_there() -> None:
+    assert {"birefnet-general-lite", "isnet-general-use", "u2net"} <= ARCHITECTURES.keys()
+
+
+def test_a_file_that_is_missing_or_not_whole_is_named(tmp_path: Path, u2net: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.onnx"):
         open_session(MattingModelConfig(model_path=tmp_path / "nothing.onnx"))
-    with pytest.raises(ValueError, match="model_path"):
-        open_session(MattingModelConfig())
+    split = tmp_path / "split.onnx"
+    onnx.save(onnx.load(u2net), split, save_as_external_data=True, size_threshold=0, location="weights")
+    with pytest.raises(ValueError, match=r"split\.onnx keeps weights in another file"):
+        open_session(MattingModelConfig(model_path=split))
 
 
 def test_importing_the_model_keeps_numba_from_compiling() -> None:

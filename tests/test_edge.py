@@ -87,7 +87,7 @@ def test_an_error_of_the_proxys_own_becomes_the_envelope(
 
 def test_a_replica_that_dies_is_answered_for(client: TestClient) -> None:
     answer = client.get("/crash", headers={"X-Request-Id": "mine-7"})
-    assert (answer.status_code, answer.json()["error"]) == (500, "Internal Error")
+    assert (answer.status_code, answer.json()["error"]) == (503, "Overloaded")
     assert answer.headers["x-request-id"] == "mine-7"
 
 

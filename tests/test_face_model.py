@@ -9,12 +9,13 @@ import skimage.data
 from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from deployments.config import FaceModelConfig
+from deployments.config import CascadeFaceModelConfig
 from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import random_portrait
 from deployments.errors import NoFaceError
 from deployments.face.cascade import find_faces, warmth
-from deployments.face.model import CascadeFaceModel, face_similarity, open_encoder
+from deployments.face.model import CascadeFaceModel, open_encoder
+from deployments.face.vector import face_similarity
 from deployments.types import FaceEmbedding, Photo
 from tests.conftest import insightface_images
 
@@ -195,7 +196,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(encoder: Path) -> CascadeFaceModel:
-    return CascadeFaceModel(FaceModelConfig(encoder=encoder))
+    return CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder))
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,7 @@ def test_a_photo_without_a_face_is_told_what_would_be_accepted(model: CascadeFac
 
 
 def test_a_face_that_is_too_small_says_how_large_it_is(encoder: Path, astronaut: Photo) -> None:
-    strict = CascadeFaceModel(FaceModelConfig(encoder=encoder, min_face_px=200))
+    strict = CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder, min_face_px=200))
     (error,) = strict.embed([astronaut])
     assert isinstance(error, NoFaceError)
     assert error.data["message"] == "face too small"
@@ -285,7 +286,7 @@ def test_the_same_person_is_more_similar_to_herself_than_to_another(
 
 
 def test_threads_and_provider_are_those_of_the_config(encoder: Path) -> None:
-    session = open_encoder(FaceModelConfig(encoder=encoder, threads=2))
+    session = open_encoder(CascadeFaceModelConfig(encoder=encoder, threads=2))
     assert session.get_session_options().intra_op_num_threads == 2
     assert session.get_providers() == ["CPUExecutionProvider"]
 
@@ -293,4 +294,6 @@ def test_threads_and_provider_are_those_of_the_config(encoder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*CUDAExecutionProvider")
 def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_session(encoder: Path) -> None:
     with pytest.raises(RuntimeError, match="CUDAExecutionProvider was asked for"):
-        open_encoder(FaceModelConfig(encoder=encoder, providers=("CUDAExecutionProvider", "CPUExecutionProvider")))
+        open_encoder(
+            CascadeFaceModelConfig(encoder=encoder, providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+        )

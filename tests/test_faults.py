@@ -52,8 +52,9 @@ def test_an_ingress_killed_during_a_request_is_answered_for_in_the_envelope(
         poll(lambda: is_drawing(generator))
         os.kill(replica_pid("AvatarIngress"), signal.SIGKILL)
         failed = answer.result()
-    assert failed.status_code == 500
-    assert failed.json()["error"] == "Internal Error"
+    assert failed.status_code == 503
+    assert failed.json()["error"] == "Overloaded"
+    assert int(failed.headers["retry-after"]) > 0
     assert len(failed.headers.get_list("x-request-id")) == 1
     poll(lambda: service.post(num_inference_steps=2).status_code == 200)
 

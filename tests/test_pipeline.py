@@ -15,7 +15,7 @@ from serve_app.catalog import Catalog
 from serve_app.errors import OverloadedError
 from serve_app.pipeline import MAX_ATTEMPTS, AvatarJob, AvatarPipeline, JobResult
 from serve_app.schemas import AvatarRequest, EffectiveRequest
-from serve_app.storage import LocalResults
+from serve_app.storage import FOLDER, Results, StoreSettings
 from tests.fakes import face
 
 TASK = "018f0000-0000-7000-8000-000000000000"
@@ -79,11 +79,18 @@ def job(batch: int = 1) -> AvatarJob:
 def run(tmp_path: Path) -> Callable[..., JobResult]:
     def run(embedder: Stage, generator: Stage, remover: Stage, batch: int = 1, timeout_s: float = 10) -> JobResult:
         async def within() -> JobResult:
+            results = Results.open(StoreSettings(), data_dir=tmp_path, signing_key=b"key", ttl_s=60)
             pipeline: Any = AvatarPipeline
+            images_done = []
+
+            async def image_done() -> None:
+                images_done.append(1)
+
             async with asyncio.timeout(timeout_s):
-                done: JobResult = await pipeline(embedder, generator, remover, LocalResults(tmp_path, b"key", 60)).run(
-                    job(batch), PHOTO
+                done: JobResult = await pipeline(embedder, generator, remover, results).run(
+                    job(batch), PHOTO, image_done
                 )
+                assert len(images_done) == batch
                 return done
 
         return asyncio.run(within())
@@ -94,8 +101,8 @@ def run(tmp_path: Path) -> Callable[..., JobResult]:
 def test_every_image_is_stored_with_its_own_seed(run: Callable[..., JobResult], tmp_path: Path) -> None:
     done = run(Embedder(face()), Stage("image"), Stage(AVATAR), batch=3)
     assert [avatar.seed for avatar in done.avatars] == [7, 8, 9]
-    assert [(tmp_path / avatar.key).read_bytes() for avatar in done.avatars] == [b"picture"] * 3
-    assert [(tmp_path / avatar.thumbnail_key).read_bytes() for avatar in done.avatars] == [b"thumbnail"] * 3
+    assert [(tmp_path / FOLDER / avatar.key).read_bytes() for avatar in done.avatars] == [b"picture"] * 3
+    assert [(tmp_path / FOLDER / avatar.thumbnail_key).read_bytes() for avatar in done.avatars] == [b"thumbnail"] * 3
 
 
 def test_without_a_face_no_generator_is_asked(run: Callable[..., JobResult]) -> None:

@@ -39,7 +39,7 @@ def test_an_alias_may_repeat_its_name_but_not_contradict_it() -> None:
     assert request(image=MINIMAL["file_url"]).file_url == MINIMAL["file_url"]
     with pytest.raises(ValidationError) as caught:
         request(image="https://example.org/other.jpg", batch=0)
-    entries = {entry["field"]: entry["message"] for entry in invalid_fields(caught.value).data["fields"]}
+    entries = {entry["field"]: entry["message"] for entry in invalid_fields(caught.value, AvatarRequest).data["fields"]}
     assert entries.keys() == {"image", "batch"}
     assert entries["image"].startswith("differs from file_url")
 

@@ -65,9 +65,11 @@ def test_every_model_that_the_config_names_is_there() -> None:
 
 def test_the_embedded_deployments_fit_two_cpus_together() -> None:
     config, _ = read_config(ServiceOptions())
+    deployments = config.model_dump(exclude_unset=True)["applications"][0]["deployments"]
     cpus = [
-        (deployment.ray_actor_options.num_cpus or 0) * deployment.autoscaling_config["min_replicas"]
-        for deployment in config.applications[0].deployments
+        deployment["ray_actor_options"]["num_cpus"]
+        * deployment.get("autoscaling_config", {"min_replicas": deployment.get("num_replicas")})["min_replicas"]
+        for deployment in deployments
     ]
-    assert len(cpus) == 4
+    assert len(cpus) == 6
     assert sum(cpus) <= 2

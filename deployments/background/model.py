@@ -9,18 +9,24 @@ import numpy.typing as npt
 from PIL import Image
 
 from deployments.config import MattingModelConfig, model_path
+from deployments.onnx import require_provider, require_self_contained, session_options
 from deployments.types import Pixels
 
 # rembg imports pymatting, whose numba functions compile for 44 s at their first import in an environment and are never
 # called for a mask. numba reads this once, at import: it must stand here, before rembg, for all who use this module.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
-import onnxruntime
 import rembg
 from rembg.sessions import sessions
 from rembg.sessions.base import BaseSession
 
 Alpha = npt.NDArray[np.uint8]
+
+# Those that would send the picture to somebody's server are left out, and those that need more than the picture or give
+# more than one mask.
+ARCHITECTURES: dict[str, type[BaseSession]] = {
+    name: session for name, session in sessions.items() if session.is_local() and name not in ("sam", "u2net_cloth_seg")
+}
 
 
 class MattingModel(Protocol):
@@ -35,35 +41,33 @@ class RembgModel:
 
     def alpha(self, pixels: Pixels) -> Alpha:
         # rembg divides by the range of its mask; a mask of one value has none, becomes NaN, and then background.
-        with np.errstate(divide="ignore", invalid="ignore"):
+        # The exponential in its sigmoid overflows for a pixel that is background beyond doubt, which comes out as 0.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             mask = rembg.remove(Image.fromarray(pixels), session=self._session, only_mask=True)
         return np.asarray(mask.convert("L"), dtype=np.uint8)
 
 
 def open_session(config: MattingModelConfig) -> BaseSession:
-    """A rembg session on the given file, wherever it lies, on the first of `providers` or not at all."""
-    if config.session not in sessions:
-        raise ValueError(f"rembg has no session {config.session!r}; it has {', '.join(sorted(sessions))}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = config.threads
-    options.inter_op_num_threads = 1
-    providers = list(config.providers)
-    if config.model_path is None:
-        session = sessions[config.session](config.session, options, providers=providers)
-    else:
-        path = model_path(config.model_path)
-        architecture = _reading(path, sessions[config.session])
-        session = architecture(config.session, options, providers=providers, model_path=str(path))
-    active = session.inner_session.get_providers()
-    if active[0] != config.providers[0]:
-        raise RuntimeError(f"{config.providers[0]} was asked for, but onnxruntime runs on {', '.join(active)}")
+    """A rembg session on the given file and on the first of `providers`, or none; nothing is downloaded.
+
+    Raises: ValueError for a session that rembg lacks or that is of no use here, and for a model in several files;
+    FileNotFoundError; RuntimeError where the provider is not to be had.
+    """
+    if config.session not in ARCHITECTURES:
+        raise ValueError(f"there is no session {config.session!r}, but {', '.join(sorted(ARCHITECTURES))}")
+    path = model_path(config.model_path)
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    require_self_contained(path)
+    session = _reading(path, ARCHITECTURES[config.session])(
+        config.session, session_options(config.threads), providers=list(config.providers), model_path=str(path)
+    )
+    require_provider(session.inner_session, config.providers)
     return session
 
 
 def _reading(path: Path, architecture: type[BaseSession]) -> type[BaseSession]:
     """The architecture on a file of ours: rembg takes only what lies under its own home, or downloads."""
-    if not path.is_file():
-        raise FileNotFoundError(path)
 
     class OnOurFile(architecture):  # type: ignore[misc]  # rembg has no types
         @classmethod

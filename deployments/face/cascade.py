@@ -22,6 +22,7 @@ from PIL import Image
 from skimage.data import lbp_frontal_face_cascade_filename
 from skimage.feature import Cascade
 
+from deployments.face.detection import Detection
 from deployments.types import Box, Pixels
 
 WINDOW = 24  # pixels; the cascade's own
@@ -45,18 +46,6 @@ CERTAIN_SCORE = 0.95  # such a face ends the search
 Gray = npt.NDArray[np.uint8]
 Window = tuple[float, float, float]  # left, top, side
 Windows = npt.NDArray[np.float64]  # (n, 3): left, top, side
-
-
-@dataclass(frozen=True, slots=True)
-class Detection:
-    """A face: `box` in pixels of the photo, `score` in 0..1."""
-
-    box: Box
-    score: float
-
-    @property
-    def side(self) -> float:
-        return self.box[2] - self.box[0]
 
 
 @dataclass(frozen=True, slots=True)

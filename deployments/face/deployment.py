@@ -6,6 +6,7 @@ from ray import serve
 
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
+from deployments.face.vector import face_similarity
 from deployments.types import FaceEmbedding, GeneratedImage, Photo
 
 
@@ -14,10 +15,9 @@ class FaceEmbedder:
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
         # Imported here, so that building the graph loads no model library.
-        from deployments.face.model import CascadeFaceModel, FaceModel, face_similarity
+        from deployments.face.model import load_face_model
 
-        self._model: FaceModel = CascadeFaceModel(config.model)
-        self._similarity = face_similarity
+        self._model = load_face_model(config.model)
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
@@ -31,7 +31,7 @@ class FaceEmbedder:
     async def similarity(self, image: GeneratedImage, reference: FaceEmbedding) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
         found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels))
-        return None if isinstance(found, NoFaceError) else self._similarity(found, reference)
+        return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 
     @serve.batch
     async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:

@@ -1,0 +1,18 @@
+"""The vectors of faces: brought to length 1, and compared."""
+
+import numpy as np
+
+from deployments.types import FaceEmbedding, Vector
+
+MIN_NORM = 1e-6
+
+
+def normalised(vectors: Vector) -> Vector:
+    """(..., 512) -> the same, each of length 1."""
+    unit: Vector = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), MIN_NORM)
+    return unit
+
+
+def face_similarity(a: FaceEmbedding, b: FaceEmbedding) -> float:
+    """Cosine of the two vectors, -1..1: 1 is the same face, about 0 two strangers."""
+    return float(np.clip(np.dot(a.vector, b.vector), -1.0, 1.0))

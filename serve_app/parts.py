@@ -1,0 +1,79 @@
+"""What the ingress and the worker are both put together from."""
+
+import secrets
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.serve.handle import DeploymentHandle
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+from serve_app.auth import signing_key
+from serve_app.broker import broker_errors, connect
+from serve_app.catalog import Catalog
+from serve_app.pipeline import AvatarPipeline
+from serve_app.runner import TaskRunner
+from serve_app.settings import Settings
+from serve_app.storage import Results
+from serve_app.tasks import Keys, TaskStore
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Belongs to one replica; `holder` is its name in leases and in the queue."""
+
+    redis: Redis
+    keys: Keys
+    holder: str
+    catalog: Catalog
+    results: Results
+    tasks: TaskStore
+    runner: TaskRunner
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        embedder: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        remover: DeploymentHandle[Any],
+    ) -> "Parts":
+        """Raises: ValueError where the settings do not fit each other, or the cluster."""
+        check_reach(settings, nodes=sum(node["Alive"] for node in ray.nodes()))
+        catalog = Catalog.read(settings.catalogs)
+        catalog.check_models(settings.generator.models)
+        redis = connect(settings.broker, settings.data_dir)
+        keys = Keys(settings.broker.prefix)
+        holder = uuid.uuid4().hex
+        tasks = TaskStore(redis, keys, holder, settings.result_ttl_s)
+        results = Results.open(
+            settings.store,
+            data_dir=settings.data_dir,
+            signing_key=_signing_key(settings, keys),
+            ttl_s=settings.result_ttl_s,
+        )
+        pipeline = AvatarPipeline(embedder, generator, remover, results)
+        return cls(redis, keys, holder, catalog, results, tasks, TaskRunner(catalog, pipeline, tasks))
+
+
+def check_reach(settings: Settings, nodes: int) -> None:
+    """Raises: ValueError where the settings keep on one machine what several machines need."""
+    if nodes <= 1:
+        return
+    if not settings.store.is_shared:
+        raise ValueError(f"the cluster has {nodes} nodes: set store.url to an object store that all of them reach")
+    if settings.broker.url is None:
+        raise ValueError(f"the cluster has {nodes} nodes: set broker.url to a Redis or Valkey that all of them reach")
+
+
+def _signing_key(settings: Settings, keys: Keys) -> bytes:
+    """32 bytes, the same for all replicas: in the data directory, or where there is a broker for all, in that."""
+    if settings.broker.url is None:
+        return signing_key(settings.data_dir)
+    with broker_errors(), SyncRedis.from_url(settings.broker.url.get_secret_value()) as redis:
+        redis.set(keys.signing_key, secrets.token_hex(32), nx=True)
+        made = redis.get(keys.signing_key)
+    assert isinstance(made, bytes)
+    return bytes.fromhex(made.decode())

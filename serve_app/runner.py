@@ -1,0 +1,86 @@
+"""From a task that is ours to its avatars: what the ingress and the worker do alike."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from deployments.errors import AvatarError, DeadlineError
+from deployments.types import Photo
+from serve_app.catalog import Catalog
+from serve_app.errors import INTERNAL_ERROR, BrokerError, answer_to
+from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult
+from serve_app.tasks import Failure, Outcome, Task, TaskStore
+
+log = logging.getLogger(__name__)
+
+
+class TaskRunner:
+    def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore) -> None:
+        self._catalog = catalog
+        self._pipeline = pipeline
+        self._tasks = tasks
+
+    async def run(self, task: Task, get_photo: Callable[[], Awaitable[Photo]], *, recorded: bool = True) -> JobResult:
+        """Raises: DeadlineError, UnknownAppError, and what `get_photo` and the pipeline raise."""
+        request = task.request
+        app = self._catalog[request.app_id]
+        job = AvatarJob(
+            task_id=task.task_id,
+            request=request,
+            model=app.model,
+            native_size=app.native_size(request.width, request.height),
+            submitted_at=task.submitted_at,
+        )
+
+        async def image_done() -> None:
+            if not recorded:
+                return
+            try:
+                await self._tasks.image_done(task.task_id)
+            except BrokerError:
+                log.warning("task %s: an image is done, but the broker does not answer", task.task_id)
+
+        async with within_deadline(task):
+            return await self._pipeline.run(job, await get_photo(), image_done)
+
+
+@contextlib.asynccontextmanager
+async def within_deadline(task: Task) -> AsyncIterator[None]:
+    """Raises: DeadlineError where the block is not done by the task's deadline."""
+    try:
+        async with asyncio.timeout(max(0.0, task.deadline - time.time())) as scope:
+            yield
+    except TimeoutError:
+        if not scope.expired():
+            raise
+        raise DeadlineError(f"Not done within {task.request.deadline_s:g} s.") from None
+
+
+def made(done: JobResult, fetch_s: float) -> Outcome:
+    """The outcome of a task that went well; of each stage the slowest image counts."""
+    avatars = done.avatars
+    stages = {
+        "fetch": fetch_s,
+        "face": done.face_s,
+        "diffusion": max(avatar.diffusion_s for avatar in avatars),
+        "finish": max(avatar.finish_s for avatar in avatars),
+        "store": max(avatar.store_s for avatar in avatars),
+    }
+    return Outcome(
+        avatars=tuple(avatars),
+        stages={name: round(seconds, 4) for name, seconds in stages.items()},
+        startup_s=round(max(avatar.startup_s for avatar in avatars), 4),
+    )
+
+
+def failed(error: BaseException) -> Outcome:
+    """The outcome of a task that ended with an error: what its client may know of it."""
+    if isinstance(error, AvatarError):
+        answer = answer_to(error)
+        return Outcome(failure=Failure(status=answer.status, error=answer.name, error_data=error.data))
+    message = "Something went wrong here; the log of the service has it under this task id."
+    return Outcome(
+        failure=Failure(status=INTERNAL_ERROR.status, error=INTERNAL_ERROR.name, error_data={"message": message})
+    )

@@ -1,0 +1,165 @@
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.catalog import Catalog, Download, ModelFile
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+DIGEST = "ab" * 32
+
+
+def download(**changes: Any) -> dict[str, Any]:
+    """A download as a catalogue file states it; a field that is `...` is left out."""
+    fields = {
+        "repo": "owner/name",
+        "revision": COMMIT,
+        "licence": "MIT",
+        "licence_url": "https://models.example/licence",
+        "folder": "model",
+        "files": {"config.json": {"sha256": DIGEST, "size": 3}},
+    }
+    return {name: value for name, value in (fields | changes).items() if value is not ...}
+
+
+def app(**changes: Any) -> dict[str, Any]:
+    return {
+        "title": "An app",
+        "description": "It draws.",
+        "licence": "MIT",
+        "model": "one",
+        "native_sizes": [[512, 512]],
+        "defaults": {"width": 512, "height": 512, "num_inference_steps": 20, "guidance_scale": 5},
+        **changes,
+    }
+
+
+def written(path: Path, **content: Any) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def production() -> Catalog:
+    return Catalog.read(["production"])
+
+
+def test_the_production_apps_draw_at_sizes_that_their_models_know(production: Catalog) -> None:
+    production.check_models({"sdxl-faceid", "sd15-faceid"})
+    for item in production.apps.values():
+        defaults = item.defaults
+        assert item.native_size(defaults.width, defaults.height) == (defaults.width, defaults.height)
+        assert all(side % 64 == 0 for size in item.native_sizes for side in size)
+    sdxl = production["face-avatar"]
+    assert all(0.93 < width * height / 1024**2 < 1.01 for width, height in sdxl.native_sizes)
+    assert sdxl.native_size(400, 600) == (832, 1216)
+
+
+def test_every_production_file_has_a_digest_a_place_of_its_own_and_a_revision_that_stays(production: Catalog) -> None:
+    files = production.files(production.downloads)
+    assert len({file.path for file in files}) == len(files)
+    for file in files:
+        assert file.sha256 is not None, file.path
+        assert file.url.startswith("https://")
+        assert not {"main", "master", "HEAD", "{revision}"} & set(file.url.split("/"))
+
+
+def test_the_production_apps_need_a_whole_pipeline_a_face_adapter_a_face_pack_and_a_matting_model(
+    production: Catalog,
+) -> None:
+    for app_id, folder, encoders in [("face-avatar", "sdxl-base-1.0", 2), ("face-avatar-sd15", "sd-1.5", 1)]:
+        paths = {file.path for file in production.files([app_id])}
+        assert {f"{folder}/model_index.json", f"{folder}/unet/diffusion_pytorch_model.fp16.safetensors"} <= paths
+        assert sum(path.startswith(f"{folder}/text_encoder") for path in paths) == 2 * encoders
+        assert {"insightface/buffalo_l/det_10g.onnx", "insightface/buffalo_l/w600k_r50.onnx"} <= paths
+        assert "rembg/birefnet-general-lite.onnx" in paths
+        assert sum(PurePosixPath(path).suffix == ".bin" for path in paths) == 1
+
+
+def test_the_licences_that_forbid_commerce_are_named_to_the_client(production: Catalog) -> None:
+    for app_id, item in production.apps.items():
+        licences = {download.licence for download in production.needed([app_id]).values()}
+        assert "research only, non-commercial" in licences
+        assert "non-commercial use only" in item.licence
+        assert item.safety == "none"
+
+
+def test_the_client_is_told_nothing_of_the_files(production: Catalog) -> None:
+    assert "downloads" not in production["face-avatar"].model_dump()
+
+
+def test_the_embedded_app_needs_no_files() -> None:
+    catalog = Catalog.read(["embedded"])
+    assert catalog.files(catalog.apps) == []
+
+
+def test_files_come_from_the_hub_from_a_url_or_out_of_an_archive() -> None:
+    hub = Download(**download())
+    plain = Download(**download(repo=..., url="https://models.example/{revision}", revision="v1"))
+    renamed = Download(**download(files={"a/b.onnx": {"source": "c.onnx"}}))
+    archive = Download(**download(repo=..., url="https://models.example/{revision}/pack.zip", revision="v1"))
+
+    path, known = "model/config.json", {"size": 3, "sha256": DIGEST}
+    assert hub.model_files() == [
+        ModelFile(path=path, url=f"https://huggingface.co/owner/name/resolve/{COMMIT}/config.json", **known)
+    ]
+    assert plain.model_files() == [ModelFile(path=path, url="https://models.example/v1/config.json", **known)]
+    assert renamed.model_files() == [
+        ModelFile(path="model/a/b.onnx", url=f"https://huggingface.co/owner/name/resolve/{COMMIT}/c.onnx")
+    ]
+    (member,) = archive.model_files()
+    assert member == ModelFile(path=path, url="https://models.example/v1/pack.zip", member="config.json", **known)
+    assert member.source == "https://models.example/v1/pack.zip#config.json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"revision": "main"}, "a branch moves"),
+        ({"repo": ...}, "either a repo or a url"),
+        ({"url": "https://models.example/{revision}"}, "either a repo or a url"),
+        ({"repo": ..., "url": "https://models.example/latest"}, "url"),
+        ({"repo": ..., "url": "http://models.example/{revision}"}, "url"),
+        ({"repo": "../name"}, "repo"),
+        ({"folder": "../elsewhere"}, "plain relative path"),
+        ({"files": {"/etc/passwd.txt": {}}}, "plain relative path"),
+        ({"files": {"a.json": {"source": "../../b.json"}}}, "plain relative path"),
+        ({"files": {"model.pt": {}}}, "model.pt: neither"),
+        ({"files": {"model.pkl": {"weights_only": True}}}, "model.pkl: neither"),
+        ({"files": {"adapter.bin": {}}}, "a .bin marked weights_only"),
+        ({"files": {"a.json": {"sha256": "abc"}}}, "sha256"),
+        ({"files": {}}, "files"),
+    ],
+)
+def test_a_download_that_could_change_or_do_harm_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Download(**download(**changes))
+
+
+def test_a_pickle_is_taken_where_it_is_marked_to_be_read_as_weights_only() -> None:
+    marked = Download(**download(files={"adapter.bin": {"weights_only": True}}))
+    assert [file.path for file in marked.model_files()] == ["model/adapter.bin"]
+
+
+def test_an_app_of_ones_own_may_need_what_another_catalogue_brings(tmp_path: Path) -> None:
+    own = written(tmp_path / "own.yaml", apps={"mine": app(downloads=["u2net", "buffalo_l"])})
+    catalog = Catalog.read([own, "production"])
+    assert {file.path for file in catalog.files(["mine", "u2net"])} == {
+        "rembg/u2net.onnx",
+        "insightface/buffalo_l/det_10g.onnx",
+        "insightface/buffalo_l/w600k_r50.onnx",
+    }
+    with pytest.raises(ValueError, match="app mine: there is no download buffalo_l, u2net"):
+        Catalog.read([own])
+
+
+def test_names_that_are_nobodys_are_refused_with_those_that_there_are(production: Catalog) -> None:
+    with pytest.raises(ValueError, match=r"'sdxl' is none of face-avatar, .*buffalo_l"):
+        production.files(["sdxl"])
+
+
+def test_two_catalogues_may_not_name_the_same_download(tmp_path: Path) -> None:
+    own = written(tmp_path / "own.yaml", downloads={"u2net": download()}, apps={})
+    with pytest.raises(ValueError, match=r"own\.yaml: these are in another catalogue too: u2net"):
+        Catalog.read(["production", own])

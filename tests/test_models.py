@@ -1,0 +1,392 @@
+"""Prefetching, against a real web server that breaks off, knows ranges or does not, and keeps a record."""
+
+import contextlib
+import fcntl
+import hashlib
+import http.server
+import io
+import os
+import random
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+from serve_app.catalog import HUB, ModelFile
+from serve_app.models import ATTEMPTS, LOCK_FILE, PrefetchError, missing, prefetch
+
+WEIGHTS = random.Random(0).randbytes(300_000)
+OTHERS = random.Random(1).randbytes(300_000)
+
+
+@dataclass
+class Web:
+    """What the server has, how it misbehaves, and what it was asked for."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    statuses: list[int] = field(default_factory=list)  # of the next answers, instead of the file
+    break_after: list[int] = field(default_factory=list)  # bytes of the next answers' bodies; then the connection ends
+    knows_ranges: bool = True
+    states_length: bool = True  # without it a client cannot tell the end from a break
+    shifted_by: int = 0  # bytes by which a range starts too late
+    asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
+    url: str = ""
+
+    def model_file(self, name: str, data: bytes | None = WEIGHTS, *, size: int | None = None, **more: str) -> ModelFile:
+        """A file of the server, under its own name; `data` is what its digest says it holds, None: no digest."""
+        digest = None if data is None else hashlib.sha256(data).hexdigest()
+        return ModelFile(**{"path": name, "url": f"{self.url}/{name}", **more}, size=size, sha256=digest)
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    web = Web()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked_range = self.headers.get("Range")
+            web.asked.append((self.path, asked_range))
+            data = web.files.get(self.path.removeprefix("/"))
+            status = web.statuses.pop(0) if web.statuses else 200 if data is not None else 404
+            if status != 200 or data is None:
+                self.send_error(status)
+                return
+            start = int(asked_range.removeprefix("bytes=").removesuffix("-")) if asked_range and web.knows_ranges else 0
+            if start >= len(data):
+                self.send_error(416)
+                return
+            start += web.shifted_by if start else 0
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            if web.states_length:
+                self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            end = start + web.break_after.pop(0) if web.break_after else len(data)
+            with contextlib.suppress(ConnectionError):  # a client need not read it all
+                self.wfile.write(data[start:end])
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    web.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield web
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def fetch(files: list[ModelFile], models_dir: Path, *, pin: bool = False, mirror: str = HUB) -> list[ModelFile]:
+    return prefetch(files, models_dir, pin=pin, mirror=mirror, retry_wait_s=0)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_fetched_is_there_and_a_second_prefetch_asks_for_nothing(web: Web, tmp_path: Path) -> None:
+    web.files = {"sd/unet.safetensors": WEIGHTS, "sd/config.json": b"{}"}
+    files = [web.model_file("sd/unet.safetensors", size=len(WEIGHTS)), web.model_file("sd/config.json", b"{}")]
+    assert missing(files, tmp_path) == files
+
+    assert fetch([*files, files[0]], tmp_path) == files
+    assert contents(tmp_path) == web.files
+    assert missing(files, tmp_path) == []
+    web.asked.clear()
+
+    assert fetch(files, tmp_path) == []
+    assert web.asked == []
+
+
+def test_progress_is_reported_up_to_the_size_of_each_file(web: Web, tmp_path: Path) -> None:
+    web.files = {"a.safetensors": WEIGHTS}
+    sizes: list[int] = []
+    prefetch([web.model_file("a.safetensors")], tmp_path, report=lambda _file, size: sizes.append(size))
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == len(WEIGHTS)
+
+
+def test_a_wrong_digest_leaves_nothing_behind_and_says_what_was_expected_and_what_came(
+    web: Web, tmp_path: Path
+) -> None:
+    web.files = {"a.safetensors": OTHERS}
+    expected, got = (hashlib.sha256(data).hexdigest() for data in (WEIGHTS, OTHERS))
+    with pytest.raises(PrefetchError, match=rf"a\.safetensors: expected SHA-256 {expected}, got {got}"):
+        fetch([web.model_file("a.safetensors")], tmp_path)
+    assert contents(tmp_path) == {}
+
+
+def test_a_file_that_is_there_but_wrong_is_deleted_and_fetched(web: Web, tmp_path: Path) -> None:
+    file = web.model_file("a.safetensors", size=len(WEIGHTS))
+    (tmp_path / "a.safetensors").write_bytes(OTHERS)
+    with pytest.raises(PrefetchError, match="HTTP 404"):
+        fetch([file], tmp_path)
+    assert contents(tmp_path) == {}
+
+    (tmp_path / "a.safetensors").write_bytes(OTHERS)
+    web.files = {"a.safetensors": WEIGHTS}
+    assert fetch([file], tmp_path) == [file]
+    assert contents(tmp_path) == web.files
+
+
+def test_a_file_of_another_size_is_missing(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"{")
+    assert missing([web.model_file("a.json", b"{}", size=2)], tmp_path)
+    assert not missing([web.model_file("a.json", b"{}")], tmp_path)
+
+
+def test_a_broken_connection_is_taken_up_where_it_ended(web: Web, tmp_path: Path) -> None:
+    web.files = {"a.safetensors": WEIGHTS}
+    web.break_after = [100_000, 50_000]
+    fetch([web.model_file("a.safetensors")], tmp_path)
+    assert contents(tmp_path) == web.files
+    assert [asked for _, asked in web.asked] == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_an_end_that_comes_before_the_known_size_is_a_break(web: Web, tmp_path: Path) -> None:
+    web.files, web.states_length, web.break_after = {"a.safetensors": WEIGHTS}, False, [100_000]
+    fetch([web.model_file("a.safetensors", size=len(WEIGHTS))], tmp_path)
+    assert contents(tmp_path) == web.files
+    assert [asked for _, asked in web.asked] == [None, "bytes=100000-"]
+
+
+def test_a_part_that_is_whole_already_is_not_fetched_again(web: Web, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors.part").write_bytes(WEIGHTS)
+    fetch([web.model_file("a.safetensors")], tmp_path)
+    assert contents(tmp_path) == {"a.safetensors": WEIGHTS}
+    assert web.asked == []
+
+
+def test_a_server_without_ranges_sends_it_all_again(web: Web, tmp_path: Path) -> None:
+    web.files, web.knows_ranges, web.break_after = {"a.safetensors": WEIGHTS}, False, [100_000]
+    fetch([web.model_file("a.safetensors")], tmp_path)
+    assert contents(tmp_path) == web.files
+
+
+def test_a_range_that_was_not_asked_for_is_not_taken(web: Web, tmp_path: Path) -> None:
+    web.files, web.shifted_by, web.break_after = {"a.safetensors": WEIGHTS}, 7, [100_000]
+    fetch([web.model_file("a.safetensors")], tmp_path)
+    assert contents(tmp_path) == web.files
+
+
+def test_a_file_that_arrives_bit_by_bit_needs_more_connections_than_the_attempts_without_progress(
+    web: Web, tmp_path: Path
+) -> None:
+    web.files, web.break_after = {"a.safetensors": WEIGHTS}, [10_000] * (2 * ATTEMPTS)
+    fetch([web.model_file("a.safetensors")], tmp_path)
+    assert len(web.asked) == 2 * ATTEMPTS + 1
+    assert contents(tmp_path) == web.files
+
+
+def test_a_connection_that_brings_nothing_is_given_up_and_the_next_prefetch_goes_on(web: Web, tmp_path: Path) -> None:
+    web.files, web.break_after = {"a.safetensors": WEIGHTS}, [100_000] + [0] * ATTEMPTS
+    file = web.model_file("a.safetensors")
+    with pytest.raises(PrefetchError, match=r"a\.safetensors"):
+        fetch([file], tmp_path)
+    assert len(web.asked) == 1 + ATTEMPTS
+    assert missing([file], tmp_path)
+    web.asked.clear()
+
+    fetch([file], tmp_path)
+    assert contents(tmp_path) == web.files
+    assert web.asked == [("/a.safetensors", "bytes=100000-")]
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_final(web: Web, tmp_path: Path) -> None:
+    web.files, web.statuses = {"a.json": b"{}"}, [503, 429]
+    fetch([web.model_file("a.json", b"{}")], tmp_path)
+    assert len(web.asked) == 3
+
+    web.asked.clear()
+    web.files, web.statuses = {"b.json": b"{}"}, [403]
+    with pytest.raises(PrefetchError, match=r"b\.json: HTTP 403"):
+        fetch([web.model_file("b.json", b"{}")], tmp_path)
+    assert len(web.asked) == 1
+    assert "b.json.part" not in contents(tmp_path)
+
+
+def test_more_bytes_than_the_catalogue_says_are_not_read(web: Web, tmp_path: Path) -> None:
+    web.files = {"a.safetensors": WEIGHTS * 100}
+    sizes: list[int] = []
+    with pytest.raises(PrefetchError, match="expected SHA-256"):
+        prefetch([web.model_file("a.safetensors", size=1000)], tmp_path, report=lambda _file, size: sizes.append(size))
+    assert sizes[-1] < len(WEIGHTS * 100)
+    assert contents(tmp_path) == {}
+
+
+def test_without_a_digest_a_file_is_refused_before_anything_is_fetched(web: Web, tmp_path: Path) -> None:
+    web.files = {"a.json": b"{}", "b.bin": WEIGHTS}
+    with pytest.raises(PrefetchError, match=r"no SHA-256 is known of b\.bin"):
+        fetch([web.model_file("a.json", b"{}"), web.model_file("b.bin", None)], tmp_path)
+    assert web.asked == []
+
+
+def test_a_pinned_file_is_held_to_what_came_first(web: Web, tmp_path: Path) -> None:
+    web.files = {"b.bin": WEIGHTS}
+    file = web.model_file("b.bin", None)
+    fetch([file], tmp_path, pin=True)
+    assert yaml.safe_load((tmp_path / LOCK_FILE).read_text()) == {file.url: hashlib.sha256(WEIGHTS).hexdigest()}
+    assert fetch([file], tmp_path) == []
+
+    (tmp_path / "b.bin").unlink()
+    web.files = {"b.bin": OTHERS}
+    for pin in (False, True):
+        with pytest.raises(PrefetchError, match="expected SHA-256"):
+            fetch([file], tmp_path, pin=pin)
+    assert set(contents(tmp_path)) == {LOCK_FILE}
+
+
+def test_a_file_of_another_size_is_not_pinned(web: Web, tmp_path: Path) -> None:
+    web.files = {"b.bin": WEIGHTS}
+    with pytest.raises(PrefetchError, match=r"b\.bin: expected 5 bytes, got"):
+        fetch([web.model_file("b.bin", None, size=5)], tmp_path, pin=True)
+    assert contents(tmp_path) == {}
+
+
+def test_a_pin_is_of_one_revision(web: Web, tmp_path: Path) -> None:
+    web.files = {"r1/b.bin": WEIGHTS, "r2/b.bin": OTHERS}
+    first, second = (web.model_file("b.bin", None, url=f"{web.url}/{revision}/b.bin") for revision in ("r1", "r2"))
+    fetch([first], tmp_path, pin=True)
+    with pytest.raises(PrefetchError, match="no SHA-256 is known"):
+        fetch([second], tmp_path)
+    fetch([second], tmp_path, pin=True)
+    assert (tmp_path / "b.bin").read_bytes() == OTHERS
+
+
+def test_a_mirror_stands_in_for_hugging_face_alone(web: Web, tmp_path: Path) -> None:
+    web.files = {"hub/owner/name/resolve/abc/a.json": b"{}", "b.json": b"[]"}
+    files = [
+        web.model_file("a.json", b"{}", url=f"{HUB}/owner/name/resolve/abc/a.json"),
+        web.model_file("b.json", b"[]"),
+    ]
+    fetch(files, tmp_path, mirror=f"{web.url}/hub/")
+    assert contents(tmp_path) == {"a.json": b"{}", "b.json": b"[]"}
+    with pytest.raises(PrefetchError, match="a mirror is a URL"):
+        fetch(files, tmp_path, mirror="mirror.example")
+
+
+def test_the_environments_proxy_is_used(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", web.url)
+    web.files = {"http://models.example/a.json": b"{}"}
+    fetch([web.model_file("a.json", b"{}", url="http://models.example/a.json")], tmp_path)
+    assert contents(tmp_path) == {"a.json": b"{}"}
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def test_of_an_archive_only_the_named_members_are_taken_and_it_is_fetched_once(web: Web, tmp_path: Path) -> None:
+    members = {"a.json": b"{}", "b.safetensors": WEIGHTS, "c.json": b"[]", "../outside.json": b"!", "/root.json": b"!"}
+    web.files, web.break_after = {"pack.zip": zipped(members)}, [100_000]
+    files = [
+        web.model_file(f"pack/{name}", members[name], url=f"{web.url}/pack.zip", member=name)
+        for name in ("a.json", "b.safetensors")
+    ]
+    models_dir = tmp_path / "models"
+    fetch(files, models_dir)
+    assert contents(tmp_path) == {"models/pack/a.json": b"{}", "models/pack/b.safetensors": WEIGHTS}
+    assert [asked for _, asked in web.asked] == [None, "bytes=100000-"]
+    assert fetch(files, models_dir) == []
+
+
+def test_a_member_that_points_outside_lands_where_the_catalogue_says(web: Web, tmp_path: Path) -> None:
+    web.files = {"pack.zip": zipped({"../../outside.json": b"{}"})}
+    models_dir = tmp_path / "a" / "b"
+    fetch([web.model_file("in.json", b"{}", url=f"{web.url}/pack.zip", member="../../outside.json")], models_dir)
+    assert contents(tmp_path) == {"a/b/in.json": b"{}"}
+
+
+@pytest.mark.parametrize("path", ["../a.json", "a/../../b.json", "/etc/a.json", "a\\..\\b.json", "", "a//b.json"])
+def test_a_path_that_leaves_the_models_folder_is_no_path(path: str) -> None:
+    with pytest.raises(ValueError, match="is not a plain relative path"):
+        ModelFile(path=path, url="https://models.example/a.json")
+
+
+@pytest.mark.parametrize(
+    ("archive", "reason"),
+    [
+        (b"no zip at all", "not a zip file"),
+        (zipped({"other.json": b"{}"}), "no item named"),
+        (zipped({"a.json": b"[]"}), "expected SHA-256"),
+        (
+            zipped({"a.json": b"{}"}).replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"),
+            "encr",
+        ),
+    ],
+    ids=["no zip", "no such member", "another content", "encrypted"],
+)
+def test_an_archive_that_is_not_as_expected_leaves_nothing_behind(
+    web: Web, tmp_path: Path, archive: bytes, reason: str
+) -> None:
+    web.files = {"pack.zip": archive}
+    with pytest.raises(PrefetchError, match=reason):
+        fetch([web.model_file("a.json", b"{}", url=f"{web.url}/pack.zip", member="a.json")], tmp_path)
+    assert contents(tmp_path) == {}
+
+
+def onnx_file(folder: Path, *, external: bool) -> bytes:
+    """A model of one constant, the numbers of which lie in another file if `external`."""
+    weight = numpy_helper.from_array(np.zeros(4, dtype=np.float32), "weight")
+    output = helper.make_tensor_value_info("weight", TensorProto.FLOAT, [4])
+    model = helper.make_model(helper.make_graph([], "constant", [], [output], [weight]))
+    path = folder / "made.onnx"
+    onnx.save(model, path, save_as_external_data=external, size_threshold=0, location="made.data")
+    return path.read_bytes()
+
+
+def test_an_onnx_file_that_keeps_weights_elsewhere_is_refused_whatever_its_digest(
+    web: Web, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    whole, split = (onnx_file(tmp_path_factory.mktemp("onnx"), external=external) for external in (False, True))
+    web.files = {"whole.onnx": whole, "split.onnx": split, "page.onnx": b"<html>"}
+    fetch([web.model_file("whole.onnx", whole)], tmp_path)
+    with pytest.raises(PrefetchError, match="keeps weights in another file"):
+        fetch([web.model_file("split.onnx", split)], tmp_path)
+    with pytest.raises(PrefetchError, match=r"page\.onnx"):
+        fetch([web.model_file("page.onnx", None)], tmp_path, pin=True)
+    assert contents(tmp_path) == {"whole.onnx": whole}
+
+
+def test_two_prefetches_of_one_folder_do_not_meet(web: Web, tmp_path: Path) -> None:
+    web.files = {"a.json": b"{}"}
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(PrefetchError, match="another prefetch is at work"):
+            fetch([web.model_file("a.json", b"{}")], tmp_path)
+    finally:
+        os.close(descriptor)
+    assert fetch([web.model_file("a.json", b"{}")], tmp_path)
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_anything_is_fetched(web: Web, tmp_path: Path) -> None:
+    with pytest.raises(PrefetchError, match=r"GB free; 1000000000\.0 GB are to come"):
+        fetch([web.model_file("a.json", b"{}", size=10**18)], tmp_path)
+    assert web.asked == []
+
+
+def test_what_is_there_of_a_file_needs_no_more_room(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.files = {"a.safetensors": WEIGHTS}
+    (tmp_path / "a.safetensors.part").write_bytes(WEIGHTS[:200_000])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=150_000))
+    assert fetch([web.model_file("a.safetensors", size=len(WEIGHTS))], tmp_path)

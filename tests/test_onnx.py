@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from deployments.onnx import provider_list, require_provider, require_self_contained, session_options
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def graph(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], output: str = "y") -> onnx.GraphProto:
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])]
+    return helper.make_graph(
+        nodes, "graph", inputs, [helper.make_tensor_value_info(output, TensorProto.FLOAT, [4])], weights
+    )
+
+
+def saved(contents: onnx.GraphProto, path: Path) -> Path:
+    """Written as it is: `onnx.save` would look for the other files."""
+    model = helper.make_model(contents, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def in_another_file(weight: onnx.TensorProto) -> onnx.TensorProto:
+    onnx.external_data_helper.set_external_data(weight, "weights.bin")
+    weight.ClearField("raw_data")
+    return weight
+
+
+@pytest.fixture
+def weight() -> onnx.TensorProto:
+    return numpy_helper.from_array(np.ones(4, dtype=np.float32), "w")
+
+
+def test_a_model_that_is_one_file_passes(tmp_path: Path, weight: onnx.TensorProto) -> None:
+    path = saved(graph([helper.make_node("Add", ["x", "w"], ["y"])], [weight]), tmp_path / "model.onnx")
+    require_self_contained(path)
+    session = onnxruntime.InferenceSession(str(path), session_options(1), providers=provider_list([CPU]))
+    require_provider(session, [CPU])
+
+
+def test_weights_in_another_file_are_refused(tmp_path: Path, weight: onnx.TensorProto) -> None:
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    path = saved(graph([add], [in_another_file(weight)]), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"model\.onnx keeps weights in another file"):
+        require_self_contained(path)
+
+
+def test_a_constant_in_another_file_is_refused_however_deep_it_lies(tmp_path: Path, weight: onnx.TensorProto) -> None:
+    inner = graph([helper.make_node("Constant", [], ["z"], value=in_another_file(weight))], [], "z")
+    del inner.input[:]
+    condition = numpy_helper.from_array(np.array(True), "condition")
+    branches = {"then_branch": inner, "else_branch": inner}
+    path = saved(graph([helper.make_node("If", ["condition"], ["y"], **branches)], [condition]), tmp_path / "if.onnx")
+    with pytest.raises(ValueError, match="another file"):
+        require_self_contained(path)
+
+
+def test_a_session_on_another_provider_than_the_first_is_an_error(tmp_path: Path, weight: onnx.TensorProto) -> None:
+    path = saved(graph([helper.make_node("Add", ["x", "w"], ["y"])], [weight]), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(path), providers=[CPU])
+    with pytest.raises(RuntimeError, match=f"{CUDA} was asked for, but onnxruntime runs on {CPU}"):
+        require_provider(session, [CUDA, CPU])
+
+
+def test_a_session_runs_one_operator_at_a_time_on_so_many_threads() -> None:
+    options = session_options(3)
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+
+
+def test_gpu_memory_is_limited_in_bytes_and_only_on_cuda() -> None:
+    assert provider_list([CUDA, CPU]) == [CUDA, CPU]
+    assert provider_list([CPU], gpu_memory_mb=512) == [CPU]
+    cuda, cpu = provider_list([CUDA, CPU], gpu_memory_mb=512)
+    assert cpu == CPU
+    assert isinstance(cuda, tuple)
+    name, options = cuda
+    assert name == CUDA
+    assert options["gpu_mem_limit"] == str(512 * 1024 * 1024)

@@ -1,0 +1,367 @@
+"""The records and the queue, on a real Valkey."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
+
+from deployments.errors import NoFaceError
+from serve_app.broker import BrokerSettings, connect
+from serve_app.catalog import Catalog
+from serve_app.errors import BrokerError, ConflictError, OverloadedError
+from serve_app.queue import LEASE_MARGIN_S, TaskQueue
+from serve_app.runner import failed
+from serve_app.schemas import AvatarRequest, EffectiveRequest
+from serve_app.tasks import Claim, Keys, Outcome, Task, TaskStore, idempotency_digest
+
+LEASE_S = 0.3
+PREFIXES = itertools.count()
+
+
+class Office:
+    """Stores and queues of several processes on one broker, under a prefix of their own."""
+
+    def __init__(self, data_dir: Path, lease_s: float = LEASE_S) -> None:
+        self.redis = connect(BrokerSettings(), data_dir)
+        self.keys = Keys(f"test{next(PREFIXES)}")
+        self.lease_s = lease_s
+
+    def store(self, holder: str) -> TaskStore:
+        return TaskStore(self.redis, self.keys, holder, ttl_s=3600, lease_s=self.lease_s)
+
+    def queue(self, holder: str) -> TaskQueue:
+        return TaskQueue(self.redis, self.keys, holder, lease_s=self.lease_s)
+
+
+def task(task_id: str = "a", key: str | None = None, **fields: Any) -> Task:
+    request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
+    app = Catalog.read(["embedded"])["face-avatar"]
+    return Task(
+        task_id=task_id,
+        owner="ann",
+        request=EffectiveRequest.fill(request, app, seed=7, deadline_s=60),
+        submitted_at=time.time(),
+        idempotency=None if key is None else idempotency_digest("ann", key),
+    )
+
+
+Scenario = Callable[[Office], Awaitable[None]]
+
+
+@pytest.fixture
+def at(valkey: Path) -> Iterator[Callable[[Scenario], None]]:
+    def run(scenario: Scenario) -> None:
+        async def within() -> None:
+            office = Office(valkey)
+            async with office.redis, asyncio.timeout(30):
+                await scenario(office)
+
+        asyncio.run(within())
+
+    yield run
+
+
+def test_a_task_goes_from_its_record_through_the_queue_to_its_outcome(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ingress, worker, queue = office.store("ingress"), office.store("worker"), office.queue("worker")
+        assert await queue.take(1, 0.01) == []
+        await ingress.create(task(), "PENDING")
+        record = await ingress.get("a")
+        assert record is not None
+        assert record.task.request == task().request
+        assert (record.status, record.held, record.message_id) == ("PENDING", True, None)
+        assert await worker.claim("a") is Claim.HELD  # nobody works on it before it is queued
+        assert await ingress.enqueue("a")
+
+        (message,) = await queue.take(5, 1)
+        assert message.task_id == "a"
+        assert await worker.claim("a") is Claim.OURS
+        await worker.image_done("a")
+        record = await ingress.get("a")
+        assert record is not None
+        assert (record.status, record.attempts, record.images_done, record.held) == ("STARTED", 1, 1, True)
+
+        outcome = failed(NoFaceError("no face found", faces_found=0))
+        assert await worker.finish(record.task, "FAILED", outcome)
+        await queue.remove(message.message_id)
+        record = await ingress.get("a")
+        assert record is not None
+        assert (record.status, record.outcome, record.held, record.finished) == ("FAILED", outcome, False, True)
+        assert await queue.length() == 0
+
+    at(scenario)
+
+
+def test_an_unknown_task_is_unknown(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        assert await store.get("nothing") is None
+        assert await store.claim("nothing") is Claim.OVER
+        assert not await store.cancel("nothing")
+        assert await store.statuses(["nothing"]) == [None]
+
+    at(scenario)
+
+
+def test_a_record_lives_until_its_time_to_live_after_the_deadline(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await store.create(task(), "STARTED")
+        assert 3600 < await office.redis.ttl(office.keys.record("a")) <= 3660
+        await store.finish(task(), "SUCCESS", Outcome())
+        assert 3590 < await office.redis.ttl(office.keys.record("a")) <= 3600
+
+    at(scenario)
+
+
+def test_a_lease_that_runs_out_is_free_for_others_and_its_message_comes_again(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        dead, alive = office.store("dead"), office.store("alive")
+        await dead.create(task(), "PENDING")
+        await office.queue("dead").take(1, 0.01)
+        await dead.enqueue("a")
+        (message,) = await office.queue("dead").take(1, 1)
+        assert await dead.claim("a") is Claim.OURS
+        assert await alive.claim("a") is Claim.HELD
+
+        queue, taken = office.queue("alive"), []
+        while not taken:
+            taken = await queue.take(1, 0.05)
+        assert taken == [message]
+        assert await alive.claim("a") is Claim.OURS
+        assert await dead.renew(["a"]) == [False]
+        assert not await dead.finish(task(), "SUCCESS", Outcome())
+        record = await alive.get("a")
+        assert record is not None
+        assert (record.status, record.attempts) == ("STARTED", 2)
+
+    at(scenario)
+
+
+def test_a_message_that_is_touched_is_not_taken_over(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, ours, theirs = office.store("a"), office.queue("ours"), office.queue("theirs")
+        await ours.take(1, 0.01)
+        await store.create(task(), "PENDING")
+        await store.enqueue("a")
+        (message,) = await ours.take(1, 1)
+        ends = time.monotonic() + 4 * LEASE_S
+        while time.monotonic() < ends:
+            await ours.touch([message.message_id])
+            assert await theirs.take(1, LEASE_S / 6) == []
+
+    at(scenario)
+
+
+def test_while_it_is_renewed_a_lease_does_not_run_out(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ours, theirs = office.store("ours"), office.store("theirs")
+        await ours.create(task(), "STARTED")
+        ends = time.monotonic() + 4 * LEASE_S
+        while time.monotonic() < ends:
+            assert await ours.renew(["a"]) == [True]
+            assert await theirs.claim("a") is Claim.HELD
+            await asyncio.sleep(LEASE_S / 6)
+
+    at(scenario)
+
+
+def test_what_was_cancelled_stays_cancelled_and_leaves_the_queue(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        await store.create(task(), "PENDING")
+        await store.enqueue("a")
+        assert await store.cancel("a")
+        assert not await store.cancel("a")
+        assert await store.claim("a") is Claim.OVER
+        assert not await store.finish(task(), "SUCCESS", Outcome())
+        assert await queue.length() == 0
+        await store.create(task("b"), "PENDING")
+        await store.cancel("b")
+        assert not await store.enqueue("b")  # cancelled while its photo was fetched
+        assert await queue.length() == 0
+
+    at(scenario)
+
+
+def test_what_is_handed_back_is_the_next_ones(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        await queue.take(1, 0.01)
+        await store.create(task(), "PENDING")
+        await store.enqueue("a")
+        (message,) = await queue.take(1, 1)
+        await store.claim("a")
+        assert await store.hand_back("a")
+        await queue.remove(message.message_id)
+        record = await store.get("a")
+        assert record is not None
+        assert (record.status, record.attempts, record.held) == ("PENDING", 0, False)
+        (again,) = await office.queue("b").take(1, 1)
+        assert again.task_id == "a"
+        assert again.message_id == record.message_id != message.message_id
+
+    at(scenario)
+
+
+def test_the_position_counts_those_ahead(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        messages = []
+        for name in "abc":
+            await store.create(task(name), "PENDING")
+            await store.enqueue(name)
+            record = await store.get(name)
+            assert record is not None
+            assert record.message_id is not None
+            messages.append(record.message_id)
+        assert [await queue.position(message) for message in messages] == [1, 2, 3]  # before any worker was there
+        await queue.take(1, 0.01)
+        assert len(await queue.take(1, 1)) == 1
+        assert [await queue.position(message) for message in messages] == [0, 1, 2]
+        await store.cancel("b")
+        assert await queue.position(messages[2]) == 1
+
+    at(scenario)
+
+
+def test_one_idempotency_key_is_one_task(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        ids = await asyncio.gather(*(store.create(task(name, key="k"), "PENDING", "body") for name in "abcdef"))
+        assert len(set(ids)) == 1
+        assert [name for name in "abcdef" if await store.get(name) is not None] == [ids[0]]
+        with pytest.raises(ConflictError):
+            await store.create(task("g", key="k"), "PENDING", "another body")
+        assert await store.create(task("h", key="l"), "PENDING", "another body") == "h"
+
+    at(scenario)
+
+
+def test_a_failure_of_ours_frees_the_key_and_one_of_the_clients_does_not(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        theirs, ours = task("theirs", key="theirs"), task("ours", key="ours")
+        await store.create(theirs, "STARTED", "body")
+        await store.finish(theirs, "FAILED", failed(NoFaceError("no face found")))
+        assert await store.create(task("again", key="theirs"), "STARTED", "body") == "theirs"
+        await store.create(ours, "STARTED", "body")
+        await store.finish(ours, "FAILED", failed(OverloadedError("full")))
+        assert await store.create(task("again", key="ours"), "STARTED", "body") == "again"
+
+    at(scenario)
+
+
+def test_a_broker_that_is_away_is_an_overload(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        settings = BrokerSettings(url="unix:///nothing/here.sock")
+        async with connect(settings, tmp_path) as redis:
+            keys = Keys("test")
+            store, queue = TaskStore(redis, keys, "a", 60), TaskQueue(redis, keys, "a")
+            for call in (store.get("a"), store.create(task(), "PENDING"), store.renew(["a"]), queue.take(1, 0.1)):
+                with pytest.raises(BrokerError) as caught:
+                    await call
+                assert "here.sock" not in str(caught.value)
+
+    asyncio.run(scenario())
+
+
+class TasksInAnyOrder(RuleBasedStateMachine):
+    """Ingresses and workers in any order of steps, deaths among them: no task is lost, none ends twice."""
+
+    data_dir: Path
+    loop: asyncio.AbstractEventLoop
+    tasks = Bundle("tasks")
+    working = Bundle("working")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.office = Office(self.data_dir, lease_s=3600)  # leases end when a rule says so
+        self.names = itertools.count()
+        self.ended: dict[str, str] = {}
+        self.queued: set[str] = set()
+
+    def do(self, work: Awaitable[Any]) -> Any:
+        return self.loop.run_until_complete(asyncio.ensure_future(work, loop=self.loop))
+
+    @rule(target=tasks)
+    def submit(self) -> str:
+        name = f"task{next(self.names)}"
+        store = self.office.store("ingress")
+        self.do(store.create(task(name), "PENDING"))
+        assert self.do(store.enqueue(name))
+        self.queued.add(name)
+        return name
+
+    @rule(target=working, worker=st.sampled_from("ABC"))
+    def take(self, worker: str) -> tuple[str, str, str] | None:
+        """A worker takes the next message, or one that a dead one left."""
+        # Every pending message counts as left by a dead worker.
+        queue = TaskQueue(self.office.redis, self.office.keys, worker, lease_s=-LEASE_MARGIN_S)
+        for message in self.do(queue.take(1, 0.001)) or self.do(queue.take(1, 0.001)):
+            claim = self.do(self.office.store(worker).claim(message.task_id))
+            if claim is Claim.OVER:
+                assert message.task_id in self.ended
+                self.do(queue.remove(message.message_id))
+            elif claim is Claim.OURS:
+                assert message.task_id not in self.ended
+                return worker, message.task_id, message.message_id
+        return None
+
+    @rule(work=consumes(working))
+    def finish(self, work: tuple[str, str, str] | None) -> None:
+        if work is None:
+            return
+        worker, name, message_id = work
+        if self.do(self.office.store(worker).finish(task(name), "SUCCESS", Outcome())):
+            assert name not in self.ended
+            self.ended[name] = "SUCCESS"
+        self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message_id))
+
+    @rule(work=consumes(working))
+    def die(self, work: tuple[str, str, str] | None) -> None:
+        if work is not None:
+            self.do(self.office.redis.delete(self.office.keys.lease(work[1])))
+
+    @rule(work=consumes(working))
+    def hand_back(self, work: tuple[str, str, str] | None) -> None:
+        if work is not None:
+            worker, name, message_id = work
+            self.do(self.office.store(worker).hand_back(name))
+            self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message_id))
+
+    @rule(name=tasks)
+    def cancel(self, name: str) -> None:
+        if self.do(self.office.store("ingress").cancel(name)):
+            assert name not in self.ended
+            self.ended[name] = "CANCELLED"
+
+    @invariant()
+    def every_task_has_ended_as_it_did_or_is_in_the_queue(self) -> None:
+        entries = self.do(self.office.redis.xrange(self.office.keys.queue))
+        in_queue = {fields["task_id"] for _message_id, fields in entries}
+        for name in self.queued:
+            (status,) = self.do(self.office.store("x").statuses([name]))
+            assert status == self.ended.get(name, status)
+            assert name in self.ended or (name in in_queue and status in ("PENDING", "STARTED"))
+
+
+def test_no_task_is_lost_and_none_ends_twice_in_any_order_of_events(valkey: Path) -> None:
+    loop = asyncio.new_event_loop()
+    machine = type("Machine", (TasksInAnyOrder,), {"data_dir": valkey, "loop": loop})
+    try:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=HealthCheck
+            ),
+        )
+    finally:
+        loop.close()

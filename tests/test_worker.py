@@ -1,0 +1,316 @@
+"""What a worker does with queued tasks when all goes well, and when it does not. The broker and the store are real."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError
+
+from deployments.errors import NoFaceError
+from deployments.types import Photo
+from serve_app.broker import BrokerSettings, connect
+from serve_app.catalog import Catalog
+from serve_app.errors import OverloadedError
+from serve_app.photo import pack_photo
+from serve_app.pipeline import AvatarJob, ImageDone, JobResult, StoredAvatar
+from serve_app.queue import TaskQueue
+from serve_app.runner import TaskRunner
+from serve_app.schemas import Status
+from serve_app.storage import Results, StoreSettings, photo_key, result_key
+from serve_app.tasks import Keys, Task, TaskRecord, TaskStore
+from serve_app.valkey import ValkeyKeeper
+from serve_app.worker import MAX_ATTEMPTS, TaskWorker
+from tests.test_tasks import task
+
+PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+LEASE_S = 0.5
+
+
+class Pipeline:
+    """Gives the prepared outcomes one after the other, the last one for ever; None waits without end."""
+
+    def __init__(self, results: Results, *outcomes: Any) -> None:
+        self.results = results
+        self.outcomes = list(outcomes)
+        self.photos: list[Photo] = []
+        self.cancelled = 0
+        self.gate = asyncio.Event()
+
+    async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
+        self.photos.append(photo)
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        key = result_key(job.task_id, 0, "png")
+        await self.results.put(key, b"picture")
+        await image_done()
+        if outcome is None:
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        avatar = StoredAvatar(key, key, 7, None, 0, 0, 0, 0)
+        return JobResult([avatar], 0.1)
+
+
+class Shop:
+    """A broker, a store, and workers on them."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.redis = connect(BrokerSettings(), data_dir)
+        self.keys = Keys(f"test{time.time_ns()}")
+        self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
+        self.store = self.store_of("client")
+        self.workers: list[TaskWorker] = []
+        self.loops: list[asyncio.Task[None]] = []
+
+    def store_of(self, holder: str) -> TaskStore:
+        return TaskStore(self.redis, self.keys, holder, ttl_s=60, lease_s=LEASE_S)
+
+    def worker(self, *outcomes: Any, concurrency: int = 4) -> tuple[TaskWorker, Pipeline]:
+        name = f"worker{len(self.workers)}"
+        pipeline = Pipeline(self.results, *outcomes)
+        store, queue = self.store_of(name), TaskQueue(self.redis, self.keys, name, lease_s=LEASE_S)
+        runner = TaskRunner(Catalog.read(["embedded"]), pipeline, store)  # type: ignore[arg-type]
+        worker = TaskWorker(store, queue, runner, self.results, concurrency)
+        self.workers.append(worker)
+        self.loops.append(asyncio.create_task(worker.run()))
+        return worker, pipeline
+
+    async def submit(self, task_id: str, **fields: Any) -> Task:
+        submitted = task(task_id, **fields)
+        await self.store.create(submitted, "PENDING")
+        await self.results.put(photo_key(task_id), pack_photo(Photo(PIXELS)))
+        await self.store.enqueue(task_id)
+        return submitted
+
+    async def record(self, task_id: str) -> TaskRecord:
+        record = await self.store.get(task_id)
+        assert record is not None
+        return record
+
+    async def until(self, task_id: str, *statuses: Status) -> TaskRecord:
+        while (record := await self.record(task_id)).status not in statuses:
+            await asyncio.sleep(0.02)
+        return record
+
+    async def close(self) -> None:
+        for worker in self.workers:
+            await worker.close(grace_s=0)
+        await asyncio.gather(*self.loops)
+        await self.redis.aclose()
+
+
+@pytest.fixture
+def at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Shop, ValkeyKeeper], Awaitable[None]]], None]:
+    monkeypatch.setattr("serve_app.worker.PAUSES_S", (0.02, 0.05))
+    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
+
+    def run(scenario: Callable[[Shop, ValkeyKeeper], Awaitable[None]]) -> None:
+        async def within() -> None:
+            keeper = ValkeyKeeper(BrokerSettings(), tmp_path)
+            await keeper.start()
+            shop = Shop(tmp_path)
+            try:
+                async with asyncio.timeout(30):
+                    await scenario(shop, keeper)
+            finally:
+                await shop.close()
+                await keeper.close()
+
+        asyncio.run(within())
+
+    return run
+
+
+async def exists(results: Results, key: str) -> bool:
+    try:
+        await results.get(key)
+    except Exception:
+        return False
+    return True
+
+
+def test_a_task_is_made_of_its_stored_photo_which_is_then_deleted(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        _worker, pipeline = shop.worker("picture")
+        record = await shop.until("a", "SUCCESS")
+        assert np.array_equal(pipeline.photos[0].pixels, PIXELS)
+        assert [avatar.key for avatar in record.outcome.avatars] == ["a/0.png"]
+        assert record.images_done == 1
+        while await exists(shop.results, photo_key("a")):
+            await asyncio.sleep(0.02)
+        while await shop.redis.xlen(shop.keys.queue):
+            await asyncio.sleep(0.02)
+
+    at(scenario)
+
+
+def test_a_users_mistake_is_recorded_and_not_tried_again(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        _worker, pipeline = shop.worker(NoFaceError("no face found", faces_found=0), "picture")
+        record = await shop.until("a", "FAILED", "SUCCESS")
+        assert record.outcome.failure is not None
+        assert (record.outcome.failure.status, record.outcome.failure.error) == (422, "Face Consistent Error")
+        assert record.outcome.failure.error_data["faces_found"] == 0
+        assert len(pipeline.photos) == 1
+
+    at(scenario)
+
+
+def test_a_bug_fails_the_task_without_telling_how(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        shop.worker(ValueError("secret detail"))
+        record = await shop.until("a", "FAILED")
+        assert record.outcome.failure is not None
+        assert record.outcome.failure.error == "Internal Error"
+        assert "secret" not in record.outcome.model_dump_json()
+
+    at(scenario)
+
+
+@pytest.mark.parametrize("lack", [OverloadedError("no replica"), ActorDiedError()])
+def test_what_is_not_the_tasks_fault_is_tried_again(at: Callable[..., None], lack: Exception) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        _worker, pipeline = shop.worker(lack, lack, lack, lack, "picture")
+        record = await shop.until("a", "SUCCESS", "FAILED")
+        assert (record.status, record.attempts, len(pipeline.photos)) == ("SUCCESS", 1, 5)
+
+    at(scenario)
+
+
+def test_trying_again_ends_at_the_deadline(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        late = task("a").model_copy(update={"submitted_at": time.time() - 59.5})
+        await shop.store.create(late, "PENDING")
+        await shop.results.put(photo_key("a"), pack_photo(Photo(PIXELS)))
+        await shop.store.enqueue("a")
+        shop.worker(OverloadedError("no replica"))
+        record = await shop.until("a", "FAILED")
+        assert record.outcome.failure is not None
+        assert record.outcome.failure.error == "Timeout"
+
+    at(scenario)
+
+
+def test_no_more_tasks_than_allowed_run_at_once(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        for name in "abcdef":
+            await shop.submit(name)
+        _worker, pipeline = shop.worker(None, concurrency=2)
+        await shop.until("b", "STARTED")
+        await asyncio.sleep(LEASE_S * 2)
+        assert [(await shop.record(name)).status for name in "abc"] == ["STARTED", "STARTED", "PENDING"]
+        pipeline.gate.set()
+        for name in "abcdef":
+            assert (await shop.until(name, "SUCCESS")).attempts == 1
+
+    at(scenario)
+
+
+def test_a_running_task_that_is_cancelled_stops_and_leaves_no_files(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        _worker, pipeline = shop.worker(None)
+        while not await exists(shop.results, "a/0.png"):
+            await asyncio.sleep(0.02)
+        await shop.store.cancel("a")
+        while await exists(shop.results, "a/0.png") or await exists(shop.results, photo_key("a")):
+            await asyncio.sleep(0.02)
+        assert pipeline.cancelled == 1
+        assert (await shop.record("a")).status == "CANCELLED"
+
+    at(scenario)
+
+
+def test_the_task_of_a_worker_that_died_is_done_by_another(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        dead, _pipeline = shop.worker(None)
+        await shop.until("a", "STARTED")
+        await die(dead)
+        shop.worker("picture")
+        record = await shop.until("a", "SUCCESS")
+        assert record.attempts == 2
+
+    at(scenario)
+
+
+async def die(worker: TaskWorker) -> None:
+    """As after kill -9: nothing is handed back, nothing renewed."""
+    worker._closing = True
+    await worker._leases.close()
+    for running in worker._running:
+        running.get_coro().close()  # type: ignore[union-attr]
+
+
+def test_a_task_that_ends_its_workers_is_given_up(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        for _attempt in range(MAX_ATTEMPTS):
+            await shop.redis.hincrby(shop.keys.record("a"), "attempts", 1)
+        _worker, pipeline = shop.worker("picture")
+        record = await shop.until("a", "FAILED", "SUCCESS")
+        assert record.status == "FAILED"
+        assert pipeline.photos == []
+
+    at(scenario)
+
+
+def test_a_worker_that_ends_hands_back_what_it_cannot_finish(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        worker, _pipeline = shop.worker(None)
+        await shop.until("a", "STARTED")
+        await worker.close(grace_s=0.1)
+        record = await shop.record("a")
+        assert (record.status, record.held, record.attempts) == ("PENDING", False, 0)
+        shop.worker("picture")
+        started = time.monotonic()
+        await shop.until("a", "SUCCESS")
+        assert time.monotonic() - started < LEASE_S * 4  # nobody waited for a lease to run out
+
+    at(scenario)
+
+
+def test_a_worker_that_ends_finishes_what_it_can(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        await shop.submit("b")
+        worker, pipeline = shop.worker(None, concurrency=1)
+        await shop.until("a", "STARTED")
+        closing = asyncio.create_task(worker.close(grace_s=20))
+        await asyncio.sleep(0.1)
+        pipeline.gate.set()
+        await closing
+        assert [(await shop.record(name)).status for name in "ab"] == ["SUCCESS", "PENDING"]
+
+    at(scenario)
+
+
+def test_a_broker_that_dies_under_a_running_task_costs_nothing(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, keeper: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        await shop.submit("b")
+        _worker, pipeline = shop.worker(None, concurrency=1)
+        await shop.until("a", "STARTED")
+        os.kill(keeper._server.pid or 0, signal.SIGKILL)
+        pipeline.gate.set()
+        assert (await shop.until("a", "SUCCESS")).attempts == 1
+        assert (await shop.until("b", "SUCCESS")).attempts == 1
+
+    at(scenario)
