@@ -1,20 +1,34 @@
-"""The adapter around diffusers' pipeline, on the models that ship with the package."""
+"""What is made of diffusers' pipelines: with the models that ship with the package, and with tiny ones of both families
+in the formats of the real ones. Always against the library's own pipeline, or a row against itself alone.
+"""
 
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
 
-from deployments.config import AvatarGeneratorConfig, model_path
-from deployments.diffusion.model import FaceDiffusionModel
+from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig, model_path
+from deployments.diffusion.model import FaceDiffusionModel, OneFaceARow, use_channels_last
 from deployments.diffusion.scheduler import Row
 from deployments.types import Pixels, Vector
+from tests.diffusion_folders import Family, FileFormat, write_faceid_adapter, write_faceid_lora, write_tiny_model
 from tests.fakes import avatar_spec
 
 CONFIG = AvatarGeneratorConfig().models["embedded"]
 SMALL = {"num_inference_steps": 3, "width": 256, "height": 256}
+TINY = {"num_inference_steps": 4, "width": 64, "height": 72, "guidance_scale": 3.0}
+FAMILIES: list[Family] = ["sd", "sdxl"]
+LIBRARY: dict[Family, tuple[type, dict[str, Any]]] = {
+    "sd": (StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}),
+    "sdxl": (StableDiffusionXLPipeline, {"add_watermarker": False}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +120,253 @@ def test_only_rows_that_fit_one_run_are_of_one_group(model: FaceDiffusionModel) 
     ]
     for changes in others:
         assert model.group(avatar_spec(**(SMALL | changes))) != base
+
+
+class TinyModel:
+    """The files of one family's tiny model."""
+
+    def __init__(self, folder: Path, family: Family) -> None:
+        self.folder = folder
+        self.family = family
+        self.path = folder / "model"
+        write_tiny_model(self.path, family)
+        self.lora = write_faceid_lora(folder, family)
+
+    def adapter(self, file_format: FileFormat = "safetensors", lora: bool = False) -> Path:
+        return write_faceid_adapter(self.folder, self.family, file_format, lora)
+
+    def load(self, **changes: Any) -> FaceDiffusionModel:
+        values: dict[str, Any] = {"path": self.path, "ip_adapter": self.adapter(), "threads": 1}
+        return FaceDiffusionModel.load(DiffusionModelConfig(**(values | changes)))
+
+    def library(self, adapter: Path, lora: Path | None = None, lora_scale: float = 1.0) -> Any:
+        """The library's own pipeline, set up as its documentation says."""
+        pipeline_class, parts = LIBRARY[self.family]
+        pipeline = pipeline_class.from_pretrained(self.path, **parts)
+        pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, image_encoder_folder=None)
+        if lora is not None:
+            pipeline.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="faceid_0")
+        if pipeline.get_list_adapters():
+            pipeline.set_adapters(["faceid_0"], [lora_scale])
+        return pipeline
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyModel]:
+    before = torch.get_num_threads()
+    yield TinyModel(tmp_path_factory.mktemp(request.param), request.param)
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny: TinyModel) -> FaceDiffusionModel:
+    return tiny.load()
+
+
+def tiny_row(model: FaceDiffusionModel, number: int, **changes: Any) -> Row:
+    return row_of(model, number, **(TINY | {"prompt": "a man, blue background"} | changes))
+
+
+def drawn_by_library(pipeline: Any, number: int, prompt: str, negative_prompt: str | None, **changes: Any) -> Pixels:
+    values = TINY | changes
+    vector = torch.from_numpy(face(number))[None, None]
+    images = pipeline(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        ip_adapter_image_embeds=[
+            torch.cat([torch.zeros_like(vector), vector]) if values["guidance_scale"] > 1 else vector
+        ],
+        generator=torch.Generator().manual_seed(number),
+        output_type="np",
+        **values,
+    ).images
+    return (images[0] * 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("negative_prompt", ["", "glasses"])
+def test_a_row_of_either_family_equals_the_librarys_own_pipeline(
+    tiny: TinyModel, tiny_model: FaceDiffusionModel, guidance_scale: float, negative_prompt: str
+) -> None:
+    row = tiny_row(tiny_model, 1, guidance_scale=guidance_scale, negative_prompt=negative_prompt)
+    expected = drawn_by_library(
+        tiny.library(tiny.adapter()), 1, row.spec.prompt, negative_prompt or None, guidance_scale=guidance_scale
+    )
+    assert expected.std() > 20  # a picture with something on it
+    assert difference(draw(tiny_model, row)[0], expected) <= 1
+
+
+@pytest.mark.parametrize("file_format", ["bin", "safetensors"])
+@pytest.mark.parametrize("lora_scale", [0.5, 1.0])
+def test_lora_weights_inside_an_adapter_are_used(tiny: TinyModel, file_format: FileFormat, lora_scale: float) -> None:
+    adapter = tiny.adapter(file_format, lora=True)
+    model = tiny.load(ip_adapter=adapter, lora_scale=lora_scale)
+    expected = drawn_by_library(tiny.library(adapter, lora_scale=lora_scale), 1, "a man", "glasses")
+    drawn = draw(model, tiny_row(model, 1, prompt="a man", negative_prompt="glasses"))[0]
+    assert difference(drawn, expected) <= 1
+
+
+def test_an_adapter_in_pickle_format_is_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
+    model = tiny.load(ip_adapter=tiny.adapter("bin"))
+    assert difference(draw(model, tiny_row(model, 1))[0], draw(tiny_model, tiny_row(tiny_model, 1))[0]) == 0
+
+
+@pytest.mark.parametrize("lora_scale", [0.5, 1.0])
+def test_lora_weights_in_a_file_of_their_own_are_used(tiny: TinyModel, lora_scale: float) -> None:
+    model = tiny.load(lora=tiny.lora, lora_scale=lora_scale)
+    pipeline = tiny.library(tiny.adapter(), tiny.lora, lora_scale)
+    drawn = draw(model, tiny_row(model, 1, prompt="a man", negative_prompt="glasses"))[0]
+    assert difference(drawn, drawn_by_library(pipeline, 1, "a man", "glasses")) <= 1
+
+
+def test_lora_weights_that_come_twice_count_once(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
+    both = tiny.load(ip_adapter=tiny.adapter(lora=True), lora=tiny.lora)
+    one = tiny.load(lora=tiny.lora)
+    assert difference(draw(both, tiny_row(both, 1))[0], draw(one, tiny_row(one, 1))[0]) <= 1
+    assert difference(draw(both, tiny_row(both, 1))[0], draw(tiny_model, tiny_row(tiny_model, 1))[0]) > 5
+
+
+def test_lora_weights_become_part_of_the_unet(tiny: TinyModel) -> None:
+    unet = tiny.load(lora=tiny.lora)._pipeline.unet
+    assert not [name for name, _ in unet.named_parameters() if "lora" in name]
+
+
+def test_the_scale_of_the_adapter_counts(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
+    faceless = tiny.load(ip_adapter_scale=0)
+    first = tiny_row(faceless, 1)
+    second = Row(first.spec, face(2), first.group, arrived_at=0)
+    assert difference(draw(faceless, first)[0], draw(faceless, second)[0]) == 0
+    assert difference(draw(tiny_model, first)[0], draw(tiny_model, second)[0]) > 20
+
+
+def test_each_face_of_a_batch_is_drawn_on_its_own_row(
+    tiny_model: FaceDiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = ["a woman, red background", "a man", "a person, white background"]
+    rows = [
+        tiny_row(tiny_model, number, prompt=prompt, negative_prompt=f"{number} hats")
+        for number, prompt in enumerate(prompts)
+    ]
+    alone = [draw(tiny_model, row)[0] for row in rows]
+
+    def distance() -> int:
+        return max(map(difference, draw(tiny_model, *rows), alone))
+
+    assert distance() <= 1
+    monkeypatch.delattr(OneFaceARow, "prepare_ip_adapter_image_embeds")  # back to the library's own
+    assert distance() > 20
+
+
+def test_a_long_prompt_is_not_cut(tiny_model: FaceDiffusionModel) -> None:
+    head = "a" * 40 + " " + "b" * 40
+    long, cut, other = (tiny_row(tiny_model, 1, prompt=head + tail) for tail in (" red hair", "", " fed hair"))
+    assert long.group == cut.group == other.group
+    pictures = draw(tiny_model, long, cut, other)
+    assert difference(pictures[0], pictures[1]) > 5
+    assert difference(pictures[0], pictures[2]) > 1
+
+
+def test_rows_with_long_and_short_prompts_share_a_batch(tiny_model: FaceDiffusionModel) -> None:
+    long, short = "a man with glasses " * 8, "a woman"
+    rows = [
+        tiny_row(tiny_model, number, prompt=prompt, negative_prompt=negative_prompt)
+        for number, (prompt, negative_prompt) in enumerate([(long, ""), (short, long), (long, short)])
+    ]
+    assert len({row.group for row in rows}) == 1
+    for row, picture in zip(rows, draw(tiny_model, *rows), strict=True):
+        assert difference(picture, draw(tiny_model, row)[0]) <= 1
+
+
+def test_drawing_of_either_family_stops_between_two_steps(tiny_model: FaceDiffusionModel) -> None:
+    answers = iter([False, True])
+    assert tiny_model.draw([tiny_row(tiny_model, 1, num_inference_steps=9)], lambda: next(answers)) is None
+    assert list(answers) == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_draws_nearly_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel, dtype: str) -> None:
+    half = tiny.load(dtype=dtype, lora=tiny.lora, lora_scale=0)
+    assert peak_signal_to_noise(draw(half, tiny_row(half, 1)), draw(tiny_model, tiny_row(tiny_model, 1))) > 25
+
+
+def test_bfloat16_holds_the_noise_of_a_schedule_that_begins_at_pure_noise(model: FaceDiffusionModel) -> None:
+    half = FaceDiffusionModel.load(CONFIG.model_copy(update={"dtype": "bfloat16"}))
+    rows = [row_of(model, number, num_inference_steps=6) for number in (1, 2)]
+    assert half._pipeline.scheduler.init_noise_sigma > 4000
+    assert peak_signal_to_noise(draw(half, *rows), draw(model, *rows)) > 40
+
+
+def peak_signal_to_noise(pictures: list[Pixels], truths: list[Pixels]) -> float:
+    """In decibels."""
+    error = np.mean((np.stack(pictures).astype(float) - np.stack(truths)) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+def test_attention_is_torchs_own(tiny: TinyModel) -> None:
+    pipeline = tiny.load(ip_adapter=tiny.adapter(lora=True))._pipeline
+    processors = {type(each) for each in pipeline.unet.attn_processors.values()}
+    assert processors == {AttnProcessor2_0, IPAdapterAttnProcessor2_0}
+    assert {type(each) for each in pipeline.vae.attn_processors.values()} == {AttnProcessor2_0}
+
+
+def test_channels_last_draws_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
+    other = tiny.load()
+    use_channels_last(other._pipeline)
+    for network in (other._pipeline.unet, other._pipeline.vae):
+        kernels = [weight for weight in network.parameters() if weight.ndim == 4]
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    assert difference(draw(other, tiny_row(other, 1))[0], draw(tiny_model, tiny_row(tiny_model, 1))[0]) <= 1
+
+
+def test_a_gpu_that_is_not_there_is_never_replaced(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="cuda:0 was asked for"):
+        tiny.load(device="cuda:0")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_fp16_files_of_a_folder_are_taken_when_asked_for(tmp_path: Path, family: Family) -> None:
+    write_tiny_model(tmp_path / "model", family, variant="fp16")
+    config = DiffusionModelConfig(
+        path=tmp_path / "model",
+        ip_adapter=write_faceid_adapter(tmp_path, family, "bin", lora=False),
+        variant="fp16",
+        threads=1,
+    )
+    model = FaceDiffusionModel.load(config)
+    assert draw(model, tiny_row(model, 1))[0].shape == (72, 64, 3)
+    with pytest.raises(OSError, match=r"no file named \w+\.safetensors"):
+        FaceDiffusionModel.load(config.model_copy(update={"variant": None}))
+
+
+def test_a_folder_of_another_family_is_refused(tiny: TinyModel, tmp_path: Path) -> None:
+    shutil.copytree(tiny.path, tmp_path / "model")
+    index = json.loads((tiny.path / "model_index.json").read_text())
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    with pytest.raises(ValueError, match="FluxPipeline; only StableDiffusionPipeline and StableDiffusionXLPipeline"):
+        tiny.load(path=tmp_path / "model")
+
+
+def test_an_adapter_of_the_other_family_is_refused(tiny: TinyModel, tmp_path: Path) -> None:
+    other: Family = "sd" if tiny.family == "sdxl" else "sdxl"
+    with pytest.raises(ValueError, match=r"made for another UNet: for \d+ cross-attention layers of width"):
+        tiny.load(ip_adapter=write_faceid_adapter(tmp_path, other, "safetensors", lora=False))
+
+
+def test_a_lora_file_without_lora_weights_is_refused(tiny: TinyModel) -> None:
+    with pytest.raises(ValueError, match="LoRA"):
+        tiny.load(lora=tiny.adapter())
+
+
+@pytest.mark.parametrize("field", ["path", "ip_adapter", "lora"])
+def test_a_missing_file_is_named(tiny: TinyModel, field: str) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        tiny.load(**{field: tiny.folder / "nowhere.safetensors"})
+
+
+def test_weights_in_pickle_format_are_refused_in_a_folder(tiny: TinyModel, tmp_path: Path) -> None:
+    shutil.copytree(tiny.path, tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(OSError, match="safetensors"):
+        tiny.load(path=tmp_path / "model")
