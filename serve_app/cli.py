@@ -20,11 +20,16 @@ from serve_app.auth import TOKEN_FILE
 from serve_app.client import AvatarParameters, FaceAvatarClient
 from serve_app.connection import ClientError, ConnectionFailedError
 from serve_app.demo import draw_avatars, sample_photo
+from serve_app.errors import BrokerError
 from serve_app.generate import DEFAULT_URL, InterruptedWaitError, Order, fulfil, is_url, read_token, summary
 from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
+from serve_app.models import PrefetchError
+from serve_app.operators import models_cli, token_cli
 from serve_app.schemas import MAX_SEED
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
+cli.add_typer(models_cli, name="models")
+cli.add_typer(token_cli, name="token")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -178,8 +183,12 @@ def main() -> None:
     except InterruptedWaitError as error:
         errors.print(str(error), markup=False)
         sys.exit(130)
-    except (StartError, ClientError) as error:
+    except (StartError, ClientError, PrefetchError, BrokerError) as error:
         errors.print(f"[red]error:[/red] {escape(str(error))}")
         if isinstance(error, ConnectionFailedError) and not error.reached:
             errors.print("Is the service running? `face-avatar serve` starts it.")
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

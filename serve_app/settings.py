@@ -41,7 +41,6 @@ class Settings(BaseSettings):
         frozen=True,
         env_prefix="FACE_AVATAR_",
         env_nested_delimiter="__",
-        nested_model_default_partial_update=True,
     )
 
     data_dir: Path = DEFAULT_DATA_DIR

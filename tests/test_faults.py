@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import ray
 from ray.util.state import list_actors
 
 from tests.conftest import Service
@@ -21,7 +22,8 @@ LONG = {"num_inference_steps": 50, "batch": 4, "width": 256, "height": 256, "dea
 
 def replica_pid(deployment: str) -> int:
     """The process of a replica; 0 while there is none."""
-    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+    address = ray.get_runtime_context().gcs_address  # other clusters may run on this machine
+    actors = list_actors(address, filters=[("state", "=", "ALIVE")], limit=1000)
     return next((int(actor.pid) for actor in actors if f":{deployment}" in actor.class_name), 0)
 
 
@@ -69,8 +71,40 @@ def test_a_client_that_leaves_frees_the_generator(service: Service, poll: Callab
     with send(service, long):
         poll(lambda: is_drawing(generator))
     started = time.monotonic()
-    service.make(num_inference_steps=2)
+    poll(lambda: service.post(num_inference_steps=2).status_code == 200)  # 503 until it is noticed that they left
     assert time.monotonic() - started < whole_s / 2  # it would have waited for the batches of who left
+
+
+def status(service: Service, task_id: str) -> str:
+    return str(service.client.get(f"/api/v1/tasks/{task_id}").json()["status"])
+
+
+def test_a_queued_task_whose_worker_was_killed_is_done_by_the_next(service: Service, poll: Callable[..., Any]) -> None:
+    task_id = service.post(celery=True, seed=4, **LONG).json()["task_id"]
+    poll(lambda: status(service, task_id) == "STARTED")
+    os.kill(replica_pid("AvatarWorker"), signal.SIGKILL)
+    poll(lambda: status(service, task_id) == "SUCCESS", 120)
+
+
+def test_a_broker_that_was_killed_starts_again_with_all_that_it_had(service: Service, poll: Callable[..., Any]) -> None:
+    finished = service.make(num_inference_steps=2)["task_id"]
+    tasks = [service.post(celery=True, num_inference_steps=2).json()["task_id"] for _ in range(4)]
+    owner = psutil.Process(replica_pid("EmbeddedValkey"))
+    (server,) = (process for process in owner.children(recursive=True) if "valkey" in process.name())
+    server.kill()
+    assert status(service, finished) == "SUCCESS"
+    for task_id in tasks:
+        poll(lambda task_id=task_id: status(service, task_id) == "SUCCESS", 60)
+    assert service.make(num_inference_steps=2)["status"] == "SUCCESS"
+
+
+def test_the_broker_comes_back_after_its_owner_was_killed(service: Service, poll: Callable[..., Any]) -> None:
+    finished = service.make(num_inference_steps=2)["task_id"]
+    os.kill(replica_pid("EmbeddedValkey"), signal.SIGKILL)
+    assert service.make(num_inference_steps=2)["status"] == "SUCCESS"  # recorded or not
+    poll(lambda: service.client.get(f"/api/v1/tasks/{finished}").status_code == 200, 60)
+    task_id = service.post(celery=True, num_inference_steps=2).json()["task_id"]
+    poll(lambda: status(service, task_id) == "SUCCESS", 60)
 
 
 def send(service: Service, fields: dict[str, Any]) -> socket.socket:

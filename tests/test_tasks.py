@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ Scenario = Callable[[Office], Awaitable[None]]
 
 
 @pytest.fixture
-def at(valkey: Path) -> Iterator[Callable[[Scenario], None]]:
+def at(valkey: Path) -> Callable[[Scenario], None]:
     def run(scenario: Scenario) -> None:
         async def within() -> None:
             office = Office(valkey)
@@ -65,7 +65,7 @@ def at(valkey: Path) -> Iterator[Callable[[Scenario], None]]:
 
         asyncio.run(within())
 
-    yield run
+    return run
 
 
 def test_a_task_goes_from_its_record_through_the_queue_to_its_outcome(at: Callable[[Scenario], None]) -> None:

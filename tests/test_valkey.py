@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from serve_app.broker import BrokerSettings, connect, own_url, socket_path
-from serve_app.valkey import ValkeyKeeper, FolderInUseError, ValkeyServer, check_folder_free
+from serve_app.valkey import FolderInUseError, ValkeyKeeper, ValkeyServer, check_folder_free
 
 
 def client(data_dir: Path) -> Redis:

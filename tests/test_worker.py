@@ -1,12 +1,13 @@
 """What a worker does with queued tasks when all goes well, and when it does not. The broker and the store are real."""
 
 import asyncio
+import itertools
 import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from deployments.errors import NoFaceError
 from deployments.types import Photo
 from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
-from serve_app.errors import OverloadedError
+from serve_app.errors import NotFoundError, OverloadedError
 from serve_app.photo import pack_photo
 from serve_app.pipeline import AvatarJob, ImageDone, JobResult, StoredAvatar
 from serve_app.queue import TaskQueue
@@ -30,6 +31,7 @@ from tests.test_tasks import task
 
 PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 LEASE_S = 0.5
+T = TypeVar("T")
 
 
 class Pipeline:
@@ -97,9 +99,11 @@ class Shop:
         return record
 
     async def until(self, task_id: str, *statuses: Status) -> TaskRecord:
-        while (record := await self.record(task_id)).status not in statuses:
-            await asyncio.sleep(0.02)
-        return record
+        async def reached() -> TaskRecord | None:
+            record = await self.record(task_id)
+            return record if record.status in statuses else None
+
+        return await eventually(reached)
 
     async def close(self) -> None:
         for worker in self.workers:
@@ -133,12 +137,20 @@ def at(
     return run
 
 
+async def eventually(question: Callable[[], Awaitable[T | None]]) -> T:
+    """Ask again and again until the answer is true; the scenario's own time-out ends that."""
+    for _ in itertools.count():
+        if answer := await question():
+            return answer
+        await asyncio.sleep(0.02)
+    raise AssertionError("the count does not end")
+
+
 async def exists(results: Results, key: str) -> bool:
     try:
-        await results.get(key)
-    except Exception:
+        return bool(await results.get(key))
+    except NotFoundError:
         return False
-    return True
 
 
 def test_a_task_is_made_of_its_stored_photo_which_is_then_deleted(at: Callable[..., None]) -> None:
@@ -149,10 +161,11 @@ def test_a_task_is_made_of_its_stored_photo_which_is_then_deleted(at: Callable[.
         assert np.array_equal(pipeline.photos[0].pixels, PIXELS)
         assert [avatar.key for avatar in record.outcome.avatars] == ["a/0.png"]
         assert record.images_done == 1
-        while await exists(shop.results, photo_key("a")):
-            await asyncio.sleep(0.02)
-        while await shop.redis.xlen(shop.keys.queue):
-            await asyncio.sleep(0.02)
+
+        async def is_clean() -> bool:
+            return not await exists(shop.results, photo_key("a")) and not await shop.redis.xlen(shop.keys.queue)
+
+        await eventually(is_clean)
 
     at(scenario)
 
@@ -226,11 +239,13 @@ def test_a_running_task_that_is_cancelled_stops_and_leaves_no_files(at: Callable
     async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
         await shop.submit("a")
         _worker, pipeline = shop.worker(None)
-        while not await exists(shop.results, "a/0.png"):
-            await asyncio.sleep(0.02)
+        await eventually(lambda: exists(shop.results, "a/0.png"))
         await shop.store.cancel("a")
-        while await exists(shop.results, "a/0.png") or await exists(shop.results, photo_key("a")):
-            await asyncio.sleep(0.02)
+
+        async def is_clean() -> bool:
+            return not await exists(shop.results, "a/0.png") and not await exists(shop.results, photo_key("a"))
+
+        await eventually(is_clean)
         assert pipeline.cancelled == 1
         assert (await shop.record("a")).status == "CANCELLED"
 
