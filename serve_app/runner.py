@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,11 +35,13 @@ class TaskRunner:
             submitted_at=task.submitted_at,
         )
 
+        images_done = itertools.count(1)
+
         async def image_done() -> None:
             if not recorded:
                 return
             try:
-                await self._tasks.image_done(task.task_id)
+                await self._tasks.note_images_done(task.task_id, next(images_done))
             except BrokerError:
                 log.warning("task %s: an image is done, but the broker does not answer", task.task_id)
 

@@ -252,9 +252,9 @@ class TaskStore:
             statuses: list[str | None] = await pipe.execute()
             return statuses
 
-    async def image_done(self, task_id: str) -> None:
+    async def note_images_done(self, task_id: str, images: int) -> None:
         with broker_errors():
-            await self._redis.hincrby(self._keys.record(task_id), "images_done", 1)
+            await self._redis.hset(self._keys.record(task_id), "images_done", images)
 
     async def finish(self, task: Task, status: Status, outcome: Outcome) -> bool:
         """Record what came of a task; false where it was over, or in other hands.

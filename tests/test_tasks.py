@@ -83,7 +83,7 @@ def test_a_task_goes_from_its_record_through_the_queue_to_its_outcome(at: Callab
         (message,) = await queue.take(5, 1)
         assert message.task_id == "a"
         assert await worker.claim("a") is Claim.OURS
-        await worker.image_done("a")
+        await worker.note_images_done("a", 1)
         record = await ingress.get("a")
         assert record is not None
         assert (record.status, record.attempts, record.images_done, record.held) == ("STARTED", 1, 1, True)
