@@ -1,13 +1,11 @@
 """The command line: one function a command; what each does is in the modules that it calls."""
 
 import contextlib
-import signal
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -26,6 +24,7 @@ from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_s
 from serve_app.models import PrefetchError
 from serve_app.operators import models_cli, token_cli
 from serve_app.schemas import MAX_SEED
+from serve_app.signals import end_on_signals
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 cli.add_typer(models_cli, name="models")
@@ -62,7 +61,7 @@ def serve(
     """Run the service until interrupted."""
     options = ServiceOptions(config, host, port, data_dir, allow_private_urls)
     started = time.monotonic()
-    _end_on_signals()
+    end_on_signals()
     with console.status("") as status, run_service(options, status.update) as service:
         status.stop()
         console.print(f"Ready after {time.monotonic() - started:.0f} s; ctrl-C ends it.")
@@ -89,7 +88,7 @@ def demo(
     """Start the service, send it a photo, write the avatars, and end it again."""
     started = time.monotonic()
     picture = photo if photo is not None else sample_photo()
-    _end_on_signals()
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="face-avatar-") as data_dir, console.status("") as status:
         options = ServiceOptions(port=free_port(), data_dir=Path(data_dir))
 
@@ -163,18 +162,6 @@ def generate(
 
 def _count(avatars: int) -> str:
     return f"{avatars} {'avatar' if avatars == 1 else 'avatars'}"
-
-
-def _end_on_signals() -> None:
-    """The first SIGINT or SIGTERM raises KeyboardInterrupt; the next ones do not disturb the clean-up."""
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
 
 
 def main() -> None:

@@ -4,13 +4,16 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import skimage
 
 from serve_app.auth import TOKEN_FILE
 from serve_app.client import FaceAvatarClient, Task
 from serve_app.generate import SavedAvatar, save_avatars
-from serve_app.local import RunningService
+
+if TYPE_CHECKING:  # it brings Ray, which a client does without
+    from serve_app.local import RunningService
 
 
 def sample_photo() -> Path:
@@ -19,7 +22,7 @@ def sample_photo() -> Path:
 
 
 def draw_avatars(
-    service: RunningService,
+    service: "RunningService",
     photo: Path,
     folder: Path,
     *,

@@ -36,9 +36,7 @@ def prefetch_models(
         Path, typer.Option(envvar="FACE_AVATAR_MODELS_DIR", help="Where the files go.")
     ] = DEFAULT_MODELS_DIR,
     mirror: Annotated[str, typer.Option(envvar="HF_ENDPOINT", help="A URL that stands in for Hugging Face.")] = HUB,
-    pin: Annotated[
-        bool, typer.Option("--pin", help="Take files without a known SHA-256, and keep theirs.")
-    ] = False,
+    pin: Annotated[bool, typer.Option("--pin", help="Take files without a known SHA-256, and keep theirs.")] = False,
 ) -> None:
     """Fetch and verify the files that apps need; what is there and right stays."""
     read = Catalog.read([catalog])

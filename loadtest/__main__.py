@@ -1,0 +1,125 @@
+"""Put load on a service that is started for it, and leave a report."""
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import table
+from loadtest.answers import read_answers
+from loadtest.figures import Figures, NothingMeasuredError, figures_of
+from loadtest.load import Load, LoadEnd, run_load
+from loadtest.report import as_html, as_json
+from loadtest.setting import Setting, settings_of
+from serve_app.auth import TOKEN_FILE
+from serve_app.connection import ClientError
+from serve_app.generate import read_token
+from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
+from serve_app.signals import end_on_signals
+
+REPORTS = Path(__file__).parent / "reports"
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The service that the load is put on; `settings` only where it is one of our own."""
+
+    url: str
+    token: str
+    name: str
+    settings: dict[str, Any]
+
+
+def load_test(
+    users: Annotated[
+        int, typer.Option(min=2, help="How many users at once; half of them have their avatars queued.")
+    ] = 4,
+    seconds: Annotated[int, typer.Option(min=1, help="For how long they send requests.")] = 60,
+    config: Annotated[Path, typer.Option(help="The Serve config file of the service.", dir_okay=False)] = CONFIG,
+    url: Annotated[str | None, typer.Option(help="A service that runs already, instead.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="FACE_AVATAR_TOKEN", help="The bearer token of that one.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(envvar="FACE_AVATAR_TOKEN_FILE", help="Its file; that of the data directory.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The report; a new file in loadtest/reports without it.")] = None,
+    json: Annotated[Path | None, typer.Option(help="The same figures as JSON.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives every user the same requests.")] = 0,
+) -> None:
+    """Put load on a service that is started for it (or on one that runs: --url), and leave a report."""
+    load = Load(users, seconds, seed)
+    end_on_signals()
+    with tempfile.TemporaryDirectory(prefix="face-avatar-load-") as folder, console.status("") as status:
+        record = Path(folder) / "answers.jsonl"
+        with contextlib.ExitStack() as stack:
+            if url is None:
+                target = stack.enter_context(_own_service(config, Path(folder) / "data", status.update))
+            else:
+                target = Target(url.rstrip("/"), read_token(token, token_file), url, {})
+            end = run_load(load, target.url, target.token, record, status.update)
+            figures = figures_of(list(read_answers(record)) if record.exists() else [])
+            setting = Setting(target.name, load, end.interrupted, target.settings)
+            report = out or REPORTS / time.strftime("load-%Y%m%d-%H%M%S.html")
+            _write(report, as_html(figures, setting))
+            if json:
+                _write(json, as_json(figures, setting))
+    _show(figures, report)
+    raise typer.Exit(_exit_code(figures, end))
+
+
+@contextlib.contextmanager
+def _own_service(config: Path, data_dir: Path, report: Callable[[str], None]) -> Iterator[Target]:
+    """Raises: StartError."""
+    options = ServiceOptions(config=config, port=free_port(), data_dir=data_dir)
+    settings = settings_of(options)
+    with run_service(options, report) as service:
+        token = (service.data_dir / TOKEN_FILE).read_text().strip()
+        yield Target(service.url, token, f"started for this test ({config.name})", settings)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def _show(figures: Figures, report: Path) -> None:
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(table.HEAD):
+        shown.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
+    for row in table.rows(figures):
+        shown.add_row(*row)
+    console.print(shown)
+    console.print(", ".join(f"{value} {name}" for name, value in table.summary(figures).items()))
+    for problem, count in figures.problems:
+        console.print(f"{count} x {problem}", markup=False)
+    console.print(f"report: {report}", markup=False)
+
+
+def _exit_code(figures: Figures, end: LoadEnd) -> int:
+    if end.problem:
+        errors.print(end.problem, markup=False)
+    if end.interrupted:
+        return 130
+    return 1 if figures.wrong or end.problem else 0
+
+
+def main() -> None:
+    try:
+        typer.run(load_test)
+    except (StartError, ClientError, NothingMeasuredError) as error:
+        errors.print(str(error), markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

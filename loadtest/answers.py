@@ -1,0 +1,56 @@
+"""What the users of a load test were told: one line of JSON an answer, written as it comes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Group = Literal["sync", "queued", "bad"]
+Verdict = Literal["right", "refused", "wrong"]
+
+
+class Answer(BaseModel):
+    """One answer of the service, or how a queued task ended, as its user saw it.
+
+    `refused` is what a 503 or 429 with Retry-After is: neither right nor wrong.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    group: Group
+    kind: str
+    ended: float  # unix seconds
+    latency_s: float
+    verdict: Verdict
+    status: int | None  # HTTP; 0 where no answer came, None for the end of a task, which is no answer of its own
+    problem: str = ""  # of a wrong one
+    images: int = 0
+    stages: dict[str, float] = {}  # seconds
+    queue_wait_s: float | None = None
+
+    @property
+    def started(self) -> float:
+        """Unix seconds."""
+        return self.ended - self.latency_s
+
+
+class AnswerLog:
+    """Appends answers to a file; each is there as soon as it was added, whatever happens next."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", buffering=1)
+
+    def add(self, answer: Answer) -> None:
+        self._file.write(answer.model_dump_json() + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_answers(path: Path) -> Iterator[Answer]:
+    """The answers of a log, also of one whose writer was killed in the middle of a line."""
+    with path.open() as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield Answer.model_validate_json(line)

@@ -1,0 +1,1 @@
+"""Benchmarks behind decisions: each is a module to run, prints a table, and ends what it started."""
