@@ -82,6 +82,7 @@ class DiffusionModelConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     threads: int = Field(2, ge=1)
+    memory_gb: float = Field(0, ge=0)  # of the device, with what its steps need
 
 
 class AvatarGeneratorConfig(Config):
@@ -90,7 +91,9 @@ class AvatarGeneratorConfig(Config):
             path=Path("embedded:diffusion"), ip_adapter=Path("embedded:diffusion/ip-adapter-faceid.safetensors")
         )
     }
-    max_rows: int = Field(4, ge=1)
+    memory_gb: float | None = Field(None, gt=0)  # of the device for models; None: all of them stay once they are loaded
+    max_rows: int = Field(8, ge=1)  # images that may share a step; fewer do where more would only make all wait
+    ageing: float = Field(0.3, ge=0)  # seconds of remaining work that a second of waiting makes up for
 
 
 class MattingModelConfig(Config):

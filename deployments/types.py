@@ -50,6 +50,8 @@ class AvatarSpec:
     image_index: int
     submitted_at: float  # unix seconds
     deadline: float  # unix seconds
+    tenant: str = ""  # whose request it is: tenants take turns
+    alone: bool = False  # shares no step with others: processes died under it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,7 @@
 """The graph: how the deployments are bound together. Numbers of replicas and resources are in the config file."""
 
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 
 from deployments.background.deployment import BackgroundRemover
 from deployments.diffusion.deployment import AvatarGenerator
@@ -10,12 +11,19 @@ from serve_app.settings import Settings
 from serve_app.valkey import EmbeddedValkey
 from serve_app.worker import AvatarWorker
 
+# By its name: what is imported here is imported on the ingress too, whose handles do the routing.
+ROUTING = RequestRouterConfig(
+    request_router_class="deployments.diffusion.router.ModelRouter", request_routing_stats_period_s=2
+)
+
 
 def build_app(settings: Settings) -> serve.Application:
     """The application for `serve run` and `serve deploy`; `settings` are the `args` of the config file."""
     stages = (
         serve.deployment(FaceEmbedder).bind(settings.face.located(settings.models_dir)),
-        serve.deployment(AvatarGenerator).bind(settings.generator.located(settings.models_dir)),
+        serve.deployment(request_router_config=ROUTING)(AvatarGenerator).bind(
+            settings.generator.located(settings.models_dir)
+        ),
         serve.deployment(BackgroundRemover).bind(settings.background.located(settings.models_dir)),
     )
     behind = [serve.deployment(AvatarWorker).bind(settings, *stages)]

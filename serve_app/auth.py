@@ -54,7 +54,7 @@ class RedisTokens:
         if time.monotonic() - seen < FRESH_S:
             return True
         try:
-            with broker_errors():
+            async with broker_errors():
                 known = bool(await self._redis.hexists(self._key, digest))
         except BrokerError:
             if time.monotonic() - seen < STALE_S:
@@ -69,7 +69,7 @@ class RedisTokens:
     async def add(self, name: str) -> str:
         """A new token, which is kept nowhere but in the hands of the caller."""
         token = secrets.token_urlsafe(32)
-        with broker_errors():
+        async with broker_errors():
             await self._redis.hset(self._key, sha256(token), name)
         return token
 

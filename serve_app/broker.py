@@ -1,17 +1,18 @@
 """The broker: where the records and the queue live, a Redis or Valkey server by its URL or one of our own."""
 
+import asyncio
 import contextlib
 import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import BusyLoadingError, RedisError
@@ -25,37 +26,48 @@ from serve_app.secret_files import ensure_secret
 FOLDER = "broker"
 PASSWORD_FILE = "broker.password"
 TRIES = 4  # over 0.75 s: more than our own server needs to start again
+MAX_CONNECTIONS = 64  # of one process; who finds none free waits
+ANSWER_S = 6  # of one call, with all its tries
 MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 
 
 class BrokerSettings(Config):
-    """`url`: redis://, rediss:// or unix://; None starts a server of our own beside the data directory."""
+    """`url`: redis://, rediss:// or unix:// of one server (not a Redis Cluster), Redis 7 or Valkey 7.2 and newer.
+
+    None starts a server of our own beside the data directory.
+    """
 
     url: SecretStr | None = None
     prefix: str = Field("face-avatar", pattern=r"^[A-Za-z0-9._-]+$")  # of every key
     appendfsync: Literal["always", "everysec"] = "always"  # of our own server
-    timeout_s: float = Field(5, gt=0)
+    timeout_s: float = Field(5, ge=1)
 
 
 def connect(settings: BrokerSettings, data_dir: Path) -> "Redis":
     """A client that connects when it is first used, and tries again for a moment while a server comes up."""
     url = settings.url.get_secret_value() if settings.url else own_url(data_dir)
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=settings.timeout_s,  # of the wait for a free one
         decode_responses=True,
+        protocol=2,
         socket_timeout=settings.timeout_s,
         socket_connect_timeout=min(settings.timeout_s, 1),
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), TRIES),
         retry_on_error=[BusyLoadingError, RedisConnectionError, RedisTimeoutError],
     )
+    return Redis.from_pool(pool)
 
 
-@contextlib.contextmanager
-def broker_errors() -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def broker_errors() -> AsyncIterator[None]:
     """Raises: BrokerError for whatever the client of Redis raises."""
     try:
-        yield
+        # Connecting and sending are each tried again, one inside the other: together they may last minutes.
+        async with asyncio.timeout(ANSWER_S):
+            yield
     except (RedisError, OSError) as error:
         raise BrokerError("The broker does not answer.", retry_after_s=5) from error
 

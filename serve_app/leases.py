@@ -53,6 +53,9 @@ class Leases:
             self._scopes.pop(task_id, None)
             self._messages.pop(task_id, None)
 
+    def holds(self, task_id: str) -> bool:
+        return task_id in self._scopes
+
     async def close(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
@@ -63,12 +66,12 @@ class Leases:
             await asyncio.sleep(LOOK_S)
             try:
                 if time.monotonic() - renewed_at >= RENEW_S:
-                    renewed_at = time.monotonic()
                     await self._renew()
+                    renewed_at = time.monotonic()
                 else:
                     await self._look()
-            except BrokerError:
-                log.warning("the broker does not answer: leases are not renewed")
+            except BrokerError as error:
+                log.warning("leases are not renewed: %s", error.__cause__)
 
     async def _look(self) -> None:
         task_ids = list(self._scopes)

@@ -11,7 +11,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from serve_app.auth import signing_key
-from serve_app.broker import broker_errors, connect
+from serve_app.broker import connect
 from serve_app.catalog import Catalog
 from serve_app.pipeline import AvatarPipeline
 from serve_app.runner import TaskRunner
@@ -72,7 +72,7 @@ def _signing_key(settings: Settings, keys: Keys) -> bytes:
     """32 bytes, the same for all replicas: in the data directory, or where there is a broker for all, in that."""
     if settings.broker.url is None:
         return signing_key(settings.data_dir)
-    with broker_errors(), SyncRedis.from_url(settings.broker.url.get_secret_value()) as redis:
+    with SyncRedis.from_url(settings.broker.url.get_secret_value()) as redis:
         redis.set(keys.signing_key, secrets.token_hex(32), nx=True)
         made = redis.get(keys.signing_key)
     assert isinstance(made, bytes)

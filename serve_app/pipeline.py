@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -18,12 +18,13 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.errors import AvatarError
-from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, Photo
+from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage, Photo
 from serve_app.errors import OverloadedError
 from serve_app.schemas import EffectiveRequest, rgb
 from serve_app.storage import Results, result_key, thumbnail_key
 
-MAX_ATTEMPTS = 3  # of one stage's work on one image, when replicas die under it
+MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
+AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
 
 T = TypeVar("T")
 ImageDone = Callable[[], Awaitable[None]]
@@ -32,9 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AvatarJob:
-    """One request on its way through the stages."""
+    """One request on its way through the stages. `tenant` is whose it is."""
 
     task_id: str
+    tenant: str
     request: EffectiveRequest
     model: str
     native_size: tuple[int, int]
@@ -60,6 +62,7 @@ class AvatarJob:
             image_index=index,
             submitted_at=self.submitted_at,
             deadline=self.deadline,
+            tenant=self.tenant,
         )
 
     def finish_spec(self) -> FinishSpec:
@@ -174,7 +177,7 @@ class AvatarPipeline:
     async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
         """Generate and finish one image; where the chain broke, what had been generated is not generated again."""
         with Calls() as calls:
-            image = calls.add(self._generator.generate.remote(spec, face))
+            image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 avatar = calls.add(self._remover.finish.remote(image, finish))
                 similarity = calls.add(self._embedder.similarity.remote(image, face))
@@ -183,8 +186,13 @@ class AvatarPipeline:
                 except STAGE_LOST as error:
                     _again_or_raise(error, attempt)
                     if await _is_lost(image):
-                        image = calls.add(self._generator.generate.remote(spec, face))
+                        again = replace(spec, alone=attempt >= AMID_OTHERS)
+                        image = calls.add(self._generate(again, face))
         raise AssertionError("the last attempt returns or raises")
+
+    def _generate(self, spec: AvatarSpec, face: FaceEmbedding) -> DeploymentResponse[GeneratedImage]:
+        # The id is for the router: replicas that have the model in memory come first.
+        return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
 
 
 # Serve wraps the death of an earlier stage in a RayServeException of the later one.

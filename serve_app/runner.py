@@ -29,6 +29,7 @@ class TaskRunner:
         app = self._catalog[request.app_id]
         job = AvatarJob(
             task_id=task.task_id,
+            tenant=task.owner,
             request=request,
             model=app.model,
             native_size=app.native_size(request.width, request.height),

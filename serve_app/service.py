@@ -10,14 +10,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
 from serve_app.answers import envelope_of, settled
-from serve_app.errors import BrokerError, OverloadedError, UnknownTaskError
+from serve_app.errors import BrokerError, OverloadedError, StoreError, UnknownTaskError
 from serve_app.fetch import PhotoFetcher
 from serve_app.leases import Leases, TaskLostError
 from serve_app.parts import Parts
@@ -118,9 +118,9 @@ class AvatarService:
         with self._admission.admit(request.batch):
             try:
                 await self._tasks.create(task, "STARTED")
-            except BrokerError:
+            except BrokerError as error:
                 # Nobody can ask for its state, but whoever sent it waits here for the answer.
-                log.warning("task %s is not recorded: the broker does not answer", task.task_id)
+                log.warning("task %s is not recorded: %s", task.task_id, error.__cause__)
                 return await self._make(task, request, recorded=False)
             async with self._leases.hold(task.task_id):
                 return await self._make(task, request)
@@ -137,8 +137,8 @@ class AvatarService:
 
         async with self._settled(task, recorded):
             outcome = made(await self._runner.run(task, photo, recorded=recorded), fetch_s)
-        if recorded:
-            await self._settle(task, "SUCCESS", outcome)
+        if recorded and not await self._settle(task, "SUCCESS", outcome):
+            raise TaskLostError("The task was cancelled.")
         return TaskRecord(task=task, status="SUCCESS", started_at=started_at, finished_at=time.time(), outcome=outcome)
 
     @asynccontextmanager
@@ -150,10 +150,12 @@ class AvatarService:
             # By a client that left; or through the record, which then says so already.
             if recorded:
                 await self._settle(task, "CANCELLED", Outcome())
+                await self._delete_leftovers(task)
             raise
         except Exception as error:
             if recorded:
                 await self._settle(task, "FAILED", failed(error))
+                await self._delete_leftovers(task)
             raise
 
     async def _make_once(self, task: Task, request: AvatarRequest) -> TaskRecord:
@@ -161,17 +163,26 @@ class AvatarService:
 
         It goes on when its client leaves. A run that died with its ingress is begun again by the next repeat.
         """
-        task_id = await self._tasks.create(task, "STARTED", _body_digest(task, request))
-        if task_id == task.task_id:
-            return await self._detach(self._make_held(task, request))
+        task_id = await self._tasks.create(task, "STARTED", await _body_digest(task, request))
+        ours = task if task_id == task.task_id else None
         async with within_deadline(task):
             while True:
+                if ours is not None:
+                    with suppress(TaskLostError):  # cancelled, or another ingress began it again: wait for that one
+                        return await self._detach(self._make_held(ours, request))
                 record = await self._known(task_id)
                 if record.finished:
                     return record
-                if not record.held and await self._tasks.claim(task_id) is Claim.OURS:
-                    return await self._detach(self._make_held(record.task, request))
-                await asyncio.sleep(REPEAT_POLL_S)
+                ours = await self._taken(record, "STARTED")
+                if ours is None:
+                    await asyncio.sleep(REPEAT_POLL_S)
+
+    async def _taken(self, record: TaskRecord, status: Status) -> Task | None:
+        """The task of a record that nobody works on any more, now ours; None where somebody does."""
+        task_id = record.task.task_id
+        if record.held or self._leases.holds(task_id):
+            return None
+        return record.task if await self._tasks.claim(task_id, status) is Claim.OURS else None
 
     async def _make_held(self, task: Task, request: AvatarRequest) -> TaskRecord:
         async with self._settled(task):  # what is refused here too, so that the next repeat may try
@@ -194,22 +205,31 @@ class AvatarService:
 
     async def _enqueue(self, task: Task, request: AvatarRequest) -> TaskRecord:
         """Fetch the photo, store it, and put the task into the queue."""
-        if await self._queue.length() >= self._settings.queue.max_tasks:
+        if await self._queue.length() >= self._settings.queue.max_tasks and not await self._tasks.knows(task):
             raise OverloadedError("The queue is full.", self._settings.admission.retry_after_s)
-        task_id = await self._tasks.create(task, "PENDING", _body_digest(task, request))
-        if task_id != task.task_id:
-            record = await self._known(task_id)
-            queued = record.finished or record.message_id is not None
-            if queued or record.held or await self._tasks.claim(task_id, "PENDING") is not Claim.OURS:
-                return record
-            task = record.task  # its ingress died before it was queued
-        async with self._settled(task):
-            with self._admission.admit(1):
-                async with self._leases.hold(task_id), within_deadline(task):
-                    photo = await self._photo(request.file_url)
-                    await self.results.put(photo_key(task_id), await asyncio.to_thread(pack_photo, photo))
-                    await self._tasks.enqueue(task_id)
-        return await self._known(task_id)
+        with self._admission.admit(1):
+            task_id = await self._tasks.create(task, "PENDING", await _body_digest(task, request))
+            if task.idempotency is None:
+                return await self._enqueue_held(task, request)
+            # A repeat is answered when the task is in the queue, not before: until then it could still be lost.
+            ours = task if task_id == task.task_id else None
+            async with within_deadline(task):
+                while ours is None:
+                    record = await self._known(task_id)
+                    if record.finished or record.message_id is not None:
+                        return record
+                    ours = await self._taken(record, "PENDING")
+                    if ours is None:
+                        await asyncio.sleep(REPEAT_POLL_S)
+            # It goes on when its client leaves: a repeat finds it.
+            return await self._detach(self._enqueue_held(ours, request))
+
+    async def _enqueue_held(self, task: Task, request: AvatarRequest) -> TaskRecord:
+        async with self._settled(task), self._leases.hold(task.task_id), within_deadline(task):
+            photo = await self._photo(request.file_url)
+            await self.results.put(photo_key(task.task_id), await asyncio.to_thread(pack_photo, photo))
+            await self._tasks.enqueue(task.task_id)
+        return await self._known(task.task_id)
 
     async def find(self, task_id: str, owner: str) -> TaskRecord:
         """Raises: UnknownTaskError, also for the tasks of others; BrokerError."""
@@ -262,16 +282,30 @@ class AvatarService:
             raise UnknownTaskError("The record of this task has expired.", task_id=task_id)
         return record
 
-    async def _settle(self, task: Task, status: Status, outcome: Outcome) -> None:
+    async def _delete_leftovers(self, task: Task) -> None:
+        """The photo, and images that were stored before the task ended without success."""
         try:
-            await self._tasks.finish(task, status, outcome)
-        except BrokerError:
-            log.warning("task %s: its outcome is not recorded: the broker does not answer", task.task_id)
+            record = await self._tasks.get(task.task_id)
+            if record is None or record.status in ("FAILED", "CANCELLED"):
+                await self.results.delete(task_files(task))
+        except (BrokerError, StoreError):
+            log.warning("task %s: its files are not deleted", task.task_id)
+
+    async def _settle(self, task: Task, status: Status, outcome: Outcome) -> bool:
+        """False where the task was over, or in other hands."""
+        try:
+            return await self._tasks.finish(task, status, outcome)
+        except BrokerError as error:
+            log.warning("task %s: its outcome is not recorded: %s", task.task_id, error.__cause__)
+            return True
 
 
-def _body_digest(task: Task, request: AvatarRequest) -> str:
+async def _body_digest(task: Task, request: AvatarRequest) -> str:
     """Tells whether two requests with one idempotency key are the same; empty without a key."""
-    return "" if task.idempotency is None else hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    if task.idempotency is None:
+        return ""
+    body = await asyncio.to_thread(request.model_dump_json)  # with a photo of megabytes
+    return hashlib.sha256(body.encode()).hexdigest()
 
 
 def new_task_id() -> str:

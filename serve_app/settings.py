@@ -32,7 +32,7 @@ class QueueSettings(Config):
 
 class WorkerSettings(Config):
     concurrency: int = Field(8, ge=1)  # tasks at once in one replica
-    grace_s: float = Field(20, ge=0)  # what is not done so long after a replica is told to end goes back to the queue
+    grace_s: float = Field(4, ge=0)  # what is not done so long after a replica is told to end goes back to the queue
 
 
 class Settings(BaseSettings):

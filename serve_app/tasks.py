@@ -25,7 +25,8 @@ UNFINISHED = frozenset({"PENDING", "STARTED"})
 
 
 class Recorded(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What a newer version wrote must not be an error to an older one, while one replaces the other.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Task(Recorded):
@@ -83,10 +84,10 @@ class Claim(StrEnum):
 
 
 class Keys:
-    """The names of the keys. All share one hash tag, so that a script may touch several on a Redis Cluster."""
+    """The names of the keys."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = f"{{{prefix}}}"
+        self._prefix = prefix
         self.queue = f"{self._prefix}:queue"
         self.tokens = f"{self._prefix}:tokens"
         self.signing_key = f"{self._prefix}:signing-key"
@@ -101,14 +102,16 @@ class Keys:
         return f"{self._prefix}:idempotency:{digest}"
 
 
-# KEYS: record, lease, idempotency; ARGV: task, status, holder, lease_ms, ttl_s, task_id, body digest or ''
+# KEYS: record, lease, idempotency; ARGV: task, status, holder, lease_ms, ttl_s, task_id, body digest or '', now,
+# ttl_s of the key, which must not outlive the record
 CREATE = """
 if ARGV[7] ~= '' then
     local known = redis.call('GET', KEYS[3])
     if known then return known end
-    redis.call('SET', KEYS[3], ARGV[6] .. ' ' .. ARGV[7], 'EX', ARGV[5])
+    redis.call('SET', KEYS[3], ARGV[6] .. ' ' .. ARGV[7], 'EX', ARGV[9])
 end
 redis.call('HSET', KEYS[1], 'task', ARGV[1], 'status', ARGV[2])
+if ARGV[2] == 'STARTED' then redis.call('HSET', KEYS[1], 'started_at', ARGV[8]) end
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
 return ARGV[6] .. ' ' .. ARGV[7]
@@ -135,11 +138,13 @@ end
 return 'ours'
 """
 
-# KEYS: record, lease; ARGV: holder, lease_ms. A lease that ran out and that nobody took is taken again.
+# KEYS: record, lease; ARGV: holder, lease_ms. A lease that ran out and that nobody took is taken again;
+# what waits in the queue is nobody's.
 RENEW = """
 local status = redis.call('HGET', KEYS[1], 'status')
 local holder = redis.call('GET', KEYS[2])
 if (status ~= 'PENDING' and status ~= 'STARTED') or (holder and holder ~= ARGV[1]) then return 0 end
+if not holder and status == 'PENDING' and redis.call('HEXISTS', KEYS[1], 'message_id') == 1 then return 0 end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return 1
 """
@@ -149,6 +154,7 @@ FINISH = """
 local status = redis.call('HGET', KEYS[1], 'status')
 local holder = redis.call('GET', KEYS[2])
 if (status ~= 'PENDING' and status ~= 'STARTED') or (holder and holder ~= ARGV[1]) then return 0 end
+if not holder and status == 'PENDING' and redis.call('HEXISTS', KEYS[1], 'message_id') == 1 then return 0 end
 redis.call('HSET', KEYS[1], 'status', ARGV[2], 'outcome', ARGV[3], 'finished_at', ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('DEL', KEYS[2])
@@ -164,6 +170,11 @@ redis.call('HSET', KEYS[1], 'status', 'PENDING', 'message_id', message)
 redis.call('HINCRBY', KEYS[1], 'attempts', -1)
 redis.call('DEL', KEYS[2])
 return 1
+"""
+
+# KEYS: record; ARGV: field, value. A record that has expired is not begun again.
+NOTE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 """
 
 # KEYS: record, lease, queue; ARGV: now, ttl_s
@@ -191,9 +202,17 @@ class TaskStore:
         self._holder = holder
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
-        self._create, self._enqueue, self._claim, self._renew, self._finish, self._hand_back, self._cancel = (
-            redis.register_script(script) for script in (CREATE, ENQUEUE, CLAIM, RENEW, FINISH, HAND_BACK, CANCEL)
-        )
+        scripts = (CREATE, ENQUEUE, CLAIM, RENEW, FINISH, HAND_BACK, CANCEL, NOTE)
+        (
+            self._create,
+            self._enqueue,
+            self._claim,
+            self._renew,
+            self._finish,
+            self._hand_back,
+            self._cancel,
+            self._note,
+        ) = map(redis.register_script, scripts)
 
     async def create(self, task: Task, status: Status, body_digest: str = "") -> str:
         """Record a task, held by us; gives its id, or that of the task that its idempotency key stands for already.
@@ -202,18 +221,23 @@ class TaskStore:
         """
         keys = [*self._held_keys(task.task_id), self._keys.idempotency(task.idempotency or "")]
         ttl_s = self._ttl_s + round(task.request.deadline_s)
-        known = await self._run(
-            self._create,
-            keys,
-            [task.model_dump_json(), status, self._holder, self._lease_ms, ttl_s, task.task_id, body_digest],
-        )
+        record: list[str | float] = [task.model_dump_json(), status, self._holder, self._lease_ms, ttl_s]
+        arguments = [*record, task.task_id, body_digest, task.submitted_at, self._ttl_s]
+        known = await self._run(self._create, keys, arguments)
         task_id, _, digest = str(known).partition(" ")
         if digest != body_digest:
             raise ConflictError("This idempotency key came with another request before.", task_id=task_id)
         return task_id
 
+    async def knows(self, task: Task) -> bool:
+        """Whether its idempotency key stands for a task already."""
+        if task.idempotency is None:
+            return False
+        async with broker_errors():
+            return bool(await self._redis.exists(self._keys.idempotency(task.idempotency)))
+
     async def get(self, task_id: str) -> TaskRecord | None:
-        with broker_errors():
+        async with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
             pipe.hgetall(self._keys.record(task_id))
             pipe.exists(self._keys.lease(task_id))
@@ -238,14 +262,14 @@ class TaskStore:
 
     async def renew(self, task_ids: Sequence[str]) -> list[bool]:
         """Hold the leases for another while; false where the task is over or somebody else's."""
-        with broker_errors():
+        async with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
             for task_id in task_ids:
                 await self._renew(self._held_keys(task_id), [self._holder, self._lease_ms], client=pipe)
             return [bool(renewed) for renewed in await pipe.execute()]
 
     async def statuses(self, task_ids: Sequence[str]) -> list[str | None]:
-        with broker_errors():
+        async with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
             for task_id in task_ids:
                 pipe.hget(self._keys.record(task_id), "status")
@@ -253,8 +277,7 @@ class TaskStore:
             return statuses
 
     async def note_images_done(self, task_id: str, images: int) -> None:
-        with broker_errors():
-            await self._redis.hset(self._keys.record(task_id), "images_done", images)
+        await self._run(self._note, [self._keys.record(task_id)], ["images_done", images])
 
     async def finish(self, task: Task, status: Status, outcome: Outcome) -> bool:
         """Record what came of a task; false where it was over, or in other hands.
@@ -281,18 +304,17 @@ class TaskStore:
     async def forget_avatars(self, record: TaskRecord) -> None:
         """The record of a finished task without its results."""
         outcome = record.outcome.model_copy(update={"avatars": ()})
-        with broker_errors():
-            await self._redis.hset(self._keys.record(record.task.task_id), "outcome", outcome.model_dump_json())
+        await self._run(self._note, [self._keys.record(record.task.task_id)], ["outcome", outcome.model_dump_json()])
 
     async def ping(self) -> None:
-        with broker_errors():
+        async with broker_errors():
             await self._redis.ping()
 
     def _held_keys(self, task_id: str) -> list[str]:
         return [self._keys.record(task_id), self._keys.lease(task_id)]
 
     async def _run(self, script: AsyncScript, keys: list[str], arguments: Sequence[str | int | float]) -> object:
-        with broker_errors():
+        async with broker_errors():
             return await script(keys, list(arguments))
 
 

@@ -72,8 +72,8 @@ class TaskWorker:
             return
         try:
             messages = await self._queue.take(free, TAKE_WAIT_S)
-        except BrokerError:
-            log.warning("the broker does not answer; trying again")
+        except BrokerError as error:
+            log.warning("no tasks are taken: %s", error.__cause__)
             await asyncio.sleep(TAKE_WAIT_S)
             return
         for message in messages:
@@ -86,8 +86,8 @@ class TaskWorker:
         try:
             if await self._is_over(message):
                 await self._queue.remove(message.message_id)
-        except BrokerError:
-            log.warning("task %s: the broker does not answer; it will come again", message.task_id)
+        except BrokerError as error:
+            log.warning("task %s will come again: %s", message.task_id, error.__cause__)
         except asyncio.CancelledError:  # this worker ends
             if await self._tasks.hand_back(message.task_id):
                 await self._queue.remove(message.message_id)
@@ -97,22 +97,32 @@ class TaskWorker:
 
     async def _is_over(self, message: Message) -> bool:
         """Do what the message says, if nobody else does. False while somebody else works on its task."""
+        if self._leases.holds(message.task_id):  # by us: the broker was away, and its message came again
+            return False
         claim = await self._tasks.claim(message.task_id)
         record = await self._tasks.get(message.task_id)
         if claim is Claim.OURS and record is not None:
-            await self._perform(record, message)
+            return await self._perform(record, message)
+        if claim is Claim.OVER:  # its worker may have died before it deleted the photo
+            await self._delete([photo_key(message.task_id)])
         return claim is not Claim.HELD
 
-    async def _perform(self, record: TaskRecord, message: Message) -> None:
+    async def _perform(self, record: TaskRecord, message: Message) -> bool:
+        """False where somebody else works on the task now, and needs its message should they die."""
         task = record.task
         try:
             async with self._leases.hold(task.task_id, message.message_id):
                 status, outcome = await self._outcome(record)
                 await self._settle(task, status, outcome)
+            return True
         except TaskLostError:
             log.info("task %s was cancelled, or is in other hands", task.task_id)
-            if (now := await self._tasks.get(task.task_id)) is None or now.status == "CANCELLED":
+            now = await self._tasks.get(task.task_id)
+            if now is None or now.status == "CANCELLED":
                 await self._delete(task_files(task))
+            elif now.finished:
+                await self._delete([photo_key(task.task_id)])
+            return now is None or now.finished
 
     async def _outcome(self, record: TaskRecord) -> tuple[Status, Outcome]:
         task = record.task
@@ -151,10 +161,11 @@ class TaskWorker:
         """Record the outcome, however long the broker is away; then the photo is not needed any more."""
         for pause_s in _pauses_s():
             try:
-                await self._tasks.finish(task, status, outcome)
+                if not await self._tasks.finish(task, status, outcome):
+                    raise TaskLostError("The task was cancelled.")
                 break
-            except BrokerError:
-                log.warning("task %s: its outcome cannot be recorded now; again in %g s", task.task_id, pause_s)
+            except BrokerError as error:
+                log.warning("task %s: its outcome is not recorded yet: %s", task.task_id, error.__cause__)
                 await asyncio.sleep(pause_s)
         await self._delete([photo_key(task.task_id)])
 

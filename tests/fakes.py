@@ -1,13 +1,14 @@
 """Small truths that stand in for models where a test is about something else."""
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from deployments.diffusion.denoiser import OutOfMemoryError
 from deployments.diffusion.scheduler import Row
-from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, Pixels
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
 
 FOREVER = 1e12  # unix seconds
 
@@ -34,33 +35,52 @@ def face(value: float = 1.0) -> FaceEmbedding:
     return FaceEmbedding(np.full(512, value, np.float32), (0, 0, 1, 1), 1.0)
 
 
-def row(*, group: Hashable = "a", **changes: object) -> Row:
-    return Row(avatar_spec(**changes), face().vector, group, arrived_at=0.0, future=Future[GeneratedImage]())
+def row(*, size: Hashable = "a", arrived_at: float = 0.0, steps_done: int = 0, **changes: object) -> Row:
+    spec = avatar_spec(**changes)
+    return Row(spec, face().vector, CountingDenoiser(), (spec.model, size), arrived_at, steps_done)
 
 
-class SeedPainter:
-    """Draws pictures whose every byte is the row's seed; waits before each step while `gate` is closed."""
+@dataclass
+class Count:
+    """A sample that counts its steps."""
+
+    seed: int
+    steps: int
+    done: int = 0
+
+
+class CountingDenoiser:
+    """Its pictures show their seed in every byte, and fail where a step is missing or was made twice.
+
+    Waits before each step while `gate` is closed.
+    """
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()
-        self.batches: list[list[int]] = []
-        self.steps_done = 0
+        self.batches: list[list[int]] = []  # the seeds that shared each step
         self.poison: int | None = None
+        self.fits = 100  # samples in memory
 
-    def group(self, spec: AvatarSpec) -> Hashable:
-        return spec.num_inference_steps
+    def bucket(self, spec: AvatarSpec) -> Hashable:
+        return spec.width, spec.height
 
-    def draw(self, rows: Sequence[Row], stop: Callable[[], bool]) -> list[Pixels] | None:
-        seeds = [row.spec.seed for row in rows]
-        self.batches.append(seeds)
+    def start(self, spec: AvatarSpec, _face: Vector) -> Count:
+        return Count(spec.seed, spec.num_inference_steps)
+
+    def step(self, samples: Sequence[Count]) -> None:
+        self.started.set()
+        assert self.gate.wait(10)
+        seeds = [sample.seed for sample in samples]
+        if len(samples) > self.fits:
+            raise OutOfMemoryError(f"{len(samples)} are too many")
         if self.poison in seeds:
             raise ValueError(f"seed {self.poison} cannot be drawn")
-        self.started.set()
-        for _ in range(rows[0].spec.num_inference_steps):
-            if stop():
-                return None
-            self.gate.wait(10)
-            self.steps_done += 1
-        return [np.full((4, 4, 3), seed, np.uint8) for seed in seeds]
+        self.batches.append(seeds)
+        for sample in samples:
+            sample.done += 1
+
+    def decode(self, sample: Count) -> Pixels:
+        assert sample.done == sample.steps
+        return np.full((4, 4, 3), sample.seed, np.uint8)

@@ -48,11 +48,16 @@ class Stage:
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes = list(outcomes)
         self.responses: list[Response] = []
+        self.arguments: list[tuple[Any, ...]] = []
 
     def __getattr__(self, _method: str) -> "Stage":
         return self
 
-    def remote(self, *_arguments: Any) -> Response:
+    def options(self, **_options: Any) -> "Stage":
+        return self
+
+    def remote(self, *arguments: Any) -> Response:
+        self.arguments.append(arguments)
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         self.responses.append(Response(outcome))
         return self.responses[-1]
@@ -72,7 +77,7 @@ CHAIN_BROKE = RayServeException("an earlier stage died")
 def job(batch: int = 1) -> AvatarJob:
     request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", batch=batch)
     app = Catalog.read(["embedded"])["face-avatar"]
-    return AvatarJob(TASK, EffectiveRequest.fill(request, app, seed=7, deadline_s=60), "embedded", (256, 256), 0)
+    return AvatarJob(TASK, "ann", EffectiveRequest.fill(request, app, seed=7, deadline_s=60), "embedded", (256, 256), 0)
 
 
 @pytest.fixture
@@ -133,6 +138,13 @@ def test_a_stage_that_dies_every_time_ends_the_request(run: Callable[..., JobRes
     with pytest.raises(RayServeException):
         run(Embedder(face()), generator, Stage(CHAIN_BROKE))
     assert len(generator.responses) == MAX_ATTEMPTS
+
+
+def test_an_image_under_which_processes_died_is_drawn_alone(run: Callable[..., JobResult]) -> None:
+    generator = Stage(DIED, DIED, DIED, "image")
+    assert run(Embedder(face()), generator, Stage(CHAIN_BROKE, CHAIN_BROKE, CHAIN_BROKE, AVATAR)).avatars
+    assert [spec.alone for spec, _face in generator.arguments] == [False, False, True, True]
+    assert {spec.tenant for spec, _face in generator.arguments} == {"ann"}
 
 
 def test_a_stage_that_gives_work_up_is_asked_again(run: Callable[..., JobResult]) -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import itertools
+import json
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from serve_app.queue import LEASE_MARGIN_S, TaskQueue
 from serve_app.runner import failed
 from serve_app.schemas import AvatarRequest, EffectiveRequest
 from serve_app.tasks import Claim, Keys, Outcome, Task, TaskStore, idempotency_digest
+from serve_app.valkey import ValkeyServer
 
 LEASE_S = 0.3
 PREFIXES = itertools.count()
@@ -158,6 +162,104 @@ def test_a_message_that_is_touched_is_not_taken_over(at: Callable[[Scenario], No
             assert await theirs.take(1, LEASE_S / 6) == []
 
     at(scenario)
+
+
+def test_a_dead_workers_message_is_found_behind_many_living_ones(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, living, dead = office.store("a"), office.queue("living"), office.queue("dead")
+        await living.take(1, 0.01)
+        for number in range(12):
+            await store.create(task(str(number)), "PENDING")
+            await store.enqueue(str(number))
+        held = [message.message_id for message in await living.take(11, 1)]
+        (lost,) = await dead.take(1, 1)
+        assert lost.task_id == "11"
+        found, queue = [], office.queue("new")
+        while not found:
+            await living.touch(held)
+            found = await queue.take(1, 0.02)  # has room for one task only
+        assert found == [lost]
+
+    at(scenario)
+
+
+def test_what_waits_in_the_queue_is_nobodys(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ingress, worker = office.store("ingress"), office.store("worker")
+        await ingress.create(task(), "PENDING")
+        await ingress.enqueue("a")
+        assert await ingress.renew(["a"]) == [False]
+        assert not await ingress.finish(task(), "CANCELLED", Outcome())
+        assert await worker.claim("a") is Claim.OURS
+
+    at(scenario)
+
+
+def test_a_record_that_has_expired_is_not_begun_again(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        await office.store("a").note_images_done("gone", 1)
+        assert await office.store("a").get("gone") is None
+
+    at(scenario)
+
+
+def test_a_record_of_a_newer_version_is_read(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await store.create(task(), "PENDING")
+        newer = json.loads(task().model_dump_json()) | {"priority": "low"}
+        await office.redis.hset(office.keys.record("a"), mapping={"task": json.dumps(newer), "eta_s": 3})
+        record = await store.get("a")
+        assert record is not None
+        assert record.task.task_id == "a"
+
+    at(scenario)
+
+
+def test_a_key_does_not_outlive_the_record_that_it_stands_for(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, keyed = office.store("a"), task(key="k")
+        await store.create(keyed, "STARTED", "body")
+        await store.finish(keyed, "SUCCESS", Outcome())
+        key = office.keys.idempotency(keyed.idempotency or "")
+        assert await office.redis.ttl(key) <= await office.redis.ttl(office.keys.record("a"))
+        assert await store.knows(keyed)
+        assert not await store.knows(task(key="another"))
+
+    at(scenario)
+
+
+def test_more_calls_than_connections_wait_for_each_other(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await store.create(task(), "STARTED")
+        records = await asyncio.gather(*(store.get("a") for _ in range(300)))
+        assert all(record is not None for record in records)
+
+    at(scenario)
+
+
+def test_a_broker_that_hangs_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.broker.ANSWER_S", 0.3)
+    server = ValkeyServer(tmp_path)
+    server.start()
+
+    async def scenario() -> None:
+        async with connect(BrokerSettings(), tmp_path) as redis:
+            store = TaskStore(redis, Keys("test"), "a", 60)
+            await store.create(task(), "STARTED")
+            os.kill(server.pid or 0, signal.SIGSTOP)
+            async with asyncio.timeout(10):  # its own tries, one inside the other, would last longer
+                with pytest.raises(BrokerError):
+                    await store.get("a")
+            os.kill(server.pid or 0, signal.SIGCONT)
+            assert await store.get("a") is not None
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        os.kill(server.pid or 0, signal.SIGCONT)
+        server.stop()
 
 
 def test_while_it_is_renewed_a_lease_does_not_run_out(at: Callable[[Scenario], None]) -> None:

@@ -20,11 +20,11 @@ from serve_app.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
 from serve_app.photo import pack_photo
 from serve_app.pipeline import AvatarJob, ImageDone, JobResult, StoredAvatar
-from serve_app.queue import TaskQueue
+from serve_app.queue import GROUP, TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
-from serve_app.tasks import Keys, Task, TaskRecord, TaskStore
+from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore
 from serve_app.valkey import ValkeyKeeper
 from serve_app.worker import MAX_ATTEMPTS, TaskWorker
 from tests.test_tasks import task
@@ -271,6 +271,69 @@ async def die(worker: TaskWorker) -> None:
     await worker._leases.close()
     for running in worker._running:
         running.get_coro().close()  # type: ignore[union-attr]
+
+
+def test_a_task_that_was_taken_over_outlives_its_second_worker_too(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        stalled, _pipeline = shop.worker(None)
+        await shop.until("a", "STARTED")
+        await stalled._leases.close()  # it hears and renews nothing for a while, and takes nothing
+        stalled._closing = True
+        second, _pipeline = shop.worker(None)
+
+        async def taken_over() -> bool:
+            return (await shop.record("a")).attempts == 2
+
+        await eventually(taken_over)
+        await stalled._leases._renew()  # it hears that the task is another's, and lets go of it
+        await eventually(lambda: asyncio.sleep(0, not stalled._running))
+        await die(second)
+        shop.worker("picture")
+        assert (await shop.until("a", "SUCCESS", "FAILED")).status == "SUCCESS"
+
+    at(scenario)
+
+
+def test_a_worker_never_takes_over_what_it_works_on_itself(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        _worker, pipeline = shop.worker(None)
+        await shop.until("a", "STARTED")
+        lease = shop.keys.lease("a")
+        message_id = (await shop.record("a")).message_id or ""
+        await shop.redis.delete(lease)
+        await shop.redis.xclaim(shop.keys.queue, GROUP, "somebody", 0, [message_id], idle=60_000)
+
+        async def came_again() -> bool:
+            (pending,) = await shop.redis.xpending_range(shop.keys.queue, GROUP, "-", "+", 1)
+            return bool(pending["consumer"] != "somebody")
+
+        await eventually(came_again)
+        pipeline.gate.set()
+        record = await shop.until("a", "SUCCESS")
+        assert (record.attempts, len(pipeline.photos)) == (1, 1)
+
+    at(scenario)
+
+
+def test_the_photo_goes_with_a_task_that_is_over(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        submitted = await shop.submit("a")
+        await shop.store.finish(await claimed(shop, submitted), "SUCCESS", Outcome())  # and its worker died at that
+        shop.worker("picture")
+
+        async def is_gone() -> bool:
+            return not await exists(shop.results, photo_key("a"))
+
+        await eventually(is_gone)
+
+    at(scenario)
+
+
+async def claimed(shop: Shop, submitted: Task) -> Task:
+    await shop.store.claim(submitted.task_id)
+    return submitted
 
 
 def test_a_task_that_ends_its_workers_is_given_up(at: Callable[..., None]) -> None:

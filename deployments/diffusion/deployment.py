@@ -1,25 +1,44 @@
 """The generator as a Serve deployment."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
+
+from ray.serve import metrics
 
 from deployments.config import AvatarGeneratorConfig
+from deployments.diffusion.denoiser import Denoiser
 from deployments.diffusion.engine import DiffusionEngine
+from deployments.diffusion.pool import ModelPool
+from deployments.diffusion.router import STATS_KEY
+from deployments.diffusion.scheduler import Bucket, Row
+from deployments.diffusion.step_times import StepTimes
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage
+
+SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+WIDTHS_PROFILED = (1, 2, 4, 8, 16)
 
 
 class AvatarGenerator:
-    """Draws one image a call."""
+    """Draws images, each a row that shares its denoising steps with those of other requests."""
 
-    def __init__(self, config: AvatarGeneratorConfig) -> None:
-        # Imported here, so that building the graph loads no model library.
-        from deployments.diffusion.model import FaceDiffusionModel
-
-        models = {name: FaceDiffusionModel.load(model) for name, model in config.models.items()}
-        self._engine = DiffusionEngine(models, config.max_rows)
+    async def __init__(self, config: AvatarGeneratorConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._config = config
+        self._times = StepTimes(max_width=2 * config.max_rows)
+        self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
+        sizes_gb = {name: model.memory_gb for name, model in config.models.items()}
+        self._pool = ModelPool(self._load, sizes_gb, config.memory_gb)
+        for name in self._pool.fitting():
+            async with self._pool.lease(name):
+                pass
 
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
-        """Raises: DeadlineError. A cancelled call leaves the queue, or its batch when that has nobody else."""
-        return await asyncio.wrap_future(self._engine.submit(spec, face).future)
+        """Raises: DeadlineError. A cancelled call frees its row before the next step."""
+        async with self._pool.lease(spec.model) as model:
+            return await asyncio.wrap_future(self._engine.submit(spec, face, model).future)
+
+    def record_routing_stats(self) -> dict[str, list[str]]:
+        """For the router: the models that are in memory."""
+        return {STATS_KEY: self._pool.loaded}
 
     def check_health(self) -> None:
         if not self._engine.alive:
@@ -28,3 +47,35 @@ class AvatarGenerator:
     def __del__(self) -> None:
         if hasattr(self, "_engine"):  # the constructor may have failed
             self._engine.close()
+
+    def _load(self, name: str) -> Denoiser:
+        """Load a model and measure its steps; in a thread."""
+        # Imported here, so that building the graph loads no model library.
+        from deployments.diffusion.model import FaceDiffusionModel
+
+        model = FaceDiffusionModel.load(self._config.models[name])
+        self._times.start_with(name, model.profile([w for w in WIDTHS_PROFILED if w <= self._times.max_width]))
+        return model
+
+
+class EngineMetrics:
+    """What the engine does, for Prometheus through Ray."""
+
+    def __init__(self) -> None:
+        model = ("model",)
+        self._step_s = metrics.Histogram("avatar_step_seconds", "Time of a denoising step.", SECONDS, model)
+        self._rows = metrics.Histogram("avatar_step_rows", "Images that share a step.", list(range(1, 17)), model)
+        self._join_s = metrics.Histogram("avatar_join_seconds", "From arrival to the first step.", SECONDS, model)
+        self._unfinished = metrics.Gauge("avatar_rows", "Images that wait or are being drawn.", ("model", "size"))
+        self._buckets: set[Bucket] = set()
+
+    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        tags = {"model": rows[0].spec.model}
+        self._step_s.observe(seconds, tags)
+        self._rows.observe(len(rows), tags)
+        for row in rows:
+            if row.steps_done == 1 and row.joined_at is not None:
+                self._join_s.observe(max(0.0, row.joined_at - row.arrived_at), tags)
+        self._buckets |= waiting.keys()
+        for bucket in self._buckets:
+            self._unfinished.set(waiting.get(bucket, 0), {"model": bucket[0], "size": str(bucket[1])})

@@ -1,35 +1,41 @@
-"""The engine: a thread of its own that draws waiting rows, batch after batch; futures towards asyncio."""
+"""The engine: a thread of its own on which the rows of many requests share every denoising step.
+
+A row joins before the next step and leaves after its last, whatever the others do. Futures towards asyncio.
+"""
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from deployments.diffusion.scheduler import Row, RowScheduler
+from deployments.diffusion.denoiser import Denoiser, OutOfMemoryError
+from deployments.diffusion.scheduler import Bucket, Row, RowScheduler
+from deployments.diffusion.step_times import StepTimes
 from deployments.errors import DeadlineError
-from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, Pixels
+from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage
 
 
-class DiffusionModel(Protocol):
-    """What the engine draws with."""
+class Observer(Protocol):
+    """Who is told what the engine does. Called on its thread: it must return at once."""
 
-    def group(self, spec: AvatarSpec) -> Hashable:
-        """Rows of one group can be drawn in the same batch."""
-
-    def draw(self, rows: Sequence[Row], stop: Callable[[], bool]) -> list[Pixels] | None:
-        """Draw one picture a row, in order; None when `stop()` turned true between two steps."""
+    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        """These rows made a step together; `waiting` counts all rows that are not done."""
 
 
 class DiffusionEngine:
-    """Draws rows on its own thread, so that the event loop of the replica stays free.
+    """Makes step after step with the rows that the scheduler chooses for each.
 
-    A row that is cancelled leaves the queue; a batch in which nobody waits any more stops before its next step.
-    Where a batch of several rows fails, each is drawn alone, so that no request fails for its neighbour.
+    A row that is cancelled, or late, leaves before the next step. A step that fails is made again row by row, so that
+    no request fails for its neighbour; one that does not fit into memory, with fewer rows.
     """
 
-    def __init__(self, models: Mapping[str, DiffusionModel], max_rows: int) -> None:
-        self._models = models
-        self._scheduler = RowScheduler(max_rows)
+    def __init__(self, times: StepTimes, ageing: float, observer: Observer | None = None) -> None:
+        self._times = times
+        self._observer = observer
+        self._scheduler = RowScheduler(ageing)
+        self._samples: dict[Row, Any] = {}
+        self._drawn: deque[Row] = deque()  # all steps made, not decoded yet
         self._changed = threading.Condition()
         self._closing = False
         self._ready_at = time.time()
@@ -40,9 +46,9 @@ class DiffusionEngine:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, spec: AvatarSpec, face: FaceEmbedding) -> Row:
+    def submit(self, spec: AvatarSpec, face: FaceEmbedding, denoiser: Denoiser) -> Row:
         """Queue one image; its `future` gives the picture, or DeadlineError when its time is over."""
-        row = Row(spec, face.vector, (spec.model, self._models[spec.model].group(spec)), time.time())
+        row = Row(spec, face.vector, denoiser, (spec.model, denoiser.bucket(spec)), time.time())
         with self._changed:
             if self._closing:
                 row.future.cancel()
@@ -52,56 +58,104 @@ class DiffusionEngine:
         return row
 
     def close(self) -> None:
-        """Cancel what waits, stop what runs before its next step, and wait for the thread."""
+        """Cancel all rows before their next step, and wait for the thread."""
         with self._changed:
             self._closing = True
-            for row in self._scheduler.drain():
-                row.future.cancel()
             self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while rows := self._next_batch():
-            self._draw(rows)
+        while self._wait_for_work():
+            if rows := self._next_rows():
+                self._advance(rows)
+            if self._drawn:  # one at a time, so that no step waits for many
+                self._finish(self._drawn.popleft())
 
-    def _next_batch(self) -> list[Row]:
-        """Wait for rows; empty only when the engine closes."""
+    def _wait_for_work(self) -> bool:
+        """False when the engine closes."""
         with self._changed:
-            while not self._closing:
-                for row in self._scheduler.drop_expired(time.time()):
-                    _fail(row, DeadlineError("The deadline passed while the image waited its turn."))
-                if rows := self._scheduler.next_batch():
-                    return rows
+            while not (self._closing or len(self._scheduler) or self._drawn):
                 self._changed.wait()
-        return []
+            if self._closing:
+                for row in [*self._scheduler.drain(), *self._drawn]:
+                    row.future.cancel()
+        return not self._closing
 
-    def _draw(self, rows: Sequence[Row]) -> None:
-        def stop() -> bool:
-            now = time.time()
-            return self._closing or all(row.abandoned or row.spec.deadline <= now for row in rows)
+    def _next_rows(self) -> list[Row]:
+        now = time.time()
+        with self._changed:
+            expired = self._scheduler.drop_expired(now)
+            rows = self._scheduler.next_batch(now, self._times)
+            kept = {*self._scheduler.rows, *self._drawn}
+        for row in expired:
+            _fail(row, DeadlineError("The deadline passed before the image was done."))
+        for row in self._samples.keys() - kept:
+            del self._samples[row]
+        return rows
 
+    def _advance(self, rows: Sequence[Row]) -> None:
+        """One step for these rows; one that cannot make it fails, and leaves."""
+        bucket, width = rows[0].bucket, sum(row.width for row in rows)
+        started = time.perf_counter()
         try:
-            pictures = self._models[rows[0].spec.model].draw(rows, stop)
+            rows[0].denoiser.step([self._sample(row) for row in rows])
+        except OutOfMemoryError as error:
+            self._times.out_of_memory(bucket, width)
+            self._lacked_memory(rows, error)
         except Exception as error:  # whatever it is belongs to those who wait: the thread must go on
-            self._draw_alone(rows, error)
-            return
-        if pictures is None:
-            for row in rows:
-                if not self._closing:
-                    _fail(row, DeadlineError("The deadline passed while the image was drawn."))
-                row.future.cancel()  # leaves a future that is done as it is
-            return
-        for row, pixels in zip(rows, pictures, strict=True):
-            self._finish(row, pixels)
+            self._step_alone(rows, error)
+        else:
+            seconds = time.perf_counter() - started
+            self._times.add(bucket, width, seconds)
+            self._stepped(rows, seconds)
 
-    def _draw_alone(self, rows: Sequence[Row], error: Exception) -> None:
+    def _sample(self, row: Row) -> Any:
+        if row not in self._samples:
+            self._samples[row] = row.denoiser.start(row.spec, row.face)
+            row.joined_at = time.time()
+        return self._samples[row]
+
+    def _stepped(self, rows: Sequence[Row], seconds: float) -> None:
+        for row in rows:
+            row.steps_done += 1
+        done = [row for row in rows if not row.steps_left]
+        self._drawn.extend(done)
+        with self._changed:
+            self._scheduler.remove(done)
+            waiting = self._scheduler.waiting()
+        if self._observer is not None:
+            self._observer.stepped(rows, seconds, waiting)
+
+    def _step_alone(self, rows: Sequence[Row], error: Exception) -> None:
         if len(rows) == 1:
-            _fail(rows[0], error)
+            self._give_up(rows[0], error)
             return
         for row in rows:
-            self._draw([row])
+            self._advance([row])
 
-    def _finish(self, row: Row, pixels: Pixels) -> None:
+    def _lacked_memory(self, rows: Sequence[Row], error: OutOfMemoryError) -> None:
+        """They try again with fewer beside them; one that lacks memory alone, and once more, can never have enough."""
+        if len(rows) > 1:
+            return
+        rows[0].memory_errors += 1
+        if rows[0].memory_errors > 1:
+            self._give_up(rows[0], error)
+
+    def _give_up(self, row: Row, error: Exception) -> None:
+        with self._changed:
+            self._scheduler.remove([row])
+        self._samples.pop(row, None)
+        _fail(row, error)
+
+    def _finish(self, row: Row) -> None:
+        sample = self._samples.pop(row)
+        if row.abandoned:
+            return
+        try:
+            pixels = row.denoiser.decode(sample)
+        except Exception as error:
+            _fail(row, error)
+            return
         if row.future.set_running_or_notify_cancel():
             startup_s = max(0.0, self._ready_at - row.spec.submitted_at)
             row.future.set_result(GeneratedImage(pixels, time.time() - row.arrived_at, startup_s))

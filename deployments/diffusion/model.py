@@ -1,200 +1,198 @@
-"""Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, through diffusers' own pipelines."""
+"""The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, from the parts of diffusers' pipelines."""
 
-import json
-from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import Tensor
 
-from deployments.config import DiffusionModelConfig, model_path
-from deployments.diffusion.adapter import FaceIDAdapter
-from deployments.diffusion.prompt import PromptEncoder, TextEncoder, XLPromptEncoder
-from deployments.diffusion.scheduler import Row
-from deployments.types import AvatarSpec, Pixels
-
-Stop = Callable[[], bool]
-
-
-class OneFaceARow:
-    """For a pipeline in which each row of a batch has a face of its own.
-
-    The library's own method repeats the whole list of faces once a row, so that every row would see all of them.
-    """
-
-    def prepare_ip_adapter_image_embeds(
-        self, _image: None, faces: list[torch.Tensor], *_device_and_counts: Any
-    ) -> list[torch.Tensor]:
-        return faces
+from deployments.config import DiffusionModelConfig
+from deployments.diffusion.adapter import FACE_WIDTH
+from deployments.diffusion.denoiser import OutOfMemoryError
+from deployments.diffusion.noise_schedule import Plan, Step
+from deployments.diffusion.pipeline import FacePipeline, Tensors, load_pipeline
+from deployments.diffusion.sampler import Positions, sampler_of
+from deployments.types import AvatarSpec, Pixels, Vector
 
 
-class SDFacePipeline(OneFaceARow, StableDiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
-    """Stable Diffusion 1.5 and what is built like it."""
+@dataclass(slots=True, eq=False)
+class Sample:
+    """One half-done image. `conditions` is what its prompt and face say and, with guidance, what is drawn against."""
 
-    # Nothing but the face vector is looked at, so a folder need not have these parts.
-    left_out: ClassVar[dict[str, Any]] = {
-        "safety_checker": None,
-        "requires_safety_checker": False,
-        "feature_extractor": None,
-        "image_encoder": None,
-    }
+    plan: Plan
+    latents: Tensor  # (1, c, h, w) float32
+    previous: Tensor  # the denoised estimate of the step before
+    guidance_scale: float
+    conditions: Tensors
+    against: Tensors | None
+    steps_done: int = 0
 
-    def prompt_encoder(self) -> PromptEncoder:
-        return PromptEncoder(TextEncoder(self.tokenizer, self.text_encoder))
-
-
-class SDXLFacePipeline(OneFaceARow, StableDiffusionXLPipeline):  # type: ignore[misc]
-    """SDXL. Its time ids are the pipeline's own: the size that is drawn, uncropped.
-
-    Its VAE overflows in float16, where the pipeline decodes in float32 (`force_upcast` of the VAE's config); bfloat16
-    has the range of float32 and stays.
-    """
-
-    # An invisible watermark would come and go with a package that happens to be installed.
-    left_out: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
-
-    def prompt_encoder(self) -> PromptEncoder:
-        return XLPromptEncoder(
-            TextEncoder(self.tokenizer, self.text_encoder),
-            TextEncoder(self.tokenizer_2, self.text_encoder_2),
-            zeros_for_empty=self.config.force_zeros_for_empty_prompt,
-        )
-
-
-FacePipeline = SDFacePipeline | SDXLFacePipeline
-FAMILIES: dict[str, type[FacePipeline]] = {
-    "StableDiffusionPipeline": SDFacePipeline,
-    "StableDiffusionXLPipeline": SDXLFacePipeline,
-}
+    @property
+    def next_step(self) -> Step:
+        return self.plan.steps[self.steps_done]
 
 
 class FaceDiffusionModel:
-    """Draws rows that agree in size, steps and guidance in one run of the pipeline; one thread at a time.
+    """Takes samples a step further, each from where it stands; one thread at a time.
 
-    Latents stay in the model's dtype between two steps: keeping them in float32 brought bfloat16 1-2 dB nearer to
-    float32, from 44-50 dB (20 steps of PNDM, Euler and DPM-Solver++ with random weights).
+    Latents are float32 between two steps, whatever the dtype of the model: the first sigma of a model with zero
+    terminal SNR is 4096.
     """
 
     def __init__(self, pipeline: FacePipeline) -> None:
         self._pipeline = pipeline
-        self._pipeline.set_progress_bar_config(disable=True)
         self._prompts = pipeline.prompt_encoder()
+        self._sampler = sampler_of(pipeline.scheduler.config)
+        self._unet = pipeline.unet
+        # Faces are projected once each, not in every step: what is None the UNet leaves to us.
+        self._project_faces, self._unet.encoder_hid_proj = self._unet.encoder_hid_proj, None
+        self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
+        self._pace = Pace(pipeline.device)
 
     @classmethod
     def load(cls, config: DiffusionModelConfig) -> "FaceDiffusionModel":
-        """Load a diffusers folder (safetensors only), a FaceID adapter and its LoRA; nothing is downloaded.
-
-        Raises: OSError where a file is missing or is not what its name says; ValueError where the folder is of another
-            family, or the adapter was made for another model; RuntimeError where the device is not there.
-        """
-        device = usable_device(config.device)
+        """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
         torch.set_num_threads(config.threads)
-        folder = model_path(config.path)
-        family = family_of(folder)
-        pipeline = family.from_pretrained(
-            folder,
-            dtype=getattr(torch, config.dtype),
-            variant=config.variant,
-            local_files_only=True,
-            use_safetensors=True,
-            **family.left_out,
+        return cls(load_pipeline(config))
+
+    def bucket(self, spec: AvatarSpec) -> Hashable:
+        """Size, and windows of the longer prompt: padding a shorter one would change what it says."""
+        return spec.width, spec.height, self._chunks(spec)
+
+    def start(self, spec: AvatarSpec, face: Vector) -> Sample:
+        plan = self._sampler.plan(spec.num_inference_steps)
+        latents = self._noise(spec) * plan.init_noise_sigma
+        chunks, size = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
+        conditions = {
+            **self._prompts.encode(spec.prompt, chunks),
+            "face_tokens": self._face_tokens(torch.from_numpy(face)),
+            **size,
+        }
+        against = None
+        if spec.guidance_scale > 1:
+            negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
+            against = {**negative, "face_tokens": self._no_face, **size}
+        return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
+
+    @torch.inference_mode()
+    def step(self, samples: Sequence[Sample]) -> None:
+        """One step for each. Raises: OutOfMemoryError; after any error all are as before."""
+        try:
+            self._step(sorted(samples, key=lambda sample: sample.against is None))
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(str(error)) from error
+
+    def _step(self, samples: Sequence[Sample]) -> None:
+        """Those with guidance come first."""
+        at = Positions.of([sample.next_step for sample in samples], self._pipeline.device)
+        latents = torch.cat([sample.latents for sample in samples])
+        previous = torch.cat([sample.previous for sample in samples])
+        prediction = self._predict(samples, self._sampler.scale_model_input(latents, at), at.timestep)
+        latents, denoised = self._sampler.step(latents, prediction, previous, at)
+        self._pace.launched()
+        for index, sample in enumerate(samples):
+            sample.latents, sample.previous = latents[index : index + 1], denoised[index : index + 1]
+            sample.steps_done += 1
+
+    def _predict(self, samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor) -> Tensor:
+        """(rows, c, h, w) float32. A row with guidance is predicted twice, any other once."""
+        against = [sample.against for sample in samples if sample.against is not None]
+        guided = len(against)
+        conditions = _joined([*against, *(sample.conditions for sample in samples)])
+        added = (
+            {"text_embeds": conditions["pooled_prompt_embeds"], "time_ids": conditions["time_ids"]}
+            if "time_ids" in conditions
+            else {}
         )
-        load_face_adapter(pipeline, config)
-        pipeline.to(device)
-        if device.type == "cuda":
-            use_channels_last(pipeline)
-        return cls(pipeline)
+        predicted = self._unet(
+            torch.cat([inputs[:guided], inputs]).to(self._unet.dtype),
+            torch.cat([timesteps[:guided], timesteps]),
+            encoder_hidden_states=(conditions["prompt_embeds"], [conditions["face_tokens"]]),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0].float()
+        without, towards = predicted[:guided], predicted[guided:]
+        scales = torch.tensor([sample.guidance_scale for sample in samples[:guided]], device=inputs.device)
+        led = without + scales[:, None, None, None] * (towards[:guided] - without)
+        return torch.cat([led, towards[guided:]])
 
-    def group(self, spec: AvatarSpec) -> Hashable:
-        return spec.width, spec.height, spec.num_inference_steps, spec.guidance_scale, self._chunks(spec)
+    @torch.inference_mode()
+    def decode(self, sample: Sample) -> Pixels:
+        """(h, w, 3) of a sample whose steps are all made."""
+        vae = self._pipeline.vae
+        image = vae.decode(_unscaled(sample.latents, vae.config).to(vae.dtype), return_dict=False)[0]
+        levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
+        return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
 
-    def draw(self, rows: Sequence[Row], stop: Stop) -> list[Pixels] | None:
-        """One picture (h, w, 3) a row, all rows of one group; None when `stop()` turned true between two steps."""
-        spec = rows[0].spec
-        stopped = False
+    def profile(self, widths: Sequence[int]) -> dict[int, float]:
+        """Seconds of a step by the rows of the UNet's batch, at the model's own size."""
+        side = self._unet.config.sample_size * self._pipeline.vae_scale_factor
+        spec = AvatarSpec(
+            model="", seed=0, prompt="", negative_prompt="", width=side, height=side, num_inference_steps=2,
+            guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
+        )  # fmt: skip
+        face = np.zeros(FACE_WIDTH, np.float32)
+        times = {}
+        self.step([self.start(spec, face)])  # the first one is slower
+        for width in widths:
+            samples = [self.start(spec, face) for _ in range(width)]
+            self._pace.wait()
+            started = time.perf_counter()
+            self.step(samples)
+            self._pace.wait()
+            times[width] = time.perf_counter() - started
+        return times
 
-        def after_step(pipeline: Any, _step: int, _timestep: int, _tensors: dict[str, Any]) -> dict[str, Any]:
-            nonlocal stopped
-            stopped = pipeline._interrupt = stopped or stop()
-            return {}
+    def _noise(self, spec: AvatarSpec) -> Tensor:
+        """The same on every device, and whoever shares the step."""
+        factor = self._pipeline.vae_scale_factor
+        shape = (1, self._unet.config.in_channels, spec.height // factor, spec.width // factor)
+        generator = torch.Generator("cpu").manual_seed(spec.seed)
+        noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
+        return noise.to(self._pipeline.device, torch.float32)
 
-        images = self._pipeline(
-            **self._prompt_embeddings(rows),
-            ip_adapter_image_embeds=[self._faces(rows)],
-            # A generator of its own makes a row's noise independent of its neighbours; on the CPU, of the device.
-            generator=[torch.Generator("cpu").manual_seed(row.spec.seed) for row in rows],
-            width=spec.width,
-            height=spec.height,
-            num_inference_steps=spec.num_inference_steps,
-            guidance_scale=spec.guidance_scale,
-            callback_on_step_end=after_step,
-            output_type="np",
-        ).images
-        return None if stopped else [np.ascontiguousarray((image * 255).round().astype(np.uint8)) for image in images]
+    @torch.inference_mode()
+    def _face_tokens(self, face: Tensor) -> Tensor:
+        """(1, 1, tokens, width) of a face vector (512,)."""
+        embeds = face[None, None, :].to(self._pipeline.device, self._unet.dtype)
+        tokens: Tensor = self._project_faces([embeds])[0]
+        return tokens
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
 
-    def _prompt_embeddings(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        """The pipeline's arguments `prompt_embeds`, `negative_prompt_embeds`, and the pooled ones of SDXL."""
-        chunks = self._chunks(rows[0].spec)
-        positive = [self._prompts.encode(row.spec.prompt, chunks) for row in rows]
-        negative = [self._prompts.encode_negative(row.spec.negative_prompt, chunks) for row in rows]
-        return {
-            prefix + name: torch.cat([embedding[name] for embedding in embeddings])
-            for prefix, embeddings in (("", positive), ("negative_", negative))
-            for name in embeddings[0]
-        }
 
-    def _faces(self, rows: Sequence[Row]) -> torch.Tensor:
-        """(rows, 1, 512); with guidance the same number of zero vectors, the unconditional faces, come first."""
-        faces = torch.from_numpy(np.stack([row.face for row in rows]))[:, None]
-        if rows[0].spec.guidance_scale > 1:
-            faces = torch.cat([torch.zeros_like(faces), faces])
-        return faces.to(self._pipeline.device, self._pipeline.dtype)
+class Pace:
+    """Lets the host launch at most one step ahead of the device, so that a new row is never far from its turn."""
 
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._last: torch.cuda.Event | None = None
 
-def family_of(folder: Path) -> type[FacePipeline]:
-    """Raises: OSError where the folder is not one of diffusers, ValueError where its pipeline is of another class."""
-    name = json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    if name not in FAMILIES:
-        raise ValueError(f"{folder} is made for {name}; only {' and '.join(FAMILIES)} can be loaded")
-    return FAMILIES[name]
+    def launched(self) -> None:
+        """Another step was launched: wait for the one before it."""
+        self.wait()
+        if self._stream is not None:
+            self._last = self._stream.record_event()
+
+    def wait(self) -> None:
+        """Wait for the last step."""
+        if self._last is not None:
+            self._last.synchronize()
 
 
-def usable_device(name: str) -> torch.device:
-    """Raises: RuntimeError where a CUDA device is asked for that this process cannot use: never a silent CPU."""
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {name} was asked for, but torch {torch.__version__} finds no CUDA device")
-    return device
+def _joined(conditions: Sequence[Tensors]) -> Tensors:
+    return {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
 
 
-def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> None:
-    """Give the UNet the face's attention layers and the LoRA weights, of a file of their own or inside the adapter.
-
-    The LoRA weights are added to the UNet's own: as layers beside them they would cost time in every step.
-    """
-    adapter = FaceIDAdapter.read(model_path(config.ip_adapter))
-    adapter.check_fits(pipeline.unet)
-    # The two places hold the same LoRA, which must not count twice.
-    weights = adapter.state_dict(with_lora=config.lora is None)
-    pipeline.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
-    pipeline.set_ip_adapter_scale(config.ip_adapter_scale)
-    if config.lora is not None:
-        lora = model_path(config.lora)
-        pipeline.load_lora_weights(lora.parent, weight_name=lora.name, local_files_only=True, use_safetensors=True)
-    parts = list(pipeline.get_list_adapters())
-    if config.lora is not None and not parts:
-        raise ValueError(f"{config.lora} holds no LoRA weights for this model")
-    if parts:
-        pipeline.fuse_lora(parts, lora_scale=config.lora_scale)
-        pipeline.unload_lora_weights()
-
-
-def use_channels_last(pipeline: FacePipeline) -> None:
-    """Lay the convolutions' weights out as the tensor cores read them."""
-    for network in (pipeline.unet, pipeline.vae):
-        network.to(memory_format=torch.channels_last)
+def _unscaled(latents: Tensor, config: Any) -> Tensor:
+    """Latents as the VAE knows them, from those of variance 1 that the UNet knows."""
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    scaled: Tensor = latents / config.scaling_factor
+    if mean is None or std is None:
+        return scaled
+    shape = (1, -1, 1, 1)
+    return scaled * latents.new_tensor(std).view(shape) + latents.new_tensor(mean).view(shape)

@@ -1,0 +1,133 @@
+"""Which models are in memory, and when one makes room for another."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from deployments.diffusion.pool import ModelPool
+
+SIZES_GB = {"a": 4.0, "b": 4.0, "c": 6.0}
+
+
+class Disk:
+    """Loads a model's name; waits while `gate` is closed, fails while `broken`."""
+
+    def __init__(self) -> None:
+        self.loads: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.broken = False
+
+    def load(self, name: str) -> str:
+        self.loads.append(name)
+        assert self.gate.wait(10)
+        if self.broken:
+            raise OSError("no such file")
+        return name.upper()
+
+
+def at(scenario: Callable[[Disk], Awaitable[None]]) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(10):
+            await scenario(Disk())
+
+    asyncio.run(within())
+
+
+def test_a_model_is_loaded_once_for_all_who_ask() -> None:
+    async def scenario(disk: Disk) -> None:
+        pool = ModelPool(disk.load, SIZES_GB, budget_gb=8)
+
+        async def use() -> str:
+            async with pool.lease("a") as model:
+                return model
+
+        assert await asyncio.gather(*(use() for _ in range(5))) == ["A"] * 5
+        assert disk.loads == ["a"]
+        assert pool.loaded == ["a"]
+
+    at(scenario)
+
+
+def test_the_one_unused_for_longest_makes_room() -> None:
+    async def scenario(disk: Disk) -> None:
+        pool = ModelPool(disk.load, SIZES_GB, budget_gb=10)
+        for name in ("a", "b", "a", "c"):
+            async with pool.lease(name):
+                pass
+        assert pool.loaded == ["a", "c"]
+
+    at(scenario)
+
+
+def test_a_model_that_is_in_use_is_never_put_out() -> None:
+    async def scenario(disk: Disk) -> None:
+        pool = ModelPool(disk.load, SIZES_GB, budget_gb=8)
+        async with pool.lease("a"), pool.lease("b"):
+            waiting = asyncio.create_task(_use(pool, "c"))
+            await asyncio.sleep(0.05)
+            assert disk.loads == ["a", "b"]
+            assert not waiting.done()
+        assert await waiting == "C"
+        assert pool.loaded == ["c"]
+
+    at(scenario)
+
+
+async def _use(pool: ModelPool[str], name: str) -> str:
+    async with pool.lease(name) as model:
+        return model
+
+
+def test_while_one_model_loads_another_is_used() -> None:
+    async def scenario(disk: Disk) -> None:
+        pool = ModelPool(disk.load, SIZES_GB, budget_gb=8)
+        assert await _use(pool, "a") == "A"
+        disk.gate.clear()
+        loading = asyncio.create_task(_use(pool, "b"))
+        await asyncio.sleep(0.05)
+        assert await _use(pool, "a") == "A"
+        disk.gate.set()
+        assert await loading == "B"
+
+    at(scenario)
+
+
+def test_whoever_gives_up_waiting_stops_no_load_for_the_others() -> None:
+    async def scenario(disk: Disk) -> None:
+        pool = ModelPool(disk.load, SIZES_GB)
+        disk.gate.clear()
+        impatient, patient = asyncio.create_task(_use(pool, "a")), asyncio.create_task(_use(pool, "a"))
+        await asyncio.sleep(0.05)
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+        disk.gate.set()
+        assert await patient == "A"
+        assert disk.loads == ["a"]
+
+    at(scenario)
+
+
+def test_a_load_that_failed_is_tried_again_by_the_next() -> None:
+    async def scenario(disk: Disk) -> None:
+        pool = ModelPool(disk.load, SIZES_GB)
+        disk.broken = True
+        with pytest.raises(OSError, match="no such file"):
+            await _use(pool, "a")
+        disk.broken = False
+        assert await _use(pool, "a") == "A"
+
+    at(scenario)
+
+
+def test_a_model_that_can_never_fit_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="model c takes 6 GB"):
+        ModelPool(Disk().load, SIZES_GB, budget_gb=5)
+
+
+def test_the_first_ones_that_fit_are_there_from_the_start() -> None:
+    assert ModelPool(Disk().load, SIZES_GB, budget_gb=9).fitting() == ["a", "b"]
+    assert ModelPool(Disk().load, SIZES_GB).fitting() == ["a", "b", "c"]
+    assert ModelPool(Disk().load, {"a": 4, "c": 6, "b": 2}, budget_gb=6).fitting() == ["a", "b"]

@@ -1,0 +1,272 @@
+"""What becomes of requests whose clients leave, repeat themselves or cancel. The broker and the store are real."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.types import Photo
+from serve_app.broker import BrokerSettings, connect
+from serve_app.catalog import Catalog
+from serve_app.errors import BrokerError, OverloadedError
+from serve_app.parts import Parts
+from serve_app.queue import TaskQueue
+from serve_app.runner import TaskRunner
+from serve_app.schemas import AvatarRequest
+from serve_app.service import AvatarService, Caller
+from serve_app.settings import Settings
+from serve_app.storage import Results, StoreSettings, photo_key, result_key
+from serve_app.tasks import Keys, Task, TaskRecord, TaskStore
+from serve_app.valkey import ValkeyServer
+from tests.test_worker import LEASE_S, PIXELS, Pipeline, eventually, exists
+
+KEYED = Caller("ann", "key")
+
+
+class Ingress:
+    """One ingress: its service, with a pipeline that gives prepared outcomes and photos that come through a gate."""
+
+    def __init__(self, data_dir: Path, name: str, *outcomes: Any) -> None:
+        settings = Settings(data_dir=data_dir)
+        redis, keys = connect(settings.broker, data_dir), Keys("test")
+        self.keys = keys
+        self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
+        self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
+        self.pipeline = Pipeline(self.results, *outcomes)
+        catalog = Catalog.read(["embedded"])
+        runner = TaskRunner(catalog, self.pipeline, self.tasks)  # type: ignore[arg-type]
+        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner)
+        self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.service._photo = self._photo  # type: ignore[method-assign]
+        self.redis = redis
+
+    async def _photo(self, _url: str) -> Photo:
+        await self.gate.wait()
+        return Photo(PIXELS)
+
+    def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
+        request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
+        task = self.service.new_task(request, caller)
+        return Sent(task, asyncio.create_task(self.service.create(task, request)))
+
+    async def die(self) -> None:
+        """As after kill -9, for others: nothing is renewed, nothing recorded any more."""
+        await self.service._leases.close()
+        self.service._tasks.finish = _nothing  # type: ignore[method-assign,assignment]
+
+
+async def _nothing(*_: object) -> bool:
+    return True
+
+
+class Sent:
+    """A request on its way."""
+
+    def __init__(self, task: Task, answer: "asyncio.Task[TaskRecord]") -> None:
+        self.task = task
+        self.answer = answer
+
+    async def leave(self) -> None:
+        self.answer.cancel()
+        await asyncio.gather(self.answer, return_exceptions=True)
+
+
+@pytest.fixture
+def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
+    """Runs a scenario that gets a maker of ingresses on one broker."""
+    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.service.REPEAT_POLL_S", 0.05)
+
+    @asynccontextmanager
+    async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:
+        made: list[Ingress] = []
+
+        def make(*outcomes: Any) -> Ingress:
+            made.append(Ingress(tmp_path, f"ingress{len(made)}", *outcomes))
+            return made[-1]
+
+        yield make
+        for ingress in made:
+            ingress.gate.set()
+            ingress.pipeline.gate.set()
+            await ingress.service.close()
+
+    def run(scenario: Callable[[Any], Awaitable[None]]) -> None:
+        async def within() -> None:
+            async with connect(BrokerSettings(), tmp_path) as redis:
+                await redis.ping()
+            async with asyncio.timeout(30), ingresses() as make:
+                await scenario(make)
+
+        server = ValkeyServer(tmp_path)
+        server.start()
+        try:
+            asyncio.run(within())
+        finally:
+            server.stop()
+
+    return run
+
+
+def test_a_queued_request_with_a_key_goes_on_when_its_client_leaves(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        ingress.gate.clear()
+        first = ingress.send(celery=True)
+        await eventually(lambda: ingress.tasks.get(first.task.task_id))
+        await first.leave()
+        again = ingress.send(celery=True)
+        ingress.gate.set()
+        record = await again.answer
+        assert record.task.task_id == first.task.task_id
+        assert record.status == "PENDING"
+        assert record.message_id is not None
+
+    at(scenario)
+
+
+def test_a_queued_request_without_a_key_ends_with_its_client_and_leaves_nothing(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        ingress.gate.clear()
+        sent = ingress.send(Caller("ann"), celery=True)
+        await eventually(lambda: ingress.tasks.get(sent.task.task_id))
+        await sent.leave()
+        record = await ingress.tasks.get(sent.task.task_id)
+        assert record is not None
+        assert record.status == "CANCELLED"
+        assert not await exists(ingress.results, photo_key(sent.task.task_id))
+
+    at(scenario)
+
+
+def test_a_repeat_of_a_queued_request_takes_over_from_an_ingress_that_died(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        dead, alive = make("picture"), make("picture")
+        dead.gate.clear()
+        first = dead.send(celery=True)
+        await eventually(lambda: dead.tasks.get(first.task.task_id))
+        again = alive.send(celery=True)
+        await dead.die()
+        record = await again.answer
+        assert record.task.task_id == first.task.task_id
+        assert record.message_id is not None
+        assert await exists(alive.results, photo_key(first.task.task_id))
+
+    at(scenario)
+
+
+def test_a_repeat_waits_for_the_first_and_nothing_is_drawn_twice(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, other = make(None), make("picture")
+        first = ingress.send()
+        await eventually(lambda: ingress.tasks.get(first.task.task_id))
+        repeats = [ingress.send(), other.send()]
+        ingress.pipeline.gate.set()
+        records = [await sent.answer for sent in [first, *repeats]]
+        assert {record.task.task_id for record in records} == {first.task.task_id}
+        assert {record.status for record in records} == {"SUCCESS"}
+        assert (len(ingress.pipeline.photos), len(other.pipeline.photos)) == (1, 0)
+
+    at(scenario)
+
+
+def test_a_lease_that_ran_out_in_the_same_ingress_starts_no_second_run(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(None)
+        first = ingress.send()
+        await eventually(lambda: asyncio.sleep(0, bool(ingress.pipeline.photos)))
+        await ingress.redis.delete(ingress.keys.lease(first.task.task_id))
+        again = ingress.send()
+        await asyncio.sleep(LEASE_S)
+        ingress.pipeline.gate.set()
+        assert (await again.answer).status == (await first.answer).status == "SUCCESS"
+        assert len(ingress.pipeline.photos) == 1
+
+    at(scenario)
+
+
+def test_whoever_loses_its_task_to_another_ingress_waits_for_that_one(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, other = make(None), make("picture")
+        sent = ingress.send()
+        await eventually(lambda: asyncio.sleep(0, bool(ingress.pipeline.photos)))
+        await ingress.redis.set(other.keys.lease(sent.task.task_id), "ingress1", px=60_000)
+        await asyncio.sleep(LEASE_S)
+        assert not sent.answer.done()
+        await other.tasks.finish(sent.task, "SUCCESS", (await _record(other, sent)).outcome)
+        assert (await sent.answer).status == "SUCCESS"
+
+    at(scenario)
+
+
+async def _record(ingress: Ingress, sent: Sent) -> TaskRecord:
+    record = await ingress.tasks.get(sent.task.task_id)
+    assert record is not None
+    return record
+
+
+def test_a_synchronous_request_that_is_cancelled_answers_so_and_leaves_no_files(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(None)
+        sent = ingress.send(Caller("ann"))
+        key = result_key(sent.task.task_id, 0, "png")
+        await eventually(lambda: exists(ingress.results, key))
+        await ingress.service.cancel(sent.task.task_id, "ann")
+        assert (await sent.answer).status == "CANCELLED"
+        assert not await exists(ingress.results, key)
+
+    at(scenario)
+
+
+def test_the_runtime_of_a_record_is_that_of_its_answer(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        sent = ingress.send(Caller("ann"))
+        answer = await ingress.service.envelope(await sent.answer, "http://service")
+        found = await ingress.service.find(sent.task.task_id, "ann")
+        later = await ingress.service.envelope(found, "http://service")
+        assert later.time_required.runtime == pytest.approx(answer.time_required.runtime, abs=0.5)
+        assert later.time_required.runtime > 0
+
+    at(scenario)
+
+
+def test_a_full_queue_refuses_new_tasks_and_leaves_nothing_of_them(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        known = await ingress.send(celery=True).answer
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1)
+        refused = ingress.send(Caller("ann"), celery=True)
+        with pytest.raises(OverloadedError):
+            await refused.answer
+        assert await ingress.tasks.get(refused.task.task_id) is None
+        assert (await ingress.send(celery=True).answer).task.task_id == known.task.task_id
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1000)
+
+    at(scenario)
+
+
+def test_a_photo_whose_task_could_not_be_queued_is_deleted(
+    at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+
+        async def away(*_: object) -> bool:
+            raise BrokerError("away")
+
+        monkeypatch.setattr(ingress.tasks, "enqueue", away)
+        sent = ingress.send(Caller("ann"), celery=True)
+        with pytest.raises(BrokerError):
+            await sent.answer
+        assert (await _record(ingress, sent)).status == "FAILED"
+        assert not await exists(ingress.results, photo_key(sent.task.task_id))
+
+    at(scenario)
