@@ -115,7 +115,9 @@ class FaceDiffusionModel:
             return_dict=False,
         )[0].float()
         without, towards = predicted[:guided], predicted[guided:]
-        scales = torch.tensor([sample.guidance_scale for sample in samples[:guided]], device=inputs.device)
+        scales = torch.tensor(
+            [sample.guidance_scale for sample in samples[:guided]], pin_memory=inputs.device.type == "cuda"
+        ).to(inputs.device, non_blocking=True)  # a plain copy would wait for the device
         led = without + scales[:, None, None, None] * (towards[:guided] - without)
         return torch.cat([led, towards[guided:]])
 
