@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -23,7 +24,7 @@ class Place(Generic[M]):
 class ModelPool(Generic[M]):
     """Models by name. While somebody holds a lease on one it stays; else the one unused for longest makes room.
 
-    `load` is called in a thread, one model at a time. `sizes_gb` and `budget_gb` are of the device's memory; without a
+    `load` is called in a thread of its own. `sizes_gb` and `budget_gb` are of the device's memory; without a
     budget nothing is ever put out.
     """
 
@@ -87,4 +88,10 @@ class ModelPool(Generic[M]):
         return used_gb + size_gb <= self.budget_gb
 
     async def _load(self, name: str) -> M:
-        return await asyncio.to_thread(self.load, name)
+        # A thread that ends with the load: OpenMP keeps its team for every thread that ever computed, and two teams on
+        # the same cores slow each other.
+        loader = ThreadPoolExecutor(1, "load")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(loader, self.load, name)
+        finally:
+            loader.shutdown(wait=False)
