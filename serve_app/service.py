@@ -122,11 +122,11 @@ class AvatarService:
                 # Nobody can ask for its state, but whoever sent it waits here for the answer.
                 log.warning("task %s is not recorded: %s", task.task_id, error.__cause__)
                 return await self._make(task, request, recorded=False)
-            async with self._leases.hold(task.task_id):
+            async with self._settled(task), self._leases.hold(task.task_id):
                 return await self._make(task, request)
 
     async def _make(self, task: Task, request: AvatarRequest, *, recorded: bool = True) -> TaskRecord:
-        """Run a task that is ours and record what came of it. Raises what the runner raises."""
+        """Run a task that is ours and record its success; the rest is for `_settled`. Raises what the runner raises."""
         started_at, fetch_s = time.time(), 0.0
 
         async def photo() -> Photo:
@@ -135,27 +135,24 @@ class AvatarService:
             fetch_s = time.time() - started_at
             return fetched
 
-        async with self._settled(task, recorded):
-            outcome = made(await self._runner.run(task, photo, recorded=recorded), fetch_s)
+        outcome = made(await self._runner.run(task, photo, recorded=recorded), fetch_s)
         if recorded and not await self._settle(task, "SUCCESS", outcome):
             raise TaskLostError("The task was cancelled.")
         return TaskRecord(task=task, status="SUCCESS", started_at=started_at, finished_at=time.time(), outcome=outcome)
 
     @asynccontextmanager
-    async def _settled(self, task: Task, recorded: bool = True) -> AsyncIterator[None]:
+    async def _settled(self, task: Task) -> AsyncIterator[None]:
         """Records the failure or the cancelling of what runs in the block."""
         try:
             yield
         except asyncio.CancelledError:
             # By a client that left; or through the record, which then says so already.
-            if recorded:
-                await self._settle(task, "CANCELLED", Outcome())
-                await self._delete_leftovers(task)
+            await self._settle(task, "CANCELLED", Outcome())
+            await self._delete_leftovers(task)
             raise
         except Exception as error:
-            if recorded:
-                await self._settle(task, "FAILED", failed(error))
-                await self._delete_leftovers(task)
+            await self._settle(task, "FAILED", failed(error))
+            await self._delete_leftovers(task)
             raise
 
     async def _make_once(self, task: Task, request: AvatarRequest) -> TaskRecord:

@@ -66,14 +66,18 @@ class StepTimes:
     def step_s(self, bucket: Bucket, width: int) -> float:
         """Seconds that a step of this width takes, measured or estimated."""
         measured = self._measured(bucket)
-        return measured[width] if width in measured else _on_line(self._points(bucket), width)
+        if width in measured:
+            return measured[width]
+        base, slope = _line(self._points(bucket))
+        return base + slope * width
 
     def cap(self, bucket: Bucket) -> int:
         """The width beyond which a step gains nothing, or does not fit."""
         if bucket not in self._caps:
             limit, points = self._limits.get(bucket, self.max_width), self._points(bucket)
             # On the line: what single measurements are off must not look like a knee.
-            rates = [width / _on_line(points, width) for width in range(1, limit + 1)]
+            base, slope = _line(points)
+            rates = [width / (base + slope * width) for width in range(1, limit + 1)]
             gains = [after / before for before, after in pairwise(rates)]
             self._caps[bucket] = next((width for width, gain in enumerate(gains, 1) if gain < 1 + WORTH), limit)
         return self._caps[bucket]
@@ -86,17 +90,18 @@ class StepTimes:
         measured, profile = self._measured(bucket), self._profiles.get(bucket[0])
         if profile is None:
             return measured or {1: UNKNOWN_S, self.max_width: UNKNOWN_S}
-        ratios = [seconds / _on_line(profile, width) for width, seconds in measured.items()]
+        base, slope = _line(profile)
+        ratios = [seconds / (base + slope * width) for width, seconds in measured.items()]
         ratio = float(np.mean(ratios)) if ratios else 1.0
         return {**{width: ratio * seconds for width, seconds in profile.items()}, **measured}
 
 
-def _on_line(known: Mapping[int, float], width: int) -> float:
-    """On the straight line of least squares through measured times, one that neither falls nor begins below zero."""
+def _line(known: Mapping[int, float]) -> tuple[float, float]:
+    """Base and slope of the line of least squares through measured times; it neither falls nor begins below zero."""
     widths, seconds = np.array(list(known)), np.array(list(known.values()))
     slope, base = np.polyfit(widths, seconds, 1) if len(known) > 1 else (0.0, -1.0)
     if base < 0:
         slope, base = np.dot(widths, seconds) / np.dot(widths, widths), 0.0
     elif slope < 0:
         slope, base = 0.0, seconds.mean()
-    return float(base + slope * width)
+    return float(base), float(slope)
