@@ -14,6 +14,7 @@ from deployments.embedded import WEIGHTS
 EMBEDDED = "embedded:"
 MODELS = "models:"
 CPU = ("CPUExecutionProvider",)
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Config(BaseModel):
@@ -45,6 +46,8 @@ class CascadeFaceModelConfig(Config):
     encoder: Path = Path("embedded:face/encoder.onnx")
     threads: int = Field(1, ge=1)
     min_face_px: int = Field(48, ge=1)  # pixels of the photo
+    avatar_face: tuple[Share, Share, Share, Share] | None = None
+    """Where a square avatar's face always is: left, top, right, bottom in shares of its side. None: looked for."""
     providers: tuple[str, ...] = CPU
 
 

@@ -19,9 +19,10 @@ OutputFormat = Literal["png", "webp", "jpeg"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A reference photo, upright, in sRGB: `pixels` is (h, w, 3)."""
+    """A picture of a face, upright, in sRGB: `pixels` is (h, w, 3). `drawn`: an avatar, not a reference photo."""
 
     pixels: Pixels
+    drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,31 +2,26 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
+from deployments.background.model import RembgModel
+from deployments.config import MattingModelConfig
+from deployments.embedded import WEIGHTS
 from deployments.embedded.face_crop import CROP_SIZE, crop_face
 from deployments.embedded.training.captions import default_caption
 from deployments.embedded.training.figure import render
-from deployments.embedded.training.figures import (
-    DARK_BLACK,
-    PALE_BLOND,
-    colour_difference,
-    hair_lab,
-    held_out,
-    intersection_over_union,
-    matting_session,
-    skin_lab,
-)
+from deployments.embedded.training.figures import DARK_BLACK, PALE_BLOND, held_out
 from deployments.embedded.training.inference import Studio, drawn_reference, real_references
+from deployments.embedded.training.judge import Judge
 from deployments.embedded.training.networks import closed_form_latents
 from deployments.embedded.training.photo import face_views
+from loadtest.bench.avatars import JUDGE
+from loadtest.bench.avatars_scores import differences, intersection_over_union, lab_of
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "deployments" / "embedded" / "weights"
 Picture = NDArray[np.uint8]
 
 
@@ -70,17 +65,16 @@ def test_a_drawing_survives_encoding_and_decoding(studio: Studio) -> None:
     assert (again - picture).abs().mean() < 0.04
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_changing_only_the_photo_changes_skin_and_hair_towards_it(
-    avatars: dict[str, list[Picture]], place: int
-) -> None:
-    truth = {name: np.asarray(render(person)[0]) for name, person in (("pale", PALE_BLOND), ("dark", DARK_BLACK))}
-    for measured in (skin_lab, hair_lab):
-        pale, dark = measured(avatars["pale"][place]), measured(avatars["dark"][place])
-        assert pale[0] - dark[0] > 20  # CIE lightness
-        for name, other, seen in (("pale", "dark", pale), ("dark", "pale", dark)):
-            own = colour_difference(seen, measured(truth[name]))
-            assert own + 10 < colour_difference(seen, measured(truth[other]))
+def test_changing_only_the_photo_changes_skin_and_hair_towards_it(avatars: dict[str, list[Picture]]) -> None:
+    judge = Judge.load(JUDGE)
+    seen = {name: judge.read(pictures) for name, pictures in avatars.items()}
+    persons = {"pale": PALE_BLOND, "dark": DARK_BLACK}
+    for part in ("skin", "hair"):
+        truth = {name: lab_of([getattr(person, part)] * 2) for name, person in persons.items()}
+        read = {name: getattr(seen[name], part) for name in persons}
+        assert (read["pale"][:, 0] - read["dark"][:, 0] > 20).all()  # CIE lightness
+        for name, other in (("pale", "dark"), ("dark", "pale")):
+            assert (differences(read[name], truth[name]) + 10 < differences(read[name], truth[other])).all()
 
 
 def test_the_prompt_names_the_background(avatars: dict[str, list[Picture]]) -> None:
@@ -130,12 +124,12 @@ def test_embeddings_have_length_one(studio: Studio) -> None:
 
 
 def test_matting_finds_the_figure_that_the_renderer_drew() -> None:
-    session = matting_session(WEIGHTS / "matting" / "u2net.onnx")
+    model = RembgModel(MattingModelConfig())
     scores = []
     for number, person in enumerate(held_out(12)):
         picture, alpha = render(replace(person, background_name="black") if number % 2 else person)
-        (mask,) = session.predict(picture)
-        scores.append(intersection_over_union(np.asarray(mask), np.asarray(alpha)))
+        mask = model.alpha(np.asarray(picture, dtype=np.uint8))
+        scores.append(intersection_over_union(mask > 127, np.asarray(alpha) > 127))
     assert np.mean(scores) >= 0.95
 
 

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from deployments.config import CascadeFaceModelConfig
+from deployments.embedded.training.drawing import Look
 from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import random_portrait
 from deployments.errors import NoFaceError
@@ -146,11 +147,11 @@ def test_what_is_no_photo_at_all_shows_no_face(picture: Image.Image) -> None:
     assert find_faces(np.asarray(picture)) == []
 
 
-def test_drawn_avatars_of_every_skin_are_seen() -> None:
+def test_drawn_portraits_of_every_skin_are_seen() -> None:
     found = []
     for seed in range(24):
         portrait = random_portrait(np.random.default_rng(seed))
-        faces = find_faces(np.asarray(render(portrait, 256)[0].convert("RGB")))
+        faces = find_faces(np.asarray(render(portrait, 256, Look())[0].convert("RGB")))
         found.append((sum(portrait.skin) < 330, bool(faces)))
     assert np.mean([seen for _, seen in found]) >= 0.8
     assert np.mean([seen for dark, seen in found if dark]) >= 0.7  # luminance alone sees a third of these
@@ -260,6 +261,23 @@ def test_the_embedding_is_of_the_largest_face_wherever_it_is(model: CascadeFaceM
     assert isinstance(among, FaceEmbedding)
     assert among.box[0] > 388
     assert face_similarity(alone, among) > 0.9
+
+
+def test_an_avatar_is_read_where_the_app_draws_faces_and_a_photo_is_not(encoder: Path, astronaut: Photo) -> None:
+    told = CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder, avatar_face=(0.2, 0.1, 0.8, 0.7)))
+    nothing = np.full((200, 200, 3), 128, dtype=np.uint8)
+    avatar, without_face, photo = told.embed([Photo(nothing, drawn=True), Photo(nothing), astronaut])
+    assert isinstance(avatar, FaceEmbedding)
+    assert avatar.box == pytest.approx((40, 20, 160, 140))
+    assert isinstance(without_face, NoFaceError)
+    assert isinstance(photo, FaceEmbedding)
+    assert photo.box[0] > 100
+
+
+def test_the_face_of_an_avatar_that_is_not_square_is_looked_for(encoder: Path) -> None:
+    told = CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder, avatar_face=(0.2, 0.1, 0.8, 0.7)))
+    (wide,) = told.embed([Photo(np.full((200, 300, 3), 128, dtype=np.uint8), drawn=True)])
+    assert isinstance(wide, NoFaceError)
 
 
 def test_similarity_is_the_cosine() -> None:

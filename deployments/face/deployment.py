@@ -30,7 +30,7 @@ class FaceEmbedder:
 
     async def similarity(self, image: GeneratedImage, reference: FaceEmbedding) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
-        found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels))
+        found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, drawn=True))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 
     @serve.batch

@@ -38,10 +38,11 @@ class CascadeFaceModel:
 
     def __init__(self, config: CascadeFaceModelConfig) -> None:
         self._min_face_px = config.min_face_px
+        self._avatar_face = config.avatar_face
         self._encoder = open_encoder(config)
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
-        found = [largest_face(find_faces(photo.pixels), self._min_face_px) for photo in photos]
+        found = [self._face(photo) for photo in photos]
         crops = [
             crop_face(photo.pixels, face.box)
             for photo, face in zip(photos, found, strict=True)
@@ -52,6 +53,13 @@ class CascadeFaceModel:
             FaceEmbedding(next(vectors), face.box, face.score) if isinstance(face, Detection) else face
             for face in found
         ]
+
+    def _face(self, photo: Photo) -> Detection | NoFaceError:
+        height, width = photo.pixels.shape[:2]
+        if photo.drawn and self._avatar_face is not None and height == width:
+            left, top, right, bottom = (share * width for share in self._avatar_face)
+            return Detection((left, top, right, bottom), score=1.0)
+        return largest_face(find_faces(photo.pixels), self._min_face_px)
 
     def _encode(self, crops: Sequence[np.ndarray]) -> list[Vector]:
         """One by one: on a CPU a batch of faces gains nothing, and a vector cannot depend on its neighbours."""

@@ -4,16 +4,15 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from deployments.embedded.training import figures
 from deployments.embedded.training.dataset import draw_avatars, draw_large, draw_photos, draw_set
 from deployments.embedded.training.decoder_training import train_decoder
 from deployments.embedded.training.diffusion_training import start
 from deployments.embedded.training.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
-from deployments.embedded.training.face_training import Reader, embed, train_face_encoder
+from deployments.embedded.training.face_training import train_face_encoder
+from deployments.embedded.training.judge import train_judge
 from deployments.embedded.training.matting_training import SIDE, train_matting
 from deployments.embedded.training.networks import MattingNet, build_text_encoder, build_vae
 from deployments.embedded.training.plan import Plan, run_diffusion
@@ -22,7 +21,7 @@ from deployments.embedded.training.words import caption_corpus, save_tokenizer, 
 
 
 def run_data(plan: Plan) -> None:
-    draw_set(plan.data, "photos", draw_photos, plan.seed + 1, plan.persons, plan.workers)
+    draw_set(plan.data, "photos", draw_photos, plan.seed + 1, plan.faces, plan.workers)
     draw_set(plan.data, "large", draw_large, plan.seed + 2, plan.large, plan.workers)
     draw_set(plan.data, "avatars", draw_avatars, plan.seed + 1, plan.persons, plan.workers)
 
@@ -32,10 +31,8 @@ def run_tokenizer(plan: Plan) -> None:
 
 
 def run_face(plan: Plan) -> None:
-    encoder, reader = train_face_encoder(
-        plan.data.array("photos"), plan.data.portraits("photos"), plan.face_steps, plan.seed
-    )
-    torch.save({"encoder": encoder.state_dict(), "reader": reader.state_dict()}, plan.cache / "face.pt")
+    encoder = train_face_encoder(plan.data.array("photos"), plan.data.portraits("photos"), plan.face_steps, plan.seed)
+    torch.save(encoder.state_dict(), plan.cache / "face.pt")
 
 
 def run_decoder(plan: Plan) -> None:
@@ -53,13 +50,12 @@ def run_text(plan: Plan) -> None:
     torch.save(encoder.state_dict(), plan.cache / "text.pt")
 
 
-def run_embeddings(plan: Plan) -> None:
-    """Two vectors of every person; the generator sees nothing else of a photo."""
-    photos, encoder = plan.data.array("photos"), plan.face_encoder()
-    parts = [
-        embed(encoder, photos[i : i + 32].reshape(-1, *photos.shape[2:])) for i in tqdm(range(0, plan.persons, 32))
-    ]
-    np.save(plan.cache / "embeddings.npy", np.concatenate(parts).reshape(-1, photos.shape[1], 512)[: plan.persons])
+def run_judge(plan: Plan) -> None:
+    """Not shipped: the avatars' benchmark reads pictures with it (`loadtest/bench/judge.safetensors`)."""
+    pictures, sittings = plan.data.array("avatars"), plan.data.portraits("avatars")
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    portraits = [sitting for both in sittings for sitting in both]
+    train_judge(flat, portraits, plan.judge_steps, plan.seed).save(plan.cache / "judge.safetensors")
 
 
 def run_export(plan: Plan) -> None:
@@ -84,15 +80,15 @@ def run_samples(plan: Plan) -> None:
 
 
 def run_card(plan: Plan) -> None:
-    reader = Reader()
-    reader.load_state_dict(torch.load(plan.cache / "face.pt", weights_only=True)["reader"])
-    measured = figures.measure(plan.weights, reader.eval())
+    measured = figures.measure(plan.weights)
+    if plan.figures is not None:
+        measured = figures.benchmark_figures(plan.figures) | measured
     print("\n".join(f"{name}: {value}" for name, value in measured.items()))
     progress = start(plan.tokenizer(), plan.checkpoint, plan.seed)
     trained = plan.note or (
-        f"{plan.persons} drawn persons; face encoder {plan.face_steps} steps of 48 pairs; decoder {plan.decoder_steps} "
-        f"steps; matting {plan.matting_steps} steps; generator {progress.step} steps of {plan.batch} pictures in "
-        f"{progress.seconds / 60:.0f} minutes on 2 CPU cores"
+        f"{plan.persons} drawn persons; face encoder {plan.face_steps} steps of 64 pictures; decoder "
+        f"{plan.decoder_steps} steps; matting {plan.matting_steps} steps; generator {progress.step} steps of "
+        f"{plan.batch * plan.workers} pictures in {progress.seconds / 60:.0f} minutes on {plan.workers} CPU cores"
     )
     figures.write_card(plan.weights, trained, measured)
 
@@ -104,7 +100,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "decoder": run_decoder,
     "matting": run_matting,
     "text": run_text,
-    "embeddings": run_embeddings,
+    "judge": run_judge,
     "diffusion": run_diffusion,
     "export": run_export,
     "samples": run_samples,
@@ -120,15 +116,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--persons", type=int, default=6000)
+    parser.add_argument("--persons", type=int, default=12_000)
+    parser.add_argument("--faces", type=int, default=6000, help="persons whose photos the face encoder sees")
     parser.add_argument("--large", type=int, default=1200)
     parser.add_argument("--face-steps", type=int, default=1400)
     parser.add_argument("--decoder-steps", type=int, default=2900)
     parser.add_argument("--matting-steps", type=int, default=700)
     parser.add_argument("--text-steps", type=int, default=320)
+    parser.add_argument("--judge-steps", type=int, default=3000)
     parser.add_argument("--diffusion-steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, help="of generator training, in place of its steps")
     parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--figures", type=Path, help="for the card: what loadtest.bench.avatars wrote with --json")
     parser.add_argument("--note", help="for the card, in place of its own account of the training")
     asked = vars(parser.parse_args())
     parts = asked.pop("parts") or PARTS

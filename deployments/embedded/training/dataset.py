@@ -14,17 +14,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from deployments.embedded.training.figure import render
-from deployments.embedded.training.photo import face_views
+from deployments.embedded.training.photo import avatar_view, labelled_views
 from deployments.embedded.training.portrait import (
     Gender,
     Portrait,
-    another_sitting,
     as_gender,
+    avatar_sitting,
     random_portrait,
 )
 
 CHUNK = 100  # persons drawn by one call in a worker
-VIEWS = 2  # photos of a person
+VIEWS = 2  # photos of a person; an avatar is a third
 AVATARS = 2  # the first is for the default prompt, the second for others
 
 
@@ -50,7 +50,7 @@ def person_of(seed: int, index: int) -> tuple[Portrait, np.random.Generator]:
 
 def avatar_of(person: Portrait, rng: np.random.Generator, default: bool) -> Portrait:
     """What the generator should draw of the person; a quarter of the time the prompt asks for the other gender."""
-    sitting = another_sitting(person, rng)
+    sitting = replace(avatar_sitting(person, rng), parting=abs(person.parting))
     if default:
         expression = sitting.expression if sitting.expression in ("smiling", "laughing") else "smiling"
         sitting = replace(sitting, background_name="black", expression=expression)
@@ -66,12 +66,13 @@ def small_picture(portrait: Portrait) -> NDArray[np.uint8]:
 
 
 def draw_photos(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]:
+    """Crops with what each pixel shows, (n, VIEWS + 1, 112, 112, 4)."""
     seed, start = job
     persons, views = [], []
     for index in range(start, start + CHUNK):
         person, rng = person_of(seed, index)
         persons.append(person)
-        views.append(np.stack(face_views(person, rng, VIEWS)))
+        views.append(np.stack([*labelled_views(person, rng, VIEWS), avatar_view(person, rng)]))
     return persons, np.stack(views)
 
 
@@ -92,12 +93,11 @@ def draw_large(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]
     seed, start = job
     portraits, pictures = [], []
     for index in range(start, start + CHUNK):
-        person = person_of(seed, index)[0]
-        if index % 2:
-            person = replace(person, background_name="black")
-        picture, alpha = render(person)
+        person, rng = person_of(seed, index)
+        sitting = avatar_of(person, rng, default=index % 2 == 0)
+        picture, alpha = render(sitting)
         picture.putalpha(alpha)
-        portraits.append(person)
+        portraits.append(sitting)
         pictures.append(np.asarray(picture, dtype=np.uint8))
     return portraits, np.stack(pictures)
 

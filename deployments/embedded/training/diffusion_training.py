@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from deployments.embedded.training.appearance import CODE_WIDTH, basis
 from deployments.embedded.training.captions import (
     custom_caption,
     default_caption,
@@ -30,18 +31,25 @@ from deployments.embedded.training.networks import (
     closed_form_latents,
     random_adapter,
 )
+from deployments.embedded.training.optimiser import MatrixOptimiser
 from deployments.embedded.training.portrait import Portrait
 from deployments.embedded.training.words import tokenize
 
 SNR_CAP = 5.0  # Hang et al. 2023
 LEAST_WEIGHT = 0.3  # at pure noise, where the words decide the background's colour
 LATE_SHARE = 0.15
-FACE_NOISE = 0.25  # at most, of an embedding's length
+FACE_NOISE = 0.2  # at most, of an embedding's length, among what embeddings can say
+FACE_REGION = (slice(7, 22), slice(8, 24))  # of the 32 x 32 cells: where eyes and mouth are
+FACE_WEIGHT = 3.0
+MATRIX_RATE, OTHER_RATE = 2e-3, 8e-4  # peaks of the learning rates
+
+
+BASIS = basis()
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures (n, a, 64, 64, 3), their portraits, and each person's embeddings (n, v, 512)."""
+    """Pictures (n, a, 64, 64, 3), their portraits, and each person's embedding (n, 512)."""
 
     pictures: NDArray[np.uint8]
     portraits: list[list[Portrait]]
@@ -92,7 +100,7 @@ def caption_of(portrait: Portrait, default: bool, rng: np.random.Generator) -> s
 def noised_faces(faces: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Half of the vectors are moved a little, so that photos off the renderer's ground still draw clean faces."""
     amount = rng.uniform(0, FACE_NOISE, (len(faces), 1)) * (rng.random((len(faces), 1)) < 0.5)
-    moved = faces + amount * rng.normal(0, faces.shape[1] ** -0.5, faces.shape)
+    moved = faces + amount * (rng.normal(0, CODE_WIDTH**-0.5, (len(faces), CODE_WIDTH)) @ BASIS)
     return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), dtype=np.float32)
 
 
@@ -114,8 +122,7 @@ class Batches:
             caption_of(self.examples.portraits[person][avatar], avatar == 0 and rng.random() < 0.75, rng)
             for person, avatar in chosen
         ]
-        views = rng.integers(self.examples.embeddings.shape[1], size=self.size)
-        faces = noised_faces(self.examples.embeddings[[person for person, _ in chosen], views], rng)
+        faces = noised_faces(self.examples.embeddings[[person for person, _ in chosen]], rng)
         dropped = rng.random(self.size)
         captions = [
             unconditional_caption(rng) if drop < 0.1 else caption
@@ -140,7 +147,15 @@ def v_loss(predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, timesteps
     target = level.sqrt() * noise - (1 - level).sqrt() * clean
     snr = alphas[timesteps] / (1 - alphas[timesteps])
     weight = torch.clamp(snr, max=SNR_CAP) / (snr + 1) + LEAST_WEIGHT
-    return (weight * (predict(noisy, timesteps) - target).pow(2).mean((1, 2, 3))).mean()
+    wrong = (predict(noisy, timesteps) - target).pow(2) * where_it_matters()
+    return (weight * wrong.mean((1, 2, 3))).mean()
+
+
+def where_it_matters() -> Tensor:
+    """(32, 32), of mean 1: a wrong eye is seen at once, a wrong sleeve is not."""
+    weight = torch.ones(32, 32)
+    weight[FACE_REGION] = FACE_WEIGHT
+    return weight / weight.mean()
 
 
 def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
@@ -156,7 +171,7 @@ class Progress:
 
     model: Generator
     average: Generator
-    optimiser: torch.optim.Optimizer
+    optimiser: MatrixOptimiser
     step: int = 0
     seconds: float = 0.0
 
@@ -180,10 +195,10 @@ class Progress:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def learning_rate(share_done: float, step: int, peak: float) -> float:
-    """Warm up, hold, and fall over the last half."""
+def rate_share(share_done: float, step: int) -> float:
+    """Of the peak learning rate: warm up, hold, and fall over the last half."""
     fall = 1.0 if share_done < 0.5 else 0.02 + 0.98 * float(np.cos((share_done - 0.5) * np.pi) ** 2)
-    return peak * min(1.0, (step + 1) / 200) * fall
+    return min(1.0, (step + 1) / 200) * fall
 
 
 def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int, text: Path | None = None) -> Progress:
@@ -193,8 +208,7 @@ def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int, text: Path | No
     if text is not None and text.exists():
         model.text.load_state_dict(torch.load(text, weights_only=True))
     average = copy.deepcopy(model).requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2, betas=(0.9, 0.98), fused=True)
-    progress = Progress(model, average, optimiser)
+    progress = Progress(model, average, MatrixOptimiser(model, MATRIX_RATE, OTHER_RATE))
     if checkpoint.exists():
         progress.load(checkpoint)
     return progress
@@ -231,7 +245,6 @@ def train_diffusion(
     seed: int,
     minutes: float | None = None,
     batch: int = 24,
-    peak: float = 8e-4,
     save_every: int = 100,
 ) -> Progress:
     """Ends after `steps`, or after `minutes` of training where given; a checkpoint resumes it."""
@@ -247,8 +260,6 @@ def train_diffusion(
         torch.manual_seed(seed + 1000 + turn)
         clean, tokens, faces = draw(turn)
         timesteps = random_timesteps(batch)
-        for group in progress.optimiser.param_groups:
-            group["lr"] = learning_rate(share, progress.step, peak)
 
         def predict(noisy: Tensor, at: Tensor, tokens: Tensor = tokens, faces: Tensor = faces) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16):
@@ -256,11 +267,10 @@ def train_diffusion(
             return predicted.float()
 
         loss = v_loss(predict, clean, timesteps, alphas)
-        progress.optimiser.zero_grad()
         torch.autograd.backward(loss)
         progress.seconds = together.average(progress.model, progress.seconds + time.monotonic() - started)
         nn.utils.clip_grad_norm_(progress.model.parameters(), 1.0)
-        progress.optimiser.step()
+        progress.optimiser.step(rate_share(share, progress.step))
         progress.step += 1
         latest = float(loss.detach())
         mean_loss = latest if mean_loss is None else mean_loss + 0.01 * (latest - mean_loss)

@@ -16,7 +16,7 @@ from deployments.embedded.training.export import ADAPTER_FILE
 from deployments.embedded.training.photo import render_photo
 from deployments.embedded.training.portrait import Portrait
 
-STEPS, GUIDANCE = 12, 2.5
+STEPS, GUIDANCE = 12, 1.5
 Box = tuple[float, float, float, float]
 
 

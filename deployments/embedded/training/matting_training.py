@@ -61,13 +61,17 @@ def matting_loss(logits: Tensor, alpha: Tensor) -> Tensor:
 
 
 def train_matting(pictures: NDArray[np.uint8], steps: int, seed: int, checkpoint: Path, batch: int = 8) -> MattingNet:
-    """`pictures` are (n, 256, 256, 4): RGB and alpha."""
+    """`pictures` are (n, 256, 256, 4): RGB and alpha; goes on from the checkpoint's weights where there is one."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     network = MattingNet()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps, pct_start=0.1)
+    peak = 4e-3
+    if checkpoint.exists():
+        peak = 2e-3
+        network.load_state_dict(torch.load(checkpoint, weights_only=True))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps, pct_start=0.1)
     bar = tqdm(range(steps), "matting", mininterval=5)
     mean_loss = 0.0
     for step in bar:

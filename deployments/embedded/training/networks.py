@@ -189,32 +189,6 @@ class Residual(nn.Module):
         return out
 
 
-class FaceEncoder(nn.Module):
-    """(n, 3, 112, 112) in -1..1 -> (n, 512), of length 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 24, 5, stride=2, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(24, 40, 3, stride=2, padding=1),
-            Residual(40),
-            nn.Conv2d(40, 72, 3, stride=2, padding=1),
-            Residual(72),
-            nn.Conv2d(72, 112, 3, stride=2, padding=1),
-            Residual(112),
-            nn.BatchNorm2d(112),
-            nn.ReLU(),
-        )
-        self.squeeze = nn.Sequential(nn.Conv2d(112, 20, 1), nn.ReLU())
-        self.head = nn.Linear(112 + 20 * 49, FACE_WIDTH)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)
-        layout = self.squeeze(features).flatten(1)
-        return F.normalize(self.head(torch.cat([features.mean((2, 3)), layout], 1)), dim=1)
-
-
 class MattingNet(nn.Module):
     """A small U-Net: (n, 3, 320, 320), normalised as rembg does -> (n, 1, 320, 320) in 0..1."""
 

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from transformers import CLIPTokenizer
 
-from deployments.embedded.training.dataset import Folder
+from deployments.embedded.training.appearance import embeddings_of
+from deployments.embedded.training.dataset import Folder, person_of
 from deployments.embedded.training.diffusion_training import Examples, train_diffusion
-from deployments.embedded.training.networks import FaceEncoder
+from deployments.embedded.training.face_encoder import FaceEncoder
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,17 @@ class Plan:
     seed: int
     workers: int
     persons: int
+    faces: int
     large: int
     face_steps: int
     decoder_steps: int
     matting_steps: int
     text_steps: int
+    judge_steps: int
     diffusion_steps: int
     minutes: float | None
     batch: int
+    figures: Path | None
     note: str | None
 
     @property
@@ -46,15 +49,13 @@ class Plan:
 
     def face_encoder(self) -> FaceEncoder:
         encoder = FaceEncoder()
-        encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True)["encoder"])
+        encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True))
         return encoder.eval()
 
     def examples(self) -> Examples:
-        return Examples(
-            pictures=self.data.array("avatars"),
-            portraits=self.data.portraits("avatars"),
-            embeddings=np.load(self.cache / "embeddings.npy"),
-        )
+        """The generator learns from the codes of the persons themselves, so that it need not wait for the encoder."""
+        persons = [person_of(self.seed + 1, index)[0] for index in range(self.persons)]
+        return Examples(self.data.array("avatars"), self.data.portraits("avatars"), embeddings_of(persons))
 
 
 def run_diffusion(plan: Plan) -> None:

@@ -6,25 +6,39 @@ from typing import Literal
 import numpy as np
 
 Colour = tuple[int, int, int]
-HairStyle = Literal["bald", "buzz", "parted", "quiff", "fringe", "curly", "afro", "bob", "long", "wavy", "bun"]
+HairStyle = Literal[
+    "bald", "buzz", "receding", "undercut", "parted", "quiff", "swept", "fringe", "pixie", "curly", "short afro",
+    "afro", "bun", "ponytail", "bob", "side part", "long", "wavy", "braids",
+]  # fmt: skip
+Hat = Literal["none", "beanie", "cap"]
 Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
 Glasses = Literal["none", "round", "square"]
-Expression = Literal["serious", "neutral", "smiling", "laughing"]
-Clothes = Literal["t-shirt", "v-neck", "shirt", "hoodie", "blazer"]
+Expression = Literal["serious", "neutral", "smiling", "laughing", "surprised"]
+Clothes = Literal["t-shirt", "v-neck", "shirt", "hoodie", "blazer", "turtleneck", "dungarees"]
 Gender = Literal["man", "woman"]
+Age = Literal["young", "adult", "old"]
+FaceShape = Literal["round", "oval", "square", "long"]
 
 HAIR_LENGTH: dict[HairStyle, float] = {
     "bald": 0.0,
+    "receding": 0.15,
     "buzz": 0.2,
+    "undercut": 0.35,
     "parted": 0.4,
     "quiff": 0.4,
+    "swept": 0.4,
     "fringe": 0.4,
+    "pixie": 0.4,
+    "bun": 0.4,
+    "short afro": 0.4,
     "curly": 0.45,
     "afro": 0.55,
-    "bun": 0.4,
     "bob": 0.75,
+    "ponytail": 0.8,
+    "side part": 1.0,
     "long": 1.0,
     "wavy": 1.0,
+    "braids": 1.0,
 }
 BEARD_AMOUNT: dict[Beard, float] = {"none": 0.0, "stubble": 0.4, "moustache": 0.5, "goatee": 0.7, "full": 1.0}
 
@@ -71,23 +85,28 @@ NAMED_COLOURS: dict[str, Colour] = {
     "brown": (112, 76, 50),
 }
 EYE_COLOURS: tuple[Colour, ...] = ((62, 38, 24), (84, 54, 30), (70, 110, 160), (92, 130, 96), (110, 118, 124))
+# dark frames first: on dark skin only those that stand out are worn
+FRAMES: tuple[Colour, ...] = (
+    (26, 24, 28),
+    (26, 24, 28),
+    (104, 54, 26),
+    (40, 70, 150),
+    (172, 36, 46),
+    (212, 172, 92),
+    (222, 224, 230),
+    (64, 170, 190),
+)
+UNDER_NO_HAT: tuple[HairStyle, ...] = ("bun", "ponytail", "afro")
 STYLES_OF: dict[Gender, tuple[HairStyle, ...]] = {
     "man": (
-        "bald",
-        "buzz",
-        "parted",
-        "quiff",
-        "fringe",
-        "curly",
-        "afro",
-        "bob",
-        "long",
-        "parted",
-        "quiff",
-        "buzz",
+        "bald", "buzz", "buzz", "receding", "undercut", "undercut", "parted", "parted", "quiff", "quiff", "swept",
+        "swept", "fringe", "fringe", "curly", "short afro", "afro", "long", "wavy", "bun", "braids", "bob",
     ),
-    "woman": ("bob", "long", "wavy", "bun", "bob", "long", "wavy", "afro", "curly", "fringe", "bob", "long"),
-}
+    "woman": (
+        "bob", "bob", "side part", "side part", "long", "long", "wavy", "wavy", "ponytail", "ponytail", "bun", "braids",
+        "pixie", "pixie", "curly", "short afro", "afro", "fringe",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,9 @@ class Portrait:
     beard: Beard
     glasses: Glasses
     glasses_colour: Colour
+    hat: Hat
+    hat_name: str  # of its colour
+    earrings: bool
     eyes: Colour
     expression: Expression
     age: float
@@ -118,7 +140,7 @@ class Portrait:
     tilt: float
     shift: tuple[float, float]  # of the picture's side
     scale: float
-    texture: int  # seed of strands and curls
+    texture: int  # seed of a photo's strands
 
     @property
     def background(self) -> Colour:
@@ -131,6 +153,18 @@ class Portrait:
     @property
     def beard_amount(self) -> float:
         return BEARD_AMOUNT[self.beard]
+
+    @property
+    def age_name(self) -> Age:
+        return "young" if self.age < 0.4 else "adult" if self.age < 0.75 else "old"
+
+    @property
+    def face_shape(self) -> FaceShape:
+        if self.face_length > 0.75:
+            return "long"
+        if self.jaw > 0.62:
+            return "square"
+        return "round" if self.face_length < 0.35 else "oval"
 
 
 def jittered(colour: Colour, rng: np.random.Generator, spread: float) -> Colour:
@@ -151,9 +185,14 @@ def random_skin(rng: np.random.Generator) -> Colour:
     return jittered(between(SKIN_RAMP[index], SKIN_RAMP[index + 1], position - index), rng, 0.03)
 
 
-def random_hair(rng: np.random.Generator) -> Colour:
+def random_hair(rng: np.random.Generator, age: float = 0.5) -> Colour:
+    """Grey is for the old, though not for all of them."""
     names = list(HAIR_COLOURS)
-    weights = np.array([4, 4, 4, 3, 3, 3, 2, 2.5, 2, 2, 1.5])
+    weights = np.array([4.5, 4, 4, 3, 3, 3, 2, 2.5, 2, 1.0, 0.5])
+    if age < 0.4:
+        weights[-2:] = 0.1
+    elif age > 0.75:
+        weights[-2:] = 9.0
     first, second = rng.choice(len(names), size=2, p=weights / weights.sum())
     return jittered(between(HAIR_COLOURS[names[first]], HAIR_COLOURS[names[second]], rng.uniform(0, 0.3)), rng, 0.04)
 
@@ -165,25 +204,41 @@ def random_beard(gender: Gender, rng: np.random.Generator) -> Beard:
     return kinds[rng.choice(5, p=[0.45, 0.14, 0.08, 0.1, 0.23])]
 
 
+def brightness(colour: Colour) -> float:
+    r, g, b = colour
+    return 0.3 * r + 0.59 * g + 0.11 * b
+
+
+def random_frame(skin: Colour, rng: np.random.Generator) -> Colour:
+    """A colour of glasses that stands out from the skin."""
+    fit = [frame for frame in FRAMES if abs(brightness(frame) - brightness(skin)) > 62]
+    return fit[rng.integers(len(fit))]
+
+
 def pick(options: list[str] | tuple[str, ...], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
 def random_portrait(rng: np.random.Generator) -> Portrait:
     gender: Gender = "man" if rng.random() < 0.5 else "woman"
+    hats: tuple[Hat, ...] = ("none", "beanie", "cap")
+    skin, age = random_skin(rng), float(rng.random())
     style = STYLES_OF[gender][rng.integers(len(STYLES_OF[gender]))]
-    glasses: Glasses = ("none", "round", "square")[rng.choice(3, p=[0.68, 0.16, 0.16])]
+    hat = "none" if style in UNDER_NO_HAT else hats[rng.choice(3, p=[0.924, 0.038, 0.038])]
     person = Portrait(
         gender=gender,
-        skin=random_skin(rng),
-        hair=random_hair(rng),
+        skin=skin,
+        hair=random_hair(rng, age),
         hair_style=style,
         beard=random_beard(gender, rng),
-        glasses=glasses,
-        glasses_colour=((24, 22, 24), (70, 40, 24), (130, 130, 140))[rng.choice(3, p=[0.7, 0.2, 0.1])],
+        glasses=("none", "round", "square")[rng.choice(3, p=[0.68, 0.16, 0.16])],
+        glasses_colour=random_frame(skin, rng),
+        hat=hat,
+        hat_name=pick(list(NAMED_COLOURS), rng),
+        earrings=bool(rng.random() < (0.4 if gender == "woman" else 0.05)),
         eyes=EYE_COLOURS[rng.choice(5, p=[0.35, 0.25, 0.18, 0.12, 0.1])],
         expression="smiling",
-        age=float(rng.random()),
+        age=age,
         clothes="t-shirt",
         clothes_name="blue",
         background_name="black",
@@ -203,21 +258,39 @@ def random_portrait(rng: np.random.Generator) -> Portrait:
     return another_sitting(person, rng)
 
 
-def another_sitting(person: Portrait, rng: np.random.Generator) -> Portrait:
-    """The same person on another day: expression, clothes, background and pose change, the face does not."""
-    expressions: tuple[Expression, ...] = ("serious", "neutral", "smiling", "laughing")
-    clothes: tuple[Clothes, ...] = ("t-shirt", "v-neck", "shirt", "hoodie", "blazer")
+def redressed(person: Portrait, rng: np.random.Generator) -> Portrait:
+    """The same person with other clothes, another expression and background."""
+    expressions: tuple[Expression, ...] = ("serious", "neutral", "smiling", "laughing", "surprised")
+    clothes: tuple[Clothes, ...] = ("t-shirt", "v-neck", "shirt", "hoodie", "blazer", "turtleneck", "dungarees")
     return replace(
         person,
-        expression=expressions[rng.choice(4, p=[0.1, 0.2, 0.4, 0.3])],
-        clothes=clothes[rng.integers(5)],
+        expression=expressions[rng.choice(5, p=[0.1, 0.18, 0.38, 0.27, 0.07])],
+        clothes=clothes[rng.integers(len(clothes))],
         clothes_name=pick([name for name in NAMED_COLOURS if name != "beige"], rng),
         background_name=pick(list(NAMED_COLOURS), rng),
+    )
+
+
+def another_sitting(person: Portrait, rng: np.random.Generator) -> Portrait:
+    """The same person photographed on another day: the pose changes too, the face does not."""
+    return replace(
+        redressed(person, rng),
         yaw=float(np.clip(rng.normal(0, 0.4), -1, 1)),
         tilt=float(np.clip(rng.normal(0, 3), -7, 7)),
         shift=(float(rng.normal(0, 0.012)), float(rng.normal(0, 0.008))),
         scale=float(rng.uniform(0.95, 1.06)),
         texture=int(rng.integers(1 << 30)),
+    )
+
+
+def avatar_sitting(person: Portrait, rng: np.random.Generator) -> Portrait:
+    """The same person before the avatars' camera: always at one place and size, the head hardly turned."""
+    return replace(
+        redressed(person, rng),
+        yaw=float(np.clip(rng.normal(0, 0.35), -0.8, 0.8)),
+        tilt=float(np.clip(rng.normal(0, 1.5), -4, 4)),
+        shift=(0.0, 0.0),
+        scale=1.0,
     )
 
 

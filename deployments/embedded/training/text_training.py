@@ -45,7 +45,7 @@ def answers(portrait: Portrait, caption: str, word: str) -> list[int]:
         COLOURS.index(portrait.clothes_name) if clothes else UNNAMED,
         list(EXPRESSIONS).index(portrait.expression) if expression else UNNAMED,
         2 if word == "person" else int(portrait.gender == "man"),
-        int("glasses" in said),
+        int(portrait.glasses != "none" and "glasses" in said),
     ]
 
 

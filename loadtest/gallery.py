@@ -1,0 +1,81 @@
+"""`python -m loadtest.gallery OUT`: reference photos and what a service of its own draws of them, as one picture."""
+
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image, ImageDraw
+
+from deployments.embedded.training.inference import drawn_reference
+from deployments.embedded.training.portrait import random_portrait
+from serve_app.auth import TOKEN_FILE
+from serve_app.client import FaceAvatarClient
+from serve_app.demo import sample_photo
+from serve_app.local import ServiceOptions, free_port, run_service
+from serve_app.signals import end_on_signals
+
+CELL = 192  # pixels
+SEED = 7
+HELD_OUT = 91_000  # portraits from here on were never trained on
+
+
+def gallery(
+    out: Annotated[Path, typer.Argument(help="The picture to write; its name's end gives the format.")],
+    drawn: Annotated[int, typer.Option(min=0, max=12, help="Drawn references below the photo.")] = 5,
+) -> None:
+    """A row a reference: its photo, three avatars by the default prompt, one on blue, two cut out."""
+    end_on_signals()
+    with tempfile.TemporaryDirectory(prefix="face-avatar-") as folder:
+        data_dir = Path(folder)
+        with run_service(ServiceOptions(port=free_port(), data_dir=data_dir), lambda _what: None) as service:
+            token = (data_dir / TOKEN_FILE).read_text().strip()
+            with FaceAvatarClient(service.url, token) as client:
+                rows = [row(client, photo, gender) for photo, gender in references(data_dir, drawn)]
+    sheet(rows).save(out, quality=88)
+
+
+def references(folder: Path, drawn: int) -> Iterator[tuple[Path, str]]:
+    """The astronaut, then photo-like pictures that the renderer made of persons nobody has seen."""
+    yield sample_photo(), "woman"
+    for number in range(drawn):
+        person = random_portrait(np.random.default_rng(HELD_OUT + number))
+        path = folder / f"drawn-{number}.png"
+        Image.fromarray(drawn_reference(path.stem, person, number).photo).save(path)
+        yield path, person.gender
+
+
+def row(client: FaceAvatarClient, photo: Path, gender: str) -> list[Image.Image]:
+    plain = client.create(photo, gender=gender, batch=3, seed=SEED).require_success()
+    blue = client.create(photo, prompt=f"portrait of a happy {gender}, blue background", seed=SEED).require_success()
+    cut = client.create(photo, gender=gender, batch=2, seed=SEED + 3, remove_background=True).require_success()
+    urls = [image.url for task in (plain, blue, cut) for image in task.images if image.url]
+    pictures = [Image.open(io.BytesIO(client.download(url))).convert("RGBA") for url in urls]
+    with Image.open(photo) as reference:
+        return [cell(reference.convert("RGBA")), *(cell(picture) for picture in pictures)]
+
+
+def cell(picture: Image.Image) -> Image.Image:
+    """CELL x CELL; a checkerboard shows through where the picture is transparent."""
+    under = Image.new("RGBA", (CELL, CELL), (255, 255, 255, 255))
+    draw = ImageDraw.Draw(under)
+    for x in range(0, CELL, 16):
+        for y in range((x // 16 % 2) * 16, CELL, 32):
+            draw.rectangle((x, y, x + 15, y + 15), fill=(222, 222, 226, 255))
+    under.alpha_composite(picture.resize((CELL, CELL), Image.Resampling.LANCZOS))
+    return under.convert("RGB")
+
+
+def sheet(rows: list[list[Image.Image]]) -> Image.Image:
+    whole = Image.new("RGB", (CELL * max(len(cells) for cells in rows), CELL * len(rows)), "white")
+    for y, cells in enumerate(rows):
+        for x, picture in enumerate(cells):
+            whole.paste(picture, (x * CELL, y * CELL))
+    return whole
+
+
+if __name__ == "__main__":
+    typer.run(gallery)
