@@ -1,6 +1,7 @@
 """`python -m loadtest.gallery OUT`: reference photos and what a service of its own draws of them, as one picture."""
 
 import io
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
-from deployments.embedded.training.inference import drawn_reference
+from deployments.embedded.training.drawing import Look
+from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import random_portrait
+from deployments.face.cascade import find_faces
 from serve_app.auth import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.demo import sample_photo
@@ -39,18 +42,19 @@ def gallery(
 
 
 def references(folder: Path, drawn: int) -> Iterator[tuple[Path, str]]:
-    """The astronaut, then photo-like pictures that the renderer made of persons nobody has seen."""
+    """The astronaut, then the first persons of the renderer, in human proportions, whom no model has seen."""
     yield sample_photo(), "woman"
-    for number in range(drawn):
-        person = random_portrait(np.random.default_rng(HELD_OUT + number))
+    people = (random_portrait(np.random.default_rng(seed)) for seed in itertools.count(HELD_OUT))
+    seen = ((person, picture) for person in people if find_faces(np.asarray(picture := render(person, 384, Look())[0])))
+    for number, (person, picture) in enumerate(itertools.islice(seen, drawn)):
         path = folder / f"drawn-{number}.png"
-        Image.fromarray(drawn_reference(path.stem, person, number).photo).save(path)
+        picture.save(path)
         yield path, person.gender
 
 
 def row(client: FaceAvatarClient, photo: Path, gender: str) -> list[Image.Image]:
     plain = client.create(photo, gender=gender, batch=3, seed=SEED).require_success()
-    blue = client.create(photo, prompt=f"portrait of a happy {gender}, blue background", seed=SEED).require_success()
+    blue = client.create(photo, prompt=f"portrait of a smiling {gender}, blue background", seed=SEED).require_success()
     cut = client.create(photo, gender=gender, batch=2, seed=SEED + 3, remove_background=True).require_success()
     urls = [image.url for task in (plain, blue, cut) for image in task.images if image.url]
     pictures = [Image.open(io.BytesIO(client.download(url))).convert("RGBA") for url in urls]

@@ -14,6 +14,7 @@ CERTAINTY = 2.0  # of choices in the embedding: so much surer than in training, 
 CHOICES = {name: trait for name, trait in TRAITS.items() if isinstance(trait, Choice)}
 PRIOR = {"glasses": 0.5, "beard": 0.7, "hat": 0.5}  # for "none": photos show these less often than drawings do
 NUDGE = 0.06  # of a Lab range: how far a read colour may be from the one that is seen
+SKIN_LIFT = 0.078  # of the range of L: training's hard light has skin read too dark by this in a plain photo
 BRIGHT = 5.0  # the brighter cells of skin count so much more
 RGB_TO_XYZ = (  # of sRGB, rows divided by the white of D65
     (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
@@ -97,7 +98,9 @@ class FaceEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         coarse, parsed = self.parse(x)
-        return F.normalize(code(self.read(x, coarse, shares(parsed))), dim=1) @ self.basis
+        told = self.read(x, coarse, shares(parsed))
+        told["skin L"] = told["skin L"] + SKIN_LIFT
+        return F.normalize(code(told), dim=1) @ self.basis
 
 
 def shares(parsed: Tensor) -> Tensor:
