@@ -132,13 +132,13 @@ def lab(colour: Tensor) -> Tensor:
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     xyz = linear @ linear.new_tensor(RGB_TO_XYZ).T
     f = torch.where(xyz > 0.008856, xyz.clamp(min=1e-6) ** (1 / 3), 7.787 * xyz + 16 / 116)
-    fx, fy, fz = f.split(1, 1)
+    fx, fy, fz = f.chunk(3, 1)
     return torch.cat([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], 1)
 
 
 def lab_places(colour: Tensor) -> list[Tensor]:
     """L, a and b, each as its place in `appearance.LAB_RANGES`, (n, 1)."""
-    spans = zip(colour.split(1, 1), LAB_RANGES, strict=True)
+    spans = zip(colour.chunk(3, 1), LAB_RANGES, strict=True)
     return [((value - low) / (high - low)).clamp(0, 1) for value, (low, high) in spans]
 
 
