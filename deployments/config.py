@@ -86,6 +86,8 @@ class DiffusionModelConfig(Config):
     device: str = "cpu"
     threads: int = Field(2, ge=1)
     memory_gb: float = Field(0, ge=0)  # of the device, with what its steps need
+    compile: bool = False  # the UNet, for `compile_sizes`; all other sizes are drawn without
+    compile_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) in pixels; empty: the model's own square
 
 
 class AvatarGeneratorConfig(Config):
@@ -96,7 +98,8 @@ class AvatarGeneratorConfig(Config):
     }
     memory_gb: float | None = Field(None, gt=0)  # of the device for models; None: all of them stay once they are loaded
     max_rows: int = Field(8, ge=1)  # images that may share a step; fewer do where more would only make all wait
-    ageing: float = Field(0.3, ge=0)  # seconds of remaining work that a second of waiting makes up for
+    ageing: float = Field(0.25, ge=0)  # seconds of remaining work that a second of waiting makes up for
+    progress_every_s: float = Field(0.5, ge=0.2)  # between two reports of how far the images are
 
 
 class MattingModelConfig(Config):

@@ -53,6 +53,7 @@ class AvatarSpec:
     deadline: float  # unix seconds
     tenant: str = ""  # whose request it is: tenants take turns
     alone: bool = False  # shares no step with others: processes died under it
+    adapter_scale: float | None = None  # how much the face counts, 0 to 1; None: as the model is set up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +63,18 @@ class GeneratedImage:
     pixels: Pixels
     runtime_s: float
     startup_s: float  # how long the request waited for this replica to come up
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProgress:
+    """How far an unfinished image is. `queue_position` is 0 once its first step has begun, before it 1 or more."""
+
+    task_id: str
+    image_index: int
+    step: int  # so many are made
+    steps: int
+    eta_s: float  # seconds until all of them are made, as far as is known now
+    queue_position: int
 
 
 @dataclass(frozen=True, slots=True)

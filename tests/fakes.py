@@ -35,9 +35,16 @@ def face(value: float = 1.0) -> FaceEmbedding:
     return FaceEmbedding(np.full(512, value, np.float32), (0, 0, 1, 1), 1.0)
 
 
-def row(*, size: Hashable = "a", arrived_at: float = 0.0, steps_done: int = 0, **changes: object) -> Row:
+def row(
+    *,
+    size: Hashable = "a",
+    arrived_at: float = 0.0,
+    steps_done: int = 0,
+    joined_at: float | None = None,
+    **changes: object,
+) -> Row:
     spec = avatar_spec(**changes)
-    return Row(spec, face().vector, CountingDenoiser(), (spec.model, size), arrived_at, steps_done)
+    return Row(spec, face().vector, CountingDenoiser(), (spec.model, size), arrived_at, steps_done, joined_at)
 
 
 @dataclass

@@ -41,7 +41,7 @@ FOUR = [Arrival(0, 2), Arrival(1, 1), Arrival(1, 2), Arrival(2, 1)]
         (one_at_a_time, [4, 5, 9, 10]),
         (grouped, [4, 6, 10, 5]),  # the second and the last together, as both want one step
         (padded, [4, 11, 11, 10]),  # all that came during the first: two steps of 4 s for each of them
-        (continuous, [7, 6, 8, 5]),  # they join the first after a step of 2 s; with four of them it takes 5 s
+        (continuous, [6, 5, 9, 4]),  # after a step of 2 s, the three with one more make it in 4 s, ahead of the fourth
     ],
 )
 def test_each_server_takes_as_long_as_by_hand(server: Server, expected_s: list[float]) -> None:

@@ -6,19 +6,23 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig, model_path
 from deployments.diffusion.denoiser import OutOfMemoryError
 from deployments.diffusion.model import FaceDiffusionModel
 from deployments.diffusion.pipeline import use_channels_last
+from deployments.diffusion.unet import RowAttention
 from deployments.types import AvatarSpec, Pixels, Vector
 from tests.diffusion_folders import Family, FileFormat, write_faceid_adapter, write_faceid_lora, write_tiny_model
 from tests.fakes import avatar_spec
@@ -330,7 +334,7 @@ def test_a_step_that_fails_leaves_every_row_as_it_was(
         raise torch.OutOfMemoryError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tiny_model._unet, "forward", fails)
+        patch.setattr(tiny_model._pipeline.unet, "forward", fails)
         with pytest.raises(OutOfMemoryError):
             tiny_model.step([sample])
     assert sample.steps_done == 1
@@ -386,8 +390,78 @@ def peak_signal_to_noise(pictures: list[Pixels], truths: list[Pixels]) -> float:
 def test_attention_is_torchs_own(tiny: TinyModel) -> None:
     pipeline = tiny.load(ip_adapter=tiny.adapter(lora=True))._pipeline
     processors = {type(each) for each in pipeline.unet.attn_processors.values()}
-    assert processors == {AttnProcessor2_0, IPAdapterAttnProcessor2_0}
+    assert processors == {AttnProcessor2_0, RowAttention}
     assert {type(each) for each in pipeline.vae.attn_processors.values()} == {AttnProcessor2_0}
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_each_row_of_a_batch_has_the_librarys_adapter_at_its_own_scale(tiny: TinyModel, guidance_scale: float) -> None:
+    model = tiny.load(ip_adapter_scale=0.3)
+    pipeline = tiny.library(tiny.adapter())
+    scales = {0.0: 0.0, 0.7: 0.7, 1.0: 1.0, None: 0.3}
+    row = tiny_row(1, guidance_scale=guidance_scale, negative_prompt="glasses")
+    rows = [Row(replace(row.spec, adapter_scale=scale), row.face) for scale in scales]
+    samples = [model.start(each.spec, each.face) for each in rows]
+    for _ in range(row.spec.num_inference_steps):
+        model.step(samples)
+    for sample, scale in zip(samples, scales.values(), strict=True):
+        pipeline.set_ip_adapter_scale(scale)
+        expected = latents_by_library(pipeline, row)
+        assert (sample.latents - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (samples[1].latents - samples[2].latents).abs().max() > 0.01
+
+
+class Compiled(NamedTuple):
+    model: FaceDiffusionModel
+    graphs: int  # when it was ready
+
+
+def graphs() -> int:
+    """How many were compiled so far."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny: TinyModel) -> Iterator[Compiled]:
+    model, before = tiny.load(), graphs()
+    with ThreadPoolExecutor(1) as loader:  # as a replica does
+        loader.submit(model.compile, [2, 4], [(64, 72)], "eager").result()
+    yield Compiled(model, graphs() - before)
+    torch._dynamo.reset()
+
+
+def test_a_graph_is_compiled_for_each_width_before_the_first_request(compiled: Compiled) -> None:
+    assert compiled.graphs == 2
+
+
+def test_rows_of_any_number_equal_themselves_uncompiled_and_nothing_is_compiled_for_them(
+    compiled: Compiled, tiny_model: FaceDiffusionModel
+) -> None:
+    before = graphs()
+    long = {"prompt": "a man with glasses " * 8, "guidance_scale": 1.0}
+    changes: list[dict[str, Any]] = [{"num_inference_steps": 3}, {"num_inference_steps": 2, "guidance_scale": 2.0}, {}]
+    for rows in ([tiny_row(1)], [tiny_row(number, **(long | change)) for number, change in enumerate(changes)]):
+        samples = [compiled.model.start(row.spec, row.face) for row in rows]
+        while left := [sample for sample in samples if sample.steps_done < len(sample.plan.steps)]:
+            compiled.model.step(left)  # 1 to 4 rows of the UNet
+        for sample, row in zip(samples, rows, strict=True):
+            alone = tiny_model.start(row.spec, row.face)
+            for _ in range(row.spec.num_inference_steps):
+                tiny_model.step([alone])
+            assert (sample.latents - alone.latents).abs().max() <= 1e-5 * alone.latents.abs().max()
+    assert graphs() == before
+
+
+def test_what_no_graph_was_compiled_for_is_drawn_without_one(
+    compiled: Compiled, tiny_model: FaceDiffusionModel
+) -> None:
+    before = graphs()
+    other_size = tiny_row(1, width=96)
+    assert difference(draw(compiled.model, other_size)[0], draw(tiny_model, other_size)[0]) <= 1
+    many = [tiny_row(number) for number in range(3)]  # 6 rows of the UNet
+    for ours, theirs in zip(draw(compiled.model, *many), draw(tiny_model, *many), strict=True):
+        assert difference(ours, theirs) <= 1
+    assert graphs() == before
 
 
 def test_channels_last_draws_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.scheduler import Bucket, Row, RowScheduler
+from deployments.diffusion.scheduler import Bucket, Outlook, Row, RowScheduler
 from tests.fakes import row
 
 
@@ -69,6 +70,36 @@ def test_tenants_take_turns() -> None:
     assert batch == [many[0], one]
 
 
+def test_where_each_row_more_costs_much_the_short_one_goes_ahead_by_itself() -> None:
+    short, long = row(num_inference_steps=8), row(num_inference_steps=50)
+    steep, flat = Curve(fixed_s=0.006, row_s=0.012), Curve(fixed_s=0.014, row_s=0.003)
+    assert scheduler_with([long, short]).next_batch(0, steep) == [short]
+    assert scheduler_with([long, short]).next_batch(0, flat) == [short, long]
+
+
+def test_the_same_rows_go_on_until_one_comes_or_goes() -> None:
+    first, second = row(num_inference_steps=8), row(num_inference_steps=9)
+    scheduler = scheduler_with([first, second])
+    curve = Curve(most=2)
+    for _ in range(3):
+        assert scheduler.next_batch(0, curve) == [first]
+        first.steps_done += 1
+    shorter = row(num_inference_steps=4)
+    scheduler.add(shorter)
+    assert scheduler.next_batch(0, curve) == [shorter]
+    shorter.future.cancel()
+    scheduler.drop_expired(now=0)
+    assert scheduler.next_batch(0, curve) == [first]
+    scheduler.remove([first])
+    assert scheduler.next_batch(0, curve) == [second]
+
+
+def test_a_cap_that_fell_counts_at_once() -> None:
+    scheduler = scheduler_with([row(), row()])
+    assert len(scheduler.next_batch(0, Curve(most=4))) == 2
+    assert len(scheduler.next_batch(0, Curve(most=2))) == 1
+
+
 def test_a_row_that_must_be_alone_is() -> None:
     alone, other = row(alone=True), row(num_inference_steps=50)
     scheduler = scheduler_with([other, alone])
@@ -104,6 +135,27 @@ def test_draining_leaves_nothing() -> None:
     assert len(scheduler) == 0
 
 
+def test_the_forecast_knows_who_goes_first_and_who_shares_a_step() -> None:
+    curve = Curve(fixed_s=1.0, row_s=1.0, most=4)  # 5 s for two images, 3 s for one
+    begun = row(num_inference_steps=10, steps_done=8, joined_at=0.5)
+    short, long, other = row(num_inference_steps=2), row(num_inference_steps=6), row(size="b", num_inference_steps=9)
+    forecast = scheduler_with([other, long, short, begun]).forecast(0, curve)
+    assert forecast == {
+        begun: Outlook(eta_s=10, queue_position=0),
+        short: Outlook(eta_s=10, queue_position=1),
+        long: Outlook(eta_s=28, queue_position=2),
+        other: Outlook(eta_s=55, queue_position=3),
+    }
+
+
+def test_a_forecast_changes_nothing_for_the_one_that_was_copied() -> None:
+    rows = [row(), row()]
+    scheduler = scheduler_with(rows)
+    scheduler.copy().remove(rows[:1])
+    assert list(scheduler.rows) == rows
+    assert scheduler.copy().forecast(0, Curve()).keys() == set(rows)
+
+
 def simulate(scheduler: RowScheduler, arrivals: list[Row], curve: Curve) -> dict[Row, float]:
     """When each row is done, in seconds; one step after the other."""
     now, done = 0.0, dict[Row, float]()
@@ -124,6 +176,17 @@ def simulate(scheduler: RowScheduler, arrivals: list[Row], curve: Curve) -> dict
         scheduler.remove(over)
         done |= dict.fromkeys(over, now)
     return done
+
+
+@settings(deadline=None)
+@given(steps=st.lists(st.integers(1, 50), min_size=1, max_size=20), most=st.integers(2, 16))
+def test_what_is_forecast_comes_true_where_rows_cost_little(steps: list[int], most: int) -> None:
+    curve = Curve(fixed_s=1.0, row_s=1e-6, most=most)
+    rows = [row(num_inference_steps=count) for count in steps]
+    forecast = scheduler_with(rows).forecast(0, curve)
+    done = simulate(RowScheduler(0.3), rows.copy(), curve)
+    for each in rows:
+        assert forecast[each].eta_s == pytest.approx(done[each], abs=1e-6)
 
 
 REQUESTS = st.lists(

@@ -9,6 +9,7 @@ from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.denoiser import Denoiser
 from deployments.diffusion.engine import DiffusionEngine
 from deployments.diffusion.pool import ModelPool
+from deployments.diffusion.progress import ProgressSink, keep_reporting
 from deployments.diffusion.router import STATS_KEY
 from deployments.diffusion.scheduler import Bucket, Row
 from deployments.diffusion.step_times import StepTimes
@@ -16,12 +17,15 @@ from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage
 
 SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 WIDTHS_PROFILED = (1, 2, 4, 8, 16)
+WIDTHS_COMPILED = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 class AvatarGenerator:
     """Draws images, each a row that shares its denoising steps with those of other requests."""
 
-    async def __init__(self, config: AvatarGeneratorConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: AvatarGeneratorConfig, sink: ProgressSink | None = None
+    ) -> None:
         self._config = config
         self._times = StepTimes(max_width=2 * config.max_rows)
         self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
@@ -30,6 +34,9 @@ class AvatarGenerator:
         for name in self._pool.fitting():
             async with self._pool.lease(name):
                 pass
+        if sink is not None:
+            self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))
+            self._reporting.add_done_callback(lambda task: task.cancelled() or task.result())  # an error is logged
 
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
         """Raises: DeadlineError. A cancelled call frees its row before the next step."""
@@ -53,9 +60,15 @@ class AvatarGenerator:
         # Imported here, so that building the graph loads no model library.
         from deployments.diffusion.model import FaceDiffusionModel
 
-        model = FaceDiffusionModel.load(self._config.models[name])
-        self._times.start_with(name, model.profile([w for w in WIDTHS_PROFILED if w <= self._times.max_width]))
+        config = self._config.models[name]
+        model = FaceDiffusionModel.load(config)
+        if config.compile:
+            model.compile(self._possible(WIDTHS_COMPILED), config.compile_sizes)
+        self._times.start_with(name, model.profile(self._possible(WIDTHS_PROFILED)))
         return model
+
+    def _possible(self, widths: Sequence[int]) -> list[int]:
+        return [width for width in widths if width <= self._times.max_width]
 
 
 class EngineMetrics:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from deployments.diffusion.denoiser import Denoiser, OutOfMemoryError
-from deployments.diffusion.scheduler import Bucket, Row, RowScheduler
+from deployments.diffusion.scheduler import Bucket, Outlook, Row, RowScheduler
 from deployments.diffusion.step_times import StepTimes
 from deployments.errors import DeadlineError
-from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage
+from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress
 
 
 class Observer(Protocol):
@@ -57,6 +57,13 @@ class DiffusionEngine:
                 self._changed.notify()
         return row
 
+    def progress(self) -> list[ImageProgress]:
+        """How far all images are that are not drawn. Any thread may ask; no step waits for the answer."""
+        with self._changed:
+            scheduler, drawn = self._scheduler.copy(), list(self._drawn)
+        ahead = dict.fromkeys(drawn, Outlook(0.0, 0)) | scheduler.forecast(time.time(), self._times)
+        return [_progress(row, outlook) for row, outlook in ahead.items()]
+
     def close(self) -> None:
         """Cancel all rows before their next step, and wait for the thread."""
         with self._changed:
@@ -68,8 +75,8 @@ class DiffusionEngine:
         while self._wait_for_work():
             if rows := self._next_rows():
                 self._advance(rows)
-            if self._drawn:  # one at a time, so that no step waits for many
-                self._finish(self._drawn.popleft())
+            if drawn := self._next_drawn():  # one at a time, so that no step waits for many
+                self._finish(drawn)
 
     def _wait_for_work(self) -> bool:
         """False when the engine closes."""
@@ -81,7 +88,7 @@ class DiffusionEngine:
                     row.future.cancel()
         return not self._closing
 
-    def _next_rows(self) -> list[Row]:
+    def _next_rows(self) -> Sequence[Row]:
         now = time.time()
         with self._changed:
             expired = self._scheduler.drop_expired(now)
@@ -92,6 +99,10 @@ class DiffusionEngine:
         for row in self._samples.keys() - kept:
             del self._samples[row]
         return rows
+
+    def _next_drawn(self) -> Row | None:
+        with self._changed:
+            return self._drawn.popleft() if self._drawn else None
 
     def _advance(self, rows: Sequence[Row]) -> None:
         """One step for these rows; one that cannot make it fails, and leaves."""
@@ -119,8 +130,8 @@ class DiffusionEngine:
         for row in rows:
             row.steps_done += 1
         done = [row for row in rows if not row.steps_left]
-        self._drawn.extend(done)
         with self._changed:
+            self._drawn.extend(done)
             self._scheduler.remove(done)
             waiting = self._scheduler.waiting()
         if self._observer is not None:
@@ -159,6 +170,18 @@ class DiffusionEngine:
         if row.future.set_running_or_notify_cancel():
             startup_s = max(0.0, self._ready_at - row.spec.submitted_at)
             row.future.set_result(GeneratedImage(pixels, time.time() - row.arrived_at, startup_s))
+
+
+def _progress(row: Row, outlook: Outlook) -> ImageProgress:
+    spec = row.spec
+    return ImageProgress(
+        spec.task_id,
+        spec.image_index,
+        row.steps_done,
+        spec.num_inference_steps,
+        outlook.eta_s,
+        outlook.queue_position,
+    )
 
 
 def _fail(row: Row, error: Exception) -> None:

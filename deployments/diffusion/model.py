@@ -3,6 +3,7 @@
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from deployments.diffusion.denoiser import OutOfMemoryError
 from deployments.diffusion.noise_schedule import Plan, Step
 from deployments.diffusion.pipeline import FacePipeline, Tensors, load_pipeline
 from deployments.diffusion.sampler import Positions, sampler_of
+from deployments.diffusion.unet import RowUNet
 from deployments.types import AvatarSpec, Pixels, Vector
+
+GRAPHS = 10_000  # of all models of a process; none ever has as many
 
 
 @dataclass(slots=True, eq=False)
@@ -46,9 +50,7 @@ class FaceDiffusionModel:
         self._pipeline = pipeline
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
-        self._unet = pipeline.unet
-        # Faces are projected once each, not in every step: what is None the UNet leaves to us.
-        self._project_faces, self._unet.encoder_hid_proj = self._unet.encoder_hid_proj, None
+        self._unet = RowUNet(pipeline.unet)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
         self._pace = Pace(pipeline.device)
 
@@ -66,15 +68,14 @@ class FaceDiffusionModel:
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
         chunks, size = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
-        conditions = {
-            **self._prompts.encode(spec.prompt, chunks),
-            "face_tokens": self._face_tokens(torch.from_numpy(face)),
-            **size,
-        }
+        scale = self._unet.adapter_scale if spec.adapter_scale is None else spec.adapter_scale
+        alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._pipeline.device), **size}
+        face_tokens = self._face_tokens(torch.from_numpy(face))
+        conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
         against = None
         if spec.guidance_scale > 1:
             negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
-            against = {**negative, "face_tokens": self._no_face, **size}
+            against = {**negative, "face_tokens": self._no_face, **alike}
         return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
 
     @torch.inference_mode()
@@ -102,18 +103,9 @@ class FaceDiffusionModel:
         against = [sample.against for sample in samples if sample.against is not None]
         guided = len(against)
         conditions = _joined([*against, *(sample.conditions for sample in samples)])
-        added = (
-            {"text_embeds": conditions["pooled_prompt_embeds"], "time_ids": conditions["time_ids"]}
-            if "time_ids" in conditions
-            else {}
-        )
         predicted = self._unet(
-            torch.cat([inputs[:guided], inputs]).to(self._unet.dtype),
-            torch.cat([timesteps[:guided], timesteps]),
-            encoder_hidden_states=(conditions["prompt_embeds"], [conditions["face_tokens"]]),
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0].float()
+            torch.cat([inputs[:guided], inputs]), torch.cat([timesteps[:guided], timesteps]), conditions
+        ).float()
         without, towards = predicted[:guided], predicted[guided:]
         scales = torch.tensor(
             [sample.guidance_scale for sample in samples[:guided]], pin_memory=inputs.device.type == "cuda"
@@ -129,18 +121,26 @@ class FaceDiffusionModel:
         levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
         return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
 
+    def compile(self, widths: Sequence[int], sizes: Sequence[tuple[int, int]], backend: str = "inductor") -> None:
+        """Compile the UNet for batches of so many rows at these sizes, or at the model's own. Takes minutes.
+
+        A step with fewer rows is filled up to the next of these widths; steps of other sizes are made as before.
+        """
+        sizes, factor = sizes or [self._own_size], self._pipeline.vae_scale_factor
+        self._unet.compile(widths, [(height // factor, width // factor) for width, height in sizes], backend)
+        # torch takes many graphs of the same code for a mistake; here they are as many as shapes.
+        limits = {"recompile_limit": GRAPHS, "accumulated_recompile_limit": GRAPHS}
+        # A compiler that fails is logged, and the model draws without it.
+        with torch._dynamo.config.patch(suppress_errors=True, **limits):
+            for size, width in product(sizes, widths):
+                self.step(self._anything(size, width))
+
     def profile(self, widths: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by the rows of the UNet's batch, at the model's own size."""
-        side = self._unet.config.sample_size * self._pipeline.vae_scale_factor
-        spec = AvatarSpec(
-            model="", seed=0, prompt="", negative_prompt="", width=side, height=side, num_inference_steps=2,
-            guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
-        )  # fmt: skip
-        face = np.zeros(FACE_WIDTH, np.float32)
         times = {}
-        self.step([self.start(spec, face)])  # the first one is slower
+        self.step(self._anything(self._own_size, 1))  # the first one is slower
         for width in widths:
-            samples = [self.start(spec, face) for _ in range(width)]
+            samples = self._anything(self._own_size, width)
             self._pace.wait()
             started = time.perf_counter()
             self.step(samples)
@@ -148,20 +148,31 @@ class FaceDiffusionModel:
             times[width] = time.perf_counter() - started
         return times
 
+    @property
+    def _own_size(self) -> tuple[int, int]:
+        """Width and height in pixels of what the model was made for."""
+        side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
+        return side, side
+
+    def _anything(self, size: tuple[int, int], rows: int) -> list[Sample]:
+        spec = AvatarSpec(
+            model="", seed=0, prompt="", negative_prompt="", width=size[0], height=size[1], num_inference_steps=2,
+            guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
+        )  # fmt: skip
+        return [self.start(spec, np.zeros(FACE_WIDTH, np.float32)) for _ in range(rows)]
+
     def _noise(self, spec: AvatarSpec) -> Tensor:
         """The same on every device, and whoever shares the step."""
-        factor = self._pipeline.vae_scale_factor
-        shape = (1, self._unet.config.in_channels, spec.height // factor, spec.width // factor)
+        unet, factor = self._pipeline.unet, self._pipeline.vae_scale_factor
+        shape = (1, unet.config.in_channels, spec.height // factor, spec.width // factor)
         generator = torch.Generator("cpu").manual_seed(spec.seed)
-        noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
+        noise = torch.randn(shape, generator=generator, dtype=unet.dtype)
         return noise.to(self._pipeline.device, torch.float32)
 
     @torch.inference_mode()
     def _face_tokens(self, face: Tensor) -> Tensor:
-        """(1, 1, tokens, width) of a face vector (512,)."""
-        embeds = face[None, None, :].to(self._pipeline.device, self._unet.dtype)
-        tokens: Tensor = self._project_faces([embeds])[0]
-        return tokens
+        """(1, tokens, channels) of a face vector (512,)."""
+        return self._unet.face_tokens(face[None])
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
