@@ -1,6 +1,7 @@
 """Records as envelopes: what a client is told of its task."""
 
 import time
+from typing import NamedTuple
 
 from deployments.errors import DeadlineError
 from serve_app.errors import InterruptedWorkError
@@ -10,6 +11,16 @@ from serve_app.storage import Results
 from serve_app.tasks import TaskRecord
 
 OVERDUE_S = 5  # what is not recorded so long after its deadline never will be
+
+
+class Place(NamedTuple):
+    """Where an unfinished task is: 1 is next in the queue, 0 is being worked on; `eta_s` is None where unknown."""
+
+    position: int
+    eta_s: float | None
+
+
+NOW = Place(0, None)
 
 
 def settled(record: TaskRecord, now: float) -> TaskRecord:
@@ -26,7 +37,7 @@ def settled(record: TaskRecord, now: float) -> TaskRecord:
     return record.model_copy(update={"status": "FAILED", "outcome": failed(error)})
 
 
-async def envelope_of(record: TaskRecord, results: Results, base_url: str, queue_position: int = 0) -> Envelope:
+async def envelope_of(record: TaskRecord, results: Results, base_url: str, place: Place = NOW) -> Envelope:
     """The envelope of a task as it stands, its URLs signed now. Raises: StoreError."""
     request, outcome, failure = record.task.request, record.outcome, record.outcome.failure
     return Envelope(
@@ -36,7 +47,7 @@ async def envelope_of(record: TaskRecord, results: Results, base_url: str, queue
         error=failure.error if failure else "",
         error_data=failure.error_data if failure else "",
         input=request.model_dump(),
-        output=await _output(record, results, base_url, queue_position),
+        output=await _output(record, results, base_url, place) | _webhook(record),
         app_id=request.app_id,
         task_id=record.task.task_id,
         status=record.status,
@@ -50,7 +61,11 @@ def _runtime_s(record: TaskRecord) -> float:
     return (record.finished_at or time.time()) - record.started_at
 
 
-async def _output(record: TaskRecord, results: Results, base_url: str, queue_position: int) -> dict[str, object]:
+def _webhook(record: TaskRecord) -> dict[str, object]:
+    return {} if record.delivery is None else {"webhook": record.delivery.model_dump()}
+
+
+async def _output(record: TaskRecord, results: Results, base_url: str, place: Place) -> dict[str, object]:
     if record.status == "SUCCESS":
         avatars = record.outcome.avatars
         keys = [avatar.key for avatar in avatars] + [avatar.thumbnail_key for avatar in avatars]
@@ -64,5 +79,6 @@ async def _output(record: TaskRecord, results: Results, base_url: str, queue_pos
         ).model_dump()
     if record.finished:
         return {}
-    progress = Progress(images_done=record.images_done, images=record.task.request.batch, queue_position=queue_position)
+    images = record.task.request.batch
+    progress = Progress(images_done=record.images_done, images=images, queue_position=place.position, eta_s=place.eta_s)
     return {"progress": progress.model_dump()}

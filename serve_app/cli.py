@@ -22,12 +22,13 @@ from serve_app.errors import BrokerError
 from serve_app.generate import DEFAULT_URL, InterruptedWaitError, Order, fulfil, is_url, read_token, summary
 from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
 from serve_app.models import PrefetchError
-from serve_app.operators import models_cli, token_cli
-from serve_app.schemas import MAX_SEED
+from serve_app.operators import models_cli, tasks_cli, token_cli
+from serve_app.schemas import MAX_SEED, Priority
 from serve_app.signals import end_on_signals
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 cli.add_typer(models_cli, name="models")
+cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(token_cli, name="token")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -122,6 +123,8 @@ def generate(
     output_format: Annotated[OutputFormat | None, typer.Option("--format", help="The format of the files.")] = None,
     ref_id: Annotated[str | None, typer.Option(help="A reference of your own, echoed in the envelope.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which it is given up.")] = None,
+    priority: Annotated[Priority | None, typer.Option(help="low: where it is queued, others come first.")] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="Gets the final envelope, as a signed POST.")] = None,
     queued: Annotated[bool, typer.Option("--queued", help="Queue it, and wait for the task.")] = False,
     task: Annotated[str | None, typer.Option(help="Fetch the avatars of this task instead of new ones.")] = None,
     url: Annotated[str, typer.Option(help="The service.")] = DEFAULT_URL,
@@ -149,6 +152,8 @@ def generate(
         output_format=output_format,
         ref_id=ref_id,
         deadline_s=deadline,
+        priority=priority,
+        webhook_url=webhook_url,
     )
     if (photo is None) == (task is None):
         raise typer.BadParameter("give either a photo or --task")

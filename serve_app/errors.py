@@ -8,6 +8,7 @@ AvatarError
 │   └── OverloadedError    it could be served later
 │       └── BrokerError, StoreError
 ├── InterruptedWorkError   it was lost on our side
+├── GivenUpError           processes died under it again and again
 ├── UnknownAppError        (catalog)
 ├── ImageUrlError          (fetch, photo)
 ├── NoFaceError            (stages)
@@ -77,6 +78,10 @@ class InterruptedWorkError(AvatarError):
     """The process that worked on a request died with it: an internal error, which a repeat may not meet."""
 
 
+class GivenUpError(AvatarError):
+    """Processes died under the work again and again: it is not tried any more, and is with the dead letters."""
+
+
 class UnknownTaskError(RequestError):
     """No record of the task, or not one of this token's."""
 
@@ -108,6 +113,7 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     OverloadedError: ErrorAnswer(503, "Overloaded"),
     DeadlineError: ErrorAnswer(504, "Timeout"),
     InterruptedWorkError: INTERNAL_ERROR,
+    GivenUpError: INTERNAL_ERROR,
 }
 
 

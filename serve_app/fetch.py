@@ -180,26 +180,35 @@ class PhotoFetcher:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    resolver=self._resolver,
-                    socket_factory=self._guarded_socket,
-                    force_close=True,
-                    limit=0,  # concurrency is bounded by the ingress's admission; a queue here would eat the deadline
-                ),
-                headers={"Accept": "image/jpeg, image/png, image/webp", "Accept-Encoding": "identity"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # one deadline, in `fetch`
-                auto_decompress=False,
-                trust_env=False,
-            )
+            headers = {"Accept": "image/jpeg, image/png, image/webp", "Accept-Encoding": "identity"}
+            self._session = guarded_session(self._settings, headers, self._resolver)
         return self._session
 
-    def _guarded_socket(self, address: tuple[Any, ...]) -> socket.socket:
+
+def guarded_session(
+    settings: FetchSettings, headers: dict[str, str], resolver: AbstractResolver | None = None
+) -> aiohttp.ClientSession:
+    """A session that connects to public addresses only; for URLs that `check_url` has let through."""
+
+    def guarded_socket(address: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, sockaddr = address
-        if not self._settings.allow_private and is_refused(str(sockaddr[0])):
+        if not settings.allow_private and is_refused(str(sockaddr[0])):
             raise RefusedAddressError("refused address")
         return socket.socket(family, kind, protocol)
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            resolver=resolver,
+            socket_factory=guarded_socket,
+            force_close=True,
+            limit=0,  # whoever uses it bounds the concurrency; a queue here would eat the deadline
+        ),
+        headers=headers,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # whoever uses it has one deadline for all
+        auto_decompress=False,
+        trust_env=False,
+    )
 
 
 def check_url(text: str, settings: FetchSettings) -> URL:
@@ -216,12 +225,12 @@ def check_url(text: str, settings: FetchSettings) -> URL:
     except CLIENT_ERRORS:
         raise ImageUrlError("this is not a URL", reason="url") from None
     if url.scheme not in ("http", "https"):
-        raise ImageUrlError("a photo is fetched from an http, https or data URL", reason="scheme")
+        raise ImageUrlError("the URL is none of http, https or data", reason="scheme")
     if not host or not _HOST.fullmatch(host):
         raise ImageUrlError("the URL has no valid host", reason="url")
     if port not in settings.ports and not settings.allow_private:
         allowed = " or ".join(map(str, settings.ports))
-        raise ImageUrlError(f"a photo is fetched from port {allowed}", reason="port", ports=list(settings.ports))
+        raise ImageUrlError(f"the port of the URL is not {allowed}", reason="port", ports=list(settings.ports))
     return url
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import ASGIApp
 
 import serve_app
@@ -33,6 +33,7 @@ from serve_app.errors import (
     answer_to,
     invalid_fields,
 )
+from serve_app.events import check_room, follow, last_event_id
 from serve_app.schemas import AvatarRequest, Envelope, StatusRequest, TimeRequired
 from serve_app.service import AvatarService, Caller
 from serve_app.settings import Settings
@@ -49,6 +50,10 @@ IDEMPOTENCY_PARAMETER = {
     "in": "header",
     "description": "With the same key, token and body a request is the same task: nothing is generated twice.",
     "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_CHARS},
+}
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "`Last-Event-ID` was the last event."},
 }
 
 M = TypeVar("M", bound=BaseModel)
@@ -97,7 +102,7 @@ def _add_create_routes(api: FastAPI, service: AvatarService, settings: Settings,
 
     async def create(request: Request) -> JSONResponse:
         progress = request.state.progress = RequestProgress()
-        caller = Caller(request.state.owner, _idempotency_key(request))
+        caller = Caller(request.state.owner, _idempotency_key(request), _base_url(request, settings))
         avatar_request = await _read_model(AvatarRequest, request, bodies, progress)
         progress.task = service.new_task(avatar_request, caller)
         record = await service.create(progress.task, avatar_request)
@@ -143,6 +148,26 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         asked = await _read_model(StatusRequest, request, bodies)
         return await answer(request, await service.find(asked.id, request.state.owner))
 
+    @api.get(
+        "/api/v1/tasks/{task_id}/events",
+        dependencies=[token],
+        response_class=StreamingResponse,
+        responses=_envelopes(401, 404, 503) | EVENT_STREAM,
+    )
+    async def events(request: Request, task_id: str) -> Response:
+        """Server-sent events: a `progress` for every change, then `finished`; the data are envelopes.
+
+        `Last-Event-ID` takes up a stream that broke off. 204: that was the last one.
+        """
+        record = await service.find(task_id, request.state.owner)
+        seen = last_event_id(request.headers.get("last-event-id"))
+        if record.finished and seen == record.revision:
+            return Response(status_code=204)  # EventSource comes back after the end, unless it is told this
+        check_room(service)
+        stream = follow(service, record, _base_url(request, settings), seen)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
     @api.delete(
         "/api/v1/tasks/{task_id}", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 404, 503)
     )
@@ -157,6 +182,11 @@ def _add_other_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
         """The apps that `app_id` can name: titles, licences, native sizes, defaults."""
         listed = [{"app_id": app_id, **app.model_dump()} for app_id, app in service.catalog.apps.items()]
         return _envelope(Envelope(output={"apps": listed}))
+
+    @api.get("/api/v1/webhook-secret", dependencies=[token], response_model=Envelope, responses=_envelopes(401))
+    async def webhook_secret(request: Request) -> JSONResponse:
+        """The secret that signs what the webhooks of this token get (Standard Webhooks: `whsec_…`)."""
+        return _envelope(Envelope(output={"webhook_secret": service.webhook_secret(request.state.owner)}))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)
     @api.get(FILES_ROUTE + "/{key:path}", responses=_envelopes(403, 404, 422, 503))

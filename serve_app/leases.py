@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from deployments.errors import AvatarError
 from serve_app.errors import BrokerError
-from serve_app.queue import TaskQueue
+from serve_app.queue import Message, TaskQueue
 from serve_app.tasks import LEASE_S, UNFINISHED, TaskStore
 
 LOOK_S = 0.25  # so long a cancelled task may go unnoticed
@@ -31,16 +31,16 @@ class Leases:
         self._tasks = tasks
         self._queue = queue
         self._scopes: dict[str, asyncio.Timeout] = {}
-        self._messages: dict[str, str] = {}
+        self._messages: dict[str, Message] = {}
         self._keeper: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
-    async def hold(self, task_id: str, message_id: str | None = None) -> AsyncIterator[None]:
+    async def hold(self, task_id: str, message: Message | None = None) -> AsyncIterator[None]:
         """Keep the lease of a claimed task while the block runs. Raises: TaskLostError, in the middle of the block."""
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
-        if message_id is not None:
-            self._messages[task_id] = message_id
+        if message is not None:
+            self._messages[task_id] = message
         try:
             async with asyncio.timeout(None) as scope:
                 self._scopes[task_id] = scope

@@ -31,6 +31,7 @@ class Parts:
     results: Results
     tasks: TaskStore
     runner: TaskRunner
+    signing_key: bytes
 
     @classmethod
     def of(
@@ -47,15 +48,16 @@ class Parts:
         redis = connect(settings.broker, settings.data_dir)
         keys = Keys(settings.broker.prefix)
         holder = uuid.uuid4().hex
-        tasks = TaskStore(redis, keys, holder, settings.result_ttl_s)
+        tasks = TaskStore(redis, keys, holder, settings.result_ttl_s, dead_ttl_s=settings.queue.dead_ttl_s)
+        key = _signing_key(settings, keys)
         results = Results.open(
             settings.store,
             data_dir=settings.data_dir,
-            signing_key=_signing_key(settings, keys),
+            signing_key=key,
             ttl_s=settings.result_ttl_s,
         )
         pipeline = AvatarPipeline(embedder, generator, remover, results)
-        return cls(redis, keys, holder, catalog, results, tasks, TaskRunner(catalog, pipeline, tasks))
+        return cls(redis, keys, holder, catalog, results, tasks, TaskRunner(catalog, pipeline, tasks), key)
 
 
 def check_reach(settings: Settings, nodes: int) -> None:

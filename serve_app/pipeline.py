@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -27,13 +27,29 @@ MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
 AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
 
 T = TypeVar("T")
-ImageDone = Callable[[], Awaitable[None]]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class StoredAvatar:
+    """One finished image: where it lies, and how its stages went (seconds)."""
+
+    key: str
+    thumbnail_key: str
+    seed: int
+    face_similarity: float | None
+    startup_s: float
+    diffusion_s: float
+    finish_s: float
+    store_s: float
+
+
+ImageDone = Callable[[int, StoredAvatar], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
 class AvatarJob:
-    """One request on its way through the stages. `tenant` is whose it is."""
+    """One request on its way through the stages. `tenant` is whose it is; `done` are the images that are stored."""
 
     task_id: str
     tenant: str
@@ -41,6 +57,7 @@ class AvatarJob:
     model: str
     native_size: tuple[int, int]
     submitted_at: float  # unix seconds
+    done: Mapping[int, StoredAvatar] = field(default_factory=dict)
 
     @property
     def deadline(self) -> float:
@@ -74,20 +91,6 @@ class AvatarJob:
             bg_color=rgb(request.bg_color) if request.bg_color else None,
             output_format=request.output_format,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAvatar:
-    """One finished image: where it lies, and how its stages went (seconds)."""
-
-    key: str
-    thumbnail_key: str
-    seed: int
-    face_similarity: float | None
-    startup_s: float
-    diffusion_s: float
-    finish_s: float
-    store_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class AvatarPipeline:
         self._results = results
 
     async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
-        """`image_done` is called as each image is stored.
+        """Make the images that are not done yet; `image_done` is called as each of them is stored.
 
         Raises: NoFaceError; DeadlineError; OverloadedError; RayTaskError where a stage has a bug.
         """
@@ -156,6 +159,8 @@ class AvatarPipeline:
         raise AssertionError("the last attempt returns or raises")
 
     async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding, image_done: ImageDone) -> StoredAvatar:
+        if index in job.done:
+            return job.done[index]
         spec = job.avatar_spec(index)
         avatar, similarity = await self._draw(spec, job.finish_spec(), face)
         key, thumbnail = result_key(job.task_id, index, avatar.output_format), thumbnail_key(job.task_id, index)
@@ -171,7 +176,7 @@ class AvatarPipeline:
             finish_s=avatar.finish_s,
             store_s=time.perf_counter() - started,
         )
-        await image_done()
+        await image_done(index, stored)
         return stored
 
     async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:

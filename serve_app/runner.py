@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.catalog import Catalog
 from serve_app.errors import INTERNAL_ERROR, BrokerError, answer_to
-from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult
+from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult, StoredAvatar
 from serve_app.tasks import Failure, Outcome, Task, TaskStore
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,18 @@ class TaskRunner:
         self._pipeline = pipeline
         self._tasks = tasks
 
-    async def run(self, task: Task, get_photo: Callable[[], Awaitable[Photo]], *, recorded: bool = True) -> JobResult:
-        """Raises: DeadlineError, UnknownAppError, and what `get_photo` and the pipeline raise."""
+    async def run(
+        self,
+        task: Task,
+        get_photo: Callable[[], Awaitable[Photo]],
+        *,
+        done: Mapping[int, StoredAvatar] = MappingProxyType({}),
+        recorded: bool = True,
+    ) -> JobResult:
+        """Make the images of a task but those that are `done`, by their index.
+
+        Raises: DeadlineError, UnknownAppError, and what `get_photo` and the pipeline raise.
+        """
         request = task.request
         app = self._catalog[request.app_id]
         job = AvatarJob(
@@ -34,15 +44,14 @@ class TaskRunner:
             model=app.model,
             native_size=app.native_size(request.width, request.height),
             submitted_at=task.submitted_at,
+            done=done,
         )
 
-        images_done = itertools.count(1)
-
-        async def image_done() -> None:
+        async def image_done(index: int, avatar: StoredAvatar) -> None:
             if not recorded:
                 return
             try:
-                await self._tasks.note_images_done(task.task_id, next(images_done))
+                await self._tasks.note_image(task.task_id, index, avatar)
             except BrokerError:
                 log.warning("task %s: an image is done, but the broker does not answer", task.task_id)
 

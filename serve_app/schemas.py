@@ -15,9 +15,12 @@ MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
 GENDER_WORDS = {"male": "man", "man": "man", "boy": "man", "female": "woman", "woman": "woman", "girl": "woman"}
 ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
 MAX_FIELDS = 64  # of a body, known or not: each unknown one costs an entry in the answer
-OPTIONAL_STRINGS = frozenset({"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id"})
+OPTIONAL_STRINGS = frozenset(
+    {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "webhook_url"}
+)
 
 T = TypeVar("T")
+Priority = Literal["normal", "low"]
 
 
 def _whole_number(value: Any) -> Any:
@@ -81,6 +84,12 @@ class AvatarRequest(BaseModel):
     ref_id: str | None = Field(
         None, max_length=256, description="The client's own reference, echoed. Aliases: `refID`, `reference_id`."
     )
+    webhook_url: str | None = Field(
+        None, max_length=2048, description="An http(s) URL that gets the final envelope as a signed POST."
+    )
+    priority: Priority = Field(
+        "normal", description="low: a queued request that waits while others do, but for a turn now and then."
+    )
     deadline_s: Number | None = Field(None, gt=0, le=3600, description="Seconds until the request is given up.")
 
     @model_validator(mode="before")
@@ -138,6 +147,8 @@ class EffectiveRequest(BaseModel):
     output_format: OutputFormat
     ref_id: str | None
     deadline_s: float
+    priority: Priority = "normal"
+    webhook_url: str | None = None  # without its query
 
     @classmethod
     def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
@@ -157,12 +168,13 @@ class EffectiveRequest(BaseModel):
             guidance_scale=_first(request.guidance_scale, defaults.guidance_scale),
             seed=_first(request.seed, seed),
             deadline_s=_first(request.deadline_s, deadline_s),
+            webhook_url=None if request.webhook_url is None else describe_url(request.webhook_url),
         )
 
 
 _FILLED = {
     "file_url", "gender", "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
-    "seed", "deadline_s",
+    "seed", "deadline_s", "webhook_url",
 }  # fmt: skip
 
 
@@ -214,6 +226,7 @@ class Progress(BaseModel):
     images_done: int
     images: int
     queue_position: int = Field(description="1 is next; 0 is being worked on.")
+    eta_s: float | None = Field(None, description="Seconds until it is done, by how fast others were; null: unknown.")
 
 
 class AvatarOutput(BaseModel):

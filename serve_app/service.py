@@ -16,18 +16,29 @@ from typing import Any
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
-from serve_app.answers import envelope_of, settled
-from serve_app.errors import BrokerError, OverloadedError, StoreError, UnknownTaskError
-from serve_app.fetch import PhotoFetcher
+from serve_app.answers import NOW, Place, envelope_of, settled
+from serve_app.changes import TaskChanges
+from serve_app.errors import BrokerError, InvalidRequestError, OverloadedError, StoreError, UnknownTaskError
+from serve_app.fetch import ImageUrlError, PhotoFetcher, check_url
+from serve_app.forecast import Forecast
 from serve_app.leases import Leases, TaskLostError
 from serve_app.parts import Parts
 from serve_app.photo import decode_photo, pack_photo
-from serve_app.queue import TaskQueue
+from serve_app.queue import Message, TaskQueue
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, Envelope, Status
 from serve_app.settings import Settings
 from serve_app.storage import photo_key
-from serve_app.tasks import Claim, Outcome, Task, TaskRecord, idempotency_digest, task_files
+from serve_app.tasks import (
+    Claim,
+    Outcome,
+    Task,
+    TaskRecord,
+    Webhook,
+    idempotency_digest,
+    task_files,
+)
+from serve_app.webhooks import webhook_secret
 
 DECODERS = 2  # photos decoded at once by one ingress replica
 REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one is done
@@ -42,6 +53,7 @@ class Caller:
 
     owner: str
     idempotency_key: str | None = None
+    base_url: str = ""  # as they see this service
 
 
 class Admission:
@@ -75,6 +87,8 @@ class AvatarService:
         self._tasks = parts.tasks
         self._queue = queue
         self._runner = parts.runner
+        self._signing_key = parts.signing_key
+        self.changes = TaskChanges(parts.redis, parts.keys)
         self._leases = Leases(parts.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         # Its own threads: look-ups of slow names fill those of the event loop. Few, for the memory of large photos.
@@ -83,7 +97,7 @@ class AvatarService:
         self._detached: set[asyncio.Task[TaskRecord]] = set()
 
     def new_task(self, request: AvatarRequest, caller: Caller) -> Task:
-        """A task of a request, with everything filled in. Raises: UnknownAppError."""
+        """A task of a request, with everything filled in. Raises: UnknownAppError; InvalidRequestError."""
         queue = self._settings.queue
         effective = EffectiveRequest.fill(
             request,
@@ -98,7 +112,19 @@ class AvatarService:
             request=effective,
             submitted_at=time.time(),
             idempotency=None if key is None else idempotency_digest(caller.owner, key),
+            webhook=self._webhook(request, caller),
         )
+
+    def _webhook(self, request: AvatarRequest, caller: Caller) -> Webhook | None:
+        """Raises: InvalidRequestError where its URL is none that may be called."""
+        if request.webhook_url is None:
+            return None
+        try:
+            check_url(request.webhook_url, self._settings.fetch)
+        except ImageUrlError as error:
+            problem = {"field": "webhook_url", "message": str(error), "accepted": "an http or https URL"}
+            raise InvalidRequestError("The request is not valid.", fields=[problem]) from None
+        return Webhook(url=request.webhook_url, base_url=caller.base_url)
 
     async def create(self, task: Task, request: AvatarRequest) -> TaskRecord:
         """Make the avatars and wait for them, or queue the task; gives its record.
@@ -119,6 +145,8 @@ class AvatarService:
             try:
                 await self._tasks.create(task, "STARTED")
             except BrokerError as error:
+                if task.webhook is not None:
+                    raise
                 # Nobody can ask for its state, but whoever sent it waits here for the answer.
                 log.warning("task %s is not recorded: %s", task.task_id, error.__cause__)
                 return await self._make(task, request, recorded=False)
@@ -202,8 +230,7 @@ class AvatarService:
 
     async def _enqueue(self, task: Task, request: AvatarRequest) -> TaskRecord:
         """Fetch the photo, store it, and put the task into the queue."""
-        if await self._queue.length() >= self._settings.queue.max_tasks and not await self._tasks.knows(task):
-            raise OverloadedError("The queue is full.", self._settings.admission.retry_after_s)
+        await self._admit_to_queue(task)
         with self._admission.admit(1):
             task_id = await self._tasks.create(task, "PENDING", await _body_digest(task, request))
             if task.idempotency is None:
@@ -221,6 +248,28 @@ class AvatarService:
             # It goes on when its client leaves: a repeat finds it.
             return await self._detach(self._enqueue_held(ours, request))
 
+    async def _admit_to_queue(self, task: Task) -> None:
+        """Raises: OverloadedError where the queue is full, or so long that the task would come too late."""
+        forecast, too_late_s, request = await self._forecast(), 0.0, task.request
+        if await self._queue.length() >= self._settings.queue.max_tasks:
+            refusal = "The queue is full."
+        elif forecast is None:
+            return
+        else:
+            position = await self._queue.next_position(request.priority)
+            too_late_s = forecast.done_s(position, request.batch) - request.deadline_s
+            refusal = "The queue is so long that this would not be done by its deadline."
+            if too_late_s <= 0:
+                return
+        if not await self._tasks.knows(task):
+            retry_after_s = self._settings.admission.retry_after_s
+            raise OverloadedError(refusal, forecast.retry_after_s(too_late_s) if forecast else retry_after_s)
+
+    async def _forecast(self) -> Forecast | None:
+        """None where nothing was measured of late."""
+        pace = await self._tasks.pace()
+        return None if pace is None else Forecast(pace, await self._queue.running())
+
     async def _enqueue_held(self, task: Task, request: AvatarRequest) -> TaskRecord:
         async with self._settled(task), self._leases.hold(task.task_id), within_deadline(task):
             photo = await self._photo(request.file_url)
@@ -237,10 +286,21 @@ class AvatarService:
 
     async def envelope(self, record: TaskRecord, base_url: str) -> Envelope:
         """The envelope of a task as it stands. Raises: BrokerError; StoreError."""
-        position = 0
+        place = NOW if record.finished else await self._place(record)
+        return await envelope_of(record, self.results, base_url, place)
+
+    async def _place(self, record: TaskRecord) -> Place:
+        position, request = 0, record.task.request
         if record.status == "PENDING" and record.message_id is not None:
-            position = await self._queue.position(record.message_id)
-        return await envelope_of(record, self.results, base_url, position)
+            position = await self._queue.position(Message(record.message_id, record.task.task_id, request.priority))
+        forecast = await self._forecast()
+        if forecast is None:
+            return Place(position, None)
+        return Place(position, round(forecast.done_s(position, request.batch - record.images_done), 1))
+
+    def webhook_secret(self, owner: str) -> str:
+        """With which whoever has the owner's token checks what its webhooks get."""
+        return webhook_secret(self._signing_key, owner)
 
     async def cancel(self, task_id: str, owner: str) -> TaskRecord:
         """End an unfinished task, or delete the results of a finished one; may be repeated.
@@ -263,6 +323,7 @@ class AvatarService:
     async def close(self) -> None:
         if self._detached:
             await asyncio.wait(self._detached, timeout=CLOSE_TIMEOUT_S)
+        await self.changes.close()
         await self._leases.close()
         await self._fetcher.close()
         await self._redis.aclose()

@@ -13,6 +13,7 @@ from serve_app.broker import BrokerSettings
 from serve_app.fetch import FetchSettings
 from serve_app.photo import PhotoSettings
 from serve_app.storage import StoreSettings
+from serve_app.tasks import DEAD_TTL_S
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")
 DEFAULT_MODELS_DIR = Path("~/.face-avatar/models")
@@ -28,6 +29,7 @@ class AdmissionSettings(Config):
 class QueueSettings(Config):
     max_tasks: int = Field(1000, ge=1)  # waiting and running; what would be more is answered 503
     deadline_s: float = Field(3600, gt=0, le=3600)  # of a queued request that names none
+    dead_ttl_s: int = Field(DEAD_TTL_S, ge=60)  # so long a task that was given up may be queued again
 
 
 class WorkerSettings(Config):

@@ -1,19 +1,21 @@
 """The records of tasks: the truth about what was asked for, how far it is, and what came of it.
 
 A record is a hash in Redis. Whoever works on a task holds its lease, a key that runs out soon after its holder died.
-Each change is one script, so that of two who try the same at once one wins. Photos and their URLs are never recorded.
+Photos and their URLs are never recorded.
 """
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from serve_app import scripts
 from serve_app.broker import broker_errors
 from serve_app.errors import ConflictError
 from serve_app.pipeline import StoredAvatar
@@ -21,12 +23,24 @@ from serve_app.schemas import EffectiveRequest, Status
 from serve_app.storage import photo_key, result_key, thumbnail_key
 
 LEASE_S = 10.0
+DEAD_TTL_S = 7 * 24 * 3600
+DEAD_MARGIN_S = 3600  # so much longer its record is there: whoever takes a dead letter off the list finds it
 UNFINISHED = frozenset({"PENDING", "STARTED"})
+AT_ONCE = 500  # records read in one call
+IMAGE_FIELD = "avatar:"  # and the image's index
+AVATAR = TypeAdapter(StoredAvatar)
 
 
 class Recorded(BaseModel):
     # What a newer version wrote must not be an error to an older one, while one replaces the other.
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Webhook(Recorded):
+    """Whom to tell when a task is finished; `base_url` is that of the links to its results."""
+
+    url: str
+    base_url: str
 
 
 class Task(Recorded):
@@ -37,6 +51,7 @@ class Task(Recorded):
     request: EffectiveRequest
     submitted_at: float  # unix seconds
     idempotency: str | None = None  # the digest of the client's key
+    webhook: Webhook | None = None
 
     @property
     def deadline(self) -> float:
@@ -61,20 +76,44 @@ class Outcome(Recorded):
     startup_s: float = 0.0
 
 
+class Delivery(Recorded):
+    """How far a webhook is. `status` and `error` are those of the last attempt."""
+
+    attempts: int = 0
+    delivered_at: float | None = None  # unix seconds
+    given_up: bool = False
+    status: int | None = None
+    error: str = ""
+
+
+class Pace(NamedTuple):
+    """How fast the workers were of late: seconds a task, and for each image of one."""
+
+    task_s: float
+    image_s: float
+
+
 class TaskRecord(Recorded):
     task: Task
     status: Status
+    revision: int = 0  # grows with every change that a client may see
     attempts: int = 0  # how often somebody began to work on it
     started_at: float | None = None  # unix seconds
     finished_at: float | None = None
-    images_done: int = 0
+    avatars: dict[int, StoredAvatar] = {}  # those of its images that are done, while it is unfinished
     outcome: Outcome = Outcome()
+    delivery: Delivery | None = None  # of its webhook, where it has one
     message_id: str | None = None  # in the queue
+    dead: bool = False  # given up: it is among the dead letters, and its photo is still there
     held: bool = False  # somebody works on it now
 
     @property
     def finished(self) -> bool:
         return self.status not in UNFINISHED
+
+    @property
+    def images_done(self) -> int:
+        return len(self.avatars) or len(self.outcome.avatars)
 
 
 class Claim(StrEnum):
@@ -89,6 +128,13 @@ class Keys:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.queue = f"{self._prefix}:queue"
+        self.low_queue = f"{self._prefix}:queue:low"
+        self.open = f"{self._prefix}:open"  # the tasks that were queued and are unfinished, by when they were queued
+        self.dead = f"{self._prefix}:dead"  # those that were given up, by when
+        self.changes = f"{self._prefix}:changes"  # a stream of the ids of tasks whose records changed of late
+        self.webhooks = f"{self._prefix}:webhooks"  # finished tasks to tell of, by when
+        self.pace = f"{self._prefix}:pace"
+        self.reaper = f"{self._prefix}:reaper"
         self.tokens = f"{self._prefix}:tokens"
         self.signing_key = f"{self._prefix}:signing-key"
 
@@ -101,93 +147,10 @@ class Keys:
     def idempotency(self, digest: str) -> str:
         return f"{self._prefix}:idempotency:{digest}"
 
-
-# KEYS: record, lease, idempotency; ARGV: task, status, holder, lease_ms, ttl_s, task_id, body digest or '', now,
-# ttl_s of the key, which must not outlive the record
-CREATE = """
-if ARGV[7] ~= '' then
-    local known = redis.call('GET', KEYS[3])
-    if known then return known end
-    redis.call('SET', KEYS[3], ARGV[6] .. ' ' .. ARGV[7], 'EX', ARGV[9])
-end
-redis.call('HSET', KEYS[1], 'task', ARGV[1], 'status', ARGV[2])
-if ARGV[2] == 'STARTED' then redis.call('HSET', KEYS[1], 'started_at', ARGV[8]) end
-redis.call('EXPIRE', KEYS[1], ARGV[5])
-redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
-return ARGV[6] .. ' ' .. ARGV[7]
-"""
-
-# KEYS: record, lease, queue; ARGV: holder, task_id
-ENQUEUE = """
-if redis.call('HGET', KEYS[1], 'status') ~= 'PENDING' or redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'message_id', redis.call('XADD', KEYS[3], '*', 'task_id', ARGV[2]))
-redis.call('DEL', KEYS[2])
-return 1
-"""
-
-# KEYS: record, lease; ARGV: holder, lease_ms, now, status to set
-CLAIM = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'PENDING' and status ~= 'STARTED' then return 'over' end
-if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 'held' end
-if ARGV[4] == 'STARTED' then
-    redis.call('HSET', KEYS[1], 'status', 'STARTED')
-    redis.call('HSETNX', KEYS[1], 'started_at', ARGV[3])
-    redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-end
-return 'ours'
-"""
-
-# KEYS: record, lease; ARGV: holder, lease_ms. A lease that ran out and that nobody took is taken again;
-# what waits in the queue is nobody's.
-RENEW = """
-local status = redis.call('HGET', KEYS[1], 'status')
-local holder = redis.call('GET', KEYS[2])
-if (status ~= 'PENDING' and status ~= 'STARTED') or (holder and holder ~= ARGV[1]) then return 0 end
-if not holder and status == 'PENDING' and redis.call('HEXISTS', KEYS[1], 'message_id') == 1 then return 0 end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-
-# KEYS: record, lease, idempotency; ARGV: holder, status, outcome, now, ttl_s, forget the idempotency key: 0 or 1
-FINISH = """
-local status = redis.call('HGET', KEYS[1], 'status')
-local holder = redis.call('GET', KEYS[2])
-if (status ~= 'PENDING' and status ~= 'STARTED') or (holder and holder ~= ARGV[1]) then return 0 end
-if not holder and status == 'PENDING' and redis.call('HEXISTS', KEYS[1], 'message_id') == 1 then return 0 end
-redis.call('HSET', KEYS[1], 'status', ARGV[2], 'outcome', ARGV[3], 'finished_at', ARGV[4])
-redis.call('EXPIRE', KEYS[1], ARGV[5])
-redis.call('DEL', KEYS[2])
-if ARGV[6] == '1' then redis.call('DEL', KEYS[3]) end
-return 1
-"""
-
-# KEYS: record, lease, queue; ARGV: holder, task_id
-HAND_BACK = """
-if redis.call('HGET', KEYS[1], 'status') ~= 'STARTED' or redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-local message = redis.call('XADD', KEYS[3], '*', 'task_id', ARGV[2])
-redis.call('HSET', KEYS[1], 'status', 'PENDING', 'message_id', message)
-redis.call('HINCRBY', KEYS[1], 'attempts', -1)
-redis.call('DEL', KEYS[2])
-return 1
-"""
-
-# KEYS: record; ARGV: field, value. A record that has expired is not begun again.
-NOTE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
-"""
-
-# KEYS: record, lease, queue; ARGV: now, ttl_s
-CANCEL = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status ~= 'PENDING' and status ~= 'STARTED' then return 0 end
-redis.call('HSET', KEYS[1], 'status', 'CANCELLED', 'finished_at', ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('DEL', KEYS[2])
-local message = redis.call('HGET', KEYS[1], 'message_id')
-if message then redis.call('XDEL', KEYS[3], message) end
-return 1
-"""
+    def of_task(self, task_id: str) -> list[str]:
+        """In the order in which the scripts name them."""
+        of_all = [self.queue, self.low_queue, self.open, self.dead, self.changes, self.webhooks, self.pace]
+        return [self.record(task_id), self.lease(task_id), *of_all]
 
 
 class TaskStore:
@@ -196,34 +159,32 @@ class TaskStore:
     Every method raises BrokerError where Redis does not answer.
     """
 
-    def __init__(self, redis: Redis, keys: Keys, holder: str, ttl_s: int, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        holder: str,
+        ttl_s: int,
+        lease_s: float = LEASE_S,
+        dead_ttl_s: int = DEAD_TTL_S,
+    ) -> None:
         self._redis = redis
         self._keys = keys
         self._holder = holder
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
-        scripts = (CREATE, ENQUEUE, CLAIM, RENEW, FINISH, HAND_BACK, CANCEL, NOTE)
-        (
-            self._create,
-            self._enqueue,
-            self._claim,
-            self._renew,
-            self._finish,
-            self._hand_back,
-            self._cancel,
-            self._note,
-        ) = map(redis.register_script, scripts)
+        self._dead_ttl_s = dead_ttl_s
+        self._scripts: dict[str, AsyncScript] = {}
+        self._due = redis.register_script(scripts.DUE)
 
     async def create(self, task: Task, status: Status, body_digest: str = "") -> str:
         """Record a task, held by us; gives its id, or that of the task that its idempotency key stands for already.
 
         Raises: ConflictError where that one came with another body.
         """
-        keys = [*self._held_keys(task.task_id), self._keys.idempotency(task.idempotency or "")]
-        ttl_s = self._ttl_s + round(task.request.deadline_s)
-        record: list[str | float] = [task.model_dump_json(), status, self._holder, self._lease_ms, ttl_s]
-        arguments = [*record, task.task_id, body_digest, task.submitted_at, self._ttl_s]
-        known = await self._run(self._create, keys, arguments)
+        record = (task.model_dump_json(), status, self._lease_ms, self._record_ttl_s(task), task.request.priority)
+        rest = (body_digest, self._ttl_s, int(task.webhook is not None))
+        known = await self._run(scripts.CREATE, task.task_id, *record, *rest, idempotency=task.idempotency)
         task_id, _, digest = str(known).partition(" ")
         if digest != body_digest:
             raise ConflictError("This idempotency key came with another request before.", task_id=task_id)
@@ -242,30 +203,22 @@ class TaskStore:
             pipe.hgetall(self._keys.record(task_id))
             pipe.exists(self._keys.lease(task_id))
             fields, held = await pipe.execute()
-        if not fields:
-            return None
-        for name, kind in (("task", Task), ("outcome", Outcome)):
-            if name in fields:
-                fields[name] = kind.model_validate_json(fields[name])
-        return TaskRecord(**fields, held=bool(held))
+        return _read(fields, held=bool(held)) if fields else None
 
     async def enqueue(self, task_id: str) -> bool:
         """Put a task that we hold into the queue, and let go of it; false where it was cancelled meanwhile."""
-        return bool(
-            await self._run(self._enqueue, [*self._held_keys(task_id), self._keys.queue], [self._holder, task_id])
-        )
+        return bool(await self._run(scripts.ENQUEUE, task_id))
 
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
         """Take a task's lease, to work on it (STARTED) or to put it into the queue (PENDING)."""
-        arguments = (self._holder, self._lease_ms, time.time(), status)
-        return Claim(str(await self._run(self._claim, self._held_keys(task_id), arguments)))
+        return Claim(str(await self._run(scripts.CLAIM, task_id, self._lease_ms, status)))
 
     async def renew(self, task_ids: Sequence[str]) -> list[bool]:
         """Hold the leases for another while; false where the task is over or somebody else's."""
         async with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
             for task_id in task_ids:
-                await self._renew(self._held_keys(task_id), [self._holder, self._lease_ms], client=pipe)
+                await self._send(scripts.RENEW, task_id, self._lease_ms, client=pipe)
             return [bool(renewed) for renewed in await pipe.execute()]
 
     async def statuses(self, task_ids: Sequence[str]) -> list[str | None]:
@@ -276,46 +229,124 @@ class TaskStore:
             statuses: list[str | None] = await pipe.execute()
             return statuses
 
-    async def note_images_done(self, task_id: str, images: int) -> None:
-        await self._run(self._note, [self._keys.record(task_id)], ["images_done", images])
+    async def note_image(self, task_id: str, index: int, avatar: StoredAvatar) -> None:
+        """One image of an unfinished task is done: whoever begins the task again makes the others only."""
+        await self._run(scripts.NOTE_IMAGE, task_id, index, AVATAR.dump_json(avatar).decode())
 
-    async def finish(self, task: Task, status: Status, outcome: Outcome) -> bool:
+    async def finish(self, task: Task, status: Status, outcome: Outcome, *, dead: bool = False) -> bool:
         """Record what came of a task; false where it was over, or in other hands.
 
-        A failure of ours (not the client's) frees its idempotency key, so that a repeat is a new attempt.
+        A failure of ours (not the client's) frees its idempotency key, so that a repeat is a new attempt. A `dead`
+        task goes to the dead letters, with the images that it has.
         """
         ours = outcome.failure is not None and outcome.failure.status >= 500
-        keys = [*self._held_keys(task.task_id), self._keys.idempotency(task.idempotency or "")]
         frees_key = int(ours and task.idempotency is not None)
-        arguments = (self._holder, status, outcome.model_dump_json(), time.time(), self._ttl_s, frees_key)
-        return bool(await self._run(self._finish, keys, arguments))
+        ttl_s = self._dead_ttl_s + DEAD_MARGIN_S if dead else self._ttl_s
+        ending = (status, outcome.model_dump_json(), ttl_s, frees_key, int(dead), task.request.batch)
+        return bool(await self._run(scripts.FINISH, task.task_id, *ending, idempotency=task.idempotency))
 
     async def hand_back(self, task_id: str) -> bool:
         """Put a task that we were working on back into the queue, for somebody else."""
-        return bool(
-            await self._run(self._hand_back, [*self._held_keys(task_id), self._keys.queue], [self._holder, task_id])
-        )
+        return bool(await self._run(scripts.HAND_BACK, task_id))
 
     async def cancel(self, task_id: str) -> bool:
         """End an unfinished task; whoever works on it notices. False where it was over."""
-        keys = [*self._held_keys(task_id), self._keys.queue]
-        return bool(await self._run(self._cancel, keys, [time.time(), self._ttl_s]))
+        return bool(await self._run(scripts.CANCEL, task_id, self._ttl_s))
+
+    async def revive(self, task_id: str, message_id: str) -> bool:
+        """Put an unfinished task whose message is lost, and on which nobody works, into the queue again."""
+        return bool(await self._run(scripts.REVIVE, task_id, message_id))
+
+    async def dead(self, until: float | None = None) -> list[str]:
+        """The ids of the tasks that were given up, the first one first; of those given up until then (unix seconds)."""
+        last = "+inf" if until is None else str(until)
+        async with broker_errors():
+            return [str(task_id) for task_id in await self._redis.zrange(self._keys.dead, "-inf", last, byscore=True)]
+
+    async def counts(self) -> Counter[str]:
+        """How many records there are, by status. Looks at every one: for operators."""
+        counts: Counter[str] = Counter()
+        async with broker_errors():
+            records = [name async for name in self._redis.scan_iter(self._keys.record("*"), count=1000)]
+        prefix = len(self._keys.record(""))
+        for first in range(0, len(records), AT_ONCE):
+            statuses = await self.statuses([name[prefix:] for name in records[first : first + AT_ONCE]])
+            counts.update(status for status in statuses if status is not None)
+        return counts
+
+    async def requeue(self, record: TaskRecord) -> bool:
+        """Queue a dead task as if it had come now, with all its attempts; false where it is not dead."""
+        task = record.task.model_copy(update={"submitted_at": time.time()})
+        arguments = (task.model_dump_json(), self._record_ttl_s(task))
+        return bool(await self._run(scripts.REQUEUE, task.task_id, *arguments))
+
+    async def forget_dead(self, task_ids: Sequence[str]) -> None:
+        """Take tasks off the list of the dead, their records too."""
+        async with broker_errors():
+            pipe = self._redis.pipeline()
+            pipe.zrem(self._keys.dead, *task_ids)
+            pipe.unlink(*map(self._keys.record, task_ids))
+            await pipe.execute()
+
+    async def due_webhooks(self, count: int, lease_s: float) -> list[str]:
+        """Tasks whose webhooks are to be called now: ours for `lease_s`, then anybody's again."""
+        async with broker_errors():
+            now = time.time()
+            due: Any = await self._due([self._keys.webhooks], [now, now + lease_s, count])
+        return list(due)
+
+    async def note_delivery(self, task_id: str, delivery: Delivery, again_at: float | None) -> None:
+        """How an attempt went; `again_at` (unix seconds) is None where it was the last."""
+        again = "" if again_at is None else again_at
+        await self._run(scripts.DELIVERED, task_id, delivery.model_dump_json(), again)
+
+    async def pace(self) -> Pace | None:
+        """None where nothing was measured of late."""
+        async with broker_errors():
+            task_s, image_s = await self._redis.hmget(self._keys.pace, "task_s", "image_s")
+        return Pace(float(task_s), float(image_s)) if task_s and image_s else None
 
     async def forget_avatars(self, record: TaskRecord) -> None:
         """The record of a finished task without its results."""
         outcome = record.outcome.model_copy(update={"avatars": ()})
-        await self._run(self._note, [self._keys.record(record.task.task_id)], ["outcome", outcome.model_dump_json()])
+        await self._run(scripts.REPLACE_OUTCOME, record.task.task_id, outcome.model_dump_json())
 
     async def ping(self) -> None:
         async with broker_errors():
             await self._redis.ping()
 
-    def _held_keys(self, task_id: str) -> list[str]:
-        return [self._keys.record(task_id), self._keys.lease(task_id)]
+    def _record_ttl_s(self, task: Task) -> int:
+        return self._ttl_s + round(task.request.deadline_s)
 
-    async def _run(self, script: AsyncScript, keys: list[str], arguments: Sequence[str | int | float]) -> object:
+    async def _run(self, script: str, task_id: str, *arguments: str | float, idempotency: str | None = None) -> object:
         async with broker_errors():
-            return await script(keys, list(arguments))
+            return await self._send(script, task_id, *arguments, idempotency=idempotency)
+
+    async def _send(
+        self,
+        script: str,
+        task_id: str,
+        *arguments: str | float,
+        idempotency: str | None = None,
+        client: Redis | None = None,
+    ) -> object:
+        if script not in self._scripts:
+            self._scripts[script] = self._redis.register_script(scripts.BEGIN + script)
+        keys = [*self._keys.of_task(task_id), self._keys.idempotency(idempotency or "")]
+        return await self._scripts[script](keys, [task_id, self._holder, time.time(), *arguments], client=client)
+
+
+def _read(fields: dict[str, Any], *, held: bool) -> TaskRecord:
+    """A record from its fields in Redis."""
+    for name, kind in (("task", Task), ("outcome", Outcome), ("delivery", Delivery)):
+        if name in fields:
+            fields[name] = kind.model_validate_json(fields[name])
+    avatars = {
+        int(name.removeprefix(IMAGE_FIELD)): AVATAR.validate_json(value)
+        for name, value in fields.items()
+        if name.startswith(IMAGE_FIELD)
+    }
+    return TaskRecord(**fields, avatars=avatars, held=held)
 
 
 def task_files(task: Task) -> list[str]:

@@ -5,29 +5,40 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
-from serve_app.errors import BrokerError, OverloadedError, StoreError
+from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
 from serve_app.leases import Leases, TaskLostError
 from serve_app.parts import Parts
 from serve_app.photo import unpack_photo
 from serve_app.pipeline import STAGE_LOST
 from serve_app.queue import Message, TaskQueue
+from serve_app.reaper import Reaper
 from serve_app.runner import TaskRunner, failed, made
 from serve_app.schemas import Status
 from serve_app.settings import Settings
 from serve_app.storage import Results, photo_key
 from serve_app.tasks import Claim, Outcome, Task, TaskRecord, TaskStore, task_files
+from serve_app.webhooks import WebhookSender
 
 TAKE_WAIT_S = 0.5
-MAX_ATTEMPTS = 3  # a task whose workers died that often is not tried again
+MAX_DEATHS = 3  # a task under which so many processes died is not tried again
+CLOSE_S = 4.0  # for a webhook that is being called; it would be called again by another worker
 PAUSES_S = (1, 2, 5, 10)  # between attempts while a stage, the store or the broker takes nothing; the last one for ever
 
 log = logging.getLogger(__name__)
+
+
+class Ending(NamedTuple):
+    """How a task ends; a `dead` one was given up."""
+
+    status: Status
+    outcome: Outcome
+    dead: bool = False
 
 
 class TaskWorker:
@@ -85,12 +96,12 @@ class TaskWorker:
         """One message, to its end. Where the broker fails on the way, the message stays, and comes again."""
         try:
             if await self._is_over(message):
-                await self._queue.remove(message.message_id)
+                await self._queue.remove(message)
         except BrokerError as error:
             log.warning("task %s will come again: %s", message.task_id, error.__cause__)
         except asyncio.CancelledError:  # this worker ends
             if await self._tasks.hand_back(message.task_id):
-                await self._queue.remove(message.message_id)
+                await self._queue.remove(message)
             raise
         except Exception:
             log.exception("task %s: the worker has a bug", message.task_id)
@@ -103,7 +114,7 @@ class TaskWorker:
         record = await self._tasks.get(message.task_id)
         if claim is Claim.OURS and record is not None:
             return await self._perform(record, message)
-        if claim is Claim.OVER:  # its worker may have died before it deleted the photo
+        if claim is Claim.OVER and not (record and record.dead):  # its worker may have died before it deleted the photo
             await self._delete([photo_key(message.task_id)])
         return claim is not Claim.HELD
 
@@ -111,35 +122,39 @@ class TaskWorker:
         """False where somebody else works on the task now, and needs its message should they die."""
         task = record.task
         try:
-            async with self._leases.hold(task.task_id, message.message_id):
-                status, outcome = await self._outcome(record)
-                await self._settle(task, status, outcome)
+            async with self._leases.hold(task.task_id, message):
+                await self._settle(task, await self._ending(record))
             return True
         except TaskLostError:
             log.info("task %s was cancelled, or is in other hands", task.task_id)
             now = await self._tasks.get(task.task_id)
             if now is None or now.status == "CANCELLED":
                 await self._delete(task_files(task))
-            elif now.finished:
+            elif now.finished and not now.dead:
                 await self._delete([photo_key(task.task_id)])
             return now is None or now.finished
 
-    async def _outcome(self, record: TaskRecord) -> tuple[Status, Outcome]:
-        task = record.task
-        if record.attempts > MAX_ATTEMPTS:
-            log.error("task %s has ended %d processes: it is given up", task.task_id, MAX_ATTEMPTS)
-            return "FAILED", failed(RuntimeError())
+    async def _ending(self, record: TaskRecord) -> Ending:
+        task_id = record.task.task_id
         try:
-            return "SUCCESS", await self._until_made(task)
+            if record.attempts > MAX_DEATHS:
+                raise GivenUpError(f"The process that worked on this died, {MAX_DEATHS} times. It is not tried again.")
+            return Ending("SUCCESS", await self._until_made(record.task))
+        except GivenUpError as error:
+            log.error("task %s is given up: %s", task_id, error)
+            return Ending("FAILED", failed(error), dead=True)
         except AvatarError as error:
-            return "FAILED", failed(error)
+            return Ending("FAILED", failed(error))
         except Exception as error:
-            log.exception("task %s failed", task.task_id)
-            return "FAILED", failed(error)
+            log.exception("task %s failed", task_id)
+            return Ending("FAILED", failed(error))
 
     async def _until_made(self, task: Task) -> Outcome:
-        """Run, again and again while the reason is not the task's own; its deadline ends that."""
-        fetch_s = 0.0
+        """Run, again and again while the reason is not the task's own; its deadline ends that.
+
+        Raises: GivenUpError where stages go on dying under it; what the runner raises.
+        """
+        fetch_s, deaths = 0.0, 0
 
         async def photo() -> Photo:
             nonlocal fetch_s
@@ -151,23 +166,30 @@ class TaskWorker:
 
         for pause_s in _pauses_s():
             try:
-                return made(await self._runner.run(task, photo), fetch_s)
+                record = await self._tasks.get(task.task_id)
+                return made(await self._runner.run(task, photo, done=record.avatars if record else {}), fetch_s)
             except (OverloadedError, *STAGE_LOST) as error:
+                deaths += not isinstance(error, OverloadedError)  # the pipeline has tried several times before
+                if deaths == MAX_DEATHS:
+                    raise GivenUpError(
+                        "The stages that worked on this died, every time. It is not tried again."
+                    ) from error
                 log.warning("task %s: %s; again in %g s", task.task_id, type(error).__name__, pause_s)
                 await asyncio.sleep(pause_s)
         raise AssertionError("the pauses do not end")
 
-    async def _settle(self, task: Task, status: Status, outcome: Outcome) -> None:
-        """Record the outcome, however long the broker is away; then the photo is not needed any more."""
+    async def _settle(self, task: Task, ending: Ending) -> None:
+        """Record the ending, however long the broker is away; then what is not needed any more is deleted."""
         for pause_s in _pauses_s():
             try:
-                if not await self._tasks.finish(task, status, outcome):
+                if not await self._tasks.finish(task, ending.status, ending.outcome, dead=ending.dead):
                     raise TaskLostError("The task was cancelled.")
                 break
             except BrokerError as error:
                 log.warning("task %s: its outcome is not recorded yet: %s", task.task_id, error.__cause__)
                 await asyncio.sleep(pause_s)
-        await self._delete([photo_key(task.task_id)])
+        if not ending.dead:  # an operator may queue it again
+            await self._delete([photo_key(task.task_id)] if ending.status == "SUCCESS" else task_files(task))
 
     async def _delete(self, keys: Iterable[str]) -> None:
         try:
@@ -195,14 +217,20 @@ class AvatarWorker:
         self._redis = parts.redis
         self._grace_s = settings.worker.grace_s
         self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, settings.worker.concurrency)
-        self._loop = asyncio.create_task(self._worker.run())
+        self._reaper = Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s)
+        self._webhooks = WebhookSender(parts.tasks, parts.results, parts.signing_key, settings.fetch)
+        running = (self._worker, self._reaper, self._webhooks)
+        self._loops = [asyncio.create_task(part.run()) for part in running]
 
     async def check_health(self) -> None:
-        if self._loop.done():
-            raise RuntimeError("the worker has stopped taking tasks") from self._loop.exception()
+        for loop in self._loops:
+            if loop.done():
+                raise RuntimeError("the worker has stopped") from loop.exception()
 
     async def __del__(self) -> None:
-        if hasattr(self, "_loop"):  # the constructor may have failed
+        if hasattr(self, "_loops"):  # the constructor may have failed
+            self._reaper.close()
+            self._webhooks.close()
             await self._worker.close(self._grace_s)
-            await self._loop
+            await asyncio.wait(self._loops, timeout=CLOSE_S)
             await self._redis.aclose()

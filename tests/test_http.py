@@ -57,6 +57,31 @@ def test_a_photo_becomes_a_batch_of_avatars(service: Service) -> None:
         assert max(thumbnail.size) <= 256
 
 
+def test_a_queued_request_can_be_followed_by_its_events(service: Service) -> None:
+    accepted = service.post(celery=True, batch=2, priority="low", **QUICK).json()
+    assert accepted["input"]["priority"] == "low"
+    path = f"/api/v1/tasks/{accepted['task_id']}/events"
+    with service.client.stream("GET", path) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        blocks = "".join(answer.iter_text()).strip().split("\n\n")
+    events = [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks if "data: " in block]
+    assert events[-1]["event"] == "finished"
+    assert {event["event"] for event in events[:-1]} <= {"progress"}
+    final = json.loads(events[-1]["data"])
+    assert (final["status"], len(final["output"]["result"])) == ("SUCCESS", 2)
+    assert service.image(final["output"]["result"][0]).size == (256, 256)
+    again = service.client.get(path, headers={"Last-Event-ID": events[-1]["id"]})
+    assert again.status_code == 204
+    failure(service.client.get(path, headers={"Authorization": "Bearer other"}), 401, "Unauthorized")
+    failure(service.client.get("/api/v1/tasks/unknown/events"), 404, "Unknown Task")
+
+
+def test_who_has_a_token_gets_the_secret_of_its_webhooks(service: Service) -> None:
+    secret = service.client.get("/api/v1/webhook-secret").json()["output"]["webhook_secret"]
+    assert secret.startswith("whsec_")
+    failure(service.client.get("/api/v1/webhook-secret", headers={"Authorization": ""}), 401, "Unauthorized")
+
+
 def test_what_the_client_leaves_out_takes_the_apps_own_value(service: Service) -> None:
     envelope = service.make()
     effective = envelope["input"]
@@ -288,8 +313,10 @@ def test_a_body_that_is_no_request_is_refused(service: Service, body: bytes) -> 
         ("output_format", "gif"),
         ("ref_id", 5),
         ("celery", "false"),
-        ("priority", "low"),
-        ("webhook_url", "https://example.org"),
+        ("priority", "high"),
+        ("webhook_url", "ftp://example.org"),
+        ("webhook_url", "https://ann:secret@example.org/hook"),
+        ("webhook_url", "x" * 2049),
         ("consent", True),
         ("heigth", 512),
     ],

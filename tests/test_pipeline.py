@@ -13,7 +13,7 @@ from deployments.errors import NoFaceError
 from deployments.types import Avatar, Photo
 from serve_app.catalog import Catalog
 from serve_app.errors import OverloadedError
-from serve_app.pipeline import MAX_ATTEMPTS, AvatarJob, AvatarPipeline, JobResult
+from serve_app.pipeline import MAX_ATTEMPTS, AvatarJob, AvatarPipeline, JobResult, StoredAvatar
 from serve_app.schemas import AvatarRequest, EffectiveRequest
 from serve_app.storage import FOLDER, Results, StoreSettings
 from tests.fakes import face
@@ -74,28 +74,36 @@ DIED = ActorDiedError()
 CHAIN_BROKE = RayServeException("an earlier stage died")
 
 
-def job(batch: int = 1) -> AvatarJob:
+def job(batch: int = 1, done: dict[int, StoredAvatar] | None = None) -> AvatarJob:
     request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", batch=batch)
     app = Catalog.read(["embedded"])["face-avatar"]
-    return AvatarJob(TASK, "ann", EffectiveRequest.fill(request, app, seed=7, deadline_s=60), "embedded", (256, 256), 0)
+    effective = EffectiveRequest.fill(request, app, seed=7, deadline_s=60)
+    return AvatarJob(TASK, "ann", effective, "embedded", (256, 256), 0, done or {})
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., JobResult]:
-    def run(embedder: Stage, generator: Stage, remover: Stage, batch: int = 1, timeout_s: float = 10) -> JobResult:
+    def run(
+        embedder: Stage,
+        generator: Stage,
+        remover: Stage,
+        batch: int = 1,
+        timeout_s: float = 10,
+        stored: dict[int, StoredAvatar] | None = None,
+    ) -> JobResult:
         async def within() -> JobResult:
             results = Results.open(StoreSettings(), data_dir=tmp_path, signing_key=b"key", ttl_s=60)
             pipeline: Any = AvatarPipeline
             images_done = []
 
-            async def image_done() -> None:
-                images_done.append(1)
+            async def image_done(index: int, _avatar: StoredAvatar) -> None:
+                images_done.append(index)
 
             async with asyncio.timeout(timeout_s):
                 done: JobResult = await pipeline(embedder, generator, remover, results).run(
-                    job(batch), PHOTO, image_done
+                    job(batch, stored), PHOTO, image_done
                 )
-                assert len(images_done) == batch
+                assert len(images_done) == batch - len(stored or {})
                 return done
 
         return asyncio.run(within())
@@ -108,6 +116,15 @@ def test_every_image_is_stored_with_its_own_seed(run: Callable[..., JobResult], 
     assert [avatar.seed for avatar in done.avatars] == [7, 8, 9]
     assert [(tmp_path / FOLDER / avatar.key).read_bytes() for avatar in done.avatars] == [b"picture"] * 3
     assert [(tmp_path / FOLDER / avatar.thumbnail_key).read_bytes() for avatar in done.avatars] == [b"thumbnail"] * 3
+
+
+def test_an_image_that_is_stored_is_not_made_again(run: Callable[..., JobResult]) -> None:
+    stored = StoredAvatar("kept.png", "kept.webp", 8, 0.5, 0, 1, 1, 0)
+    generator = Stage("image")
+    done = run(Embedder(face()), generator, Stage(AVATAR), batch=3, stored={1: stored})
+    assert [spec.image_index for spec, _face in generator.arguments] == [0, 2]
+    assert [avatar.seed for avatar in done.avatars] == [7, 8, 9]
+    assert done.avatars[1] is stored
 
 
 def test_without_a_face_no_generator_is_asked(run: Callable[..., JobResult]) -> None:

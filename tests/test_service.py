@@ -1,6 +1,7 @@
 """What becomes of requests whose clients leave, repeat themselves or cancel. The broker and the store are real."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from deployments.types import Photo
 from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
-from serve_app.errors import BrokerError, OverloadedError
+from serve_app.errors import BrokerError, InvalidRequestError, OverloadedError
 from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
@@ -19,8 +20,9 @@ from serve_app.schemas import AvatarRequest
 from serve_app.service import AvatarService, Caller
 from serve_app.settings import Settings
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
-from serve_app.tasks import Keys, Task, TaskRecord, TaskStore
+from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore, Webhook
 from serve_app.valkey import ValkeyServer
+from tests.test_tasks import AVATAR, task
 from tests.test_worker import LEASE_S, PIXELS, Pipeline, eventually, exists
 
 KEYED = Caller("ann", "key")
@@ -38,7 +40,7 @@ class Ingress:
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(["embedded"])
         runner = TaskRunner(catalog, self.pipeline, self.tasks)  # type: ignore[arg-type]
-        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner)
+        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key")
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
         self.gate = asyncio.Event()
         self.gate.set()
@@ -268,5 +270,97 @@ def test_a_photo_whose_task_could_not_be_queued_is_deleted(
             await sent.answer
         assert (await _record(ingress, sent)).status == "FAILED"
         assert not await exists(ingress.results, photo_key(sent.task.task_id))
+
+    at(scenario)
+
+
+async def _measure(ingress: Ingress, task_s: float) -> None:
+    """As if a worker had made a task of two images in so many seconds."""
+    name = f"measured{task_s}"
+    measured = task(name, batch=2)
+    await ingress.tasks.create(measured, "PENDING")
+    await ingress.tasks.enqueue(name)
+    await ingress.tasks.claim(name)
+    await ingress.redis.hset(ingress.keys.record(name), "started_at", time.time() - task_s)
+    assert await ingress.tasks.finish(measured, "SUCCESS", Outcome())
+    await ingress.redis.delete(ingress.keys.queue)
+
+
+def test_what_cannot_be_done_by_its_deadline_is_refused_and_told_when_to_come_back(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        slow = {"celery": True, "batch": 4, "deadline_s": 60}
+        known = await ingress.send(**slow).answer  # nothing was measured yet
+        await _measure(ingress, task_s=100)
+        with pytest.raises(OverloadedError) as caught:
+            await ingress.send(Caller("ann"), **slow).answer
+        assert 130 <= caught.value.retry_after_s <= 145  # 4 images of 50 s, less 60 s
+        assert (await ingress.send(Caller("ann"), **slow | {"deadline_s": 900}).answer).status == "PENDING"
+        assert (await ingress.send(**slow).answer).task.task_id == known.task.task_id
+
+    at(scenario)
+
+
+def test_a_task_says_when_it_will_be_done_by_how_fast_others_were(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        sent = await ingress.send(Caller("ann"), celery=True, batch=3).answer
+
+        async def eta_s() -> Any:
+            record = await ingress.service.find(sent.task.task_id, "ann")
+            return (await ingress.service.envelope(record, "")).output["progress"]["eta_s"]
+
+        assert await eta_s() is None
+        await _measure(ingress, task_s=4)
+        assert await eta_s() == pytest.approx(6, abs=0.5)
+        await ingress.tasks.claim(sent.task.task_id)
+        await ingress.tasks.note_image(sent.task.task_id, 0, AVATAR)
+        assert await eta_s() == pytest.approx(4, abs=0.5)
+        await _measure(ingress, task_s=40)
+        assert 8 < await eta_s() < 30  # the last ones count, one alone does not
+
+    at(scenario)
+
+
+def test_a_full_queue_says_when_there_will_be_room(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        await _measure(ingress, task_s=30)
+        await ingress.send(Caller("ann"), celery=True).answer
+        queue = TaskQueue(ingress.redis, ingress.keys, "worker")
+        await queue.take(1, 0.01)
+        assert len(await queue.take(1, 0.01)) == 1
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1)
+        with pytest.raises(OverloadedError) as caught:
+            await ingress.send(Caller("ann"), celery=True).answer
+        assert 30 <= caught.value.retry_after_s <= 32
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1000)
+
+    at(scenario)
+
+
+def test_a_webhook_is_recorded_whole_and_shown_without_its_query(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        caller = Caller("ann", base_url="http://service")
+        record = await ingress.send(caller, webhook_url="https://example.org/hook?secret=1").answer
+        kept = await _record(ingress, Sent(record.task, asyncio.create_task(_nothing())))
+        assert kept.task.webhook == Webhook(url="https://example.org/hook?secret=1", base_url="http://service")
+        envelope = await ingress.service.envelope(kept, "http://service")
+        assert "secret" not in envelope.model_dump_json()
+        assert envelope.output["webhook"]["attempts"] == 0
+        assert await ingress.tasks.due_webhooks(5, 60) == [record.task.task_id]
+
+    at(scenario)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.org", "https://example.org:22/", "https://a@example.org/", "data:,x", "x"]
+)
+def test_a_webhook_that_may_not_be_called_is_refused_by_its_field(at: Callable[..., None], url: str) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        with pytest.raises(InvalidRequestError) as caught:
+            make("picture").send(webhook_url=url)
+        assert [field["field"] for field in caught.value.data["fields"]] == ["webhook_url"]
 
     at(scenario)

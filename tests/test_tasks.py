@@ -18,14 +18,16 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from deployments.errors import NoFaceError
 from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
-from serve_app.errors import BrokerError, ConflictError, OverloadedError
-from serve_app.queue import LEASE_MARGIN_S, TaskQueue
+from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
+from serve_app.pipeline import StoredAvatar
+from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from serve_app.runner import failed
 from serve_app.schemas import AvatarRequest, EffectiveRequest
-from serve_app.tasks import Claim, Keys, Outcome, Task, TaskStore, idempotency_digest
+from serve_app.tasks import DEAD_TTL_S, Claim, Keys, Outcome, Task, TaskStore, idempotency_digest
 from serve_app.valkey import ValkeyServer
 
 LEASE_S = 0.3
+AVATAR = StoredAvatar("a/0.png", "a/0.thumb.webp", 7, None, 0, 1, 0, 0)
 PREFIXES = itertools.count()
 
 
@@ -87,14 +89,14 @@ def test_a_task_goes_from_its_record_through_the_queue_to_its_outcome(at: Callab
         (message,) = await queue.take(5, 1)
         assert message.task_id == "a"
         assert await worker.claim("a") is Claim.OURS
-        await worker.note_images_done("a", 1)
+        await worker.note_image("a", 0, AVATAR)
         record = await ingress.get("a")
         assert record is not None
         assert (record.status, record.attempts, record.images_done, record.held) == ("STARTED", 1, 1, True)
 
         outcome = failed(NoFaceError("no face found", faces_found=0))
         assert await worker.finish(record.task, "FAILED", outcome)
-        await queue.remove(message.message_id)
+        await queue.remove(message)
         record = await ingress.get("a")
         assert record is not None
         assert (record.status, record.outcome, record.held, record.finished) == ("FAILED", outcome, False, True)
@@ -158,7 +160,7 @@ def test_a_message_that_is_touched_is_not_taken_over(at: Callable[[Scenario], No
         (message,) = await ours.take(1, 1)
         ends = time.monotonic() + 4 * LEASE_S
         while time.monotonic() < ends:
-            await ours.touch([message.message_id])
+            await ours.touch([message])
             assert await theirs.take(1, LEASE_S / 6) == []
 
     at(scenario)
@@ -169,9 +171,8 @@ def test_a_dead_workers_message_is_found_behind_many_living_ones(at: Callable[[S
         store, living, dead = office.store("a"), office.queue("living"), office.queue("dead")
         await living.take(1, 0.01)
         for number in range(12):
-            await store.create(task(str(number)), "PENDING")
-            await store.enqueue(str(number))
-        held = [message.message_id for message in await living.take(11, 1)]
+            await queued(store, str(number))
+        held = await living.take(7, 1) + await living.take(4, 1)
         (lost,) = await dead.take(1, 1)
         assert lost.task_id == "11"
         found, queue = [], office.queue("new")
@@ -197,7 +198,7 @@ def test_what_waits_in_the_queue_is_nobodys(at: Callable[[Scenario], None]) -> N
 
 def test_a_record_that_has_expired_is_not_begun_again(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        await office.store("a").note_images_done("gone", 1)
+        await office.store("a").note_image("gone", 0, AVATAR)
         assert await office.store("a").get("gone") is None
 
     at(scenario)
@@ -302,7 +303,7 @@ def test_what_is_handed_back_is_the_next_ones(at: Callable[[Scenario], None]) ->
         (message,) = await queue.take(1, 1)
         await store.claim("a")
         assert await store.hand_back("a")
-        await queue.remove(message.message_id)
+        await queue.remove(message)
         record = await store.get("a")
         assert record is not None
         assert (record.status, record.attempts, record.held) == ("PENDING", 0, False)
@@ -323,13 +324,116 @@ def test_the_position_counts_those_ahead(at: Callable[[Scenario], None]) -> None
             record = await store.get(name)
             assert record is not None
             assert record.message_id is not None
-            messages.append(record.message_id)
+            messages.append(Message(record.message_id, name))
         assert [await queue.position(message) for message in messages] == [1, 2, 3]  # before any worker was there
         await queue.take(1, 0.01)
         assert len(await queue.take(1, 1)) == 1
         assert [await queue.position(message) for message in messages] == [0, 1, 2]
         await store.cancel("b")
         assert await queue.position(messages[2]) == 1
+
+    at(scenario)
+
+
+def test_tasks_of_low_priority_wait_for_the_others_but_for_a_turn_now_and_then(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        await queue.take(1, 0.01)
+        for number in range(3):
+            await queued(store, f"low{number}", priority="low")
+        for number in range(2 * NORMAL_IN_A_ROW + 1):
+            await queued(store, f"normal{number}")
+        places = {name: await position(office, name) for name in ("low0", "low1", "low2", "normal0", "normal7")}
+        order = []
+        while messages := await queue.take(1, 0.01):
+            order += [message.task_id for message in messages]
+        assert [order.index(f"low{number}") for number in range(3)] == [7, 15, 17]
+        assert [name for name in order if name.startswith("normal")] == [f"normal{number}" for number in range(15)]
+        assert places == {name: order.index(name) + 1 for name in places}
+        assert await position(office, "low2") == 0
+
+    at(scenario)
+
+
+async def queued(store: TaskStore, name: str, **fields: Any) -> None:
+    await store.create(task(name, **fields), "PENDING")
+    while not await store.enqueue(name):  # on a busy machine its lease may have run out
+        await store.claim(name, "PENDING")
+
+
+async def position(office: Office, name: str) -> int:
+    record = await office.store("x").get(name)
+    assert record is not None
+    assert record.message_id is not None
+    return await office.queue("x").position(Message(record.message_id, name, record.task.request.priority))
+
+
+def test_a_worker_with_room_for_many_takes_no_more_than_that(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        await queue.take(1, 0.01)
+        for number in range(20):
+            await queued(store, f"low{number}", priority="low")
+            await queued(store, f"normal{number}")
+        taken = []
+        while messages := await queue.take(3, 0.01):
+            assert len(messages) <= 3
+            taken += [message.task_id for message in messages]
+        assert sorted(taken) == sorted(f"{kind}{number}" for kind in ("low", "normal") for number in range(20))
+
+    at(scenario)
+
+
+def test_a_task_of_low_priority_is_taken_over_and_handed_back_like_others(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        await queue.take(1, 0.01)
+        await queued(store, "a", priority="low")
+        (message,) = await office.queue("dead").take(1, 0.01)
+        taken: list[Message] = []
+        while not taken:
+            taken = await queue.take(1, 0.05)
+        assert taken == [message]
+        await store.claim("a")
+        assert await store.hand_back("a")
+        await queue.remove(message)
+        (again,) = await queue.take(1, 0.05)
+        assert (again.task_id, again.priority) == ("a", "low")
+        assert await store.cancel("a")
+        assert await queue.length() == 0
+
+    at(scenario)
+
+
+def test_a_dead_task_is_queued_again_once_as_if_it_had_come_now(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        await queue.take(1, 0.01)
+        await store.create(task().model_copy(update={"submitted_at": 1.0}), "STARTED")
+        await store.note_image("a", 0, AVATAR)
+        await store.finish(task(), "FAILED", failed(GivenUpError("It kills.")), dead=True)
+        assert await office.redis.ttl(office.keys.record("a")) > DEAD_TTL_S
+        record = await store.get("a")
+        assert record is not None
+        answers = await asyncio.gather(store.requeue(record), store.requeue(record))
+        assert sorted(answers) == [False, True]
+        record = await store.get("a")
+        assert record is not None
+        assert (record.status, record.attempts, record.outcome, record.finished_at) == ("PENDING", 0, Outcome(), None)
+        assert record.avatars == {0: AVATAR}
+        assert record.task.submitted_at > time.time() - 30
+        assert [message.task_id for message in await queue.take(5, 0.01)] == ["a"]
+
+    at(scenario)
+
+
+def test_records_are_counted_by_their_status(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        for name in "abc":
+            await store.create(task(name), "STARTED")
+        await store.cancel("b")
+        assert await store.counts() == {"STARTED": 2, "CANCELLED": 1}
 
     at(scenario)
 
@@ -375,6 +479,59 @@ def test_a_broker_that_is_away_is_an_overload(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
+def test_ten_thousand_finished_tasks_need_little_memory_and_reading_one_is_quick(tmp_path: Path) -> None:
+    """Prints what they need."""
+    tasks, at_once = 10_000, 16
+
+    async def one(office: Office, number: int) -> None:
+        store, name = office.store("w"), f"{number:032x}"
+        await queued(store, name, prompt="a portrait, " * 20)
+        await store.claim(name)
+        for index in range(2):
+            await store.note_image(name, index, AVATAR)
+        await store.finish(task(name), "SUCCESS", Outcome(avatars=(AVATAR, AVATAR)))
+
+    async def work(office: Office) -> tuple[float, float]:
+        queue = office.queue("w")
+        await queue.take(1, 0.01)
+        before = await _used_bytes(office)
+        for first in range(0, tasks, at_once):
+            await asyncio.gather(*(one(office, number) for number in range(first, first + at_once)))
+            while messages := await queue.take(at_once, 0.001):
+                for message in messages:
+                    await queue.remove(message)
+        used = (await _used_bytes(office) - before) / tasks
+        times_s = []
+        for number in range(1000):
+            began = time.perf_counter()
+            assert await office.store("x").get(f"{number:032x}")
+            times_s.append(time.perf_counter() - began)
+        assert await queue.length() == 0
+        assert await office.redis.zcard(office.keys.open) == 0
+        assert await office.redis.xlen(office.keys.changes) < 2000
+        return used, sorted(times_s)[990] * 1000
+
+    async def within() -> tuple[float, float]:
+        office = Office(tmp_path, lease_s=600)
+        async with office.redis:
+            return await work(office)
+
+    server = ValkeyServer(tmp_path, appendfsync="everysec")
+    server.start()
+    try:
+        used, p99_ms = asyncio.run(within())
+    finally:
+        server.stop()
+    print(f"\n{tasks} finished tasks: {used:.0f} bytes each; reading one: p99 {p99_ms:.2f} ms")
+    assert used < 4096
+
+
+async def _used_bytes(office: Office) -> int:
+    memory: Any = await office.redis.info("memory")
+    return int(memory["used_memory"])
+
+
 class TasksInAnyOrder(RuleBasedStateMachine):
     """Ingresses and workers in any order of steps, deaths among them: no task is lost, none ends twice."""
 
@@ -393,17 +550,17 @@ class TasksInAnyOrder(RuleBasedStateMachine):
     def do(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(asyncio.ensure_future(work, loop=self.loop))
 
-    @rule(target=tasks)
-    def submit(self) -> str:
+    @rule(target=tasks, priority=st.sampled_from(["normal", "low"]))
+    def submit(self, priority: str) -> str:
         name = f"task{next(self.names)}"
         store = self.office.store("ingress")
-        self.do(store.create(task(name), "PENDING"))
+        self.do(store.create(task(name, priority=priority), "PENDING"))
         assert self.do(store.enqueue(name))
         self.queued.add(name)
         return name
 
     @rule(target=working, worker=st.sampled_from("ABC"))
-    def take(self, worker: str) -> tuple[str, str, str] | None:
+    def take(self, worker: str) -> tuple[str, Message] | None:
         """A worker takes the next message, or one that a dead one left."""
         # Every pending message counts as left by a dead worker.
         queue = TaskQueue(self.office.redis, self.office.keys, worker, lease_s=-LEASE_MARGIN_S)
@@ -411,33 +568,33 @@ class TasksInAnyOrder(RuleBasedStateMachine):
             claim = self.do(self.office.store(worker).claim(message.task_id))
             if claim is Claim.OVER:
                 assert message.task_id in self.ended
-                self.do(queue.remove(message.message_id))
+                self.do(queue.remove(message))
             elif claim is Claim.OURS:
                 assert message.task_id not in self.ended
-                return worker, message.task_id, message.message_id
+                return worker, message
         return None
 
     @rule(work=consumes(working))
-    def finish(self, work: tuple[str, str, str] | None) -> None:
+    def finish(self, work: tuple[str, Message] | None) -> None:
         if work is None:
             return
-        worker, name, message_id = work
-        if self.do(self.office.store(worker).finish(task(name), "SUCCESS", Outcome())):
-            assert name not in self.ended
-            self.ended[name] = "SUCCESS"
-        self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message_id))
+        worker, message = work
+        if self.do(self.office.store(worker).finish(task(message.task_id), "SUCCESS", Outcome())):
+            assert message.task_id not in self.ended
+            self.ended[message.task_id] = "SUCCESS"
+        self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message))
 
     @rule(work=consumes(working))
-    def die(self, work: tuple[str, str, str] | None) -> None:
+    def die(self, work: tuple[str, Message] | None) -> None:
         if work is not None:
-            self.do(self.office.redis.delete(self.office.keys.lease(work[1])))
+            self.do(self.office.redis.delete(self.office.keys.lease(work[1].task_id)))
 
     @rule(work=consumes(working))
-    def hand_back(self, work: tuple[str, str, str] | None) -> None:
+    def hand_back(self, work: tuple[str, Message] | None) -> None:
         if work is not None:
-            worker, name, message_id = work
-            self.do(self.office.store(worker).hand_back(name))
-            self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message_id))
+            worker, message = work
+            self.do(self.office.store(worker).hand_back(message.task_id))
+            self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message))
 
     @rule(name=tasks)
     def cancel(self, name: str) -> None:
@@ -447,7 +604,8 @@ class TasksInAnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def every_task_has_ended_as_it_did_or_is_in_the_queue(self) -> None:
-        entries = self.do(self.office.redis.xrange(self.office.keys.queue))
+        streams = (self.office.keys.queue, self.office.keys.low_queue)
+        entries = [entry for stream in streams for entry in self.do(self.office.redis.xrange(stream))]
         in_queue = {fields["task_id"] for _message_id, fields in entries}
         for name in self.queued:
             (status,) = self.do(self.office.store("x").statuses([name]))

@@ -26,7 +26,7 @@ from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore
 from serve_app.valkey import ValkeyKeeper
-from serve_app.worker import MAX_ATTEMPTS, TaskWorker
+from serve_app.worker import MAX_DEATHS, TaskWorker
 from tests.test_tasks import task
 
 PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
@@ -40,25 +40,27 @@ class Pipeline:
     def __init__(self, results: Results, *outcomes: Any) -> None:
         self.results = results
         self.outcomes = list(outcomes)
+        self.jobs: list[AvatarJob] = []
         self.photos: list[Photo] = []
         self.cancelled = 0
         self.gate = asyncio.Event()
 
     async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
+        self.jobs.append(job)
         self.photos.append(photo)
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
         key = result_key(job.task_id, 0, "png")
         await self.results.put(key, b"picture")
-        await image_done()
+        avatar = StoredAvatar(key, key, 7, None, 0, 0, 0, 0)
+        await image_done(0, avatar)
         if outcome is None:
             try:
                 await self.gate.wait()
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
-        avatar = StoredAvatar(key, key, 7, None, 0, 0, 0, 0)
         return JobResult([avatar], 0.1)
 
 
@@ -195,13 +197,15 @@ def test_a_bug_fails_the_task_without_telling_how(at: Callable[..., None]) -> No
     at(scenario)
 
 
-@pytest.mark.parametrize("lack", [OverloadedError("no replica"), ActorDiedError()])
-def test_what_is_not_the_tasks_fault_is_tried_again(at: Callable[..., None], lack: Exception) -> None:
+@pytest.mark.parametrize(
+    "lacks", [[OverloadedError("no replica")] * (MAX_DEATHS + 1), [ActorDiedError()] * (MAX_DEATHS - 1)]
+)
+def test_what_is_not_the_tasks_fault_is_tried_again(at: Callable[..., None], lacks: list[Exception]) -> None:
     async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
         await shop.submit("a")
-        _worker, pipeline = shop.worker(lack, lack, lack, lack, "picture")
+        _worker, pipeline = shop.worker(*lacks, "picture")
         record = await shop.until("a", "SUCCESS", "FAILED")
-        assert (record.status, record.attempts, len(pipeline.photos)) == ("SUCCESS", 1, 5)
+        assert (record.status, record.attempts, len(pipeline.photos)) == ("SUCCESS", 1, len(lacks) + 1)
 
     at(scenario)
 
@@ -336,15 +340,74 @@ async def claimed(shop: Shop, submitted: Task) -> Task:
     return submitted
 
 
-def test_a_task_that_ends_its_workers_is_given_up(at: Callable[..., None]) -> None:
+def test_a_task_that_ends_its_workers_is_given_up_and_may_be_queued_again(at: Callable[..., None]) -> None:
     async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
         await shop.submit("a")
-        for _attempt in range(MAX_ATTEMPTS):
-            await shop.redis.hincrby(shop.keys.record("a"), "attempts", 1)
-        _worker, pipeline = shop.worker("picture")
+        for death in range(1, MAX_DEATHS + 1):
+            worker, _pipeline = shop.worker(None)
+            await eventually(lambda n=death: _has_attempts(shop, n))  # type: ignore[misc]
+            await die(worker)
+        living, pipeline = shop.worker("picture")
         record = await shop.until("a", "FAILED", "SUCCESS")
-        assert record.status == "FAILED"
-        assert pipeline.photos == []
+        assert (record.status, record.dead, pipeline.photos) == ("FAILED", True, [])
+        assert record.outcome.failure is not None
+        assert record.outcome.failure.status == 500
+        assert f"{MAX_DEATHS} times" in record.outcome.failure.error_data["message"]
+        assert await shop.store.dead() == ["a"]
+
+        assert await shop.store.requeue(record)
+        record = await shop.until("a", "SUCCESS")
+        assert (record.attempts, record.dead, await shop.store.dead()) == (1, False, [])
+        assert not living._closing
+
+    at(scenario)
+
+
+async def _has_attempts(shop: Shop, attempts: int) -> bool:
+    return (await shop.record("a")).attempts == attempts
+
+
+def test_a_task_under_which_the_stages_go_on_dying_is_given_up(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        _worker, pipeline = shop.worker(ActorDiedError())
+        record = await shop.until("a", "FAILED")
+        assert (len(pipeline.photos), record.dead) == (MAX_DEATHS, True)
+        assert await exists(shop.results, photo_key("a"))
+
+    at(scenario)
+
+
+def test_a_second_run_keeps_the_images_of_the_first(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a", batch=2)
+        dead, _pipeline = shop.worker(None)
+
+        async def has_an_image() -> bool:
+            return (await shop.record("a")).images_done == 1
+
+        await eventually(has_an_image)
+        await die(dead)
+        _living, pipeline = shop.worker("picture")
+        record = await shop.until("a", "SUCCESS")
+        assert record.attempts == 2
+        assert [sorted(job.done) for job in pipeline.jobs] == [[0]]
+        assert record.avatars == {}  # they are in its outcome
+
+    at(scenario)
+
+
+def test_what_a_failed_task_had_stored_is_deleted(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        await shop.results.put("a/0.png", b"picture")
+        shop.worker(ValueError("a bug"))
+        await shop.until("a", "FAILED")
+
+        async def is_clean() -> bool:
+            return not await exists(shop.results, "a/0.png") and not await exists(shop.results, photo_key("a"))
+
+        await eventually(is_clean)
 
     at(scenario)
 

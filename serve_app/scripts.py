@@ -1,0 +1,194 @@
+"""The changes of a task's record, each one script in Redis: of two who try the same at once one wins.
+
+Every script gets the same keys and begins with the same lines, which read what stands and name what is done to it.
+"""
+
+BEGIN = """
+local record, lease, normal_queue, low_queue, open, dead, changes, webhooks, pace = unpack(KEYS)
+local task_id, holder, now = ARGV[1], ARGV[2], ARGV[3]
+local status = redis.call('HGET', record, 'status')
+local unfinished = status == 'PENDING' or status == 'STARTED'
+local queue = redis.call('HGET', record, 'priority') == 'low' and low_queue or normal_queue
+
+local function held()
+    return redis.call('GET', lease) == holder
+end
+
+-- What nobody holds is still whose it was, but not while it waits in the queue.
+local function ours()
+    if not unfinished then return false end
+    local other = redis.call('GET', lease)
+    if other then return other == holder end
+    return status == 'STARTED' or redis.call('HEXISTS', record, 'message_id') == 0
+end
+
+local function changed()
+    redis.call('HINCRBY', record, 'revision', 1)
+    redis.call('XADD', changes, 'MAXLEN', '~', 1000, '*', 'task_id', task_id)
+end
+
+local function to_queue()
+    local message = redis.call('XADD', queue, '*', 'task_id', task_id)
+    redis.call('HSET', record, 'status', 'PENDING', 'message_id', message)
+    redis.call('ZADD', open, now, task_id)
+    redis.call('DEL', lease)
+    changed()
+end
+
+local function from_queue()
+    local message = redis.call('HGET', record, 'message_id')
+    if message then redis.call('XDEL', queue, message) end
+end
+
+local function forget_images()
+    for index = 0, 7 do redis.call('HDEL', record, 'avatar:' .. index) end
+end
+
+local function over(ending, ttl_s)
+    redis.call('HSET', record, 'status', ending, 'finished_at', now)
+    redis.call('EXPIRE', record, ttl_s)
+    redis.call('DEL', lease)
+    redis.call('ZREM', open, task_id)
+    if redis.call('HEXISTS', record, 'delivery') == 1 then
+        redis.call('HSET', record, 'delivery', '{}')
+        redis.call('ZADD', webhooks, now, task_id)
+    end
+    changed()
+end
+
+-- A mean of the last few, which is forgotten when nothing was measured for long.
+local function measured(what, seconds)
+    local before = redis.call('HGET', pace, what)
+    redis.call('HSET', pace, what, before and before * 0.8 + seconds * 0.2 or seconds)
+    redis.call('EXPIRE', pace, 3600)
+end
+"""
+
+# KEYS[10]: idempotency; ARGV: task, status, lease_ms, ttl_s, priority, body digest or '', ttl_s of the idempotency key,
+# which must not outlive the record, has a webhook: 0 or 1
+CREATE = """
+if ARGV[9] ~= '' then
+    local known = redis.call('GET', KEYS[10])
+    if known then return known end
+    redis.call('SET', KEYS[10], task_id .. ' ' .. ARGV[9], 'EX', ARGV[10])
+end
+redis.call('HSET', record, 'task', ARGV[4], 'status', ARGV[5], 'priority', ARGV[8])
+if ARGV[5] == 'STARTED' then redis.call('HSET', record, 'started_at', now) end
+if ARGV[11] == '1' then redis.call('HSET', record, 'delivery', '{}') end
+redis.call('EXPIRE', record, ARGV[7])
+redis.call('SET', lease, holder, 'PX', ARGV[6])
+return task_id .. ' ' .. ARGV[9]
+"""
+
+ENQUEUE = """
+if status ~= 'PENDING' or not held() then return 0 end
+to_queue()
+return 1
+"""
+
+# ARGV: lease_ms, status to set
+CLAIM = """
+if not unfinished then return 'over' end
+if not redis.call('SET', lease, holder, 'NX', 'PX', ARGV[4]) then return 'held' end
+if ARGV[5] == 'STARTED' then
+    redis.call('HSET', record, 'status', 'STARTED')
+    redis.call('HSETNX', record, 'started_at', now)
+    redis.call('HINCRBY', record, 'attempts', 1)
+    changed()
+end
+return 'ours'
+"""
+
+# ARGV: lease_ms. A lease that ran out and that nobody took is taken again.
+RENEW = """
+if not ours() then return 0 end
+redis.call('SET', lease, holder, 'PX', ARGV[4])
+return 1
+"""
+
+# ARGV: image index, its avatar
+NOTE_IMAGE = """
+if not unfinished then return end
+redis.call('HSET', record, 'avatar:' .. ARGV[4], ARGV[5])
+changed()
+"""
+
+# KEYS[10]: idempotency; ARGV: status, outcome, ttl_s, forget the idempotency key: 0 or 1, a dead letter: 0 or 1, images
+FINISH = """
+if not ours() then return 0 end
+if ARGV[4] == 'SUCCESS' and redis.call('HGET', record, 'attempts') == '1' then  -- by a worker, and not after a death
+    local seconds = now - redis.call('HGET', record, 'started_at')
+    measured('task_s', seconds)
+    measured('image_s', seconds / ARGV[9])
+end
+redis.call('HSET', record, 'outcome', ARGV[5])
+over(ARGV[4], ARGV[6])
+if ARGV[7] == '1' then redis.call('DEL', KEYS[10]) end
+if ARGV[8] == '1' then
+    redis.call('HSET', record, 'dead', 1)
+    redis.call('ZADD', dead, now, task_id)
+else
+    forget_images()
+end
+return 1
+"""
+
+HAND_BACK = """
+if status ~= 'STARTED' or not held() then return 0 end
+to_queue()
+redis.call('HINCRBY', record, 'attempts', -1)
+return 1
+"""
+
+# ARGV: ttl_s
+CANCEL = """
+if not unfinished then return 0 end
+over('CANCELLED', ARGV[4])
+forget_images()
+from_queue()
+return 1
+"""
+
+# ARGV: outcome. Of a finished task; a record that has expired is not begun again.
+REPLACE_OUTCOME = """
+if status and not unfinished then redis.call('HSET', record, 'outcome', ARGV[4]) end
+"""
+
+# ARGV: the message that is lost. Nobody else may have put the task into the queue, or taken it, since that was found.
+REVIVE = """
+if not unfinished then
+    redis.call('ZREM', open, task_id)
+    return 0
+end
+if redis.call('EXISTS', lease) == 1 or redis.call('HGET', record, 'message_id') ~= ARGV[4] then return 0 end
+from_queue()
+to_queue()
+return 1
+"""
+
+# ARGV: task with its new deadline, ttl_s
+REQUEUE = """
+if status ~= 'FAILED' or redis.call('ZREM', dead, task_id) == 0 then return 0 end
+redis.call('HDEL', record, 'outcome', 'started_at', 'finished_at', 'attempts', 'dead')
+redis.call('HSET', record, 'task', ARGV[4])
+redis.call('EXPIRE', record, ARGV[5])
+to_queue()
+return 1
+"""
+
+# KEYS: webhooks; ARGV: now, until when they are ours, at most
+DUE = """
+local task_ids = redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[3])
+for _, task_id in ipairs(task_ids) do redis.call('ZADD', KEYS[1], ARGV[2], task_id) end
+return task_ids
+"""
+
+# ARGV: delivery, when to try again or ''
+DELIVERED = """
+if ARGV[5] == '' or not status then
+    redis.call('ZREM', webhooks, task_id)
+else
+    redis.call('ZADD', webhooks, ARGV[5], task_id)
+end
+if status then redis.call('HSET', record, 'delivery', ARGV[4]) end
+"""

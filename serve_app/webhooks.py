@@ -1,0 +1,154 @@
+"""Webhooks: the final envelope of a task as a POST to its client, signed, at least once.
+
+As Standard Webhooks 1.0 has it (standardwebhooks.com), whose libraries check the signature. What is due is recorded in
+the same change as the end of the task, so a process that dies delays a delivery and loses none. `webhook-id` is the
+same in every attempt: a receiver that has seen it drops the repeat.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import logging
+import random
+import time
+
+from aiohttp.abc import AbstractResolver
+
+from serve_app.answers import envelope_of
+from serve_app.errors import BrokerError, StoreError
+from serve_app.fetch import CLIENT_ERRORS, FetchSettings, ImageUrlError, RefusedAddressError, check_url, guarded_session
+from serve_app.storage import Results
+from serve_app.tasks import Delivery, TaskRecord, TaskStore
+
+MAX_ATTEMPTS = 10  # over about an hour
+FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
+AT_ONCE = 16  # of one worker
+POLL_S = 1.0
+LEASE_S = 60.0  # longer than an attempt; what a process that died had begun is then begun again
+GONE = 410  # the receiver wants no more of it
+
+log = logging.getLogger(__name__)
+
+
+class WebhookSender:
+    """Calls the webhooks that are due. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        tasks: TaskStore,
+        results: Results,
+        signing_key: bytes,
+        settings: FetchSettings,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._tasks = tasks
+        self._results = results
+        self._signing_key = signing_key
+        self._settings = settings
+        self._resolver = resolver
+        self._calling: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+
+    async def run(self) -> None:
+        """Call what is due, until `close`."""
+        while not self._closing.is_set():
+            await self._call_due()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), POLL_S)
+        await asyncio.gather(*self._calling)
+
+    def close(self) -> None:
+        """Begin no more calls. (To cancel `run` would not do: a call to Redis may swallow that.)"""
+        self._closing.set()
+
+    async def _call_due(self) -> None:
+        try:
+            due = await self._tasks.due_webhooks(AT_ONCE - len(self._calling), LEASE_S)
+        except BrokerError as error:
+            log.warning("no webhooks are called: %s", error.__cause__)
+            return
+        for task_id in due:
+            calling = asyncio.create_task(self._call(task_id))
+            self._calling.add(calling)
+            calling.add_done_callback(self._calling.discard)
+
+    async def _call(self, task_id: str) -> None:
+        try:
+            record = await self._tasks.get(task_id)
+            if record is None or record.delivery is None or not record.finished:  # expired, or queued again
+                await self._tasks.note_delivery(task_id, Delivery(), None)
+                return
+            delivery = await self._attempt(record)
+            again_at = None
+            if delivery.delivered_at is None and not delivery.given_up:
+                again_at = time.time() + pause_s(delivery.attempts)
+            await self._tasks.note_delivery(task_id, delivery, again_at)
+        except (BrokerError, StoreError) as error:
+            log.warning("the webhook of task %s comes later: %s", task_id, error.__cause__)
+        except Exception:
+            log.exception("the webhook of task %s: the worker has a bug", task_id)
+
+    async def _attempt(self, record: TaskRecord) -> Delivery:
+        """How one call went. Raises: StoreError."""
+        webhook, before = record.task.webhook, record.delivery
+        assert webhook is not None
+        assert before is not None
+        body = (await envelope_of(record, self._results, webhook.base_url)).model_dump_json().encode()
+        attempts = before.attempts + 1
+        status, error = await self._post(webhook.url, body, self._headers(record, body))
+        if status is not None and 200 <= status < 300:
+            return Delivery(attempts=attempts, delivered_at=time.time(), status=status)
+        given_up = status == GONE or attempts >= MAX_ATTEMPTS
+        return Delivery(attempts=attempts, given_up=given_up, status=status, error=error)
+
+    def _headers(self, record: TaskRecord, body: bytes) -> dict[str, str]:
+        message_id = f"{record.task.task_id}.{round((record.finished_at or 0) * 1000)}"
+        timestamp = str(int(time.time()))
+        key = webhook_key(self._signing_key, record.task.owner)
+        return {
+            "Content-Type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": signature(key, message_id, timestamp, body),
+        }
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int | None, str]:
+        """The status of the answer, and what was wrong; nothing of what an address resolved to."""
+        try:
+            target = check_url(url, self._settings)
+            async with (
+                asyncio.timeout(self._settings.timeout_s),
+                guarded_session(self._settings, headers, self._resolver) as session,
+                session.post(target, data=body, allow_redirects=False) as response,
+            ):
+                return response.status, f"answered with HTTP status {response.status}"
+        except TimeoutError:
+            return None, f"no answer within {self._settings.timeout_s:g} s"
+        except ImageUrlError as error:
+            return None, str(error)
+        except CLIENT_ERRORS as error:
+            if isinstance(getattr(error, "os_error", None), RefusedAddressError):
+                return None, "the URL leads to an address that is not public"
+            return None, "the server of the URL could not be reached or broke off"
+
+
+def webhook_key(signing_key: bytes, owner: str) -> bytes:
+    """32 bytes, another for each token: a receiver cannot sign what others receive."""
+    return hmac.new(signing_key, f"webhook\n{owner}".encode(), hashlib.sha256).digest()
+
+
+def webhook_secret(signing_key: bytes, owner: str) -> str:
+    """The key as libraries take it."""
+    return f"whsec_{base64.b64encode(webhook_key(signing_key, owner)).decode()}"
+
+
+def signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
+    digest = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def pause_s(attempts: int) -> float:
+    """Between an attempt and the next; receivers that were away for all at once do not get all at once."""
+    return min(FIRST_PAUSE_S * 2.0 ** (attempts - 1), MAX_PAUSE_S) * random.uniform(0.5, 1)
