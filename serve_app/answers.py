@@ -1,9 +1,12 @@
 """Records as envelopes: what a client is told of its task."""
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from deployments.errors import DeadlineError
+from deployments.types import ImageProgress
 from serve_app.errors import InterruptedWorkError
 from serve_app.runner import failed
 from serve_app.schemas import AvatarOutput, Envelope, Progress, TimeRequired
@@ -14,10 +17,14 @@ OVERDUE_S = 5  # what is not recorded so long after its deadline never will be
 
 
 class Place(NamedTuple):
-    """Where an unfinished task is: 1 is next in the queue, 0 is being worked on; `eta_s` is None where unknown."""
+    """Where an unfinished task is: 1 is next in the queue, 0 is being worked on; `eta_s` is None where unknown.
+
+    `drawing` are those of its images that the generator has, by their index.
+    """
 
     position: int
     eta_s: float | None
+    drawing: Mapping[int, ImageProgress] = MappingProxyType({})
 
 
 NOW = Place(0, None)
@@ -79,6 +86,17 @@ async def _output(record: TaskRecord, results: Results, base_url: str, place: Pl
         ).model_dump()
     if record.finished:
         return {}
-    images = record.task.request.batch
-    progress = Progress(images_done=record.images_done, images=images, queue_position=place.position, eta_s=place.eta_s)
-    return {"progress": progress.model_dump()}
+    return {"progress": _progress(record, place).model_dump()}
+
+
+def _progress(record: TaskRecord, place: Place) -> Progress:
+    images, steps = record.task.request.batch, record.task.request.num_inference_steps
+    made = steps * record.images_done + sum(image.step for image in place.drawing.values())
+    return Progress(
+        step=made // images,
+        steps=steps,
+        images_done=record.images_done,
+        images=images,
+        queue_position=place.position,
+        eta_s=place.eta_s,
+    )

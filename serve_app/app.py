@@ -7,6 +7,7 @@ from deployments.background.deployment import BackgroundRemover
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.ingress import AvatarIngress
+from serve_app.progress import ProgressReporter
 from serve_app.settings import Settings
 from serve_app.valkey import EmbeddedValkey
 from serve_app.worker import AvatarWorker
@@ -22,7 +23,7 @@ def build_app(settings: Settings) -> serve.Application:
     stages = (
         serve.deployment(FaceEmbedder).bind(settings.face.located(settings.models_dir)),
         serve.deployment(request_router_config=ROUTING)(AvatarGenerator).bind(
-            settings.generator.located(settings.models_dir)
+            settings.generator.located(settings.models_dir), ProgressReporter(settings.broker, settings.data_dir)
         ),
         serve.deployment(BackgroundRemover).bind(settings.background.located(settings.models_dir)),
     )

@@ -223,6 +223,8 @@ class Envelope(BaseModel):
 class Progress(BaseModel):
     """`output.progress` of an unfinished task."""
 
+    step: int = Field(description="Denoising steps made, the mean of its images: `step / steps` of the work is done.")
+    steps: int
     images_done: int
     images: int
     queue_position: int = Field(description="1 is next; 0 is being worked on.")

@@ -24,6 +24,7 @@ from serve_app.forecast import Forecast
 from serve_app.leases import Leases, TaskLostError
 from serve_app.parts import Parts
 from serve_app.photo import decode_photo, pack_photo
+from serve_app.progress import ProgressReader
 from serve_app.queue import Message, TaskQueue
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, Envelope, Status
@@ -89,6 +90,7 @@ class AvatarService:
         self._runner = parts.runner
         self._signing_key = parts.signing_key
         self.changes = TaskChanges(parts.redis, parts.keys)
+        self._progress = ProgressReader(parts.redis, parts.keys)
         self._leases = Leases(parts.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         # Its own threads: look-ups of slow names fill those of the event loop. Few, for the memory of large photos.
@@ -290,13 +292,18 @@ class AvatarService:
         return await envelope_of(record, self.results, base_url, place)
 
     async def _place(self, record: TaskRecord) -> Place:
-        position, request = 0, record.task.request
+        position, request, task_id = 0, record.task.request, record.task.task_id
         if record.status == "PENDING" and record.message_id is not None:
-            position = await self._queue.position(Message(record.message_id, record.task.task_id, request.priority))
+            position = await self._queue.position(Message(record.message_id, task_id, request.priority))
+        reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
+        drawing = {index: image for index, image in reported.items() if index not in record.avatars}
+        if drawing and len(drawing) + record.images_done == request.batch:  # the generator knows better than the past
+            waiting = min(image.queue_position for image in drawing.values())
+            return Place(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
         forecast = await self._forecast()
         if forecast is None:
-            return Place(position, None)
-        return Place(position, round(forecast.done_s(position, request.batch - record.images_done), 1))
+            return Place(position, None, drawing)
+        return Place(position, round(forecast.done_s(position, request.batch - record.images_done), 1), drawing)
 
     def webhook_secret(self, owner: str) -> str:
         """With which whoever has the owner's token checks what its webhooks get."""

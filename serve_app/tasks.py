@@ -144,6 +144,9 @@ class Keys:
     def lease(self, task_id: str) -> str:
         return f"{self._prefix}:lease:{task_id}"
 
+    def progress(self, task_id: str) -> str:
+        return f"{self._prefix}:progress:{task_id}"
+
     def idempotency(self, digest: str) -> str:
         return f"{self._prefix}:idempotency:{digest}"
 

@@ -75,7 +75,7 @@ def tiny_config(http_port: int, models_dir: Path, catalog: Path) -> dict[str, An
     args |= {"models_dir": str(models_dir), "catalogs": [str(catalog)]}
     args["face"]["model"]["providers"] = ["CPUExecutionProvider"]
     for model in args["generator"]["models"].values():
-        model |= {"device": "cpu", "dtype": "float32", "threads": 1}
+        model |= {"device": "cpu", "dtype": "float32", "threads": 1, "compile": False}
     return config
 
 
@@ -88,7 +88,7 @@ def as_in_production(tiny: dict[str, Any]) -> dict[str, Any]:
     args["face"]["model"]["providers"] = real["face"]["model"]["providers"]
     for name, model in args["generator"]["models"].items():
         del model["threads"]
-        model |= {key: real["generator"]["models"][name][key] for key in ("device", "dtype")}
+        model |= {key: real["generator"]["models"][name][key] for key in ("device", "dtype", "compile")}
     return config
 
 

@@ -189,7 +189,7 @@ def test_the_same_seed_gives_the_same_pixels_synchronous_or_queued(profile: Prof
 
 
 def test_a_queued_task_is_accepted_then_tells_how_far_it_is_then_succeeds(profile: Profile) -> None:
-    accepted = envelope(profile.post(celery=True, batch=3), 202)
+    accepted = envelope(profile.post(celery=True, batch=3, num_inference_steps=30), 202)
     assert accepted["output"]["progress"]["images"] == 3
     seen = [accepted]
 
@@ -200,8 +200,12 @@ def test_a_queued_task_is_accepted_then_tells_how_far_it_is_then_succeeds(profil
     wait_until(finished, "the task is finished", FINISH_TIMEOUT_S)
     statuses = [status for status, _ in itertools.groupby(step["status"] for step in seen)]
     assert statuses in (["PENDING", "STARTED", "SUCCESS"], ["STARTED", "SUCCESS"])  # a worker may be that quick
-    images_done = [step["output"]["progress"]["images_done"] for step in seen[:-1]]
+    told = [step["output"]["progress"] for step in seen[:-1]]
+    images_done, steps = [progress["images_done"] for progress in told], [progress["step"] for progress in told]
     assert images_done == sorted(images_done)
+    assert steps == sorted(steps)
+    assert any(0 < step < 30 for step in steps)
+    assert any(progress["eta_s"] for progress in told)
     assert len(pictures(seen[-1])) == 3
 
 
