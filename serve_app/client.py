@@ -63,6 +63,7 @@ class AvatarParameters(TypedDict, total=False):
     width: int | None
     num_inference_steps: int | None
     guidance_scale: float | None
+    ip_adapter_scale: float | None
     remove_background: bool | None
     bg_color: str | None
     seed: int | None

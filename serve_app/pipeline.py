@@ -80,6 +80,7 @@ class AvatarJob:
             submitted_at=self.submitted_at,
             deadline=self.deadline,
             tenant=self.tenant,
+            adapter_scale=request.ip_adapter_scale,
         )
 
     def finish_spec(self) -> FinishSpec:

@@ -74,6 +74,9 @@ class AvatarRequest(BaseModel):
     width: WholeNumber | None = Field(None, ge=256, le=1536, description="Pixels; the result has exactly this size.")
     num_inference_steps: WholeNumber | None = Field(None, ge=1, le=50)
     guidance_scale: Number | None = Field(None, ge=1, le=30)
+    ip_adapter_scale: Number | None = Field(
+        None, ge=0, le=1, description="How much the face counts beside the prompt; omitted: as the model is set up."
+    )
     remove_background: StrictBool = Field(False, description="true: transparent background.")
     bg_color: HexColor | None = Field(
         None, description="The background is cut out and filled with this colour, also with `remove_background`."
@@ -140,6 +143,7 @@ class EffectiveRequest(BaseModel):
     width: int
     num_inference_steps: int
     guidance_scale: float
+    ip_adapter_scale: float | None = None
     remove_background: bool
     bg_color: str | None
     celery: bool

@@ -188,6 +188,12 @@ def test_the_same_seed_gives_the_same_pixels_synchronous_or_queued(profile: Prof
     assert farthest(first, pictures(profile.make(seed=8))) > 20
 
 
+def test_a_face_that_does_not_count_leaves_no_trace(profile: Profile) -> None:
+    one, other = (pictures(profile.make(face, ip_adapter_scale=0)) for face in range(2))
+    assert np.array_equal(one, other)
+    assert farthest(one, pictures(profile.make(0))) > 20
+
+
 def test_a_queued_task_is_accepted_then_tells_how_far_it_is_then_succeeds(profile: Profile) -> None:
     accepted = envelope(profile.post(celery=True, batch=3, num_inference_steps=30), 202)
     assert accepted["output"]["progress"]["images"] == 3

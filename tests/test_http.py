@@ -293,6 +293,8 @@ def test_a_body_that_is_no_request_is_refused(service: Service, body: bytes) -> 
         ("width", "512"),
         ("num_inference_steps", 0),
         ("num_inference_steps", 51),
+        ("ip_adapter_scale", 1.01),
+        ("ip_adapter_scale", -0.01),
         ("guidance_scale", 0.99),
         ("guidance_scale", 30.01),
         ("guidance_scale", False),

@@ -13,9 +13,10 @@ PARSED = 28  # cells a side of the parsing
 CERTAINTY = 2.0  # of choices in the embedding: so much surer than in training, where doubt is told as it is
 CHOICES = {name: trait for name, trait in TRAITS.items() if isinstance(trait, Choice)}
 PRIOR = {"glasses": 0.5, "beard": 0.7, "hat": 0.5}  # for "none": photos show these less often than drawings do
-NUDGE = 0.06  # of a Lab range: how far a read colour may be from the one that is seen
-SKIN_LIFT = 0.078  # of the range of L: training's hard light has skin read too dark by this in a plain photo
-BRIGHT = 5.0  # the brighter cells of skin count so much more
+OF_SHAPE = {"hair style": 1.0, "hair length": 1.0, "beard": 1.0}  # told by parts; looks tip the scales so far
+LIT_SIDE = (0.8, 0.3, 0.0, 0.0)  # of each part: how much brighter than its mean, in deviations, its colour is sought
+LIKE = 0.15  # of the range of colours: how far apart two are that still count as one part's
+SETTLED = 3  # rounds of mean shift after which the colour of a part moves no more
 RGB_TO_XYZ = (  # of sRGB, rows divided by the white of D65
     (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
     (0.2126729, 0.7151522, 0.0721750),
@@ -47,7 +48,7 @@ class FaceEncoder(nn.Module):
     """(n, 3, 112, 112) in -1..1 -> (n, 512), of length 1, in the space of `appearance`.
 
     A drawing and a photo differ most in how surfaces look, least in where skin and hair are and in what colour they
-    have. So colours are averages of the input's pixels under the parsed parts, and shapes are the parts themselves.
+    have. So colours are those of most of the pixels under the parsed parts, and shapes are the parts themselves.
     """
 
     basis: Tensor
@@ -68,8 +69,9 @@ class FaceEncoder(nn.Module):
             nn.ReLU(), nn.Conv2d(40, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, CLASSES, 3, padding=1)
         )
         self.layout = nn.Sequential(nn.Conv2d(128, 14, 1), nn.ReLU())
-        seen = 128 + 14 * 49 + (CLASSES - 1) * 49 + 8 * (CLASSES - 1)
-        self.traits = nn.Sequential(nn.Linear(seen, 256), nn.ReLU(), nn.Linear(256, LOGITS))
+        parts = (CLASSES - 1) * 49 + 8 * (CLASSES - 1)
+        self.by_shape = nn.Sequential(nn.Linear(parts, 96), nn.ReLU(), nn.Linear(96, LOGITS))
+        self.by_look = nn.Sequential(nn.Linear(parts + 128 + 14 * 49, 192), nn.ReLU(), nn.Linear(192, LOGITS))
         self.register_buffer("basis", torch.from_numpy(basis()))
 
     def parse(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,23 +86,26 @@ class FaceEncoder(nn.Module):
     def read(self, x: Tensor, coarse: Tensor, parts: Tensor) -> dict[str, Tensor]:
         """Each trait: of a scale the place in 0..1, (n, 1), of a choice the logits, (n, options)."""
         colours = part_colours(x, parts)
-        seen = [coarse.mean((2, 3)), self.layout(coarse).flatten(1)]
-        seen += [F.avg_pool2d(parts, 4).flatten(1) * 2, colours.flatten(1)]
+        shape = torch.cat([F.avg_pool2d(parts, 4).flatten(1) * 2, colours.flatten(1)], 1)
+        look = torch.cat([shape, coarse.mean((2, 3)), self.layout(coarse).flatten(1)], 1)
         widths = [1 if isinstance(trait, Scale) else trait.width for trait in TRAITS.values()]
-        raw = dict(zip(TRAITS, self.traits(torch.cat(seen, 1)).split(widths, 1), strict=True))
+        both = zip(TRAITS, self.by_shape(shape).split(widths, 1), self.by_look(look).split(widths, 1), strict=True)
+        raw = {name: a + (OF_SHAPE[name] * torch.tanh(b) if name in OF_SHAPE else b) for name, a, b in both}
         told = {name: torch.sigmoid(raw[name]) if name not in CHOICES else raw[name] for name in TRAITS}
         for part, label in (("skin", SKIN), ("hair", HAIR)):
-            seen_lab, sure = lab(colours[:, label - 1, 3:6]), colours[:, label - 1, 6:7]
-            for axis, place in zip("Lab", lab_places(seen_lab), strict=True):
-                name = f"{part} {axis}"
-                told[name] = sure * (place + NUDGE * torch.tanh(raw[name])) + (1 - sure) * told[name]
+            seen, sure = lab(colours[:, label - 1, 3:6]), colours[:, label - 1, 6:7]
+            for axis, place in zip("Lab", lab_places(seen), strict=True):
+                told[f"{part} {axis}"] = sure * place + (1 - sure) * told[f"{part} {axis}"]
         return told
 
     def forward(self, x: Tensor) -> Tensor:
-        coarse, parsed = self.parse(x)
-        told = self.read(x, coarse, shares(parsed))
-        told["skin L"] = told["skin L"] + SKIN_LIFT
+        views = [self.seen(x), self.seen(x.flip(3))]
+        told = {name: torch.stack([view[name] for view in views]).mean(0) for name in TRAITS}
         return F.normalize(code(told), dim=1) @ self.basis
+
+    def seen(self, x: Tensor) -> dict[str, Tensor]:
+        coarse, parsed = self.parse(x)
+        return self.read(x, coarse, shares(parsed))
 
 
 def shares(parsed: Tensor) -> Tensor:
@@ -109,21 +114,39 @@ def shares(parsed: Tensor) -> Tensor:
 
 
 def part_colours(x: Tensor, parts: Tensor) -> Tensor:
-    """(n, parts, 8): mean colour of each part, that of its surest cells, how sure they are, its share of the picture.
+    """(n, parts, 8): mean colour of each part, that of most of it, how sure that is, its share of the picture.
 
-    Of skin the brighter cells count more, as shadows are seldom taken for its colour. A part that is not there has the
-    colour 0, a middle grey.
+    A part that is not there has the colour 0, a middle grey.
     """
     pixels = F.avg_pool2d(x, x.shape[2] // PARSED).flatten(2).transpose(1, 2)  # (n, cells, 3)
     share = parts.flatten(2)
     sure = share * torch.sigmoid(16 * (share - 0.8))
-    light = pixels.mean(2)[:, None]  # (n, 1, cells)
-    middle = (sure * light).sum(2, keepdim=True) / (sure.sum(2, keepdim=True) + 1e-3)
-    bright = torch.sigmoid(BRIGHT * (light - middle))
-    weights = (share, torch.cat([sure[:, :SKIN] * bright[:, :SKIN], sure[:, SKIN:]], 1))
-    colours = [weight @ pixels / (weight.sum(2, keepdim=True) + 1e-3) for weight in weights]
     there = sure.sum(2, keepdim=True)
+    colours = [weighted(share, pixels), typical_colour(sure, pixels)]
     return torch.cat([*colours, there / (there + 2.0), share.mean(2, keepdim=True) * 4], 2)
+
+
+def weighted(weight: Tensor, values: Tensor) -> Tensor:
+    """(n, parts, cells) and (n, cells, 3) -> the means, (n, parts, 3)."""
+    return weight @ values / (weight.sum(2, keepdim=True) + 1e-3)
+
+
+def typical_colour(sure: Tensor, pixels: Tensor) -> Tensor:
+    """(n, parts, 3): the colour that most of a part has, by mean shift (Comaniciu and Meer 2002).
+
+    What a parser takes along by mistake, what is gloss and what is deep shade lies far from it and does not count. The
+    search starts on the lit side, whose colour is the one that people name.
+    """
+    light = pixels.mean(2)[:, None]  # (n, 1, cells)
+    total = sure.sum(2, keepdim=True) + 1e-3
+    middle = (sure * light).sum(2, keepdim=True) / total
+    spread = ((sure * (light - middle) ** 2).sum(2, keepdim=True) / total + 4e-4).sqrt()
+    away = (light - middle) / spread - light.new_tensor(LIT_SIDE)[:, None]
+    colour = weighted(sure * torch.exp(-2 * away**2), pixels)
+    for _ in range(SETTLED):
+        apart = ((pixels[:, None] - colour[:, :, None]) ** 2).sum(3)  # (n, parts, cells)
+        colour = weighted(sure * torch.exp(-apart / (2 * LIKE**2)), pixels)
+    return colour
 
 
 def lab(colour: Tensor) -> Tensor:

@@ -127,12 +127,15 @@ def parts_loss(logits: Tensor, parts: Tensor) -> Tensor:
 def losses(
     encoder: FaceEncoder, crops: NDArray[np.uint8], targets: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Of traits and of parts; the parser sees the pictures recoloured, colours are those of the pictures themselves."""
+    """Of traits and of parts; the parser sees the pictures recoloured, colours are those of the pictures themselves.
+
+    Traits do not teach the parser: it would bend the parts of drawings to their use, and lose those of photos.
+    """
     x = smudged(as_input(crops), torch.from_numpy(crops[..., 3] == SKIN), generator)
     x, parts = jittered(x, as_parts(crops), generator)
     with torch.autocast("cpu", torch.bfloat16):
         coarse, parsed = encoder.parse(recoloured(x, generator).to(memory_format=torch.channels_last))
-    told = encoder.read(x, coarse.float(), shares(parsed.float()))
+    told = encoder.read(x, coarse.float(), shares(parsed.float()).detach())
     return traits_loss(told, targets), parts_loss(parsed.float(), parts)
 
 

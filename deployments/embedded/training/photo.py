@@ -80,10 +80,15 @@ def label_picture(sitting: Portrait, size: int, look: Look) -> Pixels:
 
 
 def told_apart(labels: Pixels, sitting: Portrait, frame: FaceFrame) -> Pixels:
-    """Brows and beard are drawn in the hair's colour: brows are nothing here, a beard is what is below the eyes."""
+    """Brows and beard are drawn in the hair's colour: a beard is what is below the eyes.
+
+    Brows, eyes and mouth belong to the skin here: photos show them in more ways than drawings, and where they lie in
+    the face is clear.
+    """
     u, v = frame.fields(len(labels))
     brows = (labels == HAIR) & (abs(u) < 0.8) & (v > -0.56) & (v < 0.1)
-    labels = np.where(brows, 0, labels).astype(np.uint8)
+    features = (labels == 0) & ((u / 0.85) ** 2 + ((v - 0.4) / 0.85) ** 2 < 1)
+    labels = np.where(brows | features, SKIN, labels).astype(np.uint8)
     if sitting.beard in ("none", "stubble"):
         return labels
     beard = (labels == HAIR) & (abs(u) < 0.92) & (v > 0.1) & (v < 1.75)
@@ -96,7 +101,8 @@ def distortion(size: int, box: Box, rng: np.random.Generator) -> NDArray[np.floa
     u, v = np.meshgrid((np.arange(size) + 0.5 - x) / side, (np.arange(size) + 0.5 - y) / side)
     near = 1 + rng.normal(0, 0.06) * u + rng.normal(0, 0.06) * v
     u, v = u / near, v / near
-    angle = np.deg2rad(np.clip(rng.normal(0, 6), -15, 15))
+    angle = np.deg2rad(np.clip(rng.normal(0, 10), -28, 28))
+    u = u + rng.normal(0, 0.06) * np.exp(-6 * (u * u + v * v))  # turned aside: the features move, the outline stays
     u, v = u + rng.normal(0, 0.05) * v + rng.normal(0, 0.06) * v * v, v + rng.normal(0, 0.04) * u
     u, v = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
     bend = rng.uniform(0, 0.022)

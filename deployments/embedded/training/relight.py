@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from deployments.embedded.training.backdrop import fractal, stretched_grain
 from deployments.embedded.training.portrait import Colour, Portrait
+from deployments.embedded.training.relief import both, gloss, height, hill, lamp, normals, shaded
 
 Field = NDArray[np.float64]
 SKIN, HAIR, BEARD, GLASSES = 1, 2, 3, 4  # of a label picture; 0 is everything else
 CLASSES = 5
 UNTOLD = 5  # in place of a label where nobody knows
+LIT = 0.7  # of the skin's pixels, by brightness: people name the colour of a face's lit side, not that of its shade
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,6 @@ class FaceFrame:
         across, down = np.meshgrid(np.arange(size) + 0.5 - self.x, np.arange(size) + 0.5 - self.y)
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return (across * cos + down * sin) / self.half, (down * cos - across * sin) / self.half
-
-
-def hill(u: Field, v: Field, x: float, y: float, wide: float, high: float) -> Field:
-    return np.asarray(np.exp(-(((u - x) / wide) ** 2) - ((v - y) / high) ** 2))
-
-
-def both(u: Field, v: Field, x: float, y: float, wide: float, high: float) -> Field:
-    return hill(u, v, x, y, wide, high) + hill(u, v, -x, y, wide, high)
 
 
 def skin_shade(u: Field, v: Field, rng: np.random.Generator) -> Field:
@@ -68,7 +62,7 @@ def hair_shade(u: Field, v: Field, rng: np.random.Generator) -> Field:
     return np.asarray(shade)
 
 
-def light(u: Field, v: Field, rng: np.random.Generator) -> Field:
+def lamplight(u: Field, v: Field, rng: np.random.Generator) -> Field:
     """(size, size, 3) factors about 1: a lamp from a side, its colour, and at times the edge of a hard shadow."""
     angle, strength = rng.uniform(0, 2 * np.pi), abs(rng.normal(0, 0.2))
     lit = strength * np.tanh(u * np.cos(angle) + (v - 0.2) * np.sin(angle))
@@ -81,21 +75,12 @@ def light(u: Field, v: Field, rng: np.random.Generator) -> Field:
     return np.asarray(np.clip(1 + np.stack(colours, -1), 0.25, 1.6))
 
 
-def gloss(u: Field, v: Field, rng: np.random.Generator) -> Field:
-    """White spots on forehead, nose and cheeks, 0..1."""
-    spots = rng.random() * hill(u, v, rng.normal(0, 0.2), -0.75, 0.4, 0.16) + rng.random() * hill(
-        u, v, 0, 0.3, 0.09, 0.2
-    )
-    spots = spots + rng.random() * hill(u, v, rng.choice([-0.5, 0.5]), 0.3, 0.2, 0.16)
-    return np.asarray(spots * rng.uniform(0, 0.45) * (rng.random() < 0.6))
-
-
-def exposed(picture: Field, part: NDArray[np.bool_], colour: Colour) -> Field:
-    """As bright as makes a part's median that of its colour: what shading took or gave on the whole is undone."""
+def exposed(picture: Field, part: NDArray[np.bool_], colour: Colour, place: float) -> Field:
+    """As bright as makes a part's quantile `place` that of its colour: what shade took on the whole is given back."""
     if part.sum() < 20:
         return picture
-    median = np.median(picture[part[..., 0]], axis=0)
-    return np.asarray(picture * np.where(part, np.clip((sum(colour) + 8) / (median.sum() + 8), 0.5, 2.0), 1.0))
+    found = np.quantile(picture[part[..., 0]], place, axis=0)
+    return np.asarray(picture * np.where(part, np.clip((sum(colour) + 8) / (found.sum() + 8), 0.5, 2.0), 1.0))
 
 
 def relit(
@@ -104,9 +89,12 @@ def relit(
     """(size, size, 3) of 0..255 and its labels -> the same, in another light."""
     u, v = frame.fields(len(picture))
     skin, hair = (labels == SKIN)[..., None], ((labels == HAIR) | (labels == BEARD))[..., None]
-    picture = picture * np.where(skin, skin_shade(u, v, rng), 1.0)
+    towards, light = normals(height(u, v, rng), frame.half), lamp(rng)
+    relief = shaded(towards, light, rng)
+    picture = picture * np.where(skin, skin_shade(u, v, rng) * relief, 1.0)
+    picture = picture * np.where((labels == BEARD)[..., None], relief, 1.0)
     picture = picture * np.where(hair, hair_shade(u, v, rng)[..., None], 1.0)
-    picture = picture * light(u, v, rng)
-    picture = exposed(exposed(picture, skin, person.skin), hair, person.hair)
-    shine = np.where(skin, gloss(u, v, rng)[..., None], 0.0)
+    picture = picture * lamplight(u, v, rng)
+    picture = exposed(exposed(picture, skin, person.skin, LIT), hair, person.hair, 0.5)
+    shine = np.where(skin, gloss(towards, light, rng)[..., None], 0.0)
     return np.asarray(picture + (255 - picture).clip(0) * shine)
