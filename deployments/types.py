@@ -36,6 +36,24 @@ class FaceEmbedding:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundFace:
+    """One face that a look at a photo found; `sharpness` is what `deployments.face.inspection.sharpness` says."""
+
+    box: Box
+    score: float
+    sharpness: float
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFaces:
+    """All faces of a photo, the largest first, which is the one that is used; `refusal` says why it cannot be."""
+
+    faces: tuple[FoundFace, ...]
+    min_face_px: int
+    refusal: Literal["no_face", "face_too_small"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AvatarSpec:
     """All that one generated image depends on besides the face, and who waits for it: one row of the generator."""
 

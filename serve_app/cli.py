@@ -1,12 +1,14 @@
 """The command line: one function a command; what each does is in the modules that it calls."""
 
 import contextlib
+import os
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -18,11 +20,12 @@ from serve_app.auth import TOKEN_FILE
 from serve_app.client import AvatarParameters, FaceAvatarClient
 from serve_app.connection import ClientError, ConnectionFailedError
 from serve_app.demo import draw_avatars, sample_photo
+from serve_app.doctor import examine, lines
 from serve_app.errors import BrokerError
 from serve_app.generate import DEFAULT_URL, InterruptedWaitError, Order, fulfil, is_url, read_token, summary
-from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
+from serve_app.local import CONFIG, RunningService, ServiceOptions, StartError, free_port, read_config, run_service
 from serve_app.models import PrefetchError
-from serve_app.operators import models_cli, tasks_cli, token_cli
+from serve_app.operators import ConfigOption, DataDirOption, models_cli, tasks_cli, token_cli
 from serve_app.schemas import MAX_SEED, Priority
 from serve_app.signals import end_on_signals
 
@@ -66,6 +69,7 @@ def serve(
     with console.status("") as status, run_service(options, status.update) as service:
         status.stop()
         console.print(f"Ready after {time.monotonic() - started:.0f} s; ctrl-C ends it.")
+        console.print(f"  page       {page_url(service)}")
         console.print(f"  service    {service.url}")
         console.print(f"  docs       {service.url}/docs")
         console.print(f"  dashboard  {service.dashboard_url}  (asks for the token that `ray get-auth-token` prints)")
@@ -163,6 +167,27 @@ def generate(
     order = Order(source, task, parameters, queued, output, url)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
         fulfil(client, order, console, errors, as_json=as_json)
+
+
+def page_url(service: RunningService) -> str:
+    """Where the playground is. Whoever sees the terminal of a service may use it; what goes into a log has no token."""
+    loopback = urlsplit(service.url).hostname in ("127.0.0.1", "::1", "localhost")
+    token = service.data_dir / TOKEN_FILE  # which may have been deleted
+    if not (loopback and console.is_terminal and token.exists()):
+        return f"{service.url}/"
+    return f"{service.url}/#token={token.read_text().strip()}"  # a fragment: browsers do not send it
+
+
+@cli.command()
+def doctor(config: ConfigOption = CONFIG, data_dir: DataDirOption = None) -> None:
+    """Check this machine and what the service needs, and say what to do; exit code 1 if it cannot work."""
+    schema, settings = read_config(ServiceOptions(config, data_dir=data_dir))
+    with errors.status("looking"):
+        findings = examine(schema, settings, os.environ)
+    for line in lines(findings):
+        console.print(line)
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
 
 
 def _count(avatars: int) -> str:

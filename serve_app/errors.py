@@ -124,7 +124,7 @@ def answer_to(error: AvatarError) -> ErrorAnswer:
 
 def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
     """A pydantic error as one entry a field: what was wrong, and the JSON schema of what would be accepted."""
-    schemas = _field_schemas(model)
+    schemas = field_schemas(model)
     fields = []
     for problem in error.errors(include_url=False, include_input=False):
         name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
@@ -146,6 +146,7 @@ _PROSE = {"title", "description", "examples"}
 
 
 @cache
-def _field_schemas(model: type[BaseModel]) -> dict[str, Any]:
+def field_schemas(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of each field."""
     properties: dict[str, Any] = model.model_json_schema()["properties"]
     return properties

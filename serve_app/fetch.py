@@ -36,6 +36,7 @@ Reason = Literal[
     "broken",
     "too_small",
     "too_many_pixels",
+    "too_costly",
 ]
 
 MAX_URL_CHARS = 8192  # of an http(s) URL; a data URL is bounded by `max_bytes`
@@ -65,8 +66,8 @@ REFUSED_NETWORKS = tuple(
         "224.0.0.0/4",  # multicast
         "240.0.0.0/4",  # reserved, and broadcast
         # Only 2000::/3 is global unicast. The rest holds ::, ::1, v4-compatible ::/96, NAT64 64:ff9b::/96 and
-        # 64:ff9b:1::/48, discard 100::/64, segment routing 5f00::/16, unique local fc00::/7, link-local fe80::/10,
-        # site-local fec0::/10 and multicast ff00::/8. (v4-mapped addresses are judged by the address they hold.)
+        # 64:ff9b:1::/48, v4-mapped ::ffff:0:0/96, discard 100::/64, segment routing 5f00::/16, unique local fc00::/7,
+        # link-local fe80::/10, site-local fec0::/10 and multicast ff00::/8.
         "::/3",
         "4000::/2",
         "8000::/1",
@@ -78,6 +79,9 @@ REFUSED_NETWORKS = tuple(
         "3fff::/20",  # documentation
     )
 )
+
+# The middle of an ISATAP address (RFC 5214), which holds any v4 address under any prefix: 0000:5efe or 0200:5efe.
+ISATAP, ISATAP_MASK = 0x0000_5EFE, 0xFDFF_FFFF
 
 # What aiohttp and yarl are known to throw for URLs and answers that they cannot handle.
 CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError, AssertionError, zlib.error)
@@ -240,7 +244,8 @@ def is_refused(address: str) -> bool:
         ip = ip_address(address.partition("%")[0])  # without the IPv6 zone
     except ValueError:
         return True
-    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.version == 6 and (int(ip) >> 32) & ISATAP_MASK == ISATAP:
+        return True
     return any(ip in network for network in REFUSED_NETWORKS)
 
 

@@ -34,6 +34,10 @@ from serve_app.errors import (
     invalid_fields,
 )
 from serve_app.events import check_room, follow, last_event_id
+from serve_app.form import form_schema, read_form
+from serve_app.metrics import RequestMetrics
+from serve_app.playground import add_playground
+from serve_app.preflight import FacesRequest
 from serve_app.schemas import AvatarRequest, Envelope, StatusRequest, TimeRequired
 from serve_app.service import AvatarService, Caller
 from serve_app.settings import Settings
@@ -41,6 +45,7 @@ from serve_app.storage import FILES_ROUTE, media_type
 from serve_app.tasks import Task, TaskRecord
 
 CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
+JSON, FORM = "application/json", "multipart/form-data"
 BODY_TIMEOUT_S = 30
 MAX_OPEN_BODIES = 128  # being read at once; far fewer than the replica's max_ongoing_requests
 PROBE_TIMEOUT_S = 5
@@ -66,6 +71,7 @@ def build_http(service: AvatarService, auth: TokenAuth, settings: Settings, stag
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        service.start()
         yield
         await service.close()
 
@@ -77,12 +83,15 @@ def build_http(service: AvatarService, auth: TokenAuth, settings: Settings, stag
         redirect_slashes=False,
         lifespan=lifespan,
     )
+    api.add_middleware(RequestMetrics)
     _add_error_handlers(api)
     token = Security(_authenticator(auth))
     _add_create_routes(api, service, settings, token)
     _add_task_routes(api, service, settings, token)
+    _add_preflight_route(api, service, settings, token)
     _add_other_routes(api, service, token)
     _add_status_routes(api, service, stage_states)
+    add_playground(api, results_elsewhere=settings.store.is_shared)
     return api
 
 
@@ -109,6 +118,8 @@ def _add_create_routes(api: FastAPI, service: AvatarService, settings: Settings,
         status, headers = _answer_of_a_wait(record)
         if avatar_request.celery:
             status, headers = 200 if record.finished else 202, {}
+        elif record.outcome.failure is not None:
+            request.state.outcome = record.outcome.failure.error
         return _envelope(await service.envelope(record, _base_url(request, settings)), status, headers)
 
     for path in CREATE_ROUTES:
@@ -119,7 +130,7 @@ def _add_create_routes(api: FastAPI, service: AvatarService, settings: Settings,
             operation_id=path.lstrip("/"),
             response_model=Envelope,
             responses=_envelopes(202, 401, 404, 409, 413, 415, 422, 500, 503, 504),
-            openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **_json_body(AvatarRequest)},
+            openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **_body(AvatarRequest)},
         )(create)
 
 
@@ -141,7 +152,7 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         dependencies=[token],
         response_model=Envelope,
         responses=_envelopes(401, 404, 413, 415, 422, 503),
-        openapi_extra=_json_body(StatusRequest),
+        openapi_extra=_body(StatusRequest),
     )
     async def get_image(request: Request) -> JSONResponse:
         """The same, with the id in the body."""
@@ -174,6 +185,24 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
     async def cancel(request: Request, task_id: str) -> JSONResponse:
         """Cancel an unfinished task; delete the results of a finished one. May be repeated."""
         return await answer(request, await service.cancel(task_id, request.state.owner))
+
+
+def _add_preflight_route(api: FastAPI, service: AvatarService, settings: Settings, token: Any) -> None:
+    bodies = BodyReader(settings.max_body_bytes)
+
+    @api.post(
+        "/api/v1/faces",
+        dependencies=[token],
+        response_model=Envelope,
+        responses=_envelopes(401, 413, 415, 422, 503, 504),
+        openapi_extra=_body(FacesRequest),
+    )
+    async def faces(request: Request) -> JSONResponse:
+        """The faces of a photo and whether it would be accepted, before anything is generated."""
+        request.state.progress = RequestProgress()
+        asked = await _read_model(FacesRequest, request, bodies)
+        seen = await service.preflight(asked.file_url)
+        return _envelope(seen.envelope(asked.file_url))
 
 
 def _add_other_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
@@ -274,22 +303,32 @@ class BodyReader:
 async def _read_model(
     model: type[M], request: Request, bodies: BodyReader, progress: RequestProgress | None = None
 ) -> M:
-    """The JSON body of a request, checked. Raises: MediaTypeError, InvalidRequestError, and what BodyReader raises."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted="application/json")
+    """The body of a request, checked; a form only where there is a photo to send.
+
+    Raises: MediaTypeError, InvalidRequestError, and what BodyReader raises.
+    """
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    accepted = [JSON, FORM] if "file_url" in model.model_fields else [JSON]
+    if kind not in accepted:
+        raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted=" or ".join(accepted))
     body = await bodies.read(request)
-    try:
-        data = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        problem = {"field": "body", "message": f"not valid JSON: {error}"}
-        raise InvalidRequestError("The body is not valid JSON.", fields=[problem]) from None
+    data = await read_form(body, content_type, model) if kind == FORM else _read_json(body)
     if progress is not None and isinstance(data, dict) and isinstance(data.get("app_id"), str):
         progress.app_id = data["app_id"][:64]
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise invalid_fields(error, model) from None
+
+
+def _read_json(body: bytes) -> Any:
+    """Raises: InvalidRequestError."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        problem = {"field": "body", "message": f"not valid JSON: {error}"}
+        raise InvalidRequestError("The body is not valid JSON.", fields=[problem]) from None
 
 
 def _idempotency_key(request: Request) -> str | None:
@@ -322,14 +361,18 @@ def _envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Envelope} for status in statuses}
 
 
-def _json_body(model: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": model.model_json_schema()}}
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    content = {JSON: {"schema": schema}}
+    if "file_url" in model.model_fields:
+        content[FORM] = {"schema": form_schema(schema)}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def _add_error_handlers(api: FastAPI) -> None:
     def failed(request: Request, answer: ErrorAnswer, data: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
         progress = getattr(request.state, "progress", None) or RequestProgress()
+        request.state.outcome = answer.name  # for the metrics
         failure = {"error": answer.name, "error_data": data, "status": "FAILED"}
         return _envelope(progress.envelope().model_copy(update=failure), answer.status, headers)
 

@@ -1,6 +1,7 @@
 """The ingress as a Serve deployment: the shell around the HTTP application."""
 
 import asyncio
+import functools
 from typing import Any
 
 from ray import serve
@@ -13,6 +14,7 @@ from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
+from serve_app.stages import StageWatch, look_at_stages
 
 
 class AvatarIngress:
@@ -34,7 +36,16 @@ class AvatarIngress:
         shared = settings.broker.url is not None
         self._auth = TokenAuth(RedisTokens(parts.redis, parts.keys.tokens) if shared else FileToken(settings.data_dir))
         queue = TaskQueue(parts.redis, parts.keys, parts.holder)
-        self._service = AvatarService(settings, parts, queue)
+        self._stages = StageWatch(
+            functools.partial(look_at_stages, serve.get_replica_context().app_name),
+            [handle.deployment_name for handle in (embedder, generator, remover)],
+            parts.pipeline,
+            parts.redis,
+            parts.keys.cold_starts,
+            settings.admission.cold_start_s,
+        )
+        self._stages.start()
+        self._service = AvatarService(settings, parts, queue, self._stages)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._auth, self._settings, stage_states)

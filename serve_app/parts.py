@@ -32,6 +32,7 @@ class Parts:
     tasks: TaskStore
     runner: TaskRunner
     signing_key: bytes
+    pipeline: AvatarPipeline
 
     @classmethod
     def of(
@@ -57,7 +58,7 @@ class Parts:
             ttl_s=settings.result_ttl_s,
         )
         pipeline = AvatarPipeline(embedder, generator, remover, results)
-        return cls(redis, keys, holder, catalog, results, tasks, TaskRunner(catalog, pipeline, tasks), key)
+        return cls(redis, keys, holder, catalog, results, tasks, TaskRunner(catalog, pipeline, tasks), key, pipeline)
 
 
 def check_reach(settings: Settings, nodes: int) -> None:

@@ -17,8 +17,9 @@ from math import ceil
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-# Imported here so that Pillow never loads its forty other decoders to find the one for WEBP.
-from PIL import JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
+# Imported here so that Pillow never loads its forty other decoders to find the one for WEBP, and loads none later: a
+# decoder process opens no files. (MPO is the JPEG of several frames.)
+from PIL import JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from deployments.types import Photo
@@ -34,7 +35,7 @@ MAX_JPEG_SCANS = 64
 MAX_PNG_CHUNKS = 16384
 
 # The markers that start a segment: all but fill bytes, restarts, start and end of the image.
-_JPEG_SEGMENT = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd9])")
+_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd9])")
 
 DECODE_ERRORS = (
     ArithmeticError,  # overflow and division by zero in sizes and resolutions
@@ -42,7 +43,6 @@ DECODE_ERRORS = (
     AttributeError,
     EOFError,
     LookupError,  # IndexError, KeyError
-    MemoryError,  # sizes that the decoder cannot even ask for
     NotImplementedError,
     OSError,  # most of the damaged files
     SyntaxError,  # Pillow's word for a malformed file
@@ -95,6 +95,8 @@ def decode_photo(data: bytes, limits: PhotoSettings) -> Photo:
         ) from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(limits.max_pixels) from None
+    except MemoryError:
+        raise too_costly() from None
     except DECODE_ERRORS as error:
         raise ImageUrlError("the picture is damaged", reason="broken") from error
 
@@ -210,6 +212,10 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if converted is not None:
             return converted
     return image.convert("RGB")
+
+
+def too_costly() -> ImageUrlError:
+    return ImageUrlError("the picture takes more time or memory to decode than a photo does", reason="too_costly")
 
 
 def _too_many_pixels(max_pixels: int) -> ImageUrlError:

@@ -18,13 +18,14 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from deployments.errors import AvatarError
-from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage, Photo
+from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, FoundFaces, GeneratedImage, Photo
 from serve_app.errors import OverloadedError
 from serve_app.schemas import EffectiveRequest, rgb
 from serve_app.storage import Results, result_key, thumbnail_key
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
 AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
+BUSY = "A stage takes no more work now."
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -143,18 +144,34 @@ class AvatarPipeline:
         """
         started = time.perf_counter()
         try:
-            face = await self._embed(photo)
+            face = await self.embed(photo)
             face_s = time.perf_counter() - started
             images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
             return JobResult(await _all_or_none(images), face_s)
         except (BackPressureError, DeploymentUnavailableError):
-            raise OverloadedError("A stage takes no more work now.") from None
+            raise OverloadedError(BUSY) from None
 
-    async def _embed(self, photo: Photo) -> FaceEmbedding:
+    async def wake(self) -> None:
+        """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
+        await asyncio.gather(_value(self._generator.wake.remote()), _value(self._remover.wake.remote()))
+
+    async def embed(self, photo: Photo) -> FaceEmbedding:
+        """Raises: NoFaceError."""
+        return await self._seen(lambda: self._embedder.embed.remote(photo))
+
+    async def inspect(self, photo: Photo) -> FoundFaces:
+        """The faces of a photo; wakes no generator. Raises: OverloadedError."""
+        try:
+            return await self._seen(lambda: self._embedder.inspect.remote(photo))
+        except (BackPressureError, DeploymentUnavailableError):
+            raise OverloadedError(BUSY) from None
+
+    async def _seen(self, look: Callable[[], DeploymentResponse[T]]) -> T:
+        """What the embedder says of a photo; asked again where it died on the way."""
         with Calls() as calls:
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
-                    return await _value(calls.add(self._embedder.embed.remote(photo)))
+                    return await _value(calls.add(look()))
                 except STAGE_LOST as error:
                     _again_or_raise(error, attempt)
         raise AssertionError("the last attempt returns or raises")

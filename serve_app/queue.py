@@ -22,6 +22,7 @@ from serve_app.tasks import LEASE_S, Keys
 
 GROUP = "workers"
 LEASE_MARGIN_S = 0.5
+SWEEPS = 8  # for what dead workers left, in the time of a lease
 NORMAL_IN_A_ROW = 7
 MAX_POSITION = 1000  # further back nobody counts
 GONE_CONSUMER_S = 3600
@@ -51,12 +52,15 @@ class TaskQueue:
         # Of the sweep of each stream, which looks at ten pending messages for each that it may take.
         self._cursors: dict[Priority, str] = dict.fromkeys(self._streams, FIRST)
 
-    async def take(self, count: int, wait_s: float) -> list[Message]:
-        """Up to `count` messages: those that a dead worker left, else new ones, waiting a while for the first."""
+    async def take(self, count: int, wait_s: float, left: int | None = None) -> list[Message]:
+        """Up to `left` messages that a dead worker left; else up to `count` new ones, waiting a while for the first.
+
+        Without `left`, `count` is that of both kinds.
+        """
         try:
             async with broker_errors():
                 try:
-                    return await self._take(count, wait_s)
+                    return await self._take(count, wait_s, count if left is None else left)
                 except ResponseError as error:
                     if "NOGROUP" not in str(error):
                         raise
@@ -75,6 +79,13 @@ class TaskQueue:
         async with broker_errors():
             for priority, message_ids in held.items():
                 await self._redis.xclaim(self._streams[priority], GROUP, self._consumer, 0, message_ids, justid=True)
+
+    async def postpone(self, message: Message, wait_s: float) -> None:
+        """Let a message that was taken come again, to any worker, so many seconds from now."""
+        idle_s = max(0.0, self._lease_s + LEASE_MARGIN_S - wait_s)
+        stream, ids, idle_ms = self._streams[message.priority], (message.message_id,), round(idle_s * 1000)
+        async with broker_errors():
+            await self._redis.xclaim(stream, GROUP, self._consumer, 0, ids, idle=idle_ms, justid=True)
 
     async def remove(self, message: Message) -> None:
         stream = self._streams[message.priority]
@@ -124,14 +135,16 @@ class TaskQueue:
             if not entry or (not pending and _order(message.message_id) <= handed_out[message.priority])
         ]
 
-    async def _take(self, count: int, wait_s: float) -> list[Message]:
-        if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + self._lease_s / 4
-            left = await self._take_over(count)
-            if left or any(cursor != FIRST for cursor in self._cursors.values()):
+    async def _take(self, count: int, wait_s: float, left: int) -> list[Message]:
+        if left and time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + self._lease_s / SWEEPS
+            taken_over = await self._take_over(left)
+            if taken_over or any(cursor != FIRST for cursor in self._cursors.values()):
                 self._next_sweep = 0.0  # there may be more
-            if left:
-                return left
+            if taken_over:
+                return taken_over
+        if not count:
+            return []
         # Whoever waits, waits for the usual ones: one of low priority may be found a moment later.
         return await self._take_new(count) or await self._read("normal", count, wait_s)
 

@@ -40,9 +40,23 @@ def _number(value: Any) -> Any:
     return value
 
 
-WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
-Number = Annotated[float, BeforeValidator(_number)]
+# Bounds come before these: after them, and beside null, they would not be bounds in the JSON schema.
+WHOLE, NUMBER = BeforeValidator(_whole_number), BeforeValidator(_number)
+Side = Annotated[int, Field(ge=256, le=1536), WHOLE]
 HexColor = Annotated[str, Field(pattern=r"^#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})$", examples=["#FFFFFF"])]
+
+
+def unaliased(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A body with the aliases of these fields replaced by the names that they stand for."""
+    if len(data) > MAX_FIELDS:
+        raise PydanticCustomError("too_many_fields", "the body has too many fields")
+    data = dict(data)
+    for name in names:
+        for alias in ALIASES[name]:
+            # An alias that contradicts its name stays, and is refused with the unknown fields.
+            if alias in data and data.setdefault(name, data[alias]) == data[alias]:
+                del data[alias]
+    return data
 
 
 class AvatarRequest(BaseModel):
@@ -69,20 +83,22 @@ class AvatarRequest(BaseModel):
         examples=["female"],
     )
     negative_prompt: str | None = Field(None, max_length=2000)
-    batch: WholeNumber = Field(1, ge=1, le=MAX_BATCH, description="How many images to generate.")
-    height: WholeNumber | None = Field(None, ge=256, le=1536, description="Pixels; the result has exactly this size.")
-    width: WholeNumber | None = Field(None, ge=256, le=1536, description="Pixels; the result has exactly this size.")
-    num_inference_steps: WholeNumber | None = Field(None, ge=1, le=50)
-    guidance_scale: Number | None = Field(None, ge=1, le=30)
-    ip_adapter_scale: Number | None = Field(
-        None, ge=0, le=1, description="How much the face counts beside the prompt; omitted: as the model is set up."
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH), WHOLE] = Field(1, description="How many images to generate.")
+    height: Side | None = Field(None, description="Pixels; the result has exactly this size.")
+    width: Side | None = Field(None, description="Pixels; the result has exactly this size.")
+    num_inference_steps: Annotated[int, Field(ge=1, le=50), WHOLE] | None = None
+    guidance_scale: Annotated[float, Field(ge=1, le=30), NUMBER] | None = None
+    ip_adapter_scale: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
+        None, description="How much the face counts beside the prompt; omitted: as the model is set up."
     )
     remove_background: StrictBool = Field(False, description="true: transparent background.")
     bg_color: HexColor | None = Field(
         None, description="The background is cut out and filled with this colour, also with `remove_background`."
     )
     celery: StrictBool = Field(False, description="true: queue the request and answer 202 at once, with a `task_id`.")
-    seed: WholeNumber | None = Field(None, ge=0, le=MAX_SEED, description="Image i uses seed + i; drawn where omitted.")
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE] | None = Field(
+        None, description="Image i uses seed + i; drawn where omitted."
+    )
     output_format: OutputFormat = "png"
     ref_id: str | None = Field(
         None, max_length=256, description="The client's own reference, echoed. Aliases: `refID`, `reference_id`."
@@ -93,7 +109,9 @@ class AvatarRequest(BaseModel):
     priority: Priority = Field(
         "normal", description="low: a queued request that waits while others do, but for a turn now and then."
     )
-    deadline_s: Number | None = Field(None, gt=0, le=3600, description="Seconds until the request is given up.")
+    deadline_s: Annotated[float, Field(gt=0, le=3600), NUMBER] | None = Field(
+        None, description="Seconds until the request is given up."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -101,15 +119,8 @@ class AvatarRequest(BaseModel):
         """Empty optional strings mean null; aliases become the names that they stand for."""
         if not isinstance(data, dict):
             return data
-        if len(data) > MAX_FIELDS:
-            raise PydanticCustomError("too_many_fields", "the body has too many fields")
-        data = dict(data)
-        for name, aliases in ALIASES.items():
-            for alias in aliases:
-                # An alias that contradicts its name stays, and is refused with the unknown fields.
-                if alias in data and data.setdefault(name, data[alias]) == data[alias]:
-                    del data[alias]
-        return {key: value for key, value in data.items() if not (value == "" and key in OPTIONAL_STRINGS)}
+        named = unaliased(data, *ALIASES)
+        return {key: value for key, value in named.items() if not (value == "" and key in OPTIONAL_STRINGS)}
 
     @model_validator(mode="after")
     def _format_carries_transparency(self) -> "AvatarRequest":

@@ -9,26 +9,29 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.errors import AvatarError
+from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.answers import NOW, Place, envelope_of, settled
 from serve_app.changes import TaskChanges
+from serve_app.decoder import PhotoDecoder
 from serve_app.errors import BrokerError, InvalidRequestError, OverloadedError, StoreError, UnknownTaskError
 from serve_app.fetch import ImageUrlError, PhotoFetcher, check_url
 from serve_app.forecast import Forecast
 from serve_app.leases import Leases, TaskLostError
+from serve_app.metrics import TaskMetrics
 from serve_app.parts import Parts
-from serve_app.photo import decode_photo, pack_photo
+from serve_app.photo import pack_photo
+from serve_app.preflight import Preflight
 from serve_app.progress import ProgressReader
 from serve_app.queue import Message, TaskQueue
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, Envelope, Status
 from serve_app.settings import Settings
+from serve_app.stages import StageWatch
 from serve_app.storage import photo_key
 from serve_app.tasks import (
     Claim,
@@ -41,7 +44,6 @@ from serve_app.tasks import (
 )
 from serve_app.webhooks import webhook_secret
 
-DECODERS = 2  # photos decoded at once by one ingress replica
 REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one is done
 CLOSE_TIMEOUT_S = 10
 
@@ -80,7 +82,8 @@ class Admission:
 class AvatarService:
     """Takes a checked request to a record: a finished one, or that of a task in the queue."""
 
-    def __init__(self, settings: Settings, parts: Parts, queue: TaskQueue) -> None:
+    def __init__(self, settings: Settings, parts: Parts, queue: TaskQueue, stages: StageWatch | None = None) -> None:
+        """Without `stages` none of them is ever taken to stand at zero replicas."""
         self.catalog = parts.catalog
         self.results = parts.results
         self._settings = settings
@@ -88,15 +91,17 @@ class AvatarService:
         self._tasks = parts.tasks
         self._queue = queue
         self._runner = parts.runner
+        self._pipeline = parts.pipeline
         self._signing_key = parts.signing_key
         self.changes = TaskChanges(parts.redis, parts.keys)
         self._progress = ProgressReader(parts.redis, parts.keys)
         self._leases = Leases(parts.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
-        # Its own threads: look-ups of slow names fill those of the event loop. Few, for the memory of large photos.
-        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
+        self._decoder = PhotoDecoder(settings.photo, settings.decoder)
         self._admission = Admission(settings.admission.max_images, settings.admission.retry_after_s)
+        self._stages = stages
         self._detached: set[asyncio.Task[TaskRecord]] = set()
+        self._metrics = TaskMetrics()
 
     def new_task(self, request: AvatarRequest, caller: Caller) -> Task:
         """A task of a request, with everything filled in. Raises: UnknownAppError; InvalidRequestError."""
@@ -163,11 +168,14 @@ class AvatarService:
             nonlocal fetch_s
             fetched = await self._photo(request.file_url)
             fetch_s = time.time() - started_at
+            if self._stages is not None:
+                await self._stages.require_warm(fetched)
             return fetched
 
         outcome = made(await self._runner.run(task, photo, recorded=recorded), fetch_s)
         if recorded and not await self._settle(task, "SUCCESS", outcome):
             raise TaskLostError("The task was cancelled.")
+        self._metrics.ended(task, "SUCCESS", outcome)
         return TaskRecord(task=task, status="SUCCESS", started_at=started_at, finished_at=time.time(), outcome=outcome)
 
     @asynccontextmanager
@@ -177,11 +185,13 @@ class AvatarService:
             yield
         except asyncio.CancelledError:
             # By a client that left; or through the record, which then says so already.
-            await self._settle(task, "CANCELLED", Outcome())
+            if await self._settle(task, "CANCELLED", Outcome()):
+                self._metrics.ended(task, "CANCELLED", Outcome())
             await self._delete_leftovers(task)
             raise
         except Exception as error:
-            await self._settle(task, "FAILED", failed(error))
+            if await self._settle(task, "FAILED", failed(error)):
+                self._metrics.ended(task, "FAILED", failed(error))
             await self._delete_leftovers(task)
             raise
 
@@ -279,6 +289,23 @@ class AvatarService:
             await self._tasks.enqueue(task.task_id)
         return await self._known(task.task_id)
 
+    async def preflight(self, file_url: str) -> Preflight:
+        """What a photo shows, and whether it would be accepted; wakes no generator, and leaves no record.
+
+        Raises: ImageUrlError; OverloadedError; DeadlineError.
+        """
+        deadline_s = self._settings.deadline_s
+        started = time.perf_counter()
+        with self._admission.admit(1):
+            try:
+                async with asyncio.timeout(deadline_s):
+                    photo = await self._photo(file_url)
+                    fetched = time.perf_counter()
+                    found = await self._pipeline.inspect(photo)
+            except TimeoutError:
+                raise DeadlineError(f"Not done within {deadline_s:g} s.") from None
+        return Preflight.of(photo, found, fetch_s=fetched - started, face_s=time.perf_counter() - fetched)
+
     async def find(self, task_id: str, owner: str) -> TaskRecord:
         """Raises: UnknownTaskError, also for the tasks of others; BrokerError."""
         record = await self._tasks.get(task_id)
@@ -314,8 +341,9 @@ class AvatarService:
 
         Raises: UnknownTaskError; BrokerError; StoreError.
         """
-        await self.find(task_id, owner)
-        await self._tasks.cancel(task_id)
+        record = await self.find(task_id, owner)
+        if await self._tasks.cancel(task_id):
+            self._metrics.ended(record.task, "CANCELLED", Outcome())
         record = await self.find(task_id, owner)
         await self.results.delete(task_files(record.task))
         if record.outcome.avatars:
@@ -327,19 +355,23 @@ class AvatarService:
         """Raises: BrokerError; StoreError."""
         await asyncio.gather(self._tasks.ping(), self.results.check())
 
+    def start(self) -> None:
+        """Get ready for the first requests. (Without it, the first photos wait for their decoders.)"""
+        self._decoder.start()
+
     async def close(self) -> None:
         if self._detached:
             await asyncio.wait(self._detached, timeout=CLOSE_TIMEOUT_S)
+        if self._stages is not None:
+            self._stages.close()
         await self.changes.close()
         await self._leases.close()
         await self._fetcher.close()
         await self._redis.aclose()
-        self._decoders.shutdown(wait=False)
+        await self._decoder.close()
 
     async def _photo(self, url: str) -> Photo:
-        data = await self._fetcher.fetch(url)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._decoders, decode_photo, data, self._settings.photo)
+        return await self._decoder.decode(await self._fetcher.fetch(url))
 
     async def _known(self, task_id: str) -> TaskRecord:
         record = await self._tasks.get(task_id)

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.config import AvatarGeneratorConfig, BackgroundRemoverConfig, Config, FaceEmbedderConfig
 from serve_app.broker import BrokerSettings
+from serve_app.decoder import DecoderSettings
 from serve_app.fetch import FetchSettings
 from serve_app.photo import PhotoSettings
 from serve_app.storage import StoreSettings
@@ -24,6 +25,7 @@ class AdmissionSettings(Config):
 
     max_images: int = Field(32, ge=8)  # being made at once; a request counts as many as its batch
     retry_after_s: int = Field(5, ge=1)
+    cold_start_s: int = Field(120, ge=1)  # of a stage at zero replicas, until it was seen how long it takes to come up
 
 
 class QueueSettings(Config):
@@ -59,6 +61,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     fetch: FetchSettings = FetchSettings()
     photo: PhotoSettings = PhotoSettings()
+    decoder: DecoderSettings = DecoderSettings()
     face: FaceEmbedderConfig = FaceEmbedderConfig()
     generator: AvatarGeneratorConfig = AvatarGeneratorConfig()
     background: BackgroundRemoverConfig = BackgroundRemoverConfig()

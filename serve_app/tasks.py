@@ -135,6 +135,7 @@ class Keys:
         self.webhooks = f"{self._prefix}:webhooks"  # finished tasks to tell of, by when
         self.pace = f"{self._prefix}:pace"
         self.reaper = f"{self._prefix}:reaper"
+        self.cold_starts = f"{self._prefix}:cold-starts"  # seconds that each stage last took to come up from zero
         self.tokens = f"{self._prefix}:tokens"
         self.signing_key = f"{self._prefix}:signing-key"
 
@@ -215,6 +216,11 @@ class TaskStore:
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
         """Take a task's lease, to work on it (STARTED) or to put it into the queue (PENDING)."""
         return Claim(str(await self._run(scripts.CLAIM, task_id, self._lease_ms, status)))
+
+    async def lease_left_s(self, task_id: str) -> float:
+        """How long the lease of a task lasts if it is not renewed; 0 where nobody has it."""
+        async with broker_errors():
+            return max(0, int(await self._redis.pttl(self._keys.lease(task_id)))) / 1000
 
     async def renew(self, task_ids: Sequence[str]) -> list[bool]:
         """Hold the leases for another while; false where the task is over or somebody else's."""

@@ -165,7 +165,16 @@ class ValkeyKeeper:
                     self._server.start()
                 except FolderInUseError:
                     await asyncio.sleep(POLL_S)
-        await self._client.ping()
+        await self._until_it_answers()
+
+    async def _until_it_answers(self) -> None:
+        """However long it reads its file. Raises: RuntimeError where it ended instead."""
+        while self._server.pid is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await self._client.ping()
+                return
+            await asyncio.sleep(POLL_S)
+        raise RuntimeError("the Valkey server ended as it started: its folder has a valkey.log")
 
     async def _keep_running(self) -> None:
         while True:

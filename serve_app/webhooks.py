@@ -19,6 +19,7 @@ from aiohttp.abc import AbstractResolver
 from serve_app.answers import envelope_of
 from serve_app.errors import BrokerError, StoreError
 from serve_app.fetch import CLIENT_ERRORS, FetchSettings, ImageUrlError, RefusedAddressError, check_url, guarded_session
+from serve_app.metrics import WebhookMetrics
 from serve_app.storage import Results
 from serve_app.tasks import Delivery, TaskRecord, TaskStore
 
@@ -50,6 +51,7 @@ class WebhookSender:
         self._resolver = resolver
         self._calling: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
+        self._metrics = WebhookMetrics()
 
     async def run(self) -> None:
         """Call what is due, until `close`."""
@@ -81,6 +83,7 @@ class WebhookSender:
                 await self._tasks.note_delivery(task_id, Delivery(), None)
                 return
             delivery = await self._attempt(record)
+            self._metrics.called(delivery)
             again_at = None
             if delivery.delivered_at is None and not delivery.given_up:
                 again_at = time.time() + pause_s(delivery.attempts)

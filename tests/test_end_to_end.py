@@ -19,6 +19,7 @@ from PIL import Image
 from deployments.types import Pixels
 from serve_app.auth import TOKEN_FILE
 from serve_app.broker import BrokerSettings, own_url
+from serve_app.forecast import MAX_RETRY_AFTER_S
 from serve_app.local import CONFIG as EMBEDDED
 from serve_app.local import ServiceOptions, free_port, run_service
 from serve_app.tasks import Keys
@@ -142,7 +143,12 @@ def production_profile(folder: Path) -> Iterator[Profile]:
         client(service.url, service.tokens[0]) as http,
         redis.Redis.from_url(service.valkey.url) as broker,
     ):
-        yield Profile(http, faces, data_url(png(photo_of())), broker, places(PRODUCTION), service)
+        profile = Profile(http, faces, data_url(png(photo_of())), broker, places(PRODUCTION), service)
+        refused = profile.post()  # the GPU stages stand at zero
+        assert envelope(refused, 503)["error"] == "Overloaded"
+        assert 1 <= int(refused.headers["Retry-After"]) <= MAX_RETRY_AFTER_S
+        wait_until(lambda: profile.post().status_code == 200, "the GPU stages are up", FINISH_TIMEOUT_S)
+        yield profile
 
 
 def client(url: str, token: str, timeout_s: float = REQUEST_TIMEOUT_S) -> httpx.Client:
@@ -151,8 +157,8 @@ def client(url: str, token: str, timeout_s: float = REQUEST_TIMEOUT_S) -> httpx.
 
 def places(config: Path) -> int:
     application = yaml.safe_load(config.read_text())["applications"][0]
-    replicas = {deployment["name"]: deployment.get("num_replicas") for deployment in application["deployments"]}
-    return int(application["args"]["worker"]["concurrency"] * replicas["AvatarWorker"])
+    scaling = {each["name"]: each.get("autoscaling_config") for each in application["deployments"]}
+    return int(application["args"]["worker"]["concurrency"] * scaling["AvatarWorker"]["min_replicas"])
 
 
 @pytest.fixture

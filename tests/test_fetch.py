@@ -463,7 +463,12 @@ CANARY_URLS = [
     "http://[64:ff9b:1::7f00:1]:{port}/",
     "http://[2002:7f00:1::]:{port}/",
     "http://[2001:0:7f00:1::]:{port}/",
+    "http://[2001:4860::5efe:127.0.0.1]:{port}/",
+    "http://[2a00:1450::200:5efe:7f00:1]:{port}/",
+    "http://[0000:0000:0000:0000:0000:ffff:127.0.0.1]:{port}/",
+    "http://[::FFFF:127.1]:{port}/",
     "http://[fe80::1]:{port}/",
+    "http://[fe80::1%251]:{port}/",
     "http://[fec0::1]:{port}/",
     "http://[fd00::1]:{port}/",
     "http://[ff02::1]:{port}/",
@@ -490,6 +495,31 @@ CANARY_URLS = [
     "jar:http://127.0.0.1:{port}!/",
     "view-source:http://127.0.0.1:{port}/",
     "url:http://127.0.0.1:{port}/",
+    "data:text/html,<meta http-equiv=refresh content='0;url=http://127.0.0.1:{port}/'>",
+    "data://127.0.0.1:{port}/;base64,AAAA",
+    "http://0xffffffff7f000001:{port}/",
+    "http://4429185025:{port}/",
+    "http://0x7f.0x0.0x0.0x1:{port}/",
+    "http://00000177.0.0.01:{port}/",
+    "http://127.0.1.:{port}/",
+    "http://127。1:{port}/",
+    "http://127.0.0.1\u3002:{port}/",
+    "http://loc\u00adalhost:{port}/",
+    "http://xn--localhost:{port}/",
+    "http://localhost%20:{port}/",
+    "http://localhost\x0b:{port}/",
+    "http://127.0.0.1:{port};@example.test/",
+    "http://127.0.0.1:{port}%2f@example.test/",
+    "http://example.test\uff0f@127.0.0.1:{port}/",
+    "http://example.test%40127.0.0.1:{port}/",
+    "http://127.0.0.1:0{port}/",
+    "http://127.0.0.1:+{port}/",
+    "http://127.0.0.1:{port}:80/",
+    "http://[::1]:{port}:80/",
+    "http://[::1]@example.test:{port}/",
+    "http://[[::1]]:{port}/",
+    "http://[::1:{port}/",
+    "http://::1:{port}/",
     "",
     "http://",
     "http://:{port}/",
@@ -591,11 +621,73 @@ def test_a_redirect_or_a_rebound_name_does_not_reach_the_canary(monkeypatch, loc
     run(main())
 
 
+class FirstThenLoopback(LocalNames):
+    """`first.test` is the server of the test; every other name is what `LocalNames` says."""
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
+        if host == "first.test":
+            return await FixedResolver("127.0.0.1").resolve(host, port)
+        return await super().resolve(host, port)
+
+
+def test_no_redirect_reaches_a_canary_however_its_address_is_written(monkeypatch):
+    async def main() -> None:
+        async with raw_server(b"") as (canary, connections):
+            locations = iter([url.format(port=canary) for url in CANARY_URLS])
+
+            async def redirect(_: web.Request) -> web.Response:
+                # Without what no header can carry.
+                location = next(locations).translate(dict.fromkeys((0, 10, 13)))
+                return web.Response(status=302, headers={"Location": location})
+
+            async with http_server(redirect) as port:
+                for url in CANARY_URLS:
+                    # The first connection passes for a public one, the next meets the real check.
+                    verdicts = iter([False])
+                    monkeypatch.setattr(fetch, "is_refused", lambda a, v=verdicts: next(v, True) and is_refused(a))
+                    limits = FetchSettings(ports=(port, 80, 443, canary), max_redirects=1)
+                    error = await refusal(f"http://first.test:{port}/", limits, FirstThenLoopback())
+                    assert error.data["reason"] != "timeout", url
+            assert next(locations, None) is None
+            assert connections == []
+
+    run(main())
+
+
+class Rebinding(AbstractResolver):
+    """Another address at every look-up."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.left = list(addresses)
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
+        return await FixedResolver(self.left.pop(0)).resolve(host, port)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_name_that_moves_to_loopback_between_two_connections_does_not_reach_it(monkeypatch):
+    # 127.0.0.1 stands for a public address; the canary listens on 127.0.0.2 too.
+    monkeypatch.setattr(fetch, "is_refused", lambda address: address != "127.0.0.1" and is_refused(address))
+
+    async def main() -> None:
+        async with raw_server(b"HTTP/1.1 302 Found\r\nLocation: /again\r\n\r\n") as (port, connections):
+            resolver, limits = Rebinding("127.0.0.1", "127.0.0.2"), FetchSettings(ports=(port,))
+            errors = [await refusal(f"http://rebound.test:{port}/", limits, resolver) for _ in range(2)]
+            assert [error.data["reason"] for error in errors] == ["redirects", "address"]
+            assert connections == ["127.0.0.1"] * 4  # the first fetch and its redirects, by what was looked up once
+
+    run(main())
+
+
 REFUSED = """
 0.0.0.0 0.1.2.3 10.255.255.255 100.64.0.1 100.127.255.255 127.0.0.1 127.255.255.255 168.63.129.16 169.254.0.1
 169.254.169.254 172.16.0.0 172.31.255.255 192.0.0.1 192.0.0.192 192.0.2.1 192.31.196.1 192.52.193.1 192.88.99.1
 192.168.255.255 192.175.48.1 198.18.0.1 198.19.255.255 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1
 255.255.255.255 :: ::1 ::127.0.0.1 ::8.8.8.8 ::ffff:10.0.0.1 ::ffff:127.0.0.1 ::ffff:169.254.169.254 ::ffff:0:8.8.8.8
+::ffff:8.8.8.8 ::ffff:0808:0808 2001:4860::5efe:8.8.8.8 2a00:1450::200:5efe:808:808 fd20:ce::254 192.0.0.8
+100.100.100.200 169.254.170.2 2001:4:112::1 100:0:0:1::1
 64:ff9b::8.8.8.8 64:ff9b:1::1 100::1 2001::1 2001:0:1::1 2001:2::1 2001:10::1 2001:20::1 2001:db8::1 2002:7f00:1::
 2002:808:808:: 2620:4f:8000::1 3ffe::1 3fff::1 5f00::1 4000::1 8000::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%eth0
 febf::1 fec0::1 feff::1 ff02::1 not-an-address 127.1
@@ -604,7 +696,7 @@ febf::1 fec0::1 feff::1 ff02::1 not-an-address 127.1
 PUBLIC = """
 1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 168.63.129.15 168.63.129.17
 169.253.255.255 172.15.255.255 172.32.0.0 191.255.255.255 192.0.1.1 192.167.255.255 192.169.0.0 198.17.255.255
-198.20.0.0 223.255.255.255 ::ffff:8.8.8.8 2001:200::1 2001:4860:4860::8888 2003::1 2606:4700::1111 2a00:1450::1
+198.20.0.0 223.255.255.255 2001:4860::5eff:808:808 2001:200::1 2001:4860:4860::8888 2003::1 2606:4700::1111 2a00:1450::1
 """
 
 

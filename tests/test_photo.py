@@ -125,6 +125,24 @@ def test_every_mode_of_png_gives_its_colour(image, options, colour):
     assert_close(pixels(encoded(image, "PNG", **options)), colour, 1)
 
 
+@pytest.mark.parametrize(
+    ("colour_type", "channels", "colour"),
+    [
+        (0, [100], (100, 100, 100)),
+        (2, [100, 150, 200], (100, 150, 200)),
+        (4, [100, 255], (100, 100, 100)),
+        (6, [100, 150, 200, 255], (100, 150, 200)),
+        (6, [100, 150, 200, 0], WHITE),
+    ],
+)
+def test_a_png_of_16_bits_a_channel_keeps_its_colour(colour_type, channels, colour):
+    pixel = struct.pack(f">{len(channels)}H", *(value * 257 for value in channels))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 16, colour_type, 0, 0, 0))
+    rows = zlib.compress((b"\0" + pixel * 32) * 32)
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
+    assert_close(pixels(data), colour, 1)
+
+
 def test_a_16_bit_grey_ramp_keeps_its_steps():
     ramp = (np.arange(256, dtype=np.uint16) * 257)[None, :].repeat(64, axis=0)
     picture = pixels(encoded(Image.fromarray(ramp), "PNG"))

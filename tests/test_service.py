@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.types import Photo
-from serve_app.broker import BrokerSettings, connect
+from serve_app.broker import connect
 from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, InvalidRequestError, OverloadedError
 from serve_app.parts import Parts
@@ -21,7 +21,7 @@ from serve_app.service import AvatarService, Caller
 from serve_app.settings import Settings
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore, Webhook
-from serve_app.valkey import ValkeyServer
+from tests.conftest import valkey_server
 from tests.test_tasks import AVATAR, task
 from tests.test_worker import LEASE_S, PIXELS, Pipeline, eventually, exists
 
@@ -40,7 +40,7 @@ class Ingress:
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(["embedded"])
         runner = TaskRunner(catalog, self.pipeline, self.tasks)  # type: ignore[arg-type]
-        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key")
+        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline)  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
         self.gate = asyncio.Event()
         self.gate.set()
@@ -79,7 +79,9 @@ class Sent:
 
 
 @pytest.fixture
-def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
+def at(
+    tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
     """Runs a scenario that gets a maker of ingresses on one broker."""
     monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
     monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
@@ -101,17 +103,11 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[A
 
     def run(scenario: Callable[[Any], Awaitable[None]]) -> None:
         async def within() -> None:
-            async with connect(BrokerSettings(), tmp_path) as redis:
-                await redis.ping()
             async with asyncio.timeout(30), ingresses() as make:
                 await scenario(make)
 
-        server = ValkeyServer(tmp_path)
-        server.start()
-        try:
+        with valkey_server(tmp_path):
             asyncio.run(within())
-        finally:
-            server.stop()
 
     return run
 
@@ -251,6 +247,35 @@ def test_a_full_queue_refuses_new_tasks_and_leaves_nothing_of_them(at: Callable[
         assert await ingress.tasks.get(refused.task.task_id) is None
         assert (await ingress.send(celery=True).answer).task.task_id == known.task.task_id
         object.__setattr__(ingress.service._settings.queue, "max_tasks", 1000)
+
+    at(scenario)
+
+
+class ColdStages:
+    """One of the stages stands at zero replicas."""
+
+    async def require_warm(self, photo: Photo) -> None:
+        assert photo.pixels is PIXELS
+        raise OverloadedError("AvatarGenerator is being started.", 77)
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+def test_at_zero_replicas_who_waits_is_told_when_to_come_back_and_who_queues_is_accepted(
+    at: Callable[..., None],
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        ingress.service._stages = ColdStages()  # type: ignore[assignment]
+        for caller in (Caller("ann"), KEYED, KEYED):  # a refusal frees its key
+            refused = ingress.send(caller)
+            with pytest.raises(OverloadedError) as caught:
+                await refused.answer
+            assert caught.value.retry_after_s == 77
+            assert (await _record(ingress, refused)).status == "FAILED"
+        assert ingress.service._admission._images == 0
+        assert (await ingress.send(Caller("ann"), celery=True).answer).status == "PENDING"
 
     at(scenario)
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
 from deployments.errors import NoFaceError
+from serve_app.answers import envelope_of
 from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
@@ -23,8 +24,10 @@ from serve_app.pipeline import StoredAvatar
 from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from serve_app.runner import failed
 from serve_app.schemas import AvatarRequest, EffectiveRequest
+from serve_app.storage import Results, StoreSettings
 from serve_app.tasks import DEAD_TTL_S, Claim, Keys, Outcome, Task, TaskStore, idempotency_digest
 from serve_app.valkey import ValkeyServer
+from tests.conftest import valkey_server
 
 LEASE_S = 0.3
 AVATAR = StoredAvatar("a/0.png", "a/0.thumb.webp", 7, None, 0, 1, 0, 0)
@@ -240,12 +243,12 @@ def test_more_calls_than_connections_wait_for_each_other(at: Callable[[Scenario]
     at(scenario)
 
 
-def test_a_broker_that_hangs_is_given_up_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_hangs_is_given_up_soon(
+    tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("serve_app.broker.ANSWER_S", 0.3)
-    server = ValkeyServer(tmp_path)
-    server.start()
 
-    async def scenario() -> None:
+    async def scenario(server: ValkeyServer) -> None:
         async with connect(BrokerSettings(), tmp_path) as redis:
             store = TaskStore(redis, Keys("test"), "a", 60)
             await store.create(task(), "STARTED")
@@ -256,11 +259,11 @@ def test_a_broker_that_hangs_is_given_up_soon(tmp_path: Path, monkeypatch: pytes
             os.kill(server.pid or 0, signal.SIGCONT)
             assert await store.get("a") is not None
 
-    try:
-        asyncio.run(scenario())
-    finally:
-        os.kill(server.pid or 0, signal.SIGCONT)
-        server.stop()
+    with valkey_server(tmp_path) as server:
+        try:
+            asyncio.run(scenario(server))
+        finally:
+            os.kill(server.pid or 0, signal.SIGCONT)
 
 
 def test_while_it_is_renewed_a_lease_does_not_run_out(at: Callable[[Scenario], None]) -> None:
@@ -483,6 +486,7 @@ def test_a_broker_that_is_away_is_an_overload(tmp_path: Path) -> None:
 def test_ten_thousand_finished_tasks_need_little_memory_and_reading_one_is_quick(tmp_path: Path) -> None:
     """Prints what they need."""
     tasks, at_once = 10_000, 16
+    results = Results.open(StoreSettings(), data_dir=tmp_path, signing_key=b"key", ttl_s=60)
 
     async def one(office: Office, number: int) -> None:
         store, name = office.store("w"), f"{number:032x}"
@@ -492,7 +496,18 @@ def test_ten_thousand_finished_tasks_need_little_memory_and_reading_one_is_quick
             await store.note_image(name, index, AVATAR)
         await store.finish(task(name), "SUCCESS", Outcome(avatars=(AVATAR, AVATAR)))
 
-    async def work(office: Office) -> tuple[float, float]:
+    async def p99_ms(office: Office) -> float:
+        """Of a task's state, from its id to its envelope."""
+        times_s, store = [], office.store("x")
+        for number in range(1000):
+            began = time.perf_counter()
+            record = await store.get(f"{number:032x}")
+            assert record is not None
+            assert (await envelope_of(record, results, "http://service")).output["result"]
+            times_s.append(time.perf_counter() - began)
+        return sorted(times_s)[990] * 1000
+
+    async def work(office: Office) -> tuple[float, list[float]]:
         queue = office.queue("w")
         await queue.take(1, 0.01)
         before = await _used_bytes(office)
@@ -502,29 +517,21 @@ def test_ten_thousand_finished_tasks_need_little_memory_and_reading_one_is_quick
                 for message in messages:
                     await queue.remove(message)
         used = (await _used_bytes(office) - before) / tasks
-        times_s = []
-        for number in range(1000):
-            began = time.perf_counter()
-            assert await office.store("x").get(f"{number:032x}")
-            times_s.append(time.perf_counter() - began)
         assert await queue.length() == 0
         assert await office.redis.zcard(office.keys.open) == 0
         assert await office.redis.xlen(office.keys.changes) < 2000
-        return used, sorted(times_s)[990] * 1000
+        return used, [await p99_ms(office) for _ in range(3)]
 
-    async def within() -> tuple[float, float]:
+    async def within() -> tuple[float, list[float]]:
         office = Office(tmp_path, lease_s=600)
         async with office.redis:
             return await work(office)
 
-    server = ValkeyServer(tmp_path, appendfsync="everysec")
-    server.start()
-    try:
-        used, p99_ms = asyncio.run(within())
-    finally:
-        server.stop()
-    print(f"\n{tasks} finished tasks: {used:.0f} bytes each; reading one: p99 {p99_ms:.2f} ms")
+    with valkey_server(tmp_path, appendfsync="everysec"):
+        used, rounds_ms = asyncio.run(within())
+    print(f"\n{tasks} finished tasks: {used:.0f} bytes each; its state: p99 {min(rounds_ms):.2f} ms (of {rounds_ms})")
     assert used < 4096
+    assert min(rounds_ms) < 5  # others may use the machine in some of the rounds
 
 
 async def _used_bytes(office: Office) -> int:

@@ -17,6 +17,8 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from serve_app.broker import BrokerSettings, connect, own_url, socket_path
 from serve_app.valkey import FolderInUseError, ValkeyKeeper, ValkeyServer, check_folder_free
+from tests.conftest import valkey_server
+from tests.test_worker import eventually
 
 
 def client(data_dir: Path) -> Redis:
@@ -79,6 +81,26 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
     check_folder_free(tmp_path)
 
 
+def test_a_server_that_comes_up_slowly_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.broker.TRIES", 0)  # nobody else waits
+
+    async def scenario() -> None:
+        keeper = await start(tmp_path)
+        assert answers(tmp_path)
+        os.kill(pid_of(tmp_path), signal.SIGKILL)
+        await eventually(lambda: asyncio.to_thread(answers, tmp_path))
+        keeper.check()
+        await keeper.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.valkey.get_binary_path", lambda: "/bin/false")
+    with pytest.raises(RuntimeError, match="ended as it started"):
+        asyncio.run(start(tmp_path))
+
+
 def test_it_ends_after_its_last_client(tmp_path: Path) -> None:
     async def scenario() -> None:
         keeper = await start(tmp_path)
@@ -127,17 +149,8 @@ def test_the_server_ends_with_an_owner_that_was_killed(tmp_path: Path, poll: Cal
 
 def test_a_data_directory_with_a_long_name_has_its_socket_elsewhere(tmp_path: Path) -> None:
     data_dir = tmp_path / ("long" * 25)
-    server = ValkeyServer(data_dir)
-    try:
-        server.start()
+    with valkey_server(data_dir):
+        assert answers(data_dir)
         assert not socket_path(data_dir).is_relative_to(data_dir)
         assert stat.S_IMODE(socket_path(data_dir).parent.stat().st_mode) == 0o700
-
-        async def ping() -> bool:
-            async with connect(BrokerSettings(), data_dir) as redis:
-                return bool(await redis.ping())
-
-        assert asyncio.run(ping())
-    finally:
-        server.stop()
-        socket_path(data_dir).parent.rmdir()
+    socket_path(data_dir).parent.rmdir()

@@ -26,7 +26,7 @@ from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore
 from serve_app.valkey import ValkeyKeeper
-from serve_app.worker import MAX_DEATHS, TaskWorker
+from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
 from tests.test_tasks import task
 
 PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
@@ -75,13 +75,13 @@ class Shop:
         self.workers: list[TaskWorker] = []
         self.loops: list[asyncio.Task[None]] = []
 
-    def store_of(self, holder: str) -> TaskStore:
-        return TaskStore(self.redis, self.keys, holder, ttl_s=60, lease_s=LEASE_S)
+    def store_of(self, holder: str, lease_s: float = LEASE_S) -> TaskStore:
+        return TaskStore(self.redis, self.keys, holder, ttl_s=60, lease_s=lease_s)
 
-    def worker(self, *outcomes: Any, concurrency: int = 4) -> tuple[TaskWorker, Pipeline]:
+    def worker(self, *outcomes: Any, concurrency: int = 4, lease_s: float = LEASE_S) -> tuple[TaskWorker, Pipeline]:
         name = f"worker{len(self.workers)}"
         pipeline = Pipeline(self.results, *outcomes)
-        store, queue = self.store_of(name), TaskQueue(self.redis, self.keys, name, lease_s=LEASE_S)
+        store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, self.keys, name, lease_s=lease_s)
         runner = TaskRunner(Catalog.read(["embedded"]), pipeline, store)  # type: ignore[arg-type]
         worker = TaskWorker(store, queue, runner, self.results, concurrency)
         self.workers.append(worker)
@@ -116,7 +116,7 @@ class Shop:
 
 @pytest.fixture
 def at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[Shop, ValkeyKeeper], Awaitable[None]]], None]:
     monkeypatch.setattr("serve_app.worker.PAUSES_S", (0.02, 0.05))
     monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
@@ -277,6 +277,44 @@ async def die(worker: TaskWorker) -> None:
         running.get_coro().close()  # type: ignore[union-attr]
 
 
+def test_the_task_of_a_dead_worker_waits_for_no_free_place(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        dead, _pipeline = shop.worker(None, concurrency=1)
+        await shop.until("a", "STARTED")
+        await shop.submit("b")
+        _living, pipeline = shop.worker(None, concurrency=1)
+        await shop.until("b", "STARTED")
+        await shop.submit("c")
+        await die(dead)
+        await eventually(lambda: _has_attempts(shop, 2))
+        assert [(await shop.record(name)).status for name in "bc"] == ["STARTED", "PENDING"]
+        pipeline.gate.set()
+        for name in "abc":
+            await shop.until(name, "SUCCESS")
+
+    at(scenario)
+
+
+def test_a_message_whose_task_is_held_comes_again_when_the_lease_runs_out(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+        await shop.submit("a")
+        dead = TaskQueue(shop.redis, shop.keys, "dead")
+        await dead.take(1, 0.01)
+        (message,) = await dead.take(1, 1)
+        await shop.store_of("dead", lease_s=15).claim("a")
+        await shop.redis.xclaim(shop.keys.queue, GROUP, "dead", 0, [message.message_id], idle=120_000)
+        shop.worker(None, lease_s=60)
+
+        async def comes_when_the_lease_is_over() -> bool:
+            (pending,) = await shop.redis.xpending_range(shop.keys.queue, GROUP, "-", "+", 1)
+            return bool(45_000 <= pending["time_since_delivered"] < 60_000)
+
+        await eventually(comes_when_the_lease_is_over)
+
+    at(scenario)
+
+
 def test_a_task_that_was_taken_over_outlives_its_second_worker_too(at: Callable[..., None]) -> None:
     async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
         await shop.submit("a")
@@ -365,6 +403,35 @@ def test_a_task_that_ends_its_workers_is_given_up_and_may_be_queued_again(at: Ca
 
 async def _has_attempts(shop: Shop, attempts: int) -> bool:
     return (await shop.record("a")).attempts == attempts
+
+
+def test_tasks_that_workers_died_under_run_one_by_one_so_that_the_innocent_live(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop, _keeper: ValkeyKeeper) -> None:
+        for name in ("guilty", "innocent"):
+            await shop.submit(name)
+        for number in range(AMID_SUSPECTS):
+            worker, _ = shop.worker(None)
+            for name in ("guilty", "innocent"):
+                await eventually(lambda name=name, number=number: _attempted(shop, name, number + 1))
+            await die(worker)
+        worker, pipeline = shop.worker(None)
+        await eventually(lambda: asyncio.sleep(0, pipeline.jobs))
+        await shop.submit("fresh")  # waits for none of them
+        await shop.until("fresh", "STARTED")
+        first, attempts = (
+            pipeline.jobs[0].task_id,
+            [(await shop.record(name)).attempts for name in ("guilty", "innocent")],
+        )
+        assert sorted(attempts) == [AMID_SUSPECTS, AMID_SUSPECTS + 1]
+        pipeline.gate.set()
+        second = {"guilty": "innocent", "innocent": "guilty"}[first]
+        assert (await shop.until(second, "SUCCESS")).attempts == AMID_SUSPECTS + 1
+
+    at(scenario)
+
+
+async def _attempted(shop: Shop, task_id: str, attempts: int) -> bool:
+    return (await shop.record(task_id)).attempts == attempts
 
 
 def test_a_task_under_which_the_stages_go_on_dying_is_given_up(at: Callable[..., None]) -> None:

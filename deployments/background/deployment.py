@@ -3,7 +3,10 @@
 import asyncio
 import time
 
+import numpy as np
+
 from deployments.background.finish import decided, finish
+from deployments.cold_start import ColdStart
 from deployments.config import BackgroundRemoverConfig
 from deployments.types import Avatar, FinishSpec, GeneratedImage
 
@@ -12,13 +15,21 @@ class BackgroundRemover:
     """Finishes every image: cut-out and fill where asked, exact size, thumbnail, encoding."""
 
     def __init__(self, config: BackgroundRemoverConfig) -> None:
-        # Imported here, so that building the graph loads no model library.
-        from deployments.background.model import MattingModel, RembgModel
-
-        self._model: MattingModel = RembgModel(config.model)
+        start = ColdStart()
+        with start.part("import"):
+            # Imported here, so that building the graph loads no model library.
+            from deployments.background.model import MattingModel, RembgModel
+        with start.part("load"):
+            self._model: MattingModel = RembgModel(config.model)
+        with start.part("warm"):
+            self._model.alpha(np.zeros((256, 256, 3), np.uint8))
+        start.publish()
 
     async def finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
         return await asyncio.to_thread(self._finish, image, spec)
+
+    async def wake(self) -> None:
+        """Nothing; a call has a replica start where there is none."""
 
     def _finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
         started = time.perf_counter()

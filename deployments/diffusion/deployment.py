@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from ray.serve import metrics
 
+from deployments.cold_start import ColdStart
 from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.denoiser import Denoiser
 from deployments.diffusion.engine import DiffusionEngine
@@ -26,6 +27,7 @@ class AvatarGenerator:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: AvatarGeneratorConfig, sink: ProgressSink | None = None
     ) -> None:
+        self._start = ColdStart()
         self._config = config
         self._times = StepTimes(max_width=2 * config.max_rows)
         self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
@@ -34,6 +36,7 @@ class AvatarGenerator:
         for name in self._pool.fitting():
             async with self._pool.lease(name):
                 pass
+        self._start.publish()
         if sink is not None:
             self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))
             self._reporting.add_done_callback(lambda task: task.cancelled() or task.result())  # an error is logged
@@ -42,6 +45,13 @@ class AvatarGenerator:
         """Raises: DeadlineError. A cancelled call frees its row before the next step."""
         async with self._pool.lease(spec.model) as model:
             return await asyncio.wrap_future(self._engine.submit(spec, face, model).future)
+
+    async def wake(self) -> None:
+        """Nothing; a call has a replica start where there is none."""
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For the policy that decides how many replicas there are: the images that wait here and are being drawn."""
+        return {"rows": len(self._engine.progress())}
 
     def record_routing_stats(self) -> dict[str, list[str]]:
         """For the router: the models that are in memory."""
@@ -57,14 +67,17 @@ class AvatarGenerator:
 
     def _load(self, name: str) -> Denoiser:
         """Load a model and measure its steps; in a thread."""
-        # Imported here, so that building the graph loads no model library.
-        from deployments.diffusion.model import FaceDiffusionModel
+        with self._start.part("import"):
+            # Imported here, so that building the graph loads no model library.
+            from deployments.diffusion.model import FaceDiffusionModel
 
         config = self._config.models[name]
-        model = FaceDiffusionModel.load(config)
-        if config.compile:
-            model.compile(self._possible(WIDTHS_COMPILED), config.compile_sizes)
-        self._times.start_with(name, model.profile(self._possible(WIDTHS_PROFILED)))
+        with self._start.part("load"):
+            model = FaceDiffusionModel.load(config)
+        with self._start.part("warm"):
+            if config.compile:
+                model.compile(self._possible(WIDTHS_COMPILED), config.compile_sizes)
+            self._times.start_with(name, model.profile(self._possible(WIDTHS_PROFILED)))
         return model
 
     def _possible(self, widths: Sequence[int]) -> list[int]:

@@ -129,9 +129,9 @@ class FaceDiffusionModel:
         sizes, factor = sizes or [self._own_size], self._pipeline.vae_scale_factor
         self._unet.compile(widths, [(height // factor, width // factor) for width, height in sizes], backend)
         # torch takes many graphs of the same code for a mistake; here they are as many as shapes.
-        limits = {"recompile_limit": GRAPHS, "accumulated_recompile_limit": GRAPHS}
         # A compiler that fails is logged, and the model draws without it.
-        with torch._dynamo.config.patch(suppress_errors=True, **limits):
+        changes = {"recompile_limit": GRAPHS, "accumulated_recompile_limit": GRAPHS, "suppress_errors": True}
+        with torch._dynamo.config.patch(changes):
             for size, width in product(sizes, widths):
                 self.step(self._anything(size, width))
 

@@ -2,22 +2,31 @@
 
 import asyncio
 
+import numpy as np
 from ray import serve
 
+from deployments.cold_start import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
 from deployments.face.vector import face_similarity
-from deployments.types import FaceEmbedding, GeneratedImage, Photo
+from deployments.types import FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
 
 class FaceEmbedder:
     """Finds and embeds the largest face of a photo; photos of several requests share a batch."""
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
-        # Imported here, so that building the graph loads no model library.
-        from deployments.face.model import load_face_model
-
-        self._model = load_face_model(config.model)
+        start = ColdStart()
+        with start.part("import"):
+            # Imported here, so that building the graph loads no model library.
+            from deployments.face.model import load_face_model
+        with start.part("load"):
+            self._model = load_face_model(config.model)
+        with start.part("warm"):
+            blank = np.zeros((256, 256, 3), np.uint8)
+            self._model.embed([Photo(blank), Photo(blank, drawn=True)])
+        start.publish()
+        self._turn = asyncio.Lock()  # one thread at a time: no face library says that it takes several
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
@@ -28,6 +37,11 @@ class FaceEmbedder:
             raise found
         return found
 
+    async def inspect(self, photo: Photo) -> FoundFaces:
+        """The faces of a photo and whether it could be used, before anything is generated for it."""
+        async with self._turn:
+            return await asyncio.to_thread(self._model.inspect, photo)
+
     async def similarity(self, image: GeneratedImage, reference: FaceEmbedding) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
         found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, drawn=True))
@@ -35,4 +49,5 @@ class FaceEmbedder:
 
     @serve.batch
     async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:
-        return await asyncio.to_thread(self._model.embed, photos)
+        async with self._turn:
+            return await asyncio.to_thread(self._model.embed, photos)

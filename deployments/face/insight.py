@@ -10,9 +10,10 @@ from insightface.utils.face_align import norm_crop
 from deployments.config import InsightFaceModelConfig, model_path
 from deployments.errors import NoFaceError
 from deployments.face.detection import Detection, largest_face
+from deployments.face.inspection import inspected
 from deployments.face.vector import normalised
 from deployments.onnx import provider_list, require_provider, require_self_contained, session_options
-from deployments.types import FaceEmbedding, Photo, Pixels, Vector
+from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
 
 # Pixels of a side. SCRFD knows no face as large as its input, so a portrait that the face fills is lost at 640; shrunk
 # to 128 it is within its range. insightface's own default is both sizes too, whose detections it merges.
@@ -44,6 +45,10 @@ class InsightFaceModel:
             FaceEmbedding(next(vectors), face.box, face.score, face.landmarks) if isinstance(face, Detection) else face
             for face in found
         ]
+
+    def inspect(self, photo: Photo) -> FoundFaces:
+        faces = self._find_faces(np.ascontiguousarray(photo.pixels[..., ::-1]))
+        return inspected(photo.pixels, faces, self._min_face_px)
 
     def _find_faces(self, picture: Pixels) -> list[Detection]:
         """The faces of an (h, w, 3) BGR picture."""

@@ -11,14 +11,19 @@ from deployments.embedded.face_crop import crop_face, encoder_input
 from deployments.errors import NoFaceError
 from deployments.face.cascade import find_faces
 from deployments.face.detection import Detection, largest_face
+from deployments.face.inspection import inspected
 from deployments.face.vector import normalised
 from deployments.onnx import provider_list, require_provider, session_options
-from deployments.types import FaceEmbedding, Photo, Vector
+from deployments.types import FaceEmbedding, FoundFaces, Photo, Vector
 
 
 class FaceModel(Protocol):
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
         """The largest usable face of each photo, in order. An error is a value: it must not fail its neighbours."""
+        ...
+
+    def inspect(self, photo: Photo) -> FoundFaces:
+        """All faces of a photo, and whether `embed` would take the largest; nothing is embedded."""
         ...
 
 
@@ -53,6 +58,9 @@ class CascadeFaceModel:
             FaceEmbedding(next(vectors), face.box, face.score) if isinstance(face, Detection) else face
             for face in found
         ]
+
+    def inspect(self, photo: Photo) -> FoundFaces:
+        return inspected(photo.pixels, find_faces(photo.pixels), self._min_face_px)
 
     def _face(self, photo: Photo) -> Detection | NoFaceError:
         height, width = photo.pixels.shape[:2]

@@ -7,15 +7,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from deployments.embedded.training.appearance import LAB_RANGES, TRAITS, Choice, Scale, basis
-from deployments.embedded.training.relight import CLASSES, HAIR, SKIN
+from deployments.embedded.training.relight import BEARD, CLASSES, GLASSES, HAIR, SKIN
 
 PARSED = 28  # cells a side of the parsing
+LOOKS, NEARER = 4, 5  # at one crop; what a nearer one leaves out at each side, in pixels
 CERTAINTY = 2.0  # of choices in the embedding: so much surer than in training, where doubt is told as it is
 CHOICES = {name: trait for name, trait in TRAITS.items() if isinstance(trait, Choice)}
-PRIOR = {"glasses": 0.5, "beard": 0.7, "hat": 0.5}  # for "none": photos show these less often than drawings do
+PRIOR: dict[str, dict[str, float]] = {  # photos show these less often, or more, than drawings do
+    "glasses": {"none": 0.5},
+    "beard": {"none": 1.2},
+    "hat": {"none": 0.5},
+    "hair style": {"braids": -1.3},
+}
 OF_SHAPE = {"hair style": 1.0, "hair length": 1.0, "beard": 1.0}  # told by parts; looks tip the scales so far
-LIT_SIDE = (0.8, 0.3, 0.0, 0.0)  # of each part: how much brighter than its mean, in deviations, its colour is sought
-LIKE = 0.15  # of the range of colours: how far apart two are that still count as one part's
+GENDER_LOOK = 0.3  # the same where hair and beard tell the gender
+BEARD_EDGE = 10.0  # how sharply a beard's colour is told from the skin's
+LIT_SIDE = (0.8, 0.15, 0.0, 0.0)  # of each part: how much brighter than its mean, in deviations, its colour is sought
+LIKE = 0.12  # of the range of colours: how far apart two are that still count as one part's
 SETTLED = 3  # rounds of mean shift after which the colour of a part moves no more
 RGB_TO_XYZ = (  # of sRGB, rows divided by the white of D65
     (0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047),
@@ -72,6 +80,7 @@ class FaceEncoder(nn.Module):
         parts = (CLASSES - 1) * 49 + 8 * (CLASSES - 1)
         self.by_shape = nn.Sequential(nn.Linear(parts, 96), nn.ReLU(), nn.Linear(96, LOGITS))
         self.by_look = nn.Sequential(nn.Linear(parts + 128 + 14 * 49, 192), nn.ReLU(), nn.Linear(192, LOGITS))
+        self.gender = nn.Linear(sum(TRAITS[name].width for name in ("hair style", "beard")), 2)
         self.register_buffer("basis", torch.from_numpy(basis()))
 
     def parse(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +94,7 @@ class FaceEncoder(nn.Module):
 
     def read(self, x: Tensor, coarse: Tensor, parts: Tensor) -> dict[str, Tensor]:
         """Each trait: of a scale the place in 0..1, (n, 1), of a choice the logits, (n, options)."""
+        parts = believed(x, parts)
         colours = part_colours(x, parts)
         shape = torch.cat([F.avg_pool2d(parts, 4).flatten(1) * 2, colours.flatten(1)], 1)
         look = torch.cat([shape, coarse.mean((2, 3)), self.layout(coarse).flatten(1)], 1)
@@ -92,25 +102,48 @@ class FaceEncoder(nn.Module):
         both = zip(TRAITS, self.by_shape(shape).split(widths, 1), self.by_look(look).split(widths, 1), strict=True)
         raw = {name: a + (OF_SHAPE[name] * torch.tanh(b) if name in OF_SHAPE else b) for name, a, b in both}
         told = {name: torch.sigmoid(raw[name]) if name not in CHOICES else raw[name] for name in TRAITS}
-        for part, label in (("skin", SKIN), ("hair", HAIR)):
+        worn = torch.cat([torch.softmax(told[name].detach(), 1) for name in ("hair style", "beard")], 1)
+        told["gender"] = self.gender(worn) + GENDER_LOOK * torch.tanh(told["gender"])
+        for part, label in (("skin", SKIN), ("hair", HAIR)):  # the seen colour as far as the part is there
             seen, sure = lab(colours[:, label - 1, 3:6]), colours[:, label - 1, 6:7]
             for axis, place in zip("Lab", lab_places(seen), strict=True):
                 told[f"{part} {axis}"] = sure * place + (1 - sure) * told[f"{part} {axis}"]
         return told
 
     def forward(self, x: Tensor) -> Tensor:
-        views = [self.seen(x), self.seen(x.flip(3))]
-        told = {name: torch.stack([view[name] for view in views]).mean(0) for name in TRAITS}
-        return F.normalize(code(told), dim=1) @ self.basis
+        views = looks(x)
+        coarse, parsed = self.parse(views)
+        told = self.read(views, coarse, shares(parsed))
+        together = {name: value.reshape(LOOKS, -1, value.shape[1]).mean(0) for name, value in told.items()}
+        return F.normalize(code(together), dim=1) @ self.basis
 
-    def seen(self, x: Tensor) -> dict[str, Tensor]:
-        coarse, parsed = self.parse(x)
-        return self.read(x, coarse, shares(parsed))
+
+def looks(x: Tensor) -> Tensor:
+    """(LOOKS n, 3, 112, 112): the crop and its middle, each also mirrored; what they agree on is seldom an accident."""
+    side = x.shape[2]
+    middle = x[:, :, NEARER : side - NEARER, NEARER : side - NEARER]
+    both = torch.cat([x, F.interpolate(middle, size=(side, side), mode="bilinear", align_corners=False)])
+    return torch.cat([both, both.flip(3)])
 
 
 def shares(parsed: Tensor) -> Tensor:
     """(n, CLASSES, 28, 28) logits -> (n, CLASSES - 1, 28, 28): how much of each part is in a cell."""
     return torch.softmax(parsed, 1)[:, 1:]
+
+
+def believed(x: Tensor, parts: Tensor) -> Tensor:
+    """A beard is one where its colour is nearer to the hair's than to the skin's; else it is a mouth or a shadow.
+
+    Where little hair is seen, a dark colour stands in for the hair's.
+    """
+    colours, pixels = part_colours(x, parts), F.avg_pool2d(x, x.shape[2] // PARSED)
+    skin, hair, sure = colours[:, SKIN - 1, 3:6], colours[:, HAIR - 1, 3:6], colours[:, HAIR - 1, 6:7]
+    hair = sure * hair + (1 - sure) * (0.35 * skin - 0.65)
+    way = (hair - skin)[:, :, None, None]
+    along = ((pixels - skin[:, :, None, None]) * way).sum(1) / (way**2).sum(1).clamp(min=0.02)
+    beard = parts[:, BEARD - 1] * torch.sigmoid(BEARD_EDGE * (along - 0.5))
+    rest = parts[:, BEARD - 1] - beard
+    return torch.stack([parts[:, SKIN - 1] + rest, parts[:, HAIR - 1], beard, parts[:, GLASSES - 1]], 1)
 
 
 def part_colours(x: Tensor, parts: Tensor) -> Tensor:
@@ -180,5 +213,5 @@ def points(name: str, told: Tensor) -> Tensor:
     """A scale as a point of a half circle, a choice as shares of its options."""
     if name not in CHOICES:
         return torch.cat([(math.pi * told).cos(), (math.pi * told).sin()], 1)
-    doubt = [PRIOR.get(name, 0.0) * (value == "none") for value in CHOICES[name].options]
-    return torch.softmax(CERTAINTY * (told + told.new_tensor(doubt)), 1)
+    prior = [PRIOR.get(name, {}).get(value, 0.0) for value in CHOICES[name].options]
+    return torch.softmax(CERTAINTY * (told + told.new_tensor(prior)), 1)

@@ -176,7 +176,3 @@ def triples_right(embeddings: NDArray[np.float32]) -> float:
             own = np.delete(likeness[face, anchor, face], anchor)
             right.append((own[:, None] > others[anchor]).mean())
     return float(np.mean(right))
-
-
-class Reader(nn.Module):
-    """To be removed with its last imports: vectors are read by `appearance.read_embedding`."""

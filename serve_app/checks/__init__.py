@@ -1,0 +1,1 @@
+"""What `face-avatar doctor` looks at: each check is a function that gives findings."""

@@ -1,0 +1,169 @@
+// Wires the page: the token, the photo, the settings, and one request at a time.
+
+import { Api, ApiError } from "/page/api.js";
+import { PhotoPicker } from "/page/photo.js";
+import { Results, announce } from "/page/results.js";
+import { SettingsForm } from "/page/settings.js";
+import { curlOf, pythonOf } from "/page/snippets.js";
+import { inWords, sentence } from "/page/words.js";
+
+const TOKEN = "face-avatar-token";
+const PHOTO_ERRORS = ["Image URL Error", "Face Consistent Error"];
+const COPIED_MS = 1500;
+
+const $ = (id) => document.getElementById(id);
+const page = { api: new Api(takeToken()), task: null, busy: false };
+
+const photo = new PhotoPicker({
+  check,
+  changed: refresh,
+  refused: (error) => { if (error.status === 401) askForToken(inWords(error)); },
+  sampled: () => form.suggestGender("female"), // who is on it is known
+});
+const form = new SettingsForm(refresh);
+const results = new Results((seed) => form.useSeed(seed));
+
+/** From the address, where the command line put it; or from this tab. It does not stay in the address. */
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem(TOKEN, given);
+    history.replaceState(null, "", location.pathname);
+  }
+  return sessionStorage.getItem(TOKEN) ?? "";
+}
+
+async function connect() {
+  if (!page.api.token) return askForToken("");
+  try {
+    form.show(await page.api.apps());
+    sessionStorage.setItem(TOKEN, page.api.token);
+    $("token-card").hidden = true;
+    $("change-token").hidden = false;
+    photo.recheck();
+  } catch (error) {
+    if (error.status === 401) askForToken(inWords(error));
+    else $("form-error").textContent = inWords(error);
+  }
+}
+
+async function check(file, signal) {
+  if (!page.api.token) throw new ApiError(401, { error: "No Token" });
+  return page.api.faces(file, signal);
+}
+
+function askForToken(problem) {
+  sessionStorage.removeItem(TOKEN);
+  $("token-card").hidden = false;
+  $("change-token").hidden = true;
+  $("token-error").textContent = problem;
+  $("token").value = "";
+  $("token").focus();
+}
+
+function refresh() {
+  const ready = photo.accepted && !page.busy;
+  $("generate").setAttribute("aria-disabled", String(!ready));
+  $("generate").textContent = page.busy ? "Drawing…" : "Generate";
+  if (photo.accepted) $("form-error").textContent = "";
+  const parameters = form.parameters();
+  $("curl").textContent = curlOf(parameters, photo.name);
+  $("python").textContent = pythonOf(parameters, photo.name);
+}
+
+async function generate() {
+  if (page.busy) return;
+  if (!photo.accepted) {
+    $("form-error").textContent = photo.file ? "Another photo is needed first." : "Choose a photo first.";
+    return;
+  }
+  const parameters = form.parameters();
+  setBusy(true);
+  results.start(parameters.batch, { url: await copyOf(photo.file), name: photo.name });
+  try {
+    await draw(parameters);
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    refused(error);
+  } finally {
+    page.task = null;
+    setBusy(false);
+  }
+}
+
+async function draw(parameters) {
+  const accepted = await page.api.submit(photo.file, parameters);
+  page.task = accepted.task_id;
+  $("cancel").hidden = false;
+  for await (const envelope of page.api.follow(page.task)) {
+    if (envelope.output.progress) results.progress(envelope.output.progress);
+    if (envelope.status === "SUCCESS") results.success(envelope);
+    if (envelope.status === "CANCELLED") results.cancelled();
+    if (envelope.status === "FAILED") throw new ApiError(200, envelope);
+  }
+}
+
+function refused(error) {
+  const elsewhere = error.name === "Invalid Request" ? form.showErrors(error.fields) : [];
+  const more = elsewhere.map(({ field, message }) => ` ${field}: ${sentence(message)}`).join("");
+  results.failure(inWords(error) + more);
+  if (PHOTO_ERRORS.includes(error.name)) photo.recheck();
+  if (error.status === 401) askForToken(inWords(error));
+}
+
+async function cancel() {
+  $("cancel").hidden = true;
+  $("progress-text").textContent = "Cancelling…";
+  announce("Cancelling.");
+  try {
+    await page.api.cancel(page.task); // its events tell the end
+  } catch (error) {
+    $("cancel").hidden = false;
+    $("progress-text").textContent = inWords(error);
+  }
+}
+
+function setBusy(busy) {
+  page.busy = busy;
+  $("cancel").hidden = true; // until there is a task
+  $("results").setAttribute("aria-busy", String(busy));
+  refresh();
+}
+
+/** The photo as it is now: the one on the form may be another one when the avatars are done. */
+async function copyOf(file) {
+  return URL.createObjectURL(new Blob([await file.arrayBuffer()], { type: file.type }));
+}
+
+async function copy(button) {
+  const code = $(button.dataset.copy);
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(code.textContent);
+  } else { // over plain HTTP
+    getSelection().selectAllChildren(code);
+    document.execCommand("copy");
+  }
+  button.textContent = "Copied";
+  announce("Copied.");
+  setTimeout(() => { button.textContent = "Copy"; }, COPIED_MS);
+}
+
+window.addEventListener("hashchange", () => {
+  page.api = new Api(takeToken());
+  connect();
+});
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  page.api = new Api($("token").value.trim());
+  connect();
+});
+$("change-token").addEventListener("click", () => askForToken(""));
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  generate();
+});
+$("cancel").addEventListener("click", cancel);
+for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
+
+refresh();
+connect();

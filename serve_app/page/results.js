@@ -1,0 +1,171 @@
+// What becomes of a request: progress while it is drawn, then the avatars beside the photo they were made of.
+
+import { count, seconds } from "/page/words.js";
+import { zipOf } from "/page/zip.js";
+
+const STAGES = { fetch: "Photo", face: "Face", diffusion: "Drawing", finish: "Finishing", store: "Storing" };
+
+const $ = (id) => document.getElementById(id);
+
+export class Results {
+  /** `useSeed(seed)` is called when somebody wants to go on from an avatar. */
+  constructor(useSeed) {
+    this.useSeed = useSeed;
+    this.files = [];
+    $("download-all").addEventListener("click", () => this.#downloadAll());
+    $("compare-close").addEventListener("click", () => $("compare").close());
+  }
+
+  start(images, photo) {
+    if (this.photo) URL.revokeObjectURL(this.photo.url);
+    this.photo = photo;
+    this.done = 0;
+    for (const id of ["empty", "alert", "summary"]) $(id).hidden = true;
+    $("progress").hidden = false;
+    $("bar").removeAttribute("value");
+    $("progress-text").textContent = "Sending the photo…";
+    this.waiting = Array.from({ length: images }, waitingTile);
+    $("grid").replaceChildren(this.#photoTile(), ...this.waiting);
+    $("results").scrollIntoView();
+    announce(`Drawing ${count(images, "avatar", "avatars")}.`);
+  }
+
+  progress({ step, steps, images_done: done, images, queue_position: position, eta_s: eta }) {
+    const left = eta === null ? "" : ` · about ${seconds(Math.ceil(eta))} left`;
+    const drawn = steps ? `Step ${step} of ${steps}` : "Drawing";
+    $("progress-text").textContent = position > 0
+      ? `Number ${position} in the queue${left}`
+      : `${drawn} · ${done} of ${images} done${left}`;
+    $("bar").value = Math.max(steps ? step / steps : 0, 0.02);
+    this.waiting.forEach((tile, index) => tile.classList.toggle("drawn", index < done));
+    if (done > this.done) announce(`${done} of ${images} done.`);
+    this.done = done;
+  }
+
+  success(envelope) {
+    const { result, seeds, face_similarity: likenesses } = envelope.output;
+    const { output_format: format, remove_background: cut, bg_color: colour } = envelope.input;
+    const ending = format === "jpeg" ? "jpg" : format;
+    const stem = this.photo.name.replace(/\.\w+$/, "") || "avatar";
+    this.#end();
+    this.files = result.map((url, index) => ({ url, name: `${stem}-${seeds[index]}.${ending}` })).filter((file) => file.url);
+    const avatars = result.map((url, index) => ({
+      url,
+      name: `${stem}-${seeds[index]}.${ending}`,
+      seed: seeds[index],
+      likeness: likenesses[index],
+      transparent: cut && !colour,
+      title: `Avatar ${index + 1} of ${result.length}`,
+    }));
+    $("grid").replaceChildren(this.#photoTile(), ...avatars.map((avatar) => this.#tile(avatar)));
+    this.#summarise(envelope.time_required, result.length);
+    announce(`${count(result.length, "avatar is", "avatars are")} done.`);
+  }
+
+  failure(text) {
+    this.#end();
+    this.#alert(text, false);
+  }
+
+  cancelled() {
+    this.#end();
+    this.#alert("Cancelled.", true);
+  }
+
+  #end() {
+    $("progress").hidden = true;
+    $("grid").replaceChildren();
+  }
+
+  #alert(text, calm) {
+    $("alert").classList.toggle("calm", calm);
+    $("alert").textContent = text;
+    $("alert").hidden = false;
+  }
+
+  #photoTile() {
+    const picture = made("div", { className: "picture" }, made("img", { src: this.photo.url, alt: "The photo that they were made of" }));
+    return made("div", { className: "tile" }, picture, made("p", { className: "caption" }, "Your photo"));
+  }
+
+  #tile(avatar) {
+    if (!avatar.url) {
+      return made("div", { className: "tile" }, made("div", { className: "picture" }, "Withheld by the safety check"));
+    }
+    const picture = made("button", { type: "button", className: avatar.transparent ? "picture checker" : "picture" },
+      made("img", { src: avatar.url, alt: avatar.title }));
+    picture.setAttribute("aria-label", `${avatar.title}: compare with the photo`);
+    picture.addEventListener("click", () => this.#compare(avatar));
+    const caption = made("p", { className: "caption" },
+      made("span", { className: "likeness" }, likenessInWords(avatar.likeness)),
+      made("span", { className: "soft" }, `seed ${avatar.seed}`));
+    const download = made("a", { href: avatar.url, download: avatar.name }, "Download");
+    download.setAttribute("aria-label", `Download ${avatar.title.toLowerCase()}`);
+    const again = made("button", { type: "button", className: "quiet" }, "Use seed");
+    again.setAttribute("aria-label", `Use seed ${avatar.seed} for the next avatars`);
+    again.addEventListener("click", () => this.useSeed(avatar.seed));
+    return made("div", { className: "tile avatar" }, picture, caption, made("div", { className: "actions" }, download, again));
+  }
+
+  #compare(avatar) {
+    $("compare-photo").src = this.photo.url;
+    $("compare-avatar").src = avatar.url;
+    $("compare-avatar").alt = avatar.title;
+    $("compare-avatar").classList.toggle("checker", avatar.transparent);
+    $("compare-caption").textContent = `${avatar.title} · ${likenessInWords(avatar.likeness)} · seed ${avatar.seed}`;
+    $("compare").showModal();
+  }
+
+  #summarise({ runtime, startup_time: startup, stages }, images) {
+    const waited = startup >= 0.1 ? `, ${seconds(startup)} of it for the model to start` : "";
+    $("summary-text").textContent = `${count(images, "avatar", "avatars")} in ${seconds(runtime)}${waited}.`;
+    const known = Object.entries(stages).filter(([name]) => name in STAGES);
+    $("stages").replaceChildren(...known.map(([name, time]) => {
+      const part = made("i", { className: colourOf(name) });
+      part.style.flexGrow = time;
+      return part;
+    }));
+    $("stage-list").replaceChildren(...known.map(([name, time]) =>
+      made("div", {}, made("dt", {}, made("i", { className: colourOf(name) }), ` ${STAGES[name]}`), made("dd", {}, `${time.toFixed(2)} s`))));
+    $("download-all").hidden = this.files.length < 2;
+    $("summary").hidden = false;
+  }
+
+  /** One archive; where the pictures lie on a host that does not give them to scripts, one download each. */
+  async #downloadAll() {
+    try {
+      const files = await Promise.all(this.files.map(async ({ url, name }) => {
+        const answer = await fetch(url);
+        if (!answer.ok) throw new Error(`HTTP status ${answer.status}`);
+        return [name, new Uint8Array(await answer.arrayBuffer())];
+      }));
+      const archive = URL.createObjectURL(zipOf(files));
+      made("a", { href: archive, download: "avatars.zip" }).click();
+      setTimeout(() => URL.revokeObjectURL(archive), 60_000);
+    } catch {
+      for (const { url, name } of this.files) made("a", { href: url, download: name, target: "_blank", rel: "noopener" }).click();
+    }
+  }
+}
+
+export function announce(text) {
+  $("announce").textContent = text;
+}
+
+function likenessInWords(cosine) {
+  return cosine === null ? "No face seen" : `Likeness ${cosine.toFixed(2)}`;
+}
+
+function colourOf(stage) {
+  return `s${Object.keys(STAGES).indexOf(stage)}`;
+}
+
+function waitingTile() {
+  return made("div", { className: "tile waiting" }, made("div", { className: "picture square" }));
+}
+
+function made(kind, properties, ...children) {
+  const element = Object.assign(document.createElement(kind), properties);
+  element.append(...children);
+  return element;
+}

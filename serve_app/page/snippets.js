@@ -1,0 +1,37 @@
+// The request on the page as a curl command and as a Python program.
+
+export function curlOf(parameters, photoName) {
+  const fields = Object.entries(parameters).map(([name, value]) => `    --form-string ${shell(`${name}=${value}`)}`);
+  return [
+    `curl -s ${location.origin}/getImageToImage`,
+    '    -H "Authorization: Bearer $TOKEN"',
+    `    -F ${shell(`file=@"${photoName.replace(/["\\]/g, "\\$&")}"`)}`,
+    ...fields,
+  ].join(" \\\n");
+}
+
+export function pythonOf(parameters, photoName) {
+  const given = Object.entries(parameters).map(([name, value]) => `        ${name}=${python(value)},\n`).join("");
+  const ending = { jpeg: "jpg", webp: "webp" }[parameters.output_format] ?? "png";
+  return `import os
+from pathlib import Path
+
+from serve_app.client import FaceAvatarClient
+
+with FaceAvatarClient(${python(location.origin)}, os.environ["TOKEN"]) as client:
+    task = client.create(
+        Path(${python(photoName)}),
+${given}    ).require_success()
+    for index, image in enumerate(task.images):
+        if image.url:
+            Path(f"avatar-{index}.${ending}").write_bytes(client.download(image.url))
+`;
+}
+
+function shell(text) {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function python(value) {
+  return typeof value === "boolean" ? (value ? "True" : "False") : JSON.stringify(value);
+}

@@ -1,0 +1,65 @@
+"""The playground at `/`: a static page that uses the public API only, under as strict a policy as it works with."""
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+from serve_app.demo import sample_photo
+
+PAGE = Path(__file__).parent / "page"
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",
+    "Cache-Control": "no-cache",  # asked for anew each time, and mostly answered 304
+}
+
+
+class PageFiles(StaticFiles):
+    """The files of the page, with its headers."""
+
+    def __init__(self, policy: str) -> None:
+        super().__init__(directory=PAGE)
+        self._headers = HEADERS | {"Content-Security-Policy": policy}
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: MutableMapping[str, Any],
+        status_code: int = 200,
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(self._headers)
+        return response
+
+
+def add_playground(api: FastAPI, *, results_elsewhere: bool) -> None:
+    """`results_elsewhere`: answers have links to an object store, whose pictures the page must be let show."""
+    page = PageFiles(policy(results_elsewhere=results_elsewhere))
+
+    @api.head("/", include_in_schema=False)
+    @api.get("/", include_in_schema=False)
+    async def playground(request: Request) -> Response:
+        return await page.get_response("index.html", request.scope)
+
+    @api.get("/page/sample.png", include_in_schema=False)
+    async def sample() -> FileResponse:
+        return FileResponse(sample_photo(), headers={"X-Content-Type-Options": "nosniff"})
+
+    api.mount("/page", page)
+
+
+def policy(*, results_elsewhere: bool) -> str:
+    """The Content-Security-Policy: nothing from other hosts, nothing inline, no frames around it."""
+    images = "'self' blob: https:" if results_elsewhere else "'self' blob:"
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src {images}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,126 @@
+"""How many replicas what load brings. The contexts are Serve's own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from ray.serve._private.autoscaling_state import _resolve_policy_callable
+from ray.serve._private.common import DeploymentID
+from ray.serve.autoscaling_policy import _apply_autoscaling_config
+from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
+
+from serve_app.policies import ROWS, TASKS, RowsPolicy, TasksPolicy, replicas_for
+
+MOST = 8
+
+
+def context(
+    now: int,
+    metric: str = TASKS,
+    reported: Sequence[float] = (),
+    *,
+    calls: float = 0,
+    queued: float = 0,
+    state: dict[str, Any] | None = None,
+    **config: Any,
+) -> AutoscalingContext:
+    """`now` replicas run; each number in `reported` is that of one of them."""
+    values = {metric: {f"replica{index}": value for index, value in enumerate(reported)}}
+    return AutoscalingContext(
+        deployment_id=DeploymentID(name="deployment"),
+        deployment_name="deployment",
+        app_name="app",
+        current_num_replicas=now,
+        target_num_replicas=now,
+        running_replicas=[],
+        total_num_requests=calls,
+        total_queued_requests=queued,
+        aggregated_metrics=values if reported else {},  # type: ignore[arg-type]
+        raw_metrics={},
+        capacity_adjusted_min_replicas=0,
+        capacity_adjusted_max_replicas=MOST,
+        policy_state=state or {},
+        last_scale_up_time=None,
+        last_scale_down_time=None,
+        current_time=0,
+        config=AutoscalingConfig(min_replicas=0, max_replicas=MOST, target_ongoing_requests=4, **config),
+    )
+
+
+@pytest.mark.parametrize(("work", "replicas"), [(0, 0), (0.1, 1), (4, 1), (4.1, 2), (40, 10)])
+def test_from_none_there_are_as_many_as_the_work_fills(work: float, replicas: int) -> None:
+    assert replicas_for(work, 4, now=0) == replicas
+
+
+def test_none_goes_before_the_rest_would_have_some_to_spare() -> None:
+    assert replicas_for(8, 4, now=3, spare=0.2) == 3
+    assert replicas_for(6.5, 4, now=3, spare=0.2) == 3
+    assert replicas_for(6.3, 4, now=3, spare=0.2) == 2
+
+
+@pytest.mark.parametrize("now", range(10))
+@pytest.mark.parametrize("work", [0, 0.5, 3.9, 4, 4.1, 7.9, 8, 20])
+def test_never_fewer_than_what_runs_needs_and_never_more_than_needed_or_there(work: float, now: int) -> None:
+    replicas = replicas_for(work, 4, now)
+    assert replicas * 4 >= work
+    assert replicas <= max(now, -(-work // 4))
+
+
+def test_load_that_swings_around_what_some_replicas_do_moves_none() -> None:
+    now = 1
+    seen = []
+    for work in [4.2, 3.9, 4.1, 3.8, 4.3] * 20:
+        now = replicas_for(work, 4, now)
+        seen.append(now)
+    assert set(seen) == {2}
+
+
+def test_every_worker_reports_the_whole_queue_and_it_counts_once() -> None:
+    assert TasksPolicy()(context(2, TASKS, [11, 12]))[0] == 3
+
+
+def test_workers_stay_as_they_are_while_the_broker_tells_nothing() -> None:
+    assert TasksPolicy()(context(3, TASKS))[0] == 3
+
+
+def test_an_empty_queue_needs_no_worker_but_the_least_that_is_asked_for() -> None:
+    assert TasksPolicy()(context(3, TASKS, [0, 0, 0]))[0] == 0  # Serve keeps `min_replicas`
+
+
+def test_images_of_all_generators_and_those_still_at_the_callers_count_together() -> None:
+    assert RowsPolicy()(context(2, ROWS, [4, 5], queued=8))[0] == 5
+
+
+def test_the_larger_of_two_counts_of_images_is_taken() -> None:
+    assert RowsPolicy()(context(1, ROWS, [2], calls=15))[0] == 4
+    assert RowsPolicy()(context(1, ROWS, [15], calls=2))[0] == 4
+    assert RowsPolicy()(context(1, ROWS, calls=15))[0] == 4
+
+
+@pytest.mark.parametrize("spare", [-0.1, 1, 2])
+def test_a_share_that_is_none_is_refused(spare: float) -> None:
+    with pytest.raises(ValueError, match="spare"):
+        TasksPolicy(spare)
+
+
+@pytest.mark.parametrize("name", ["TasksPolicy", "RowsPolicy"])
+def test_serve_makes_a_policy_of_its_name_and_arguments(name: str) -> None:
+    policy = AutoscalingPolicy(policy_function=f"serve_app.policies:{name}", policy_kwargs={"spare": 0.5})
+    made = _resolve_policy_callable(policy)
+    assert made(context(3, TASKS, [8], calls=8))[0] == 3  # with a fifth to spare it were two
+
+
+def test_from_zero_a_waiting_image_brings_a_generator_at_once() -> None:
+    decide = _apply_autoscaling_config(RowsPolicy())  # type: ignore[arg-type]
+    assert decide(context(0, ROWS, calls=1, queued=1, upscale_delay_s=30))[0] == 1
+
+
+def test_serves_delays_hold_for_our_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = _apply_autoscaling_config(TasksPolicy())  # type: ignore[arg-type]
+    state: dict[str, Any] = {}
+    decided = []
+    for second in range(8):
+        monkeypatch.setattr("ray.serve.autoscaling_policy.time.time", lambda second=second: second)
+        replicas, state = decide(context(1, TASKS, [16], state=state, upscale_delay_s=5))
+        decided.append(replicas)
+    assert decided == [1, 1, 1, 1, 1, 4, 1, 1]  # asked again each time as if it had not been done
