@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -233,9 +233,9 @@ def test_a_download_that_is_not_whole_counts_as_missing(tmp_path: Path) -> None:
     settings = Settings(catalogs=(str(catalogue),), models_dir=tmp_path)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "model.onnx").write_bytes(b"12")
-    assert states(*check_models(settings, runs_them=True)) == ["ok", "fail"]
+    assert check_models(settings, runs_them=True)[-1].state == "fail"
     (tmp_path / "own" / "model.onnx").write_bytes(b"123")
-    assert states(*check_models(settings, runs_them=True)) == ["ok", "ok"]
+    assert check_models(settings, runs_them=True)[-1].state == "ok"
 
 
 def test_a_data_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_an_object_store_is_left_as_it_was_too(tmp_path: Path) -> None:
         asked, left = [request.partition(" ")[0] for request in gate.requests], bucket.keys()
         bucket.close()
     assert found == Finding("store", "ok", f"s3://{BUCKET}/results")
-    assert asked == ["PUT", "GET", "DELETE"]
+    assert asked == ["PUT", "GET", "POST"]  # as S3 deletes several at once
     assert left == []
 
 
