@@ -123,6 +123,7 @@ def test_many_photos_share_few_processes_and_none_gets_anothers_pixels() -> None
         assert 1 <= len(decoder.processes) <= PATIENT.processes
 
 
+@pytest.mark.slow
 def test_every_hostile_picture_decodes_or_is_refused() -> None:
     pictures = hostile_pictures()
     assert len(pictures) >= 300

@@ -178,6 +178,7 @@ def test_the_face_that_was_found_is_framed_before_anything_is_generated(visit: C
     assert page.locator(".box").count() > page.locator(".box.used").count() == 1
 
 
+@pytest.mark.slow
 def test_the_page_its_curl_command_and_its_python_program_give_the_same_picture(
     visit: Callable[..., Visit], service: Service, tmp_path: Path
 ) -> None:
