@@ -28,6 +28,7 @@ from serve_app.forecast import MAX_RETRY_AFTER_S
 from serve_app.pipeline import AvatarPipeline
 
 LOOK_EVERY_S = 2.0
+FRESH_S = 0.5  # whom a look would refuse that is older, gets another one: the stage may be up by now
 MAX_WAKING = 8  # calls that wait for stages, which keep photos in memory
 LOOK_LASTS_S = 10.0  # what was seen longer ago refuses nobody: Serve's controller may be away
 # A controller that has just been started again does not know yet that its replicas still run.
@@ -119,6 +120,7 @@ class StageWatch:
         self._usual_s = usual_s
         self._starts = ColdStages()
         self._looked_at = -math.inf
+        self._one_looks = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._waking: set[asyncio.Task[Any]] = set()
 
@@ -131,6 +133,9 @@ class StageWatch:
 
         Raises: OverloadedError; NoFaceError, unless the embedder itself has no replica.
         """
+        if not self._cold():
+            return
+        await self._look_again()
         cold = self._cold()
         if not cold:
             return
@@ -179,6 +184,12 @@ class StageWatch:
             except (RayError, RayServeException, BrokerError) as error:
                 log.warning("the stages are not looked at: %s", error)
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _look_again(self) -> None:
+        async with self._one_looks:
+            if time.monotonic() - self._looked_at > FRESH_S:
+                with contextlib.suppress(RayError, RayServeException, BrokerError):
+                    await self._look_once()
 
     async def _look_once(self) -> None:
         states = await asyncio.to_thread(self._look)
