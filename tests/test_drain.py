@@ -206,16 +206,17 @@ class Load:
         enough = len(self.answers) + number
         poll(lambda: len(self.answers) >= enough or self.errors, UPDATE_TIMEOUT_S)
 
-    def check(self, poll: Callable[..., Any], accepted: tuple[int, ...] = (200, 202)) -> None:
-        """Nothing failed, nothing was begun twice."""
+    def check(self, poll: Callable[..., Any], *, broker_stays: bool = True) -> None:
+        """Nothing failed, and where the broker stays nothing was begun twice, and nobody told to come again."""
         assert not self.errors
+        accepted = (200, 202) if broker_stays else (200, 202, 503)
         assert [answer.text for answer in self.answers if answer.status_code not in accepted] == []
         assert all("Retry-After" in answer.headers for answer in self.answers if answer.status_code == 503)
         tasks = [answer.json()["task_id"] for answer in self.answers if answer.status_code == 202]
         assert tasks
         for task_id in tasks:
             poll(lambda task_id=task_id: self._service.task(task_id)["status"] == "SUCCESS", UPDATE_TIMEOUT_S)
-            assert self._service.attempts(task_id) == 1
+            assert self._service.attempts(task_id) <= (1 if broker_stays else 2)
 
 
 @pytest.mark.slow
@@ -232,9 +233,7 @@ def test_replicas_that_are_taken_away_under_load_cost_no_request_and_no_second_r
 
 
 @pytest.mark.slow
-def test_an_update_under_load_loses_no_request_and_starts_no_second_run(
-    changing: Service, poll: Callable[..., Any]
-) -> None:
+def test_an_update_under_load_loses_nothing(changing: Service, poll: Callable[..., Any]) -> None:
     changing.update(replicas(2))
     poll(lambda: running(2), UPDATE_TIMEOUT_S)
     with Load(changing).running() as load:
@@ -243,8 +242,8 @@ def test_an_update_under_load_loses_no_request_and_starts_no_second_run(
         poll(lambda: not running(2), UPDATE_TIMEOUT_S)
         poll(lambda: running(2), UPDATE_TIMEOUT_S)
         load.wait_for_more(6, poll)
-    # Other `args` restart the broker of this profile too: who comes just then may be told to come again.
-    load.check(poll, (200, 202, 503))
+    # Other `args` restart the broker of this profile too. What cannot be handed back meanwhile is begun again.
+    load.check(poll, broker_stays=False)
 
 
 def scaled(policy: str, least: int, most: int, target: int) -> dict[str, Any]:
