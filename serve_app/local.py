@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from serve_app.settings import Settings
 from serve_app.valkey import FolderInUseError, check_folder_free
 
 CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
+QUIET_PORTS = range(20_000, 30_000)  # above those of Ray's workers, below those that systems give out by themselves
 MIN_CPUS = 2  # the embedded deployments share 2, also where the machine has one
 START_TIMEOUT_S = 300
 DRAIN_TIMEOUT_S = 8
@@ -171,7 +173,12 @@ def _check_port_free(host: str, port: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on now, nor will by chance: Ray and the system take theirs from other ranges.
+
+    Raises: StartError.
+    """
+    for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)):
+        with contextlib.suppress(StartError):
+            _check_port_free(host, port)
+            return port
+    raise StartError(f"No port of {QUIET_PORTS.start} to {QUIET_PORTS.stop - 1} is free on {host}.")
