@@ -46,11 +46,11 @@ class FaceDiffusionModel:
     terminal SNR is 4096.
     """
 
-    def __init__(self, pipeline: FacePipeline) -> None:
+    def __init__(self, pipeline: FacePipeline, threads: int = 1) -> None:
         self._pipeline = pipeline
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
-        self._unet = RowUNet(pipeline.unet)
+        self._unet = RowUNet(pipeline.unet, threads)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
         self._pace = Pace(pipeline.device)
 
@@ -58,7 +58,7 @@ class FaceDiffusionModel:
     def load(cls, config: DiffusionModelConfig) -> "FaceDiffusionModel":
         """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
         torch.set_num_threads(config.threads)
-        return cls(load_pipeline(config))
+        return cls(load_pipeline(config), config.threads)
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
         """Size, and windows of the longer prompt: padding a shorter one would change what it says."""

@@ -78,8 +78,7 @@ def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
     )
     load_face_adapter(pipeline, config)
     pipeline.to(device)
-    if device.type == "cuda":
-        use_channels_last(pipeline)
+    use_channels_last(pipeline)
     if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
         pipeline.vae.to(torch.float32)  # it overflows in float16; bfloat16 has the range of float32
     return pipeline
@@ -124,6 +123,6 @@ def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> N
 
 
 def use_channels_last(pipeline: FacePipeline) -> None:
-    """Lay the convolutions' weights out as the tensor cores read them."""
+    """Lay the convolutions' weights out as tensor cores and oneDNN read them."""
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)

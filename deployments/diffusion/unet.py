@@ -1,14 +1,16 @@
 """The UNet for rows that each have a time step, a prompt, a face and a weight of that face of their own."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor
 
-Tensors = Mapping[str, Tensor]
+from deployments.diffusion.shares import RowShares, Tensors
+
 Size = tuple[int, int]
 """Height and width of latents."""
 
@@ -53,8 +55,10 @@ class RowUNet:
     runs as it would without: compiling takes a minute, in which everybody would wait.
     """
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: Any, threads: int = 1) -> None:
+        """On a CPU the rows of a large batch are shared among so many `threads`."""
         self._unet = self._forward = unet
+        self._shares = RowShares(threads if unet.device.type == "cpu" else 1)
         self._compiled: dict[Size, list[int]] = {}  # widths, the smallest first
         # Faces are projected once each, not in every step: what is None the UNet leaves to us.
         self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
@@ -74,7 +78,7 @@ class RowUNet:
         widths = self._compiled.get((size[0], size[1]), [])
         place = bisect_left(widths, rows)
         if place == len(widths):
-            return _predict(self._unet, latents, timesteps, conditions)
+            return self._shares(partial(_predict, self._unet), latents, timesteps, conditions)
         filled = {name: _filled(values, widths[place]) for name, values in conditions.items()}
         # Prompts are of one window or more; a graph is for any number of them.
         torch._dynamo.mark_dynamic(filled["prompt_embeds"], 1)

@@ -1,0 +1,67 @@
+"""Rows of a batch shared among threads."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from deployments.diffusion.shares import RowShares, Tensors
+
+
+class Net:
+    """Notes who called it with how many rows, and with how many threads of their own."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+        assert torch.is_inference_mode_enabled()
+        assert {len(timesteps), *map(len, conditions.values())} == {len(latents)}
+        self.calls.append((threading.current_thread().name.partition("_")[0], len(latents), torch.get_num_threads()))
+        return latents * timesteps[:, None] + conditions["scale"]
+
+
+def batch(rows: int) -> tuple[Tensor, Tensor, Tensors]:
+    drawn = torch.Generator().manual_seed(rows)
+    latents, timesteps, scale = (torch.rand(rows, *shape, generator=drawn) for shape in [(3,), (), (1,)])
+    return latents, timesteps, {"scale": scale}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 13, 16])
+def test_every_row_gets_its_own_answer_in_its_own_place(rows: int, threads: int) -> None:
+    net, given = Net(), batch(rows)
+    assert torch.equal(RowShares(threads)(net, *given), Net()(*given))
+    assert sum(count for _name, count, _threads in net.calls) == rows
+    assert len(net.calls) <= threads
+
+
+@torch.inference_mode()
+def test_threads_that_have_rows_of_their_own_compute_alone() -> None:
+    net = Net()
+    RowShares(2)(net, *batch(9))
+    assert sorted(net.calls) == [("rows", 4, 1), ("rows", 5, 1)]
+
+
+@torch.inference_mode()
+def test_few_rows_stay_together_in_the_thread_that_has_them() -> None:
+    net = Net()
+    RowShares(2)(net, *batch(3))
+    assert net.calls == [(threading.current_thread().name, 3, torch.get_num_threads())]
+
+
+@torch.inference_mode()
+def test_an_error_in_one_share_is_the_callers() -> None:
+    def fails_at_zero(latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+        if (timesteps == 0).any():
+            raise torch.OutOfMemoryError("no memory for this share")
+        return latents
+
+    latents, timesteps, conditions = batch(8)
+    timesteps[7] = 0
+    shares = RowShares(2)
+    with pytest.raises(torch.OutOfMemoryError, match="this share"):
+        shares(fails_at_zero, latents, timesteps, conditions)
+    assert len(shares(fails_at_zero, latents, timesteps + 1, conditions)) == 8
