@@ -73,6 +73,33 @@ class FaceEmbedderConfig(Config):
     batch_wait_s: float = Field(0.01, ge=0)
 
 
+class ConceptCheckerConfig(Config):
+    """The safety checker of Stable Diffusion in diffusers' format: a folder with its configuration and weights.
+
+    `preprocessor` is the folder of its `preprocessor_config.json`, where that is another.
+    """
+
+    kind: Literal["concepts"] = "concepts"
+    path: Path
+    preprocessor: Path | None = None
+    variant: str | None = None  # of the weight files
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+class ClassifierConfig(Config):
+    """An image classifier in transformers' format: a picture with one of these labels, so sure, is withheld."""
+
+    kind: Literal["classifier"]
+    path: Path
+    preprocessor: Path | None = None
+    labels: tuple[str, ...] = Field(min_length=1)
+    threshold: float = Field(0.5, gt=0, le=1)
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discriminator="kind")]
+
+
 class DiffusionModelConfig(Config):
     """A diffusers folder of the Stable Diffusion family (SD 1.5 or SDXL) and a FaceID adapter file."""
 
@@ -85,7 +112,8 @@ class DiffusionModelConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
     threads: int = Field(2, ge=1)
-    memory_gb: float = Field(0, ge=0)  # of the device, with what its steps need
+    memory_gb: float = Field(0, ge=0)  # of the device, with what its steps and its safety checker need
+    safety: SafetyConfig | None = None  # looks at every image on the same device; what it flags goes nowhere
     compile: bool = False  # the UNet, for `compile_sizes`; all other sizes are drawn without
     compile_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) in pixels; empty: the model's own square
 

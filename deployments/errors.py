@@ -2,6 +2,7 @@
 
 AvatarError
 ├── NoFaceError          the photo shows no face that can be used
+├── UnsafeImageError     the safety checker withholds what was drawn
 └── DeadlineError        the work could not be done in the time that its client gave
 """
 
@@ -18,6 +19,10 @@ class AvatarError(Exception):
 
 class NoFaceError(AvatarError):
     """No face was found, or none large enough."""
+
+
+class UnsafeImageError(AvatarError):
+    """A generated image, or all images of a request, are withheld."""
 
 
 class DeadlineError(AvatarError):

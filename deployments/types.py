@@ -1,7 +1,8 @@
 """The values that the stages exchange. All are frozen; arrays are never written after they were made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +75,21 @@ class AvatarSpec:
     adapter_scale: float | None = None  # how much the face counts, 0 to 1; None: as the model is set up
 
 
+@dataclass(frozen=True, slots=True)
+class DrawnWith:
+    """What an image depends on besides its spec and the face. `weights` are the SHA-256 of files, by their names."""
+
+    model: str
+    weights: Mapping[str, str]
+    sampler: str
+    schedule: Mapping[str, Any]  # what differs from the defaults of diffusers
+    adapter_scale: float  # where the spec names none
+    lora_scale: float | None
+    precision: str
+    device: str
+    versions: Mapping[str, str]  # of libraries
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneratedImage:
     """What the generator drew: `pixels` is (h, w, 3) at a native size of the model."""
@@ -81,6 +97,7 @@ class GeneratedImage:
     pixels: Pixels
     runtime_s: float
     startup_s: float  # how long the request waited for this replica to come up
+    drawn_with: DrawnWith | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +113,31 @@ class ImageProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What the content credentials of an image say of how it was drawn. Nothing in it is about a person."""
+
+    app: str
+    model: str
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    width: int  # as drawn; the file may have another size
+    height: int
+
+    def statement(self) -> dict[str, str | int | float]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
 class FinishSpec:
-    """How a generated image becomes a file. `bg_color` wins over `remove_background`."""
+    """How a generated image becomes a file, signed if it has an `origin`. `bg_color` wins over `remove_background`."""
 
     width: int
     height: int
     remove_background: bool = False
     bg_color: tuple[int, int, int] | None = None
     output_format: OutputFormat = "png"
+    origin: Origin | None = None
 
     @property
     def cuts_out(self) -> bool:
@@ -120,3 +154,5 @@ class Avatar:
     startup_s: float
     diffusion_s: float
     finish_s: float
+    drawn_with: DrawnWith | None = None
+    drawn_sha256: str = ""  # of the pixels as they were drawn, before size and background

@@ -1,6 +1,7 @@
 """Put load on a service that is started for it, and leave a report."""
 
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -14,17 +15,20 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest import table
-from loadtest.answers import read_answers
+from loadtest.answers import read_answers, read_counts
 from loadtest.figures import Figures, NothingMeasuredError, figures_of
-from loadtest.load import Load, LoadEnd, run_load
+from loadtest.load import Load, LoadEnd, Records, run_load
 from loadtest.report import as_html, as_json
+from loadtest.scrape import Scraper, exporters
 from loadtest.setting import Setting, settings_of
+from loadtest.shapes import ShapeName
 from serve_app.auth import TOKEN_FILE
-from serve_app.connection import ClientError
+from serve_app.client import ClientError
 from serve_app.generate import read_token
 from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
 from serve_app.signals import end_on_signals
 
+REPORT_INTERVAL, REPORT_MS = "RAY_metrics_report_interval_ms", 2000  # Ray's own is 10 s, too long for a short test
 REPORTS = Path(__file__).parent / "reports"
 
 console = Console(highlight=False, soft_wrap=True)
@@ -39,40 +43,46 @@ class Target:
     token: str
     name: str
     settings: dict[str, Any]
+    exporters: Callable[[], list[str]]  # the pages of metrics; none where the service is another's
 
 
 def load_test(
-    users: Annotated[
-        int, typer.Option(min=2, help="How many users at once; half of them have their avatars queued.")
-    ] = 4,
+    users: Annotated[int, typer.Option(min=2, help="How many users at once, at most.")] = 4,
     seconds: Annotated[int, typer.Option(min=1, help="For how long they send requests.")] = 60,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="The same in minutes; wins over seconds.")] = None,
+    shape: Annotated[ShapeName, typer.Option(help="How many of the users are there at which time.")] = "steady",
     config: Annotated[Path, typer.Option(help="The Serve config file of the service.", dir_okay=False)] = CONFIG,
     url: Annotated[str | None, typer.Option(help="A service that runs already, instead.")] = None,
     token: Annotated[str | None, typer.Option(envvar="FACE_AVATAR_TOKEN", help="The bearer token of that one.")] = None,
     token_file: Annotated[
         Path | None, typer.Option(envvar="FACE_AVATAR_TOKEN_FILE", help="Its file; that of the data directory.")
     ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="A page of metrics of that one, such as http://NODE:PORT/metrics.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The report; a new file in loadtest/reports without it.")] = None,
     json: Annotated[Path | None, typer.Option(help="The same figures as JSON.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives every user the same requests.")] = 0,
 ) -> None:
     """Put load on a service that is started for it (or on one that runs: --url), and leave a report."""
-    load = Load(users, seconds, seed)
+    load = Load(users, seconds if minutes is None else round(minutes * 60), seed, shape)
     end_on_signals()
-    with tempfile.TemporaryDirectory(prefix="face-avatar-load-") as folder, console.status("") as status:
-        record = Path(folder) / "answers.jsonl"
+    with tempfile.TemporaryDirectory(prefix="face-avatar-load-") as name, console.status("") as status:
+        folder = Path(name)
+        records = Records.within(folder)
         with contextlib.ExitStack() as stack:
             if url is None:
-                target = stack.enter_context(_own_service(config, Path(folder) / "data", status.update))
+                target = stack.enter_context(_own_service(config, folder / "data", status.update))
             else:
-                target = Target(url.rstrip("/"), read_token(token, token_file), url, {})
-            end = run_load(load, target.url, target.token, record, status.update)
-            figures = figures_of(list(read_answers(record)) if record.exists() else [])
-            setting = Setting(target.name, load, end.interrupted, target.settings)
-            report = out or REPORTS / time.strftime("load-%Y%m%d-%H%M%S.html")
-            _write(report, as_html(figures, setting))
-            if json:
-                _write(json, as_json(figures, setting))
+                target = Target(url.rstrip("/"), read_token(token, token_file), url, {}, lambda: metrics or [])
+            scraper = stack.enter_context(Scraper(target.exporters))
+            end = run_load(load, target.url, target.token, records, status.update)
+        figures = figures_of(list(read_answers(records.answers)), list(read_counts(records.counts)), scraper.scrapes)
+        setting = Setting(target.name, load, end.interrupted, target.settings)
+        report = out or REPORTS / time.strftime("load-%Y%m%d-%H%M%S.html")
+        _write(report, as_html(figures, setting))
+        if json:
+            _write(json, as_json(figures, setting))
     _show(figures, report)
     raise typer.Exit(_exit_code(figures, end))
 
@@ -80,11 +90,12 @@ def load_test(
 @contextlib.contextmanager
 def _own_service(config: Path, data_dir: Path, report: Callable[[str], None]) -> Iterator[Target]:
     """Raises: StartError."""
+    os.environ.setdefault(REPORT_INTERVAL, str(REPORT_MS))
     options = ServiceOptions(config=config, port=free_port(), data_dir=data_dir)
     settings = settings_of(options)
     with run_service(options, report) as service:
         token = (service.data_dir / TOKEN_FILE).read_text().strip()
-        yield Target(service.url, token, f"started for this test ({config.name})", settings)
+        yield Target(service.url, token, f"started for this test ({config.name})", settings, exporters)
 
 
 def _write(path: Path, text: str) -> None:

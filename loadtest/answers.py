@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Group = Literal["sync", "queued", "bad"]
+Group = Literal["sync", "queued", "events", "cancelled", "bad"]
+"""Who asked: users who wait, who poll, who follow events, who change their mind, and bad requests of anybody."""
+
 Verdict = Literal["right", "refused", "wrong"]
 
 
@@ -35,14 +37,21 @@ class Answer(BaseModel):
         return self.ended - self.latency_s
 
 
-class AnswerLog:
-    """Appends answers to a file; each is there as soon as it was added, whatever happens next."""
+class UserCount(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: float  # unix seconds
+    users: int  # at work; who is told to leave counts until the last answer
+
+
+class Log:
+    """Appends lines of JSON to a file; each is there as soon as it was added, whatever happens next."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
 
-    def add(self, answer: Answer) -> None:
-        self._file.write(answer.model_dump_json() + "\n")
+    def add(self, line: BaseModel) -> None:
+        self._file.write(line.model_dump_json() + "\n")
 
     def close(self) -> None:
         self._file.close()
@@ -50,7 +59,15 @@ class AnswerLog:
 
 def read_answers(path: Path) -> Iterator[Answer]:
     """The answers of a log, also of one whose writer was killed in the middle of a line."""
-    with path.open() as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield Answer.model_validate_json(line)
+    return map(Answer.model_validate_json, _lines(path))
+
+
+def read_counts(path: Path) -> Iterator[UserCount]:
+    return map(UserCount.model_validate_json, _lines(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Those that are whole; none where there is no file."""
+    if path.exists():
+        with path.open() as lines:
+            yield from (line for line in lines if line.endswith("\n"))

@@ -1,12 +1,12 @@
 """What a right answer is: each check takes an answer and gives what it says, or raises WrongAnswerError."""
 
 import io
+import json
 
 from PIL import Image, UnidentifiedImageError
-from requests import Response
+from requests import RequestException, Response
 
-from serve_app.client import Task
-from serve_app.connection import UnexpectedAnswerError
+from serve_app.client import Task, UnexpectedAnswerError
 from serve_app.schemas import Envelope
 
 SHOWN_CHARS = 200  # of a wrong answer
@@ -34,6 +34,24 @@ def queued(answer: Response) -> Task:
 def known(answer: Response, task_id: str) -> Task:
     """A task as it stands, whatever its status."""
     task = _task(answer, 200, 202)
+    _require(task.task_id == task_id, f"task {task.task_id} instead of {task_id}")
+    return task
+
+
+def last_event(answer: Response, task_id: str) -> Task:
+    """What the last event of a stream tells of a task; it reads to the end of the stream."""
+    _require_status(answer, 200)
+    kind = answer.headers.get("Content-Type", "")
+    _require(kind.startswith("text/event-stream"), f"{kind} instead of a stream of events")
+    try:
+        told = [line.removeprefix(b"data: ") for line in answer.iter_lines() if line.startswith(b"data: ")]
+    except RequestException as broken:
+        raise WrongAnswerError(f"the stream broke off: {broken}") from broken
+    _require(bool(told), "a stream without an event")
+    try:
+        task = Task.from_envelope(json.loads(told[-1]))
+    except (ValueError, UnexpectedAnswerError) as error:
+        raise WrongAnswerError(str(error)) from error
     _require(task.task_id == task_id, f"task {task.task_id} instead of {task_id}")
     return task
 

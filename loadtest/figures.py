@@ -4,12 +4,16 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
-from loadtest.answers import Answer, Group, Verdict
+from loadtest.answers import Answer, Group, UserCount, Verdict
+from loadtest.scrape import Scrape
+from loadtest.telemetry import Line, Telemetry, telemetry_of
 
-GROUPS: tuple[Group, ...] = ("sync", "queued", "bad")
+GROUPS: tuple[Group, ...] = get_args(Group)
+STAGES = ("fetch", "face", "diffusion", "finish", "store")  # in the order in which they are passed
 RATE_SLICES = 24  # at most
 LATENCY_SLICES = 8  # fewer: percentiles of few answers mean little
 SLICES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
@@ -58,9 +62,26 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
+    """Of HTTP answers, by what they were, and of finished images."""
+
     slice: Slice
-    requests_per_s: float
+    right_per_s: float
+    refused_per_s: float
+    wrong_per_s: float
     images_per_s: float
+
+    @property
+    def requests_per_s(self) -> float:
+        return self.right_per_s + self.refused_per_s + self.wrong_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """Times of one stage, in right answers with images: of each answer its slowest image."""
+
+    stage: str
+    latency: Latency
+    seconds: tuple[float, ...]  # sorted
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +122,9 @@ class Figures:
     statuses: tuple[StatusCount, ...]
     queue_waits: tuple[QueueWait, ...]
     problems: tuple[tuple[str, int], ...]  # what was wrong, and how often; the most frequent first
+    stages: tuple[StageFigures, ...]
+    users: Line  # at work
+    telemetry: Telemetry
 
     @property
     def requests_per_s(self) -> float:
@@ -115,7 +139,7 @@ class NothingMeasuredError(Exception):
     """There was not a single answer."""
 
 
-def figures_of(answers: Sequence[Answer]) -> Figures:
+def figures_of(answers: Sequence[Answer], counts: Sequence[UserCount] = (), scrapes: Sequence[Scrape] = ()) -> Figures:
     """Raises: NothingMeasuredError."""
     if not answers:
         raise NothingMeasuredError("There was not a single answer.")
@@ -127,7 +151,7 @@ def figures_of(answers: Sequence[Answer]) -> Figures:
         requests=sum(answer.status is not None for answer in answers),
         wrong=sum(answer.verdict == "wrong" for answer in answers),
         refused=sum(answer.verdict == "refused" for answer in answers),
-        images=sum(answer.images for answer in answers),
+        images=_images(answers),
         kinds=_kinds(answers),
         rates=_rates(answers, started, span_s),
         drawn=tuple(
@@ -144,6 +168,9 @@ def figures_of(answers: Sequence[Answer]) -> Figures:
         problems=tuple(
             Counter(f"{answer.kind}: {answer.problem}" for answer in answers if answer.problem).most_common()
         ),
+        stages=_stages(answers),
+        users=Line("users", tuple((count.at - started, float(count.users)) for count in counts)),
+        telemetry=telemetry_of(scrapes, started),
     )
 
 
@@ -188,19 +215,40 @@ def _kind(group: Group, kind: str, answers: Sequence[Answer]) -> KindFigures:
         wrong=sum(answer.verdict == "wrong" for answer in answers),
         refused=sum(answer.verdict == "refused" for answer in answers),
         latency=Latency.of(answers),
-        images=sum(answer.images for answer in answers),
+        images=_images(answers),
         latencies_s=tuple(sorted(answer.latency_s for answer in answers if answer.verdict == "right")),
         stages_s={name: sum(values) / len(values) for name, values in stages.items()},
     )
+
+
+def _images(answers: Iterable[Answer]) -> int:
+    """Those of right answers."""
+    return sum(answer.images for answer in answers if answer.verdict == "right")
 
 
 def _rates(answers: Sequence[Answer], started: float, span_s: float) -> tuple[Rates, ...]:
     rates = []
     for part, came in sliced(answers, started, span_s, RATE_SLICES):
         length_s = part.end_s - part.start_s
-        requests = sum(answer.status is not None for answer in came)
-        rates.append(Rates(part, requests / length_s, sum(answer.images for answer in came) / length_s))
+        verdicts = Counter(answer.verdict for answer in came if answer.status is not None)
+        right, refused, wrong = (verdicts[verdict] / length_s for verdict in get_args(Verdict))
+        rates.append(Rates(part, right, refused, wrong, _images(came) / length_s))
     return tuple(rates)
+
+
+def _stages(answers: Sequence[Answer]) -> tuple[StageFigures, ...]:
+    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        if answer.verdict == "right":
+            for stage, value in answer.stages.items():
+                seconds[stage].append(value)
+    known = [stage for stage in STAGES if stage in seconds]
+    return tuple(_stage(stage, sorted(seconds[stage])) for stage in [*known, *sorted(seconds.keys() - set(STAGES))])
+
+
+def _stage(stage: str, seconds: Sequence[float]) -> StageFigures:
+    p50, p95, p99 = (percentile(seconds, percent) for percent in (50, 95, 99))
+    return StageFigures(stage, Latency(p50, p95, p99), tuple(seconds))
 
 
 def _drawn(group: Group, answers: Sequence[Answer], started: float, span_s: float) -> DrawnOverTime:

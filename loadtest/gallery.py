@@ -53,11 +53,13 @@ def references(folder: Path, drawn: int) -> Iterator[tuple[Path, str]]:
 
 
 def row(client: FaceAvatarClient, photo: Path, gender: str) -> list[Image.Image]:
-    plain = client.create(photo, gender=gender, batch=3, seed=SEED).require_success()
-    blue = client.create(photo, prompt=f"portrait of a smiling {gender}, blue background", seed=SEED).require_success()
-    cut = client.create(photo, gender=gender, batch=2, seed=SEED + 3, remove_background=True).require_success()
+    plain = client.avatars.create(photo, gender=gender, batch=3, seed=SEED).require_success()
+    blue = client.avatars.create(
+        photo, prompt=f"portrait of a smiling {gender}, blue background", seed=SEED
+    ).require_success()
+    cut = client.avatars.create(photo, gender=gender, batch=2, seed=SEED + 3, remove_background=True).require_success()
     urls = [image.url for task in (plain, blue, cut) for image in task.images if image.url]
-    pictures = [Image.open(io.BytesIO(client.download(url))).convert("RGBA") for url in urls]
+    pictures = [Image.open(io.BytesIO(client.avatars.download(url))).convert("RGBA") for url in urls]
     with Image.open(photo) as reference:
         return [cell(reference.convert("RGBA")), *(cell(picture) for picture in pictures)]
 

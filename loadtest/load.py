@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from loadtest.shapes import ShapeName
+
 ROOT = Path(__file__).parent.parent
 STOP_TIMEOUT_S = 60  # for the requests that are on their way when the time is over
 OVERTIME_S = 60  # what locust needs beyond that, at most, to start and to end
@@ -18,11 +20,24 @@ LOG_CHARS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many users for so long; the same seed gives each of them the same requests."""
+    """At most so many users for so long; the same seed gives each of them the same requests."""
 
     users: int
     seconds: int
     seed: int
+    shape: ShapeName = "steady"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The files that locust writes while it runs."""
+
+    answers: Path
+    counts: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> "Records":
+        return cls(folder / "answers.jsonl", folder / "users.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +48,11 @@ class LoadEnd:
     problem: str = ""
 
 
-def run_load(load: Load, url: str, token: str, record: Path, report: Callable[[str], None]) -> LoadEnd:
-    """Put the load on a service, with every answer written to `record`; an interrupt ends it at once."""
+def run_load(load: Load, url: str, token: str, records: Records, report: Callable[[str], None]) -> LoadEnd:
+    """Put the load on a service, with every answer written as it comes; an interrupt ends it at once."""
     command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py")]
-    command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--host", url, "--record", str(record)]
+    command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--host", url, "--shape", load.shape]
+    command += ["--record", str(records.answers), "--counts", str(records.counts)]
     command += ["--users", str(load.users), "--spawn-rate", str(load.users), "--seed", str(load.seed)]
     command += ["--run-time", f"{load.seconds}s", "--stop-timeout", f"{STOP_TIMEOUT_S}s"]
     environment = os.environ | {"FACE_AVATAR_TOKEN": token}
@@ -66,7 +82,7 @@ def _wait(locust: subprocess.Popen[bytes], load: Load, report: Callable[[str], N
     limit_s = load.seconds + STOP_TIMEOUT_S + OVERTIME_S
     while (passed_s := time.monotonic() - started) < limit_s:
         late = " (waiting for the last answers)" if passed_s > load.seconds else ""
-        report(f"{load.users} users for {load.seconds} s: {passed_s:.0f} s{late}")
+        report(f"{load.shape}, {load.users} users, {load.seconds} s: {passed_s:.0f} s{late}")
         try:
             locust.wait(0.5)
         except subprocess.TimeoutExpired:

@@ -1,235 +1,51 @@
-"""The mix of a load test: users who wait for their avatars, users who have them queued, and some bad requests.
+"""The mix of a load test: users of every kind, as many at each moment as a shape says.
 
-    locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:8000 --users 4 --run-time 60s
+    locust -f loadtest/locustfile.py --headless --host http://127.0.0.1:8000 --users 4 --run-time 60s --shape spike
 
 FACE_AVATAR_TOKEN holds the token, or FACE_AVATAR_TOKEN_FILE names its file (default: ~/.face-avatar/token).
-A 503 or 429 with Retry-After is an answer, not a failure: the user waits as long as it was told.
 """
 
-import functools
-import itertools
-import os
-import random
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
-from uuid import UUID
+from typing import Any
 
-from locust import HttpUser, between, events, task
+import gevent
+from locust import HttpUser, LoadTestShape, events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from requests import Response
 
-from loadtest import checks
-from loadtest.answers import Answer, AnswerLog, Group
-from loadtest.checks import WrongAnswerError
-from serve_app.client import Task, data_url
-from serve_app.demo import sample_photo
-from serve_app.generate import read_token
+from loadtest.answers import Answer, Log, UserCount
+from loadtest.shapes import NAMES, users_at
+from loadtest.users import BadUser, CancellingUser, FollowingUser, QueueingUser, WaitingUser
 
-CREATE = "/getImageToImage"
+# Locust takes the users that it finds here.
+__all__ = ["BadUser", "CancellingUser", "FollowingUser", "QueueingUser", "WaitingUser"]
+
 BUG_EXIT_CODE = 2
-FIRST_PAUSE_S, PAUSE_GROWTH, MAX_PAUSE_S = 0.2, 1.5, 2.0  # between two looks at a queued task
-BAD_FIELDS: list[tuple[dict[str, Any], int, str]] = [
-    ({"batch": 99}, 422, "Invalid Request"),
-    ({"unknown": 1}, 422, "Invalid Request"),
-    ({"app_id": "nobody"}, 404, "Unknown App"),
-    ({"file_url": "ftp://example.org/me.jpg"}, 422, "Image URL Error"),
-    ({"file_url": "data:image/png;base64,bm90IGEgcGljdHVyZQ=="}, 422, "Image URL Error"),
-    ({"file_url": "ftp://example.org/me.jpg", "celery": True}, 422, "Image URL Error"),
-]
-
-T = TypeVar("T")
-Fields = dict[str, Any]
+COUNT_EVERY_S = 1.0
 
 
-class AvatarUser(HttpUser):
-    """Somebody who asks for avatars, looks at one, and asks again. The first request of everybody is a bad one."""
+class Shape(LoadTestShape):
+    """As many users as the options say, all the time or as one of the shapes has it."""
 
-    abstract = True
-    wait_time = between(0.1, 1.0)
-    group: ClassVar[Group]
-    mix: ClassVar[list[tuple[Callable[[Any], None], int]]]  # what such a user does, and how often
-    numbers: ClassVar[Iterator[int]] = itertools.count()
+    use_common_options = True
 
-    def on_start(self) -> None:
-        options = self.environment.parsed_options
-        self.name = f"{options.seed if options else 0} {next(self.numbers)}"
-        self.turns = itertools.count()
-        self.random = random.Random(self.name)
-        token_file = os.environ.get("FACE_AVATAR_TOKEN_FILE")
-        token = read_token(os.environ.get("FACE_AVATAR_TOKEN"), Path(token_file) if token_file else None)
-        self.client.headers["Authorization"] = f"Bearer {token}"
-        self.body: Fields = {"app_id": "face-avatar", "file_url": data_url(sample_photo())}
-        self.bad_request()
-
-    @task
-    def next_request(self) -> None:
-        # Anew for every turn: how the service answered before shall not change what is asked of it next.
-        self.random.seed(f"{self.name} {next(self.turns)}")
-        requests, weights = zip(*self.mix, strict=True)
-        self.random.choices(requests, weights)[0](self)
-
-    def bad_request(self) -> None:
-        fields, status, name = self.random.choice(BAD_FIELDS)
-        check = functools.partial(checks.error, status=status, name=name)
-        self.send("bad request", "POST", CREATE, check, group="bad", json=self.body | fields)
-
-    def send(
-        self,
-        kind: str,
-        method: str,
-        path: str,
-        check: Callable[[Response], T],
-        facts: Callable[[T], Fields] = lambda _: {},
-        group: Group | None = None,
-        **options: Any,
-    ) -> T | None:
-        """One request; gives what its check gave, or None where it was refused or wrong.
-
-        `facts`: what a right answer adds to its record.
-        """
-        record: Fields = {"group": group or self.group}
-        with self.client.request(method, path, name=kind, catch_response=True, **options) as answer:
-            answer.request_meta["context"] = record
-            if (wait_s := checks.refusal_s(answer)) is not None:
-                record["verdict"], found = "refused", None
-            else:
-                try:
-                    found = check(answer)
-                except WrongAnswerError as wrong:
-                    answer.failure(answer.error or wrong)
-                    return None
-                record |= facts(found)
-            answer.success()
-        time.sleep(wait_s or 0)
-        return found
-
-    def look_at_one(self, drawn: Task, fields: Fields) -> None:
-        """Fetch a file; its URL needs no token, and may be another host's."""
-        url, asked = self.random.choice(drawn.images).url or "", drawn.envelope["input"] | fields
-        check = functools.partial(checks.image, size=(asked["width"], asked["height"]))
-        self.send("result", "GET", url, check, headers={"Authorization": None})
-
-
-class WaitingUser(AvatarUser):
-    """Waits for its avatars: `celery` is false."""
-
-    group = "sync"
-
-    def one_avatar(self) -> None:
-        self.create("one avatar", num_inference_steps=self.random.choice([6, 12, 20]))
-
-    def a_batch(self) -> None:
-        self.create("batch", batch=self.random.randint(2, 4))
-
-    def cut_out(self) -> None:
-        background: Fields = self.random.choice([{"remove_background": True}, {"bg_color": "#3366ff"}])
-        self.create("cut-out", width=self.random.choice([256, 512, 768]), **background)
-
-    def create(self, kind: str, **fields: Any) -> None:
-        check = functools.partial(checks.made, batch=fields.get("batch", 1))
-        if drawn := self.send(kind, "POST", CREATE, check, of_drawn, json=self.body | fields):
-            self.look_at_one(drawn, fields)
-
-    mix: ClassVar = [(one_avatar, 6), (a_batch, 2), (cut_out, 2), (AvatarUser.bad_request, 1)]
-
-
-class QueueingUser(AvatarUser):
-    """Has its avatars queued, and looks again and again until they are done."""
-
-    group = "queued"
-
-    def one_avatar(self) -> None:
-        self.follow({"num_inference_steps": self.random.choice([6, 12, 20])})
-
-    def a_batch(self) -> None:
-        self.follow({"batch": self.random.randint(2, 4)})
-
-    def a_repeat(self) -> None:
-        """The same request twice is one task; another request with its key is a conflict."""
-        key = {"Idempotency-Key": str(UUID(int=self.random.getrandbits(128)))}
-        if first := self.enqueue({}, key):
-            check = functools.partial(checks.known, task_id=first.task_id)
-            self.send("repeat", "POST", CREATE, check, json=self.body | {"celery": True}, headers=key)
-            conflict = functools.partial(checks.error, status=409, name="Conflict")
-            other = self.body | {"celery": True, "batch": 2}
-            self.send("bad request", "POST", CREATE, conflict, group="bad", json=other, headers=key)
-            self.wait_for(first, {})
-
-    def a_change_of_mind(self) -> None:
-        if task := self.enqueue({"batch": 2}):
-            time.sleep(self.random.uniform(0, 2))
-            check = functools.partial(checks.over, task_id=task.task_id)
-            self.send("cancel", "DELETE", f"/api/v1/tasks/{task.task_id}", check)
-
-    def follow(self, fields: Fields) -> None:
-        if task := self.enqueue(fields):
-            self.wait_for(task, fields)
-
-    def enqueue(self, fields: Fields, headers: dict[str, str] | None = None) -> Task | None:
-        body = self.body | fields | {"celery": True}
-        return self.send("enqueue", "POST", CREATE, checks.queued, json=body, headers=headers)
-
-    def wait_for(self, queued: Task, fields: Fields) -> None:
-        """Look at a task until it is over; then its end is an event of its own.
-
-        Its wait in the queue is known to a pause: until it was first seen at work, less what it had worked by then.
-        """
-        accepted, queue_wait_s = time.time(), None
-        for pause_s in pauses_s():
-            time.sleep(pause_s)
-            if (seen := self.look(queued.task_id)) is None:
-                continue
-            if queue_wait_s is None and seen.status != "PENDING":
-                queue_wait_s = max(0.0, time.time() - accepted - seen.runtime_s)
-            if seen.finished:
-                self.report_end(seen, fields, accepted, queue_wait_s)
-                return
-
-    def look(self, task_id: str) -> Task | None:
-        check = functools.partial(checks.known, task_id=task_id)
-        if self.random.random() < 0.5:
-            return self.send("status", "GET", f"/api/v1/tasks/{task_id}", check)
-        return self.send("status, getImage", "POST", "/getImage", check, json={"id": task_id})
-
-    def report_end(self, seen: Task, fields: Fields, accepted: float, queue_wait_s: float | None) -> None:
-        problem: WrongAnswerError | None = None
-        try:
-            checks.with_images(seen, fields.get("batch", 1))
-        except WrongAnswerError as wrong:
-            problem = wrong
-        self.environment.events.request.fire(
-            request_type="TASK",
-            name="task, to its end",
-            start_time=accepted,
-            response_time=(time.time() - accepted) * 1000,
-            response_length=0,
-            context={"group": self.group, "queue_wait_s": queue_wait_s} | of_drawn(seen),
-            exception=problem,
-        )
-        if problem is None:
-            self.look_at_one(seen, fields)
-
-    mix: ClassVar = [(one_avatar, 5), (a_batch, 2), (a_repeat, 1), (a_change_of_mind, 1), (AvatarUser.bad_request, 1)]
-
-
-def pauses_s() -> Iterator[float]:
-    """Growing, without end."""
-    pause_s = FIRST_PAUSE_S
-    while True:
-        yield pause_s
-        pause_s = min(pause_s * PAUSE_GROWTH, MAX_PAUSE_S)
-
-
-def of_drawn(drawn: Task) -> Fields:
-    return {"images": len(drawn.images), "stages": drawn.stages}
+    def tick(self) -> tuple[int, float] | None:
+        """Users, and how many of them may begin in a second; None at the end."""
+        options = self.runner.environment.parsed_options
+        most, passed_s = options.num_users or 1, self.get_run_time()
+        if options.run_time and passed_s >= options.run_time:
+            return None
+        part = passed_s / options.run_time if options.run_time else 0.0
+        return users_at(options.shape, part, most), max(options.spawn_rate or 1, most)
 
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--record", default="", help="File for every answer, one JSON object a line")
+    parser.add_argument("--counts", default="", help="File for how many users there are, one JSON object a second")
+    parser.add_argument("--shape", choices=NAMES, default="steady", help="How many users at which time")
     parser.add_argument("--seed", type=int, default=0, help="The same seed gives every user the same requests")
 
 
@@ -238,30 +54,44 @@ def record_answers(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if not (options and options.record):
         return
-    log = AnswerLog(Path(options.record))
+    log = Log(Path(options.record))
     environment.events.request.add_listener(lambda **event: log.add(answer_of(**event)))
     environment.events.quit.add_listener(lambda **_: log.close())
+
+
+@events.test_start.add_listener
+def count_users(environment: Environment, **_: Any) -> None:
+    options = environment.parsed_options
+    if options and options.counts:
+        gevent.spawn(_count, environment, Log(Path(options.counts)))
+
+
+def _count(environment: Environment, log: Log) -> None:
+    while environment.runner is not None:
+        log.add(UserCount(at=time.time(), users=environment.runner.user_count))
+        gevent.sleep(COUNT_EVERY_S)
 
 
 def answer_of(
     name: str,
     start_time: float,
     response_time: float,
-    context: Fields,
+    context: dict[str, Any],
     exception: Exception | None,
     response: Response | None = None,
     **_: Any,
 ) -> Answer:
     """An event of locust's as an answer; `response_time` is in milliseconds."""
     latency_s = response_time / 1000
-    return Answer(
-        kind=name,
-        ended=start_time + latency_s,
-        latency_s=latency_s,
-        status=None if response is None else response.status_code,
-        problem=str(exception or ""),
-        **{"verdict": "wrong" if exception else "right"} | context,
-    )
+    own = {
+        "kind": name,
+        "ended": start_time + latency_s,
+        "latency_s": latency_s,
+        "status": None if response is None else response.status_code,
+        "verdict": "wrong" if exception else "right",
+        "problem": str(exception or ""),
+    }
+    return Answer(**own | context)
 
 
 @events.user_error.add_listener

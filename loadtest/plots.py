@@ -2,22 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
 from typing import TypeVar
 
-from loadtest.figures import DrawnOverTime, Figures, KindFigures, percentile
+from loadtest.figures import DrawnOverTime, Figures, KindFigures, Latency, Slice, StageFigures, percentile
+from loadtest.plot import AFTER_FIRST, Plot, marked_lines, stepped, time_scales
+from loadtest.plots_telemetry import telemetry_plots
 from loadtest.svg import (
-    BOTTOM,
-    HEIGHT,
     RIGHT,
     ROW,
-    TOP,
     WIDTH,
     Linear,
     Logarithmic,
-    Points,
-    Scale,
     axes,
     box,
     dot,
@@ -33,10 +28,12 @@ from loadtest.svg import (
 )
 from loadtest.table import duration
 
-LEFT = 40
 MAX_DOTS = 300  # in one row or plot; of more, evenly chosen ones are drawn
-AFTER_FIRST = "seconds after the first request"
-DRAWN = {"sync": "Latency while the client waits", "queued": "Latency of queued tasks, to their end"}
+DRAWN = {
+    "sync": "Latency while the client waits",
+    "queued": "Latency of queued tasks, by polling",
+    "events": "Latency of queued tasks, by events",
+}
 PERCENTILES = {"p50": "p50", "p95": "p95", "p99": "p99"}  # their names, and their styles
 STAGES = {"fetch": "c1", "face": "c2", "diffusion": "c3", "finish": "c4", "store": "c5"}
 VERDICTS: dict[str, str] = {"right": "right", "refused": "refused", "wrong": "wrong"}
@@ -44,47 +41,65 @@ VERDICTS: dict[str, str] = {"right": "right", "refused": "refused", "wrong": "wr
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One figure of the report: `svg`, under a title and what it shows; `legend` from names to styles."""
-
-    title: str
-    shows: str
-    svg: str
-    legend: Mapping[str, str]
-
-
 def plots(figures: Figures) -> Iterator[Plot]:
     """All that these figures have data for."""
+    if figures.users.points:
+        yield users(figures)
     yield throughput(figures)
     for drawn in figures.drawn:
         yield latency_over_time(figures, drawn)
     if figures.queue_waits:
         yield queue_waits(figures)
+    if figures.stages:
+        yield stage_latency(figures.stages)
     yield distribution(figures.kinds)
     if staged := [kind for kind in figures.kinds if kind.stages_s]:
         yield stages(staged)
+    yield from telemetry_plots(figures.telemetry, figures.span_s)
     yield statuses(figures)
 
 
+def users(figures: Figures) -> Plot:
+    x, y = time_scales(figures.span_s, max(figures.users.values))
+    points = stepped([(at, value) for at, value in figures.users.points if 0 <= at <= figures.span_s])
+
+    def marks() -> Iterator[str]:
+        yield from axes(x, y, AFTER_FIRST, "users")
+        yield from polyline(points, x, y, "c4")
+
+    shows = "at work at the same time; who is told to leave waits for the last answer first"
+    return Plot("Users", shows, picture(marks(), "users over time"), {})
+
+
 def throughput(figures: Figures) -> Plot:
-    lines = {
-        "c1": [(rates.slice.middle_s, rates.requests_per_s) for rates in figures.rates],
-        "c3": [(rates.slice.middle_s, rates.images_per_s) for rates in figures.rates],
-    }
+    """Answers stacked by what they were, images as a line."""
     highest = max(max(rates.requests_per_s, rates.images_per_s) for rates in figures.rates)
-    x, y = _time_scales(figures, highest)
+    x, y = time_scales(figures.span_s, highest)
 
     def marks() -> Iterator[str]:
         yield from axes(x, y, AFTER_FIRST, "a second")
-        yield from _lines(lines, x, y)
+        for rates in figures.rates:
+            parts = {"right": rates.right_per_s, "refused": rates.refused_per_s, "wrong": rates.wrong_per_s}
+            yield from _column(x, y, rates.slice, parts)
+        yield from marked_lines({"c3": [(rates.slice.middle_s, rates.images_per_s) for rates in figures.rates]}, x, y)
 
-    svg = picture(marks(), "requests and images a second over time")
-    return Plot("Throughput", "answers and finished images a second", svg, {"requests": "c1", "images": "c3"})
+    legend = {"right answers": "right", "refused": "refused", "wrong": "wrong", "finished images": "c3"}
+    shows = "every HTTP answer, status polls too; images are of right answers only"
+    return Plot("Throughput", shows, picture(marks(), "answers and images a second over time"), legend)
+
+
+def _column(x: Linear, y: Linear, part: Slice, rates: Mapping[str, float]) -> Iterator[str]:
+    """One slice: its rates by style, one on the other."""
+    below = 0.0
+    for style, rate in rates.items():
+        if rate:
+            top, width = y(below + rate), max(x(part.end_s) - x(part.start_s) - 1.5, 0.5)
+            yield box(x(part.start_s), top, width, y(below) - top, f"{style} soft", f"{rate:.3g} a second {style}")
+        below += rate
 
 
 def latency_over_time(figures: Figures, drawn: DrawnOverTime) -> Plot:
-    x, y = _time_scales(figures, max(latency_s for _, latency_s in drawn.points))
+    x, y = time_scales(figures.span_s, max(latency_s for _, latency_s in drawn.points))
     lines = {
         "p99": [(part.middle_s, latency.p99_s) for part, latency in drawn.slices],
         "p95": [(part.middle_s, latency.p95_s) for part, latency in drawn.slices],
@@ -95,7 +110,7 @@ def latency_over_time(figures: Figures, drawn: DrawnOverTime) -> Plot:
         yield from axes(x, y, AFTER_FIRST, "seconds")
         for at_s, latency_s in evenly(drawn.points):
             yield dot(x(at_s), y(latency_s), "faint", duration(latency_s))
-        yield from _lines(lines, x, y)
+        yield from marked_lines(lines, x, y)
 
     title = DRAWN[drawn.group]
     shows = f"a dot each; the lines are percentiles of slices of {drawn.slices[0][0].end_s:g} s"
@@ -117,6 +132,31 @@ def distribution(kinds: Sequence[KindFigures]) -> Plot:
 
     svg = picture(marks(), "the distribution of latencies by kind", row_height(names))
     return Plot("Latency by kind", "right answers; box: the middle half; line: the median", svg, {})
+
+
+def stage_latency(figures: Sequence[StageFigures]) -> Plot:
+    """A row for each stage: a dot a value, a box from the median to p95, and ticks at p50, p95 and p99."""
+    names = [figure.stage for figure in figures]
+    high = max(figure.seconds[-1] for figure in figures)
+    low = min(max(figure.seconds[0], high / 1e5) for figure in figures)
+    x = Logarithmic(min(low, high / 10) / 1.2, high * 1.2, row_left(names), WIDTH - RIGHT)
+
+    def marks() -> Iterator[str]:
+        yield from row_axes(names, x, "seconds, logarithmic")
+        for index, figure in enumerate(figures):
+            yield from _percentile_row(figure.latency, figure.seconds, x, row_middle(index))
+
+    svg = picture(marks(), "percentiles of the stages", row_height(names))
+    return Plot("Latency by stage", "of each answer its slowest image; the box ends at p95", svg, PERCENTILES)
+
+
+def _percentile_row(latency: Latency, seconds: Sequence[float], x: Logarithmic, middle: float) -> Iterator[str]:
+    for value in evenly(seconds):
+        yield dot(x(value), middle, "faint", duration(value))
+    found = {"p50": latency.p50_s or 0, "p95": latency.p95_s or 0, "p99": latency.p99_s or 0}
+    yield box(x(found["p50"]), middle - 7, x(found["p95"]) - x(found["p50"]), 14, "half", "p50 to p95")
+    for style, value in found.items():
+        yield box(x(value) - 1.5, middle - 8, 3, 16, style, f"{style} {duration(value)}")
 
 
 def stages(kinds: Sequence[KindFigures]) -> Plot:
@@ -156,7 +196,7 @@ def statuses(figures: Figures) -> Plot:
 
 def queue_waits(figures: Figures) -> Plot:
     waits_s = [wait.wait_s for wait in figures.queue_waits]
-    x, y = _time_scales(figures, max(1.0, *waits_s))  # what is less is not seen so exactly
+    x, y = time_scales(figures.span_s, max(1.0, *waits_s))  # what is less is not seen so exactly
 
     def marks() -> Iterator[str]:
         yield from axes(x, y, AFTER_FIRST, "seconds")
@@ -166,24 +206,6 @@ def queue_waits(figures: Figures) -> Plot:
     p50, p95 = (duration(percentile(waits_s, percent)) for percent in (50, 95))
     shows = f"from when a task was accepted until a worker began: p50 {p50}, p95 {p95}"
     return Plot("Wait in the queue", shows, picture(marks(), "waits in the queue over time"), {})
-
-
-def legend_of(plot: Plot) -> str:
-    """HTML."""
-    return "".join(f'<span><i class="key {style}"></i>{escape(name)}</span>' for name, style in plot.legend.items())
-
-
-def _lines(lines: Mapping[str, Points], x: Scale, y: Scale) -> Iterator[str]:
-    """Lines by style, their points marked: one alone has no line."""
-    for style, points in lines.items():
-        yield from polyline(points, x, y, style)
-        for at, value in points:
-            if value is not None:
-                yield dot(x(at), y(value), style, f"{value:.3g}")
-
-
-def _time_scales(figures: Figures, highest: float) -> tuple[Linear, Linear]:
-    return Linear(figures.span_s, LEFT, WIDTH - RIGHT), Linear(round_up(highest), HEIGHT - BOTTOM, TOP)
 
 
 def _strip(kind: KindFigures, x: Logarithmic, middle: float) -> Iterator[str]:

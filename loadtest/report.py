@@ -11,7 +11,9 @@ import yaml
 
 from loadtest import table
 from loadtest.figures import Figures
-from loadtest.plots import Plot, legend_of, plots
+from loadtest.load import Load
+from loadtest.plot import Plot, legend_of
+from loadtest.plots import plots
 from loadtest.setting import Setting
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -23,7 +25,7 @@ def as_html(figures: Figures, setting: Setting) -> str:
     ended = ", interrupted" if setting.interrupted else ""
     return Template(TEMPLATE.read_text()).substitute(
         title=f"Face Avatar under load, {date}",
-        headline=escape(f"{date} · {setting.load.users} users · {figures.span_s:.0f} s{ended} · {setting.service}"),
+        headline=escape(f"{date} · {_load(setting.load)}{ended} · {setting.service}"),
         numbers="".join(
             f'<div class="{"bad" if name == "wrong" and figures.wrong else ""}"><b>{value}</b>{name}</div>'
             for name, value in table.summary(figures).items()
@@ -39,6 +41,11 @@ def as_html(figures: Figures, setting: Setting) -> str:
 def as_json(figures: Figures, setting: Setting) -> str:
     rates = {"requests_per_s": figures.requests_per_s, "images_per_s": figures.images_per_s}
     return json.dumps({"setting": asdict(setting), "figures": asdict(figures) | rates}, indent=2) + "\n"
+
+
+def _load(load: Load) -> str:
+    users = f"{load.users} users" if load.shape == "steady" else f"at most {load.users} users ({load.shape})"
+    return f"{users} for {load.seconds} s"
 
 
 def _problems(figures: Figures) -> str:
@@ -67,7 +74,7 @@ def _setting(figures: Figures, setting: Setting) -> str:
     whose = "machine" if setting.settings else "machine of the users"  # another service may run elsewhere
     facts = {
         "started": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(figures.started)),
-        "load": f"{load.users} users for {load.seconds} s, seed {load.seed}",
+        "load": f"{_load(load)}, seed {load.seed}",
         "service": setting.service,
         whose: f"{machine.model}, {machine.cores} cores, {machine.memory_gib:.0f} GiB, {machine.system}",
         "versions": ", ".join(f"{name} {number}" for name, number in setting.versions.items()),

@@ -8,8 +8,10 @@ from typing import NamedTuple
 from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
 from serve_app.errors import InterruptedWorkError
+from serve_app.pipeline import StoredAvatar
+from serve_app.receipts import Receipt
 from serve_app.runner import failed
-from serve_app.schemas import AvatarOutput, Envelope, Progress, TimeRequired
+from serve_app.schemas import AvatarOutput, EffectiveRequest, Envelope, Progress, TimeRequired
 from serve_app.storage import Results
 from serve_app.tasks import TaskRecord
 
@@ -75,14 +77,17 @@ def _webhook(record: TaskRecord) -> dict[str, object]:
 async def _output(record: TaskRecord, results: Results, base_url: str, place: Place) -> dict[str, object]:
     if record.status == "SUCCESS":
         avatars = record.outcome.avatars
-        keys = [avatar.key for avatar in avatars] + [avatar.thumbnail_key for avatar in avatars]
-        urls = await results.urls(keys, base_url)
+        shown = [avatar for avatar in avatars if not avatar.withheld]
+        keys = [avatar.key for avatar in shown] + [avatar.thumbnail_key for avatar in shown]
+        urls = dict(zip(keys, await results.urls(keys, base_url), strict=True))
         return AvatarOutput(
-            result=urls[: len(avatars)],
-            low_res_urls=urls[len(avatars) :],
-            Has_NSFW_Content=[False] * len(avatars),  # no app of the catalogue has a safety stage yet
+            result=[urls.get(avatar.key) for avatar in avatars],
+            low_res_urls=[urls.get(avatar.thumbnail_key) for avatar in avatars],
+            Has_NSFW_Content=[avatar.withheld for avatar in avatars],
             seeds=[avatar.seed for avatar in avatars],
             face_similarity=[avatar.face_similarity for avatar in avatars],
+            attempts=[list(avatar.attempts) for avatar in avatars],
+            receipts=[receipt(record.task.request, avatar) for avatar in avatars],
         ).model_dump()
     if record.finished:
         return {}
@@ -91,12 +96,38 @@ async def _output(record: TaskRecord, results: Results, base_url: str, place: Pl
 
 def _progress(record: TaskRecord, place: Place) -> Progress:
     images, steps = record.task.request.batch, record.task.request.num_inference_steps
-    made = steps * record.images_done + sum(image.step for image in place.drawing.values())
+    of_each = {index: image.step for index, image in place.drawing.items()} | dict.fromkeys(record.avatars, steps)
     return Progress(
-        step=made // images,
+        step=sum(of_each.values()) // images,
         steps=steps,
         images_done=record.images_done,
         images=images,
         queue_position=place.position,
         eta_s=place.eta_s,
+        image_steps=[of_each.get(index, 0) for index in range(images)],
+    )
+
+
+def receipt(request: EffectiveRequest, avatar: StoredAvatar) -> Receipt | None:
+    """None where the record is one of a version that did not note it."""
+    drawn = avatar.drawn_with
+    if drawn is None:
+        return None
+    scale = drawn.adapter_scale if request.ip_adapter_scale is None else request.ip_adapter_scale
+    asked = request.model_dump(include=Receipt.model_fields.keys() - {"seed", "ip_adapter_scale"})
+    return Receipt(
+        **asked,
+        model=drawn.model,
+        weights=dict(drawn.weights),
+        seed=avatar.seed,
+        ip_adapter_scale=scale,
+        lora_scale=drawn.lora_scale,
+        sampler=drawn.sampler,
+        schedule=dict(drawn.schedule),
+        drawn_width=avatar.drawn_size[0],
+        drawn_height=avatar.drawn_size[1],
+        drawn_sha256=avatar.drawn_sha256,
+        precision=drawn.precision,
+        device=drawn.device,
+        versions=dict(drawn.versions),
     )

@@ -8,6 +8,7 @@ from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.ingress import AvatarIngress
 from serve_app.progress import ProgressReporter
+from serve_app.provenance import Provenance
 from serve_app.settings import Settings
 from serve_app.valkey import EmbeddedValkey
 from serve_app.worker import AvatarWorker
@@ -25,7 +26,10 @@ def build_app(settings: Settings) -> serve.Application:
         serve.deployment(request_router_config=ROUTING)(AvatarGenerator).bind(
             settings.generator.located(settings.models_dir), ProgressReporter(settings.broker, settings.data_dir)
         ),
-        serve.deployment(BackgroundRemover).bind(settings.background.located(settings.models_dir)),
+        serve.deployment(BackgroundRemover).bind(
+            settings.background.located(settings.models_dir),
+            Provenance(settings.provenance, settings.broker, settings.data_dir),
+        ),
     )
     behind = [serve.deployment(AvatarWorker).bind(settings, *stages)]
     if settings.broker.url is None:

@@ -6,12 +6,13 @@ import hashlib
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr
+from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -88,3 +89,17 @@ def socket_path(data_dir: Path) -> Path:
         return path
     name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"face-avatar-{os.getuid()}-{name}" / "valkey.sock"
+
+
+def ensure_shared_secret(url: SecretStr, key: str, make: Callable[[], str]) -> str:
+    """Read a secret of all nodes, or make it. Of several processes that try at once one wins, and all agree.
+
+    Raises: RedisError.
+    """
+    with SyncRedis.from_url(url.get_secret_value(), decode_responses=True) as redis:
+        kept = redis.get(key)
+        if kept is None:
+            redis.set(key, make(), nx=True)
+            kept = redis.get(key)
+    assert isinstance(kept, str)
+    return kept

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from math import log
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +17,9 @@ from deployments.errors import AvatarError
 
 Size = tuple[int, int]
 """width, height"""
+
+LicenseMode = Literal["any", "commercial"]
+"""Which apps may be used: all, or those whose weights all allow commercial use."""
 
 CATALOGUES = Path(__file__).with_name("catalog")
 HUB = "https://huggingface.co"
@@ -76,6 +79,16 @@ class DownloadedFile(Entry):
     weights_only: bool = False  # a pickle, of which torch reads nothing but tensors
 
 
+class Licence(Entry):
+    """Under what some weights of an app are. `commercial`: whether it allows commercial use."""
+
+    weights: str
+    licence: str
+    spdx_id: str  # `LicenseRef-…` where SPDX has none
+    commercial: bool
+    url: str = Field(pattern=r"^https://")
+
+
 class Download(Entry):
     """Files of one source at one revision under one licence.
 
@@ -87,6 +100,8 @@ class Download(Entry):
     revision: str
     licence: str
     licence_url: str = Field(pattern=r"^https://")
+    spdx_id: str = "LicenseRef-unknown"
+    commercial: bool = False  # what is not said to allow it, does not
     folder: InnerPath
     files: dict[InnerPath, DownloadedFile] = Field(min_length=1)
 
@@ -142,6 +157,7 @@ class App(Entry):
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
     downloads: tuple[str, ...] = Field((), exclude=True)  # the operator's business, not the client's
+    weights: tuple[Licence, ...] = Field((), exclude=True)  # those that no download brings
 
     def native_size(self, width: int, height: int) -> Size:
         """The native size nearest in aspect ratio, and among those of one ratio the nearest in area."""
@@ -191,6 +207,37 @@ class Catalog:
         for app_id, app in self.apps.items():
             if app.model not in models:
                 raise ValueError(f"app {app_id}: the generator has no model {app.model!r}")
+
+    def licences(self, app_id: str) -> list[Licence]:
+        """Those of all weights of an app."""
+        downloads = {name: self.downloads[name] for name in self.apps[app_id].downloads}
+        brought = [
+            Licence(
+                weights=name,
+                licence=download.licence,
+                spdx_id=download.spdx_id,
+                commercial=download.commercial,
+                url=download.licence_url,
+            )
+            for name, download in downloads.items()
+        ]
+        return [*self.apps[app_id].weights, *brought]
+
+    def refusal(self, app_id: str, mode: LicenseMode) -> str:
+        """Why an app may not be used; empty where it may."""
+        if mode == "any":
+            return ""
+        forbidding = [licence.weights for licence in self.licences(app_id) if not licence.commercial]
+        if forbidding:
+            return f"The licences of these weights forbid commercial use: {', '.join(forbidding)}."
+        return "" if self.licences(app_id) else "The app does not say under which licences its weights are."
+
+    def check_licences(self, mode: LicenseMode) -> None:
+        """Raises: ValueError where no app may be used."""
+        refusals = {app_id: self.refusal(app_id, mode) for app_id in self.apps}
+        if all(refusals.values()):
+            reasons = " ".join(f"{app_id}: {reason}" for app_id, reason in refusals.items())
+            raise ValueError(f"license_mode {mode} leaves no app. {reasons}")
 
     def needed(self, names: Iterable[str]) -> dict[str, Download]:
         """The downloads that these apps need, by name. A name may be that of a download as well.

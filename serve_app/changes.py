@@ -7,7 +7,7 @@ what is old, so who waits looks for itself now and then.
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -31,23 +31,29 @@ class TaskChanges:
         self._redis = redis
         self._stream = keys.changes
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._owners: Counter[str] = Counter()
         self._reader: asyncio.Task[None] | None = None
 
     @property
     def listeners(self) -> int:
         return sum(map(len, self._listeners.values()))
 
+    def listeners_of(self, owner: str) -> int:
+        return self._owners[owner]
+
     @contextlib.asynccontextmanager
-    async def listen(self, task_id: str) -> AsyncIterator[asyncio.Event]:
+    async def listen(self, task_id: str, owner: str) -> AsyncIterator[asyncio.Event]:
         """An event that every change of the task sets; whoever waits clears it, then reads the record."""
         changed = asyncio.Event()
         self._listeners[task_id].add(changed)
+        self._owners[owner] += 1
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
         try:
             yield changed
         finally:
             self._listeners[task_id].discard(changed)
+            self._owners -= Counter([owner])
             if not self._listeners[task_id]:
                 del self._listeners[task_id]
             if not self._listeners:

@@ -17,17 +17,24 @@ from rich.markup import escape
 import serve_app
 from deployments.types import OutputFormat
 from serve_app.auth import TOKEN_FILE
-from serve_app.client import AvatarParameters, FaceAvatarClient
-from serve_app.connection import ClientError, ConnectionFailedError
+from serve_app.client import AvatarParameters, ClientError, ConnectionFailedError, FaceAvatarClient
 from serve_app.demo import draw_avatars, sample_photo
 from serve_app.doctor import examine, lines
 from serve_app.errors import BrokerError
 from serve_app.generate import DEFAULT_URL, InterruptedWaitError, Order, fulfil, is_url, read_token, summary
 from serve_app.local import CONFIG, RunningService, ServiceOptions, StartError, free_port, read_config, run_service
 from serve_app.models import PrefetchError
-from serve_app.operators import ConfigOption, DataDirOption, models_cli, tasks_cli, token_cli
+from serve_app.operators import ConfigOption, DataDirOption, models_cli, tasks_cli
+from serve_app.replay import read_receipt, replay
 from serve_app.schemas import MAX_SEED, Priority
 from serve_app.signals import end_on_signals
+from serve_app.token_commands import token_cli
+
+UrlOption = Annotated[str, typer.Option(help="The service.")]
+TokenOption = Annotated[str | None, typer.Option(envvar="FACE_AVATAR_TOKEN", help="The bearer token.")]
+TokenFileOption = Annotated[
+    Path | None, typer.Option(envvar="FACE_AVATAR_TOKEN_FILE", help="Its file; the data directory's own without it.")
+]
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 cli.add_typer(models_cli, name="models")
@@ -129,14 +136,17 @@ def generate(
     deadline: Annotated[float | None, typer.Option(help="Seconds after which it is given up.")] = None,
     priority: Annotated[Priority | None, typer.Option(help="low: where it is queued, others come first.")] = None,
     webhook_url: Annotated[str | None, typer.Option(help="Gets the final envelope, as a signed POST.")] = None,
-    queued: Annotated[bool, typer.Option("--queued", help="Queue it, and wait for the task.")] = False,
-    task: Annotated[str | None, typer.Option(help="Fetch the avatars of this task instead of new ones.")] = None,
-    url: Annotated[str, typer.Option(help="The service.")] = DEFAULT_URL,
-    token: Annotated[str | None, typer.Option(envvar="FACE_AVATAR_TOKEN", help="The bearer token.")] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(envvar="FACE_AVATAR_TOKEN_FILE", help="Its file; the data directory's own without it."),
+    min_similarity: Annotated[
+        float | None, typer.Option(help="0 to 1: an avatar less like the photo is drawn again, twice at most.")
     ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Queue it, say how to fetch it, and leave.")] = False,
+    receipts: Annotated[
+        bool, typer.Option("--receipts", help="Write what `replay` needs beside each avatar, as JSON.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="Fetch the avatars of this task instead of new ones.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the envelope.")] = False,
 ) -> None:
     """Have a running service make avatars of a photo, and write them to a folder."""
@@ -150,6 +160,7 @@ def generate(
         height=height,
         num_inference_steps=steps,
         guidance_scale=guidance,
+        min_similarity=min_similarity,
         remove_background=remove_background or None,
         bg_color=bg_color,
         seed=seed,
@@ -161,12 +172,29 @@ def generate(
     )
     if (photo is None) == (task is None):
         raise typer.BadParameter("give either a photo or --task")
-    if task is not None and any(value is not None for value in parameters.values()):
+    if task is not None and (no_wait or any(value is not None for value in parameters.values())):
         raise typer.BadParameter("--task fetches what was made: nothing can be asked of it")
     source = photo if photo is None or is_url(photo) else Path(photo)
-    order = Order(source, task, parameters, queued, output, url)
+    order = Order(source, task, parameters, not no_wait, receipts, output, url)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
         fulfil(client, order, console, errors, as_json=as_json)
+
+
+@cli.command(name="replay")
+def replay_command(
+    receipt: Annotated[Path, typer.Argument(help="A receipt as JSON, or an envelope with receipts.")],
+    photo: Annotated[str, typer.Argument(help="The photo that it was drawn from: a file, or an http(s) URL.")],
+    image: Annotated[int, typer.Option(min=0, help="Which image of the envelope, the first one is 0.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatar.")] = Path("avatars"),
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Draw an avatar again from its receipt, and say what differs; exit code 1 if the pixels do."""
+    known = read_receipt(receipt, image)
+    source = photo if is_url(photo) else Path(photo)
+    with FaceAvatarClient(url, read_token(token, token_file)) as client:
+        replay(client, known, source, output, console, errors)
 
 
 def page_url(service: RunningService) -> str:

@@ -36,7 +36,7 @@ def draw_avatars(
     """
     token = (service.data_dir / TOKEN_FILE).read_text().strip()
     with FaceAvatarClient(service.url, token) as client, _ticking(report, f"drawing {batch} avatars"):
-        task = client.create(photo, batch=batch, seed=seed).require_success()
+        task = client.avatars.create(photo, batch=batch, seed=seed).require_success()
         return task, save_avatars(client, task, folder, photo.stem)
 
 

@@ -8,11 +8,12 @@ when the environment variable PROXY_CALLBACK names it.
 
 import re
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.headers import ALWAYS, BARE
 from serve_app.schemas import Envelope
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -53,6 +54,9 @@ class Edge:
             nonlocal started, replaced
             if message["type"] == "http.response.start":
                 started = True
+                headers = MutableHeaders(scope=message)
+                for name, value in ALWAYS.items():
+                    headers.setdefault(name, value)
                 if _is_proxy_error(message):
                     replaced = True
                     request_id = Headers(raw=message["headers"]).get("x-request-id")
@@ -72,7 +76,7 @@ def proxy_error(status: int, request_id: str | None) -> JSONResponse:
     name = PROXY_ERRORS.get(status, "Internal Error")
     text = "The service could not answer this request."
     envelope = Envelope(error=name, error_data={"message": text}, status="FAILED")
-    answer = JSONResponse(envelope.model_dump(), 504 if status == 408 else status)
+    answer = JSONResponse(envelope.model_dump(), 504 if status == 408 else status, ALWAYS | BARE)
     if request_id:
         answer.headers["X-Request-Id"] = request_id
     if status in (429, 503):

@@ -6,21 +6,24 @@ AvatarError
 │   ├── TooLargeError, MediaTypeError, InvalidRequestError, ConflictError
 │   ├── UnknownTaskError   there is no such task, or it is another token's
 │   └── OverloadedError    it could be served later
-│       └── BrokerError, StoreError
+│       └── BrokerError, StoreError, RateLimitError
 ├── InterruptedWorkError   it was lost on our side
 ├── GivenUpError           processes died under it again and again
 ├── UnknownAppError        (catalog)
 ├── ImageUrlError          (fetch, photo)
 ├── NoFaceError            (stages)
+├── UnsafeImageError       (stages)
 └── DeadlineError          (stages)
 """
 
+from collections.abc import Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from deployments.errors import AvatarError, DeadlineError, NoFaceError
+from deployments.errors import AvatarError, DeadlineError, NoFaceError, UnsafeImageError
 from serve_app.catalog import UnknownAppError
 from serve_app.fetch import ImageUrlError
 from serve_app.schemas import ALIASES
@@ -64,6 +67,14 @@ class OverloadedError(RequestError):
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.retry_after_s = retry_after_s
+
+
+class RateLimitError(OverloadedError):
+    """More than the token may ask for now; `headers` say how much that is."""
+
+    def __init__(self, message: str, retry_after_s: int, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        super().__init__(message, retry_after_s)
+        self.headers = headers
 
 
 class BrokerError(OverloadedError):
@@ -110,6 +121,8 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     InvalidRequestError: ErrorAnswer(422, "Invalid Request"),
     ImageUrlError: ErrorAnswer(422, "Image URL Error"),
     NoFaceError: ErrorAnswer(422, "Face Consistent Error"),
+    UnsafeImageError: ErrorAnswer(422, "NSFW Content"),
+    RateLimitError: ErrorAnswer(429, "Rate Limit"),
     OverloadedError: ErrorAnswer(503, "Overloaded"),
     DeadlineError: ErrorAnswer(504, "Timeout"),
     InterruptedWorkError: INTERNAL_ERROR,

@@ -8,12 +8,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from serve_app.errors import OverloadedError, UnknownTaskError
+from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.schemas import Envelope
 from serve_app.service import AvatarService
 from serve_app.tasks import TaskRecord
 
 MAX_LISTENERS = 64  # of one ingress replica; each counts as one of its ongoing requests
+MAX_OF_ONE_OWNER = 16  # of them
 HEARTBEAT_S = 10.0  # keeps connections open, and shows a new place in the queue
 MAX_STREAM_S = 300.0  # then the client comes back with its last id: a replica that shall end has not long to wait
 RETRY_MS = 1000
@@ -25,7 +26,7 @@ async def follow(service: AvatarService, record: TaskRecord, base_url: str, seen
     ends = time.monotonic() + MAX_STREAM_S
     shown, finished = None, False
     yield f"retry: {RETRY_MS}\n\n"
-    async with service.changes.listen(task.task_id) as changed:
+    async with service.changes.listen(task.task_id, task.owner) as changed:
         while True:
             changed.clear()
             try:
@@ -60,8 +61,10 @@ def encode(record: TaskRecord, envelope: Envelope) -> str:
     return f"id: {record.revision}\nevent: {name}\ndata: {envelope.model_dump_json()}\n\n"
 
 
-def check_room(service: AvatarService) -> None:
-    """Raises: OverloadedError where as many listen already as may."""
+def check_room(service: AvatarService, owner: str) -> None:
+    """Raises: RateLimitError, OverloadedError where as many listen already as may, of this owner or of all."""
+    if service.changes.listeners_of(owner) >= MAX_OF_ONE_OWNER:
+        raise RateLimitError(f"This token follows {MAX_OF_ONE_OWNER} tasks already.", retry_after_s=5)
     if service.changes.listeners >= MAX_LISTENERS:
         raise OverloadedError(f"{MAX_LISTENERS} clients follow tasks already.", retry_after_s=5)
 

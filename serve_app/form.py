@@ -11,11 +11,11 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serve_app.errors import ALIAS_OF, InvalidRequestError, field_schemas
+from serve_app.photo import kind_of
 from serve_app.schemas import MAX_FIELDS
 
 FILE = "file"
 CHUNK_BYTES = 256 * 1024
-KINDS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF", "webp"))
 
 
 async def read_form(body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
@@ -79,8 +79,7 @@ def _typed(text: str, schema: dict[str, Any]) -> Any:
 
 def _data_url(photo: bytes) -> str:
     """By its first bytes, not by what its sender calls it; the decoder looks at the rest."""
-    kind = next((kind for start, kind in KINDS if photo.startswith(start)), "unknown")
-    return f"data:image/{kind};base64,{base64.b64encode(photo).decode()}"
+    return f"data:image/{kind_of(photo)};base64,{base64.b64encode(photo).decode()}"
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[bytes, None]:

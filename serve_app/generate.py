@@ -8,16 +8,25 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rich.console import Console
-from rich.text import Text
 
 from serve_app.auth import TOKEN_FILE
-from serve_app.client import GRACE_S, AvatarImage, AvatarParameters, FaceAvatarClient, Photo, Task, image_format
-from serve_app.connection import ClientError, ClientSettingsError
+from serve_app.client import (
+    GRACE_S,
+    WAIT_S,
+    AvatarImage,
+    AvatarParameters,
+    ClientError,
+    ClientSettingsError,
+    FaceAvatarClient,
+    Photo,
+    Task,
+    image_format,
+)
 from serve_app.settings import Settings
+from serve_app.task_view import TaskView
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 MAX_STEM_CHARS = 100
-QUEUED_TIMEOUT_S = 3600.0  # what the service gives a queued task that names no deadline
 
 
 class OutputError(ClientError):
@@ -25,12 +34,12 @@ class OutputError(ClientError):
 
 
 class InterruptedWaitError(ClientError):
-    """Somebody stopped waiting for a queued task, which goes on; the message says how to fetch its avatars."""
+    """Somebody stopped waiting for a task, which goes on; the message says how to fetch its avatars."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedAvatar:
-    """`path` is None where the safety stage withheld the image."""
+    """`path` is None where the safety stage withheld the image. With a receipt it lies beside the image, as JSON."""
 
     path: Path | None
     image: AvatarImage
@@ -38,12 +47,16 @@ class SavedAvatar:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be made, or the id of a task whose avatars are to be fetched; exactly one of the two."""
+    """What is to be made, or the id of a task whose avatars are to be fetched; exactly one of the two.
+
+    Without `waits` a task is queued and named, and that is all.
+    """
 
     photo: Photo | None
     task_id: str | None
     parameters: AvatarParameters
-    queued: bool
+    waits: bool
+    receipts: bool
     output: Path
     url: str
 
@@ -57,57 +70,75 @@ def fulfil(client: FaceAvatarClient, order: Order, out: Console, err: Console, *
     task = _make(client, order, told, err)
     if as_json:
         print(json.dumps(task.envelope, indent=2))
+    if not order.waits and not task.finished:
+        told.print(f"Fetch its avatars later: {_again(order, task.task_id)}", markup=False)
+        return
     task.require_success()
     with err.status("fetching the avatars"):
-        saved = save_avatars(client, task, order.output, file_stem(order.photo, task))
+        saved = save_avatars(client, task, order.output, file_stem(order.photo, task), receipts=order.receipts)
     for line in summary(task, saved):
         told.print(line, markup=False)
 
 
 def _make(client: FaceAvatarClient, order: Order, told: Console, err: Console) -> Task:
-    """The finished task of an order, whatever its end."""
-    # Nothing is printed while a status turns: on a terminal it would take stdout along to stderr.
+    """The finished task of an order, whatever its end; where nobody waits, as it stands.
+
+    All tasks are queued: one that is has an id from the start, so that it can be watched, and fetched by another run.
+    """
     if order.photo is None:
         return _wait(client, order, order.task_id or "", err)
-    if not order.queued:
-        with err.status("drawing"):
-            return client.create(order.photo, **order.parameters)
-    with err.status("queueing"):
-        task_id = client.submit(order.photo, **order.parameters).task_id
-    told.print(f"task {task_id}", markup=False)
-    return _wait(client, order, task_id, err)
+    # Nothing is printed while a status turns: on a terminal it would take stdout along to stderr.
+    with err.status("sending the photo"):
+        task = client.avatars.submit(order.photo, **order.parameters)
+    told.print(f"task {task.task_id}", markup=False)
+    return _wait(client, order, task.task_id, err) if order.waits else task
 
 
 def _wait(client: FaceAvatarClient, order: Order, task_id: str, err: Console) -> Task:
-    timeout_s = (order.parameters.get("deadline_s") or QUEUED_TIMEOUT_S) + GRACE_S
+    timeout_s = (order.parameters.get("deadline_s") or WAIT_S) + GRACE_S
     try:
-        with err.status("asking for the task") as status:
-            return client.wait(task_id, timeout_s=timeout_s, report=lambda task: status.update(Text(state(task))))
+        with TaskView(err) as view:
+            return client.avatars.wait(task_id, timeout_s=timeout_s, progress=view.show)
     except KeyboardInterrupt:
-        again = ["face-avatar", "generate", "--task", task_id, "-o", str(order.output)]
-        again += [] if order.url == DEFAULT_URL else ["--url", order.url]
-        raise InterruptedWaitError(f"The task goes on. Fetch its avatars later: {shlex.join(again)}") from None
+        message = f"The task goes on. Fetch its avatars later: {_again(order, task_id)}"
+        raise InterruptedWaitError(message) from None
 
 
-def save_avatars(client: FaceAvatarClient, task: Task, folder: Path, stem: str) -> tuple[SavedAvatar, ...]:
-    """Write the images of a task as `<stem>-<seed>.<format>`, over files of the same name.
+def _again(order: Order, task_id: str) -> str:
+    """The command that fetches the avatars of an order."""
+    command = ["face-avatar", "generate", "--task", task_id, "-o", str(order.output)]
+    command += ["--receipts"] if order.receipts else []
+    return shlex.join(command if order.url == DEFAULT_URL else [*command, "--url", order.url])
+
+
+def save_avatars(
+    client: FaceAvatarClient, task: Task, folder: Path, stem: str, *, receipts: bool = False
+) -> tuple[SavedAvatar, ...]:
+    """Write the images of a task as `<stem>-<seed>.<format>`, over files of the same name; receipts as `.json`.
 
     Raises: ClientError.
     """
-    return tuple(_save(client, image, folder, stem) for image in task.images)
+    return tuple(_save(client, image, folder, stem, receipts=receipts) for image in task.images)
 
 
-def _save(client: FaceAvatarClient, image: AvatarImage, folder: Path, stem: str) -> SavedAvatar:
+def _save(client: FaceAvatarClient, image: AvatarImage, folder: Path, stem: str, *, receipts: bool) -> SavedAvatar:
     if image.url is None:
         return SavedAvatar(None, image)
-    data = client.download(image.url)
+    data = client.avatars.download(image)
     path = folder / f"{stem}-{image.seed}.{image_format(data)}"
+    write_file(path, data)
+    if receipts:
+        write_file(path.with_suffix(".json"), json.dumps(image.receipt, indent=2).encode())
+    return SavedAvatar(path, image)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Raises: OutputError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror}") from error
-    return SavedAvatar(path, image)
 
 
 def file_stem(photo: Photo | None, task: Task) -> str:
@@ -123,29 +154,14 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://"))
 
 
-def state(task: Task) -> str:
-    """A task in one line, for whoever waits: `STARTED, step 12 of 30, 1 of 4 images, about 8 s left`."""
-    progress = task.progress
-    parts = [task.status]
-    if progress is not None:
-        if progress.queue_position:
-            parts.append(f"{progress.queue_position} before it")
-        if progress.step is not None and progress.steps:
-            parts.append(f"step {progress.step} of {progress.steps}")
-        if progress.images_done is not None and progress.images:
-            parts.append(f"{progress.images_done} of {progress.images} images")
-        if progress.eta_s is not None:
-            parts.append(f"about {progress.eta_s:.0f} s left")
-    return ", ".join(parts)
-
-
 def summary(task: Task, saved: tuple[SavedAvatar, ...]) -> Iterator[str]:
     """A line for each image, and one for the times."""
     for avatar in saved:
         image = avatar.image
         shown = "no face found" if image.face_similarity is None else f"{image.face_similarity:.2f}"
         where = avatar.path if avatar.path is not None else "withheld by the safety stage"
-        yield f"{where}  seed {image.seed}  similarity {shown}"
+        tries = f"  best of {len(image.attempts)}" if len(image.attempts) > 1 else ""
+        yield f"{where}  seed {image.seed}  similarity {shown}{tries}"
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in task.stages.items())
     yield f"{times}; together {task.runtime_s:.2f} s" if times else f"together {task.runtime_s:.2f} s"
 

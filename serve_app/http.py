@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Request, Response, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 import serve_app
 from deployments.errors import AvatarError, DeadlineError
-from serve_app.auth import TokenAuth
+from serve_app.access import Access
 from serve_app.errors import (
     INTERNAL_ERROR,
     ErrorAnswer,
@@ -28,6 +28,7 @@ from serve_app.errors import (
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
+    RateLimitError,
     TooLargeError,
     UnauthorizedError,
     answer_to,
@@ -35,6 +36,7 @@ from serve_app.errors import (
 )
 from serve_app.events import check_room, follow, last_event_id
 from serve_app.form import form_schema, read_form
+from serve_app.headers import with_headers
 from serve_app.metrics import RequestMetrics
 from serve_app.playground import add_playground
 from serve_app.preflight import FacesRequest
@@ -43,6 +45,7 @@ from serve_app.service import AvatarService, Caller
 from serve_app.settings import Settings
 from serve_app.storage import FILES_ROUTE, media_type
 from serve_app.tasks import Task, TaskRecord
+from serve_app.verify import VerifyRequest
 
 CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
 JSON, FORM = "application/json", "multipart/form-data"
@@ -66,7 +69,7 @@ StageStates = Callable[[], Awaitable[dict[str, str]]]
 """What each stage is doing now: HEALTHY, UPSCALING, ... as Serve calls it."""
 
 
-def build_http(service: AvatarService, auth: TokenAuth, settings: Settings, stage_states: StageStates) -> ASGIApp:
+def build_http(service: AvatarService, access: Access, settings: Settings, stage_states: StageStates) -> ASGIApp:
     """The ASGI application of one ingress replica."""
 
     @asynccontextmanager
@@ -85,23 +88,33 @@ def build_http(service: AvatarService, auth: TokenAuth, settings: Settings, stag
     )
     api.add_middleware(RequestMetrics)
     _add_error_handlers(api)
-    token = Security(_authenticator(auth))
-    _add_create_routes(api, service, settings, token)
-    _add_task_routes(api, service, settings, token)
-    _add_preflight_route(api, service, settings, token)
+    authenticate = _authenticator(access)
+    token = Security(authenticate)
+    may_create = Security(authenticate, scopes=["create"])
+    _add_create_routes(api, service, settings, may_create)
+    _add_task_routes(api, service, settings, Security(authenticate, scopes=["read"]))
+    _add_cancel_route(api, service, settings, Security(authenticate, scopes=["cancel"]))
+    _add_preflight_route(api, service, settings, may_create)
+    _add_verify_route(api, service, settings, Security(authenticate, scopes=["read"]))
     _add_other_routes(api, service, token)
     _add_status_routes(api, service, stage_states)
     add_playground(api, results_elsewhere=settings.store.is_shared)
-    return api
+    return with_headers(api, settings.cors, settings.public_url)
 
 
-def _authenticator(auth: TokenAuth) -> Callable[..., Awaitable[None]]:
+def _authenticator(access: Access) -> Callable[..., Awaitable[None]]:
     bearer = HTTPBearer(auto_error=False, description="A token of the service.")
 
     async def authenticate(
-        request: Request, _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None
+        request: Request,
+        rights: SecurityScopes,
+        _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
     ) -> None:
-        request.state.owner = await auth.owner(request.headers.get("authorization"))
+        wanted: Any = rights.scopes
+        admitted = await access.admit(request.headers.get("authorization"), wanted)
+        request.state.token, request.state.owner = admitted.token, admitted.token.owner
+        if admitted.quota is not None:
+            request.state.answer_headers = admitted.quota.headers()
 
     return authenticate
 
@@ -111,10 +124,11 @@ def _add_create_routes(api: FastAPI, service: AvatarService, settings: Settings,
 
     async def create(request: Request) -> JSONResponse:
         progress = request.state.progress = RequestProgress()
-        caller = Caller(request.state.owner, _idempotency_key(request), _base_url(request, settings))
+        key, base_url = _idempotency_key(request), _base_url(request, settings)
+        caller = Caller(request.state.owner, key, base_url, request.state.token)
         avatar_request = await _read_model(AvatarRequest, request, bodies, progress)
         progress.task = service.new_task(avatar_request, caller)
-        record = await service.create(progress.task, avatar_request)
+        record = await service.create(progress.task, avatar_request, caller)
         status, headers = _answer_of_a_wait(record)
         if avatar_request.celery:
             status, headers = 200 if record.finished else 202, {}
@@ -129,7 +143,7 @@ def _add_create_routes(api: FastAPI, service: AvatarService, settings: Settings,
             summary="Generate avatars of the face on a photo",
             operation_id=path.lstrip("/"),
             response_model=Envelope,
-            responses=_envelopes(202, 401, 404, 409, 413, 415, 422, 500, 503, 504),
+            responses=_envelopes(202, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),
             openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **_body(AvatarRequest)},
         )(create)
 
@@ -141,7 +155,10 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         return _envelope(await service.envelope(record, _base_url(request, settings)))
 
     @api.get(
-        "/api/v1/tasks/{task_id}", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 404, 503)
+        "/api/v1/tasks/{task_id}",
+        dependencies=[token],
+        response_model=Envelope,
+        responses=_envelopes(401, 403, 404, 429, 503),
     )
     async def task(request: Request, task_id: str) -> JSONResponse:
         """A task as it stands, whatever its `status`: URLs are signed anew."""
@@ -151,7 +168,7 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         "/getImage",
         dependencies=[token],
         response_model=Envelope,
-        responses=_envelopes(401, 404, 413, 415, 422, 503),
+        responses=_envelopes(401, 403, 404, 413, 415, 422, 429, 503),
         openapi_extra=_body(StatusRequest),
     )
     async def get_image(request: Request) -> JSONResponse:
@@ -163,7 +180,7 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         "/api/v1/tasks/{task_id}/events",
         dependencies=[token],
         response_class=StreamingResponse,
-        responses=_envelopes(401, 404, 503) | EVENT_STREAM,
+        responses=_envelopes(401, 403, 404, 429, 503) | EVENT_STREAM,
     )
     async def events(request: Request, task_id: str) -> Response:
         """Server-sent events: a `progress` for every change, then `finished`; the data are envelopes.
@@ -174,17 +191,23 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         seen = last_event_id(request.headers.get("last-event-id"))
         if record.finished and seen == record.revision:
             return Response(status_code=204)  # EventSource comes back after the end, unless it is told this
-        check_room(service)
+        check_room(service, record.task.owner)
         stream = follow(service, record, _base_url(request, settings), seen)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
+
+def _add_cancel_route(api: FastAPI, service: AvatarService, settings: Settings, token: Any) -> None:
     @api.delete(
-        "/api/v1/tasks/{task_id}", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 404, 503)
+        "/api/v1/tasks/{task_id}",
+        dependencies=[token],
+        response_model=Envelope,
+        responses=_envelopes(401, 403, 404, 429, 503),
     )
     async def cancel(request: Request, task_id: str) -> JSONResponse:
         """Cancel an unfinished task; delete the results of a finished one. May be repeated."""
-        return await answer(request, await service.cancel(task_id, request.state.owner))
+        record = await service.cancel(task_id, request.state.owner)
+        return _envelope(await service.envelope(record, _base_url(request, settings)))
 
 
 def _add_preflight_route(api: FastAPI, service: AvatarService, settings: Settings, token: Any) -> None:
@@ -194,7 +217,7 @@ def _add_preflight_route(api: FastAPI, service: AvatarService, settings: Setting
         "/api/v1/faces",
         dependencies=[token],
         response_model=Envelope,
-        responses=_envelopes(401, 413, 415, 422, 503, 504),
+        responses=_envelopes(401, 403, 413, 415, 422, 429, 503, 504),
         openapi_extra=_body(FacesRequest),
     )
     async def faces(request: Request) -> JSONResponse:
@@ -205,14 +228,31 @@ def _add_preflight_route(api: FastAPI, service: AvatarService, settings: Setting
         return _envelope(seen.envelope(asked.file_url))
 
 
-def _add_other_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
-    @api.get("/api/v1/apps", dependencies=[token], response_model=Envelope, responses=_envelopes(401))
-    async def apps() -> JSONResponse:
-        """The apps that `app_id` can name: titles, licences, native sizes, defaults."""
-        listed = [{"app_id": app_id, **app.model_dump()} for app_id, app in service.catalog.apps.items()]
-        return _envelope(Envelope(output={"apps": listed}))
+def _add_verify_route(api: FastAPI, service: AvatarService, settings: Settings, token: Any) -> None:
+    bodies = BodyReader(settings.max_body_bytes)
 
-    @api.get("/api/v1/webhook-secret", dependencies=[token], response_model=Envelope, responses=_envelopes(401))
+    @api.post(
+        "/api/v1/verify",
+        dependencies=[token],
+        response_model=Envelope,
+        responses=_envelopes(401, 403, 413, 415, 422, 429, 503, 504),
+        openapi_extra=_body(VerifyRequest),
+    )
+    async def verify(request: Request) -> JSONResponse:
+        """Whether a picture is one of ours and as it left us, by its content credentials (C2PA)."""
+        progress = request.state.progress = RequestProgress()
+        asked = await _read_model(VerifyRequest, request, bodies)
+        found = await service.verify(asked.file_url)
+        return _envelope(found.envelope(asked.file_url, time.perf_counter() - progress.started))
+
+
+def _add_other_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
+    @api.get("/api/v1/apps", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 429))
+    async def apps() -> JSONResponse:
+        """The apps that `app_id` can name: titles, licences of their weights, native sizes, defaults."""
+        return _envelope(Envelope(output={"apps": service.apps(), "consent_required": service.consent_required}))
+
+    @api.get("/api/v1/webhook-secret", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 429))
     async def webhook_secret(request: Request) -> JSONResponse:
         """The secret that signs what the webhooks of this token get (Standard Webhooks: `whsec_…`)."""
         return _envelope(Envelope(output={"webhook_secret": service.webhook_secret(request.state.owner)}))
@@ -222,7 +262,8 @@ def _add_other_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
     async def files(key: str, expires: str = "", signature: str = "") -> Response:
         """A result or thumbnail, under the URL that an answer gave."""
         service.results.check_signature(key, expires, signature)
-        headers = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+        # Whoever has the URL may show the picture, on a page of their own, too.
+        headers = {"Cache-Control": "private, max-age=3600", "Cross-Origin-Resource-Policy": "cross-origin"}
         return Response(await service.results.get(key), media_type=media_type(key), headers=headers)
 
 
@@ -381,6 +422,8 @@ def _add_error_handlers(api: FastAPI) -> None:
         headers = {}
         if isinstance(error, OverloadedError):
             headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, RateLimitError):
+            headers |= error.headers
         if isinstance(error, UnauthorizedError):
             headers["WWW-Authenticate"] = "Bearer"
         return failed(request, answer_to(error), error.data, headers)

@@ -8,13 +8,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve_app.auth import FileToken, RedisTokens, TokenAuth
+from serve_app.access import Access
 from serve_app.http import build_http
 from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.stages import StageWatch, look_at_stages
+from serve_app.tokens import OwnToken
 
 
 class AvatarIngress:
@@ -33,8 +34,6 @@ class AvatarIngress:
     ) -> None:
         parts = Parts.of(settings, embedder, generator, remover)
         self._settings = settings
-        shared = settings.broker.url is not None
-        self._auth = TokenAuth(RedisTokens(parts.redis, parts.keys.tokens) if shared else FileToken(settings.data_dir))
         queue = TaskQueue(parts.redis, parts.keys, parts.holder)
         self._stages = StageWatch(
             functools.partial(look_at_stages, serve.get_replica_context().app_name),
@@ -46,9 +45,11 @@ class AvatarIngress:
         )
         self._stages.start()
         self._service = AvatarService(settings, parts, queue, self._stages)
+        own = OwnToken(settings.data_dir) if settings.broker.url is None else None
+        self._access = Access(parts.redis, parts.keys, settings.tokens, self._service.usage, own)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return build_http(self._service, self._auth, self._settings, stage_states)
+        return build_http(self._service, self._access, self._settings, stage_states)
 
 
 async def stage_states() -> dict[str, str]:

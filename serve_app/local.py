@@ -27,6 +27,7 @@ QUIET_PORTS = range(20_000, 30_000)  # above those of Ray's workers, below those
 MIN_CPUS = 2  # the embedded deployments share 2, also where the machine has one
 START_TIMEOUT_S = 300
 DRAIN_TIMEOUT_S = 8
+MEMORY_FOLDER = Path("/dev/shm")  # a file system in memory, which Linux has
 
 
 class StartError(Exception):
@@ -114,11 +115,26 @@ def _start_ray() -> str:
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
+            **in_memory_only(),
         )
     except Exception as error:  # Ray raises plain Exceptions where its processes do not come up in time
         raise StartError(f"Ray did not start: {error}") from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return f"http://{context.dashboard_url}"
+
+
+def in_memory_only() -> dict[str, Any]:
+    """Arguments of `ray.init` that keep objects, photos among them, off the disks when the object store is full.
+
+    What does not fit goes to the folder named last, where Ray has its store anyway, until memory is at an end: then the
+    request that wanted more is refused. Without them Ray writes to the session's folder.
+    """
+    if not MEMORY_FOLDER.is_dir():
+        return {}
+    return {
+        "_system_config": {"automatic_object_spilling_enabled": False},
+        "object_spilling_directory": str(MEMORY_FOLDER),
+    }
 
 
 def _deploy(config: ServeDeploySchema) -> None:

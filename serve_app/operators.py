@@ -1,4 +1,4 @@
-"""What operators need besides `serve deploy`: the models' files, tokens, and a look at the tasks."""
+"""What operators need besides `serve deploy`: the models' files, and a look at the tasks."""
 
 import asyncio
 from collections import Counter
@@ -11,23 +11,20 @@ import typer
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from serve_app.auth import RedisTokens
 from serve_app.broker import connect
 from serve_app.catalog import HUB, Catalog, ModelFile
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.models import prefetch
-from serve_app.settings import DEFAULT_MODELS_DIR, Settings
+from serve_app.settings import DEFAULT_MODELS_DIR
 from serve_app.tasks import Keys, TaskRecord, TaskStore
 
 models_cli = typer.Typer(no_args_is_help=True, help="The files of pretrained models.")
 tasks_cli = typer.Typer(no_args_is_help=True, help="The tasks of a service, and those that were given up.")
-token_cli = typer.Typer(no_args_is_help=True, help="The bearer tokens of a cluster.")
 ConfigOption = Annotated[Path, typer.Option(help="The Serve config file of the service.")]
 DataDirOption = Annotated[Path | None, typer.Option(help="The data directory, where it is not the config's own.")]
 console = Console(highlight=False, soft_wrap=True)
 
 T = TypeVar("T")
-PRODUCTION = Path(__file__).parent / "config" / "production.yaml"
 
 
 @models_cli.callback()
@@ -63,28 +60,6 @@ def prefetch_models(
 
         fetched = prefetch(read.files(names), models_dir.expanduser(), mirror=mirror, pin=pin, report=report)
     console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")
-
-
-@token_cli.callback()
-def token() -> None:
-    """The bearer tokens of a cluster."""
-
-
-@token_cli.command("create")
-def create_token(
-    name: Annotated[str, typer.Argument(help="Whose it is.")],
-    config: Annotated[Path, typer.Option(help="The Serve config file of the cluster.")] = PRODUCTION,
-) -> None:
-    """Make a token and print it, this once: the broker keeps its SHA-256 only."""
-    _, settings = read_config(ServiceOptions(config))
-    if settings.broker.url is None:
-        raise typer.BadParameter(f"without broker.url the one token is in {settings.data_dir / 'token'}")
-    console.print(asyncio.run(_add_token(settings, name)))
-
-
-async def _add_token(settings: Settings, name: str) -> str:
-    async with connect(settings.broker, settings.data_dir) as redis:
-        return await RedisTokens(redis, Keys(settings.broker.prefix).tokens).add(name)
 
 
 @tasks_cli.callback()

@@ -7,11 +7,10 @@ from typing import Any
 
 import ray
 from ray.serve.handle import DeploymentHandle
-from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from serve_app.auth import signing_key
-from serve_app.broker import connect
+from serve_app.broker import connect, ensure_shared_secret
 from serve_app.catalog import Catalog
 from serve_app.pipeline import AvatarPipeline
 from serve_app.runner import TaskRunner
@@ -46,6 +45,7 @@ class Parts:
         check_reach(settings, nodes=sum(node["Alive"] for node in ray.nodes()))
         catalog = Catalog.read(settings.catalogs)
         catalog.check_models(settings.generator.models)
+        catalog.check_licences(settings.license_mode)
         redis = connect(settings.broker, settings.data_dir)
         keys = Keys(settings.broker.prefix)
         holder = uuid.uuid4().hex
@@ -75,8 +75,4 @@ def _signing_key(settings: Settings, keys: Keys) -> bytes:
     """32 bytes, the same for all replicas: in the data directory, or where there is a broker for all, in that."""
     if settings.broker.url is None:
         return signing_key(settings.data_dir)
-    with SyncRedis.from_url(settings.broker.url.get_secret_value()) as redis:
-        redis.set(keys.signing_key, secrets.token_hex(32), nx=True)
-        made = redis.get(keys.signing_key)
-    assert isinstance(made, bytes)
-    return bytes.fromhex(made.decode())
+    return bytes.fromhex(ensure_shared_secret(settings.broker.url, keys.signing_key, lambda: secrets.token_hex(32)))

@@ -26,6 +26,7 @@ from deployments.types import Photo
 from serve_app.fetch import ImageUrlError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+STARTS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF", "webp"))
 BAND_PIXELS = 1 << 20
 
 # A few bytes of each of these cost a decoder a pass over the picture or over its header, so that a file within the size
@@ -99,6 +100,11 @@ def decode_photo(data: bytes, limits: PhotoSettings) -> Photo:
         raise too_costly() from None
     except DECODE_ERRORS as error:
         raise ImageUrlError("the picture is damaged", reason="broken") from error
+
+
+def kind_of(data: bytes) -> str:
+    """jpeg, png or webp, by the first bytes; else unknown."""
+    return next((kind for start, kind in STARTS if data.startswith(start)), "unknown")
 
 
 def pack_photo(photo: Photo) -> bytes:

@@ -11,19 +11,31 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from deployments.errors import AvatarError
-from deployments.types import Avatar, AvatarSpec, FaceEmbedding, FinishSpec, FoundFaces, GeneratedImage, Photo
+import serve_app
+from deployments.errors import AvatarError, UnsafeImageError
+from deployments.types import (
+    Avatar,
+    AvatarSpec,
+    DrawnWith,
+    FaceEmbedding,
+    FinishSpec,
+    FoundFaces,
+    GeneratedImage,
+    Origin,
+    Photo,
+)
 from serve_app.errors import OverloadedError
-from serve_app.schemas import EffectiveRequest, rgb
+from serve_app.schemas import MAX_SEED, Attempt, EffectiveRequest, rgb
 from serve_app.storage import Results, result_key, thumbnail_key
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
+MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
 AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
 BUSY = "A stage takes no more work now."
 
@@ -33,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoredAvatar:
-    """One finished image: where it lies, and how its stages went (seconds)."""
+    """One finished image: where it lies, how its stages went (seconds), and what it was drawn with."""
 
     key: str
     thumbnail_key: str
@@ -43,6 +55,27 @@ class StoredAvatar:
     diffusion_s: float
     finish_s: float
     store_s: float
+    attempts: tuple[Attempt, ...] = ()
+    drawn_with: DrawnWith | None = None  # None where an older version drew it
+    drawn_size: tuple[int, int] = (0, 0)
+    drawn_sha256: str = ""
+    withheld: bool = False  # by the safety checker: it lies nowhere
+
+
+class Drawing(NamedTuple):
+    """One drawing of an image, finished but not stored."""
+
+    spec: AvatarSpec
+    avatar: Avatar
+    face_similarity: float | None
+
+    @property
+    def rank(self) -> float:
+        return -2.0 if self.face_similarity is None else self.face_similarity
+
+    @property
+    def attempt(self) -> Attempt:
+        return Attempt(seed=self.spec.seed, face_similarity=self.face_similarity)
 
 
 ImageDone = Callable[[int, StoredAvatar], Awaitable[None]]
@@ -65,11 +98,22 @@ class AvatarJob:
         """Unix seconds. The stages keep it themselves; whoever runs the pipeline ends it then."""
         return self.submitted_at + self.request.deadline_s
 
-    def avatar_spec(self, index: int) -> AvatarSpec:
+    def seed(self, index: int, redraw: int) -> int:
+        """Image i takes seed + i, drawn again one of those after the batch's: no two images of a task share one."""
+        if redraw == 0:
+            return self.request.seed + index
+        return (self.request.seed + self.request.batch + MAX_REDRAWS * index + redraw - 1) % (MAX_SEED + 1)
+
+    def is_like(self, face_similarity: float | None) -> bool:
+        """As was asked for."""
+        least = self.request.min_similarity
+        return least is None or (face_similarity is not None and face_similarity >= least)
+
+    def avatar_spec(self, index: int, redraw: int = 0) -> AvatarSpec:
         request = self.request
         return AvatarSpec(
             model=self.model,
-            seed=request.seed + index,
+            seed=self.seed(index, redraw),
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
             width=self.native_size[0],
@@ -84,14 +128,24 @@ class AvatarJob:
             adapter_scale=request.ip_adapter_scale,
         )
 
-    def finish_spec(self) -> FinishSpec:
+    def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:
         request = self.request
+        origin = Origin(
+            app=request.app_id,
+            model=drawn.model,
+            seed=drawn.seed,
+            num_inference_steps=drawn.num_inference_steps,
+            guidance_scale=drawn.guidance_scale,
+            width=drawn.width,
+            height=drawn.height,
+        )
         return FinishSpec(
             width=request.width,
             height=request.height,
             remove_background=request.remove_background,
             bg_color=rgb(request.bg_color) if request.bg_color else None,
             output_format=request.output_format,
+            origin=origin,
         )
 
 
@@ -140,16 +194,19 @@ class AvatarPipeline:
     async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
         """Make the images that are not done yet; `image_done` is called as each of them is stored.
 
-        Raises: NoFaceError; DeadlineError; OverloadedError; RayTaskError where a stage has a bug.
+        Raises: NoFaceError; DeadlineError; OverloadedError; UnsafeImageError where all images are withheld;
+        RayTaskError where a stage has a bug.
         """
         started = time.perf_counter()
         try:
             face = await self.embed(photo)
             face_s = time.perf_counter() - started
             images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
-            return JobResult(await _all_or_none(images), face_s)
+            return JobResult(_shown(await _all_or_none(images)), face_s)
         except (BackPressureError, DeploymentUnavailableError):
             raise OverloadedError(BUSY) from None
+        except (ObjectStoreFullError, OutOfDiskError):
+            raise OverloadedError("There is no memory for more pictures now.") from None
 
     async def wake(self) -> None:
         """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
@@ -179,8 +236,13 @@ class AvatarPipeline:
     async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding, image_done: ImageDone) -> StoredAvatar:
         if index in job.done:
             return job.done[index]
-        spec = job.avatar_spec(index)
-        avatar, similarity = await self._draw(spec, job.finish_spec(), face)
+        try:
+            drawings = await self._drawings(job, index, face)
+        except UnsafeImageError:
+            stored = StoredAvatar("", "", job.seed(index, 0), None, 0.0, 0.0, 0.0, 0.0, withheld=True)
+            await image_done(index, stored)
+            return stored
+        spec, avatar, similarity = max(drawings, key=lambda drawing: drawing.rank)
         key, thumbnail = result_key(job.task_id, index, avatar.output_format), thumbnail_key(job.task_id, index)
         started = time.perf_counter()
         await asyncio.gather(self._results.put(key, avatar.data), self._results.put(thumbnail, avatar.thumbnail))
@@ -190,12 +252,32 @@ class AvatarPipeline:
             seed=spec.seed,
             face_similarity=similarity,
             startup_s=avatar.startup_s,
-            diffusion_s=avatar.diffusion_s,
+            diffusion_s=sum(drawing.avatar.diffusion_s for drawing in drawings),
             finish_s=avatar.finish_s,
             store_s=time.perf_counter() - started,
+            attempts=tuple(drawing.attempt for drawing in drawings),
+            drawn_with=_by_this_version(avatar.drawn_with),
+            drawn_size=(spec.width, spec.height),
+            drawn_sha256=avatar.drawn_sha256,
         )
         await image_done(index, stored)
         return stored
+
+    async def _drawings(self, job: AvatarJob, index: int, face: FaceEmbedding) -> list[Drawing]:
+        """Draw an image, and again while it is less like the photo than was asked for and there is time for it."""
+        drawings: list[Drawing] = []
+        for redraw in range(1 + MAX_REDRAWS):
+            spec, started = job.avatar_spec(index, redraw), time.time()
+            try:
+                drawings.append(Drawing(spec, *await self._draw(spec, job.finish_spec(spec), face)))
+            except (BackPressureError, DeploymentUnavailableError, UnsafeImageError):
+                if not drawings:
+                    raise
+                break
+            ends = time.time() + (time.time() - started)
+            if job.is_like(drawings[-1].face_similarity) or ends > job.deadline:
+                break
+        return drawings
 
     async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
         """Generate and finish one image; where the chain broke, what had been generated is not generated again."""
@@ -216,6 +298,18 @@ class AvatarPipeline:
     def _generate(self, spec: AvatarSpec, face: FaceEmbedding) -> DeploymentResponse[GeneratedImage]:
         # The id is for the router: replicas that have the model in memory come first.
         return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
+
+
+def _by_this_version(drawn_with: DrawnWith | None) -> DrawnWith | None:
+    if drawn_with is None:
+        return None
+    return replace(drawn_with, versions={"face-avatar": serve_app.__version__, **drawn_with.versions})
+
+
+def _shown(avatars: list[StoredAvatar]) -> list[StoredAvatar]:
+    if all(avatar.withheld for avatar in avatars):
+        raise UnsafeImageError("The safety checker withholds every image. Another prompt or seed may help.")
+    return avatars
 
 
 # Serve wraps the death of an earlier stage in a RayServeException of the later one.

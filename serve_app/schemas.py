@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from deployments.types import OutputFormat
 from serve_app.catalog import App
 from serve_app.fetch import describe_url
+from serve_app.receipts import Receipt
 
 MAX_BATCH = 8
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
@@ -91,6 +92,12 @@ class AvatarRequest(BaseModel):
     ip_adapter_scale: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
         None, description="How much the face counts beside the prompt; omitted: as the model is set up."
     )
+    min_similarity: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
+        None,
+        description="An image whose `face_similarity` is less, or null, is drawn again with another seed, twice at "
+        "most and while the deadline leaves time; the best is kept, and `output.attempts` tells of all.",
+        examples=[0.6],
+    )
     remove_background: StrictBool = Field(False, description="true: transparent background.")
     bg_color: HexColor | None = Field(
         None, description="The background is cut out and filled with this colour, also with `remove_background`."
@@ -105,6 +112,11 @@ class AvatarRequest(BaseModel):
     )
     webhook_url: str | None = Field(
         None, max_length=2048, description="An http(s) URL that gets the final envelope as a signed POST."
+    )
+    consent: StrictBool = Field(
+        False,
+        description="true: the person on the photo agrees to this use of it. Some services ask for it: "
+        "`consent_required` in `GET /api/v1/apps`.",
     )
     priority: Priority = Field(
         "normal", description="low: a queued request that waits while others do, but for a turn now and then."
@@ -155,6 +167,7 @@ class EffectiveRequest(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     ip_adapter_scale: float | None = None
+    min_similarity: float | None = None
     remove_background: bool
     bg_color: str | None
     celery: bool
@@ -164,6 +177,7 @@ class EffectiveRequest(BaseModel):
     deadline_s: float
     priority: Priority = "normal"
     webhook_url: str | None = None  # without its query
+    consent: bool = False
 
     @classmethod
     def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
@@ -244,13 +258,25 @@ class Progress(BaseModel):
     images: int
     queue_position: int = Field(description="1 is next; 0 is being worked on.")
     eta_s: float | None = Field(None, description="Seconds until it is done, by how fast others were; null: unknown.")
+    image_steps: list[int] = Field([], description="Steps made of each image; one that is drawn again starts anew.")
+
+
+class Attempt(BaseModel):
+    """One drawing of an image, kept or not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seed: int
+    face_similarity: float | None
 
 
 class AvatarOutput(BaseModel):
     """`output` of a finished request; lists have one entry an image."""
 
-    result: list[str] = Field(description="URLs of the images.")
-    low_res_urls: list[str] = Field(description="URLs of WebP thumbnails.")
-    Has_NSFW_Content: list[bool]
+    result: list[str | None] = Field(description="URLs of the images; null where one is withheld.")
+    low_res_urls: list[str | None] = Field(description="URLs of WebP thumbnails.")
+    Has_NSFW_Content: list[bool] = Field(description="The app's safety checker withholds the image.")
     seeds: list[int]
     face_similarity: list[float | None] = Field(description="Cosine, -1..1; null where the image shows no face.")
+    attempts: list[list[Attempt]] = Field(description="All that was drawn for each image, by `min_similarity`.")
+    receipts: list[Receipt | None] = Field(description="What each image was drawn with; null where it is not known.")

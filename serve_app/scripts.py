@@ -9,6 +9,12 @@ local task_id, holder, now = ARGV[1], ARGV[2], ARGV[3]
 local status = redis.call('HGET', record, 'status')
 local unfinished = status == 'PENDING' or status == 'STARTED'
 local queue = redis.call('HGET', record, 'priority') == 'low' and low_queue or normal_queue
+local owner = redis.call('HGET', record, 'owner') or ''
+local of_owner, line, later = open .. ':of:' .. owner, open .. ':line:' .. owner, open .. ':later:' .. owner
+
+local function record_of(other)
+    return string.sub(record, 1, -#task_id - 1) .. other
+end
 
 local function held()
     return redis.call('GET', lease) == holder
@@ -27,10 +33,49 @@ local function changed()
     redis.call('XADD', changes, 'MAXLEN', '~', 1000, '*', 'task_id', task_id)
 end
 
+-- Owners take turns: in the usual queue waits one task of each. Its others stand back, in the queue of low priority.
+local function lane()
+    if redis.call('HGET', record, 'asked') == 'low' then return 'low' end
+    if redis.call('HEXISTS', record, 'started_at') == 1 then return 'normal' end  -- it had its turn
+    for _, other in ipairs(redis.call('ZRANGE', line, 0, -1)) do
+        if other == task_id or redis.call('HGET', record_of(other), 'status') ~= 'PENDING' then
+            redis.call('ZREM', line, other)
+        end
+    end
+    local back = redis.call('EXISTS', line) == 1
+    redis.call('ZADD', back and later or line, now, task_id)
+    redis.call('EXPIRE', back and later or line, 7200)
+    return back and 'low' or 'normal'
+end
+
+-- The oldest of those that stand back takes the place of this one. Where a worker has just got it, its message comes
+-- twice, and the second is dropped.
+local function leave_line()
+    redis.call('ZREM', later, task_id)
+    if redis.call('ZREM', line, task_id) == 0 then return end
+    local first = redis.call('ZPOPMIN', later)[1]
+    while first do
+        local other = record_of(first)
+        local message = redis.call('HGET', other, 'message_id')
+        if message and redis.call('HGET', other, 'status') == 'PENDING' then
+            redis.call('XDEL', low_queue, message)
+            message = redis.call('XADD', normal_queue, '*', 'task_id', first)
+            redis.call('HSET', other, 'priority', 'normal', 'message_id', message)
+            redis.call('ZADD', line, now, first)
+            redis.call('EXPIRE', line, 7200)
+            return
+        end
+        first = redis.call('ZPOPMIN', later)[1]
+    end
+end
+
 local function to_queue()
-    local message = redis.call('XADD', queue, '*', 'task_id', task_id)
-    redis.call('HSET', record, 'status', 'PENDING', 'message_id', message)
+    local priority = lane()
+    local message = redis.call('XADD', priority == 'low' and low_queue or normal_queue, '*', 'task_id', task_id)
+    redis.call('HSET', record, 'status', 'PENDING', 'message_id', message, 'priority', priority)
     redis.call('ZADD', open, now, task_id)
+    redis.call('ZADD', of_owner, now, task_id)
+    redis.call('EXPIRE', of_owner, 7200)
     redis.call('DEL', lease)
     changed()
 end
@@ -49,6 +94,8 @@ local function over(ending, ttl_s)
     redis.call('EXPIRE', record, ttl_s)
     redis.call('DEL', lease)
     redis.call('ZREM', open, task_id)
+    redis.call('ZREM', of_owner, task_id)
+    leave_line()
     if redis.call('HEXISTS', record, 'delivery') == 1 then
         redis.call('HSET', record, 'delivery', '{}')
         redis.call('ZADD', webhooks, now, task_id)
@@ -65,14 +112,15 @@ end
 """
 
 # KEYS[10]: idempotency; ARGV: task, status, lease_ms, ttl_s, priority, body digest or '', ttl_s of the idempotency key,
-# which must not outlive the record, has a webhook: 0 or 1
+# which must not outlive the record, has a webhook: 0 or 1, owner
 CREATE = """
 if ARGV[9] ~= '' then
     local known = redis.call('GET', KEYS[10])
     if known then return known end
     redis.call('SET', KEYS[10], task_id .. ' ' .. ARGV[9], 'EX', ARGV[10])
 end
-redis.call('HSET', record, 'task', ARGV[4], 'status', ARGV[5], 'priority', ARGV[8])
+redis.call('HSET', record, 'task', ARGV[4], 'status', ARGV[5], 'priority', ARGV[8], 'owner', ARGV[12])
+if ARGV[8] == 'low' then redis.call('HSET', record, 'asked', 'low') end
 if ARGV[5] == 'STARTED' then redis.call('HSET', record, 'started_at', now) end
 if ARGV[11] == '1' then redis.call('HSET', record, 'delivery', '{}') end
 redis.call('EXPIRE', record, ARGV[7])
@@ -94,6 +142,7 @@ if ARGV[5] == 'STARTED' then
     redis.call('HSET', record, 'status', 'STARTED')
     redis.call('HSETNX', record, 'started_at', now)
     redis.call('HINCRBY', record, 'attempts', 1)
+    leave_line()
     changed()
 end
 return 'ours'

@@ -9,7 +9,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,28 @@ from deployments.types import Photo
 from serve_app.answers import NOW, Place, envelope_of, settled
 from serve_app.changes import TaskChanges
 from serve_app.decoder import PhotoDecoder
-from serve_app.errors import BrokerError, InvalidRequestError, OverloadedError, StoreError, UnknownTaskError
+from serve_app.errors import (
+    BrokerError,
+    ForbiddenError,
+    InvalidRequestError,
+    OverloadedError,
+    RateLimitError,
+    StoreError,
+    UnknownTaskError,
+)
 from serve_app.fetch import ImageUrlError, PhotoFetcher, check_url
 from serve_app.forecast import Forecast
 from serve_app.leases import Leases, TaskLostError
 from serve_app.metrics import TaskMetrics
+from serve_app.outage import Outage
 from serve_app.parts import Parts
 from serve_app.photo import pack_photo
 from serve_app.preflight import Preflight
 from serve_app.progress import ProgressReader
+from serve_app.prompt_terms import PromptTerms
+from serve_app.provenance import Provenance
 from serve_app.queue import Message, TaskQueue
+from serve_app.quotas import Places
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, Envelope, Status
 from serve_app.settings import Settings
@@ -42,6 +54,9 @@ from serve_app.tasks import (
     idempotency_digest,
     task_files,
 )
+from serve_app.tokens import Token
+from serve_app.usage import UsageBook
+from serve_app.verify import CredentialReader, VerifyOutput
 from serve_app.webhooks import webhook_secret
 
 REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one is done
@@ -57,6 +72,10 @@ class Caller:
     owner: str
     idempotency_key: str | None = None
     base_url: str = ""  # as they see this service
+    token: Token | None = None  # with its limits filled in; None: there are none
+
+
+ANYBODY = Caller("")
 
 
 class Admission:
@@ -86,6 +105,7 @@ class AvatarService:
         """Without `stages` none of them is ever taken to stand at zero replicas."""
         self.catalog = parts.catalog
         self.results = parts.results
+        self.consent_required = settings.require_consent
         self._settings = settings
         self._redis = parts.redis
         self._tasks = parts.tasks
@@ -98,20 +118,33 @@ class AvatarService:
         self._leases = Leases(parts.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         self._decoder = PhotoDecoder(settings.photo, settings.decoder)
+        certificates = Provenance(settings.provenance, settings.broker, settings.data_dir).certificates()
+        self._credentials = CredentialReader(certificates, settings.decoder)
+        self._terms = PromptTerms(settings.safety.prompt_terms)
         self._admission = Admission(settings.admission.max_images, settings.admission.retry_after_s)
         self._stages = stages
         self._detached: set[asyncio.Task[TaskRecord]] = set()
         self._metrics = TaskMetrics()
+        self.usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
+        self._places = Places(parts.redis, parts.keys, Outage(), settings.admission.retry_after_s)
 
     def new_task(self, request: AvatarRequest, caller: Caller) -> Task:
-        """A task of a request, with everything filled in. Raises: UnknownAppError; InvalidRequestError."""
+        """A task of a request, with everything filled in.
+
+        Raises: UnknownAppError; InvalidRequestError; ForbiddenError where the licences of the app forbid its use.
+        """
+        app = self.catalog[request.app_id]
+        if refusal := self.catalog.refusal(request.app_id, self._settings.license_mode):
+            raise ForbiddenError(refusal)
+        self._check_consent(request)
         queue = self._settings.queue
         effective = EffectiveRequest.fill(
             request,
-            self.catalog[request.app_id],
+            app,
             seed=secrets.randbelow(MAX_SEED + 1),
             deadline_s=queue.deadline_s if request.celery else self._settings.deadline_s,
         )
+        self._check_prompt(effective.prompt, "gender" if request.prompt is None else "prompt")
         key = caller.idempotency_key
         return Task(
             task_id=new_task_id(),
@@ -120,7 +153,21 @@ class AvatarService:
             submitted_at=time.time(),
             idempotency=None if key is None else idempotency_digest(caller.owner, key),
             webhook=self._webhook(request, caller),
+            token=caller.token.id if caller.token else "",
         )
+
+    def _check_consent(self, request: AvatarRequest) -> None:
+        """Raises: InvalidRequestError where this service asks for consent, and the request does not say so."""
+        if self._settings.require_consent and not request.consent:
+            message = "this service takes a photo only with the consent of the person on it"
+            problem = {"field": "consent", "message": message, "accepted": {"const": True}}
+            raise InvalidRequestError("The request is not valid.", fields=[problem])
+
+    def _check_prompt(self, prompt: str, field: str) -> None:
+        """Raises: InvalidRequestError where it has a word that this service refuses; which one is not said."""
+        if self._terms.refuse(prompt):
+            problem = {"field": field, "message": "has a word that this service refuses"}
+            raise InvalidRequestError("The request is not valid.", fields=[problem])
 
     def _webhook(self, request: AvatarRequest, caller: Caller) -> Webhook | None:
         """Raises: InvalidRequestError where its URL is none that may be called."""
@@ -133,22 +180,54 @@ class AvatarService:
             raise InvalidRequestError("The request is not valid.", fields=[problem]) from None
         return Webhook(url=request.webhook_url, base_url=caller.base_url)
 
-    async def create(self, task: Task, request: AvatarRequest) -> TaskRecord:
+    def apps(self) -> list[dict[str, Any]]:
+        """What clients are told of the apps."""
+        listed = []
+        for app_id, app in self.catalog.apps.items():
+            refusal = self.catalog.refusal(app_id, self._settings.license_mode)
+            listed.append(
+                {
+                    "app_id": app_id,
+                    **app.model_dump(),
+                    "licences": [licence.model_dump() for licence in self.catalog.licences(app_id)],
+                    "available": not refusal,
+                    "unavailable_reason": refusal,
+                }
+            )
+        return listed
+
+    async def create(self, task: Task, request: AvatarRequest, caller: Caller = ANYBODY) -> TaskRecord:
         """Make the avatars and wait for them, or queue the task; gives its record.
 
         Raises: AvatarError of every kind that the contract's table names.
         """
         try:
             if request.celery:
-                return await self._enqueue(task, request)
+                return await self._enqueue(task, request, caller)
             if task.idempotency is not None:
-                return await self._make_once(task, request)
-            return await self._make_now(task, request)
+                return await self._make_once(task, request, caller)
+            return await self._make_now(task, request, caller)
         except TaskLostError:  # cancelled by a request of its owner's
             return await self._known(task.task_id)
 
-    async def _make_now(self, task: Task, request: AvatarRequest) -> TaskRecord:
-        with self._admission.admit(request.batch):
+    @asynccontextmanager
+    async def _admitted(self, task: Task, caller: Caller) -> AsyncIterator[None]:
+        """Places for the images of a task, among those of this replica and among those of the token.
+
+        Raises: OverloadedError; RateLimitError; ForbiddenError.
+        """
+        images, most = task.request.batch, (caller.token.limits.images or 0) if caller.token else 0
+        with self._admission.admit(images):
+            async with AsyncExitStack() as held:
+                try:
+                    await held.enter_async_context(self._places.hold(task.token, task.task_id, images, most))
+                except RateLimitError:
+                    self.usage.request(task.token, refused=True)
+                    raise
+                yield
+
+    async def _make_now(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
+        async with self._admitted(task, caller):
             try:
                 await self._tasks.create(task, "STARTED")
             except BrokerError as error:
@@ -176,6 +255,7 @@ class AvatarService:
         if recorded and not await self._settle(task, "SUCCESS", outcome):
             raise TaskLostError("The task was cancelled.")
         self._metrics.ended(task, "SUCCESS", outcome)
+        self.usage.made(task.token, outcome.avatars)
         return TaskRecord(task=task, status="SUCCESS", started_at=started_at, finished_at=time.time(), outcome=outcome)
 
     @asynccontextmanager
@@ -195,7 +275,7 @@ class AvatarService:
             await self._delete_leftovers(task)
             raise
 
-    async def _make_once(self, task: Task, request: AvatarRequest) -> TaskRecord:
+    async def _make_once(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         """Run a task that repeats of its request find: theirs is the same record, and no second run.
 
         It goes on when its client leaves. A run that died with its ingress is begun again by the next repeat.
@@ -206,7 +286,7 @@ class AvatarService:
             while True:
                 if ours is not None:
                     with suppress(TaskLostError):  # cancelled, or another ingress began it again: wait for that one
-                        return await self._detach(self._make_held(ours, request))
+                        return await self._detach(self._make_held(ours, request, caller))
                 record = await self._known(task_id)
                 if record.finished:
                     return record
@@ -221,11 +301,10 @@ class AvatarService:
             return None
         return record.task if await self._tasks.claim(task_id, status) is Claim.OURS else None
 
-    async def _make_held(self, task: Task, request: AvatarRequest) -> TaskRecord:
-        async with self._settled(task):  # what is refused here too, so that the next repeat may try
-            with self._admission.admit(request.batch):
-                async with self._leases.hold(task.task_id):
-                    return await self._make(task, request)
+    async def _make_held(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
+        # What is refused is settled too, so that the next repeat may try.
+        async with self._settled(task), self._admitted(task, caller), self._leases.hold(task.task_id):
+            return await self._make(task, request)
 
     async def _detach(self, work: Coroutine[Any, Any, TaskRecord]) -> TaskRecord:
         """Wait for work that goes on when whoever waits is cancelled."""
@@ -240,9 +319,9 @@ class AvatarService:
         if not running.cancelled() and (error := running.exception()) and not isinstance(error, AvatarError):
             log.error("a request failed", exc_info=error)
 
-    async def _enqueue(self, task: Task, request: AvatarRequest) -> TaskRecord:
+    async def _enqueue(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         """Fetch the photo, store it, and put the task into the queue."""
-        await self._admit_to_queue(task)
+        await self._admit_to_queue(task, caller)
         with self._admission.admit(1):
             task_id = await self._tasks.create(task, "PENDING", await _body_digest(task, request))
             if task.idempotency is None:
@@ -260,15 +339,23 @@ class AvatarService:
             # It goes on when its client leaves: a repeat finds it.
             return await self._detach(self._enqueue_held(ours, request))
 
-    async def _admit_to_queue(self, task: Task) -> None:
-        """Raises: OverloadedError where the queue is full, or so long that the task would come too late."""
+    async def _admit_to_queue(self, task: Task, caller: Caller) -> None:
+        """Raises: RateLimitError; OverloadedError where the queue is full, or so long that it would come too late."""
         forecast, too_late_s, request = await self._forecast(), 0.0, task.request
+        queued, most = await self._tasks.queued_of(task.owner), (caller.token.limits.queued or 0) if caller.token else 0
+        if most and queued.tasks >= most and not await self._tasks.knows(task):
+            self.usage.request(task.token, refused=True)
+            message = f"{queued.tasks} tasks of this token are in the queue; it may have {most}."
+            raise RateLimitError(message, self._settings.admission.retry_after_s)
         if await self._queue.length() >= self._settings.queue.max_tasks:
             refusal = "The queue is full."
         elif forecast is None:
             return
         else:
-            position = await self._queue.next_position(request.priority)
+            stands_back = request.priority == "normal" and queued.next_one == "low"
+            position = await self._queue.next_position("low" if stands_back else request.priority)
+            if stands_back:  # its owner's tasks take turns with those of others
+                position = min(position, queued.tasks * await self._queue.next_position("normal"))
             too_late_s = forecast.done_s(position, request.batch) - request.deadline_s
             refusal = "The queue is so long that this would not be done by its deadline."
             if too_late_s <= 0:
@@ -294,17 +381,35 @@ class AvatarService:
 
         Raises: ImageUrlError; OverloadedError; DeadlineError.
         """
-        deadline_s = self._settings.deadline_s
         started = time.perf_counter()
+        async with self._looking():
+            photo = await self._photo(file_url)
+            fetched = time.perf_counter()
+            found = await self._pipeline.inspect(photo)
+        return Preflight.of(photo, found, fetch_s=fetched - started, face_s=time.perf_counter() - fetched)
+
+    async def verify(self, file_url: str) -> VerifyOutput:
+        """Whether a picture is one of ours, and intact; leaves no record.
+
+        Raises: ImageUrlError; OverloadedError; DeadlineError.
+        """
+        async with self._looking():
+            data = await self._fetcher.fetch(file_url)
+            found = await self._credentials.verify(data)
+            if found.credentials is None:
+                await self._decoder.decode(data)  # what is no picture at all is refused
+        return found
+
+    @asynccontextmanager
+    async def _looking(self) -> AsyncIterator[None]:
+        """Room and time for a look at one picture. Raises: OverloadedError; DeadlineError."""
+        deadline_s = self._settings.deadline_s
         with self._admission.admit(1):
             try:
                 async with asyncio.timeout(deadline_s):
-                    photo = await self._photo(file_url)
-                    fetched = time.perf_counter()
-                    found = await self._pipeline.inspect(photo)
+                    yield
             except TimeoutError:
                 raise DeadlineError(f"Not done within {deadline_s:g} s.") from None
-        return Preflight.of(photo, found, fetch_s=fetched - started, face_s=time.perf_counter() - fetched)
 
     async def find(self, task_id: str, owner: str) -> TaskRecord:
         """Raises: UnknownTaskError, also for the tasks of others; BrokerError."""
@@ -321,7 +426,10 @@ class AvatarService:
     async def _place(self, record: TaskRecord) -> Place:
         position, request, task_id = 0, record.task.request, record.task.task_id
         if record.status == "PENDING" and record.message_id is not None:
-            position = await self._queue.position(Message(record.message_id, task_id, request.priority))
+            position = await self._queue.position(Message(record.message_id, task_id, record.priority))
+            before = await self._tasks.standing_back(task_id, record.task.owner) if position else None
+            if before is not None:
+                position = min(position, (before + 1) * await self._queue.next_position("normal"))
         reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
         drawing = {index: image for index, image in reported.items() if index not in record.avatars}
         if drawing and len(drawing) + record.images_done == request.batch:  # the generator knows better than the past
@@ -366,9 +474,11 @@ class AvatarService:
             self._stages.close()
         await self.changes.close()
         await self._leases.close()
+        await self.usage.close()
         await self._fetcher.close()
         await self._redis.aclose()
         await self._decoder.close()
+        await self._credentials.close()
 
     async def _photo(self, url: str) -> Photo:
         return await self._decoder.decode(await self._fetcher.fetch(url))

@@ -10,11 +10,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.config import AvatarGeneratorConfig, BackgroundRemoverConfig, Config, FaceEmbedderConfig
 from serve_app.broker import BrokerSettings
-from serve_app.decoder import DecoderSettings
+from serve_app.catalog import LicenseMode
+from serve_app.confined import ConfinedSettings
 from serve_app.fetch import FetchSettings
+from serve_app.headers import CorsSettings
 from serve_app.photo import PhotoSettings
+from serve_app.prompt_terms import SafetySettings
+from serve_app.provenance import ProvenanceSettings
 from serve_app.storage import StoreSettings
 from serve_app.tasks import DEAD_TTL_S
+from serve_app.tokens import TokenSettings
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")
 DEFAULT_MODELS_DIR = Path("~/.face-avatar/models")
@@ -53,15 +58,21 @@ class Settings(BaseSettings):
     public_url: str | None = None  # of the links in answers; without it, that of the request
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     deadline_s: float = Field(120, gt=0)  # of a synchronous request that names none
+    license_mode: LicenseMode = "any"  # commercial: apps whose weights forbid commercial use are refused
+    require_consent: bool = False  # true: only requests with `"consent": true` are taken
     result_ttl_s: int = Field(24 * 3600, ge=60)
     broker: BrokerSettings = BrokerSettings()
     store: StoreSettings = StoreSettings()
     admission: AdmissionSettings = AdmissionSettings()
     queue: QueueSettings = QueueSettings()
+    tokens: TokenSettings = TokenSettings()
+    cors: CorsSettings = CorsSettings()
     worker: WorkerSettings = WorkerSettings()
     fetch: FetchSettings = FetchSettings()
     photo: PhotoSettings = PhotoSettings()
-    decoder: DecoderSettings = DecoderSettings()
+    decoder: ConfinedSettings = ConfinedSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    safety: SafetySettings = SafetySettings()
     face: FaceEmbedderConfig = FaceEmbedderConfig()
     generator: AvatarGeneratorConfig = AvatarGeneratorConfig()
     background: BackgroundRemoverConfig = BackgroundRemoverConfig()

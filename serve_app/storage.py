@@ -10,8 +10,8 @@ import hmac
 import re
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from datetime import timedelta
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -26,14 +26,18 @@ from deployments.types import OutputFormat
 from serve_app.errors import ForbiddenError, NotFoundError, StoreError
 
 KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]\.(thumb\.webp|png|webp|jpeg)")
+PHOTO_KEY = re.compile(r"photos/[0-9a-f-]{36}\.webp")
 FILES_ROUTE = "/files"
 FOLDER = "results"  # of the data directory
+PHOTOS = "photos"  # the folder of those that wait
 PROBE = ".ready"  # no key of a result, so nobody can fetch it
 
 OBJECT_STORE = re.compile(
     r"(?:(?P<scheme>s3|gs)://|az://(?P<account>[\w-]+)/)(?P<bucket>[\w.-]+)(?:/(?P<prefix>[^?#]*))?", re.ASCII
 )
 ABSENT_BUCKET = ("NoSuchBucket", "ContainerNotFound")  # what S3 and GCS, and Azure, call it
+LISTED_AT_ONCE = 1000
+PART_TTL_S = 600  # no file takes so long to write
 MAX_SIGNED_TTL_S = 7 * 24 * 3600  # S3 and GCS accept no older signature
 
 AnyStore = LocalStore | S3Store | GCSStore | AzureStore
@@ -75,7 +79,13 @@ def thumbnail_key(task_id: str, index: int) -> str:
 
 def photo_key(task_id: str) -> str:
     """Where the photo of a queued task waits for its worker; never a `KEY`, so never served."""
-    return f"photos/{task_id}.webp"
+    return f"{PHOTOS}/{task_id}.webp"
+
+
+def task_of(key: str) -> str:
+    """The id of the task that a file belongs to."""
+    folder, _, name = key.partition("/")
+    return name.partition(".")[0] if folder == PHOTOS else folder
 
 
 def media_type(key: str) -> str:
@@ -133,6 +143,28 @@ class Results:
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
+
+    async def older(self, age_s: float, folder: str | None = None) -> AsyncIterator[str]:
+        """The keys of photos and results that were written longer ago; other files are not ours. Raises: StoreError."""
+        before = datetime.now(UTC) - timedelta(seconds=age_s)
+        pages = self._store.list(folder, chunk_size=LISTED_AT_ONCE)
+        while True:
+            async with self._answering():
+                page = await anext(aiter(pages), None)
+            if page is None:
+                return
+            for file in page:
+                key = file["path"]
+                if file["last_modified"] < before and (KEY.fullmatch(key) or PHOTO_KEY.fullmatch(key)):
+                    yield key
+
+    def delete_parts(self) -> None:
+        """What writers that died left of a file, in a folder of ours; object stores keep no such thing. Blocks."""
+        if isinstance(self._store, LocalStore):
+            for path in Path(str(self._store.prefix)).rglob("*#*"):  # as obstore calls them
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > PART_TTL_S:
+                        path.unlink()
 
     async def urls(self, keys: Sequence[str], base_url: str) -> list[str]:
         """Absolute URLs that work until the results expire; `base_url` is this application's. Raises: StoreError."""

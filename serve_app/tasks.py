@@ -19,7 +19,7 @@ from serve_app import scripts
 from serve_app.broker import broker_errors
 from serve_app.errors import ConflictError
 from serve_app.pipeline import StoredAvatar
-from serve_app.schemas import EffectiveRequest, Status
+from serve_app.schemas import EffectiveRequest, Priority, Status
 from serve_app.storage import photo_key, result_key, thumbnail_key
 
 LEASE_S = 10.0
@@ -52,6 +52,7 @@ class Task(Recorded):
     submitted_at: float  # unix seconds
     idempotency: str | None = None  # the digest of the client's key
     webhook: Webhook | None = None
+    token: str = ""  # the id of the one it came with
 
     @property
     def deadline(self) -> float:
@@ -93,6 +94,13 @@ class Pace(NamedTuple):
     image_s: float
 
 
+class Queued(NamedTuple):
+    """Unfinished queued tasks of an owner, and where the next one would wait: one of each owner is in line."""
+
+    tasks: int
+    next_one: Priority
+
+
 class TaskRecord(Recorded):
     task: Task
     status: Status
@@ -104,6 +112,7 @@ class TaskRecord(Recorded):
     outcome: Outcome = Outcome()
     delivery: Delivery | None = None  # of its webhook, where it has one
     message_id: str | None = None  # in the queue
+    priority: Priority = "normal"  # of that message: low, too, where others of its owner go before it
     dead: bool = False  # given up: it is among the dead letters, and its photo is still there
     held: bool = False  # somebody works on it now
 
@@ -137,10 +146,25 @@ class Keys:
         self.reaper = f"{self._prefix}:reaper"
         self.cold_starts = f"{self._prefix}:cold-starts"  # seconds that each stage last took to come up from zero
         self.tokens = f"{self._prefix}:tokens"
+        self.tokens_used = f"{self._prefix}:tokens-used"  # when each came last
+        self.rates = f"{self._prefix}:rate"
         self.signing_key = f"{self._prefix}:signing-key"
+        self.certificate = f"{self._prefix}:certificate"  # and its key, of content credentials
+
+    def sweeper(self, what: str) -> str:
+        return f"{self._prefix}:sweeper:{what}"
 
     def record(self, task_id: str) -> str:
         return f"{self._prefix}:task:{task_id}"
+
+    def open_of(self, owner: str) -> str:
+        return f"{self.open}:of:{owner}"
+
+    def line(self, owner: str) -> str:
+        return f"{self.open}:line:{owner}"
+
+    def later(self, owner: str) -> str:
+        return f"{self.open}:later:{owner}"
 
     def lease(self, task_id: str) -> str:
         return f"{self._prefix}:lease:{task_id}"
@@ -150,6 +174,12 @@ class Keys:
 
     def idempotency(self, digest: str) -> str:
         return f"{self._prefix}:idempotency:{digest}"
+
+    def places(self, token: str) -> str:
+        return f"{self._prefix}:places:{token}"
+
+    def usage(self, token: str, day: str) -> str:
+        return f"{self._prefix}:usage:{token}:{day}"
 
     def of_task(self, task_id: str) -> list[str]:
         """In the order in which the scripts name them."""
@@ -187,7 +217,7 @@ class TaskStore:
         Raises: ConflictError where that one came with another body.
         """
         record = (task.model_dump_json(), status, self._lease_ms, self._record_ttl_s(task), task.request.priority)
-        rest = (body_digest, self._ttl_s, int(task.webhook is not None))
+        rest = (body_digest, self._ttl_s, int(task.webhook is not None), task.owner)
         known = await self._run(scripts.CREATE, task.task_id, *record, *rest, idempotency=task.idempotency)
         task_id, _, digest = str(known).partition(" ")
         if digest != body_digest:
@@ -212,6 +242,21 @@ class TaskStore:
     async def enqueue(self, task_id: str) -> bool:
         """Put a task that we hold into the queue, and let go of it; false where it was cancelled meanwhile."""
         return bool(await self._run(scripts.ENQUEUE, task_id))
+
+    async def queued_of(self, owner: str) -> Queued:
+        """What an owner has in the queue."""
+        async with broker_errors():
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.zcard(self._keys.open_of(owner))
+            pipe.exists(self._keys.line(owner))
+            tasks, in_line = await pipe.execute()
+        return Queued(int(tasks), "low" if in_line else "normal")
+
+    async def standing_back(self, task_id: str, owner: str) -> int | None:
+        """How many of its owner's tasks go before one that stands back; None where it does not."""
+        async with broker_errors():
+            rank: Any = await self._redis.zrank(self._keys.later(owner), task_id)
+        return None if rank is None else int(rank)
 
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
         """Take a task's lease, to work on it (STARTED) or to put it into the queue (PENDING)."""
@@ -245,10 +290,10 @@ class TaskStore:
     async def finish(self, task: Task, status: Status, outcome: Outcome, *, dead: bool = False) -> bool:
         """Record what came of a task; false where it was over, or in other hands.
 
-        A failure of ours (not the client's) frees its idempotency key, so that a repeat is a new attempt. A `dead`
-        task goes to the dead letters, with the images that it has.
+        A failure of ours (not the client's) frees its idempotency key, so that a repeat is a new attempt; so does a
+        refusal for now. A `dead` task goes to the dead letters, with the images that it has.
         """
-        ours = outcome.failure is not None and outcome.failure.status >= 500
+        ours = outcome.failure is not None and (outcome.failure.status >= 500 or outcome.failure.status == 429)
         frees_key = int(ours and task.idempotency is not None)
         ttl_s = self._dead_ttl_s + DEAD_MARGIN_S if dead else self._ttl_s
         ending = (status, outcome.model_dump_json(), ttl_s, frees_key, int(dead), task.request.batch)

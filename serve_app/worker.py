@@ -26,7 +26,9 @@ from serve_app.runner import TaskRunner, failed, made
 from serve_app.schemas import Status
 from serve_app.settings import Settings
 from serve_app.storage import Results, photo_key
+from serve_app.sweeper import Sweeper
 from serve_app.tasks import Claim, Outcome, Task, TaskRecord, TaskStore, task_files
+from serve_app.usage import UsageBook
 from serve_app.webhooks import WebhookSender
 
 TAKE_WAIT_S = 0.5
@@ -53,7 +55,13 @@ class TaskWorker:
     """
 
     def __init__(
-        self, tasks: TaskStore, queue: TaskQueue, runner: TaskRunner, results: Results, concurrency: int
+        self,
+        tasks: TaskStore,
+        queue: TaskQueue,
+        runner: TaskRunner,
+        results: Results,
+        concurrency: int,
+        usage: UsageBook | None = None,
     ) -> None:
         self._tasks = tasks
         self._queue = queue
@@ -61,6 +69,7 @@ class TaskWorker:
         self._runner = runner
         self._results = results
         self._concurrency = concurrency
+        self._usage = usage
         self._running: set[asyncio.Task[None]] = set()
         self._suspect = asyncio.Lock()  # held for the one task that may be what kills its workers
         self._suspects: set[str] = set()
@@ -215,6 +224,8 @@ class TaskWorker:
                 log.warning("task %s: its outcome is not recorded yet: %s", task.task_id, error.__cause__)
                 await asyncio.sleep(pause_s)
         self._metrics.ended(task, ending.status, ending.outcome)
+        if self._usage is not None:
+            self._usage.made(task.token, ending.outcome.avatars)
         if not ending.dead:  # an operator may queue it again
             await self._delete([photo_key(task.task_id)] if ending.status == "SUCCESS" else task_files(task))
 
@@ -244,11 +255,14 @@ class AvatarWorker:
         self._redis = parts.redis
         self._queue = queue
         self._grace_s = settings.worker.grace_s
-        self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, settings.worker.concurrency)
+        self._usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
+        concurrency = settings.worker.concurrency
+        self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, concurrency, self._usage)
         self._reaper = Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s)
         self._webhooks = WebhookSender(parts.tasks, parts.results, parts.signing_key, settings.fetch)
+        self._sweeper = Sweeper(parts.redis, parts.keys, parts.tasks, parts.results, settings.result_ttl_s)
         self._watch = QueueWatch(parts.redis, parts.keys, parts.tasks, queue)
-        running = (self._worker, self._reaper, self._webhooks, self._watch)
+        running = (self._worker, self._reaper, self._sweeper, self._webhooks, self._watch)
         self._loops = [asyncio.create_task(part.run()) for part in running]
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -265,8 +279,10 @@ class AvatarWorker:
     async def __del__(self) -> None:
         if hasattr(self, "_loops"):  # the constructor may have failed
             self._reaper.close()
+            self._sweeper.close()
             self._webhooks.close()
             self._watch.close()
             await self._worker.close(self._grace_s)
             await asyncio.wait(self._loops, timeout=CLOSE_S)
+            await self._usage.close()
             await self._redis.aclose()

@@ -28,8 +28,7 @@ import redis
 import rich
 from ray.exceptions import RayError
 
-from serve_app.client import FaceAvatarClient
-from serve_app.connection import ClientError
+from serve_app.client import ClientError, FaceAvatarClient
 from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.signals import end_on_signals
 from serve_app.tasks import UNFINISHED
@@ -71,7 +70,7 @@ class Clients:
             while not self._ended.wait(PROBE_S):
                 for task_id in self._ledger.over - self._ledger.final.keys():
                     with contextlib.suppress(ClientError):  # the next look may be luckier
-                        self._ledger.final[task_id] = without_signatures(client.get(task_id).envelope)
+                        self._ledger.final[task_id] = without_signatures(client.avatars.get(task_id).envelope)
 
     def make_room(self) -> None:
         """For a new task where one is over, until the end."""
@@ -88,7 +87,7 @@ class Clients:
     def _make(self, client: FaceAvatarClient, order: Order) -> None:
         self._ledger.asked.append(order.name)
         try:
-            client.create(photo(order.faceless), **order.parameters(order.name)).require_success()
+            client.avatars.create(photo(order.faceless), **order.parameters(order.name)).require_success()
         except ClientError as error:
             self._ledger.refused[order.name] = str(error)
 
@@ -105,13 +104,13 @@ class Clients:
                     return
         if order.cancelled:
             with contextlib.suppress(ClientError):
-                client.cancel(task_id)
+                client.avatars.cancel(task_id)
         self._ledger.accepted.append(Accepted(order, task_id))
 
     def _submit(self, client: FaceAvatarClient, order: Order, name: str) -> str:
         """The task's id. Raises: ClientError; httpx.HTTPError."""
         if order.keyed:
-            return client.submit(photo(order.faceless), **order.parameters(name)).task_id
+            return client.avatars.submit(photo(order.faceless), **order.parameters(name)).task_id
         return self._service.post(order, name)
 
     def _over(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from serve_app.connection import ClientError
+from serve_app.client import ClientError
 from serve_app.storage import photo_key
 from serve_app.tasks import UNFINISHED
 from serve_app.worker import MAX_DEATHS
@@ -159,7 +159,7 @@ def _asked_again(service: Service, accepted: Accepted) -> dict[str, Any]:
     """The envelope of a task; empty where there is none."""
     with service.client() as client:
         try:
-            return without_signatures(client.get(accepted.task_id).envelope)
+            return without_signatures(client.avatars.get(accepted.task_id).envelope)
         except ClientError:
             return {}
 

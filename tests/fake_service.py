@@ -15,6 +15,15 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 TOKEN = "secret-token"
+FACES = {
+    "width": 512,
+    "height": 400,
+    "faces": [{"box": [1.0, 2.0, 3.0, 4.0], "score": 0.9, "sharpness": 12.0}],
+    "used": 0,
+    "accepted": True,
+    "reason": None,
+    "message": "",
+}
 
 
 @dataclass(frozen=True)
@@ -91,10 +100,14 @@ def picture(seed: int, kind: str = "png") -> bytes:
 
 @dataclass
 class FakeService:
-    """`looks`: how many status reads a queued task is not finished for. `faults` spoil the next answers, one each."""
+    """`looks`: how many status reads, or events, a queued task is not finished for. `streams`: it has events.
+
+    `faults` spoil the next answers, one each.
+    """
 
     url: str = ""
     looks: int = 1
+    streams: bool = True
     faults: deque[Fault] = field(default_factory=deque)
     seen: list[Seen] = field(default_factory=list)
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -120,6 +133,10 @@ class FakeService:
         if path == "/api/v1/apps":
             app = {"app_id": "face-avatar", "title": "Avatar", "licence": "free", "native_sizes": [[256, 256]]}
             return Answer(200, envelope(output={"apps": [app | {"defaults": {"width": 256}, "prompt": "new"}]}))
+        if path == "/api/v1/faces":
+            return Answer(200, envelope(output=FACES))
+        if self.streams and path.endswith("/events"):
+            return self._events(path.split("/")[-2], int(seen.headers.get("last-event-id", 0)))
         return self._task(seen.method, path.rpartition("/")[2])
 
     def _create(self, seen: Seen) -> Answer:
@@ -147,6 +164,8 @@ class FakeService:
                 "Has_NSFW_Content": [False] * len(seeds),
                 "seeds": seeds,
                 "face_similarity": [0.75, None, 0.25, -0.5][: len(seeds)],
+                "receipts": [{"seed": seed} for seed in seeds],
+                "attempts": [[{"seed": seed, "face_similarity": 0.75}] for seed in seeds],
             },
         }
 
@@ -159,8 +178,21 @@ class FakeService:
         reads = self.reads[task_id] = self.reads.get(task_id, 0) + 1
         if reads > self.looks:
             return Answer(200, envelope(**self.tasks[task_id]))
-        progress = {"step": reads, "steps": 12, "images_done": 0, "images": 1, "queue_position": 0, "eta_s": None}
-        return Answer(200, envelope(task_id=task_id, status="STARTED", output={"progress": progress}))
+        return Answer(200, self._unfinished(task_id, reads))
+
+    def _events(self, task_id: str, last: int) -> Answer:
+        """All at once: what comes after the event `last`."""
+        if task_id not in self.tasks:
+            return self._task("GET", task_id)
+        states = [self._unfinished(task_id, step) for step in range(1, self.looks + 1)]
+        states.append(envelope(**self.tasks[task_id]))
+        events = [b"id: %d\nevent: e\ndata: %s\n\n" % (number, state) for number, state in enumerate(states, 1)]
+        self.reads[task_id] = self.reads.get(task_id, 0) + 1
+        return Answer(200, b"retry: 1000\n\n: here\n\n" + b"".join(events[last:]), kind="text/event-stream")
+
+    def _unfinished(self, task_id: str, step: int) -> bytes:
+        progress = {"step": step, "steps": 12, "images_done": 0, "images": 1, "queue_position": 0, "eta_s": None}
+        return envelope(task_id=task_id, status="STARTED", output={"progress": progress | {"image_steps": [step]}})
 
 
 @contextlib.contextmanager

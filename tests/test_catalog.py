@@ -86,7 +86,37 @@ def test_the_licences_that_forbid_commerce_are_named_to_the_client(production: C
 
 
 def test_the_client_is_told_nothing_of_the_files(production: Catalog) -> None:
-    assert "downloads" not in production["face-avatar"].model_dump()
+    assert not {"downloads", "weights"} & production["face-avatar"].model_dump().keys()
+
+
+def test_every_weight_has_a_licence_and_those_of_faces_forbid_commerce(production: Catalog) -> None:
+    for app_id, item in production.apps.items():
+        licences = {licence.weights: licence for licence in production.licences(app_id)}
+        assert licences.keys() == set(item.downloads)
+        assert [name for name, licence in licences.items() if not licence.commercial] == list(item.downloads[1:3])
+        assert all(licence.spdx_id != "LicenseRef-unknown" for licence in licences.values())
+
+
+def test_where_commerce_is_meant_apps_that_forbid_it_are_refused_with_the_reason(production: Catalog) -> None:
+    assert "ip-adapter-faceid-sdxl, buffalo_l" in production.refusal("face-avatar", "commercial")
+    assert production.refusal("face-avatar", "any") == ""
+    with pytest.raises(ValueError, match=r"leaves no app.*buffalo_l"):
+        production.check_licences("commercial")
+    production.check_licences("any")
+
+
+def test_the_embedded_app_may_be_used_for_everything() -> None:
+    catalog = Catalog.read(["embedded"])
+    assert len(catalog.licences("face-avatar")) == 4  # diffusion, face encoder, matting, face detector
+    catalog.check_licences("commercial")
+
+
+def test_an_app_that_states_no_licence_of_its_weights_is_not_for_commerce(tmp_path: Path) -> None:
+    free = {"weights": "w", "licence": "MIT", "spdx_id": "MIT", "commercial": True, "url": "https://models.example"}
+    apps = {"silent": app(), "unsaid": app(downloads=["d"]), "free": app(weights=[free])}
+    catalog = Catalog.read([written(tmp_path / "c.yaml", apps=apps, downloads={"d": download()})])
+    assert [bool(catalog.refusal(app_id, "commercial")) for app_id in apps] == [True, True, False]
+    catalog.check_licences("commercial")
 
 
 def test_the_embedded_app_needs_no_files() -> None:

@@ -1,8 +1,11 @@
 """The client against a small HTTP service that answers by the contract, and fails in the ways that networks do."""
 
+import asyncio
 import base64
+import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -10,26 +13,26 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app import client as client_module
 from serve_app.client import (
-    MAX_PHOTO_BYTES,
+    AsyncFaceAvatarClient,
     AvatarParameters,
-    FaceAvatarClient,
-    NotFinishedError,
-    PhotoFileError,
-    Task,
-    TaskProgress,
-)
-from serve_app.connection import (
-    MAX_PAUSE_S,
-    Answer,
     ClientError,
     ClientSettingsError,
     ConnectionFailedError,
+    Face,
+    FaceAvatarClient,
+    NotFinishedError,
+    PhotoFileError,
     ServiceError,
+    Task,
+    TaskProgress,
     UnexpectedAnswerError,
-    repeat_pause_s,
+    WithheldError,
+    requests,
 )
+from serve_app.client.events import MAX_EVENT_BYTES, Event, EventReader
+from serve_app.client.exchange import MAX_PAUSE_S, Answer, repeat_pause_s
+from serve_app.client.values import MAX_PHOTO_BYTES
 from serve_app.local import free_port
 from serve_app.schemas import AvatarRequest
 from tests import fake_service
@@ -62,10 +65,41 @@ def pauses() -> list[float]:
     return []
 
 
-@pytest.fixture
-def client(fake: FakeService, pauses: list[float]) -> Iterator[FaceAvatarClient]:
-    with FaceAvatarClient(fake.url, TOKEN, sleep=pauses.append) as client:
-        yield client
+class Awaited:
+    """An asynchronous client that is waited for, so that the same tests hold for both."""
+
+    def __init__(self, target: object, runner: asyncio.Runner) -> None:
+        self._target = target
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if inspect.iscoroutinefunction(found):
+            return lambda *args, **options: self._runner.run(found(*args, **options))
+        if inspect.isasyncgenfunction(found):
+            return lambda *args, **options: self._runner.run(collected(found(*args, **options)))
+        return Awaited(found, self._runner)
+
+
+async def collected(values: AsyncIterator[Task]) -> list[Task]:
+    return [value async for value in values]
+
+
+@pytest.fixture(params=["waiting", "on a loop"])
+def client(request: pytest.FixtureRequest, fake: FakeService, pauses: list[float]) -> Iterator[Any]:
+    """Both clients; the asynchronous one awaited."""
+    if request.param == "waiting":
+        with FaceAvatarClient(fake.url, TOKEN, sleep=pauses.append) as client:
+            yield client
+        return
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    with asyncio.Runner() as runner:
+        awaited = AsyncFaceAvatarClient(fake.url, TOKEN, sleep=sleep)
+        yield Awaited(awaited, runner)
+        runner.run(awaited.close())
 
 
 def answering(status: int, body: bytes = b"", **headers: str) -> Answer:
@@ -80,7 +114,7 @@ def test_a_photo_goes_out_as_a_data_url_and_a_typed_task_comes_back(
 ) -> None:
     photo = tmp_path / "me.png"
     photo.write_bytes(picture(1))
-    task = client.create(photo, batch=2, gender="female", seed=40)
+    task = client.avatars.create(photo, batch=2, gender="female", seed=40)
     sent = fake.seen[0]
     assert sent.headers["authorization"] == f"Bearer {TOKEN}"
     assert sent.fields == {
@@ -96,16 +130,16 @@ def test_a_photo_goes_out_as_a_data_url_and_a_typed_task_comes_back(
     assert (task.stages, task.runtime_s) == ({"face": 0.5, "diffusion": 2.0}, 2.5)
     assert (task.error, task.error_data, task.progress) == ("", {}, None)
     assert task.envelope["input"]["gender"] == "female"
-    assert [client.download(image.url or "") for image in task.images] == [picture(40), picture(41)]
+    assert [client.avatars.download(image) for image in task.images] == [picture(40), picture(41)]
 
 
 def test_the_url_of_a_photo_goes_out_as_it_is(client: FaceAvatarClient, fake: FakeService) -> None:
-    client.create(PHOTO)
+    client.avatars.create(PHOTO)
     assert fake.seen[0].fields["file_url"] == PHOTO
 
 
 def test_what_is_none_is_left_to_the_service(client: FaceAvatarClient, fake: FakeService) -> None:
-    client.create(PHOTO, app_id=None, prompt=None, seed=0, remove_background=False)
+    client.avatars.create(PHOTO, app_id=None, prompt=None, seed=0, remove_background=False)
     assert fake.seen[0].fields == {
         "app_id": "face-avatar",
         "file_url": PHOTO,
@@ -126,23 +160,45 @@ def test_a_photo_that_cannot_be_sent_is_named_before_anything_is(
     large.write_bytes(bytes(MAX_PHOTO_BYTES + 1))
     for photo in (tmp_path / "absent.png", tmp_path, large):
         with pytest.raises(PhotoFileError, match=str(photo)):
-            client.create(photo)
+            client.avatars.create(photo)
     assert fake.seen == []
 
 
 def test_the_apps_are_listed_with_what_this_client_knows_of_them(client: FaceAvatarClient) -> None:
-    (app,) = client.apps()
+    (app,) = client.apps.list()
     assert (app.app_id, app.title, app.licence) == ("face-avatar", "Avatar", "free")
     assert (app.native_sizes, app.defaults) == ([(256, 256)], {"width": 256})
 
 
+def test_a_photo_is_inspected_without_a_task(client: FaceAvatarClient, fake: FakeService) -> None:
+    seen = client.faces.inspect(PHOTO)
+    assert fake.seen[0].fields == {"file_url": PHOTO}
+    assert (seen.accepted, seen.used, seen.width, seen.height) == (True, 0, 512, 400)
+    assert seen.faces == (Face((1, 2, 3, 4), 0.9, 12),)
+    fake.faults.append(lambda _: fake_service.Answer(200, envelope(output={"faces": 1})))
+    with pytest.raises(UnexpectedAnswerError):
+        client.faces.inspect(PHOTO)
+
+
+def test_an_image_comes_with_its_receipt_and_its_attempts(client: FaceAvatarClient, fake: FakeService) -> None:
+    task = client.avatars.create(PHOTO, batch=2, seed=4)
+    assert [image.receipt for image in task.images] == [{"seed": 4}, {"seed": 5}]
+    assert task.images[0].attempts == ({"seed": 4, "face_similarity": 0.75},)
+    for name in ("receipts", "attempts"):
+        del fake.tasks[task.task_id]["output"][name]  # a service of before
+    fake.looks = 0
+    assert [(image.receipt, image.attempts) for image in client.avatars.get(task.task_id).images] == [({}, ())] * 2
+
+
 def test_a_withheld_image_has_no_url(client: FaceAvatarClient, fake: FakeService) -> None:
-    task = client.create(PHOTO, batch=2)
+    task = client.avatars.create(PHOTO, batch=2)
     output = fake.tasks[task.task_id]["output"]
     output["result"][0] = output["low_res_urls"][0] = None
     fake.looks = 0
-    withheld, shown = client.get(task.task_id).images
+    withheld, shown = client.avatars.get(task.task_id).images
     assert (withheld.url, withheld.thumbnail_url, withheld.seed) == (None, None, 7)
+    with pytest.raises(WithheldError):
+        client.avatars.download(withheld)
     assert shown.url is not None
 
 
@@ -152,49 +208,50 @@ def test_a_withheld_image_has_no_url(client: FaceAvatarClient, fake: FakeService
 def test_a_queued_task_is_told_at_once_and_waited_for(
     client: FaceAvatarClient, fake: FakeService, pauses: list[float]
 ) -> None:
-    fake.looks = 3
-    task = client.submit(PHOTO, seed=9)
+    fake.looks, fake.streams = 3, False
+    task = client.avatars.submit(PHOTO, seed=9)
     assert fake.seen[0].fields["celery"] is True
     assert (task.status, task.finished, task.images) == ("PENDING", False, ())
     told: list[Task] = []
-    done = client.wait(task, report=told.append)
+    done = client.avatars.wait(task, progress=told.append)
     assert [seen.status for seen in told] == ["STARTED", "STARTED", "STARTED", "SUCCESS"]
-    assert told[1].progress == TaskProgress(step=2, steps=12, images_done=0, images=1, queue_position=0)
+    assert told[1].progress == TaskProgress(2, 12, 0, 1, 0, None, (2,))
     assert [image.seed for image in done.images] == [9]
     assert pauses == sorted(set(pauses))
     assert pauses[0] == 0.5
 
 
 def test_a_status_of_a_later_service_counts_as_not_finished(client: FaceAvatarClient, fake: FakeService) -> None:
-    task = client.submit(PHOTO)
-    fake.faults.append(lambda _: fake_service.Answer(200, envelope(task_id=task.task_id, status="DREAMING")))
-    assert client.wait(task).status == "SUCCESS"
+    task, fake.streams = client.avatars.submit(PHOTO), False
+    dreaming = fake_service.Answer(200, envelope(task_id=task.task_id, status="DREAMING"))
+    fake.faults.extend([lambda answer: answer(), lambda _: dreaming])
+    assert client.avatars.wait(task).status == "SUCCESS"
 
 
 def test_a_wait_ends_when_its_time_is_over(client: FaceAvatarClient, fake: FakeService, pauses: list[float]) -> None:
-    task = client.submit(PHOTO)
+    task = client.avatars.submit(PHOTO)
     with pytest.raises(NotFinishedError, match=task.task_id):
-        client.wait(task, timeout_s=0)
+        client.avatars.wait(task, timeout_s=0)
     assert pauses == []
 
 
 def test_a_wait_outlasts_a_service_that_is_started_again(
     client: FaceAvatarClient, fake: FakeService, pauses: list[float]
 ) -> None:
-    task = client.submit(PHOTO)
+    task = client.avatars.submit(PHOTO)
     fake.looks = 0
-    fake.faults.extend([dropped_before] * 8)
-    assert client.wait(task.task_id).status == "SUCCESS"
+    fake.faults.extend([dropped_before] * 9)
+    assert client.avatars.wait(task.task_id).status == "SUCCESS"
     assert sum(pauses) > 25  # a proxy of Serve that died is back within
 
 
 def test_a_failed_task_is_read_like_any_other_and_raises_where_success_is_required(
     client: FaceAvatarClient, fake: FakeService
 ) -> None:
-    task_id = client.submit(PHOTO).task_id
+    task_id = client.avatars.submit(PHOTO).task_id
     failure = {"error": "Face Consistent Error", "error_data": {"message": "No face."}, "status": "FAILED"}
     fake.tasks[task_id] |= failure | {"output": {}}
-    task = client.wait(task_id)
+    task = client.avatars.wait(task_id)
     assert (task.status, task.error, task.error_data) == ("FAILED", "Face Consistent Error", {"message": "No face."})
     with pytest.raises(ServiceError, match=r"^Face Consistent Error: No face\.$") as caught:
         task.require_success()
@@ -202,8 +259,8 @@ def test_a_failed_task_is_read_like_any_other_and_raises_where_success_is_requir
 
 
 def test_a_task_can_be_cancelled(client: FaceAvatarClient, fake: FakeService) -> None:
-    task = client.submit(PHOTO)
-    cancelled = client.cancel(task.task_id)
+    task = client.avatars.submit(PHOTO)
+    cancelled = client.avatars.cancel(task.task_id)
     assert (fake.seen[-1].method, fake.seen[-1].target) == ("DELETE", f"/api/v1/tasks/{task.task_id}")
     with pytest.raises(ServiceError, match="CANCELLED"):
         cancelled.require_success()
@@ -211,8 +268,78 @@ def test_a_task_can_be_cancelled(client: FaceAvatarClient, fake: FakeService) ->
 
 def test_the_id_of_a_task_cannot_name_another_route(client: FaceAvatarClient, fake: FakeService) -> None:
     with pytest.raises(ServiceError, match="Unknown Task"):
-        client.get("x/../../apps?a=b")
+        client.avatars.get("x/../../apps?a=b")
     assert fake.seen[0].target == "/api/v1/tasks/x%2F..%2F..%2Fapps%3Fa%3Db"
+
+
+# Events
+
+
+def test_a_wait_is_told_by_events_and_never_asks(
+    client: FaceAvatarClient, fake: FakeService, pauses: list[float]
+) -> None:
+    fake.looks = 3
+    task = client.avatars.submit(PHOTO)
+    told: list[Task] = []
+    done = client.avatars.wait(task, progress=told.append)
+    assert [seen.progress.image_steps for seen in told if seen.progress] == [(1,), (2,), (3,)]
+    assert told[-1] == done
+    assert [seen.target.rpartition("/")[2] for seen in fake.seen] == ["getImageToImage", "events"]
+    assert fake.seen[1].headers["accept"] == "text/event-stream"
+    assert pauses == []
+
+
+def test_events_are_the_states_of_a_task_up_to_the_last(client: FaceAvatarClient, fake: FakeService) -> None:
+    fake.looks = 2
+    states = list(client.avatars.events(client.avatars.submit(PHOTO).task_id))
+    assert [state.status for state in states] == ["STARTED", "STARTED", "SUCCESS"]
+    assert [image.seed for image in states[-1].images] == [7]
+
+
+def test_a_stream_that_breaks_off_is_taken_up_after_the_last_event(client: FaceAvatarClient, fake: FakeService) -> None:
+    fake.looks = 3
+
+    def cut_after_two(answer: Callable[[], fake_service.Answer]) -> fake_service.Answer:
+        whole = answer()
+        return replace(whole, sent=whole.body.index(b"id: 3") + 8)
+
+    task = client.avatars.submit(PHOTO)
+    fake.reads[task.task_id] = 1  # asked for in between, it stands where the second event said
+    fake.faults.append(cut_after_two)
+    told: list[Task] = []
+    client.avatars.wait(task, progress=told.append)
+    assert [seen.progress.step for seen in told if seen.progress] == [1, 2, 3]
+    streams = [seen for seen in fake.seen if seen.target.endswith("/events")]
+    assert [stream.headers.get("last-event-id") for stream in streams] == [None, "2"]
+    assert told[-1].status == "SUCCESS"
+
+
+def test_a_client_that_stops_listening_lets_go_of_the_connection(fake: FakeService, pauses: list[float]) -> None:
+    fake.looks = 3
+    with FaceAvatarClient(fake.url, TOKEN, sleep=pauses.append) as client:
+        events = client.avatars.events(client.avatars.submit(PHOTO))
+        assert next(iter(events)).progress == TaskProgress(1, 12, 0, 1, 0, None, (1,))
+        events.close()  # type: ignore[attr-defined]
+        assert client.avatars.wait(next(iter(fake.tasks))).status == "SUCCESS"
+
+
+@pytest.mark.parametrize("data", [b"data: hello", b"data: [1]", b"data: {}", b"data: \xff"])
+def test_an_event_that_is_no_task_is_unexpected(client: FaceAvatarClient, fake: FakeService, data: bytes) -> None:
+    task = client.avatars.submit(PHOTO)
+    fake.faults.append(lambda _: fake_service.Answer(200, data + b"\n\n", kind="text/event-stream"))
+    with pytest.raises(UnexpectedAnswerError):
+        client.avatars.wait(task)
+
+
+def test_an_event_is_whole_however_it_is_cut_up() -> None:
+    stream = b"retry: 5\r\n\r\n: here\n\nid: 7\nevent: progress\ndata: {\ndata:1}\n\nid: 8\ndata: rest"
+    for size in (1, 3, len(stream)):
+        reader, events = EventReader(), []
+        for start in range(0, len(stream), size):
+            events += reader.add(stream[start : start + size])
+        assert events == [Event("7", "{\n1}")]
+    with pytest.raises(UnexpectedAnswerError, match="more than"):
+        EventReader().add(b"data: " + bytes(MAX_EVENT_BYTES))
 
 
 # What fails and passes
@@ -222,23 +349,24 @@ def test_a_connection_dropped_after_the_work_gives_the_same_task_drawn_once(
     client: FaceAvatarClient, fake: FakeService
 ) -> None:
     fake.faults.append(dropped_after)
-    task = client.create(PHOTO)
+    task = client.avatars.create(PHOTO)
     first, second = fake.seen
     assert first == second
     assert list(fake.tasks) == [task.task_id]
 
 
 def test_two_creates_are_two_tasks_even_where_all_else_is_the_same(client: FaceAvatarClient, fake: FakeService) -> None:
-    assert client.create(PHOTO, seed=1).task_id != client.create(PHOTO, seed=1).task_id
+    assert client.avatars.create(PHOTO, seed=1).task_id != client.avatars.create(PHOTO, seed=1).task_id
 
 
 CALLS: dict[str, Callable[[FaceAvatarClient, Task], object]] = {
-    "create": lambda client, _: client.create(PHOTO),
-    "submit": lambda client, _: client.submit(PHOTO),
-    "get": lambda client, task: client.get(task.task_id),
-    "cancel": lambda client, task: client.cancel(task.task_id),
-    "download": lambda client, task: client.download(task.images[0].url or ""),
-    "apps": lambda client, _: client.apps(),
+    "create": lambda client, _: client.avatars.create(PHOTO),
+    "submit": lambda client, _: client.avatars.submit(PHOTO),
+    "get": lambda client, task: client.avatars.get(task.task_id),
+    "cancel": lambda client, task: client.avatars.cancel(task.task_id),
+    "download": lambda client, task: client.avatars.download(task.images[0]),
+    "apps": lambda client, _: client.apps.list(),
+    "inspect": lambda client, _: client.faces.inspect(PHOTO),
 }
 PASSING_FAULTS: dict[str, Fault] = {
     "dropped": dropped_before,
@@ -251,20 +379,17 @@ PASSING_FAULTS: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("fault", PASSING_FAULTS.values(), ids=PASSING_FAULTS.keys())
 def test_what_passes_is_asked_for_again(
-    client: FaceAvatarClient,
-    fake: FakeService,
-    pauses: list[float],
-    fault: Fault,
-    call: Callable[[FaceAvatarClient, Task], object],
+    client: FaceAvatarClient, fake: FakeService, pauses: list[float], fault: Fault
 ) -> None:
-    task = client.create(PHOTO)
-    fake.faults.extend([fault, fault])
-    call(client, task)
-    assert len(fake.seen) == 4
-    assert len(pauses) == 2
+    task = client.avatars.create(PHOTO)
+    for name, call in CALLS.items():
+        fake.seen.clear()
+        pauses.clear()
+        fake.faults.extend([fault, fault])
+        call(client, task)
+        assert (len(fake.seen), len(pauses)) == (3, 2), name
 
 
 @pytest.mark.parametrize(
@@ -284,7 +409,7 @@ def test_what_would_be_the_same_again_is_not_asked_for_again(
 ) -> None:
     fake.faults.append(refused(status, error))
     with pytest.raises(ServiceError) as caught:
-        client.create(PHOTO)
+        client.avatars.create(PHOTO)
     assert (caught.value.status_code, caught.value.error) == (status, error)
     assert caught.value.error_data == {"message": f"{error} it is."}
     assert len(fake.seen) == 1
@@ -296,7 +421,7 @@ def test_after_the_last_repeat_the_last_answer_is_told(fake: FakeService, pauses
         FaceAvatarClient(fake.url, TOKEN, retries=2, sleep=pauses.append) as client,
         pytest.raises(ServiceError, match="Overloaded"),
     ):
-        client.create(PHOTO)
+        client.avatars.create(PHOTO)
     assert len(fake.seen) == 3
     assert len(pauses) == 2
 
@@ -307,14 +432,14 @@ def test_nobody_waits_for_a_moment_after_the_time_is_over(fake: FakeService, pau
         FaceAvatarClient(fake.url, TOKEN, timeout_s=40, sleep=pauses.append) as client,
         pytest.raises(ServiceError, match="Overloaded"),
     ):
-        client.submit(PHOTO)
+        client.avatars.submit(PHOTO)
     assert pauses == []
 
 
 def test_a_create_has_the_time_that_its_deadline_gives_the_service(fake: FakeService, pauses: list[float]) -> None:
     fake.faults.append(refused(503, "Overloaded", Retry_After="50"))
     with FaceAvatarClient(fake.url, TOKEN, timeout_s=40, sleep=pauses.append) as client:
-        client.create(PHOTO, deadline_s=60)
+        client.avatars.create(PHOTO, deadline_s=60)
     assert pauses == [50]
 
 
@@ -353,7 +478,7 @@ def test_the_pauses_grow_up_to_a_limit() -> None:
 def test_a_refused_connection_says_where_nothing_listens(pauses: list[float]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with FaceAvatarClient(url, TOKEN, sleep=pauses.append) as client, pytest.raises(ConnectionFailedError) as caught:
-        client.apps()
+        client.apps.list()
     assert not caught.value.reached
     assert url in str(caught.value)
     assert len(pauses) == 4
@@ -362,7 +487,7 @@ def test_a_refused_connection_says_where_nothing_listens(pauses: list[float]) ->
 def test_a_connection_that_keeps_breaking_was_reached(client: FaceAvatarClient, fake: FakeService) -> None:
     fake.faults.extend([dropped_before] * 5)
     with pytest.raises(ConnectionFailedError) as caught:
-        client.apps()
+        client.apps.list()
     assert caught.value.reached
     assert len(fake.seen) == 5
 
@@ -373,7 +498,7 @@ def test_an_answer_that_does_not_come_is_given_up(fake: FakeService) -> None:
 
     fake.faults.append(silent)
     with FaceAvatarClient(fake.url, TOKEN, timeout_s=0.3) as client, pytest.raises(ConnectionFailedError):
-        client.apps()
+        client.apps.list()
 
 
 def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up(fake: FakeService) -> None:
@@ -382,7 +507,7 @@ def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up(fake: FakeServic
         FaceAvatarClient(fake.url, TOKEN, timeout_s=0.3) as client,
         pytest.raises(ConnectionFailedError, match="takes too long"),
     ):
-        client.apps()
+        client.apps.list()
 
 
 def test_the_fields_that_were_wrong_are_told_one_a_line(client: FaceAvatarClient, fake: FakeService) -> None:
@@ -391,7 +516,7 @@ def test_the_fields_that_were_wrong_are_told_one_a_line(client: FaceAvatarClient
     body = envelope(error="Invalid Request", error_data=data, status="FAILED")
     fake.faults.append(lambda _: fake_service.Answer(422, body))
     with pytest.raises(ServiceError) as caught:
-        client.create(PHOTO)
+        client.avatars.create(PHOTO)
     assert str(caught.value).splitlines() == [
         "Invalid Request: The request is not valid.",
         "  batch: too many",
@@ -418,7 +543,7 @@ def test_an_error_that_is_not_the_services_own_is_told_as_such(
 ) -> None:
     fake.faults.append(by_proxy(status))
     with pytest.raises(ServiceError, match=f"^HTTP {status}.*not the service's own"):
-        client.apps()
+        client.apps.list()
 
 
 @pytest.mark.parametrize(
@@ -439,21 +564,21 @@ def test_an_error_that_is_not_the_services_own_is_told_as_such(
 def test_an_answer_that_is_no_task_is_unexpected(client: FaceAvatarClient, fake: FakeService, body: bytes) -> None:
     fake.faults.append(lambda _: fake_service.Answer(200, body))
     with pytest.raises(UnexpectedAnswerError):
-        client.create(PHOTO)
+        client.avatars.create(PHOTO)
 
 
 def test_an_answer_without_apps_is_unexpected(client: FaceAvatarClient, fake: FakeService) -> None:
     for output in ({}, [], {"apps": [{"app_id": 1}]}):
         fake.faults.append(lambda _, output=output: fake_service.Answer(200, envelope(output=output)))
         with pytest.raises(UnexpectedAnswerError):
-            client.apps()
+            client.apps.list()
 
 
 # Downloads
 
 
 def test_a_download_does_not_carry_the_token(client: FaceAvatarClient, fake: FakeService) -> None:
-    client.download(client.create(PHOTO).images[0].url or "")
+    client.avatars.download(client.avatars.create(PHOTO).images[0])
     assert fake.seen[-1].target.startswith("/files/")
     assert "authorization" not in fake.seen[-1].headers
 
@@ -461,35 +586,35 @@ def test_a_download_does_not_carry_the_token(client: FaceAvatarClient, fake: Fak
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
 def test_a_download_is_an_image_of_a_known_format(client: FaceAvatarClient, fake: FakeService, kind: str) -> None:
     fake.files["/image"] = picture(1, kind)
-    assert client.download(f"{fake.url}/image") == picture(1, kind)
+    assert client.avatars.download(f"{fake.url}/image") == picture(1, kind)
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"GIF89a"])
 def test_what_is_not_an_image_is_not_taken(client: FaceAvatarClient, fake: FakeService, data: bytes) -> None:
     fake.files["/image"] = data
     with pytest.raises(UnexpectedAnswerError, match="not a PNG"):
-        client.download(f"{fake.url}/image")
+        client.avatars.download(f"{fake.url}/image")
 
 
 def test_a_download_has_a_limit(client: FaceAvatarClient, fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.files["/image"] = picture(1)
-    monkeypatch.setattr(client_module, "MAX_IMAGE_BYTES", len(picture(1)))
-    client.download(f"{fake.url}/image")
-    monkeypatch.setattr(client_module, "MAX_IMAGE_BYTES", len(picture(1)) - 1)
+    monkeypatch.setattr(requests, "MAX_IMAGE_BYTES", len(picture(1)))
+    client.avatars.download(f"{fake.url}/image")
+    monkeypatch.setattr(requests, "MAX_IMAGE_BYTES", len(picture(1)) - 1)
     with pytest.raises(UnexpectedAnswerError, match="more than"):
-        client.download(f"{fake.url}/image")
+        client.avatars.download(f"{fake.url}/image")
 
 
 def test_an_outdated_url_is_told_as_the_service_says_it(client: FaceAvatarClient, fake: FakeService) -> None:
     fake.faults.append(refused(403, "Forbidden"))
     with pytest.raises(ServiceError, match="Forbidden: Forbidden it is"):
-        client.download(f"{fake.url}/files/x")
+        client.avatars.download(f"{fake.url}/files/x")
 
 
 @pytest.mark.parametrize("url", ["", "/files/x", "file:///etc/passwd", "data:image/png;base64,aaaa", "http://"])
 def test_only_http_is_downloaded(client: FaceAvatarClient, url: str) -> None:
     with pytest.raises(UnexpectedAnswerError):
-        client.download(url)
+        client.avatars.download(url)
 
 
 # Settings and proxies
@@ -523,7 +648,7 @@ def test_a_token_that_no_header_can_carry_is_refused_at_once(token: str) -> None
 
 def test_a_service_may_live_under_a_path(fake: FakeService) -> None:
     with FaceAvatarClient(f"{fake.url}/avatars/", TOKEN) as client, pytest.raises(ClientError):
-        client.apps()
+        client.apps.list()
     assert fake.seen[0].target == "/avatars/api/v1/apps"
 
 
@@ -536,7 +661,7 @@ def test_a_proxy_of_the_environment_is_not_for_this_machine(
     for name in ("http_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"socks5://127.0.0.1:{free_port()}")
     with FaceAvatarClient(fake.url.replace("127.0.0.1", host), TOKEN) as client:
-        assert client.apps()
+        assert client.apps.list()
 
 
 def test_a_service_elsewhere_is_reached_through_the_proxy_of_the_environment(
@@ -546,7 +671,7 @@ def test_a_service_elsewhere_is_reached_through_the_proxy_of_the_environment(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", fake.url)
     with FaceAvatarClient("http://avatars.example", TOKEN) as client:
-        assert client.apps()
+        assert client.apps.list()
     assert fake.seen[0].target == "http://avatars.example/api/v1/apps"
 
 
@@ -555,10 +680,10 @@ def test_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "gopher://proxy.example")
     with FaceAvatarClient("http://avatars.example", TOKEN) as client, pytest.raises(ClientSettingsError, match="proxy"):
-        client.apps()
+        client.apps.list()
 
 
 def test_the_body_is_json_whatever_the_prompt_holds(client: FaceAvatarClient, fake: FakeService) -> None:
-    client.create(PHOTO, prompt='"肖像"\n\0')
+    client.avatars.create(PHOTO, prompt='"肖像"\n\0')
     assert fake.seen[0].fields["prompt"] == '"肖像"\n\0'
     assert fake.seen[0].headers["content-type"] == "application/json"

@@ -1,4 +1,6 @@
+import gzip
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from deployments.config import InsightFaceModelConfig
 from serve_app.catalog import Catalog
@@ -16,6 +19,9 @@ from serve_app.local import ServiceOptions, read_config
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 ENVIRONMENT = CONFIG.with_name("production.env.example")
+KUBERAY = CONFIG.with_name("kuberay.yaml")
+LOCAL = CONFIG.with_name("local-cluster.yaml")
+GPU_TYPES = ["gpu", "gpu_on_demand"]
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +37,43 @@ def deployments() -> dict[str, dict[str, Any]]:
     return {deployment["name"]: deployment for deployment in config["applications"][0]["deployments"]}
 
 
-def test_the_cluster_file_fits_rays_own_schema(cluster: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def manifest() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(KUBERAY.read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def groups(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The worker groups of the manifest, by the names that cluster.yaml has for them."""
+    listed = manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    return {group["groupName"].replace("-", "_"): group for group in listed}
+
+
+def test_the_cluster_file_fits_rays_own_schema_and_check(cluster: dict[str, Any]) -> None:
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     jsonschema.validate(cluster, schema)
+    validate_config(prepare_config(cluster))
 
 
 def test_gpu_nodes_start_from_zero_and_the_head_runs_no_model(cluster: dict[str, Any]) -> None:
     types = cluster["available_node_types"]
-    assert types["gpu"]["min_workers"] == 0
-    assert types["gpu"]["resources"]["GPU"] == 1
+    for name in GPU_TYPES:
+        assert types[name]["min_workers"] == 0
+        assert types[name]["resources"]["GPU"] == 1
     assert types[cluster["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}
 
 
+def test_a_gpu_node_is_a_spot_node_first_and_otherwise_the_same_on_demand(cluster: dict[str, Any]) -> None:
+    spot, on_demand = (cluster["available_node_types"][name] for name in GPU_TYPES)
+    assert spot["priority"] > on_demand["priority"]
+    assert spot["node_config"].pop("InstanceMarketOptions") == {"MarketType": "spot"}
+    assert {**spot, "priority": 0} == {**on_demand, "priority": 0}
+
+
 def test_every_node_asks_for_the_clusters_token_and_has_the_services_environment(cluster: dict[str, Any]) -> None:
-    assert "/home/ubuntu/.ray/auth_token" in cluster["file_mounts"]
-    assert "/home/ubuntu/production.env" in cluster["file_mounts"]
+    assert "/home/ray/.ray/auth_token" in cluster["file_mounts"]
+    assert "/home/ray/production.env" in cluster["file_mounts"]
     for side in ("head", "worker"):
         starts = [command for command in cluster[f"{side}_start_ray_commands"] if "ray start" in command]
         assert starts
@@ -57,10 +85,20 @@ def test_the_dashboard_listens_on_loopback_alone(cluster: dict[str, Any]) -> Non
     assert any("--dashboard-host=127.0.0.1" in command for command in cluster["head_start_ray_commands"])
 
 
-def test_every_node_type_repeats_the_common_commands_which_its_own_replace(cluster: dict[str, Any]) -> None:
-    for name in ("cpu", "gpu"):
-        commands = cluster["available_node_types"][name]["worker_setup_commands"]
-        assert commands[: len(cluster["setup_commands"])] == cluster["setup_commands"]
+@pytest.mark.parametrize("password", [None, "two words"])
+def test_the_head_knows_the_redis_of_the_clusters_state_where_there_is_one(
+    cluster: dict[str, Any], tmp_path: Path, password: str | None
+) -> None:
+    lines = f"RAY_REDIS_ADDRESS=redis:6379\nRAY_REDIS_PASSWORD='{password}'\n" if password else ""
+    (tmp_path / "production.env").write_text(lines)
+    *_, start = cluster["head_start_ray_commands"]
+    script = f'ray() {{ printf "%s\\n" "$@"; }}\n{start}'
+    printed = subprocess.run(
+        ["sh", "-c", script], env={"HOME": str(tmp_path)}, check=True, capture_output=True, text=True
+    )
+    assert [line for line in printed.stdout.splitlines() if "redis" in line] == (
+        [f"--redis-password={password}"] if password else []
+    )
 
 
 def test_every_stage_fits_one_kind_of_node_and_no_cpu_stage_a_gpu_node(
@@ -71,13 +109,22 @@ def test_every_stage_fits_one_kind_of_node_and_no_cpu_stage_a_gpu_node(
         options = deployment["ray_actor_options"]
         wanted = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
         fitting = [kind for kind, has in types.items() if all(has.get(key, 0) >= n for key, n in wanted.items())]
-        assert fitting == (["gpu"] if "num_gpus" in options else ["cpu"]), name
+        assert fitting == (GPU_TYPES if "num_gpus" in options else ["cpu"]), name
 
 
 def test_the_embedders_and_a_generator_share_one_gpu_exactly(deployments: dict[str, dict[str, Any]]) -> None:
     embedder, generator = deployments["FaceEmbedder"], deployments["AvatarGenerator"]
     embedders = embedder["ray_actor_options"]["num_gpus"] * embedder["autoscaling_config"]["max_replicas"]
     assert embedders + generator["ray_actor_options"]["num_gpus"] == pytest.approx(1)
+
+
+def test_every_stage_reacts_to_a_burst_at_once_and_lets_go_slowly(deployments: dict[str, dict[str, Any]]) -> None:
+    for name, deployment in deployments.items():
+        scaling = deployment["autoscaling_config"]
+        # Until a burst fills the mean over the look-back, is reported, and is decided on.
+        seen_s = scaling["look_back_period_s"] + 2 * scaling["metrics_interval_s"] + scaling["upscale_delay_s"]
+        assert seen_s < 2, name
+        assert scaling["downscale_delay_s"] >= 60, name
 
 
 def test_what_the_nodes_fetch_is_what_the_stages_load(cluster: dict[str, Any]) -> None:
@@ -92,7 +139,7 @@ def test_what_the_nodes_fetch_is_what_the_stages_load(cluster: dict[str, Any]) -
         },
     }
     for kind, paths in needs.items():
-        *_, prefetch = cluster["available_node_types"][kind]["worker_setup_commands"]
+        (prefetch,) = cluster["available_node_types"][kind]["worker_setup_commands"]
         command, _, models_dir = prefetch.partition(" --models-dir ")
         assert models_dir == str(settings.models_dir)
         files = [f"models:{file.path}" for file in catalog.files(command.split("models prefetch ")[1].split())]
@@ -106,3 +153,79 @@ def test_a_shell_reads_the_example_of_the_environment() -> None:
     assert values["FACE_AVATAR_BROKER__URL"].startswith("rediss://")
     assert values["FACE_AVATAR_STORE__URL"].startswith("s3://")
     assert values[PROXY_CALLBACK] == MIDDLEWARES
+
+
+def strict(schema: Any) -> Any:
+    """A schema of Kubernetes under which a field that it does not know is an error; there such a field is dropped."""
+    if isinstance(schema, list):
+        return [strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: strict(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def test_the_manifest_fits_kuberays_schema(manifest: dict[str, Any]) -> None:
+    # `openAPIV3Schema` of v1 in ray-operator/config/crd/bases/ray.io_rayservices.yaml of KubeRay 1.7.0 (Apache-2.0),
+    # without `status` and descriptions.
+    schema = strict(json.loads(gzip.decompress((ROOT / "tests" / "rayservice.schema.json.gz").read_bytes())))
+    schema["properties"]["metadata"] = {"type": "object"}
+    jsonschema.validate(manifest, schema)
+    misspelt = manifest | {"spec": manifest["spec"] | {"serveConfigV3": ""}}
+    with pytest.raises(jsonschema.ValidationError, match="serveConfigV3"):
+        jsonschema.validate(misspelt, schema)
+
+
+def test_the_manifest_serves_what_production_yaml_says(manifest: dict[str, Any]) -> None:
+    assert yaml.safe_load(manifest["spec"]["serveConfigV2"]) == yaml.safe_load(CONFIG.read_text())
+    assert manifest["spec"]["rayClusterConfig"]["rayVersion"] == ray.__version__
+
+
+def test_the_groups_of_the_manifest_are_the_node_types_of_the_cluster(
+    cluster: dict[str, Any], manifest: dict[str, Any], groups: dict[str, dict[str, Any]]
+) -> None:
+    types = {name: kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]}
+    assert groups.keys() == types.keys()
+    for name, group in groups.items():
+        kind, start = types[name], group["rayStartParams"]
+        # KubeRay puts each value into a shell's command line as it is.
+        given = json.loads(json.loads(start.get("resources", '"{}"')))
+        has = {"CPU": int(start["num-cpus"]), "GPU": int(start.get("num-gpus", 0)), **given}
+        assert {key: value for key, value in has.items() if value} == kind["resources"]
+        assert (group["minReplicas"], group["maxReplicas"]) == (kind["min_workers"], kind["max_workers"])
+        assert group.get("priority", 0) == kind.get("priority", 0)
+        (fetching,) = group["template"]["spec"]["initContainers"]
+        assert " ".join(fetching["command"]) == kind["worker_setup_commands"][-1]
+    head = manifest["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]
+    assert (head["num-cpus"], head["num-gpus"]) == ("0", "0")
+    options = manifest["spec"]["rayClusterConfig"]["autoscalerOptions"]
+    assert options["idleTimeoutSeconds"] == 60 * cluster["idle_timeout_minutes"]
+
+
+def test_a_pod_has_the_time_that_a_replica_takes_to_end(
+    groups: dict[str, dict[str, Any]], deployments: dict[str, dict[str, Any]]
+) -> None:
+    longest_s = max(deployment["graceful_shutdown_timeout_s"] for deployment in deployments.values())
+    for group in groups.values():
+        assert group["template"]["spec"]["terminationGracePeriodSeconds"] > longest_s
+
+
+def test_the_local_cluster_has_the_same_node_types(cluster: dict[str, Any]) -> None:
+    local, shared = yaml.safe_load(LOCAL.read_text()), ("resources", "min_workers", "max_workers", "priority")
+    types = {name: kind for name, kind in local["available_node_types"].items() if name != local["head_node_type"]}
+    for kind in types.values():
+        del kind["resources"]["object_store_memory"]
+    real = {name: kind for name, kind in cluster["available_node_types"].items() if name != cluster["head_node_type"]}
+    for key in shared:
+        assert {name: kind.get(key) for name, kind in types.items()} == {
+            name: kind.get(key) for name, kind in real.items()
+        }
+
+
+def test_docker_and_kubectl_read_of_the_environment_what_a_shell_reads() -> None:
+    """They take what is behind the first `=` as it is, quotes and all."""
+    values = re.findall(r"^(?:# )?[A-Za-z_]+=(.*)$", ENVIRONMENT.read_text(), re.MULTILINE)
+    assert len(values) > 8
+    assert not [value for value in values if set(value) & set("'\"$&;`\\ ")]

@@ -17,21 +17,14 @@ import pytest
 from PIL import Image
 
 from deployments.types import Photo
-from serve_app.decoder import (
-    KEPT_VARIABLES,
-    MALLOC,
-    DecoderLostError,
-    DecoderProcess,
-    DecoderSettings,
-    DecoderStartError,
-    PhotoDecoder,
-)
+from serve_app.confined import KEPT_VARIABLES, MALLOC, ConfinedLostError, ConfinedSettings, ConfinedStartError
+from serve_app.decoder import DecoderProcess, PhotoDecoder
 from serve_app.fetch import ImageUrlError
 from serve_app.photo import PhotoSettings, decode_photo
 from tests.hostile_pictures import encoded, hostile_pictures, large_jpeg_of_many_scans, noise
 
 LIMITS = PhotoSettings()
-PATIENT = DecoderSettings(timeout_s=30)  # for tests that are not about time, on a machine that may be busy
+PATIENT = ConfinedSettings(timeout_s=30)  # for tests that are not about time, on a machine that may be busy
 PICTURE = encoded(noise(), "PNG")
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="the limits and /proc of Linux")
 
@@ -42,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 class Decoder:
     """A `PhotoDecoder` for tests that are not coroutines."""
 
-    def __init__(self, settings: DecoderSettings) -> None:
+    def __init__(self, settings: ConfinedSettings) -> None:
         self._others = children()
         self.inner = PhotoDecoder(LIMITS, settings)
 
@@ -60,7 +53,7 @@ class Decoder:
 
 
 @contextmanager
-def running(settings: DecoderSettings = PATIENT) -> Iterator[Decoder]:
+def running(settings: ConfinedSettings = PATIENT) -> Iterator[Decoder]:
     decoder = Decoder(settings)
     try:
         yield decoder
@@ -127,7 +120,7 @@ def test_many_photos_share_few_processes_and_none_gets_anothers_pixels() -> None
 def test_every_hostile_picture_decodes_or_is_refused() -> None:
     pictures = hostile_pictures()
     assert len(pictures) >= 300
-    with running(DecoderSettings()) as decoder:
+    with running(ConfinedSettings()) as decoder:
         outcomes = {name: outcome(decoder, data) for name, data in pictures.items()}
         assert decoder.decode(PICTURE).pixels.shape == (64, 64, 3)
     assert {"decoded", "broken", "not_an_image", "too_many_pixels", "too_small"} <= set(outcomes.values())
@@ -159,12 +152,12 @@ def test_the_pictures_of_the_installed_packages_decode_or_are_refused(decoder: D
 
 
 def test_a_picture_that_makes_its_decoder_spin_is_refused() -> None:
-    with running(DecoderSettings(processes=1, timeout_s=0.3)) as decoder:
+    with running(ConfinedSettings(processes=1, timeout_s=0.3)) as decoder:
         assert decoder.reason(large_jpeg_of_many_scans()) == "too_costly"
 
 
 def test_a_decoder_that_does_not_answer_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    with running(DecoderSettings(processes=1, timeout_s=3)) as decoder:
+    with running(ConfinedSettings(processes=1, timeout_s=3)) as decoder:
         decoder.decode(PICTURE)
         (first,) = decoder.processes
         first.suspend()
@@ -177,7 +170,7 @@ def test_a_decoder_that_does_not_answer_is_replaced(caplog: pytest.LogCaptureFix
 @LINUX_ONLY
 def test_a_picture_that_takes_too_much_memory_is_refused_and_its_decoder_goes_on() -> None:
     large = encoded(noise(width=4000, height=3000), "PNG", compress_level=1)
-    with running(DecoderSettings(processes=1, timeout_s=30, max_memory_bytes=25_000_000)) as decoder:
+    with running(ConfinedSettings(processes=1, timeout_s=30, max_memory_bytes=25_000_000)) as decoder:
         assert decoder.decode(PICTURE).pixels.shape == (64, 64, 3)
         before = decoder.processes
         assert decoder.reason(large) == "too_costly"
@@ -198,11 +191,11 @@ def test_the_largest_photos_that_are_allowed_take_less_than_300_mb_and_give_it_b
         "webp, lossless": encoded(small, "WEBP", lossless=True, quality=0, method=0),
         "webp, lossless with alpha": encoded(noise("RGBA", 4000, 4000), "WEBP", lossless=True, quality=0, method=0),
     }
-    process.decode(PICTURE)
+    process.ask(PICTURE)
     idle = memory_mb(process, "VmRSS")
     for name, data in pictures.items():
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # forget the peak of before
-        process.decode(data)
+        process.ask(data)
         above = memory_mb(process, "VmHWM") - idle
         print(f"{name}: {above:.0f} MB above {idle:.0f} MB")
         assert above < 300, name
@@ -217,7 +210,7 @@ def memory_mb(process: DecoderProcess, name: str) -> float:
 def run_with_decoder(program: str) -> subprocess.CompletedProcess[str]:
     """A Python program that begins with everything of the decoder's module."""
     return subprocess.run(
-        [sys.executable, "-c", f"from serve_app.decoder import *\n{program}"],
+        [sys.executable, "-c", f"from serve_app.confined import *\nfrom serve_app.decoder import *\n{program}"],
         capture_output=True,
         text=True,
         check=False,
@@ -261,7 +254,7 @@ def test_a_child_has_no_secrets_no_files_and_no_ray(
         os.set_inheritable(file.fileno(), True)
         process = DecoderProcess(LIMITS, PATIENT)
         request.addfinalizer(process.end)
-        process.decode(PICTURE)
+        process.ask(PICTURE)
         at = Path(f"/proc/{process.pid}")
         names = {entry.partition(b"=")[0] for entry in (at / "environ").read_bytes().split(b"\0") if entry}
         assert names <= {name.encode() for name in ("PYTHONPATH", "OPENBLAS_NUM_THREADS", *MALLOC, *KEPT_VARIABLES)}
@@ -274,10 +267,10 @@ def test_a_child_has_no_secrets_no_files_and_no_ray(
 
 
 def test_a_child_that_dies_on_a_picture_is_lost(process: DecoderProcess) -> None:
-    process.decode(PICTURE)
+    process.ask(PICTURE)
     os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(DecoderLostError, match="exit status -9"):
-        process.decode(PICTURE)
+    with pytest.raises(ConfinedLostError, match="exit status -9"):
+        process.ask(PICTURE)
     assert process.has_ended
 
 
@@ -304,7 +297,7 @@ def test_a_child_that_cannot_be_started_is_our_error_and_the_next_photo_tries_ag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with running() as decoder:
-        for program, error in (("/nonexistent/python", FileNotFoundError), ("/bin/false", DecoderStartError)):
+        for program, error in (("/nonexistent/python", FileNotFoundError), ("/bin/false", ConfinedStartError)):
             monkeypatch.setattr(sys, "executable", program)
             for _ in range(PATIENT.processes + 1):
                 with pytest.raises(error):
@@ -333,16 +326,16 @@ def test_the_nonsense_of_a_child_in_strange_hands_is_not_believed(
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(program))
     process = DecoderProcess(LIMITS, PATIENT)
-    with pytest.raises(DecoderLostError):
-        process.decode(PICTURE)
+    with pytest.raises(ConfinedLostError):
+        process.ask(PICTURE)
     assert process.has_ended
 
 
 @LINUX_ONLY
 def test_a_child_ends_when_the_process_that_started_it_dies(poll: Callable[..., Any]) -> None:
     program = """
-process = DecoderProcess(PhotoSettings(), DecoderSettings(timeout_s=30))
-process.decode(sample_pictures()[1])
+process = DecoderProcess(PhotoSettings(), ConfinedSettings(timeout_s=30))
+process.ask(sample_pictures()[1])
 print(process.pid, flush=True)
 os._exit(0)
 """
@@ -369,4 +362,4 @@ def test_a_closed_decoder_leaves_no_process_and_no_open_socket() -> None:
 
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="extra"):
-        DecoderSettings(process=1)  # type: ignore[call-arg]
+        ConfinedSettings(process=1)  # type: ignore[call-arg]

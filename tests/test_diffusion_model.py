@@ -217,6 +217,12 @@ def test_lora_weights_inside_an_adapter_are_used(tiny: TinyModel, file_format: F
     assert difference(drawn, expected) <= 1
 
 
+def test_rows_that_threads_share_are_the_same_pictures(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
+    rows = [tiny_row(number, guidance_scale=1.0 + 2 * (number % 2)) for number in range(5)]
+    together = zip(draw(tiny.load(threads=3), *rows), draw(tiny_model, *rows), strict=True)
+    assert max(difference(ours, theirs) for ours, theirs in together) <= 1
+
+
 def test_an_adapter_in_pickle_format_is_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
     model = tiny.load(ip_adapter=tiny.adapter("bin"))
     assert difference(draw(model, tiny_row(1))[0], draw(tiny_model, tiny_row(1))[0]) == 0

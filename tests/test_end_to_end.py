@@ -83,6 +83,12 @@ class Profile:
     def attempts(self, task_id: str) -> int:
         return int(self.broker.hget(KEYS.record(task_id), "attempts") or 0)
 
+    def verify(self, data: bytes) -> dict[str, Any]:
+        """What the service makes of a picture."""
+        answer = self.client.post("/api/v1/verify", files={"file": ("picture", data)})
+        output: dict[str, Any] = envelope(answer, 200)["output"]
+        return output
+
     def recorded(self) -> int:
         return len(list(self.broker.scan_iter(KEYS.record("*"))))
 
@@ -236,6 +242,28 @@ def test_a_photo_without_a_face_is_the_clients_mistake_and_is_tried_once(profile
     failed = profile.reach(task_id, "FAILED", "SUCCESS")
     assert (failed["status"], failed["error"]) == ("FAILED", "Face Consistent Error")
     assert profile.attempts(task_id) == 1
+
+
+def test_a_result_is_known_as_ours_and_a_changed_one_as_changed(profile: Profile) -> None:
+    made = {kind: profile.make(output_format=kind) for kind in ("png", "webp", "jpeg")}
+    for kind, done in made.items():
+        for url in (done["output"]["result"][0], done["output"]["low_res_urls"][0]):
+            data = httpx.get(url).content
+            found = profile.verify(data)
+            assert (found["verdict"], found["trust"]) == ("genuine", "development"), kind
+            said = found["credentials"]["statement"]
+            assert (said["app"], said["seed"], said["num_inference_steps"]) == (done["app_id"], 7, 2)
+            assert not {"prompt", "task_id"} & said.keys()
+    changed = bytearray(httpx.get(made["jpeg"]["output"]["result"][0]).content)
+    changed[-100] ^= 1
+    assert profile.verify(bytes(changed))["verdict"] == "altered"
+    assert profile.verify(photo_files()["astronaut.png"])["verdict"] == "unsigned"
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"x" * 999, b"RIFF0000WEBPC2PA"])
+def test_what_is_no_picture_cannot_be_verified(profile: Profile, data: bytes) -> None:
+    answer = profile.client.post("/api/v1/verify", files={"file": ("picture", data)})
+    assert envelope(answer, 422)["error"] == "Image URL Error"
 
 
 def test_a_task_that_nobody_made_is_unknown(profile: Profile) -> None:

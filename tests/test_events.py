@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.auth import TOKEN_FILE, FileToken, TokenAuth
-from serve_app.errors import OverloadedError, UnknownTaskError
+from serve_app.access import Access
+from serve_app.auth import TOKEN_FILE
+from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.events import check_room, follow, last_event_id
 from serve_app.http import build_http
 from serve_app.settings import Settings
 from serve_app.tasks import TaskRecord
+from serve_app.tokens import OwnToken
 from serve_app.webhooks import webhook_secret
 from tests.test_service import Ingress, at  # the fixture
 from tests.test_tasks import AVATAR, queued, task
@@ -169,18 +171,34 @@ def test_a_stream_ends_in_time_for_a_replica_to_end(at: At, monkeypatch: pytest.
     at(scenario)
 
 
+def test_one_owner_does_not_take_all_the_room_for_listeners(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.events.MAX_OF_ONE_OWNER", 1)
+
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make()
+        await queued(ingress.tasks, "a")
+        async with listening(ingress) as (listener,):
+            await listener.heard(1)
+            with pytest.raises(RateLimitError):
+                check_room(ingress.service, "ann")
+            check_room(ingress.service, "bob")
+        check_room(ingress.service, "ann")
+
+    at(scenario)
+
+
 def test_more_listeners_than_a_replica_has_room_for_are_refused(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.events.MAX_LISTENERS", 2)
 
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make()
         await queued(ingress.tasks, "a")
-        check_room(ingress.service)
+        check_room(ingress.service, "bob")
         async with listening(ingress, count=2) as listeners:
             for listener in listeners:
                 await listener.heard(1)
             with pytest.raises(OverloadedError):
-                check_room(ingress.service)
+                check_room(ingress.service, "bob")
 
     at(scenario)
 
@@ -203,9 +221,11 @@ async def _nothing() -> dict[str, str]:
 async def browsing(ingress: Ingress, data_dir: Path) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
     """A client of the whole HTTP application, and the owner that its token stands for."""
     settings = Settings(data_dir=data_dir)
-    app = build_http(ingress.service, TokenAuth(FileToken(data_dir)), settings, _nothing)
+    own = OwnToken(data_dir)
+    access = Access(ingress.redis, ingress.keys, settings.tokens, ingress.service.usage, own)
+    app = build_http(ingress.service, access, settings, _nothing)
     bearer = f"Bearer {(data_dir / TOKEN_FILE).read_text().strip()}"
-    owner = await TokenAuth(FileToken(data_dir)).owner(bearer)
+    owner = (await access.admit(bearer)).token.owner
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://service", headers={"Authorization": bearer}

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from serve_app.catalog import DEFAULT_PROMPT
+from serve_app.cli import cli
 from tests.conftest import MAX_IMAGES, Service, data_url, photo_files, png
 
 KEYS = {"time_required", "error", "error_data", "input", "output", "app_id", "task_id", "status"}
@@ -213,6 +216,56 @@ def test_without_the_token_nothing_is_made(service: Service, header: str) -> Non
     answer = httpx.post(f"{service.url}/getImageToImage", json={}, headers=headers)
     failure(answer, 401, "Unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_token_does_what_it_was_made_for_and_no_more_until_it_is_revoked(
+    service: Service, poll: Callable[..., Any]
+) -> None:
+    def operator(*command: str) -> str:
+        result = CliRunner().invoke(cli, ["token", *command, "--data-dir", str(service.data_dir)])
+        assert result.exit_code == 0, result.output
+        return result.output.strip()
+
+    def bearer(*options: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {operator('create', *options)}"}
+
+    maker = bearer("maker", "--rate", "2", "--images", "1")
+    reader = bearer("reader", "--scope", "read", "--shares", "maker")
+    body = {"app_id": "face-avatar", "file_url": f"{service.photos}/astronaut.png", **QUICK}
+
+    def create(headers: dict[str, str], **fields: Any) -> httpx.Response:
+        return service.client.post("/getImageToImage", json=body | fields, headers=headers)
+
+    made = create(maker)
+    assert made.status_code == 200, made.text
+    assert (made.headers["ratelimit-limit"], made.headers["ratelimit-remaining"]) == ("2", "1")
+    task = f"/api/v1/tasks/{made.json()['task_id']}"
+    failure(create(maker, batch=2), 403, "Forbidden")
+    refused = create(maker)
+    assert failure(refused, 429, "Rate Limit")["retry_after_s"] == int(refused.headers["retry-after"]) > 0
+    assert service.client.get(task, headers=maker).status_code == 200  # reading has a budget of its own
+
+    assert service.client.get(task, headers=reader).json()["status"] == "SUCCESS"  # whose tasks it shares
+    assert failure(create(reader), 403, "Forbidden")["rights"] == ["read"]
+    failure(service.client.delete(task, headers=reader), 403, "Forbidden")
+    failure(service.client.get(task), 404, "Unknown Task")  # another's
+    used = poll(lambda: next((each for each in json.loads(operator("list", "--json")) if each["today"]["images"]), None))
+    assert (used["name"], used["today"]["requests"], used["today"]["refused"]) == ("maker", 3, 1)
+
+    operator("revoke", "reader")
+    poll(lambda: service.client.get(task, headers=reader).status_code == 401)
+    operator("revoke", "maker")
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/api/v1/apps", "/healthz", "/nowhere", "/-/routes"])
+def test_every_answer_has_headers_that_browsers_obey(service: Service, path: str) -> None:
+    headers = service.client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-frame-options"] == "DENY"
+    if headers["content-type"].startswith("application/json"):
+        assert headers["cache-control"] == "no-store"
+    assert "access-control-allow-origin" not in headers
 
 
 def test_authentication_comes_before_the_body(service: Service) -> None:

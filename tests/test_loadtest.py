@@ -1,5 +1,6 @@
 """The load test: its figures and its report from answers made up, and the whole of it on a service of its own."""
 
+import io
 import json
 import os
 import re
@@ -9,21 +10,25 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import pytest
 import requests
 
 from loadtest import checks
-from loadtest.answers import Answer, AnswerLog, read_answers
+from loadtest.answers import Answer, Group, Log, UserCount, read_answers, read_counts
 from loadtest.checks import WrongAnswerError
 from loadtest.figures import NothingMeasuredError, figures_of, percentile, slice_length_s, sliced
 from loadtest.load import Load
 from loadtest.plots import plots
+from loadtest.plots_telemetry import runs
 from loadtest.report import as_html, as_json
+from loadtest.scrape import EVERY_S, Scrape, Scraper, Series, parsed
 from loadtest.setting import Setting
+from loadtest.shapes import NAMES, SHAPES, ShapeName, users_at
 from loadtest.svg import Linear, Logarithmic, round_up
+from loadtest.telemetry import HELD_S, telemetry_of
 from serve_app.local import free_port
 from tests.fake_service import envelope, picture
 
@@ -97,12 +102,138 @@ def test_of_nothing_there_are_no_figures() -> None:
 
 def test_a_log_that_was_cut_off_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    log = AnswerLog(path)
+    log = Log(path)
     log.add(answer(1, stages={"face": 0.25}))
     log.add(answer(2))
     log.close()
     path.write_text(path.read_text() + answer(3).model_dump_json()[:40])
     assert list(read_answers(path)) == [answer(1, stages={"face": 0.25}), answer(2)]
+
+
+def test_images_of_answers_that_were_wrong_do_not_count() -> None:
+    spoilt = [answer(2, images=4, verdict="wrong", problem="3 images instead of 4"), answer(3, verdict="refused")]
+    figures = figures_of([answer(1, images=1), *spoilt])
+    assert figures.images == 1
+    assert sum(kind.images for kind in figures.kinds) == 1
+    first, *_, last = figures.rates
+    assert (first.right_per_s, first.refused_per_s, first.wrong_per_s) == (1, 0, 0)
+    assert last.right_per_s == 0
+    assert min(last.refused_per_s, last.wrong_per_s) > 0
+
+
+def test_the_percentiles_of_a_stage_are_those_of_right_answers() -> None:
+    slow = answer(1, verdict="wrong", problem="late", stages={"face": 80.0})
+    figures = figures_of([*(answer(1, stages={"store": 1.0, "face": value}) for value in (1.0, 3.0)), slow])
+    assert [stage.stage for stage in figures.stages] == ["face", "store"]
+    assert figures.stages[0].latency.p50_s == pytest.approx(2)
+
+
+@pytest.mark.parametrize("shape", NAMES)
+def test_a_shape_keeps_to_the_users_there_are(shape: ShapeName) -> None:
+    counts = [users_at(shape, part / 100, 20) for part in range(101)]
+    assert max(counts) == 20
+    assert min(counts) >= 0
+    assert users_at(shape, 7.0, 20) == users_at(shape, 1.0, 20)
+
+
+def test_every_shape_is_as_its_name_says() -> None:
+    tenths = {shape: [users_at(shape, part / 10, 10) for part in range(11)] for shape in SHAPES}
+    assert tenths["steady"] == [10] * 11
+    assert tenths["ramp"] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert tenths["spike"] == [2, 2, 2, 2, 10, 10, 2, 2, 2, 2, 2]
+    assert tenths["drain"] == [10, 10, 10, 10, 10, 0, 0, 0, 0, 0, 0]
+    assert tenths["diurnal"] == tenths["diurnal"][::-1]
+    assert tenths["diurnal"][:6] == sorted(tenths["diurnal"][:6])
+    assert (tenths["diurnal"][0], tenths["diurnal"][5]) == (1, 10)
+
+
+def test_counts_of_users_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path, counts = tmp_path / "users.jsonl", [UserCount(at=START, users=1), UserCount(at=START + 1, users=4)]
+    log = Log(path)
+    for count in counts:
+        log.add(count)
+    log.close()
+    assert list(read_counts(path)) == counts
+    assert list(read_counts(tmp_path / "absent.jsonl")) == []
+
+
+PAGE = """# HELP ray_avatar_step_rows Images that share a step.
+# TYPE ray_avatar_step_rows histogram
+ray_avatar_step_rows_bucket{le="1.0",deployment="AvatarGenerator",replica="a"} 3.0
+ray_avatar_step_rows_count{deployment="AvatarGenerator",replica="a"} 10.0
+ray_avatar_step_rows_sum{deployment="AvatarGenerator",replica="a"} 25.0
+ray_serve_deployment_replica_healthy{deployment="FaceEmbedder",replica="b"} 1.0
+ray_node_cpu_count{ip="10.0.0.1"} 2.0
+"""
+
+
+def test_of_a_page_of_metrics_what_is_shown_is_kept() -> None:
+    assert {(series.name, series.labels["deployment"], series.value) for series in parsed(PAGE)} == {
+        ("avatar_step_rows_count", "AvatarGenerator", 10),
+        ("avatar_step_rows_sum", "AvatarGenerator", 25),
+        ("serve_deployment_replica_healthy", "FaceEmbedder", 1),
+    }
+
+
+def scrapes() -> Iterator[Scrape]:
+    """A minute: a second generator from half of it on, the queue seen now and then, 2 rows a step, later 4."""
+    count = total = 0.0
+    for second in range(0, 60, 2):
+        replicas = 1 + (second >= 30)
+        count, total = count + 10, total + 10 * (2 if second < 30 else 4)
+        healthy = [
+            Series("serve_deployment_replica_healthy", {"deployment": "AvatarGenerator", "replica": str(number)}, 1)
+            for number in range(replicas)
+        ]
+        rows = [Series("avatar_step_rows_count", {}, count), Series("avatar_step_rows_sum", {}, total)]
+        queue = [Series("avatar_queue_tasks", {"state": "waiting"}, float(second))] if second % 6 == 0 else []
+        unfinished = [Series("avatar_rows", {"size": size}, 1.0) for size in ("256", "512")]
+        yield Scrape(START + second, 1, (*healthy, *rows, *queue, *unfinished))
+
+
+def test_scrapes_tell_replicas_nodes_queue_and_rows_over_time() -> None:
+    telemetry = telemetry_of(list(scrapes()), START)
+    replicas = {line.name: dict(line.points) for line in telemetry.replicas}
+    assert (replicas["AvatarGenerator"][28], replicas["AvatarGenerator"][30]) == (1, 2)
+    assert set(replicas["nodes"].values()) == {1}
+    (waiting,) = telemetry.queue
+    assert dict(waiting.points)[6] == dict(waiting.points)[8] == 6  # held while it is not exported
+    rows = {line.name: dict(line.points) for line in telemetry.rows}
+    assert (rows["a step"][10], rows["a step"][40]) == (2, 4)
+    assert rows["unfinished"][10] == 2
+
+
+def test_a_gauge_that_is_gone_for_long_is_not_known() -> None:
+    once = Scrape(START, 1, (Series("avatar_queue_tasks", {"state": "waiting"}, 3.0),))
+    empty = [Scrape(START + after_s, 1, ()) for after_s in (HELD_S, HELD_S + 1)]
+    (line,) = telemetry_of([once, *empty], START).queue
+    assert [value for _, value in line.points] == [3, 3, None]
+
+
+def test_a_replica_that_died_takes_nothing_from_the_rows_of_the_others() -> None:
+    def seen(at_s: float, **counts: float) -> Scrape:
+        series = [
+            Series(f"avatar_step_rows_{end}", {"replica": replica}, count * factor)
+            for replica, count in counts.items()
+            for end, factor in (("count", 1), ("sum", 3))
+        ]
+        return Scrape(START + at_s, 1, tuple(series))
+
+    (line,) = telemetry_of([seen(0, a=5, b=1), seen(2, b=2), seen(4, b=2)], START).rows
+    assert line.points == ((0, 3), (2, 3))
+
+
+def test_a_lane_is_cut_where_its_count_changes() -> None:
+    assert list(runs([(0, 1), (2, 1), (4, 2), (6, None)], 10)) == [(0, 4, 1), (4, 6, 2), (6, 10, None)]
+    assert list(runs([], 10)) == [(0.0, 10, None)]
+
+
+def test_a_page_that_does_not_answer_is_a_node_that_is_away(poll: Callable[..., Any]) -> None:
+    away = f"http://127.0.0.1:{free_port()}/metrics"
+    with Scraper(lambda: [away]) as scraper:
+        poll(lambda: scraper.scrapes, timeout_s=10 * EVERY_S)
+    assert scraper.scrapes[0].nodes == 0
+    assert telemetry_of(scraper.scrapes, START).replicas[-1].name == "nodes"
 
 
 @pytest.mark.parametrize(
@@ -123,8 +254,10 @@ def test_an_axis_ends_at_a_round_value(value: float, wanted: float) -> None:
 
 
 def test_every_plot_is_valid_xml_within_its_frame() -> None:
-    shown = list(plots(figures_of(list(mixed_answers()))))
-    assert len(shown) == 7
+    counts = [UserCount(at=START + second, users=1 + second % 7) for second in range(-2, 70)]
+    shown = list(plots(figures_of(list(mixed_answers()), counts, list(scrapes()))))
+    assert [plot.title for plot in shown].count("Users") == 1
+    assert len({plot.title for plot in shown}) == len(shown) == 12
     for plot in shown:
         picture = ET.fromstring(plot.svg)
         _, _, width, height = map(float, picture.attrib["viewBox"].split())
@@ -145,7 +278,7 @@ def test_the_report_is_one_file_and_the_json_has_its_figures() -> None:
     html, read = as_html(figures, setting), json.loads(as_json(figures, setting))
     assert_self_contained(html)
     assert read["figures"]["images"] == 60 + 12 * 2
-    assert read["setting"]["load"] == {"users": 4, "seconds": 60, "seed": 7}
+    assert read["setting"]["load"] == {"users": 4, "seconds": 60, "seed": 7, "shape": "steady"}
     assert setting.machine.model in html
 
 
@@ -205,6 +338,32 @@ def test_a_file_is_right_only_in_the_size_that_was_asked_for() -> None:
         checks.image(answered(200, b"text"), (8, 8))
 
 
+def stream(*events: bytes) -> requests.Response:
+    response = answered(200, b"", Content_Type="text/event-stream")
+    told = b"".join(b"id: 1\nevent: progress\ndata: " + event + b"\n\n" for event in events)
+    response.raw, response._content = io.BytesIO(b"retry: 1000\n\n" + told), False
+    return response
+
+
+def test_the_last_event_of_a_stream_is_what_became_of_the_task() -> None:
+    task = checks.last_event(stream(drawn(0, status="STARTED"), drawn(2)), "one")
+    assert (task.finished, len(task.images)) == (True, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (answered(200, drawn(2), Content_Type="application/json"), "instead of a stream"),
+        (stream(), "without an event"),
+        (stream(b"{"), "."),
+        (stream(drawn(1).replace(b'"one"', b'"two"')), "task two instead of one"),
+    ],
+)
+def test_a_stream_that_tells_anything_else_is_wrong(answer: requests.Response, problem: str) -> None:
+    with pytest.raises(WrongAnswerError, match=problem):
+        checks.last_event(answer, "one")
+
+
 def test_a_repeat_that_is_another_task_is_wrong() -> None:
     with pytest.raises(WrongAnswerError, match="task one instead of two"):
         checks.known(answered(202, drawn(0, status="PENDING")), "two")
@@ -254,14 +413,19 @@ def test_an_interrupted_load_test_reports_what_it_measured(tmp_path: Path, poll:
 
 @pytest.mark.slow
 def test_a_short_load_test_meets_no_wrong_answer_and_leaves_its_report(tmp_path: Path) -> None:
-    line = command(tmp_path, "--users", "2", "--seconds", "10", "--seed", "3")
+    line = command(tmp_path, "--shape", "spike", "--users", "12", "--minutes", "0.5", "--seed", "3")
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     read = json.loads((tmp_path / "figures.json").read_text())
-    answers = dict.fromkeys(("sync", "queued", "bad"), 0)
+    answers = dict.fromkeys(get_args(Group), 0)
     for kind in read["figures"]["kinds"]:
         answers[kind["group"]] += kind["answers"]
     assert min(answers.values()) > 0, answers
-    assert (read["figures"]["wrong"], read["setting"]["load"]["users"]) == (0, 2)
+    assert (read["figures"]["wrong"], read["setting"]["load"]["users"]) == (0, 12)
     assert read["figures"]["images"] > 0
+    assert max(users for _, users in read["figures"]["users"]["points"]) == 12
+    replicas = {line["name"]: line["points"] for line in read["figures"]["telemetry"]["replicas"]}
+    assert {value for _, value in replicas["nodes"]} == {1}
+    assert 1 in {value for _, value in replicas["AvatarGenerator"]}
+    assert {line["name"] for line in read["figures"]["telemetry"]["rows"]} == {"unfinished", "a step"}
     assert_self_contained((tmp_path / "report.html").read_text())

@@ -414,3 +414,22 @@ def test_a_url_of_azure_bears_a_signature_of_the_account_key() -> None:
     fields = [query["sp"], query["st"], query["se"], resource, *unset, query["sv"], query["sr"], *[""] * 7]
     expected = hmac.new(secret, "\n".join(fields).encode(), hashlib.sha256).digest()
     assert base64.b64decode(query["sig"]) == expected
+
+
+def test_old_files_are_listed_by_the_keys_that_they_were_put_under(s3: S3) -> None:
+    results = s3.results()
+
+    async def older(age_s: float, folder: str | None = None) -> list[str]:
+        return [key async for key in results.older(age_s, folder)]
+
+    for key in (FIRST, THUMBNAIL, photo_key(TASK)):
+        asyncio.run(results.put(key, b"bytes"))
+    assert set(asyncio.run(older(-60))) == {FIRST, THUMBNAIL, photo_key(TASK)}
+    assert asyncio.run(older(-60, "photos")) == [photo_key(TASK)]
+    assert asyncio.run(older(60)) == []
+
+
+def test_a_listing_that_fails_is_an_error_of_the_store(s3: S3) -> None:
+    s3.gate.busy = 100
+    with pytest.raises(StoreError):
+        asyncio.run(anext(s3.results().older(0)))

@@ -7,36 +7,97 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from serve_app.auth import RedisTokens, TokenAuth
+from serve_app.access import Access
 from serve_app.broker import BrokerSettings, connect, own_url
 from serve_app.cli import cli
-from serve_app.errors import GivenUpError
+from serve_app.errors import GivenUpError, UnauthorizedError
 from serve_app.runner import failed
 from serve_app.tasks import Keys, TaskStore
+from serve_app.tokens import OwnToken, Right, Token, TokenSettings
+from serve_app.usage import UsageBook
 from tests.conftest import config_file
 from tests.test_tasks import task
 
 run = CliRunner()
 
 
-def test_a_token_that_was_created_is_let_in(valkey: Path, tmp_path: Path) -> None:
-    config = config_file(tmp_path, broker={"url": own_url(valkey), "prefix": "test"})
-    result = run.invoke(cli, ["token", "create", "ann", "--config", str(config)])
+def token(*arguments: str) -> str:
+    """What `face-avatar token` prints."""
+    result = run.invoke(cli, ["token", *arguments])
     assert result.exit_code == 0, result.output
-    token = result.output.strip()
-
-    async def owner() -> str:
-        async with connect(BrokerSettings(), valkey) as redis:
-            return await TokenAuth(RedisTokens(redis, Keys("test").tokens)).owner(f"Bearer {token}")
-
-    assert asyncio.run(owner())
+    return result.output.strip()
 
 
-def test_one_machine_has_one_token_and_says_where(tmp_path: Path) -> None:
-    config = config_file(tmp_path, data_dir=str(tmp_path))
-    result = run.invoke(cli, ["token", "create", "ann", "--config", str(config)])
-    assert result.exit_code == 2
-    assert "token" in result.output
+def let_in(data_dir: Path, prefix: str, secret: str, *rights: Right) -> Token | None:
+    """The token as a running service sees it; None where it lets nobody in."""
+
+    async def admit() -> Token | None:
+        async with connect(BrokerSettings(), data_dir) as redis:
+            keys = Keys(prefix)
+            book = UsageBook(redis, keys, 90)
+            access = Access(redis, keys, TokenSettings(), book, OwnToken(data_dir))
+            try:
+                return (await access.admit(f"Bearer {secret}", rights)).token
+            except UnauthorizedError:
+                return None
+            finally:
+                await book.close()
+
+    return asyncio.run(admit())
+
+
+def test_a_token_is_created_listed_and_revoked_on_a_cluster(valkey: Path, tmp_path: Path) -> None:
+    config = ["--config", str(config_file(tmp_path, broker={"url": own_url(valkey), "prefix": "test"}))]
+    wanted = ["--expires", "30d", "--scope", "create", "--scope", "read", "--rate", "7", "--images", "4"]
+    secret = token("create", "ann", *wanted, *config)
+    ann = let_in(valkey, "test", secret, "create")
+    assert ann is not None
+    assert (ann.rights, ann.limits.requests_per_minute, ann.limits.images) == (("create", "read"), 7, 4)
+
+    sister = let_in(valkey, "test", token("create", "ann 2", "--shares", "ann", *config))
+    assert sister is not None
+    assert (sister.owner, sister.rights) == (ann.owner, ("create", "read", "cancel"))
+
+    [listed, _] = json.loads(token("list", "--json", *config))
+    assert (listed["name"], listed["id"], listed["scopes"]) == ("ann", ann.id, ["create", "read"])
+    assert listed["expires_at"] - listed["created_at"] == pytest.approx(30 * 86400, abs=60)
+    assert listed["limits"] == {"requests_per_minute": 7, "images": 4, "queued": 200}
+    assert (listed["today"]["requests"], listed["last_30_days"]["requests"]) == (1, 1)
+    assert listed["used_at"]
+    line = next(line for line in token("list", *config).splitlines() if line.startswith("ann "))
+    assert {ann.id, "7/min", "create", "read"} <= set(line.split())
+    assert secret not in token("list", "--json", *config)
+
+    token("revoke", ann.id, *config)
+    assert let_in(valkey, "test", secret) is None
+    assert "ann 2" in token("list", *config)
+
+
+def test_one_machine_has_its_own_token_and_others_beside_it(valkey: Path, tmp_path: Path) -> None:
+    here = ["--config", str(config_file(tmp_path, broker={"prefix": "own"})), "--data-dir", str(valkey)]
+    ann = token("create", "ann", *here)
+    own = (valkey / "token").read_text().strip()
+    assert [listed["name"] for listed in json.loads(token("list", "--json", *here))] == ["owner", "ann"]
+    assert let_in(valkey, "own", own)
+    assert "token" in token("revoke", "owner", *here)
+    assert let_in(valkey, "own", own) is None
+    assert let_in(valkey, "own", (valkey / "token").read_text().strip())
+    assert let_in(valkey, "own", ann)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["revoke", "nobody"],
+        ["create", "ann", "--shares", "nobody"],
+        ["create", "ann", "--expires", "soon"],
+        ["create", "ann", "--scope", "everything"],
+        ["create", "owner"],
+    ],
+)
+def test_what_no_token_can_be_is_refused(valkey: Path, tmp_path: Path, command: list[str]) -> None:
+    here = ["--config", str(config_file(tmp_path, broker={"prefix": "odd"})), "--data-dir", str(valkey)]
+    assert run.invoke(cli, ["token", *command, *here]).exit_code == 2
 
 
 def test_an_app_that_the_catalogue_lacks_is_refused_with_those_that_it_has(tmp_path: Path) -> None:

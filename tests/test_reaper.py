@@ -101,7 +101,7 @@ def test_what_waits_runs_or_is_over_is_left_alone(at: Callable[[Scenario], None]
     async def scenario(ward: Ward) -> None:
         store = ward.store("a")
         for name in ("over", "handed-out", "held", "waiting"):
-            await queued(store, name)
+            await queued(store, name, owner=name)
         assert await ward.queue("w").take(3, 0.01)
         await store.claim("held")
         await store.cancel("over")

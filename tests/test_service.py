@@ -4,15 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.types import Photo
+from serve_app.auth import sha256
 from serve_app.broker import connect
 from serve_app.catalog import Catalog
-from serve_app.errors import BrokerError, InvalidRequestError, OverloadedError
+from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
 from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
@@ -21,6 +23,8 @@ from serve_app.service import AvatarService, Caller
 from serve_app.settings import Settings
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore, Webhook
+from serve_app.tokens import UNLIMITED, Token
+from serve_app.usage import usage_of
 from tests.conftest import valkey_server
 from tests.test_tasks import AVATAR, task
 from tests.test_worker import LEASE_S, PIXELS, Pipeline, eventually, exists
@@ -31,8 +35,8 @@ KEYED = Caller("ann", "key")
 class Ingress:
     """One ingress: its service, with a pipeline that gives prepared outcomes and photos that come through a gate."""
 
-    def __init__(self, data_dir: Path, name: str, *outcomes: Any) -> None:
-        settings = Settings(data_dir=data_dir)
+    def __init__(self, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
+        settings = Settings(data_dir=data_dir, **changes)
         redis, keys = connect(settings.broker, data_dir), Keys("test")
         self.keys = keys
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
@@ -54,7 +58,7 @@ class Ingress:
     def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
         request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
         task = self.service.new_task(request, caller)
-        return Sent(task, asyncio.create_task(self.service.create(task, request)))
+        return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
 
     async def die(self) -> None:
         """As after kill -9, for others: nothing is renewed, nothing recorded any more."""
@@ -91,8 +95,8 @@ def at(
     async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:
         made: list[Ingress] = []
 
-        def make(*outcomes: Any) -> Ingress:
-            made.append(Ingress(tmp_path, f"ingress{len(made)}", *outcomes))
+        def make(*outcomes: Any, **settings: Any) -> Ingress:
+            made.append(Ingress(tmp_path, f"ingress{len(made)}", *outcomes, **settings))
             return made[-1]
 
         yield make
@@ -387,5 +391,100 @@ def test_a_webhook_that_may_not_be_called_is_refused_by_its_field(at: Callable[.
         with pytest.raises(InvalidRequestError) as caught:
             make("picture").send(webhook_url=url)
         assert [field["field"] for field in caught.value.data["fields"]] == ["webhook_url"]
+
+    at(scenario)
+
+
+def test_without_consent_a_service_that_asks_for_it_does_nothing(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture", require_consent=True)
+        with pytest.raises(InvalidRequestError) as refused:
+            ingress.send()
+        assert [problem["field"] for problem in refused.value.data["fields"]] == ["consent"]
+        record = await ingress.send(consent=True).answer
+        kept = await ingress.tasks.get(record.task.task_id)
+        assert kept is not None
+        assert kept.task.request.consent
+        assert not (await make("picture").send(Caller("bob")).answer).task.request.consent
+
+    at(scenario)
+
+
+def test_an_app_whose_weights_forbid_commerce_is_listed_and_refused_where_commerce_is_meant(
+    at: Callable[..., None],
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(license_mode="commercial")
+        ingress.service.catalog = Catalog.read(["production"])
+        listed = {app["app_id"]: app for app in ingress.service.apps()}
+        assert not listed["face-avatar"]["available"]
+        assert "buffalo_l" in listed["face-avatar"]["unavailable_reason"]
+        assert {"weights", "licence", "spdx_id", "commercial", "url"} == listed["face-avatar"]["licences"][0].keys()
+        with pytest.raises(ForbiddenError, match="buffalo_l"):
+            ingress.send()
+
+    at(scenario)
+
+
+def limited(secret: str = "ann", **limits: int) -> Caller:
+    """A caller whose token has these limits."""
+    digest = sha256(secret)
+    token = Token(digest=digest, name=secret, owner=secret, created_at=0, limits=UNLIMITED.model_copy(update=limits))
+    return Caller(secret, token=token)
+
+
+def test_a_token_has_only_so_many_images_made_at_once_by_all_ingresses(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        one, other, ann = make("picture"), make("picture", "picture"), limited(images=2)
+        one.gate.clear()
+        first = one.send(ann, batch=2)
+        await eventually(lambda: one.tasks.get(first.task.task_id))
+        with pytest.raises(RateLimitError):
+            await other.send(ann).answer
+        assert (await other.send(limited("bob", images=2)).answer).status == "SUCCESS"
+        one.gate.set()
+        await first.answer
+        assert (await other.send(ann).answer).status == "SUCCESS"
+        with pytest.raises(ForbiddenError):
+            await other.send(ann, batch=3).answer
+
+    at(scenario)
+
+
+def test_a_refusal_for_now_frees_the_idempotency_key(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, ann = make("picture", "picture"), limited(images=1)
+        keyed = replace(ann, idempotency_key="key")
+        ingress.gate.clear()
+        first = ingress.send(ann)
+        await eventually(lambda: ingress.tasks.get(first.task.task_id))
+        with pytest.raises(RateLimitError):
+            await ingress.send(keyed).answer
+        ingress.gate.set()
+        await first.answer
+        assert (await ingress.send(keyed).answer).status == "SUCCESS"
+
+    at(scenario)
+
+
+def test_what_a_token_has_made_is_in_its_usage(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, ann = make("picture"), limited()
+        record = await ingress.send(ann).answer
+        assert record.task.token == sha256("ann")[:16]
+        await ingress.service.usage.close()
+        assert (await usage_of(ingress.redis, ingress.keys, record.task.token, 1)).images == 1
+
+    at(scenario)
+
+
+def test_a_token_has_only_so_many_tasks_in_the_queue_at_once(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, ann = make(), limited(queued=2)
+        for _ in range(2):
+            assert (await ingress.send(ann, celery=True).answer).status == "PENDING"
+        with pytest.raises(RateLimitError, match="2 tasks"):
+            await ingress.send(ann, celery=True).answer
+        assert (await ingress.send(limited("bob", queued=2), celery=True).answer).status == "PENDING"
 
     at(scenario)

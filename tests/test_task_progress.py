@@ -46,6 +46,7 @@ def test_a_task_tells_the_mean_step_of_its_images_and_when_the_last_is_done(at: 
         ingress, task_id = await started(make, batch=3)
         assert await progress(ingress, task_id) == {
             "step": 0, "steps": 10, "images_done": 0, "images": 3, "queue_position": 0, "eta_s": None,
+            "image_steps": [0, 0, 0],
         }  # fmt: skip
         await ingress.tasks.note_image(task_id, 0, AVATAR)
         late = ImageProgress(task_id, 0, 9, 10, 1.0, 0)  # was done since
@@ -55,6 +56,7 @@ def test_a_task_tells_the_mean_step_of_its_images_and_when_the_last_is_done(at: 
         ])  # fmt: skip
         assert await progress(ingress, task_id) == {
             "step": 5, "steps": 10, "images_done": 1, "images": 3, "queue_position": 0, "eta_s": 4.5,
+            "image_steps": [10, 5, 0],
         }  # fmt: skip
 
     at(scenario)

@@ -49,15 +49,15 @@ class Office:
         return TaskQueue(self.redis, self.keys, holder, lease_s=self.lease_s)
 
 
-def task(task_id: str = "a", key: str | None = None, **fields: Any) -> Task:
+def task(task_id: str = "a", key: str | None = None, *, owner: str = "ann", **fields: Any) -> Task:
     request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
     app = Catalog.read(["embedded"])["face-avatar"]
     return Task(
         task_id=task_id,
-        owner="ann",
+        owner=owner,
         request=EffectiveRequest.fill(request, app, seed=7, deadline_s=60),
         submitted_at=time.time(),
-        idempotency=None if key is None else idempotency_digest("ann", key),
+        idempotency=None if key is None else idempotency_digest(owner, key),
     )
 
 
@@ -174,7 +174,7 @@ def test_a_dead_workers_message_is_found_behind_many_living_ones(at: Callable[[S
         store, living, dead = office.store("a"), office.queue("living"), office.queue("dead")
         await living.take(1, 0.01)
         for number in range(12):
-            await queued(store, str(number))
+            await queued(store, str(number), owner=f"owner{number}")
         held = await living.take(7, 1) + await living.take(4, 1)
         (lost,) = await dead.take(1, 1)
         assert lost.task_id == "11"
@@ -322,7 +322,7 @@ def test_the_position_counts_those_ahead(at: Callable[[Scenario], None]) -> None
         store, queue = office.store("a"), office.queue("a")
         messages = []
         for name in "abc":
-            await store.create(task(name), "PENDING")
+            await store.create(task(name, owner=name), "PENDING")
             await store.enqueue(name)
             record = await store.get(name)
             assert record is not None
@@ -345,7 +345,7 @@ def test_tasks_of_low_priority_wait_for_the_others_but_for_a_turn_now_and_then(a
         for number in range(3):
             await queued(store, f"low{number}", priority="low")
         for number in range(2 * NORMAL_IN_A_ROW + 1):
-            await queued(store, f"normal{number}")
+            await queued(store, f"normal{number}", owner=f"owner{number}")
         places = {name: await position(office, name) for name in ("low0", "low1", "low2", "normal0", "normal7")}
         order = []
         while messages := await queue.take(1, 0.01):
@@ -368,7 +368,81 @@ async def position(office: Office, name: str) -> int:
     record = await office.store("x").get(name)
     assert record is not None
     assert record.message_id is not None
-    return await office.queue("x").position(Message(record.message_id, name, record.task.request.priority))
+    return await office.queue("x").position(Message(record.message_id, name, record.priority))
+
+
+async def worked_off(office: Office, store: TaskStore) -> list[str]:
+    """All that waits, in the order in which one worker does it."""
+    queue, order = office.queue("a"), []
+    while messages := await queue.take(1, 0.01):
+        for message in messages:
+            assert await store.claim(message.task_id) is Claim.OURS
+            await store.finish(task(message.task_id), "SUCCESS", Outcome())
+            await queue.remove(message)
+            order.append(message.task_id)
+    return order
+
+
+def test_an_owner_with_many_tasks_waiting_keeps_nobody_elses_back(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await office.queue("a").take(1, 0.01)
+        for number in range(20):
+            await queued(store, f"greedy{number:02}", owner="greedy")
+        for number in range(3):
+            await queued(store, f"modest{number}", owner="modest")
+        assert await store.queued_of("greedy") == (20, "low")
+        assert await position(office, "modest0") == 2
+        assert [await store.standing_back(f"modest{number}", "modest") for number in range(3)] == [None, 0, 1]
+        order = await worked_off(office, store)
+        assert order[:6] == ["greedy00", "modest0", "greedy01", "modest1", "greedy02", "modest2"]  # they take turns
+        assert sorted(order[6:]) == [f"greedy{number:02}" for number in range(3, 20)]
+        assert await store.queued_of("greedy") == (0, "normal")
+        assert await office.queue("a").length() == 0
+
+    at(scenario)
+
+
+def test_a_task_that_is_cancelled_in_line_lets_its_owners_next_one_in(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await office.queue("a").take(1, 0.01)
+        for name in "abc":
+            await queued(store, name)
+        await queued(store, "x", owner="bob")
+        await store.cancel("b")
+        await store.cancel("a")
+        assert [message.task_id for message in await office.queue("a").take(5, 0.01)] == ["x", "c"]
+
+    at(scenario)
+
+
+def test_what_a_worker_hands_back_has_had_its_turn(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store, queue = office.store("a"), office.queue("a")
+        await queue.take(1, 0.01)
+        for name in "abc":
+            await queued(store, name)
+        (message,) = await queue.take(1, 0.01)
+        await store.claim("a")
+        assert await store.hand_back("a")
+        await queue.remove(message)
+        assert sorted(await worked_off(office, store)) == ["a", "b", "c"]
+
+    at(scenario)
+
+
+def test_a_record_that_was_lost_in_line_holds_nobody_up(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await queued(store, "lost")
+        await office.redis.delete(office.keys.record("lost"))
+        await queued(store, "next")
+        record = await store.get("next")
+        assert record is not None
+        assert record.priority == "normal"
+
+    at(scenario)
 
 
 def test_a_worker_with_room_for_many_takes_no_more_than_that(at: Callable[[Scenario], None]) -> None:
@@ -377,7 +451,7 @@ def test_a_worker_with_room_for_many_takes_no_more_than_that(at: Callable[[Scena
         await queue.take(1, 0.01)
         for number in range(20):
             await queued(store, f"low{number}", priority="low")
-            await queued(store, f"normal{number}")
+            await queued(store, f"normal{number}", owner=f"owner{number}")
         taken = []
         while messages := await queue.take(3, 0.01):
             assert len(messages) <= 3
@@ -557,11 +631,11 @@ class TasksInAnyOrder(RuleBasedStateMachine):
     def do(self, work: Awaitable[Any]) -> Any:
         return self.loop.run_until_complete(asyncio.ensure_future(work, loop=self.loop))
 
-    @rule(target=tasks, priority=st.sampled_from(["normal", "low"]))
-    def submit(self, priority: str) -> str:
+    @rule(target=tasks, priority=st.sampled_from(["normal", "low"]), owner=st.sampled_from(["ann", "bob"]))
+    def submit(self, priority: str, owner: str) -> str:
         name = f"task{next(self.names)}"
         store = self.office.store("ingress")
-        self.do(store.create(task(name, priority=priority), "PENDING"))
+        self.do(store.create(task(name, owner=owner, priority=priority), "PENDING"))
         assert self.do(store.enqueue(name))
         self.queued.add(name)
         return name

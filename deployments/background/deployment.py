@@ -1,26 +1,33 @@
 """The background remover as a Serve deployment."""
 
 import asyncio
+import hashlib
 import time
 
 import numpy as np
 
 from deployments.background.finish import decided, finish
+from deployments.background.identity import IdentitySource
 from deployments.cold_start import ColdStart
 from deployments.config import BackgroundRemoverConfig
-from deployments.types import Avatar, FinishSpec, GeneratedImage
+from deployments.types import Avatar, FinishSpec, GeneratedImage, Origin
 
 
 class BackgroundRemover:
-    """Finishes every image: cut-out and fill where asked, exact size, thumbnail, encoding."""
+    """Finishes every image: cut-out and fill where asked, exact size, thumbnail, encoding, content credentials.
 
-    def __init__(self, config: BackgroundRemoverConfig) -> None:
+    Without `identities` files are not signed.
+    """
+
+    def __init__(self, config: BackgroundRemoverConfig, identities: IdentitySource | None = None) -> None:
         start = ColdStart()
         with start.part("import"):
             # Imported here, so that building the graph loads no model library.
+            from deployments.background.credentials import ContentSigner
             from deployments.background.model import MattingModel, RembgModel
         with start.part("load"):
             self._model: MattingModel = RembgModel(config.model)
+            self._signer = None if identities is None else ContentSigner(identities.identity())
         with start.part("warm"):
             self._model.alpha(np.zeros((256, 256, 3), np.uint8))
         start.publish()
@@ -36,10 +43,15 @@ class BackgroundRemover:
         alpha = decided(self._model.alpha(image.pixels)) if spec.cuts_out else None
         data, thumbnail = finish(image.pixels, spec, alpha)
         return Avatar(
-            data=data,
-            thumbnail=thumbnail,
+            data=self._signed(data, f"image/{spec.output_format}", spec.origin),
+            thumbnail=self._signed(thumbnail, "image/webp", spec.origin),
             output_format=spec.output_format,
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
             finish_s=time.perf_counter() - started,
+            drawn_with=image.drawn_with,
+            drawn_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
         )
+
+    def _signed(self, data: bytes, media_type: str, origin: Origin | None) -> bytes:
+        return data if self._signer is None or origin is None else self._signer.sign(data, media_type, origin)

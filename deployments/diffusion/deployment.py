@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from ray.serve import metrics
 
@@ -14,11 +16,20 @@ from deployments.diffusion.progress import ProgressSink, keep_reporting
 from deployments.diffusion.router import STATS_KEY
 from deployments.diffusion.scheduler import Bucket, Row
 from deployments.diffusion.step_times import StepTimes
-from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage
+from deployments.errors import UnsafeImageError
+from deployments.safety.checker import SharedChecker
+from deployments.types import AvatarSpec, DrawnWith, FaceEmbedding, GeneratedImage
 
 SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 WIDTHS_PROFILED = (1, 2, 4, 8, 16)
 WIDTHS_COMPILED = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+class LoadedModel(NamedTuple):
+    """What draws, and what looks at what was drawn."""
+
+    denoiser: Denoiser
+    checker: SharedChecker | None
 
 
 class AvatarGenerator:
@@ -33,6 +44,7 @@ class AvatarGenerator:
         self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
         sizes_gb = {name: model.memory_gb for name, model in config.models.items()}
         self._pool = ModelPool(self._load, sizes_gb, config.memory_gb)
+        self._facts: dict[str, asyncio.Task[DrawnWith]] = {}
         for name in self._pool.fitting():
             async with self._pool.lease(name):
                 pass
@@ -42,9 +54,13 @@ class AvatarGenerator:
             self._reporting.add_done_callback(lambda task: task.cancelled() or task.result())  # an error is logged
 
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
-        """Raises: DeadlineError. A cancelled call frees its row before the next step."""
+        """Raises: DeadlineError; UnsafeImageError. A cancelled call frees its row before the next step."""
+        drawn_with = self._drawn_with(spec.model)  # read while it draws
         async with self._pool.lease(spec.model) as model:
-            return await asyncio.wrap_future(self._engine.submit(spec, face, model).future)
+            image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
+            if model.checker is not None and await model.checker.flags(image.pixels):
+                raise UnsafeImageError("The safety checker withholds this image.")
+        return replace(image, drawn_with=await asyncio.shield(drawn_with))
 
     async def wake(self) -> None:
         """Nothing; a call has a replica start where there is none."""
@@ -65,20 +81,29 @@ class AvatarGenerator:
         if hasattr(self, "_engine"):  # the constructor may have failed
             self._engine.close()
 
-    def _load(self, name: str) -> Denoiser:
+    def _drawn_with(self, name: str) -> asyncio.Task[DrawnWith]:
+        from deployments.diffusion.drawing import drawn_with
+
+        if name not in self._facts:
+            self._facts[name] = asyncio.create_task(asyncio.to_thread(drawn_with, name, self._config.models[name]))
+        return self._facts[name]
+
+    def _load(self, name: str) -> LoadedModel:
         """Load a model and measure its steps; in a thread."""
         with self._start.part("import"):
             # Imported here, so that building the graph loads no model library.
             from deployments.diffusion.model import FaceDiffusionModel
+            from deployments.safety.model import load_checker
 
         config = self._config.models[name]
         with self._start.part("load"):
             model = FaceDiffusionModel.load(config)
+            checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("warm"):
             if config.compile:
                 model.compile(self._possible(WIDTHS_COMPILED), config.compile_sizes)
             self._times.start_with(name, model.profile(self._possible(WIDTHS_PROFILED)))
-        return model
+        return LoadedModel(model, checker)
 
     def _possible(self, widths: Sequence[int]) -> list[int]:
         return [width for width in widths if width <= self._times.max_width]

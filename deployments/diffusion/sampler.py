@@ -62,6 +62,9 @@ class Positions:
 class Sampler(Protocol):
     """What the engine draws with. Latents and estimates are (rows, c, h, w) in float32; see Positions for the rest."""
 
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
     def plan(self, steps: int) -> Plan:
         """For 1 step and more. Raises: ValueError where these are too many for the noise levels of the training."""
 

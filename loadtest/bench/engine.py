@@ -27,6 +27,7 @@ from rich.table import Table
 
 from loadtest.bench.engine_live import Embedded, embedded, run
 from loadtest.bench.engine_queues import (
+    ASSUMED,
     GENERATOR,
     MODEL,
     SERVERS,
@@ -47,7 +48,6 @@ from loadtest.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Linear, axes, pictur
 ENGINE = "engine"
 ARRIVALS: dict[str, Callable[[int, float, Random], list[Arrival]]] = {"poisson": poisson, "bursty": bursty}
 LOADS = (0.5, 0.6, 0.7, 0.8, 0.9)
-ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
 BASELINES = {"512": "grouped", "1024": "one at a time"}  # the best plain way at that size
 FORM = 'a file with {"512": [seconds of a step with 1 image, 2, ... 8], "1024": [...]}, all with guidance'
 STYLE = """<style>

@@ -158,22 +158,35 @@ class LibraryPipeline:
         """Images with these step counts, `batch` neighbours at a time, which have the same count."""
         began = Cost.now()
         for first in range(0, len(steps), batch):
-            self._draw(range(first, min(first + batch, len(steps))), steps[first], side)
+            seeds = range(first, min(first + batch, len(steps)))
+            prompts = Prompts(PROMPT, NEGATIVE_PROMPT, spec_of(1).guidance_scale)
+            self.draw([face(seed).vector for seed in seeds], seeds, prompts, steps[first], side)
         return Cost.now() - began
 
-    def _draw(self, seeds: Sequence[int], steps: int, side: int) -> None:
-        faces = torch.stack([torch.from_numpy(face(seed).vector) for seed in seeds])[:, None]  # (images, 1, 512)
-        self._pipeline(
-            prompt=[PROMPT] * len(seeds),
-            negative_prompt=[NEGATIVE_PROMPT] * len(seeds),
-            ip_adapter_image_embeds=[torch.cat([torch.zeros_like(faces), faces])],
+    def draw(
+        self, faces: Sequence[Vector], seeds: Sequence[int], prompts: "Prompts", steps: int, side: int
+    ) -> list[Pixels]:
+        """An image of each face, all at once: the library has one step count for them."""
+        vectors = torch.stack([torch.from_numpy(vector) for vector in faces])[:, None]  # (images, 1, 512)
+        drawn = self._pipeline(
+            prompt=[prompts.prompt] * len(seeds),
+            negative_prompt=[prompts.negative] * len(seeds),
+            ip_adapter_image_embeds=[torch.cat([torch.zeros_like(vectors), vectors])],
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            guidance_scale=spec_of(1).guidance_scale,
+            guidance_scale=prompts.guidance_scale,
             num_inference_steps=steps,
             height=side,
             width=side,
             output_type="np",
-        )
+        ).images
+        return [(picture * 255).round().astype(np.uint8) for picture in drawn]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    prompt: str
+    negative: str
+    guidance_scale: float
 
 
 def face(seed: int) -> FaceEmbedding:

@@ -75,7 +75,7 @@ def service(images: int) -> float:
 
 def request(client: FaceAvatarClient) -> None:
     photo = sample_photo()
-    client.create(photo, batch=BATCH, num_inference_steps=STEPS, width=SIDE, height=SIDE).require_success()
+    client.avatars.create(photo, batch=BATCH, num_inference_steps=STEPS, width=SIDE, height=SIDE).require_success()
 
 
 def main() -> None:

@@ -1,0 +1,172 @@
+"""How many requests one replica of the ingress checks and queues in a second, and what bounds it.
+
+    python -m loadtest.bench.ingress --json ingress.json
+
+A service of its own with one ingress and no worker takes queued requests as fast as it can: token, body, photo (as a
+data URL, or fetched from a server on this machine), decoding, the stored photo, the record, the message. The clients
+are on the same processors, so the table says what each process used of them.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import http.server
+import io
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.bench.processes import cpu_s
+from serve_app.auth import TOKEN_FILE
+from serve_app.demo import sample_photo
+from serve_app.local import CONFIG, RunningService, ServiceOptions, free_port, run_service
+
+CLIENTS = 16  # at once
+WARM_UP_S = 3
+SIDES = (320, 1536)  # of the photo, pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    photo: str
+    photo_kb: float
+    requests_per_s: float
+    p50_ms: float
+    p95_ms: float
+    cpu_ms: dict[str, float]  # of one request, by process
+
+
+def write_config(folder: Path) -> Path:
+    """The embedded profile with one ingress and a queue that nobody empties."""
+    config = yaml.safe_load(CONFIG.read_text())
+    application = config["applications"][0]
+    application["args"] |= {"fetch": {"allow_private": True}, "queue": {"max_tasks": 1_000_000}}
+    for deployment in application["deployments"]:
+        deployment["ray_actor_options"]["num_cpus"] = 0.1
+        if deployment["name"] == "AvatarIngress":
+            deployment["autoscaling_config"]["max_replicas"] = 1
+        if deployment["name"] == "AvatarWorker":
+            deployment["autoscaling_config"] |= {"min_replicas": 0, "initial_replicas": 0}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def photo(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.open(sample_photo()).convert("RGB").resize((side, side)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+@contextlib.contextmanager
+def serve_photo(data: bytes) -> Iterator[str]:
+    """The URL of a photo on this machine."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/photo.jpg"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+async def send(running: RunningService, file_url: str, seconds: float) -> list[float]:
+    """Seconds that each request took, of several clients at once. Raises: RuntimeError where one is not accepted."""
+    token = (running.data_dir / TOKEN_FILE).read_text().strip()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = json.dumps({"app_id": "face-avatar", "file_url": file_url, "celery": True}).encode()
+    took_s: list[float] = []
+    ends_at = time.perf_counter() + seconds
+
+    async def again_and_again(session: aiohttp.ClientSession) -> None:
+        while (started := time.perf_counter()) < ends_at:
+            async with session.post(f"{running.url}/getImageToImage", data=body) as answer:
+                text = await answer.text()
+            if answer.status != 202:
+                raise RuntimeError(f"{answer.status}: {text}")
+            took_s.append(time.perf_counter() - started)
+
+    async with aiohttp.ClientSession(headers=headers) as session:
+        await asyncio.gather(*(again_and_again(session) for _ in range(CLIENTS)))
+    return took_s
+
+
+def measure(running: RunningService, name: str, file_url: str, size: int, seconds: float) -> Figures:
+    asyncio.run(send(running, file_url, WARM_UP_S))
+    before, own, started = cpu_s(), time.process_time(), time.perf_counter()
+    took_s = asyncio.run(send(running, file_url, seconds))
+    elapsed_s = time.perf_counter() - started
+    used = cpu_s() - before
+    used["clients"] = time.process_time() - own
+    ms = {kind: 1000 * spent / len(took_s) for kind, spent in used.most_common()}
+    p50_s, p95_s = (statistics.quantiles(took_s, n=20)[index] for index in (9, 18))
+    return Figures(name, size / 1000, len(took_s) / elapsed_s, 1000 * p50_s, 1000 * p95_s, ms)
+
+
+def measure_all(seconds: float) -> list[Figures]:
+    found = []
+    with tempfile.TemporaryDirectory(prefix="face-avatar-") as name:
+        folder = Path(name)
+        options = ServiceOptions(config=write_config(folder), port=free_port(), data_dir=folder / "data")
+        with run_service(options) as running:
+            for side in SIDES:
+                data = photo(side)
+                inline = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+                with serve_photo(data) as url:
+                    for kind, file_url in (("data URL", inline), ("fetched", url)):
+                        title = f"{side} px, {kind}"
+                        found.append(measure(running, title, file_url, len(data), seconds))
+    return found
+
+
+def show(found: list[Figures]) -> Table:
+    table = Table("photo", "kB", "requests/s", "p50, ms", "p95, ms", "processor, ms a request")
+    for each in found:
+        used = ", ".join(f"{kind} {ms:.1f}" for kind, ms in each.cpu_ms.items() if ms >= 0.1)
+        numbers: list[Any] = [each.photo_kb, each.requests_per_s, each.p50_ms, each.p95_ms]
+        table.add_row(each.photo, *(f"{number:.0f}" for number in numbers), used)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--seconds", type=float, default=15, help="of each kind of photo")
+    options = parser.parse_args()
+    found = measure_all(options.seconds)
+    Console().print(show(found))
+    if options.json is not None:
+        options.json.write_text(json.dumps([asdict(each) for each in found], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Three times the load that a service can bear, for minutes: what clients are told, and whether memory stays flat.
+
+    python -m loadtest.bench.overload --minutes 5 --json overload.json
+
+A service of its own with the embedded models. First a few clients that wait for their answers find out what it can do;
+then requests come at three times that rate, whatever becomes of them, half of them queued. Every answer has to be 200
+or 202, or a 503 that says when to come back. Memory is what a process has to itself, its mean over the second fifth of
+the time against that over the last.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import itertools
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.bench.processes import memory_mb
+from serve_app.auth import TOKEN_FILE
+from serve_app.demo import sample_photo
+from serve_app.local import CONFIG, RunningService, ServiceOptions, free_port, run_service
+
+FACTOR = 3.0
+CAPACITY_CLIENTS = 12  # more than may draw at once
+SAMPLE_EVERY_S = 2.0
+MAX_TASKS = 200  # in the queue: as many as come in the first minute, so that it is full for the rest
+MOST_GROWTH = 1.05
+LEAST_MB = 20.0  # smaller processes are not judged: a page more is a percent of them
+PATIENCE_S = 180.0
+REQUEST: dict[str, Any] = {"app_id": "face-avatar", "width": 256, "height": 256, "num_inference_steps": 4}
+
+
+@dataclass(slots=True)
+class Answers:
+    """How often each status came, and what no client should have got."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def take(self, status: int, headers: Any, text: str) -> None:
+        self.statuses[str(status)] += 1
+        if status not in (200, 202) and not (status == 503 and headers.get("Retry-After", "").isdigit()):
+            self.wrong.append(f"{status}: {text[:300]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    process: str
+    early_mb: float
+    late_mb: float
+
+    @property
+    def ratio(self) -> float:
+        return self.late_mb / self.early_mb
+
+
+@dataclass(slots=True)
+class Overload:
+    capacity_per_s: float  # requests, of clients that wait
+    offered_per_s: float
+    seconds: float
+    answers: Answers
+    memory: list[Growth]
+
+    @property
+    def met(self) -> bool:
+        return not self.answers.wrong and all(each.ratio <= MOST_GROWTH for each in self.memory)
+
+
+class Memory:
+    """Looks at the processes now and then while the block runs."""
+
+    def __init__(self) -> None:
+        self._samples: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)  # seconds, MB
+        self._started = time.monotonic()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def look() -> None:
+            while not stop.wait(SAMPLE_EVERY_S):
+                for process, mb in memory_mb().items():
+                    self._samples[process].append((time.monotonic() - self._started, mb))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def growths(self, seconds: float) -> list[Growth]:
+        """Of each process that was there for all of the time, the largest first."""
+        found = []
+        for (kind, _), samples in self._samples.items():
+            early = [mb for at, mb in samples if 0.2 * seconds <= at < 0.4 * seconds]
+            late = [mb for at, mb in samples if 0.8 * seconds <= at <= seconds]
+            if early and late and statistics.mean(late) >= LEAST_MB:
+                found.append(Growth(kind, statistics.mean(early), statistics.mean(late)))
+        return sorted(found, key=lambda growth: -growth.late_mb)
+
+
+class Clients:
+    def __init__(self, running: RunningService, session: aiohttp.ClientSession) -> None:
+        self._url = f"{running.url}/getImageToImage"
+        self._session = session
+        file = io.BytesIO()
+        Image.open(sample_photo()).convert("RGB").resize((320, 320)).save(file, "JPEG")
+        self._photo = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+    async def send(self, answers: Answers, queued: bool) -> None:
+        body = {**REQUEST, "file_url": self._photo, "celery": queued}
+        try:
+            async with self._session.post(self._url, json=body) as answer:
+                answers.take(answer.status, answer.headers, await answer.text())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            answers.wrong.append(repr(error))
+
+    async def capacity(self, seconds: float) -> float:
+        """Requests a second that are answered with 200, of clients that wait for each answer."""
+        answers, ends_at = Answers(), time.monotonic() + seconds
+
+        async def again_and_again() -> None:
+            while time.monotonic() < ends_at:
+                await self.send(answers, queued=False)
+
+        await self.send(Answers(), queued=False)  # the first one is slower
+        started = time.monotonic()
+        await asyncio.gather(*(again_and_again() for _ in range(CAPACITY_CLIENTS)))
+        return answers.statuses["200"] / (time.monotonic() - started)
+
+    async def overload(self, per_s: float, seconds: float) -> Answers:
+        """So many requests a second, whatever becomes of them."""
+        answers, started = Answers(), time.monotonic()
+        async with asyncio.TaskGroup() as sending:
+            for number in itertools.count():
+                due_s = number / per_s
+                if due_s > seconds:
+                    break
+                await asyncio.sleep(max(0.0, started + due_s - time.monotonic()))
+                sending.create_task(self.send(answers, queued=number % 2 == 1))
+        return answers
+
+
+def write_config(folder: Path) -> Path:
+    config = yaml.safe_load(CONFIG.read_text())
+    config["applications"][0]["args"]["queue"]["max_tasks"] = MAX_TASKS
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+async def run(running: RunningService, seconds: float, capacity_s: float) -> Overload:
+    headers = {"Authorization": f"Bearer {(running.data_dir / TOKEN_FILE).read_text().strip()}"}
+    timeout, connections = aiohttp.ClientTimeout(PATIENCE_S), aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connections) as session:
+        clients = Clients(running, session)
+        capacity_per_s = await clients.capacity(capacity_s)
+        memory = Memory()
+        with memory.watched():
+            answers = await clients.overload(FACTOR * capacity_per_s, seconds)
+        return Overload(capacity_per_s, FACTOR * capacity_per_s, seconds, answers, memory.growths(seconds))
+
+
+def measure(seconds: float, capacity_s: float = 20) -> Overload:
+    with tempfile.TemporaryDirectory(prefix="face-avatar-") as name:
+        folder = Path(name)
+        options = ServiceOptions(config=write_config(folder), port=free_port(), data_dir=folder / "data")
+        with run_service(options) as running:
+            return asyncio.run(run(running, seconds, capacity_s))
+
+
+def show(found: Overload) -> Table:
+    title = f"{found.offered_per_s:.1f} requests/s for {found.seconds:.0f} s; it can do {found.capacity_per_s:.1f}"
+    table = Table("answers", "process", "early, MB", "late, MB", "late / early", title=title)
+    answers = [f"{status}: {count}" for status, count in sorted(found.answers.statuses.items())]
+    answers += [f"wrong: {len(found.answers.wrong)}", *found.answers.wrong[:3]]
+    memory = [
+        (each.process, f"{each.early_mb:.0f}", f"{each.late_mb:.0f}", f"{each.ratio:.3f}") for each in found.memory
+    ]
+    for answer, row in itertools.zip_longest(answers, memory, fillvalue=""):
+        table.add_row(str(answer), *(row or ("", "", "", "")))
+    return table
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--minutes", type=float, default=5)
+    options = parser.parse_args()
+    found = measure(60 * options.minutes)
+    Console().print(show(found))
+    if options.json is not None:
+        options.json.write_text(json.dumps(asdict(found), indent=1))
+    return 0 if found.met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,39 @@
+"""The service, whole, with a denoiser that sleeps in place of the one that computes.
+
+An application for a Serve config file: everything is the service's own but how the generator comes by its model.
+"""
+
+from collections.abc import Sequence
+
+from ray import serve
+
+import serve_app.app
+from deployments.diffusion.deployment import AvatarGenerator as OwnGenerator
+from deployments.diffusion.deployment import LoadedModel
+from deployments.types import Pixels
+from loadtest.bench.engine_queues import SleepingDenoiser
+from loadtest.bench.peers_painters import CURVE, SIDES, picture
+from serve_app.settings import Settings
+
+
+class SleepingModel(SleepingDenoiser):
+    """Draws the picture that the peers draw, in the time of the same curve."""
+
+    def decode(self, sample: None) -> Pixels:
+        return picture(SIDES[CURVE.name])
+
+    def step(self, samples: Sequence[None]) -> None:
+        super().step(samples)
+        self.late_s.clear()  # nobody asks, and a replica lives long
+
+
+class AvatarGenerator(OwnGenerator):
+    def _load(self, name: str) -> LoadedModel:
+        self._times.start_with(name, CURVE.profile())
+        return LoadedModel(SleepingModel(CURVE), checker=None)
+
+
+def build_app(settings: Settings) -> serve.Application:
+    """As `serve_app.app:build_app`, in a process that builds nothing else."""
+    serve_app.app.AvatarGenerator = AvatarGenerator  # type: ignore[attr-defined]
+    return serve_app.app.build_app(settings)

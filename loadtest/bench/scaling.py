@@ -1,0 +1,298 @@
+"""How soon a burst brings a second replica of each stage, with the delays of production.yaml.
+
+    python -m loadtest.bench.scaling --json scaling.json
+
+A service of its own runs the models that ship with the package. The stages take turns: one may have two replicas, and
+is given more work than one replica is meant to have, for as long as the second needs to come up. `decided` is when
+Serve's controller starts that replica, `running` when it answers; both are seconds after the first call of the burst.
+"""
+
+import argparse
+import contextlib
+import http.server
+import json
+import os
+import random
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import ray
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from ray import serve
+from ray.serve.handle import DeploymentResponse
+from rich.console import Console
+from rich.table import Table
+
+from deployments.types import AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage
+from serve_app.auth import TOKEN_FILE
+from serve_app.client import FaceAvatarClient
+from serve_app.demo import sample_photo
+from serve_app.local import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
+from serve_app.operators import PRODUCTION
+from serve_app.stages import StageState, look_at_stages
+
+APP = "face-avatar"
+STAGES = ("AvatarIngress", "AvatarWorker", "FaceEmbedder", "AvatarGenerator", "BackgroundRemover")
+WITH_TORCH = "AvatarGenerator"
+TARGET = 2  # ongoing calls, tasks or images of one replica
+AT_ONCE = 8  # in a burst
+TIMEOUT_S = 120
+LOOK_EVERY_S = 0.05
+REPORT_EVERY_S = 1  # of Ray's processes, instead of every 10
+MOST_DECIDED_S = 2.0
+MOST_RUNNING_S = 3.0
+
+Call = Callable[[threading.Event], object]
+"""Returns when it is done, or soon after the event is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """Of one burst, in seconds after its first call."""
+
+    decided_s: float
+    running_s: float
+
+
+@dataclass(slots=True)
+class Stage:
+    reactions: list[Reaction] = field(default_factory=list)
+    parts_s: dict[str, float] = field(default_factory=dict)  # of a start, the mean of all
+
+    @property
+    def decided_s(self) -> float:
+        return statistics.median(each.decided_s for each in self.reactions)
+
+    @property
+    def running_s(self) -> float:
+        return statistics.median(each.running_s for each in self.reactions)
+
+
+def write_config(folder: Path, bursting: str | None = None) -> Path:
+    """The embedded profile with one replica of each stage, but for one that scales as in production."""
+    embedded = yaml.safe_load(CONFIG.read_text())
+    application = embedded["applications"][0]
+    application["args"]["fetch"] = {"allow_private": True}
+    application["args"]["worker"]["concurrency"] = TARGET
+    for model in application["args"]["generator"]["models"].values():
+        model["threads"] = 1  # drawing leaves a core to what starts
+    production = yaml.safe_load(PRODUCTION.read_text())["applications"][0]["deployments"]
+    scaling = {deployment["name"]: deployment["autoscaling_config"] for deployment in production}
+    for deployment in application["deployments"]:
+        deployment["ray_actor_options"]["num_cpus"] = 0.01
+        if deployment["name"] not in STAGES:
+            continue
+        # Of all alike: a stage that begins or ceases to have a policy would restart every other.
+        most = 2 if deployment["name"] == bursting else 1
+        small = {"min_replicas": 1, "max_replicas": most, "target_ongoing_requests": TARGET, "downscale_delay_s": 10}
+        deployment["autoscaling_config"] = scaling[deployment["name"]] | small
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(embedded))
+    return path
+
+
+class Bursts:
+    """A service, and for each stage what keeps it busy."""
+
+    def __init__(self, running: RunningService, folder: Path, slow_photo: str) -> None:
+        self._running = running
+        self._folder = folder
+        self._slow_photo = slow_photo
+        token = (running.data_dir / TOKEN_FILE).read_text().strip()
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._client = FaceAvatarClient(running.url, token)
+        rng = np.random.default_rng(7)
+        self._picture = rng.integers(0, 255, (512, 512, 3), np.uint8)
+        vector = rng.standard_normal(512).astype(np.float32)
+        self._face = FaceEmbedding(vector / np.linalg.norm(vector), (0, 0, 512, 512), 1.0)
+
+    def react(self, name: str) -> Reaction:
+        """One burst; afterwards there is one replica again."""
+        self._scale(name)
+        started = time.monotonic()
+        with keep_calling(self._call(name)):
+            wait_until(lambda: (state := look_at_stages(APP)[name]).starting > 0 or state.serving > 1)
+            decided_s = time.monotonic() - started
+            wait_until(lambda: look_at_stages(APP)[name].serving > 1)
+            running_s = time.monotonic() - started
+        wait_until(settled)
+        return Reaction(decided_s, running_s)
+
+    def _scale(self, name: str) -> None:
+        """Let this stage scale, and no other."""
+        port = httpx.URL(self._running.url).port
+        path = write_config(self._folder, name)
+        schema, _ = read_config(ServiceOptions(config=path, port=port, data_dir=self._running.data_dir))
+        _deploy(schema)
+        time.sleep(1)  # until the controller has begun with it
+        wait_until(settled)
+
+    def _call(self, name: str) -> Call:
+        embedder, generator, remover = (serve.get_deployment_handle(stage, APP) for stage in STAGES[2:])
+        image, finish = GeneratedImage(self._picture, 0, 0), FinishSpec(512, 512, remove_background=True)
+        calls: dict[str, Call] = {
+            "AvatarIngress": self._send_slow_photo,
+            "AvatarWorker": self._queue,
+            "FaceEmbedder": lambda _: embedder.similarity.remote(image, self._face).result(),
+            "AvatarGenerator": lambda stop: until(stop, generator.generate.remote(long_row(), self._face)),
+            "BackgroundRemover": lambda _: remover.finish.remote(image, finish).result(),
+        }
+        return calls[name]
+
+    def _send_slow_photo(self, _: threading.Event) -> None:
+        body = {"app_id": APP, "file_url": self._slow_photo}
+        httpx.post(f"{self._running.url}/getImageToImage", json=body, headers=self._headers, timeout=TIMEOUT_S)
+
+    def _queue(self, stop: threading.Event) -> None:
+        task = self._client.submit(sample_photo(), num_inference_steps=50, width=512, height=512, batch=8)
+        stop.wait()
+        self._client.cancel(task.task_id)
+
+
+def long_row() -> AvatarSpec:
+    seed, now = random.randrange(2**31), time.time()
+    return AvatarSpec("embedded", seed, "a portrait", "", 512, 512, 50, 2.0, f"burst-{seed}", 0, now, now + 600)
+
+
+def until(stop: threading.Event, response: DeploymentResponse[Any]) -> None:
+    """Wait for a response; leave it where the burst ends."""
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            response.result(timeout_s=LOOK_EVERY_S)
+            return
+    response.cancel()
+
+
+@contextlib.contextmanager
+def keep_calling(call: Call) -> Iterator[None]:
+    """Several calls at any moment of the block."""
+    stop = threading.Event()
+
+    def again_and_again() -> None:
+        while not stop.is_set():
+            call(stop)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        calling = [pool.submit(again_and_again) for _ in range(AT_ONCE)]
+        try:
+            yield
+        finally:
+            stop.set()
+        for each in calling:
+            each.result()
+
+
+def settled() -> bool:
+    """Whether each stage has one replica, and nothing changes."""
+    states = look_at_stages(APP)
+    return all(states.get(name) == StageState("HEALTHY", serving=1, starting=0) for name in STAGES)
+
+
+def wait_until(question: Callable[[], bool]) -> None:
+    """Raises: TimeoutError."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not question():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {TIMEOUT_S} s; the stages: {look_at_stages(APP)}")
+        time.sleep(LOOK_EVERY_S)
+
+
+class SlowPhotos(http.server.BaseHTTPRequestHandler):
+    """Has one photo, which takes some seconds and is broken."""
+
+    def do_GET(self) -> None:
+        time.sleep(2)
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def slow_photos() -> Iterator[str]:
+    """The URL of a photo."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowPhotos)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/slow.jpg"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def parts_of_starts(name: str) -> dict[str, float]:
+    """Seconds of each part of a start of this stage: the mean of all since the service began."""
+    (node,) = ray.nodes()
+    exported = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=30).text
+    parts_s: dict[str, float] = {}
+    starts = 0.0
+    for family in text_string_to_metric_families(exported):
+        for sample in family.samples:
+            if sample.labels.get("deployment") != name:
+                continue
+            if sample.name == "ray_avatar_cold_starts_total":
+                starts += sample.value
+            if sample.name == "ray_avatar_cold_start_seconds_total":
+                parts_s[sample.labels["part"]] = parts_s.get(sample.labels["part"], 0) + sample.value
+    return {part: seconds / starts for part, seconds in parts_s.items()}
+
+
+def measure(stages: list[str], rounds: int) -> dict[str, Stage]:
+    os.environ.update(RAY_metrics_report_interval_ms=str(1000 * REPORT_EVERY_S))
+    found = {name: Stage() for name in stages}
+    with tempfile.TemporaryDirectory(prefix="face-avatar-") as name, slow_photos() as photo:
+        folder = Path(name)
+        options = ServiceOptions(config=write_config(folder), port=free_port(), data_dir=folder / "data")
+        with run_service(options) as running:
+            bursts = Bursts(running, folder, photo)
+            for name, stage in found.items():
+                stage.reactions = [bursts.react(name) for _ in range(rounds)]
+                time.sleep(3 * REPORT_EVERY_S)
+                stage.parts_s = parts_of_starts(name)
+    return found
+
+
+def show(found: dict[str, Stage]) -> Table:
+    parts = ("process", "import", "load", "warm")
+    table = Table("stage", "decided, s", "running, s", *(f"{part}, s" for part in parts), title="median; starts: mean")
+    for name, stage in found.items():
+        in_parts = (f"{stage.parts_s[part]:.2f}" if part in stage.parts_s else "" for part in parts)
+        table.add_row(name, f"{stage.decided_s:.2f}", f"{stage.running_s:.2f}", *in_parts)
+    return table
+
+
+def met(found: dict[str, Stage]) -> bool:
+    """Every stage is decided on in time, and those without torch run in time."""
+    return all(
+        stage.decided_s <= MOST_DECIDED_S and (name == WITH_TORCH or stage.running_s <= MOST_RUNNING_S)
+        for name, stage in found.items()
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    options = parser.parse_args()
+    found = measure(options.stages, options.rounds)
+    Console().print(show(found))
+    if options.json is not None:
+        options.json.write_text(json.dumps({name: asdict(stage) for name, stage in found.items()}, indent=1))
+    return 0 if met(found) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

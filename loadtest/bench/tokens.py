@@ -1,0 +1,193 @@
+"""Two tokens on one service, one of them greedy: how much longer the other one waits for its avatars.
+
+    python -m loadtest.bench.tokens --json tokens.json
+
+The modest token asks for one small avatar after another. The greedy one, in runs that alternate with quiet ones, sends
+as fast as its connections allow, whatever it is answered: synchronous requests, queued ones, looks at tasks. It has the
+limits that tokens get by themselves. The service is the embedded one; the flood comes from a process of its own with
+the lowest priority, because on a small machine it has to share the processors with the service.
+"""
+
+import argparse
+import base64
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from typer.testing import CliRunner
+
+from loadtest.bench.engine_queues import Bar
+from serve_app.cli import cli
+from serve_app.demo import sample_photo
+from serve_app.local import ServiceOptions, free_port, run_service
+
+CONNECTIONS = 8  # of the greedy token
+SIDE = 256  # pixels
+STEPS = 4
+PAUSE_S = 0.3  # of the modest token between two requests
+WARM_UP = 3
+MOST = 1.2  # times its p95 without the other
+TIMEOUT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the modest token saw, and what became of the greedy one's requests, by their HTTP status."""
+
+    latencies_s: tuple[float, ...]
+    flood: dict[str, int]
+
+    @property
+    def p95_s(self) -> float:
+        return float(np.percentile(self.latencies_s, 95))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    quiet: Run
+    flooded: Run
+
+    @property
+    def growth(self) -> float:
+        return self.flooded.p95_s / self.quiet.p95_s
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Of one token."""
+
+    url: str
+    token: str
+    photo: str
+
+    def open(self) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+
+    def body(self, **fields: object) -> dict[str, object]:
+        asked = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS, **fields}
+        return {"app_id": "face-avatar", "file_url": self.photo, **asked}
+
+
+def photo() -> str:
+    """The sample as a JPEG of some 40 kB, in a data URL."""
+    out = io.BytesIO()
+    Image.open(sample_photo()).convert("RGB").save(out, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def asked_modestly(client: Client, seconds: float) -> list[float]:
+    """Seconds that each request took."""
+    latencies, ends = [], time.perf_counter() + seconds
+    with client.open() as http:
+        while time.perf_counter() < ends:
+            began = time.perf_counter()
+            http.post("/getImageToImage", json=client.body()).raise_for_status()
+            latencies.append(time.perf_counter() - began)
+            time.sleep(PAUSE_S)
+    return latencies
+
+
+def flood(client: Client, ended: Event, statuses: "multiprocessing.Queue[Counter[str]]") -> None:
+    """A process: asks on all connections until `ended`, and says how it was answered."""
+    os.nice(19)
+    counted: Counter[str] = Counter()
+
+    def ask(number: int) -> None:
+        with client.open() as http:
+            while not ended.is_set():
+                with contextlib.suppress(httpx.HTTPError):
+                    if number % 4 == 3:
+                        answer = http.get("/api/v1/tasks/unknown")
+                    else:
+                        answer = http.post("/getImageToImage", json=client.body(celery=number % 4 == 2))
+                    counted[str(answer.status_code)] += 1
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    statuses.put(counted)
+
+
+@contextlib.contextmanager
+def flooded(client: Client) -> Iterator[Counter[str]]:
+    """While the block runs the token floods; afterwards its statuses are counted."""
+    context = multiprocessing.get_context("spawn")
+    ended, statuses, counted = context.Event(), context.Queue(), Counter[str]()
+    process = context.Process(target=flood, args=[client, ended, statuses])
+    process.start()
+    try:
+        yield counted
+    finally:
+        ended.set()
+        counted.update(statuses.get(timeout=2 * TIMEOUT_S))
+        process.join()
+
+
+def new_token(name: str, data_dir: Path) -> str:
+    result = CliRunner().invoke(cli, ["token", "create", name, "--data-dir", str(data_dir), "--rate", RATE[name]])
+    if result.exit_code != 0:
+        raise RuntimeError(result.output)
+    return result.output.strip()
+
+
+RATE = {"modest": "0", "greedy": "60"}  # the modest one asks more often than a token may by itself
+
+
+def measure(rounds: int, seconds: float) -> list[Pair]:
+    pairs = []
+    with tempfile.TemporaryDirectory(prefix="face-avatar-") as folder:
+        data_dir = Path(folder)
+        with run_service(ServiceOptions(port=free_port(), data_dir=data_dir)) as service:
+            modest, greedy = [Client(service.url, new_token(name, data_dir), photo()) for name in ("modest", "greedy")]
+            with modest.open() as http:
+                for _ in range(WARM_UP):
+                    http.post("/getImageToImage", json=modest.body()).raise_for_status()
+            for _ in range(rounds):
+                quiet = Run(tuple(asked_modestly(modest, seconds)), {})
+                with flooded(greedy) as counted:
+                    latencies = asked_modestly(modest, seconds)
+                pairs.append(Pair(quiet, Run(tuple(latencies), dict(counted))))
+    return pairs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=20, help="of each of the two runs of a round")
+    options = parser.parse_args()
+    pairs = measure(options.rounds, options.seconds)
+    growth = Bar("p95 with / without", statistics.median(pair.growth for pair in pairs), MOST, at_most=True)
+    table = Table("round", "p95 without, s", "p95 with, s", "with / without", "the greedy one got")
+    for number, pair in enumerate(pairs, 1):
+        got = ", ".join(f"{count} x {status}" for status, count in sorted(pair.flooded.flood.items()))
+        p95 = [f"{run.p95_s:.2f} of {len(run.latencies_s)}" for run in (pair.quiet, pair.flooded)]
+        table.add_row(str(number), *p95, f"{pair.growth:.2f}", got)
+    table.add_row("median", "", "", str(growth), "")
+    Console(width=140).print(table)
+    if options.json is not None:
+        rounds = [asdict(pair) | {"growth": pair.growth} for pair in pairs]
+        options.json.write_text(json.dumps({"rounds": rounds, "growth": growth.value}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""What a service tells Prometheus while it is under load, read from Ray's own exporters; no Prometheus is needed."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+EVERY_S = 2.0
+TIMEOUT_S = 5.0
+KEPT = ("ray_avatar_", "ray_serve_deployment_replica_healthy", "ray_serve_autoscaling_target_replicas")
+LEFT_OUT = "_bucket{"  # percentiles come from the answers themselves, which are exact
+
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One number of one process: its name without Ray's prefix, and what Ray and the application say it is of."""
+
+    name: str
+    labels: Labels
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    at: float  # unix seconds
+    nodes: int  # that answered
+    series: tuple[Series, ...]
+
+
+def exporters() -> list[str]:
+    """The metrics page of every node of the cluster that this process started."""
+    import ray  # imported here: what reads a report needs no Ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node.get("MetricsExportPort")]
+    return [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]
+
+
+def parsed(page: str) -> Iterator[Series]:
+    """Of a page in Prometheus' text format, which is long, only what is kept."""
+    kept = "".join(line for line in page.splitlines(keepends=True) if line.startswith(KEPT) and LEFT_OUT not in line)
+    for family in text_string_to_metric_families(kept):
+        for sample in family.samples:
+            yield Series(sample.name.removeprefix("ray_"), sample.labels, sample.value)
+
+
+class Scraper:
+    """Reads all exporters now and then in a thread of its own, from `with` to its end."""
+
+    def __init__(self, pages: Callable[[], Sequence[str]]) -> None:
+        self._pages = pages
+        self._scrapes: list[Scrape] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
+
+    def __enter__(self) -> "Scraper":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def scrapes(self) -> tuple[Scrape, ...]:
+        return tuple(self._scrapes)
+
+    def _run(self) -> None:
+        with httpx.Client(timeout=TIMEOUT_S) as client:
+            while not self._over.is_set():
+                started = time.monotonic()
+                if pages := self._pages():
+                    self._scrapes.append(_scrape(client, pages))
+                self._over.wait(max(0.0, EVERY_S - (time.monotonic() - started)))
+
+
+def _scrape(client: httpx.Client, pages: Iterable[str]) -> Scrape:
+    """A node that does not answer has left, or will answer the next time."""
+    at, nodes, series = time.time(), 0, list[Series]()
+    for page in pages:
+        with contextlib.suppress(httpx.HTTPError):
+            series += parsed(client.get(page).raise_for_status().text)
+            nodes += 1
+    return Scrape(at, nodes, tuple(series))

@@ -1,0 +1,70 @@
+"""Who asks, what they may do, and how often: the first thing that happens to a request, before its body is read."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from serve_app.auth import sha256
+from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
+from serve_app.outage import Outage
+from serve_app.quotas import Quota, Rates
+from serve_app.tasks import Keys
+from serve_app.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
+from serve_app.usage import UsageBook
+
+
+class Admitted(NamedTuple):
+    """A token that may do what it asks for, its limits filled in; `quota` is None where it has none."""
+
+    token: Token
+    quota: Quota | None
+
+
+class Access:
+    """Of one ingress replica."""
+
+    def __init__(
+        self, redis: Redis, keys: Keys, settings: TokenSettings, usage: UsageBook, own: OwnToken | None
+    ) -> None:
+        outage = Outage()
+        self._tokens = TokenStore(redis, keys.tokens, own, outage)
+        self._rates = Rates(redis, keys.rates, outage)
+        self._settings = settings
+        self._usage = usage
+
+    async def admit(self, authorization: str | None, rights: Sequence[Right] = ()) -> Admitted:
+        """Check the token in `Bearer <token>`, that it has these rights, and count the request.
+
+        Raises: UnauthorizedError; ForbiddenError; RateLimitError; BrokerError.
+        """
+        token = await self._token(authorization)
+        for right in rights:
+            if right not in token.rights:
+                raise ForbiddenError(f"This token lacks the right {right!r}.", rights=list(token.rights))
+        return Admitted(token, await self._counted(token, makes="create" in rights))
+
+    async def _token(self, authorization: str | None) -> Token:
+        scheme, _, secret = (authorization or "").partition(" ")
+        secret = secret.strip()
+        token = await self._tokens.find(sha256(secret)) if scheme.lower() == "bearer" and secret else None
+        if token is None or token.expired(time.time()):
+            raise UnauthorizedError("A valid bearer token is needed.", accepted="Authorization: Bearer <token>")
+        return token.model_copy(update={"limits": token.limits.filled(self._settings)})
+
+    async def _counted(self, token: Token, *, makes: bool) -> Quota | None:
+        """Reading has a budget of its own: who asks for states often may still ask for avatars."""
+        own = token.limits.requests_per_minute or 0
+        limit = own if makes else self._settings.reads_per_minute
+        if not (own and limit):  # a token without a limit may read as it likes, too
+            quota = None
+        else:
+            try:
+                quota = await self._rates.hit(token.id if makes else f"{token.id}:read", limit)
+            except RateLimitError:
+                self._usage.request(token.id, refused=True)
+                raise
+        if makes:
+            self._usage.request(token.id)
+        return quota

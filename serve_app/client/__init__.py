@@ -1,0 +1,61 @@
+"""A client of the service over HTTP: typed requests and results, and repeats that never have a picture drawn twice.
+
+    with FaceAvatarClient("http://127.0.0.1:8000", token) as client:
+        task = client.avatars.create(Path("me.jpg"), batch=2, gender="female")
+        pictures = [client.avatars.download(image) for image in task.images]
+
+`AsyncFaceAvatarClient` has the same methods for an event loop. Every method raises ClientError; its kinds are drawn in
+`errors`.
+"""
+
+from serve_app.client.asynchronous import AsyncFaceAvatarClient
+from serve_app.client.blocking import FaceAvatarClient
+from serve_app.client.errors import (
+    ClientError,
+    ClientSettingsError,
+    ConnectionFailedError,
+    NotFinishedError,
+    PhotoFileError,
+    ServiceError,
+    UnexpectedAnswerError,
+    WithheldError,
+)
+from serve_app.client.requests import GRACE_S, POLL_RETRIES, WAIT_S
+from serve_app.client.values import (
+    AppInfo,
+    AvatarImage,
+    AvatarParameters,
+    Face,
+    Faces,
+    Photo,
+    Task,
+    TaskProgress,
+    data_url,
+    image_format,
+)
+
+__all__ = [
+    "GRACE_S",
+    "POLL_RETRIES",
+    "WAIT_S",
+    "AppInfo",
+    "AsyncFaceAvatarClient",
+    "AvatarImage",
+    "AvatarParameters",
+    "ClientError",
+    "ClientSettingsError",
+    "ConnectionFailedError",
+    "Face",
+    "FaceAvatarClient",
+    "Faces",
+    "NotFinishedError",
+    "Photo",
+    "PhotoFileError",
+    "ServiceError",
+    "Task",
+    "TaskProgress",
+    "UnexpectedAnswerError",
+    "WithheldError",
+    "data_url",
+    "image_format",
+]

@@ -1,0 +1,32 @@
+"""URLs as a client takes and shows them."""
+
+from ipaddress import ip_address
+
+import httpx
+
+
+def web_address(text: str) -> httpx.URL | None:
+    """None unless it is an http(s) URL that can be connected to."""
+    try:
+        url = httpx.URL(text)
+        url.host.encode("idna")  # as the resolver will: a label that is too long fails there
+    except (httpx.InvalidURL, ValueError):
+        return None
+    # A name in the URL would take the place of the token.
+    usable = url.scheme in ("http", "https") and url.host and (url.port or 0) <= 65535 and not url.userinfo
+    return url if usable else None
+
+
+def origin(url: httpx.URL) -> str:
+    """A URL for messages: without a path, a signature or a password."""
+    return f"{url.scheme}://{url.netloc.decode()}"
+
+
+def is_this_machine(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified

@@ -1,0 +1,75 @@
+"""What can go wrong for a client.
+
+ClientError
+├── ClientSettingsError      the URL, the token or the environment's proxy cannot be used
+├── ConnectionFailedError    no whole answer came: refused, dropped or too slow
+├── UnexpectedAnswerError    an answer that the contract does not know: no envelope, no image, too large
+├── ServiceError             the service refused the request, or its task failed
+├── PhotoFileError           the photo cannot be read, or is too large to be sent
+├── WithheldError            the safety stage kept the image back
+└── NotFinishedError         nobody wanted to wait longer for the task
+"""
+
+from typing import Any
+
+import httpx
+
+
+class ClientError(Exception):
+    """The avatars did not come; the message says why."""
+
+
+class ClientSettingsError(ClientError):
+    pass
+
+
+class ConnectionFailedError(ClientError):
+    """`reached` is false where not even a connection was made: nothing listens there, or no way leads there."""
+
+    def __init__(self, place: str, cause: httpx.RequestError) -> None:
+        self.reached = not isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout)
+        what = "gave no whole answer" if self.reached else "cannot be reached"
+        super().__init__(f"{place} {what}: {str(cause) or type(cause).__name__}")
+
+
+class UnexpectedAnswerError(ClientError):
+    pass
+
+
+class ServiceError(ClientError):
+    """What the service said: `error` is its short stable name, `error_data` what was wrong and what would be accepted.
+
+    `status_code` is that of the answer: 200 where a status read told of a task that had failed.
+    """
+
+    def __init__(self, status_code: int, error: str, error_data: dict[str, Any], task_id: str = "") -> None:
+        self.status_code = status_code
+        self.error = error
+        self.error_data = error_data
+        self.task_id = task_id
+        super().__init__(_readable(error, error_data))
+
+
+class PhotoFileError(ClientError):
+    pass
+
+
+class WithheldError(ClientError):
+    pass
+
+
+class NotFinishedError(ClientError):
+    pass
+
+
+def _readable(error: str, data: dict[str, Any]) -> str:
+    """One line, and one more for each field that was wrong."""
+    text = f"{error}: {data['message']}" if data.get("message") else error
+    accepted = data.get("accepted")
+    if isinstance(accepted, list):
+        text += f" Accepted: {', '.join(map(str, accepted))}."
+    if "request_id" in data:
+        text += f" (request {data['request_id']})"
+    fields = data.get("fields")
+    problems = [entry for entry in fields if isinstance(entry, dict)] if isinstance(fields, list) else []
+    return "\n".join([text, *(f"  {entry.get('field')}: {entry.get('message')}" for entry in problems)])

@@ -1,0 +1,247 @@
+"""What a client of the service sends and gets, typed."""
+
+import base64
+import mimetypes
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from deployments.types import OutputFormat
+from serve_app.client.errors import PhotoFileError, ServiceError, UnexpectedAnswerError
+
+MAX_PHOTO_BYTES = 12 * 1024 * 1024  # more would not fit, as base64, into the 16 MiB of a body
+
+Photo = Path | str
+"""A file, or a URL that the service fetches: http(s), or `data:image/...;base64,`."""
+
+Envelope = dict[str, Any]
+
+FINISHED = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
+
+
+class AvatarParameters(TypedDict, total=False):
+    """A request besides its photo. What is None or left out takes the service's own value."""
+
+    app_id: str | None
+    prompt: str | None
+    gender: str | None
+    negative_prompt: str | None
+    batch: int | None
+    height: int | None
+    width: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    ip_adapter_scale: float | None
+    min_similarity: float | None
+    remove_background: bool | None
+    bg_color: str | None
+    seed: int | None
+    output_format: OutputFormat | None
+    ref_id: str | None
+    webhook_url: str | None
+    priority: Literal["normal", "low"] | None
+    deadline_s: float | None
+    consent: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarImage:
+    """One image of a task. `url` is None where the safety stage withheld it.
+
+    `face_similarity` is the cosine (-1..1) to the face of the photo, None where the image shows no face. `receipt` has
+    all that it takes to draw the image again, `attempts` what was drawn for it; both are empty where an older service
+    does not tell.
+    """
+
+    url: str | None
+    thumbnail_url: str | None
+    seed: int
+    face_similarity: float | None
+    receipt: dict[str, Any] = field(default_factory=dict, repr=False)
+    attempts: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """How far a task is; None for what the service does not know yet. `image_steps` are those made of each image."""
+
+    step: int | None = None
+    steps: int | None = None
+    images_done: int | None = None
+    images: int | None = None
+    queue_position: int | None = None
+    eta_s: float | None = None
+    image_steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AppInfo:
+    """An app that `app_id` can name; `defaults` by field name."""
+
+    app_id: str
+    title: str
+    licence: str
+    native_sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
+    defaults: dict[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face on a photo: `box` is left, top, right, bottom in pixels; a `sharpness` below 5 is blurred."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    sharpness: float
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """What a photo shows, upright, of `width` x `height` pixels: the largest face first, which is the one `used`.
+
+    `message` says why the photo would not be accepted.
+    """
+
+    width: int
+    height: int
+    faces: tuple[Face, ...]
+    used: int | None
+    accepted: bool
+    reason: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A request as the service told of it last; `envelope` is the whole answer."""
+
+    task_id: str
+    status: str  # a status that this client does not know counts as not finished
+    images: tuple[AvatarImage, ...]
+    error: str
+    error_data: dict[str, Any]
+    stages: dict[str, float]  # seconds
+    runtime_s: float
+    progress: TaskProgress | None
+    envelope: Envelope = field(repr=False)
+
+    @classmethod
+    def from_envelope(cls, envelope: Envelope) -> "Task":
+        """Raises: UnexpectedAnswerError where a part is missing or of another kind."""
+        try:
+            read = _Envelope.model_validate(envelope)
+            images = read.output.images() if read.status == "SUCCESS" else ()
+        except ValueError as error:
+            raise UnexpectedAnswerError("the answer is not that of a task") from error
+        return cls(
+            task_id=read.task_id,
+            status=read.status,
+            images=images,
+            error=read.error,
+            error_data=read.error_data or {},
+            stages=read.time_required.stages,
+            runtime_s=read.time_required.runtime,
+            progress=read.output.progress,
+            envelope=envelope,
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    def require_success(self) -> "Task":
+        """This task. Raises: ServiceError unless it ended well."""
+        if self.status == "SUCCESS":
+            return self
+        data = self.error_data or {"message": f"task {self.task_id} is {self.status}"}
+        raise ServiceError(200, self.error or self.status, data, self.task_id)
+
+
+def task_id_of(task: Task | str) -> str:
+    return task if isinstance(task, str) else task.task_id
+
+
+class _TimeRequired(BaseModel):
+    runtime: float
+    stages: dict[str, float]
+
+
+class _Output(BaseModel):
+    result: list[str | None] = []
+    low_res_urls: list[str | None] = []
+    seeds: list[int] = []
+    face_similarity: list[float | None] = []
+    receipts: list[dict[str, Any] | None] = []
+    attempts: list[list[dict[str, Any]]] = []
+    progress: TaskProgress | None = None
+
+    def images(self) -> tuple[AvatarImage, ...]:
+        """Raises: ValueError where the lists are of different lengths."""
+        receipts: list[dict[str, Any] | None] = self.receipts or [None] * len(self.result)
+        attempts: list[list[dict[str, Any]]] = self.attempts or [[]] * len(self.result)
+        shown = zip(self.result, self.low_res_urls, self.seeds, self.face_similarity, receipts, attempts, strict=True)
+        return tuple(
+            AvatarImage(url, thumbnail_url, seed, similarity, receipt or {}, tuple(tries))
+            for url, thumbnail_url, seed, similarity, receipt, tries in shown
+        )
+
+
+class _Envelope(BaseModel):
+    """What a client takes from an envelope; more than that may come."""
+
+    time_required: _TimeRequired
+    error: str
+    error_data: dict[str, Any] | Literal[""]
+    input: dict[str, Any]
+    output: _Output
+    task_id: str
+    status: str
+
+
+_APPS = TypeAdapter(tuple[AppInfo, ...])
+_FACES = TypeAdapter(Faces)
+
+
+def apps_of(envelope: Envelope) -> tuple[AppInfo, ...]:
+    """Raises: UnexpectedAnswerError."""
+    try:
+        return _APPS.validate_python(envelope["output"]["apps"])
+    except (ValidationError, LookupError, TypeError) as error:
+        raise UnexpectedAnswerError("the answer is not a list of apps") from error
+
+
+def faces_of(envelope: Envelope) -> Faces:
+    """Raises: UnexpectedAnswerError."""
+    try:
+        return _FACES.validate_python(envelope["output"])
+    except ValidationError as error:
+        raise UnexpectedAnswerError("the answer does not tell what a photo shows") from error
+
+
+def photo_url(photo: Photo) -> str:
+    """What goes into `file_url`. Raises: PhotoFileError."""
+    return photo if isinstance(photo, str) else data_url(photo)
+
+
+def data_url(photo: Path) -> str:
+    """The file as a data URL. Raises: PhotoFileError where it cannot be read or is larger than MAX_PHOTO_BYTES."""
+    try:
+        with photo.open("rb") as file:
+            data = file.read(MAX_PHOTO_BYTES + 1)
+    except OSError as error:
+        raise PhotoFileError(f"{photo}: {error.strerror}") from error
+    if len(data) > MAX_PHOTO_BYTES:
+        raise PhotoFileError(f"{photo}: more than {MAX_PHOTO_BYTES} bytes")
+    kind = mimetypes.guess_type(photo.name)[0] or "image/jpeg"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def image_format(data: bytes) -> OutputFormat | None:
+    """The format of a file by its first bytes; None if it is no format of results."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None

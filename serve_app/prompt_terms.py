@@ -1,0 +1,34 @@
+"""Words that an operator refuses in prompts."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from deployments.config import Config
+
+
+class SafetySettings(Config):
+    prompt_terms: tuple[str, ...] = ()  # words or phrases: in any case, in any Unicode form, whole
+
+
+class PromptTerms:
+    def __init__(self, terms: Iterable[str]) -> None:
+        """Raises: ValueError for a term without a letter or digit."""
+        plain = [_plain(term) for term in terms]
+        if not all(plain):
+            raise ValueError("a refused term has at least one letter or digit")
+        # A phrase matches whatever stands between its words; longer ones need not come first, as none is reported.
+        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, plain))})(?!\w)") if plain else None
+
+    def refuse(self, prompt: str) -> bool:
+        return self._pattern is not None and self._pattern.search(_plain(prompt)) is not None
+
+
+def _plain(text: str) -> str:
+    """Folded for comparison: without case, accents, ligatures and full-width forms; what is no word is one space."""
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    letters = "".join(char for char in folded if not unicodedata.combining(char) and char not in INVISIBLE)
+    return re.sub(r"[\W_]+", " ", letters).strip()
+
+
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"  # with which a word could be hidden from this, not from a model

@@ -1,0 +1,38 @@
+"""Receipts: all that it takes to draw an image again, but for the photo. `replay` reads what is written here."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.types import OutputFormat
+
+
+class Receipt(BaseModel):
+    """`output.receipts[i]`: what image i was drawn with. Nothing in it is of the photo."""
+
+    # What a newer service wrote must not be an error to an older command line.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    app_id: str
+    model: str
+    weights: dict[str, str] = Field(description="SHA-256 of each file of weights, by its name.")
+    prompt: str
+    negative_prompt: str
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    ip_adapter_scale: float = Field(description="The one that was used, the model's own where none was asked for.")
+    lora_scale: float | None
+    sampler: str
+    schedule: dict[str, Any] = Field(description="Of the noise levels, what differs from diffusers' defaults.")
+    drawn_width: int = Field(description="Pixels, before the result was made of it.")
+    drawn_height: int
+    drawn_sha256: str = Field(description="Of the bytes of the pixels that were drawn: rows of 8-bit RGB.")
+    width: int
+    height: int
+    remove_background: bool
+    bg_color: str | None
+    output_format: OutputFormat
+    precision: str
+    device: str
+    versions: dict[str, str] = Field(description="Of this service and of the libraries that draw.")

@@ -1,0 +1,347 @@
+"""Who is let in, for what and how often. The broker is real."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from serve_app.access import Access
+from serve_app.auth import renew_token, sha256
+from serve_app.broker import BrokerSettings, connect
+from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
+from serve_app.outage import Outage
+from serve_app.quotas import Places
+from serve_app.tasks import Keys, TaskStore
+from serve_app.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
+from serve_app.usage import UsageBook, last_used, usage_of
+from tests.test_tasks import AVATAR, task
+from tests.test_worker import eventually
+
+PREFIXES = itertools.count()
+SETTINGS = TokenSettings()
+
+
+class Office:
+    """The tokens of a service, under keys of its own. `gate` is one ingress replica's."""
+
+    def __init__(self, redis: Redis, data_dir: Path) -> None:
+        self.redis = redis
+        self.data_dir = data_dir
+        self.keys = Keys(f"access{next(PREFIXES)}")
+        self.store = TokenStore(redis, self.keys.tokens)
+        self.usage = UsageBook(redis, self.keys, days=90)
+
+    def gate(self, settings: TokenSettings = SETTINGS, own: OwnToken | None = None) -> Access:
+        return Access(self.redis, self.keys, settings, self.usage, own)
+
+    def cut_off(self) -> Redis:
+        return connect(BrokerSettings(url="unix:///nothing/here.sock", timeout_s=1), self.data_dir)
+
+
+Scenario = Callable[[Office], Awaitable[None]]
+
+
+@pytest.fixture
+def at(valkey: Path) -> Callable[[Scenario], None]:
+    def run(scenario: Scenario) -> None:
+        async def within() -> None:
+            async with connect(BrokerSettings(), valkey) as redis, asyncio.timeout(30):
+                office = Office(redis, valkey)
+                await scenario(office)
+                await office.usage.close()
+
+        asyncio.run(within())
+
+    return run
+
+
+def test_the_broker_holds_digests_and_no_token(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        secrets = [await office.store.add(TokenGrant(name)) for name in ("ann", "bob")]
+        kept = await office.redis.hgetall(office.keys.tokens)
+        assert set(kept) == {sha256(secret)[:16] for secret in secrets}
+        assert not any(secret in value for secret in secrets for value in kept.values())
+        assert all(len(secret) >= 43 for secret in secrets)  # 256 bits
+
+    at(scenario)
+
+
+def test_a_token_is_let_in_as_its_owner_and_nothing_else_is(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ann, bob = [await office.store.add(TokenGrant(name)) for name in ("ann", "bob")]
+        gate = office.gate()
+        seen = (await gate.admit(f"Bearer {ann}")).token
+        assert (seen.name, seen.owner) == ("ann", sha256(ann)[:16])
+        assert (await gate.admit(f"bearer  {bob} ")).token.name == "bob"
+        wrong = [
+            None,
+            "",
+            "Bearer",
+            "Bearer ",
+            f"Basic {ann}",
+            ann,
+            "Bearer \udcff",
+            f"Bearer {ann[:-1]}",
+            f"{ann} {ann}",
+        ]
+        for header in wrong:
+            with pytest.raises(UnauthorizedError):
+                await gate.admit(header)
+
+    at(scenario)
+
+
+def test_a_token_whose_digest_only_begins_alike_is_not_let_in(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ann = sha256(await office.store.add(TokenGrant("ann")))
+        assert await office.store.find(ann) is not None
+        assert await office.store.find(ann[:-1] + ("0" if ann[-1] != "0" else "1")) is None
+
+    at(scenario)
+
+
+def test_two_tokens_have_two_names(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        await office.store.add(TokenGrant("ann"))
+        with pytest.raises(ValueError, match="ann"):
+            await office.store.add(TokenGrant("ann"))
+
+    at(scenario)
+
+
+def test_a_token_made_for_another_shares_its_tasks(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        first = await office.store.add(TokenGrant("ann"))
+        second = await office.store.add(TokenGrant("ann's new one", owner=sha256(first)[:16]))
+        gate = office.gate()
+        assert (await gate.admit(f"Bearer {first}")).token.owner == (await gate.admit(f"Bearer {second}")).token.owner
+
+    at(scenario)
+
+
+def test_a_token_may_do_what_it_was_made_for(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        reader = f"Bearer {await office.store.add(TokenGrant('reader', rights=('read',)))}"
+        gate = office.gate()
+        assert await gate.admit(reader, ["read"])
+        assert await gate.admit(reader)
+        with pytest.raises(ForbiddenError) as refused:
+            await gate.admit(reader, ["create"])
+        assert refused.value.data["rights"] == ["read"]
+
+    at(scenario)
+
+
+def test_an_expired_token_is_not_let_in(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        gone = await office.store.add(TokenGrant("gone", expires_at=time.time() - 1))
+        there = await office.store.add(TokenGrant("there", expires_at=time.time() + 60))
+        gate = office.gate()
+        assert await gate.admit(f"Bearer {there}")
+        with pytest.raises(UnauthorizedError):
+            await gate.admit(f"Bearer {gone}")
+
+    at(scenario)
+
+
+def test_a_revoked_token_stops_counting_without_a_restart(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        secret = await office.store.add(TokenGrant("ann"))
+        gate = office.gate()
+        token = (await gate.admit(f"Bearer {secret}")).token
+        assert await office.store.revoke(token)
+        assert not await office.store.revoke(token)
+
+        async def is_out() -> bool:
+            try:
+                return not await gate.admit(f"Bearer {secret}")
+            except UnauthorizedError:
+                return True
+
+        await eventually(is_out)
+
+    at(scenario)
+
+
+def test_the_data_directorys_token_may_do_everything_and_can_be_renewed(
+    at: Callable[[Scenario], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(office: Office) -> None:
+        gate = office.gate(TokenSettings(requests_per_minute=1), OwnToken(tmp_path))
+        before = (tmp_path / "token").read_text().strip()
+        for _ in range(3):
+            admitted = await gate.admit(f"Bearer {before}", ["create", "read", "cancel"])
+            assert (admitted.token.name, admitted.quota) == ("owner", None)
+        monkeypatch.setattr("serve_app.tokens.FRESH_S", 0)
+        renew_token(tmp_path)
+        assert await gate.admit(f"Bearer {(tmp_path / 'token').read_text().strip()}")
+        with pytest.raises(UnauthorizedError):
+            await gate.admit(f"Bearer {before}")
+
+    at(scenario)
+
+
+def test_the_data_directorys_token_needs_its_digest_only(at: Callable[[Scenario], None], tmp_path: Path) -> None:
+    async def scenario(office: Office) -> None:
+        (tmp_path / "token").write_text("my-own\n")
+        gate = office.gate(own=OwnToken(tmp_path))
+        (tmp_path / "token").unlink()
+        assert await gate.admit("Bearer my-own")
+        with pytest.raises(UnauthorizedError):
+            await gate.admit("Bearer ")
+
+    at(scenario)
+
+
+def test_a_token_that_was_seen_counts_while_the_broker_is_away(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(office: Office) -> None:
+        seen, unseen = [await office.store.add(TokenGrant(name)) for name in ("seen", "unseen")]
+        gate = office.gate()
+        await gate.admit(f"Bearer {seen}", ["create"])
+        monkeypatch.setattr("serve_app.tokens.FRESH_S", 0)
+        async with office.cut_off() as away:
+            monkeypatch.setattr(gate._tokens, "_redis", away)
+            assert (await gate.admit(f"Bearer {seen}", ["create"])).quota is None  # nobody is held to a rate
+            with pytest.raises(BrokerError):
+                await gate.admit(f"Bearer {unseen}")
+
+    at(scenario)
+
+
+def test_more_requests_than_a_token_may_send_are_refused_by_every_replica(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ann, bob = [f"Bearer {await office.store.add(TokenGrant(name))}" for name in ("ann", "bob")]
+        one, other = (
+            office.gate(TokenSettings(requests_per_minute=3)),
+            office.gate(TokenSettings(requests_per_minute=3)),
+        )
+        quotas = [(await gate.admit(ann, ["create"])).quota for gate in (one, other, one)]
+        assert [quota.remaining for quota in quotas if quota] == [2, 1, 0]
+        for gate in (one, one, other):
+            with pytest.raises(RateLimitError) as refused:
+                await gate.admit(ann, ["create"])
+            assert 1 <= refused.value.retry_after_s <= 60
+            assert refused.value.headers["RateLimit-Limit"] == "3"
+        assert await one.admit(bob, ["create"])
+        assert await one.admit(ann, ["read"])  # a budget of its own
+
+    at(scenario)
+
+
+def test_a_tokens_own_rate_goes_before_the_settings(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        slow = f"Bearer {await office.store.add(TokenGrant('slow', limits=Limits(requests_per_minute=1)))}"
+        free = f"Bearer {await office.store.add(TokenGrant('free', limits=Limits(requests_per_minute=0)))}"
+        gate = office.gate(TokenSettings(requests_per_minute=2))
+        await gate.admit(slow, ["create"])
+        with pytest.raises(RateLimitError):
+            await gate.admit(slow, ["create"])
+        for _ in range(4):
+            assert (await gate.admit(free, ["create"])).quota is None
+
+    at(scenario)
+
+
+def test_reading_has_a_limit_too(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
+        gate = office.gate(TokenSettings(reads_per_minute=2))
+        for _ in range(2):
+            await gate.admit(ann, ["read"])
+        with pytest.raises(RateLimitError):
+            await gate.admit(ann, ["read"])
+        assert await gate.admit(ann, ["create"])
+
+    at(scenario)
+
+
+def test_images_at_once_count_over_all_replicas_and_their_places_come_free(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        one, other = [Places(office.redis, office.keys, Outage(), 5) for _ in range(2)]
+        async with one.hold("ann", "a", 3, 4), other.hold("ann", "b", 1, 4), other.hold("bob", "c", 4, 4):
+            with pytest.raises(RateLimitError) as refused:
+                async with one.hold("ann", "d", 1, 4):
+                    pass
+            assert refused.value.retry_after_s == 5
+            async with one.hold("ann", "e", 8, 0):  # without a limit
+                pass
+        async with one.hold("ann", "d", 4, 4):
+            pass
+        with pytest.raises(ForbiddenError):  # however long it waits
+            async with one.hold("ann", "d", 5, 4):
+                pass
+
+    at(scenario)
+
+
+def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(office: Office) -> None:
+        monkeypatch.setattr("serve_app.quotas.LEASE_S", -1)  # a place is as good as its lease at once
+        places = Places(office.redis, office.keys, Outage(), 5)
+        store = TaskStore(office.redis, office.keys, "ingress", 60, lease_s=60)
+        await store.create(task("a"), "STARTED")
+
+        async def take(name: str) -> None:
+            async with places.hold("ann", name, 1, 1):
+                pass
+
+        async with places.hold("ann", "a", 1, 1):
+            with pytest.raises(RateLimitError):
+                await take("b")
+            await office.redis.delete(office.keys.lease("a"))  # as it goes when nobody renews it
+            await take("b")
+
+    at(scenario)
+
+
+def test_while_the_broker_is_away_nobody_is_refused_for_its_images(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        async with office.cut_off() as away:
+            places = Places(away, office.keys, Outage(), 5)
+            async with places.hold("ann", "a", 1, 1), places.hold("ann", "b", 1, 1):
+                pass
+
+    at(scenario)
+
+
+def test_what_a_token_used_is_kept_by_day(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        ann = await office.store.add(TokenGrant("ann"))
+        gate, name = office.gate(TokenSettings(requests_per_minute=2)), sha256(ann)[:16]
+        for _ in range(2):
+            await gate.admit(f"Bearer {ann}", ["create"])
+        with pytest.raises(RateLimitError):
+            await gate.admit(f"Bearer {ann}", ["create"])
+        office.usage.made(name, [AVATAR, AVATAR])
+        await office.usage.close()
+        used: Any = await usage_of(office.redis, office.keys, name, 1)
+        assert used == (3, 1, 2, 2 * AVATAR.diffusion_s)
+        assert await usage_of(office.redis, office.keys, name, 30) == used
+        assert abs((await last_used(office.redis, office.keys))[name] - time.time()) < 60
+        [key] = [key async for key in office.redis.scan_iter(f"{office.keys.usage(name, '*')}")]
+        assert 89 * 86400 < await office.redis.ttl(key) <= 90 * 86400
+
+    at(scenario)
+
+
+def test_counts_wait_for_a_broker_that_is_away(at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(office: Office) -> None:
+        async with office.cut_off() as away:
+            monkeypatch.setattr(office.usage, "_redis", away)
+            office.usage.request("ann")
+            await office.usage._write()
+        monkeypatch.setattr(office.usage, "_redis", office.redis)
+        await office.usage._write()
+        await office.usage._write()
+        assert (await usage_of(office.redis, office.keys, "ann", 1)).requests == 1
+
+    at(scenario)
