@@ -123,6 +123,7 @@ class Origin:
     guidance_scale: float
     width: int  # as drawn; the file may have another size
     height: int
+    sampler: str = ""
 
     def statement(self) -> dict[str, str | int | float]:
         return {name: getattr(self, name) for name in self.__slots__}

@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 EVERY_S = 2.0
 TIMEOUT_S = 5.0
 KEPT = ("ray_avatar_", "ray_serve_deployment_replica_healthy", "ray_serve_autoscaling_target_replicas")
-LEFT_OUT = "_bucket{"  # percentiles come from the answers themselves, which are exact
+ROWS = "ray_avatar_step_rows_bucket{"
+LEFT_OUT = "_bucket{"  # of the other histograms: percentiles come from the answers themselves, which are exact
 
 Labels = Mapping[str, str]
 
@@ -43,7 +44,11 @@ def exporters() -> list[str]:
 
 def parsed(page: str) -> Iterator[Series]:
     """Of a page in Prometheus' text format, which is long, only what is kept."""
-    kept = "".join(line for line in page.splitlines(keepends=True) if line.startswith(KEPT) and LEFT_OUT not in line)
+    kept = "".join(
+        line
+        for line in page.splitlines(keepends=True)
+        if line.startswith(ROWS) or (line.startswith(KEPT) and LEFT_OUT not in line)
+    )
     for family in text_string_to_metric_families(kept):
         for sample in family.samples:
             yield Series(sample.name.removeprefix("ray_"), sample.labels, sample.value)

@@ -10,7 +10,7 @@ WIDTH = 400
 HEIGHT = 200
 TOP, RIGHT, BOTTOM = 12, 14, 34
 ROW = 26  # of a plot with a row for each name
-CHAR = 6.7  # about the width of a character
+CHAR = 7.3  # about the width of a wide character
 
 Points = Sequence[tuple[float, float | None]]  # None breaks a line
 

@@ -1,7 +1,8 @@
 """What the scrapes of a load test come to: replicas, nodes, queue and shared steps over its time."""
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from loadtest.scrape import Labels, Scrape
@@ -49,7 +50,7 @@ def telemetry_of(scrapes: Sequence[Scrape], started: float) -> Telemetry:
         ),
         rows=(
             *(Line("unfinished", line.points) for line in _gauges(scrapes, times, "avatar_rows", "", sum)),
-            *_ratio(scrapes, times, "avatar_step_rows"),
+            *_rows_a_step(scrapes, times),
         ),
     )
 
@@ -81,25 +82,33 @@ def _held(values: dict[float, float], times: Iterable[float]) -> Iterator[Point]
         yield at, last if at - last_at <= HELD_S else None
 
 
-def _ratio(scrapes: Sequence[Scrape], times: Sequence[float], histogram: str) -> Iterator[Line]:
-    """The mean of what a histogram saw from one scrape in which it had grown to the next."""
+def _rows_a_step(scrapes: Sequence[Scrape], times: Sequence[float]) -> Iterator[Line]:
+    """The mean from one scrape in which there were new steps to the next.
+
+    Of the buckets, which are one for each number of rows: the sum that Ray exports is made of the buckets' middles.
+    """
     points: list[Point] = []
-    before: dict[tuple[str, str], float] = {}
+    before: dict[str, float] = {}
     for at, scrape in zip(times, scrapes, strict=True):
-        now = {
-            (series.name, _process(series.labels)): series.value
-            for series in scrape.series
-            if series.name in (f"{histogram}_sum", f"{histogram}_count")
-        }
-        grown = {key: value - before.get(key, 0.0) for key, value in now.items()}
-        total, count = (
-            sum(each for (name, _), each in grown.items() if name.endswith(end)) for end in ("_sum", "_count")
-        )
-        if count > 0:
-            points.append((at, total / count))
-        before |= now
+        buckets = [series for series in scrape.series if series.name == "avatar_step_rows_bucket"]
+        grown: defaultdict[float, float] = defaultdict(float)  # steps with at most so many rows
+        for series in buckets:
+            grown[float(series.labels["le"])] += series.value - before.get(_process(series.labels), 0.0)
+        before |= {_process(series.labels): series.value for series in buckets}
+        if steps := max(grown.values(), default=0.0):
+            points.append((at, _mean(grown, steps)))
     if points:
         yield Line("a step", tuple(points))
+
+
+def _mean(at_most: Mapping[float, float], steps: float) -> float:
+    """Of cumulative counts by their upper bounds; what is above the last bound counts as the next whole number."""
+    total = below = bound = 0.0
+    for upper, count in sorted(at_most.items()):
+        bound = bound + 1 if math.isinf(upper) else upper
+        total += bound * (count - below)
+        below = count
+    return total / steps
 
 
 def _process(labels: Labels) -> str:

@@ -1,5 +1,6 @@
 """Who asks, what they may do, and how often: the first thing that happens to a request, before its body is read."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,10 +10,13 @@ from redis.asyncio import Redis
 from serve_app.auth import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.outage import Outage
-from serve_app.quotas import Quota, Rates
+from serve_app.quotas import Quota, Rate, Rates
 from serve_app.tasks import Keys
 from serve_app.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
 from serve_app.usage import UsageBook
+
+REFUSAL_S = 1.0  # so long an answer waits that tells to come later
+MAX_HELD_UP = 64  # of one ingress replica; each is one of its ongoing requests
 
 
 class Admitted(NamedTuple):
@@ -33,6 +37,7 @@ class Access:
         self._rates = Rates(redis, keys.rates, outage)
         self._settings = settings
         self._usage = usage
+        self._held_up = 0
 
     async def admit(self, authorization: str | None, rights: Sequence[Right] = ()) -> Admitted:
         """Check the token in `Bearer <token>`, that it has these rights, and count the request.
@@ -56,15 +61,25 @@ class Access:
     async def _counted(self, token: Token, *, makes: bool) -> Quota | None:
         """Reading has a budget of its own: who asks for states often may still ask for avatars."""
         own = token.limits.requests_per_minute or 0
-        limit = own if makes else self._settings.reads_per_minute
-        if not (own and limit):  # a token without a limit may read as it likes, too
-            quota = None
-        else:
-            try:
-                quota = await self._rates.hit(token.id if makes else f"{token.id}:read", limit)
-            except RateLimitError:
-                self._usage.request(token.id, refused=True)
-                raise
+        name, rate = f"{token.id}:read", Rate(self._settings.reads_per_second, 1)
         if makes:
             self._usage.request(token.id)
-        return quota
+            name, rate = token.id, Rate(own, 60)
+        if not (own and rate.requests):  # a token without a limit may read as it likes, too
+            return None
+        try:
+            return await self._rates.hit(name, rate)
+        except RateLimitError:
+            if makes:
+                self._usage.refused(token.id)
+            await self._hold_up()
+            raise
+
+    async def _hold_up(self) -> None:
+        """Who asks again and again without a pause has one here: refusing a flood must not cost what it asks for."""
+        if self._held_up < MAX_HELD_UP:
+            self._held_up += 1
+            try:
+                await asyncio.sleep(REFUSAL_S)
+            finally:
+                self._held_up -= 1

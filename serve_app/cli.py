@@ -29,17 +29,22 @@ from serve_app.replay import read_receipt, replay
 from serve_app.schemas import MAX_SEED, Priority
 from serve_app.signals import end_on_signals
 from serve_app.token_commands import token_cli
+from serve_app.verify_command import verify
 
-UrlOption = Annotated[str, typer.Option(help="The service.")]
+UrlOption = Annotated[str, typer.Option(envvar="FACE_AVATAR_URL", help="The service.")]
 TokenOption = Annotated[str | None, typer.Option(envvar="FACE_AVATAR_TOKEN", help="The bearer token.")]
 TokenFileOption = Annotated[
     Path | None, typer.Option(envvar="FACE_AVATAR_TOKEN_FILE", help="Its file; the data directory's own without it.")
+]
+ConsentOption = Annotated[
+    bool, typer.Option("--consent", help="The person on the photo agrees; some services ask for that.")
 ]
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 cli.add_typer(models_cli, name="models")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(token_cli, name="token")
+cli.command()(verify)
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -139,6 +144,7 @@ def generate(
     min_similarity: Annotated[
         float | None, typer.Option(help="0 to 1: an avatar less like the photo is drawn again, twice at most.")
     ] = None,
+    consent: ConsentOption = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Queue it, say how to fetch it, and leave.")] = False,
     receipts: Annotated[
         bool, typer.Option("--receipts", help="Write what `replay` needs beside each avatar, as JSON.")
@@ -169,6 +175,7 @@ def generate(
         deadline_s=deadline,
         priority=priority,
         webhook_url=webhook_url,
+        consent=consent or None,
     )
     if (photo is None) == (task is None):
         raise typer.BadParameter("give either a photo or --task")
@@ -186,6 +193,7 @@ def replay_command(
     photo: Annotated[str, typer.Argument(help="The photo that it was drawn from: a file, or an http(s) URL.")],
     image: Annotated[int, typer.Option(min=0, help="Which image of the envelope, the first one is 0.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatar.")] = Path("avatars"),
+    consent: ConsentOption = False,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,
     token_file: TokenFileOption = None,
@@ -194,7 +202,7 @@ def replay_command(
     known = read_receipt(receipt, image)
     source = photo if is_url(photo) else Path(photo)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
-        replay(client, known, source, output, console, errors)
+        replay(client, known, source, output, console, errors, consent=consent)
 
 
 def page_url(service: RunningService) -> str:

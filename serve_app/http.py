@@ -35,6 +35,7 @@ from serve_app.errors import (
     invalid_fields,
 )
 from serve_app.events import check_room, follow, last_event_id
+from serve_app.examples import answer_examples, request_examples
 from serve_app.form import form_schema, read_form
 from serve_app.headers import with_headers
 from serve_app.metrics import RequestMetrics
@@ -95,7 +96,7 @@ def build_http(service: AvatarService, access: Access, settings: Settings, stage
     _add_task_routes(api, service, settings, Security(authenticate, scopes=["read"]))
     _add_cancel_route(api, service, settings, Security(authenticate, scopes=["cancel"]))
     _add_preflight_route(api, service, settings, may_create)
-    _add_verify_route(api, service, settings, Security(authenticate, scopes=["read"]))
+    _add_verify_route(api, service, settings, may_create)
     _add_other_routes(api, service, token)
     _add_status_routes(api, service, stage_states)
     add_playground(api, results_elsewhere=settings.store.is_shared)
@@ -143,7 +144,7 @@ def _add_create_routes(api: FastAPI, service: AvatarService, settings: Settings,
             summary="Generate avatars of the face on a photo",
             operation_id=path.lstrip("/"),
             response_model=Envelope,
-            responses=_envelopes(202, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+            responses=_envelopes(200, 202, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),
             openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **_body(AvatarRequest)},
         )(create)
 
@@ -158,7 +159,7 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         "/api/v1/tasks/{task_id}",
         dependencies=[token],
         response_model=Envelope,
-        responses=_envelopes(401, 403, 404, 429, 503),
+        responses=_envelopes(401, 403, 404, 422, 429, 503),
     )
     async def task(request: Request, task_id: str) -> JSONResponse:
         """A task as it stands, whatever its `status`: URLs are signed anew."""
@@ -180,7 +181,7 @@ def _add_task_routes(api: FastAPI, service: AvatarService, settings: Settings, t
         "/api/v1/tasks/{task_id}/events",
         dependencies=[token],
         response_class=StreamingResponse,
-        responses=_envelopes(401, 403, 404, 429, 503) | EVENT_STREAM,
+        responses=_envelopes(401, 403, 404, 422, 429, 503) | EVENT_STREAM,
     )
     async def events(request: Request, task_id: str) -> Response:
         """Server-sent events: a `progress` for every change, then `finished`; the data are envelopes.
@@ -202,7 +203,7 @@ def _add_cancel_route(api: FastAPI, service: AvatarService, settings: Settings, 
         "/api/v1/tasks/{task_id}",
         dependencies=[token],
         response_model=Envelope,
-        responses=_envelopes(401, 403, 404, 429, 503),
+        responses=_envelopes(401, 403, 404, 422, 429, 503),
     )
     async def cancel(request: Request, task_id: str) -> JSONResponse:
         """Cancel an unfinished task; delete the results of a finished one. May be repeated."""
@@ -247,12 +248,17 @@ def _add_verify_route(api: FastAPI, service: AvatarService, settings: Settings, 
 
 
 def _add_other_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
-    @api.get("/api/v1/apps", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 429))
+    @api.get("/api/v1/apps", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 429, 503))
     async def apps() -> JSONResponse:
         """The apps that `app_id` can name: titles, licences of their weights, native sizes, defaults."""
         return _envelope(Envelope(output={"apps": service.apps(), "consent_required": service.consent_required}))
 
-    @api.get("/api/v1/webhook-secret", dependencies=[token], response_model=Envelope, responses=_envelopes(401, 429))
+    @api.get(
+        "/api/v1/webhook-secret",
+        dependencies=[token],
+        response_model=Envelope,
+        responses=_envelopes(401, 429, 503),
+    )
     async def webhook_secret(request: Request) -> JSONResponse:
         """The secret that signs what the webhooks of this token get (Standard Webhooks: `whsec_…`)."""
         return _envelope(Envelope(output={"webhook_secret": service.webhook_secret(request.state.owner)}))
@@ -399,12 +405,14 @@ def _envelope(envelope: Envelope, status: int = 200, headers: dict[str, str] | N
 
 
 def _envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Envelope} for status in statuses}
+    return {
+        status: {"model": Envelope, "content": {JSON: {"examples": answer_examples(status)}}} for status in statuses
+    }
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema()
-    content = {JSON: {"schema": schema}}
+    content = {JSON: {"schema": schema, "examples": request_examples(model)}}
     if "file_url" in model.model_fields:
         content[FORM] = {"schema": form_schema(schema)}
     return {"requestBody": {"required": True, "content": content}}

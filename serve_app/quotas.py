@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItemPerSecond
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import Redis
@@ -19,7 +19,6 @@ from serve_app.errors import BrokerError, ForbiddenError, RateLimitError
 from serve_app.outage import Outage
 from serve_app.tasks import LEASE_S, Keys
 
-WINDOW_S = 60
 PLACES_TTL_S = 2 * 3600  # longer than any request lasts
 
 # KEYS: the places of a token; ARGV: task, its images, how many places there are, prefix of leases, seconds within which
@@ -45,22 +44,29 @@ return -1
 class Quota(NamedTuple):
     """What is left of a limit: `remaining` requests now, and `reset_s` until one more."""
 
-    limit: int
+    rate: "Rate"
     remaining: int
     reset_s: int
 
     def headers(self) -> dict[str, str]:
         """As in draft-ietf-httpapi-ratelimit-headers-06."""
         return {
-            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Limit": str(self.rate.requests),
             "RateLimit-Remaining": str(self.remaining),
             "RateLimit-Reset": str(self.reset_s),
-            "RateLimit-Policy": f"{self.limit};w={WINDOW_S}",
+            "RateLimit-Policy": f"{self.rate.requests};w={self.rate.window_s}",
         }
 
 
+class Rate(NamedTuple):
+    """So many requests in any `window_s` seconds."""
+
+    requests: int
+    window_s: int
+
+
 class Rates:
-    """Requests of the last minute, by name: a moving window, so that no two minutes' worth come at once."""
+    """Requests of the last while, by name: a moving window, so that no two windows' worth come at once."""
 
     def __init__(self, redis: Redis, prefix: str, outage: Outage) -> None:
         pool: Any = redis.connection_pool
@@ -69,13 +75,13 @@ class Rates:
         self._outage = outage
         self._full_until: dict[str, float] = {}  # unix seconds; who goes on asking costs no call of the broker
 
-    async def hit(self, name: str, per_minute: int) -> Quota | None:
+    async def hit(self, name: str, rate: Rate) -> Quota | None:
         """Count a request; None where nothing is known of others. Raises: RateLimitError."""
         if self._outage.lasts:
             return None
         if (full_until := self._full_until.get(name, 0.0)) > time.time():
-            raise _too_many(Quota(per_minute, 0, _seconds_until(full_until)))
-        item = RateLimitItemPerMinute(per_minute)
+            raise _too_many(Quota(rate, 0, _seconds_until(full_until)))
+        item = RateLimitItemPerSecond(*rate)
         try:
             async with broker_errors():
                 counted = await self._windows.hit(item, name)
@@ -83,7 +89,7 @@ class Rates:
         except BrokerError as error:
             self._outage.begin(error, "nobody is held to a rate")
             return None
-        quota = Quota(per_minute, max(0, window.remaining), _seconds_until(window.reset_time))
+        quota = Quota(rate, max(0, window.remaining), _seconds_until(window.reset_time))
         self._full_until.pop(name, None)
         if not counted:
             self._full_until[name] = window.reset_time
@@ -92,7 +98,8 @@ class Rates:
 
 
 def _too_many(quota: Quota) -> RateLimitError:
-    message = f"This token may send {quota.limit} such requests a minute."
+    requests, window_s = quota.rate
+    message = f"This token may send {requests} such requests in {window_s} s."
     return RateLimitError(message, quota.reset_s, headers=quota.headers())
 
 

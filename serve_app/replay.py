@@ -25,17 +25,20 @@ class OtherPixelsError(ClientError):
     """What was drawn is another image than that of the receipt."""
 
 
-def replay(client: FaceAvatarClient, receipt: Receipt, photo: Photo, folder: Path, out: Console, err: Console) -> None:
+def replay(
+    client: FaceAvatarClient, receipt: Receipt, photo: Photo, folder: Path, out: Console, err: Console, *, consent: bool
+) -> None:
     """Say what differs between then and now, draw the image, write it, and compare.
 
     Raises: ClientError.
     """
+    asked = parameters(receipt, consent=consent)
     with err.status("asking what the service draws with"):
-        now = drawn_with(client, receipt, photo)
+        now = drawn_with(client, asked, photo)
     for line in differences(receipt, now):
         out.print(line, markup=False)
     with err.status("sending the photo"):
-        task = client.avatars.submit(photo, **parameters(receipt))
+        task = client.avatars.submit(photo, **asked)
     with TaskView(err) as view:
         task = client.avatars.wait(task, progress=view.show).require_success()
     image = task.images[-1]
@@ -48,13 +51,13 @@ def replay(client: FaceAvatarClient, receipt: Receipt, photo: Photo, folder: Pat
     out.print("The same pixels as then.")
 
 
-def drawn_with(client: FaceAvatarClient, receipt: Receipt, photo: Photo) -> Receipt:
+def drawn_with(client: FaceAvatarClient, asked: AvatarParameters, photo: Photo) -> Receipt:
     """What the service draws such an image with now: that of one step tells. Raises: ClientError."""
-    first = parameters(receipt) | AvatarParameters(num_inference_steps=1, batch=1)
+    first = asked | AvatarParameters(num_inference_steps=1, batch=1)
     return read(client.avatars.create(photo, **first).require_success().images[0])
 
 
-def parameters(receipt: Receipt) -> AvatarParameters:
+def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
     """The request whose last image is that of the receipt: seeds beyond the largest one are those of later images."""
     seed = min(receipt.seed, MAX_SEED)
     return AvatarParameters(
@@ -71,6 +74,7 @@ def parameters(receipt: Receipt) -> AvatarParameters:
         remove_background=receipt.remove_background,
         bg_color=receipt.bg_color,
         output_format=receipt.output_format,
+        consent=consent or None,
     )
 
 

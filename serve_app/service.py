@@ -9,7 +9,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,16 @@ class Caller:
     idempotency_key: str | None = None
     base_url: str = ""  # as they see this service
     token: Token | None = None  # with its limits filled in; None: there are none
+
+    @property
+    def max_images(self) -> int:
+        """At once; 0: any number."""
+        return (self.token.limits.images or 0) if self.token else 0
+
+    @property
+    def max_queued(self) -> int:
+        """Tasks; 0: any number."""
+        return (self.token.limits.queued or 0) if self.token else 0
 
 
 ANYBODY = Caller("")
@@ -209,6 +219,9 @@ class AvatarService:
             return await self._make_now(task, request, caller)
         except TaskLostError:  # cancelled by a request of its owner's
             return await self._known(task.task_id)
+        except RateLimitError:
+            self.usage.refused(task.token)
+            raise
 
     @asynccontextmanager
     async def _admitted(self, task: Task, caller: Caller) -> AsyncIterator[None]:
@@ -216,14 +229,9 @@ class AvatarService:
 
         Raises: OverloadedError; RateLimitError; ForbiddenError.
         """
-        images, most = task.request.batch, (caller.token.limits.images or 0) if caller.token else 0
+        images = task.request.batch
         with self._admission.admit(images):
-            async with AsyncExitStack() as held:
-                try:
-                    await held.enter_async_context(self._places.hold(task.token, task.task_id, images, most))
-                except RateLimitError:
-                    self.usage.request(task.token, refused=True)
-                    raise
+            async with self._places.hold(task.token, task.task_id, images, caller.max_images):
                 yield
 
     async def _make_now(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
@@ -342,9 +350,8 @@ class AvatarService:
     async def _admit_to_queue(self, task: Task, caller: Caller) -> None:
         """Raises: RateLimitError; OverloadedError where the queue is full, or so long that it would come too late."""
         forecast, too_late_s, request = await self._forecast(), 0.0, task.request
-        queued, most = await self._tasks.queued_of(task.owner), (caller.token.limits.queued or 0) if caller.token else 0
+        queued, most = await self._tasks.queued_of(task.owner), caller.max_queued
         if most and queued.tasks >= most and not await self._tasks.knows(task):
-            self.usage.request(task.token, refused=True)
             message = f"{queued.tasks} tasks of this token are in the queue; it may have {most}."
             raise RateLimitError(message, self._settings.admission.retry_after_s)
         if await self._queue.length() >= self._settings.queue.max_tasks:

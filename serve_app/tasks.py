@@ -24,6 +24,7 @@ from serve_app.storage import photo_key, result_key, thumbnail_key
 
 LEASE_S = 10.0
 DEAD_TTL_S = 7 * 24 * 3600
+OPEN_AT_MOST_S = 7200  # a queued task is over long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # so much longer its record is there: whoever takes a dead letter off the list finds it
 UNFINISHED = frozenset({"PENDING", "STARTED"})
 AT_ONCE = 500  # records read in one call
@@ -247,9 +248,10 @@ class TaskStore:
         """What an owner has in the queue."""
         async with broker_errors():
             pipe = self._redis.pipeline(transaction=False)
+            pipe.zremrangebyscore(self._keys.open_of(owner), "-inf", time.time() - OPEN_AT_MOST_S)
             pipe.zcard(self._keys.open_of(owner))
             pipe.exists(self._keys.line(owner))
-            tasks, in_line = await pipe.execute()
+            _lost, tasks, in_line = await pipe.execute()
         return Queued(int(tasks), "low" if in_line else "normal")
 
     async def standing_back(self, task_id: str, owner: str) -> int | None:

@@ -32,8 +32,8 @@ class TokenSettings(Config):
     """What goes for tokens that were made without limits of their own. 0: no limit."""
 
     requests_per_minute: int = Field(60, ge=0)  # that ask for work: avatars, looks at photos
-    reads_per_minute: int = Field(1200, ge=0)  # all others; of every token
-    images: int = Field(16, ge=0)  # being made at once for synchronous requests, over all ingress replicas
+    reads_per_second: int = Field(20, ge=0)  # all others; of every token that has a limit for work
+    images: int = Field(8, ge=0)  # being made at once for synchronous requests, over all ingress replicas
     queued: int = Field(200, ge=0)  # unfinished queued tasks of the token's owner
     usage_days: int = Field(90, ge=30)  # how long usage is kept
 

@@ -44,12 +44,14 @@ class UsageBook:
         self._used: dict[str, int] = {}  # tokens, and when they came last, in unix seconds
         self._writer: asyncio.Task[None] | None = None
 
-    def request(self, token: str, *, refused: bool = False) -> None:
+    def request(self, token: str) -> None:
         """A request for work came."""
         self._used[token] = int(time.time())
         self._count(token, "requests", 1)
-        if refused:
-            self._count(token, "refused", 1)
+
+    def refused(self, token: str) -> None:
+        """It was more than the token may ask for."""
+        self._count(token, "refused", 1)
 
     def made(self, token: str, avatars: Sequence[StoredAvatar]) -> None:
         """A task of the token's succeeded."""

@@ -110,6 +110,7 @@ class FakeService:
     streams: bool = True
     faults: deque[Fault] = field(default_factory=deque)
     seen: list[Seen] = field(default_factory=list)
+    receipt: dict[str, Any] = field(default_factory=dict)  # but for the seed
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
     reads: dict[str, int] = field(default_factory=dict)
@@ -135,6 +136,10 @@ class FakeService:
             return Answer(200, envelope(output={"apps": [app | {"defaults": {"width": 256}, "prompt": "new"}]}))
         if path == "/api/v1/faces":
             return Answer(200, envelope(output=FACES))
+        if path == "/api/v1/verify":
+            return Answer(
+                200, envelope(output={"verdict": "genuine", "ours": True, "intact": True, "message": "Ours."})
+            )
         if self.streams and path.endswith("/events"):
             return self._events(path.split("/")[-2], int(seen.headers.get("last-event-id", 0)))
         return self._task(seen.method, path.rpartition("/")[2])
@@ -164,7 +169,7 @@ class FakeService:
                 "Has_NSFW_Content": [False] * len(seeds),
                 "seeds": seeds,
                 "face_similarity": [0.75, None, 0.25, -0.5][: len(seeds)],
-                "receipts": [{"seed": seed} for seed in seeds],
+                "receipts": [self.receipt | {"seed": seed} for seed in seeds],
                 "attempts": [[{"seed": seed, "face_similarity": 0.75}] for seed in seeds],
             },
         }

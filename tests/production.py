@@ -32,6 +32,7 @@ from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.local import free_port
 from tests.diffusion_folders import write_faceid_adapter, write_tiny_sd, write_tiny_sdxl
 from tests.onnx_models import write_insightface_pack
+from tests.safety_folders import write_concept_checker
 from tests.test_background_model import write_model
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,7 @@ def write_models(models_dir: Path) -> None:
     write_insightface_pack(models_dir / "insightface" / "buffalo_l")
     (models_dir / "rembg").mkdir()
     write_model(models_dir / "rembg" / "birefnet-general-lite.onnx", side=1024, outputs=1, sigmoid=False)
+    write_concept_checker(models_dir / "safety-checker", variant="fp16")  # it flags nothing
 
 
 def write_catalog(path: Path) -> Path:

@@ -27,7 +27,9 @@ def write_preprocessor(folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
 
 
-def write_concept_checker(folder: Path, unsafe: Sequence[Pixels] = (), special: Sequence[Pixels] = ()) -> None:
+def write_concept_checker(
+    folder: Path, unsafe: Sequence[Pixels] = (), special: Sequence[Pixels] = (), variant: str | None = None
+) -> None:
     """Flags pictures like the `unsafe` ones. Those like the `special` ones are held to stricter thresholds."""
     torch.manual_seed(3)
     model = StableDiffusionSafetyChecker(_clip_config()).eval()
@@ -44,7 +46,7 @@ def write_concept_checker(folder: Path, unsafe: Sequence[Pixels] = (), special: 
         for place, picture in enumerate(pictures):
             concepts.data[place] = embedding(model, folder, picture)
             thresholds.data[place] = near
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, variant=variant)
 
 
 def embedding(model: StableDiffusionSafetyChecker, folder: Path, picture: Pixels) -> torch.Tensor:

@@ -47,7 +47,9 @@ Scenario = Callable[[Office], Awaitable[None]]
 
 
 @pytest.fixture
-def at(valkey: Path) -> Callable[[Scenario], None]:
+def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
+    monkeypatch.setattr("serve_app.access.REFUSAL_S", 0)
+
     def run(scenario: Scenario) -> None:
         async def within() -> None:
             async with connect(BrokerSettings(), valkey) as redis, asyncio.timeout(30):
@@ -252,12 +254,33 @@ def test_a_tokens_own_rate_goes_before_the_settings(at: Callable[[Scenario], Non
 def test_reading_has_a_limit_too(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
-        gate = office.gate(TokenSettings(reads_per_minute=2))
+        gate = office.gate(TokenSettings(reads_per_second=2))
         for _ in range(2):
             await gate.admit(ann, ["read"])
         with pytest.raises(RateLimitError):
             await gate.admit(ann, ["read"])
         assert await gate.admit(ann, ["create"])
+
+    at(scenario)
+
+
+def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.access.REFUSAL_S", 3600)
+    monkeypatch.setattr("serve_app.access.MAX_HELD_UP", 2)
+
+    async def scenario(office: Office) -> None:
+        ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
+        gate = office.gate(TokenSettings(requests_per_minute=1))
+        await gate.admit(ann, ["create"])
+        refusals = [asyncio.create_task(gate.admit(ann, ["create"])) for _ in range(3)]
+        done, waiting = await asyncio.wait(refusals, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        assert (len(done), len(waiting)) == (1, 2)
+        for refusal in refusals:
+            refusal.cancel()
+        results = await asyncio.gather(*refusals, return_exceptions=True)
+        assert sum(isinstance(result, RateLimitError) for result in results) == 1
 
     at(scenario)
 

@@ -82,7 +82,8 @@ def test_the_licences_that_forbid_commerce_are_named_to_the_client(production: C
         licences = {download.licence for download in production.needed([app_id]).values()}
         assert "research only, non-commercial" in licences
         assert "non-commercial use only" in item.licence
-        assert item.safety == "none"
+        assert "safety checker" in item.safety
+        assert "safety-checker" in item.downloads
 
 
 def test_the_client_is_told_nothing_of_the_files(production: Catalog) -> None:

@@ -131,10 +131,11 @@ def generate(
     return generate
 
 
-def test_generate_writes_the_avatars_and_tells_of_each(generate: Generate) -> None:
+def test_generate_writes_the_avatars_and_tells_of_each(generate: Generate, fake: FakeService) -> None:
     done = generate("me.png", "-o", "made", "--batch", "2", "--seed", "5")
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.err) == (0, "STARTED, step 1 of 12, 0 of 1 images\n")
     assert done.out.splitlines() == [
+        f"task {next(iter(fake.tasks))}",
         "made/me-5.png  seed 5  similarity 0.75",
         "made/me-6.png  seed 6  similarity no face found",
         "face 0.50 s, diffusion 2.00 s; together 2.50 s",
@@ -148,7 +149,8 @@ def test_generate_writes_the_avatars_and_tells_of_each(generate: Generate) -> No
 def test_every_option_of_generate_reaches_the_service(generate: Generate, fake: FakeService) -> None:
     options = (
         "--app a --prompt p --gender g --negative-prompt n --batch 2 --width 300 --height 400 --steps 3 --guidance 4.5 "
-        "--remove-background --bg-color #fff --seed 0 --format webp --ref-id r --deadline 60"
+        "--remove-background --bg-color #fff --seed 0 --format webp --ref-id r --deadline 60 --min-similarity 0.5 "
+        "--consent"
     )
     done = generate("https://example.org/x/you.jpg?size=1", *options.split())
     assert done.code == 0, done.err
@@ -169,7 +171,9 @@ def test_every_option_of_generate_reaches_the_service(generate: Generate, fake: 
         "output_format": "webp",
         "ref_id": "r",
         "deadline_s": 60.0,
-        "celery": False,
+        "min_similarity": 0.5,
+        "consent": True,
+        "celery": True,
     }
     assert sorted(path.name for path in Path("avatars").iterdir()) == ["you-0.webp", "you-1.webp"]
 
@@ -179,8 +183,8 @@ def test_what_was_not_asked_is_left_to_the_service(generate: Generate, fake: Fak
     assert fake.seen[0].fields.keys() == {"app_id", "file_url", "celery"}
 
 
-def test_a_queued_task_is_named_before_it_is_waited_for(generate: Generate, fake: FakeService) -> None:
-    done = generate("me.png", "--queued")
+def test_a_task_is_named_before_it_is_waited_for(generate: Generate, fake: FakeService) -> None:
+    done = generate("me.png")
     assert done.code == 0, done.err
     (task_id,) = fake.tasks
     assert fake.seen[0].fields["celery"] is True
@@ -188,16 +192,28 @@ def test_a_queued_task_is_named_before_it_is_waited_for(generate: Generate, fake
 
 
 def test_with_json_the_envelope_is_all_that_stdout_has(generate: Generate, fake: FakeService) -> None:
-    done = generate("me.png", "--queued", "--json")
+    done = generate("me.png", "--json")
     (task_id,) = fake.tasks
     assert json.loads(done.out) == json.loads(envelope(**fake.tasks[task_id]))
     assert done.err.startswith(f"task {task_id}\n")
     assert Path("avatars/me-7.png").exists()
 
 
+def test_without_waiting_it_is_said_how_to_fetch_the_avatars_later(generate: Generate, fake: FakeService) -> None:
+    done = generate("me.png", "--no-wait", "--receipts", "-o", "later")
+    (task_id,) = fake.tasks
+    again = f"face-avatar generate --task {task_id} -o later --receipts --url {fake.url}"
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [f"task {task_id}", f"Fetch its avatars later: {again}"]
+    assert not Path("later").exists()
+    assert len(fake.seen) == 1
+    assert generate(*shlex.split(again)[2:-2]).code == 0
+    assert json.loads(Path(f"later/{task_id}-7.json").read_text()) == {"seed": 7}
+
+
 def test_what_turns_on_a_terminal_does_not_take_stdout_along(fake: FakeService, tmp_path: Path) -> None:
     (tmp_path / "me.png").write_bytes(picture(1))
-    command = [str(BIN / "face-avatar"), "generate", "me.png", "--json", "--queued", "--url", fake.url]
+    command = [str(BIN / "face-avatar"), "generate", "me.png", "--json", "--url", fake.url]
     terminal, stderr = pty.openpty()
     try:
         environment = os.environ | {"FACE_AVATAR_TOKEN": TOKEN, "TERM": "xterm"}
@@ -205,15 +221,17 @@ def test_what_turns_on_a_terminal_does_not_take_stdout_along(fake: FakeService, 
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, env=environment, timeout=60, check=True
         )
         assert json.loads(done.stdout)["status"] == "SUCCESS"
-        assert b"task " in os.read(terminal, 10_000)
+        seen = os.read(terminal, 10_000)
+        assert b"task " in seen
+        assert b"queued" in seen
     finally:
         os.close(terminal)
         os.close(stderr)
 
 
 def test_the_avatars_of_an_earlier_task_are_called_after_it(generate: Generate, fake: FakeService) -> None:
-    generate("me.png", "--queued", "-o", "first")
-    generate("https://example.org/you.jpg?size=1", "--queued", "-o", "first")
+    generate("me.png", "-o", "first")
+    generate("https://example.org/you.jpg?size=1", "-o", "first")
     of_a_file, of_a_url = fake.tasks
     assert generate("--task", of_a_file, "-o", "again").code == 0
     assert generate("--task", of_a_url, "-o", "again").code == 0
@@ -221,7 +239,14 @@ def test_the_avatars_of_an_earlier_task_are_called_after_it(generate: Generate, 
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["me.png", "--task", "t"], ["--task", "t", "--seed", "0"], ["me.png", "--format", "gif"]]
+    "arguments",
+    [
+        [],
+        ["me.png", "--task", "t"],
+        ["--task", "t", "--seed", "0"],
+        ["--task", "t", "--no-wait"],
+        ["me.png", "--format", "gif"],
+    ],
 )
 def test_what_generate_cannot_mean_is_refused(generate: Generate, fake: FakeService, arguments: list[str]) -> None:
     assert generate(*arguments).code == 2
@@ -247,6 +272,7 @@ def test_a_failed_task_is_an_error_and_its_envelope_still_json(generate: Generat
     task_id = json.loads(generate("me.png", "--json").out)["task_id"]
     failure = {"error": "Face Consistent Error", "error_data": {"message": "No face."}, "status": "FAILED"}
     fake.tasks[task_id] |= failure | {"output": {}}
+    fake.looks = 0
     done = generate("--task", task_id, "--json")
     assert (done.code, done.err) == (1, "error: Face Consistent Error: No face.\n")
     assert json.loads(done.out)["error"] == "Face Consistent Error"
@@ -303,8 +329,8 @@ def test_a_folder_that_cannot_be_written_is_told(generate: Generate) -> None:
 def test_whoever_interrupts_a_wait_is_told_how_to_fetch_the_avatars_later(
     generate: Generate, fake: FakeService, tmp_path: Path, poll: Callable[..., Any]
 ) -> None:
-    fake.looks = 1_000_000
-    command = [str(BIN / "face-avatar"), "generate", "me.png", "--queued", "-o", "my avatars", "--url", fake.url]
+    fake.looks, fake.streams = 1_000_000, False
+    command = [str(BIN / "face-avatar"), "generate", "me.png", "-o", "my avatars", "--url", fake.url]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             poll(lambda: fake.reads, 60)

@@ -27,6 +27,7 @@ from serve_app.client import (
     Task,
     TaskProgress,
     UnexpectedAnswerError,
+    Verdict,
     WithheldError,
     requests,
 )
@@ -178,6 +179,13 @@ def test_a_photo_is_inspected_without_a_task(client: FaceAvatarClient, fake: Fak
     fake.faults.append(lambda _: fake_service.Answer(200, envelope(output={"faces": 1})))
     with pytest.raises(UnexpectedAnswerError):
         client.faces.inspect(PHOTO)
+
+
+def test_a_picture_is_verified(client: FaceAvatarClient, fake: FakeService) -> None:
+    assert client.verify(PHOTO) == Verdict("genuine", ours=True, intact=True, message="Ours.")
+    fake.faults.append(lambda _: fake_service.Answer(200, envelope(output={"verdict": 1})))
+    with pytest.raises(UnexpectedAnswerError):
+        client.verify(PHOTO)
 
 
 def test_an_image_comes_with_its_receipt_and_its_attempts(client: FaceAvatarClient, fake: FakeService) -> None:
@@ -366,6 +374,7 @@ CALLS: dict[str, Callable[[FaceAvatarClient, Task], object]] = {
     "cancel": lambda client, task: client.avatars.cancel(task.task_id),
     "download": lambda client, task: client.avatars.download(task.images[0]),
     "apps": lambda client, _: client.apps.list(),
+    "verify": lambda client, _: client.verify(PHOTO),
     "inspect": lambda client, _: client.faces.inspect(PHOTO),
 }
 PASSING_FAULTS: dict[str, Fault] = {

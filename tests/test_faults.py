@@ -17,6 +17,7 @@ from ray.util.state import list_actors
 
 from tests.conftest import Service
 
+pytestmark = pytest.mark.slow
 LONG = {"num_inference_steps": 50, "batch": 4, "width": 256, "height": 256, "deadline_s": 600}
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -160,8 +161,7 @@ def test_counts_of_users_are_read_as_they_were_written(tmp_path: Path) -> None:
 PAGE = """# HELP ray_avatar_step_rows Images that share a step.
 # TYPE ray_avatar_step_rows histogram
 ray_avatar_step_rows_bucket{le="1.0",deployment="AvatarGenerator",replica="a"} 3.0
-ray_avatar_step_rows_count{deployment="AvatarGenerator",replica="a"} 10.0
-ray_avatar_step_rows_sum{deployment="AvatarGenerator",replica="a"} 25.0
+ray_avatar_step_seconds_bucket{le="1.0",deployment="AvatarGenerator",replica="a"} 3.0
 ray_serve_deployment_replica_healthy{deployment="FaceEmbedder",replica="b"} 1.0
 ray_node_cpu_count{ip="10.0.0.1"} 2.0
 """
@@ -169,26 +169,31 @@ ray_node_cpu_count{ip="10.0.0.1"} 2.0
 
 def test_of_a_page_of_metrics_what_is_shown_is_kept() -> None:
     assert {(series.name, series.labels["deployment"], series.value) for series in parsed(PAGE)} == {
-        ("avatar_step_rows_count", "AvatarGenerator", 10),
-        ("avatar_step_rows_sum", "AvatarGenerator", 25),
+        ("avatar_step_rows_bucket", "AvatarGenerator", 3),
         ("serve_deployment_replica_healthy", "FaceEmbedder", 1),
     }
 
 
+def buckets(counts: dict[int, float], **labels: str) -> Iterator[Series]:
+    """A histogram of steps by their rows, cumulative as Prometheus has it; 9 stands for more than 8."""
+    for bound in (*range(1, 9), math.inf):
+        at_most = sum(count for rows, count in counts.items() if rows <= bound)
+        yield Series("avatar_step_rows_bucket", {"le": "+Inf" if math.isinf(bound) else f"{bound}.0"} | labels, at_most)
+
+
 def scrapes() -> Iterator[Scrape]:
     """A minute: a second generator from half of it on, the queue seen now and then, 2 rows a step, later 4."""
-    count = total = 0.0
+    steps = {2: 0.0, 4: 0.0}
     for second in range(0, 60, 2):
         replicas = 1 + (second >= 30)
-        count, total = count + 10, total + 10 * (2 if second < 30 else 4)
+        steps[2 if second < 30 else 4] += 10
         healthy = [
             Series("serve_deployment_replica_healthy", {"deployment": "AvatarGenerator", "replica": str(number)}, 1)
             for number in range(replicas)
         ]
-        rows = [Series("avatar_step_rows_count", {}, count), Series("avatar_step_rows_sum", {}, total)]
         queue = [Series("avatar_queue_tasks", {"state": "waiting"}, float(second))] if second % 6 == 0 else []
         unfinished = [Series("avatar_rows", {"size": size}, 1.0) for size in ("256", "512")]
-        yield Scrape(START + second, 1, (*healthy, *rows, *queue, *unfinished))
+        yield Scrape(START + second, 1, (*healthy, *buckets(steps), *queue, *unfinished))
 
 
 def test_scrapes_tell_replicas_nodes_queue_and_rows_over_time() -> None:
@@ -210,17 +215,14 @@ def test_a_gauge_that_is_gone_for_long_is_not_known() -> None:
     assert [value for _, value in line.points] == [3, 3, None]
 
 
-def test_a_replica_that_died_takes_nothing_from_the_rows_of_the_others() -> None:
-    def seen(at_s: float, **counts: float) -> Scrape:
-        series = [
-            Series(f"avatar_step_rows_{end}", {"replica": replica}, count * factor)
-            for replica, count in counts.items()
-            for end, factor in (("count", 1), ("sum", 3))
-        ]
+def test_the_rows_of_a_step_are_means_of_what_came_since_the_last_look() -> None:
+    def seen(at_s: float, **steps: dict[int, float]) -> Scrape:
+        series = (each for replica, counts in steps.items() for each in buckets(counts, replica=replica))
         return Scrape(START + at_s, 1, tuple(series))
 
-    (line,) = telemetry_of([seen(0, a=5, b=1), seen(2, b=2), seen(4, b=2)], START).rows
-    assert line.points == ((0, 3), (2, 3))
+    looks = [seen(0, a={3: 5.0}, b={1: 5.0}), seen(2, b={1: 6.0, 9: 1.0}), seen(4, b={1: 6.0, 9: 1.0})]
+    (line,) = telemetry_of(looks, START).rows
+    assert line.points == ((0, 2), (2, 5))  # a died, which takes nothing from b; nothing new at the end
 
 
 def test_a_lane_is_cut_where_its_count_changes() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 from rich.console import Console
 
 from serve_app import cli
@@ -24,6 +24,7 @@ from serve_app.auth import TOKEN_FILE
 from serve_app.demo import sample_photo
 from serve_app.local import RunningService
 from serve_app.playground import PAGE, policy
+from serve_app.replay import read_receipt
 from tests.conftest import Service, data_url, photo_files
 from tests.test_http import failure
 
@@ -161,6 +162,12 @@ def test_the_first_avatars_are_two_clicks_from_the_link(visit: Callable[..., Vis
         pictures = [Image.open(io.BytesIO(archive.read(name))).size for name in archive.namelist()]
         assert [Path(name).suffix for name in archive.namelist()] == [".png"] * 4
     assert pictures == [(512, 512)] * 4
+    expect(page.get_by_label("The person on the photo agrees")).to_be_hidden()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Receipts").click()
+    first_seed = int((first.locator(".soft").text_content() or "").removeprefix("seed "))
+    receipts = Path(download.value.path())
+    assert [read_receipt(receipts, image).seed for image in range(4)] == [first_seed + index for index in range(4)]
 
 
 def test_the_face_that_was_found_is_framed_before_anything_is_generated(visit: Callable[..., Visit]) -> None:
@@ -230,6 +237,62 @@ def test_a_task_can_be_cancelled_and_the_next_one_drawn(visit: Callable[..., Vis
     page.locator("#more summary").click()
     tab.be_quick()
     expect(tab.generate()).to_have_count(1)
+
+
+def test_a_page_that_is_loaded_anew_goes_on_with_its_task(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    page = tab.open()
+    tab.choose("me.png", sample_photo().read_bytes())
+    page.locator("#more summary").click()
+    page.get_by_label("How many").fill("8")
+    page.get_by_label("Steps").fill("50")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#cancel")).to_be_visible()
+    page.reload()
+    expect(page.locator(".tile.waiting")).to_have_count(8)
+    expect(page.locator("#progress-text")).to_contain_text("of 8 done")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#alert")).to_have_text("Cancelled.")
+    page.reload()
+    expect(page.locator("#change-token")).to_be_visible()
+    expect(page.locator("#empty")).to_be_visible()
+
+
+def test_avatars_that_were_done_after_a_reload_are_shown_without_the_photo(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    page = tab.open()
+    tab.choose("me.png", sample_photo().read_bytes())
+    tab.be_quick(batch=2)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#cancel")).to_be_visible()
+    page.reload()
+    expect(page.locator(".tile.avatar")).to_have_count(2)
+    expect(page.locator(".tile")).to_have_count(2)
+    tab.require_accessible()
+
+
+def test_consent_is_asked_for_where_the_service_requires_it(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    page = tab.page
+
+    def requiring(route: Route) -> None:
+        answer = route.fetch()
+        envelope = answer.json()
+        envelope["output"]["consent_required"] = True
+        route.fulfill(response=answer, json=envelope)
+
+    page.route("**/api/v1/apps", requiring)
+    tab.open()
+    tab.choose("me.png", sample_photo().read_bytes())
+    tab.be_quick()
+    page.get_by_label("The person on the photo agrees").check()
+    page.get_by_label("Least likeness").fill("0.3")
+    with page.expect_request(lambda request: "getImageToImage" in request.url) as sent:
+        tab.generate()
+    body = sent.value.post_data_buffer
+    assert body is not None
+    assert re.search(rb'name="consent"\r\n\r\ntrue', body)
+    assert re.search(rb'name="min_similarity"\r\n\r\n0.3', body)
 
 
 def test_where_events_do_not_come_the_task_is_asked_for(visit: Callable[..., Visit]) -> None:

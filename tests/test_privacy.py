@@ -5,7 +5,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def session_folder(service: Service) -> Path:
 
 
 @pytest.fixture(scope="module")
-def after_tasks(service: Service, jpeg: bytes, poll: Callable[..., Any]) -> Iterator[dict[str, list[bytes]]]:
+def after_tasks(service: Service, jpeg: bytes, poll: Callable[..., Any]) -> dict[str, list[bytes]]:
     """The traces of a photo that went through every kind of request, all of which are over."""
     upload = {"file": ("me.jpg", jpeg)}
     assert service.post(**SMALL, file_url=data_url(jpeg, "image/jpeg")).status_code == 200
@@ -92,17 +92,20 @@ def after_tasks(service: Service, jpeg: bytes, poll: Callable[..., Any]) -> Iter
     assert service.post(**SMALL, file_url=with_secret).status_code == 200
     assert service.post(**SMALL, file_url=f"{service.photos}/loop?{URL_SECRET}").status_code == 422
     assert service.post(**SMALL, file_url=data_url(jpeg[: len(jpeg) // 2], "image/jpeg")).status_code in (200, 422)
-    for fields in (
-        {},
-        {"num_inference_steps": 50, "width": 512, "height": 512, "deadline_s": 0.7},  # ends by its deadline
-        {"num_inference_steps": 50, "batch": 4},  # is cancelled
-    ):
-        queued = service.post(**(SMALL | fields), celery=True, file_url=data_url(jpeg, "image/jpeg"))
-        assert queued.status_code == 202, queued.text
-        if "batch" in fields:
-            service.client.delete(f"/api/v1/tasks/{queued.json()['task_id']}")
-        poll(lambda task_id=queued.json()["task_id"]: ended(service, task_id), 60)
-    yield traces_of_photo(jpeg)
+    task_ids = [
+        queue(service, jpeg),
+        queue(service, jpeg, num_inference_steps=50, width=512, height=512, deadline_s=0.7),  # ends by its deadline
+        queue(service, jpeg, num_inference_steps=50, batch=4),
+    ]
+    service.client.delete(f"/api/v1/tasks/{task_ids[-1]}")
+    poll(lambda: all(ended(service, task_id) for task_id in task_ids), 90)
+    return traces_of_photo(jpeg)
+
+
+def queue(service: Service, jpeg: bytes, **fields: Any) -> str:
+    answer = service.post(**(SMALL | fields), celery=True, file_url=data_url(jpeg, "image/jpeg"))
+    assert answer.status_code in (202, 504), answer.text
+    return str(answer.json()["task_id"])
 
 
 def ended(service: Service, task_id: str) -> bool:

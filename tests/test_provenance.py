@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from PIL import Image
+from typer.testing import CliRunner
 
 from deployments.background.credentials import GENERATOR, SOURCE_TYPE, ContentSigner, manifest
 from deployments.background.finish import encode
@@ -23,6 +24,7 @@ from deployments.background.identity import SigningIdentity
 from deployments.types import Origin, OutputFormat, Pixels
 from serve_app.broker import BrokerSettings, ensure_shared_secret, own_url
 from serve_app.certificates import development_bundle, read_chain, read_key, to_pem
+from serve_app.cli import cli
 from serve_app.confined import ConfinedSettings
 from serve_app.provenance import BUNDLE_FILE, Provenance, ProvenanceSettings
 from serve_app.verify import CredentialReader, VerifyOutput
@@ -115,7 +117,7 @@ def test_the_statement_has_nothing_but_parameters_of_the_drawing() -> None:
     assert said.keys() == {"claim_generator_info", "format", "assertions"}
     assert actions["data"]["actions"][0].keys() == {"action", "digitalSourceType", "softwareAgent", "when"}
     assert statement["data"].keys() == {
-        "app", "model", "seed", "num_inference_steps", "guidance_scale", "width", "height",
+        "app", "model", "seed", "num_inference_steps", "guidance_scale", "width", "height", "sampler",
     }  # fmt: skip
 
 
@@ -328,3 +330,17 @@ def test_a_certificate_that_may_not_sign_is_refused_at_the_start() -> None:
     chain = read_chain(bundle)
     with pytest.raises(ValueError, match="cannot sign"):
         ContentSigner(SigningIdentity(to_pem(chain[1:]), read_key(chain, bundle)))
+
+
+@pytest.mark.parametrize(("signed", "word", "exit_code"), [(True, "genuine", 0), (False, "unsigned", 1)])
+def test_the_command_line_says_whether_a_picture_is_ours(
+    tmp_path: Path, signed: bool, word: str, exit_code: int
+) -> None:
+    data = picture("png")
+    if signed:
+        data = ContentSigner(provenance(tmp_path).identity()).sign(data, "image/png", ORIGIN)
+    (tmp_path / "picture.png").write_bytes(data)
+    ran = CliRunner().invoke(cli, ["verify", str(tmp_path / "picture.png"), "--data-dir", str(tmp_path)])
+    assert ran.exit_code == exit_code, ran.output
+    assert word in ran.output
+    assert ("num_inference_steps" in ran.output) == signed

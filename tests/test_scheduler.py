@@ -70,6 +70,64 @@ def test_tenants_take_turns() -> None:
     assert batch == [many[0], one]
 
 
+def charged(rows: list[Row], tenant: str, seconds: float, now: float = 0) -> RowScheduler:
+    """A scheduler whose tenant has used so much until now."""
+    scheduler = scheduler_with(rows)
+    scheduler.charge([row(tenant=tenant)], seconds, now)
+    return scheduler
+
+
+def test_who_had_little_of_late_goes_before_who_had_much() -> None:
+    greedy, modest = row(tenant="greedy", num_inference_steps=1), row(tenant="modest", num_inference_steps=50)
+    assert charged([greedy, modest], "greedy", 10).next_batch(0, Curve(most=2)) == [modest]
+    assert charged([greedy, modest], "greedy", 0.5).next_batch(0, Curve(most=2)) == [greedy]  # too little to matter
+
+
+def test_who_had_much_may_share_a_step_where_that_slows_nobody() -> None:
+    greedy, modest = row(tenant="greedy"), row(tenant="modest")
+    assert charged([greedy, modest], "greedy", 10).next_batch(0, Curve(fixed_s=0.1, row_s=0.001)) == [modest, greedy]
+    assert charged([greedy, modest], "greedy", 10).next_batch(0, Curve()) == [modest]
+    assert charged([greedy, modest], "modest", 10).next_batch(0, Curve()) == [greedy]
+    assert charged([greedy, row(tenant="greedy")], "greedy", 10).next_batch(0, Curve()) != [greedy]
+
+
+def test_what_was_used_long_ago_does_not_count_so_that_nobody_starves() -> None:
+    greedy, modest = row(tenant="greedy"), row(tenant="modest", arrived_at=149)
+    scheduler = charged([greedy, modest], "greedy", 40)
+    assert scheduler.next_batch(0, Curve(most=2)) == [modest]
+    scheduler = charged([greedy, modest], "greedy", 40)
+    assert scheduler.next_batch(200, Curve(most=2)) == [greedy]  # it has waited longer, and that is all that counts
+
+
+@pytest.mark.parametrize("curve", [Curve(), Curve(fixed_s=0.005, row_s=0.01)])
+def test_a_modest_tenant_waits_hardly_longer_beside_a_greedy_one(curve: Curve) -> None:
+    alone, beside = modest_waits(curve, greedy_rows=0), modest_waits(curve, greedy_rows=12)
+    assert sorted(beside)[-len(beside) // 20] <= 1.2 * max(alone)
+
+
+def modest_waits(curve: Curve, greedy_rows: int, until: float = 60) -> list[float]:
+    """How long each image of a tenant takes that asks for one after another, with pauses, beside a full queue."""
+    scheduler, waits = RowScheduler(0.25), []
+    modest, now, comes_at = None, 0.0, 0.0
+    while now < until:
+        if modest is None and now >= comes_at:
+            modest = row(tenant="modest", num_inference_steps=4, arrived_at=now)
+            scheduler.add(modest)
+        while len(scheduler) < greedy_rows + (modest is not None):
+            scheduler.add(row(tenant="greedy", num_inference_steps=12, arrived_at=now))
+        rows = scheduler.next_batch(now, curve)
+        step_s = curve.step_s(rows[0].bucket, sum(each.width for each in rows)) if rows else comes_at - now
+        now += step_s
+        for each in rows:
+            each.steps_done += 1
+        scheduler.charge(rows, step_s, now)
+        scheduler.remove([each for each in rows if not each.steps_left])
+        if modest is not None and not modest.steps_left:
+            waits.append(now - modest.arrived_at)
+            modest, comes_at = None, now + 0.3
+    return waits
+
+
 def test_where_each_row_more_costs_much_the_short_one_goes_ahead_by_itself() -> None:
     short, long = row(num_inference_steps=8), row(num_inference_steps=50)
     steep, flat = Curve(fixed_s=0.006, row_s=0.012), Curve(fixed_s=0.014, row_s=0.003)

@@ -701,7 +701,7 @@ def test_no_task_is_lost_and_none_ends_twice_in_any_order_of_events(valkey: Path
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=HealthCheck
+                max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=HealthCheck
             ),
         )
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -42,9 +43,12 @@ class BackgroundRemover:
         started = time.perf_counter()
         alpha = decided(self._model.alpha(image.pixels)) if spec.cuts_out else None
         data, thumbnail = finish(image.pixels, spec, alpha)
+        origin = spec.origin
+        if origin is not None and image.drawn_with is not None:
+            origin = replace(origin, sampler=image.drawn_with.sampler)
         return Avatar(
-            data=self._signed(data, f"image/{spec.output_format}", spec.origin),
-            thumbnail=self._signed(thumbnail, "image/webp", spec.origin),
+            data=self._signed(data, f"image/{spec.output_format}", origin),
+            thumbnail=self._signed(thumbnail, "image/webp", origin),
             output_format=spec.output_format,
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,

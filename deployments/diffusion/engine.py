@@ -132,6 +132,7 @@ class DiffusionEngine:
         done = [row for row in rows if not row.steps_left]
         with self._changed:
             self._drawn.extend(done)
+            self._scheduler.charge(rows, seconds, time.time())
             self._scheduler.remove(done)
             waiting = self._scheduler.waiting()
         if self._observer is not None:

@@ -2,7 +2,8 @@
 
 When a row comes or goes, the rows of the next steps are chosen anew, from those that wait and those that are half done
 alike. The shortest remaining work goes first, because that makes the mean wait shortest; ageing lets nobody starve;
-tenants take turns. How many share a step is what makes all of them together wait least.
+tenants take turns, whoever had least of late first. How many share a step is what makes all of them together wait
+least, but nobody is slowed much by who had much more.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from deployments.diffusion.denoiser import Denoiser
+from deployments.diffusion.tenants import Shares
 from deployments.types import AvatarSpec, GeneratedImage, Vector
 
 # Images that are still to come for each that is here: they wait for the time that a step with few rows wastes.
@@ -18,6 +20,7 @@ from deployments.types import AvatarSpec, GeneratedImage, Vector
 # which all should run together, loses a tenth of its p95; with 4 the short requests of the steep one wait as they would
 # in the fullest step.
 LATECOMERS = 2.0
+SLOWED = 1.15  # so much longer a step may take for those who had much more than its first row's tenant
 
 Bucket = tuple[str, Hashable]
 """Model, and what its rows must have in common to share a step: the shape of their latents."""
@@ -82,6 +85,7 @@ class RowScheduler:
         self._ageing = ageing
         self._rows: list[Row] = []
         self._chosen: list[Row] = []  # for as long as no row comes or goes
+        self._shares = Shares()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,8 +97,13 @@ class RowScheduler:
     def copy(self) -> "RowScheduler":
         """The same rows and the same choice; what comes and goes here does not there."""
         other = RowScheduler(self._ageing)
-        other._rows, other._chosen = self._rows.copy(), self._chosen
+        other._rows, other._chosen, other._shares = self._rows.copy(), self._chosen, self._shares
         return other
+
+    def charge(self, rows: Sequence[Row], seconds: float, now: float) -> None:
+        """These rows made a step together that took so long."""
+        width = width_of(rows)
+        self._shares.charge(((row.spec.tenant, seconds * row.width / width) for row in rows), now)
 
     def add(self, row: Row) -> None:
         self._rows.append(row)
@@ -129,8 +138,19 @@ class RowScheduler:
         if not self._rows:
             return []
         if not self._chosen or width_of(self._chosen) > costs.cap(self._chosen[0].bucket):
-            self._chosen = _quickest(self._in_order(now, costs), costs)
+            self._chosen = self._unhurt(_quickest(self._in_order(now, costs), costs), now, costs)
         return self._chosen
+
+    def _unhurt(self, batch: list[Row], now: float, costs: Costs) -> list[Row]:
+        """A batch without those who had much more than its first row's tenant and would slow it."""
+        first = batch[0]
+        greedy = [row for row in batch if self._shares.greedier(row.spec.tenant, first.spec.tenant, now)]
+        kept = [row for row in batch if row not in greedy]
+        most_s = SLOWED * costs.step_s(first.bucket, width_of(kept))
+        for row in greedy:
+            if costs.step_s(first.bucket, width_of([*kept, row])) <= most_s:
+                kept.append(row)
+        return kept
 
     def forecast(self, now: float, costs: Costs) -> dict[Row, Outlook]:
         order = self._in_order(now, costs)
@@ -140,14 +160,15 @@ class RowScheduler:
         return {row: Outlook(ends[row], positions.get(row, 0)) for row in order}
 
     def _in_order(self, now: float, costs: Costs) -> list[Row]:
-        """Each tenant's best row, by rank, then each tenant's second best, and so on."""
+        """Each tenant's best row, then each tenant's second best, and so on; those of who had least first, by rank."""
         ranks = {row: self._rank(row, now, costs) for row in self._rows}
         seen: dict[str, int] = {}
-        turns: list[tuple[int, int, Row]] = []
+        levels = {tenant: self._shares.level(tenant, now) for tenant in {row.spec.tenant for row in self._rows}}
+        turns: list[tuple[int, int, int, Row]] = []
         for place, row in enumerate(sorted(self._rows, key=ranks.__getitem__)):
             turn = seen[row.spec.tenant] = seen.get(row.spec.tenant, -1) + 1
-            turns.append((turn, place, row))
-        return [row for _turn, _place, row in sorted(turns, key=lambda each: each[:2])]
+            turns.append((turn, levels[row.spec.tenant], place, row))
+        return [row for *_order, row in sorted(turns, key=lambda each: each[:3])]
 
     def _rank(self, row: Row, now: float, costs: Costs) -> tuple[float, float]:
         """Smaller goes first: seconds of work that are left, less the waiting so far; then the older one."""

@@ -39,6 +39,7 @@ ROUTE = "/getImageToImage"
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 30
 REQUEST_TIMEOUT_S = 600
+KEEP_ALIVE_S = 2  # less than any server keeps an idle connection
 WARM_UP = 8  # requests at once, before anything is measured
 SPIN = {"GOMP_SPINCOUNT": "30000"}  # as the service sets it for its generator: for all of them
 SLEEPING_APP = "loadtest.bench.peers_sleeping:build_app"
@@ -201,7 +202,7 @@ async def _measure(
     requests = [Request(arrival, seed) for seed, arrival in enumerate(arrivals)]
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
         headers={"Authorization": f"Bearer {token}"},  # the peers ask for none
     ) as session:
         client = Client(session, url, model)

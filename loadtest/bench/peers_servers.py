@@ -31,7 +31,6 @@ from loadtest.bench.peers_painters import SIDES, painter_of
 ROUTE = "/getImageToImage"
 HOST = "127.0.0.1"
 MAX_BATCH = GENERATOR.max_rows  # as many as share a step of the service
-BATCH_WAIT_S = 0.01  # under load a batch fills up while the one before it is drawn
 
 Body = Mapping[str, Any]
 

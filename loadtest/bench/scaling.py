@@ -38,7 +38,6 @@ from serve_app.auth import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.demo import sample_photo
 from serve_app.local import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
-from serve_app.operators import PRODUCTION
 from serve_app.stages import StageState, look_at_stages
 
 APP = "face-avatar"
@@ -86,7 +85,7 @@ def write_config(folder: Path, bursting: str | None = None) -> Path:
     application["args"]["worker"]["concurrency"] = TARGET
     for model in application["args"]["generator"]["models"].values():
         model["threads"] = 1  # drawing leaves a core to what starts
-    production = yaml.safe_load(PRODUCTION.read_text())["applications"][0]["deployments"]
+    production = yaml.safe_load(CONFIG.with_name("production.yaml").read_text())["applications"][0]["deployments"]
     scaling = {deployment["name"]: deployment["autoscaling_config"] for deployment in production}
     for deployment in application["deployments"]:
         deployment["ray_actor_options"]["num_cpus"] = 0.01
@@ -154,9 +153,9 @@ class Bursts:
         httpx.post(f"{self._running.url}/getImageToImage", json=body, headers=self._headers, timeout=TIMEOUT_S)
 
     def _queue(self, stop: threading.Event) -> None:
-        task = self._client.submit(sample_photo(), num_inference_steps=50, width=512, height=512, batch=8)
+        task = self._client.avatars.submit(sample_photo(), num_inference_steps=50, width=512, height=512, batch=8)
         stop.wait()
-        self._client.cancel(task.task_id)
+        self._client.avatars.cancel(task)
 
 
 def long_row() -> AvatarSpec:
@@ -188,8 +187,8 @@ def keep_calling(call: Call) -> Iterator[None]:
             yield
         finally:
             stop.set()
-        for each in calling:
-            each.result()
+            for each in calling:
+                each.result()
 
 
 def settled() -> bool:

@@ -3,9 +3,10 @@
     python -m loadtest.bench.tokens --json tokens.json
 
 The modest token asks for one small avatar after another. The greedy one, in runs that alternate with quiet ones, sends
-as fast as its connections allow, whatever it is answered: synchronous requests, queued ones, looks at tasks. It has the
-limits that tokens get by themselves. The service is the embedded one; the flood comes from a process of its own with
-the lowest priority, because on a small machine it has to share the processors with the service.
+as fast as its connections allow, whatever it is answered: synchronous requests, queued ones, looks at tasks. What its
+limits let through (by default 6 requests a minute, one image at once) is its right, and is drawn beside the others. The
+service is the embedded one; the flood comes from a process of its own with the lowest priority, because on a small
+machine it has to share the processors with the service.
 """
 
 import argparse
@@ -142,22 +143,22 @@ def flooded(client: Client) -> Iterator[Counter[str]]:
         process.join()
 
 
-def new_token(name: str, data_dir: Path) -> str:
-    result = CliRunner().invoke(cli, ["token", "create", name, "--data-dir", str(data_dir), "--rate", RATE[name]])
+def new_token(data_dir: Path, name: str, **limits: int) -> str:
+    options = [part for limit, value in limits.items() for part in (f"--{limit}", str(value))]
+    result = CliRunner().invoke(cli, ["token", "create", name, "--data-dir", str(data_dir), *options])
     if result.exit_code != 0:
         raise RuntimeError(result.output)
     return result.output.strip()
 
 
-RATE = {"modest": "0", "greedy": "60"}  # the modest one asks more often than a token may by itself
-
-
-def measure(rounds: int, seconds: float) -> list[Pair]:
+def measure(rounds: int, seconds: float, **limits: int) -> list[Pair]:
+    """`limits` are the greedy token's."""
     pairs = []
     with tempfile.TemporaryDirectory(prefix="face-avatar-") as folder:
         data_dir = Path(folder)
         with run_service(ServiceOptions(port=free_port(), data_dir=data_dir)) as service:
-            modest, greedy = [Client(service.url, new_token(name, data_dir), photo()) for name in ("modest", "greedy")]
+            modest = Client(service.url, new_token(data_dir, "modest", rate=600), photo())
+            greedy = Client(service.url, new_token(data_dir, "greedy", **limits), photo())
             with modest.open() as http:
                 for _ in range(WARM_UP):
                     http.post("/getImageToImage", json=modest.body()).raise_for_status()
@@ -174,8 +175,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20, help="of each of the two runs of a round")
+    parser.add_argument("--rate", type=int, default=6, help="of the greedy token: requests for work a minute")
+    parser.add_argument("--images", type=int, default=1, help="of the greedy token: images at once")
+    parser.add_argument("--queued", type=int, default=4, help="of the greedy token: queued tasks")
     options = parser.parse_args()
-    pairs = measure(options.rounds, options.seconds)
+    limits = {"rate": options.rate, "images": options.images, "queued": options.queued}
+    pairs = measure(options.rounds, options.seconds, **limits)
     growth = Bar("p95 with / without", statistics.median(pair.growth for pair in pairs), MOST, at_most=True)
     table = Table("round", "p95 without, s", "p95 with, s", "with / without", "the greedy one got")
     for number, pair in enumerate(pairs, 1):
@@ -186,7 +191,7 @@ def main() -> None:
     Console(width=140).print(table)
     if options.json is not None:
         rounds = [asdict(pair) | {"growth": pair.growth} for pair in pairs]
-        options.json.write_text(json.dumps({"rounds": rounds, "growth": growth.value}, indent=1))
+        options.json.write_text(json.dumps({"limits": limits, "rounds": rounds, "growth": growth.value}, indent=1))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from serve_app.broker import PASSWORD_FILE
 from serve_app.catalog import Catalog
 from serve_app.checks.finding import Finding, fail, ok, warn
 from serve_app.models import missing
+from serve_app.provenance import BUNDLE_FILE
 from serve_app.settings import Settings
 
 CARD = WEIGHTS / "README.md"
 DIGEST = re.compile(r"^\| `([^`]+)` \| \d+ \| `([0-9a-f]{64})` \|$", re.MULTILINE)
-SECRETS = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE, PASSWORD_FILE)
+SECRETS = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE, PASSWORD_FILE, BUNDLE_FILE)
 SHOWN = 3  # of a long list
 
 

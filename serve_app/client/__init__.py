@@ -30,6 +30,7 @@ from serve_app.client.values import (
     Photo,
     Task,
     TaskProgress,
+    Verdict,
     data_url,
     image_format,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Task",
     "TaskProgress",
     "UnexpectedAnswerError",
+    "Verdict",
     "WithheldError",
     "data_url",
     "image_format",

@@ -8,7 +8,7 @@ from typing import Unpack
 from serve_app.client.connection import AsyncConnection, nothing
 from serve_app.client.exchange import Tell
 from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests
-from serve_app.client.values import AppInfo, AvatarImage, AvatarParameters, Faces, Photo, Task, task_id_of
+from serve_app.client.values import AppInfo, AvatarImage, AvatarParameters, Faces, Photo, Task, Verdict, task_id_of
 
 
 class AsyncFaceAvatarClient:
@@ -23,7 +23,7 @@ class AsyncFaceAvatarClient:
         retries: int = RETRIES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        requests = Requests(url, token, timeout_s, retries)
+        self._requests = requests = Requests(url, token, timeout_s, retries)
         self._connection = AsyncConnection(sleep)
         self.avatars = AsyncAvatars(requests, self._connection)
         self.faces = AsyncFaceFinder(requests, self._connection)
@@ -34,6 +34,9 @@ class AsyncFaceAvatarClient:
 
     async def __aexit__(self, *_error: object) -> None:
         await self.close()
+
+    async def verify(self, picture: Photo) -> Verdict:
+        return await self._connection.run(await asyncio.to_thread(self._requests.verify, picture))
 
     async def close(self) -> None:
         await self._connection.close()

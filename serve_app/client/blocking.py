@@ -7,7 +7,7 @@ from typing import Unpack
 from serve_app.client.connection import Connection, nothing
 from serve_app.client.exchange import Tell
 from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests
-from serve_app.client.values import AppInfo, AvatarImage, AvatarParameters, Faces, Photo, Task, task_id_of
+from serve_app.client.values import AppInfo, AvatarImage, AvatarParameters, Faces, Photo, Task, Verdict, task_id_of
 
 
 class FaceAvatarClient:
@@ -27,7 +27,7 @@ class FaceAvatarClient:
         retries: int = RETRIES,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        requests = Requests(url, token, timeout_s, retries)
+        self._requests = requests = Requests(url, token, timeout_s, retries)
         self._connection = Connection(sleep)
         self.avatars = Avatars(requests, self._connection)
         self.faces = FaceFinder(requests, self._connection)
@@ -38,6 +38,10 @@ class FaceAvatarClient:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    def verify(self, picture: Photo) -> Verdict:
+        """Whether a picture is one that this service made, and as it was."""
+        return self._connection.run(self._requests.verify(picture))
 
     def close(self) -> None:
         self._connection.close()

@@ -23,10 +23,12 @@ from serve_app.client.values import (
     Faces,
     Photo,
     Task,
+    Verdict,
     apps_of,
     faces_of,
     image_format,
     photo_url,
+    verdict_of,
 )
 
 DEFAULT_APP = "face-avatar"
@@ -149,6 +151,12 @@ class Requests:
 
     def _task(self, call: Call, timeout_s: float, retries: int | None = None) -> Plan[Task]:
         return Task.from_envelope((yield from self._envelope(call, timeout_s, retries)))
+
+    def verify(self, picture: Photo) -> Plan[Verdict]:
+        return self._verdict(self._call("POST", "/api/v1/verify", {"file_url": photo_url(picture)}))
+
+    def _verdict(self, call: Call) -> Plan[Verdict]:
+        return verdict_of((yield from self._envelope(call)))
 
     def _faces(self, call: Call) -> Plan[Faces]:
         return faces_of((yield from self._envelope(call)))

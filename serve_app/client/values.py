@@ -114,6 +114,18 @@ class Faces:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a picture's content credentials say, `message` in words; `credentials` hold of a genuine picture only."""
+
+    verdict: str  # genuine, altered, foreign, unreadable, unsigned
+    ours: bool
+    intact: bool
+    message: str
+    trust: str | None = None
+    credentials: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A request as the service told of it last; `envelope` is the whole answer."""
 
@@ -202,6 +214,7 @@ class _Envelope(BaseModel):
 
 _APPS = TypeAdapter(tuple[AppInfo, ...])
 _FACES = TypeAdapter(Faces)
+_VERDICT = TypeAdapter(Verdict)
 
 
 def apps_of(envelope: Envelope) -> tuple[AppInfo, ...]:
@@ -218,6 +231,14 @@ def faces_of(envelope: Envelope) -> Faces:
         return _FACES.validate_python(envelope["output"])
     except ValidationError as error:
         raise UnexpectedAnswerError("the answer does not tell what a photo shows") from error
+
+
+def verdict_of(envelope: Envelope) -> Verdict:
+    """Raises: UnexpectedAnswerError."""
+    try:
+        return _VERDICT.validate_python(envelope["output"])
+    except ValidationError as error:
+        raise UnexpectedAnswerError("the answer is no verdict on a picture") from error
 
 
 def photo_url(photo: Photo) -> str:

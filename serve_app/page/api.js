@@ -20,8 +20,9 @@ export class Api {
     this.token = token;
   }
 
-  async apps() {
-    return (await this.#ask("/api/v1/apps")).output.apps;
+  /** `apps`, and whether consent is required. */
+  async offer() {
+    return (await this.#ask("/api/v1/apps")).output;
   }
 
   async faces(photo, signal) {

@@ -8,6 +8,7 @@ import { curlOf, pythonOf } from "/page/snippets.js";
 import { inWords, sentence } from "/page/words.js";
 
 const TOKEN = "face-avatar-token";
+const TASK = "face-avatar-task";
 const PHOTO_ERRORS = ["Image URL Error", "Face Consistent Error"];
 const COPIED_MS = 1500;
 
@@ -36,11 +37,12 @@ function takeToken() {
 async function connect() {
   if (!page.api.token) return askForToken("");
   try {
-    form.show(await page.api.apps());
+    form.show(await page.api.offer());
     sessionStorage.setItem(TOKEN, page.api.token);
     $("token-card").hidden = true;
     $("change-token").hidden = false;
     photo.recheck();
+    resume();
   } catch (error) {
     if (error.status === 401) askForToken(inWords(error));
     else $("form-error").textContent = inWords(error);
@@ -78,22 +80,39 @@ async function generate() {
     return;
   }
   const parameters = form.parameters();
+  const { batch } = parameters;
   setBusy(true);
-  results.start(parameters.batch, { url: await copyOf(photo.file), name: photo.name });
+  results.start(batch, { url: await copyOf(photo.file), name: photo.name });
+  await watch(async () => ({ id: (await page.api.submit(photo.file, parameters)).task_id, batch, name: photo.name }));
+}
+
+/** What was being drawn when the page was left or loaded anew; its photo was forgotten then. */
+async function resume() {
+  const task = JSON.parse(sessionStorage.getItem(TASK) ?? "null");
+  if (page.busy || !task) return;
+  results.start(task.batch, { url: "", name: task.name });
+  await watch(async () => task);
+}
+
+/** Follow a task that `begin` brings, until its end. */
+async function watch(begin) {
+  setBusy(true);
   try {
-    await draw(parameters);
+    const task = await begin();
+    sessionStorage.setItem(TASK, JSON.stringify(task));
+    await follow(task.id);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     refused(error);
   } finally {
+    sessionStorage.removeItem(TASK);
     page.task = null;
     setBusy(false);
   }
 }
 
-async function draw(parameters) {
-  const accepted = await page.api.submit(photo.file, parameters);
-  page.task = accepted.task_id;
+async function follow(id) {
+  page.task = id;
   $("cancel").hidden = false;
   for await (const envelope of page.api.follow(page.task)) {
     if (envelope.output.progress) results.progress(envelope.output.progress);

@@ -13,11 +13,13 @@ export class Results {
     this.useSeed = useSeed;
     this.files = [];
     $("download-all").addEventListener("click", () => this.#downloadAll());
+    $("download-receipts").addEventListener("click", () => this.#downloadReceipts());
     $("compare-close").addEventListener("click", () => $("compare").close());
   }
 
+  /** `photo.url` is empty where the photo was forgotten: the page was loaded anew. */
   start(images, photo) {
-    if (this.photo) URL.revokeObjectURL(this.photo.url);
+    if (this.photo?.url) URL.revokeObjectURL(this.photo.url);
     this.photo = photo;
     this.done = 0;
     for (const id of ["empty", "alert", "summary"]) $(id).hidden = true;
@@ -25,25 +27,28 @@ export class Results {
     $("bar").removeAttribute("value");
     $("progress-text").textContent = "Sending the photo…";
     this.waiting = Array.from({ length: images }, waitingTile);
-    $("grid").replaceChildren(this.#photoTile(), ...this.waiting);
+    $("grid").replaceChildren(...this.#photoTile(), ...this.waiting);
     $("results").scrollIntoView();
     announce(`Drawing ${count(images, "avatar", "avatars")}.`);
   }
 
-  progress({ step, steps, images_done: done, images, queue_position: position, eta_s: eta }) {
+  progress({ step, steps, images_done: done, images, queue_position: position, eta_s: eta, image_steps: made = [] }) {
     const left = eta === null ? "" : ` · about ${seconds(Math.ceil(eta))} left`;
     const drawn = steps ? `Step ${step} of ${steps}` : "Drawing";
     $("progress-text").textContent = position > 0
       ? `Number ${position} in the queue${left}`
       : `${drawn} · ${done} of ${images} done${left}`;
     $("bar").value = Math.max(steps ? step / steps : 0, 0.02);
-    this.waiting.forEach((tile, index) => tile.classList.toggle("drawn", index < done));
+    this.waiting.forEach((tile, index) => {
+      tile.classList.toggle("drawn", made[index] === steps);
+      tile.style.setProperty("--made", steps ? (made[index] ?? 0) / steps : 0);
+    });
     if (done > this.done) announce(`${done} of ${images} done.`);
     this.done = done;
   }
 
   success(envelope) {
-    const { result, seeds, face_similarity: likenesses } = envelope.output;
+    const { result, seeds, face_similarity: likenesses, attempts = [], receipts = [] } = envelope.output;
     const { output_format: format, remove_background: cut, bg_color: colour } = envelope.input;
     const ending = format === "jpeg" ? "jpg" : format;
     const stem = this.photo.name.replace(/\.\w+$/, "") || "avatar";
@@ -54,10 +59,12 @@ export class Results {
       name: `${stem}-${seeds[index]}.${ending}`,
       seed: seeds[index],
       likeness: likenesses[index],
+      tries: attempts[index]?.length ?? 1,
       transparent: cut && !colour,
       title: `Avatar ${index + 1} of ${result.length}`,
     }));
-    $("grid").replaceChildren(this.#photoTile(), ...avatars.map((avatar) => this.#tile(avatar)));
+    this.receipts = receipts;
+    $("grid").replaceChildren(...this.#photoTile(), ...avatars.map((avatar) => this.#tile(avatar)));
     this.#summarise(envelope.time_required, result.length);
     announce(`${count(result.length, "avatar is", "avatars are")} done.`);
   }
@@ -84,8 +91,9 @@ export class Results {
   }
 
   #photoTile() {
+    if (!this.photo.url) return [];
     const picture = made("div", { className: "picture" }, made("img", { src: this.photo.url, alt: "The photo that they were made of" }));
-    return made("div", { className: "tile" }, picture, made("p", { className: "caption" }, "Your photo"));
+    return [made("div", { className: "tile" }, picture, made("p", { className: "caption" }, "Your photo"))];
   }
 
   #tile(avatar) {
@@ -95,10 +103,11 @@ export class Results {
     const picture = made("button", { type: "button", className: avatar.transparent ? "picture checker" : "picture" },
       made("img", { src: avatar.url, alt: avatar.title }));
     picture.setAttribute("aria-label", `${avatar.title}: compare with the photo`);
+    picture.disabled = !this.photo.url; // with nothing to compare
     picture.addEventListener("click", () => this.#compare(avatar));
     const caption = made("p", { className: "caption" },
       made("span", { className: "likeness" }, likenessInWords(avatar.likeness)),
-      made("span", { className: "soft" }, `seed ${avatar.seed}`));
+      made("span", { className: "soft" }, avatar.tries > 1 ? `seed ${avatar.seed}, best of ${avatar.tries}` : `seed ${avatar.seed}`));
     const download = made("a", { href: avatar.url, download: avatar.name }, "Download");
     download.setAttribute("aria-label", `Download ${avatar.title.toLowerCase()}`);
     const again = made("button", { type: "button", className: "quiet" }, "Use seed");
@@ -128,7 +137,16 @@ export class Results {
     $("stage-list").replaceChildren(...known.map(([name, time]) =>
       made("div", {}, made("dt", {}, made("i", { className: colourOf(name) }), ` ${STAGES[name]}`), made("dd", {}, `${time.toFixed(2)} s`))));
     $("download-all").hidden = this.files.length < 2;
+    $("download-receipts").hidden = !this.receipts.some(Boolean);
     $("summary").hidden = false;
+  }
+
+  /** For `face-avatar replay receipts.json PHOTO --image 0`. */
+  #downloadReceipts() {
+    const text = JSON.stringify({ output: { receipts: this.receipts } }, null, 2);
+    const file = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    made("a", { href: file, download: "receipts.json" }).click();
+    setTimeout(() => URL.revokeObjectURL(file), 60_000);
   }
 
   /** One archive; where the pictures lie on a host that does not give them to scripts, one download each. */

@@ -3,7 +3,7 @@
 import { fieldInWords } from "/page/words.js";
 
 const MAX_SIDE = 1536;
-const RANGES = ["batch", "ip_adapter_scale", "num_inference_steps", "guidance_scale"];
+const RANGES = ["batch", "ip_adapter_scale", "min_similarity", "num_inference_steps", "guidance_scale"];
 const SHOWN_AT = { gender: "gender-word", remove_background: "bg_color", height: "height", width: "width" };
 
 const $ = (id) => document.getElementById(id);
@@ -24,10 +24,12 @@ export class SettingsForm {
     return this.apps.find((app) => app.app_id === $("app_id").value);
   }
 
-  show(apps) {
-    this.apps = apps;
-    $("app_id").replaceChildren(...apps.map((app) => new Option(app.title, app.app_id)));
-    $("app_id").closest(".field").hidden = apps.length < 2;
+  /** What the service offers; apps that it may not draw with are left out. */
+  show({ apps, consent_required: consent }) {
+    this.apps = apps.filter((app) => app.available ?? true);
+    $("app_id").replaceChildren(...this.apps.map((app) => new Option(app.title, app.app_id)));
+    $("app_id").closest(".field").hidden = this.apps.length < 2;
+    $("consent").closest(".field").hidden = !consent;
     this.#showApp();
   }
 
@@ -46,6 +48,7 @@ export class SettingsForm {
     put("height", numberOrText(height));
     if (data.get("background") === "transparent") given.remove_background = true;
     if (data.get("background") === "colour") given.bg_color = data.get("bg_color");
+    if (data.get("consent")) given.consent = true;
     return given;
   }
 
@@ -128,7 +131,7 @@ export class SettingsForm {
 
   #refresh() {
     const data = new FormData(this.form);
-    const automatic = { num_inference_steps: "auto", guidance_scale: "auto", ip_adapter_scale: "auto", ...this.app?.defaults };
+    const automatic = { num_inference_steps: "auto", guidance_scale: "auto", ip_adapter_scale: "auto", min_similarity: "off", ...this.app?.defaults };
     for (const name of RANGES) {
       const text = this.touched.has(name) ? data.get(name) : automatic[name];
       this.form.querySelector(`output[for="${name}"]`).textContent = text;

@@ -19,12 +19,12 @@ from pathlib import Path
 from serve_app.client import FaceAvatarClient
 
 with FaceAvatarClient(${python(location.origin)}, os.environ["TOKEN"]) as client:
-    task = client.create(
+    task = client.avatars.create(
         Path(${python(photoName)}),
 ${given}    ).require_success()
     for index, image in enumerate(task.images):
         if image.url:
-            Path(f"avatar-{index}.${ending}").write_bytes(client.download(image.url))
+            Path(f"avatar-{index}.${ending}").write_bytes(client.avatars.download(image))
 `;
 }
 
