@@ -27,7 +27,7 @@ from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.local import CONFIG as EMBEDDED
 from serve_app.local import free_port
 from tests.conftest import data_url
-from tests.production import CONFIG, LocalCluster, Valkey, is_ready, runs, s3_store, wait_until
+from tests.production import CONFIG, UNLIMITED_TOKEN, LocalCluster, Valkey, is_ready, runs, s3_store, wait_until
 
 GENERATORS = 2
 IDLE_S = 5  # until a stage that does nothing loses replicas, instead of minutes
@@ -119,7 +119,7 @@ def run_local_cluster(folder: Path) -> Iterator[LocalService]:
         stack.callback(cluster.stop)
         cluster.start()
         cluster.run("serve", "deploy", "--address", cluster.dashboard_url, str(config))
-        token = cluster.run("face-avatar", "token", "create", "cluster", "--config", str(config)).strip()
+        token = cluster.run(*UNLIMITED_TOKEN, "cluster", "--config", str(config)).strip()
         wait_until(lambda: runs(cluster), "the application runs")
         url = f"http://127.0.0.1:{http_port}"
         wait_until(lambda: is_ready(url), "the service is ready")

@@ -38,6 +38,7 @@ from tests.test_background_model import write_model
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 BUCKET = "avatars"
+UNLIMITED_TOKEN = ("face-avatar", "token", "create", "--rate", "0", "--images", "0", "--queued", "0")
 SMALLER = 4  # times, the sides of what is drawn
 START_TIMEOUT_S = 120
 DASHBOARD_TIMEOUT_S = 30
@@ -80,6 +81,8 @@ def tiny_config(http_port: int, models_dir: Path, catalog: Path) -> dict[str, An
     args["face"]["model"]["providers"] = ["CPUExecutionProvider"]
     for model in args["generator"]["models"].values():
         model |= {"device": "cpu", "dtype": "float32", "threads": 1, "compile": False}
+    workers = scaling_of_workers(config)
+    workers["max_replicas"] = workers["min_replicas"]  # tests count on how many tasks run at once
     return config
 
 
@@ -93,7 +96,18 @@ def as_in_production(tiny: dict[str, Any]) -> dict[str, Any]:
     for name, model in args["generator"]["models"].items():
         del model["threads"]
         model |= {key: real["generator"]["models"][name][key] for key in ("device", "dtype", "compile")}
+    scaling_of_workers(config)["max_replicas"] = scaling_of_workers(original)["max_replicas"]
     return config
+
+
+def scaling_of_workers(config: dict[str, Any]) -> dict[str, Any]:
+    (scaling,) = (
+        deployment["autoscaling_config"]
+        for deployment in config["applications"][0]["deployments"]
+        if deployment["name"] == "AvatarWorker"
+    )
+    read: dict[str, Any] = scaling
+    return read
 
 
 class Valkey:
@@ -316,7 +330,7 @@ def run_production(folder: Path) -> Iterator[Production]:
         cluster.start()
         config_file = str(folder / "production.yaml")
         cluster.run("serve", "deploy", "--address", cluster.dashboard_url, config_file)
-        one, other = (cluster.run("face-avatar", "token", "create", name, "--config", config_file) for name in "ab")
+        one, other = (cluster.run(*UNLIMITED_TOKEN, name, "--config", config_file) for name in "ab")
         wait_until(lambda: runs(cluster), "the application runs")
         url = f"http://127.0.0.1:{http_port}"
         wait_until(lambda: is_ready(url), "the service is ready")

@@ -323,7 +323,7 @@ def test_a_token_file_that_holds_none_is_told(
 def test_a_folder_that_cannot_be_written_is_told(generate: Generate) -> None:
     done = generate("me.png", "-o", "me.png")
     assert done.code == 1
-    assert done.err.startswith("error: me.png/me-7.png: ")
+    assert done.err.splitlines()[-1].startswith("error: me.png/me-7.png: ")
 
 
 def test_whoever_interrupts_a_wait_is_told_how_to_fetch_the_avatars_later(

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import typer
-from click import Command, Group
 from PIL import Image
 from pydantic import BaseModel
 
@@ -125,9 +124,9 @@ def test_a_module_that_a_document_starts_is_there(command: str) -> None:
 
 @pytest.mark.parametrize("command", sorted(set(written("face-avatar ", ".venv/bin/face-avatar "))))
 def test_a_command_of_ours_has_the_options_that_a_document_gives_it(command: str) -> None:
-    found: Command = typer.main.get_command(cli)
+    found: Any = typer.main.get_command(cli)
     words = shlex.split(command.partition("face-avatar ")[2])
-    while isinstance(found, Group) and words:
+    while words and hasattr(found, "commands"):
         name = words.pop(0)
         assert name in found.commands, command
         found = found.commands[name]

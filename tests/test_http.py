@@ -249,7 +249,7 @@ def test_a_token_does_what_it_was_made_for_and_no_more_until_it_is_revoked(
     assert failure(create(reader), 403, "Forbidden")["rights"] == ["read"]
     failure(service.client.delete(task, headers=reader), 403, "Forbidden")
     failure(service.client.get(task), 404, "Unknown Task")  # another's
-    used = poll(lambda: next((each for each in json.loads(operator("list", "--json")) if each["today"]["images"]), None))
+    used = poll(lambda: [each for each in json.loads(operator("list", "--json")) if each["today"]["images"]])[0]
     assert (used["name"], used["today"]["requests"], used["today"]["refused"]) == ("maker", 3, 1)
 
     operator("revoke", "reader")

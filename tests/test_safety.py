@@ -66,6 +66,12 @@ def test_the_decisions_are_those_of_diffusers_own_checker(tmp_path: Path) -> Non
     assert load_checker(ConceptCheckerConfig(path=tmp_path), "cpu").flags(pictures) == expected
 
 
+def test_weights_of_half_precision_are_loaded_as_such(tmp_path: Path) -> None:
+    write_concept_checker(tmp_path, unsafe=[RED], variant="fp16")
+    checker = load_checker(ConceptCheckerConfig(path=tmp_path, variant="fp16", dtype="float16"), "cpu")
+    assert checker.flags([BLUE, STRIPES]) == [False, False]
+
+
 def test_special_care_makes_the_thresholds_stricter(tmp_path: Path) -> None:
     found = []
     for special in ([], [RED]):

@@ -8,7 +8,7 @@ from loadtest.bench.peers_load import SERVERS, Measured
 from loadtest.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Linear, Logarithmic, number, polyline, rule, text
 
 LEFT = 38
-HEAD = 46  # pixels above a panel
+HEAD = 74  # pixels above a panel
 STYLES = dict(zip(SERVERS, ("c0", "c1", "c2", "c3"), strict=True))
 STYLE = """<style>
 text { font: 11px system-ui, sans-serif; fill: #444 } .title { font-weight: 600; font-size: 13px; fill: #111 }
@@ -38,8 +38,7 @@ class Panel:
             shares = np.arange(1, len(ordered) + 1) / len(ordered)
             yield from polyline(list(zip(ordered, shares.tolist(), strict=True)), self._x, self._y, STYLES[name])
             words = f"{SERVERS[name]}: {self._saturated[name].images_per_s:.2f}/s, p95 {measured.p95_s:.1f} s"
-            column, row = place % 2, place // 2
-            yield text(2 + column * WIDTH / 2, 30 + 14 * row, words, "start", STYLES[name])
+            yield text(2, 30 + 14 * place, words, "start", STYLES[name])
 
     def _axes(self) -> Iterator[str]:
         x, y, bottom = self._x, self._y, HEIGHT - BOTTOM + HEAD

@@ -105,9 +105,10 @@ def asked_modestly(client: Client, seconds: float) -> list[float]:
     return latencies
 
 
-def flood(client: Client, ended: Event, statuses: "multiprocessing.Queue[Counter[str]]") -> None:
+def flood(client: Client, begun: Event, ended: Event, statuses: "multiprocessing.Queue[Counter[str]]") -> None:
     """A process: asks on all connections until `ended`, and says how it was answered."""
     os.nice(19)
+    begun.set()
     counted: Counter[str] = Counter()
 
     def ask(number: int) -> None:
@@ -132,9 +133,10 @@ def flood(client: Client, ended: Event, statuses: "multiprocessing.Queue[Counter
 def flooded(client: Client) -> Iterator[Counter[str]]:
     """While the block runs the token floods; afterwards its statuses are counted."""
     context = multiprocessing.get_context("spawn")
-    ended, statuses, counted = context.Event(), context.Queue(), Counter[str]()
-    process = context.Process(target=flood, args=[client, ended, statuses])
+    begun, ended, statuses, counted = context.Event(), context.Event(), context.Queue(), Counter[str]()
+    process = context.Process(target=flood, args=[client, begun, ended, statuses])
     process.start()
+    begun.wait()  # it has imported what it needs, which costs more than the flood
     try:
         yield counted
     finally:
