@@ -53,11 +53,11 @@ from serve_app.checks.services import (
 from serve_app.cli import cli
 from serve_app.doctor import lines
 from serve_app.local import CONFIG, ServiceOptions, free_port, read_config
-from serve_app.operators import PRODUCTION
 from serve_app.settings import Settings
 from serve_app.storage import FOLDER, StoreSettings
 from tests.test_object_store import ACCESS_KEY, BUCKET, REGION, S3, SECRET_KEY, Gate, served
 
+PRODUCTION = CONFIG.with_name("production.yaml")
 GOOD_BROKER = {
     "server_name": "valkey",
     "valkey_version": "8.1.0",
