@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.headers import ALWAYS, BARE
+from serve_app.headers import ALWAYS, BARE, JSON
 from serve_app.schemas import Envelope
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -55,7 +55,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                for name, value in ALWAYS.items():
+                bare = BARE if headers.get("content-type", "").startswith(JSON) else {}
+                for name, value in {**ALWAYS, **bare}.items():
                     headers.setdefault(name, value)
                 if _is_proxy_error(message):
                     replaced = True
