@@ -1,4 +1,4 @@
-"""What a burst does to a service, and more load than it can bear. (Nodes that come and go: `python -m tests.cluster`.)"""
+"""A burst, and more load than a service can bear. (Nodes that come and go: `python -m tests.cluster`, by hand.)"""
 
 import pytest
 

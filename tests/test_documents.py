@@ -63,7 +63,6 @@ BY_OTHERS = {
     "python -m loadtest": "tests/test_loadtest.py",
     ".venv/bin/python -m loadtest": "tests/test_loadtest.py",
     "python -m tests.chaos": "tests/test_chaos.py",
-    "python -m tests.cluster": "tests/test_cluster.py",
     "python -m deployments.embedded.training": "deployments/embedded/training",
 }
 
@@ -73,7 +72,8 @@ NEEDS = {
     "ray exec": "an account with AWS",
     "ray down": "an account with AWS",
     "ray attach": "an account with AWS",
-    "ray start": "a cluster; tests/test_cluster.py starts one on this machine",
+    "ray start": "a cluster; tests/production.py starts one on this machine",
+    "python -m tests.cluster": "five minutes of a machine that does nothing else",
     "ray get-auth-token": "a cluster; it writes into the home",
     "kubectl ": "a Kubernetes cluster; tests/test_cluster_yaml.py holds the manifest against the schema",
     "serve deploy": "a cluster; tests/test_end_to_end.py deploys the same application",
