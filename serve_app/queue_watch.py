@@ -1,22 +1,14 @@
 """How full the queue is, as every worker sees it: all of them say the same, so take the greatest, never the sum."""
 
-import asyncio
-import contextlib
-import logging
 from typing import NamedTuple
 
 from ray.serve import metrics
 from redis.asyncio import Redis
 
 from serve_app.broker import broker_errors
-from serve_app.errors import BrokerError
 from serve_app.forecast import Forecast
 from serve_app.queue import TaskQueue
 from serve_app.tasks import Keys, TaskStore
-
-LOOK_S = 5.0  # Ray forgets a gauge that was not set for 20 s
-
-log = logging.getLogger(__name__)
 
 
 class QueueState(NamedTuple):
@@ -30,28 +22,21 @@ class QueueState(NamedTuple):
 
 
 class QueueWatch:
+    name = "queue watch"
+    every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
+
     def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, queue: TaskQueue) -> None:
         self._redis = redis
         self._keys = keys
         self._tasks = tasks
         self._queue = queue
-        self._closing = asyncio.Event()
         self._count = metrics.Gauge("avatar_queue_tasks", "Queued tasks by state; dead: given up.", ("state",))
         self._webhooks = metrics.Gauge("avatar_webhooks_due", "Webhooks that are still to be called.")
         self._eta_s = metrics.Gauge("avatar_queue_eta_seconds", "Until an image queued now would be done.")
 
-    async def run(self) -> None:
-        """A look now and then, until `close`."""
-        while not self._closing.is_set():
-            try:
-                self._show(await self.look())
-            except BrokerError as error:
-                log.warning("nothing is known of the queue: %s", error.__cause__)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), LOOK_S)
-
-    def close(self) -> None:
-        self._closing.set()
+    async def round(self) -> None:
+        """Look, and set the gauges. Raises: BrokerError."""
+        self._show(await self.look())
 
     async def look(self) -> QueueState:
         """Raises: BrokerError."""

@@ -4,8 +4,6 @@ A task whose message is gone (a stream deleted, evicted or trimmed by somebody, 
 again; a dead letter that nobody wanted goes away with its files. One worker does a round at a time.
 """
 
-import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -14,12 +12,11 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.broker import broker_errors
-from serve_app.errors import BrokerError, StoreError
 from serve_app.queue import Message, TaskQueue
+from serve_app.rounds import is_our_turn
 from serve_app.storage import Results
 from serve_app.tasks import LEASE_S, UNFINISHED, Keys, TaskStore, task_files
 
-ROUND_S = LEASE_S / 2
 AT_ONCE = 200  # tasks looked at in one call
 
 log = logging.getLogger(__name__)
@@ -27,6 +24,9 @@ log = logging.getLogger(__name__)
 
 class Reaper:
     """Of one worker; all of them try, and whoever holds the lock does the round."""
+
+    name = "reaper"
+    every_s = LEASE_S / 2
 
     def __init__(
         self, redis: Redis, keys: Keys, tasks: TaskStore, queue: TaskQueue, results: Results, dead_ttl_s: int
@@ -37,27 +37,12 @@ class Reaper:
         self._queue = queue
         self._results = results
         self._dead_ttl_s = dead_ttl_s
-        self._closing = asyncio.Event()
-
-    async def run(self) -> None:
-        """A round now and then, until `close`."""
-        while not self._closing.is_set():
-            try:
-                await self.round()
-            except (BrokerError, StoreError) as error:
-                log.warning("a round was cut short: %s", error.__cause__)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), ROUND_S)
-
-    def close(self) -> None:
-        self._closing.set()
 
     async def round(self) -> None:
         """Nothing, where another worker has begun a round a moment ago. Raises: BrokerError; StoreError."""
+        if not await is_our_turn(self._redis, self._keys.reaper, self.every_s):
+            return
         async with broker_errors():
-            # Never released: it is also what keeps the next round away for a while.
-            if not await self._redis.set(self._keys.reaper, 1, nx=True, px=round(ROUND_S * 1000)):
-                return
             waiting: Any = await self._redis.zrange(self._keys.open, 0, -1)
         for first in range(0, len(waiting), AT_ONCE):
             await self._revive(waiting[first : first + AT_ONCE])

@@ -64,7 +64,7 @@ def look_at_stages(app_name: str) -> dict[str, StageState]:
 class ComingUp:
     """A stage on its way up; `began_at`, when its first replica began to start, is None until then, or where unseen."""
 
-    from_zero: bool  # it was seen without any replica
+    from_zero: bool = False  # it was seen without any replica
     began_at: float | None = None
 
 
@@ -86,8 +86,10 @@ class ColdStages:
                 if start is not None and start.began_at is not None:
                     took[name] = now - start.began_at
             elif name in self._cold or state.status in SCALING:
-                start = self._cold.setdefault(name, ComingUp(from_zero=not state.starting))
-                if state.starting and start.from_zero and start.began_at is None:
+                start = self._cold.setdefault(name, ComingUp())
+                if not state.starting:
+                    start.from_zero = True
+                elif start.from_zero and start.began_at is None:
                     start.began_at = now
         return took
 
@@ -180,7 +182,8 @@ class StageWatch:
     async def _keep_looking(self) -> None:
         while True:
             try:
-                await self._look_once()
+                async with self._one_looks:  # or the older of two looks may come last
+                    await self._look_once()
             except (RayError, RayServeException, BrokerError) as error:
                 log.warning("the stages are not looked at: %s", error)
             await asyncio.sleep(LOOK_EVERY_S)

@@ -5,7 +5,6 @@ One worker does a round at a time.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -13,12 +12,10 @@ from collections.abc import AsyncIterator
 from redis.asyncio import Redis
 
 from serve_app.answers import OVERDUE_S
-from serve_app.broker import broker_errors
-from serve_app.errors import BrokerError, StoreError
+from serve_app.rounds import is_our_turn
 from serve_app.storage import PHOTOS, Results, task_of
 from serve_app.tasks import Keys, TaskRecord, TaskStore
 
-PHOTOS_EVERY_S = 20
 RESULTS_EVERY_S = 300  # looks at every file of the store
 YOUNG_S = 20  # a photo is stored a moment before its task is in the queue, and is deleted a moment after its end
 AT_ONCE = 100
@@ -29,40 +26,23 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """Of one worker; all of them try, and whoever holds a lock does that round."""
 
+    name = "sweeper"
+    every_s = 20.0
+
     def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, results: Results, result_ttl_s: int) -> None:
         self._redis = redis
         self._keys = keys
         self._tasks = tasks
         self._results = results
         self._result_ttl_s = result_ttl_s
-        self._closing = asyncio.Event()
-
-    async def run(self) -> None:
-        """A round now and then, until `close`."""
-        while not self._closing.is_set():
-            try:
-                await self.round()
-            except (BrokerError, StoreError) as error:
-                log.warning("a sweep was cut short: %s", error.__cause__)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), PHOTOS_EVERY_S)
-
-    def close(self) -> None:
-        self._closing.set()
 
     async def round(self) -> None:
         """Nothing, where another worker has begun one a moment ago. Raises: BrokerError; StoreError."""
-        if await self._is_our_turn("photos", PHOTOS_EVERY_S):
+        if await is_our_turn(self._redis, self._keys.sweeper("photos"), self.every_s):
             await self._delete(self._orphans())
-        if await self._is_our_turn("results", RESULTS_EVERY_S):
+        if await is_our_turn(self._redis, self._keys.sweeper("results"), RESULTS_EVERY_S):
             await self._delete(self._expired())
             await asyncio.to_thread(self._results.delete_parts)
-
-    async def _is_our_turn(self, what: str, every_s: float) -> bool:
-        async with broker_errors():
-            # Never released: it is also what keeps the next round away for a while.
-            key = self._keys.sweeper(what)
-            return bool(await self._redis.set(key, 1, nx=True, px=round(every_s * 1000)))
 
     async def _orphans(self) -> AsyncIterator[str]:
         now = time.time()

@@ -7,7 +7,6 @@ same in every attempt: a receiver that has seen it drops the repeat.
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import hmac
 import logging
@@ -26,7 +25,6 @@ from serve_app.tasks import Delivery, TaskRecord, TaskStore
 MAX_ATTEMPTS = 10  # over about an hour
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
 AT_ONCE = 16  # of one worker
-POLL_S = 1.0
 LEASE_S = 60.0  # longer than an attempt; what a process that died had begun is then begun again
 GONE = 410  # the receiver wants no more of it
 
@@ -35,6 +33,9 @@ log = logging.getLogger(__name__)
 
 class WebhookSender:
     """Calls the webhooks that are due. Belongs to one event loop."""
+
+    name = "webhook sender"
+    every_s = 1.0
 
     def __init__(
         self,
@@ -50,31 +51,18 @@ class WebhookSender:
         self._settings = settings
         self._resolver = resolver
         self._calling: set[asyncio.Task[None]] = set()
-        self._closing = asyncio.Event()
         self._metrics = WebhookMetrics()
 
-    async def run(self) -> None:
-        """Call what is due, until `close`."""
-        while not self._closing.is_set():
-            await self._call_due()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), POLL_S)
-        await asyncio.gather(*self._calling)
-
-    def close(self) -> None:
-        """Begin no more calls. (To cancel `run` would not do: a call to Redis may swallow that.)"""
-        self._closing.set()
-
-    async def _call_due(self) -> None:
-        try:
-            due = await self._tasks.due_webhooks(AT_ONCE - len(self._calling), LEASE_S)
-        except BrokerError as error:
-            log.warning("no webhooks are called: %s", error.__cause__)
-            return
-        for task_id in due:
+    async def round(self) -> None:
+        """Begin to call what is due. Raises: BrokerError."""
+        for task_id in await self._tasks.due_webhooks(AT_ONCE - len(self._calling), LEASE_S):
             calling = asyncio.create_task(self._call(task_id))
             self._calling.add(calling)
             calling.add_done_callback(self._calling.discard)
+
+    async def wait(self) -> None:
+        """Until nothing is being called any more."""
+        await asyncio.gather(*self._calling)
 
     async def _call(self, task_id: str) -> None:
         try:

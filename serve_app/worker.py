@@ -22,6 +22,7 @@ from serve_app.policies import TASKS
 from serve_app.queue import Message, TaskQueue
 from serve_app.queue_watch import QueueWatch
 from serve_app.reaper import Reaper
+from serve_app.rounds import Rounds
 from serve_app.runner import TaskRunner, failed, made
 from serve_app.schemas import Status
 from serve_app.settings import Settings
@@ -258,12 +259,16 @@ class AvatarWorker:
         self._usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
         concurrency = settings.worker.concurrency
         self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, concurrency, self._usage)
-        self._reaper = Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s)
         self._webhooks = WebhookSender(parts.tasks, parts.results, parts.signing_key, settings.fetch)
-        self._sweeper = Sweeper(parts.redis, parts.keys, parts.tasks, parts.results, settings.result_ttl_s)
-        self._watch = QueueWatch(parts.redis, parts.keys, parts.tasks, queue)
-        running = (self._worker, self._reaper, self._sweeper, self._webhooks, self._watch)
-        self._loops = [asyncio.create_task(part.run()) for part in running]
+        chores = (
+            Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s),
+            Sweeper(parts.redis, parts.keys, parts.tasks, parts.results, settings.result_ttl_s),
+            QueueWatch(parts.redis, parts.keys, parts.tasks, queue),
+            self._webhooks,
+        )
+        self._rounds = Rounds()
+        running = (self._worker.run(), *(self._rounds.run(chore) for chore in chores))
+        self._loops = [asyncio.create_task(part) for part in running]
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """For `TasksPolicy`; nothing while the broker does not answer."""
@@ -278,11 +283,13 @@ class AvatarWorker:
 
     async def __del__(self) -> None:
         if hasattr(self, "_loops"):  # the constructor may have failed
-            self._reaper.close()
-            self._sweeper.close()
-            self._webhooks.close()
-            self._watch.close()
+            self._rounds.close()
             await self._worker.close(self._grace_s)
-            await asyncio.wait(self._loops, timeout=CLOSE_S)
+            await asyncio.wait({asyncio.create_task(self._finish())}, timeout=CLOSE_S)
             await self._usage.close()
             await self._redis.aclose()
+
+    async def _finish(self) -> None:
+        """Until nothing that was begun goes on."""
+        await asyncio.wait(self._loops)
+        await self._webhooks.wait()

@@ -199,20 +199,6 @@ def test_the_queue_is_seen_as_it_is(valkey: Path) -> None:
     assert over.dead == 1
 
 
-def test_a_watch_goes_on_while_the_broker_is_away_and_ends_when_told(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with connect(Settings().broker, tmp_path) as redis:
-            keys = Keys("away")
-            watch = QueueWatch(redis, keys, TaskStore(redis, keys, "holder", 60), TaskQueue(redis, keys, "worker"))
-            running = asyncio.create_task(watch.run())
-            await asyncio.sleep(0)
-            watch.close()
-            async with asyncio.timeout(30):
-                await running
-
-    asyncio.run(scenario())
-
-
 def test_the_parts_of_a_cold_start_add_up_and_need_no_ray() -> None:
     start = ColdStart()
     for _ in range(2):

@@ -49,6 +49,10 @@ def test_a_start_whose_beginning_nobody_saw_is_not_measured() -> None:
     assert see(STARTING, STARTING, UP) == ({}, [0, 0, 0])
 
 
+def test_a_start_that_was_given_up_unseen_does_not_keep_the_next_from_being_measured() -> None:
+    assert see(STARTING, ZERO, STARTING, STARTING, UP) == ({}, [0, 0, 0, 0, 2])
+
+
 def test_a_start_that_fails_and_begins_again_is_one() -> None:
     failed = StageState("UNHEALTHY", serving=0, starting=0)
     assert see(ZERO, STARTING, failed, STARTING, UP) == ({}, [0, 0, 0, 0, 3])

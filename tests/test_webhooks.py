@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from serve_app.fetch import FetchSettings
+from serve_app.rounds import Rounds
 from serve_app.runner import failed
 from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings
@@ -52,12 +53,13 @@ class Post(Office):
         self.receiver = receiver
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.senders: list[WebhookSender] = []
+        self.rounds = Rounds()
         self.loops: list[asyncio.Task[None]] = []
 
     def send(self, settings: FetchSettings = LOOPBACK, resolver: Any = None) -> None:
         store = self.store(f"sender{len(self.senders)}")
         self.senders.append(WebhookSender(store, self.results, KEY, settings, resolver))
-        self.loops.append(asyncio.create_task(self.senders[-1].run()))
+        self.loops.append(asyncio.create_task(self.rounds.run(self.senders[-1])))
 
     async def finished(self, name: str = "a", status: Status = "SUCCESS", url: str | None = None) -> None:
         """A task that ended, and whose webhook was not called yet."""
@@ -101,7 +103,7 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
-    monkeypatch.setattr("serve_app.webhooks.POLL_S", 0.02)
+    monkeypatch.setattr(WebhookSender, "every_s", 0.02)
     monkeypatch.setattr("serve_app.webhooks.FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr("serve_app.webhooks.MAX_PAUSE_S", 0.05)
 
@@ -111,9 +113,9 @@ def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], No
                 post = Post(valkey, receiver)
                 async with post.redis:
                     await scenario(post, receiver)
-                    for sender in post.senders:
-                        sender.close()
+                    post.rounds.close()
                     await asyncio.gather(*post.loops)
+                    await asyncio.gather(*(sender.wait() for sender in post.senders))
 
         asyncio.run(within())
 
