@@ -54,6 +54,5 @@ class AvatarIngress:
 
 async def stage_states() -> dict[str, str]:
     """The deployments of this application and what Serve says of each."""
-    status = await asyncio.to_thread(serve.status)
-    app = status.applications[serve.get_replica_context().app_name]
-    return {name: deployment.status.value for name, deployment in app.deployments.items()}
+    stages = await asyncio.to_thread(look_at_stages, serve.get_replica_context().app_name)
+    return {name: stage.status for name, stage in stages.items()}

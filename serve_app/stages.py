@@ -14,10 +14,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from ray import serve
 from ray.exceptions import RayError
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ReplicaState
+from ray.serve.schema import DeploymentStatus, ReplicaState
 from redis.asyncio import Redis
 
 from deployments.errors import AvatarError
@@ -49,15 +49,22 @@ class StageState(NamedTuple):
 
 def look_at_stages(app_name: str) -> dict[str, StageState]:
     """All deployments of an application, by name. Blocks for as long as Serve's controller is away."""
-    application = serve.status().applications.get(app_name)
+    # `serve.status` asks for the same, and takes fifty times as long: it pickles the router class of every deployment.
+    client = _get_global_client(raise_if_no_controller_running=False)
+    applications = client.get_serve_details()["applications"] if client is not None else {}
     return {
-        name: StageState(
-            status=overview.status.value,
-            serving=sum(overview.replica_states.get(state, 0) for state in SERVING),
-            starting=overview.replica_states.get(ReplicaState.STARTING, 0),
-        )
-        for name, overview in (application.deployments if application else {}).items()
+        name: _stage_state(details) for name, details in applications.get(app_name, {}).get("deployments", {}).items()
     }
+
+
+def _stage_state(details: Mapping[str, Any]) -> StageState:
+    """Of one deployment, as `ray.serve.schema.DeploymentDetails` describes it."""
+    states = [ReplicaState(replica["state"]) for replica in details["replicas"]]
+    return StageState(
+        status=DeploymentStatus(details["status"]).value,
+        serving=sum(state in SERVING for state in states),
+        starting=states.count(ReplicaState.STARTING),
+    )
 
 
 @dataclass(slots=True)

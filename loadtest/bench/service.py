@@ -5,7 +5,8 @@
 Both draw with the model that ships with the package, on the CPU, with the same number of threads. The loop calls
 diffusers' pipeline with four images at a time and a face that is known already, and keeps the arrays. The service gets
 the photo with every request, finds its face, draws, resizes, encodes, measures the similarity, stores and answers. They
-take turns, each service started anew, so that another program on the machine slows both alike.
+take turns, each service started anew, so that another program on the machine slows both alike. A second table says what
+processor time an image took in which process, which such a program hardly changes.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from rich.table import Table
 
 from loadtest.bench.engine_live import LibraryPipeline, in_own_thread
 from loadtest.bench.engine_queues import GENERATOR, Bar
+from loadtest.bench.processes import cpu_s
 from serve_app.auth import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.demo import sample_photo
@@ -34,48 +37,71 @@ AT_A_TIME = 4  # of the loop
 BATCH = 4  # of a request
 CLIENTS = 6  # at once: more images than may share a step
 LEAST = 0.9
+LOOP = "the loop"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How one of the two drew its images."""
+
+    images_per_s: float
+    cpu_s: dict[str, float]  # of an image, by process
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    loop_per_s: float  # images
-    service_per_s: float
+    loop: Drawn
+    service: Drawn
 
     @property
     def ratio(self) -> float:
-        return self.service_per_s / self.loop_per_s
+        return self.service.images_per_s / self.loop.images_per_s
 
 
 def measure(images: int) -> Round:
     return Round(in_own_thread(lambda: loop(images)), service(images))
 
 
-def loop(images: int) -> float:
-    """Images a second of the bare pipeline."""
+def loop(images: int) -> Drawn:
+    """The bare pipeline."""
     config = GENERATOR.models["embedded"]
     torch.set_num_threads(config.threads)
     library = LibraryPipeline(config)
     library.draw_all([2] * AT_A_TIME, SIDE, AT_A_TIME)  # the first one is slower
-    return images / library.draw_all([STEPS] * images, SIDE, AT_A_TIME).whole_s
+    cost = library.draw_all([STEPS] * images, SIDE, AT_A_TIME)
+    return Drawn(images / cost.whole_s, {LOOP: cost.cpu_s / images})
 
 
-def service(images: int) -> float:
-    """Images a second of a service of its own that gets more requests than it can serve."""
+def service(images: int) -> Drawn:
+    """A service of its own that gets more requests than it can serve."""
     with tempfile.TemporaryDirectory(prefix="face-avatar-") as folder:
         data_dir = Path(folder)
         with run_service(ServiceOptions(port=free_port(), data_dir=data_dir)) as running:
             token = (data_dir / TOKEN_FILE).read_text().strip()
             with FaceAvatarClient(running.url, token) as client, ThreadPoolExecutor(CLIENTS) as pool:
                 request(client)  # the first one is slower
-                started = time.perf_counter()
+                before, started = cpu_s(), time.perf_counter()
                 for answer in [pool.submit(request, client) for _ in range(images // BATCH)]:
                     answer.result()
-                return images / (time.perf_counter() - started)
+                whole_s = time.perf_counter() - started
+                return Drawn(images / whole_s, {kind: used / images for kind, used in (cpu_s() - before).items()})
 
 
 def request(client: FaceAvatarClient) -> None:
     photo = sample_photo()
     client.avatars.create(photo, batch=BATCH, num_inference_steps=STEPS, width=SIDE, height=SIDE).require_success()
+
+
+def costs(rounds: Sequence[Round]) -> Table:
+    """The processor time of an image, dearest process first."""
+    table = Table("process", "CPU s an image, median", title="where it goes")
+    kinds = {kind for each in rounds for kind in each.service.cpu_s}
+    taken = {kind: statistics.median(each.service.cpu_s.get(kind, 0.0) for each in rounds) for kind in kinds}
+    table.add_row(LOOP, f"{statistics.median(each.loop.cpu_s[LOOP] for each in rounds):.3f}", end_section=True)
+    for kind, used in sorted(taken.items(), key=lambda entry: -entry[1]):
+        table.add_row(kind, f"{used:.3f}")
+    table.add_row("the service", f"{sum(taken.values()):.3f}")
+    return table
 
 
 def main() -> None:
@@ -88,9 +114,10 @@ def main() -> None:
     bar = Bar("service / loop", statistics.median(each.ratio for each in rounds), LEAST)
     table = Table("round", "loop, images/s", "service, images/s", "service / loop", title=f"{SIDE} px, {STEPS} steps")
     for number, each in enumerate(rounds, 1):
-        table.add_row(str(number), f"{each.loop_per_s:.2f}", f"{each.service_per_s:.2f}", f"{each.ratio:.2f}")
+        speeds = (f"{side.images_per_s:.2f}" for side in (each.loop, each.service))
+        table.add_row(str(number), *speeds, f"{each.ratio:.2f}")
     table.add_row("median", "", "", str(bar))
-    Console().print(table)
+    Console().print(table, costs(rounds))
     if options.json is not None:
         options.json.write_text(json.dumps({"rounds": [asdict(each) for each in rounds], "ratio": bar.value}, indent=1))
 
