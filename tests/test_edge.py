@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from deployments.errors import DeadlineError
-from serve_app import http
+from serve_app import bodies
+from serve_app.bodies import BodyReader
 from serve_app.edge import Edge
 from serve_app.errors import InvalidRequestError, OverloadedError, TooLargeError
-from serve_app.http import BodyReader
 
 
 async def headers_seen(request: Request) -> Response:
@@ -125,7 +125,7 @@ def test_a_body_that_is_too_large_is_not_read_on(request_: Request) -> None:
 
 
 def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.05)
     with pytest.raises(DeadlineError):
         asyncio.run(BodyReader(10).read(request_of(part(b"a", more=True))))
 
@@ -136,7 +136,7 @@ def test_a_client_that_leaves_within_its_body_is_no_bug_of_ours() -> None:
 
 
 def test_few_bodies_are_read_at_once_and_a_finished_one_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MAX_OPEN_BODIES", 1)
+    monkeypatch.setattr(bodies, "MAX_OPEN_BODIES", 1)
 
     async def read() -> bytes:
         bodies = BodyReader(10)
