@@ -109,7 +109,7 @@ class DiffusionModelConfig(Config):
     lora: Path | None = None  # the LoRA part of the FaceID adapter
     lora_scale: float = Field(1.0, ge=0, le=1)
     variant: str | None = None  # of the weight files: `fp16` takes *.fp16.safetensors
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where the device computes with it
     device: str = "cpu"
     threads: int = Field(2, ge=1)
     memory_gb: float = Field(0, ge=0)  # of the device, with what its steps and its safety checker need

@@ -27,7 +27,7 @@ from deployments.types import AvatarSpec, Pixels, Vector
 from tests.diffusion_folders import Family, FileFormat, write_faceid_adapter, write_faceid_lora, write_tiny_model
 from tests.fakes import avatar_spec
 
-CONFIG = AvatarGeneratorConfig().models["embedded"]
+CONFIG = AvatarGeneratorConfig().models["embedded"].model_copy(update={"dtype": "float32"})
 SMALL = {"num_inference_steps": 3, "width": 256, "height": 256}
 TINY = {"num_inference_steps": 4, "width": 64, "height": 72, "guidance_scale": 3.0}
 FAMILIES: list[Family] = ["sd", "sdxl"]
@@ -144,7 +144,7 @@ class TinyModel:
         return write_faceid_adapter(self.folder, self.family, file_format, lora)
 
     def load(self, **changes: Any) -> FaceDiffusionModel:
-        values: dict[str, Any] = {"path": self.path, "ip_adapter": self.adapter(), "threads": 1}
+        values: dict[str, Any] = {"path": self.path, "ip_adapter": self.adapter(), "threads": 1, "dtype": "float32"}
         return FaceDiffusionModel.load(DiffusionModelConfig(**(values | changes)))
 
     def library(self, adapter: Path, lora: Path | None = None, lora_scale: float = 1.0) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from deployments.config import DiffusionModelConfig, model_path
+from deployments.diffusion.precision import precision_of
 from deployments.diffusion.sampler import sampler_of
 from deployments.types import DrawnWith
 
@@ -29,7 +30,7 @@ def drawn_with(name: str, config: DiffusionModelConfig) -> DrawnWith:
         schedule=sampler.schedule.model_dump(mode="json", exclude_defaults=True),
         adapter_scale=config.ip_adapter_scale,
         lora_scale=config.lora_scale if config.lora is not None else None,
-        precision=config.dtype,
+        precision=precision_of(config),
         device=_device_name(config.device),
         versions={library: version(library) for library in LIBRARIES},
     )

@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.adapter import FaceIDAdapter
+from deployments.diffusion.precision import dtype_of
 from deployments.diffusion.prompt import PromptEncoder, TextEncoder, XLPromptEncoder
 
 Tensors = Mapping[str, torch.Tensor]
@@ -70,7 +71,7 @@ def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
     family = family_of(folder)
     pipeline: FacePipeline = family.from_pretrained(
         folder,
-        dtype=getattr(torch, config.dtype),
+        dtype=dtype_of(config),
         variant=config.variant,
         local_files_only=True,
         use_safetensors=True,

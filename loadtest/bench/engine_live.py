@@ -18,6 +18,7 @@ from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.denoiser import Denoiser
 from deployments.diffusion.engine import DiffusionEngine
 from deployments.diffusion.model import FaceDiffusionModel
+from deployments.diffusion.precision import dtype_of
 from deployments.diffusion.scheduler import Bucket, Row
 from deployments.diffusion.step_times import StepTimes
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
@@ -147,7 +148,7 @@ class LibraryPipeline:
     def __init__(self, config: DiffusionModelConfig) -> None:
         adapter = model_path(config.ip_adapter)
         self._pipeline = StableDiffusionPipeline.from_pretrained(
-            model_path(config.path), safety_checker=None, requires_safety_checker=False, dtype=torch.float32
+            model_path(config.path), safety_checker=None, requires_safety_checker=False, dtype=dtype_of(config)
         )
         self._pipeline.load_ip_adapter(
             str(adapter.parent), subfolder="", weight_name=adapter.name, image_encoder_folder=None

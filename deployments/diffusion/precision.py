@@ -1,0 +1,26 @@
+"""What number type a model draws in."""
+
+import torch
+
+from deployments.config import DiffusionModelConfig
+
+COMPUTES_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # a CPU without them would convert each number, there and back
+
+
+def precision_of(config: DiffusionModelConfig) -> str:
+    """The name of the type that `dtype: auto` stands for on the device: bfloat16 where that computes with it."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if _computes_bfloat16(config.device) else "float32"
+
+
+def dtype_of(config: DiffusionModelConfig) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, precision_of(config))
+    return dtype
+
+
+def _computes_bfloat16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in COMPUTES_BFLOAT16)
