@@ -1,7 +1,7 @@
 """The values that the stages exchange. All are frozen; arrays are never written after they were made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -28,12 +28,16 @@ class Photo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceEmbedding:
-    """One face of a photo: `vector` is (512,) and has length 1, `landmarks` is (5, 2) where the detector gives them."""
+    """One face of a photo: `vector` is (512,) and has length 1, `landmarks` is (5, 2) where the detector gives them.
+
+    `weights` are the SHA-256 of the files that it was read with, by their names in a receipt.
+    """
 
     vector: Vector
     box: Box
     score: float
     landmarks: npt.NDArray[np.float32] | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,13 @@ class AvatarSpec:
     deadline: float  # unix seconds
     tenant: str = ""  # whose request it is: tenants take turns
     alone: bool = False  # shares no step with others: processes died under it
+    stands_back: bool = False  # its tenant asks for more than it may: others go first, for a while
     adapter_scale: float | None = None  # how much the face counts, 0 to 1; None: as the model is set up
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnWith:
-    """What an image depends on besides its spec and the face. `weights` are the SHA-256 of files, by their names."""
+    """What an image depends on besides its spec and the photo. `weights` are the SHA-256 of files, by their names."""
 
     model: str
     weights: Mapping[str, str]

@@ -9,13 +9,14 @@ from redis.asyncio import Redis
 
 from serve_app.auth import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
+from serve_app.greed import Greed
 from serve_app.outage import Outage
 from serve_app.quotas import Quota, Rate, Rates
 from serve_app.tasks import Keys
 from serve_app.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
 from serve_app.usage import UsageBook
 
-REFUSAL_S = 1.0  # so long an answer waits that tells to come later
+REFUSAL_S = 1.0  # so long an answer waits that tells to come later, and any answer to who asks on all the same
 MAX_HELD_UP = 64  # of one ingress replica; each is one of its ongoing requests
 
 
@@ -30,13 +31,20 @@ class Access:
     """Of one ingress replica."""
 
     def __init__(
-        self, redis: Redis, keys: Keys, settings: TokenSettings, usage: UsageBook, own: OwnToken | None
+        self,
+        redis: Redis,
+        keys: Keys,
+        settings: TokenSettings,
+        usage: UsageBook,
+        greed: Greed,
+        own: OwnToken | None,
     ) -> None:
         outage = Outage()
         self._tokens = TokenStore(redis, keys.tokens, own, outage)
         self._rates = Rates(redis, keys.rates, outage)
         self._settings = settings
         self._usage = usage
+        self._greed = greed
         self._held_up = 0
 
     async def admit(self, authorization: str | None, rights: Sequence[Right] = ()) -> Admitted:
@@ -48,7 +56,10 @@ class Access:
         for right in rights:
             if right not in token.rights:
                 raise ForbiddenError(f"This token lacks the right {right!r}.", rights=list(token.rights))
-        return Admitted(token, await self._counted(token, makes="create" in rights))
+        quota = await self._counted(token, makes="create" in rights)
+        if self._greed.shown_here(token.id):
+            await self._hold_up()
+        return Admitted(token, quota)
 
     async def _token(self, authorization: str | None) -> Token:
         scheme, _, secret = (authorization or "").partition(" ")
@@ -72,11 +83,12 @@ class Access:
         except RateLimitError:
             if makes:
                 self._usage.refused(token.id)
+            await self._greed.refused(token.id)
             await self._hold_up()
             raise
 
     async def _hold_up(self) -> None:
-        """Who asks again and again without a pause has one here: refusing a flood must not cost what it asks for."""
+        """Who asks again and again without a pause has one here: a flood must not cost what it asks for."""
         if self._held_up < MAX_HELD_UP:
             self._held_up += 1
             try:

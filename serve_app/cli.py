@@ -15,35 +15,28 @@ from rich.console import Console
 from rich.markup import escape
 
 import serve_app
-from deployments.types import OutputFormat
 from serve_app.auth import TOKEN_FILE
-from serve_app.client import AvatarParameters, ClientError, ConnectionFailedError, FaceAvatarClient
+from serve_app.client import ClientError, ConnectionFailedError, FaceAvatarClient
+from serve_app.client_options import AVATARS, ConsentOption, OutputOption, TokenFileOption, TokenOption, UrlOption
 from serve_app.demo import draw_avatars, sample_photo
 from serve_app.doctor import examine, lines
 from serve_app.errors import BrokerError
-from serve_app.generate import DEFAULT_URL, InterruptedWaitError, Order, fulfil, is_url, read_token, summary
+from serve_app.generate import DEFAULT_URL, InterruptedWaitError, is_url, read_token, summary
+from serve_app.generate_command import generate
 from serve_app.local import CONFIG, RunningService, ServiceOptions, StartError, free_port, read_config, run_service
 from serve_app.models import PrefetchError
 from serve_app.operators import ConfigOption, DataDirOption, models_cli, tasks_cli
 from serve_app.replay import read_receipt, replay
-from serve_app.schemas import MAX_SEED, Priority
+from serve_app.schemas import MAX_SEED
 from serve_app.signals import end_on_signals
 from serve_app.token_commands import token_cli
 from serve_app.verify_command import verify
-
-UrlOption = Annotated[str, typer.Option(envvar="FACE_AVATAR_URL", help="The service.")]
-TokenOption = Annotated[str | None, typer.Option(envvar="FACE_AVATAR_TOKEN", help="The bearer token.")]
-TokenFileOption = Annotated[
-    Path | None, typer.Option(envvar="FACE_AVATAR_TOKEN_FILE", help="Its file; the data directory's own without it.")
-]
-ConsentOption = Annotated[
-    bool, typer.Option("--consent", help="The person on the photo agrees; some services ask for that.")
-]
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 cli.add_typer(models_cli, name="models")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(token_cli, name="token")
+cli.command()(generate)
 cli.command()(verify)
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -98,7 +91,7 @@ def demo(
         Path | None,
         typer.Argument(help="A photo of a face; a sample without it.", exists=True, dir_okay=False, readable=True),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatars.")] = Path("avatars"),
+    output: OutputOption = AVATARS,
     batch: Annotated[int, typer.Option(min=1, max=8, help="How many avatars.")] = 4,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same avatars.")] = None,
 ) -> None:
@@ -120,79 +113,12 @@ def demo(
         console.print(f"         {line}", markup=False)
 
 
-@cli.command()
-def generate(
-    photo: Annotated[str | None, typer.Argument(help="A photo of a face: a file, or an http(s) URL.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatars.")] = Path("avatars"),
-    app: Annotated[str | None, typer.Option(help="Which app draws.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Replaces the app's prompt whole.")] = None,
-    gender: Annotated[str | None, typer.Option(help="male, female, or another word for the prompt.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What shall not be drawn.")] = None,
-    batch: Annotated[int | None, typer.Option(help="How many avatars.")] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale.")] = None,
-    remove_background: Annotated[bool, typer.Option("--remove-background", help="Transparent background.")] = False,
-    bg_color: Annotated[str | None, typer.Option(help="#RGB or #RRGGBB: fills the background.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same avatars.")] = None,
-    output_format: Annotated[OutputFormat | None, typer.Option("--format", help="The format of the files.")] = None,
-    ref_id: Annotated[str | None, typer.Option(help="A reference of your own, echoed in the envelope.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds after which it is given up.")] = None,
-    priority: Annotated[Priority | None, typer.Option(help="low: where it is queued, others come first.")] = None,
-    webhook_url: Annotated[str | None, typer.Option(help="Gets the final envelope, as a signed POST.")] = None,
-    min_similarity: Annotated[
-        float | None, typer.Option(help="0 to 1: an avatar less like the photo is drawn again, twice at most.")
-    ] = None,
-    consent: ConsentOption = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Queue it, say how to fetch it, and leave.")] = False,
-    receipts: Annotated[
-        bool, typer.Option("--receipts", help="Write what `replay` needs beside each avatar, as JSON.")
-    ] = False,
-    task: Annotated[str | None, typer.Option(help="Fetch the avatars of this task instead of new ones.")] = None,
-    url: UrlOption = DEFAULT_URL,
-    token: TokenOption = None,
-    token_file: TokenFileOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the envelope.")] = False,
-) -> None:
-    """Have a running service make avatars of a photo, and write them to a folder."""
-    parameters = AvatarParameters(
-        app_id=app,
-        prompt=prompt,
-        gender=gender,
-        negative_prompt=negative_prompt,
-        batch=batch,
-        width=width,
-        height=height,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        min_similarity=min_similarity,
-        remove_background=remove_background or None,
-        bg_color=bg_color,
-        seed=seed,
-        output_format=output_format,
-        ref_id=ref_id,
-        deadline_s=deadline,
-        priority=priority,
-        webhook_url=webhook_url,
-        consent=consent or None,
-    )
-    if (photo is None) == (task is None):
-        raise typer.BadParameter("give either a photo or --task")
-    if task is not None and (no_wait or any(value is not None for value in parameters.values())):
-        raise typer.BadParameter("--task fetches what was made: nothing can be asked of it")
-    source = photo if photo is None or is_url(photo) else Path(photo)
-    order = Order(source, task, parameters, not no_wait, receipts, output, url)
-    with FaceAvatarClient(url, read_token(token, token_file)) as client:
-        fulfil(client, order, console, errors, as_json=as_json)
-
-
 @cli.command(name="replay")
 def replay_command(
     receipt: Annotated[Path, typer.Argument(help="A receipt as JSON, or an envelope with receipts.")],
     photo: Annotated[str, typer.Argument(help="The photo that it was drawn from: a file, or an http(s) URL.")],
     image: Annotated[int, typer.Option(min=0, help="Which image of the envelope, the first one is 0.")] = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatar.")] = Path("avatars"),
+    output: OutputOption = AVATARS,
     consent: ConsentOption = False,
     url: UrlOption = DEFAULT_URL,
     token: TokenOption = None,

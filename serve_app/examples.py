@@ -47,7 +47,11 @@ REQUESTS: dict[type, dict[str, Any]] = {
 RECEIPT = Receipt(
     app_id="face-avatar",
     model="embedded",
-    weights={"unet/diffusion_pytorch_model.safetensors": "5f" * 32},
+    weights={
+        "unet/diffusion_pytorch_model.safetensors": "5f" * 32,
+        "face/encoder.onnx": "7a" * 32,
+        "background/u2net.onnx": "b3" * 32,
+    },
     prompt=PROMPT,
     negative_prompt="hat",
     seed=7,

@@ -46,7 +46,7 @@ class AvatarIngress:
         self._stages.start()
         self._service = AvatarService(settings, parts, queue, self._stages)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
-        self._access = Access(parts.redis, parts.keys, settings.tokens, self._service.usage, own)
+        self._access = Access(parts.redis, parts.keys, settings.tokens, self._service.usage, parts.greed, own)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._access, self._settings, stage_states)

@@ -12,6 +12,8 @@ from redis.asyncio import Redis
 from serve_app.auth import signing_key
 from serve_app.broker import connect, ensure_shared_secret
 from serve_app.catalog import Catalog
+from serve_app.greed import Greed
+from serve_app.leftovers import Leftovers
 from serve_app.pipeline import AvatarPipeline
 from serve_app.runner import TaskRunner
 from serve_app.settings import Settings
@@ -32,6 +34,7 @@ class Parts:
     runner: TaskRunner
     signing_key: bytes
     pipeline: AvatarPipeline
+    greed: Greed
 
     @classmethod
     def of(
@@ -58,7 +61,10 @@ class Parts:
             ttl_s=settings.result_ttl_s,
         )
         pipeline = AvatarPipeline(embedder, generator, remover, results)
-        return cls(redis, keys, holder, catalog, results, tasks, TaskRunner(catalog, pipeline, tasks), key, pipeline)
+        Leftovers.keep_the_rest()
+        greed = Greed(redis, keys)
+        runner = TaskRunner(catalog, pipeline, tasks, greed)
+        return cls(redis, keys, holder, catalog, results, tasks, runner, key, pipeline, greed)
 
 
 def check_reach(settings: Settings, nodes: int) -> None:

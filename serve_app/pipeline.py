@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,6 +31,7 @@ from deployments.types import (
     Photo,
 )
 from serve_app.errors import OverloadedError
+from serve_app.leftovers import Leftovers
 from serve_app.schemas import MAX_SEED, Attempt, EffectiveRequest, rgb
 from serve_app.storage import Results, result_key, thumbnail_key
 
@@ -92,6 +93,7 @@ class AvatarJob:
     native_size: tuple[int, int]
     submitted_at: float  # unix seconds
     done: Mapping[int, StoredAvatar] = field(default_factory=dict)
+    stands_back: bool = False  # its tenant asks for more than it may
 
     @property
     def deadline(self) -> float:
@@ -126,6 +128,7 @@ class AvatarJob:
             deadline=self.deadline,
             tenant=self.tenant,
             adapter_scale=request.ip_adapter_scale,
+            stands_back=self.stands_back,
         )
 
     def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:
@@ -190,6 +193,7 @@ class AvatarPipeline:
         self._generator = generator
         self._remover = remover
         self._results = results
+        self._leftovers = Leftovers()
 
     async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
         """Make the images that are not done yet; `image_done` is called as each of them is stored.
@@ -199,29 +203,26 @@ class AvatarPipeline:
         """
         started = time.perf_counter()
         try:
-            face = await self.embed(photo)
-            face_s = time.perf_counter() - started
-            images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
-            return JobResult(_shown(await _all_or_none(images)), face_s)
-        except (BackPressureError, DeploymentUnavailableError):
-            raise OverloadedError(BUSY) from None
-        except (ObjectStoreFullError, OutOfDiskError):
-            raise OverloadedError("There is no memory for more pictures now.") from None
+            with _refusals():
+                face = await self.embed(photo, stands_back=job.stands_back)
+                face_s = time.perf_counter() - started
+                images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
+                return JobResult(_shown(await _all_or_none(images)), face_s)
+        finally:
+            self._leftovers.collect_soon()
 
     async def wake(self) -> None:
         """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
         await asyncio.gather(_value(self._generator.wake.remote()), _value(self._remover.wake.remote()))
 
-    async def embed(self, photo: Photo) -> FaceEmbedding:
+    async def embed(self, photo: Photo, *, stands_back: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
-        return await self._seen(lambda: self._embedder.embed.remote(photo))
+        return await self._seen(lambda: self._embedder.embed.remote(photo, stands_back))
 
     async def inspect(self, photo: Photo) -> FoundFaces:
         """The faces of a photo; wakes no generator. Raises: OverloadedError."""
-        try:
+        with _refusals():
             return await self._seen(lambda: self._embedder.inspect.remote(photo))
-        except (BackPressureError, DeploymentUnavailableError):
-            raise OverloadedError(BUSY) from None
 
     async def _seen(self, look: Callable[[], DeploymentResponse[T]]) -> T:
         """What the embedder says of a photo; asked again where it died on the way."""
@@ -256,7 +257,7 @@ class AvatarPipeline:
             finish_s=avatar.finish_s,
             store_s=time.perf_counter() - started,
             attempts=tuple(drawing.attempt for drawing in drawings),
-            drawn_with=_by_this_version(avatar.drawn_with),
+            drawn_with=_noted(avatar.drawn_with, face),
             drawn_size=(spec.width, spec.height),
             drawn_sha256=avatar.drawn_sha256,
         )
@@ -285,7 +286,7 @@ class AvatarPipeline:
             image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 avatar = calls.add(self._remover.finish.remote(image, finish))
-                similarity = calls.add(self._embedder.similarity.remote(image, face))
+                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.stands_back))
                 try:
                     return await _value(avatar), await _value(similarity)
                 except STAGE_LOST as error:
@@ -300,10 +301,12 @@ class AvatarPipeline:
         return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
 
 
-def _by_this_version(drawn_with: DrawnWith | None) -> DrawnWith | None:
+def _noted(drawn_with: DrawnWith | None, face: FaceEmbedding) -> DrawnWith | None:
+    """With what the face was read with, and this version."""
     if drawn_with is None:
         return None
-    return replace(drawn_with, versions={"face-avatar": serve_app.__version__, **drawn_with.versions})
+    versions = {"face-avatar": serve_app.__version__, **drawn_with.versions}
+    return replace(drawn_with, weights={**drawn_with.weights, **face.weights}, versions=versions)
 
 
 def _shown(avatars: list[StoredAvatar]) -> list[StoredAvatar]:
@@ -333,6 +336,17 @@ async def _value(response: DeploymentResponse[T]) -> T:
         if isinstance(cause, AvatarError):
             raise cause from None
         raise
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What a stage, or Ray's store of objects, has no room for now. Raises: OverloadedError."""
+    try:
+        yield
+    except (BackPressureError, DeploymentUnavailableError):
+        raise OverloadedError(BUSY) from None
+    except (ObjectStoreFullError, OutOfDiskError):
+        raise OverloadedError("There is no memory for more pictures now.") from None
 
 
 async def _is_lost(response: DeploymentResponse[Any]) -> bool:

@@ -15,7 +15,10 @@ class Receipt(BaseModel):
 
     app_id: str
     model: str
-    weights: dict[str, str] = Field(description="SHA-256 of each file of weights, by its name.")
+    weights: dict[str, str] = Field(
+        description="SHA-256 of each file of weights, by its name: the generator's, the face model's in `face/`, and "
+        "where the background was cut out, that model's in `background/`."
+    )
     prompt: str
     negative_prompt: str
     seed: int

@@ -81,7 +81,11 @@ def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
 def differences(then: Receipt, now: Receipt) -> Iterator[str]:
     """A line for each thing that may make other pixels."""
     for name in sorted(then.weights.keys() | now.weights.keys()):
-        if then.weights.get(name) != now.weights.get(name):
+        if name not in then.weights:
+            yield f"{name}: weights that the receipt does not name"
+        elif name not in now.weights:
+            yield f"{name}: weights that are not used now"
+        elif then.weights[name] != now.weights[name]:
             yield f"{name}: other weights than then"
     for name in sorted(then.versions.keys() | now.versions.keys()):
         old, new = then.versions.get(name, "none"), now.versions.get(name, "none")

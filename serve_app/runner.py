@@ -11,6 +11,7 @@ from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.catalog import Catalog
 from serve_app.errors import INTERNAL_ERROR, BrokerError, answer_to
+from serve_app.greed import Greed
 from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult, StoredAvatar
 from serve_app.tasks import Failure, Outcome, Task, TaskStore
 
@@ -18,10 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class TaskRunner:
-    def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore) -> None:
+    def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore, greed: Greed) -> None:
         self._catalog = catalog
         self._pipeline = pipeline
         self._tasks = tasks
+        self._greed = greed
 
     async def run(
         self,
@@ -35,17 +37,6 @@ class TaskRunner:
 
         Raises: DeadlineError, UnknownAppError, and what `get_photo` and the pipeline raise.
         """
-        request = task.request
-        app = self._catalog[request.app_id]
-        job = AvatarJob(
-            task_id=task.task_id,
-            tenant=task.owner,
-            request=request,
-            model=app.model,
-            native_size=app.native_size(request.width, request.height),
-            submitted_at=task.submitted_at,
-            done=done,
-        )
 
         async def image_done(index: int, avatar: StoredAvatar) -> None:
             if not recorded:
@@ -56,7 +47,22 @@ class TaskRunner:
                 log.warning("task %s: an image is done, but the broker does not answer", task.task_id)
 
         async with within_deadline(task):
-            return await self._pipeline.run(job, await get_photo(), image_done)
+            photo = await get_photo()
+            return await self._pipeline.run(await self._job(task, done), photo, image_done)
+
+    async def _job(self, task: Task, done: Mapping[int, StoredAvatar]) -> AvatarJob:
+        request = task.request
+        app = self._catalog[request.app_id]
+        return AvatarJob(
+            task_id=task.task_id,
+            tenant=task.owner,
+            request=request,
+            model=app.model,
+            native_size=app.native_size(request.width, request.height),
+            submitted_at=task.submitted_at,
+            done=done,
+            stands_back=await self._greed.shown_by(task.token),
+        )
 
 
 @contextlib.asynccontextmanager

@@ -122,6 +122,7 @@ class AvatarService:
         self._queue = queue
         self._runner = parts.runner
         self._pipeline = parts.pipeline
+        self._greed = parts.greed
         self._signing_key = parts.signing_key
         self.changes = TaskChanges(parts.redis, parts.keys)
         self._progress = ProgressReader(parts.redis, parts.keys)
@@ -221,6 +222,7 @@ class AvatarService:
             return await self._known(task.task_id)
         except RateLimitError:
             self.usage.refused(task.token)
+            await self._greed.refused(task.token)
             raise
 
     @asynccontextmanager
@@ -440,7 +442,8 @@ class AvatarService:
         reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
         drawing = {index: image for index, image in reported.items() if index not in record.avatars}
         if drawing and len(drawing) + record.images_done == request.batch:  # the generator knows better than the past
-            waiting = min(image.queue_position for image in drawing.values())
+            # Of a task whose first image is done, the others wait for a place among its own.
+            waiting = 0 if record.images_done else min(image.queue_position for image in drawing.values())
             return Place(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
         forecast = await self._forecast()
         if forecast is None:

@@ -5,6 +5,7 @@ own signed URLs send clients straight to the store.
 """
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import re
@@ -36,6 +37,7 @@ OBJECT_STORE = re.compile(
     r"(?:(?P<scheme>s3|gs)://|az://(?P<account>[\w-]+)/)(?P<bucket>[\w.-]+)(?:/(?P<prefix>[^?#]*))?", re.ASCII
 )
 ABSENT_BUCKET = ("NoSuchBucket", "ContainerNotFound")  # what S3 and GCS, and Azure, call it
+NO_SPACE = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT))  # as obstore tells of a full disk
 LISTED_AT_ONCE = 1000
 PART_TTL_S = 600  # no file takes so long to write
 MAX_SIGNED_TTL_S = 7 * 24 * 3600  # S3 and GCS accept no older signature
@@ -184,8 +186,8 @@ class Results:
             raise ForbiddenError("This URL has expired.")
 
     async def check(self) -> None:
-        """Write something small. Raises: StoreError."""
-        await self._put(PROBE, b"", "application/octet-stream")
+        """Write something small, but not nothing: a full disk takes that. Raises: StoreError."""
+        await self._put(PROBE, b"ready", "application/octet-stream")
 
     async def _put(self, key: str, data: bytes, content_type: str) -> None:
         # A folder keeps no attributes, and refuses them.
@@ -209,6 +211,8 @@ class Results:
             async with asyncio.timeout(self._timeout_s):
                 yield
         except (BaseError, OSError) as error:
+            if any(words in str(error) for words in NO_SPACE):
+                raise StoreError("The store of the results is full.") from error
             raise StoreError("The store of the results does not answer, or refuses.") from error
 
     def _url(self, key: str, base_url: str) -> str:

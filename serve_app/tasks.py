@@ -179,6 +179,9 @@ class Keys:
     def places(self, token: str) -> str:
         return f"{self._prefix}:places:{token}"
 
+    def greedy(self, token: str) -> str:
+        return f"{self._prefix}:greedy:{token}"
+
     def usage(self, token: str, day: str) -> str:
         return f"{self._prefix}:usage:{token}:{day}"
 

@@ -14,6 +14,7 @@ from serve_app.access import Access
 from serve_app.auth import renew_token, sha256
 from serve_app.broker import BrokerSettings, connect
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
+from serve_app.greed import MANY, REMEMBERED_S, Greed
 from serve_app.outage import Outage
 from serve_app.quotas import Places
 from serve_app.tasks import Keys, TaskStore
@@ -35,9 +36,10 @@ class Office:
         self.keys = Keys(f"access{next(PREFIXES)}")
         self.store = TokenStore(redis, self.keys.tokens)
         self.usage = UsageBook(redis, self.keys, days=90)
+        self.greed = Greed(redis, self.keys)
 
     def gate(self, settings: TokenSettings = SETTINGS, own: OwnToken | None = None) -> Access:
-        return Access(self.redis, self.keys, settings, self.usage, own)
+        return Access(self.redis, self.keys, settings, self.usage, self.greed, own)
 
     def cut_off(self) -> Redis:
         return connect(BrokerSettings(url="unix:///nothing/here.sock", timeout_s=1), self.data_dir)
@@ -366,5 +368,55 @@ def test_counts_wait_for_a_broker_that_is_away(at: Callable[[Scenario], None], m
         await office.usage._write()
         await office.usage._write()
         assert (await usage_of(office.redis, office.keys, "ann", 1)).requests == 1
+
+    at(scenario)
+
+
+def test_a_token_that_asks_on_though_refused_is_known_as_greedy_to_every_process(
+    at: Callable[[Scenario], None],
+) -> None:
+    async def scenario(office: Office) -> None:
+        ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
+        asked, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), Greed(office.redis, office.keys)
+        token = (await asked.admit(ann, ["create"])).token.id
+        for refusals in range(1, MANY + 1):
+            assert not await elsewhere.shown_by(token)
+            with pytest.raises(RateLimitError):
+                await asked.admit(ann, ["create"])
+            assert await elsewhere.shown_by(token) == (refusals == MANY)
+        assert not await elsewhere.shown_by("another")
+        assert 0 < await office.redis.ttl(office.keys.greedy(token)) <= REMEMBERED_S  # and it is forgotten
+
+    at(scenario)
+
+
+def test_while_the_broker_is_away_a_process_knows_its_own_greedy_tokens(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        one, other = [Greed(office.cut_off(), office.keys) for _ in range(2)]
+        for _ in range(MANY):
+            await one.refused("token")
+        assert await one.shown_by("token")
+        assert not await other.shown_by("token")
+
+    at(scenario)
+
+
+def test_who_asks_on_has_to_wait_for_every_answer(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(office: Office) -> None:
+        ann, bob = [f"Bearer {await office.store.add(TokenGrant(name))}" for name in ("ann", "bob")]
+        gate = office.gate(TokenSettings(requests_per_minute=1))
+        await gate.admit(ann, ["create"])
+        for _ in range(MANY):
+            with pytest.raises(RateLimitError):
+                await gate.admit(ann, ["create"])
+        monkeypatch.setattr("serve_app.access.REFUSAL_S", 3600)
+        monkeypatch.setattr("serve_app.access.MAX_HELD_UP", 1)
+        reading = [asyncio.create_task(gate.admit(ann, ["read"])) for _ in range(2)]
+        done, waiting = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+        assert (len(done), len(waiting)) == (1, 1)  # of which the other waits
+        await gate.admit(bob, ["read"])
+        waiting.pop().cancel()
 
     at(scenario)

@@ -1,3 +1,5 @@
+import asyncio
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,9 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from deployments.background.deployment import BackgroundRemover
 from deployments.background.model import ARCHITECTURES, RembgModel, open_session
-from deployments.config import MattingModelConfig
-from deployments.types import Pixels
+from deployments.config import BackgroundRemoverConfig, MattingModelConfig
+from deployments.types import DrawnWith, FinishSpec, GeneratedImage, Pixels
 
 U2NETS = ["u2net", "u2netp", "u2net_human_seg", "silueta", "u2net_custom"]
 ISNETS = ["isnet-general-use", "isnet-anime", "dis_custom"]
@@ -185,3 +188,14 @@ def test_importing_the_model_keeps_numba_from_compiling() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_DISABLE_JIT"}
     code = "import deployments.background.model, numba; assert numba.config.DISABLE_JIT"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("cuts_out", [True, False])
+def test_a_file_with_another_background_says_which_weights_found_it(u2net: Path, cuts_out: bool) -> None:
+    remover = BackgroundRemover(BackgroundRemoverConfig(model=MattingModelConfig(model_path=u2net)))
+    drawn_with = DrawnWith("m", {"unet": "ab"}, "Euler", {}, 1.0, None, "float32", "cpu", {})
+    image = GeneratedImage(picture(64, 64), runtime_s=1, startup_s=0, drawn_with=drawn_with)
+    avatar = asyncio.run(remover.finish(image, FinishSpec(64, 64, remove_background=cuts_out)))
+    assert avatar.drawn_with is not None
+    named = {f"background/{u2net.name}": hashlib.sha256(u2net.read_bytes()).hexdigest()} if cuts_out else {}
+    assert avatar.drawn_with.weights == {"unet": "ab"} | named

@@ -35,7 +35,6 @@ KNOB = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
 # Run below, against a service of this module.
 RUN = (
     "TOKEN=",
-    "BODY=",
     "TASK_ID=",
     "curl ",
     "while curl ",
@@ -59,6 +58,7 @@ BY_OTHERS = {
     "face-avatar models": "tests/test_models.py",
     "face-avatar tasks": "tests/test_operators.py",
     "face-avatar token": "tests/test_operators.py",
+    "face-avatar verify": "tests/test_provenance.py",
     "python -m loadtest.bench.": "loadtest/bench",
     "python -m loadtest": "tests/test_loadtest.py",
     ".venv/bin/python -m loadtest": "tests/test_loadtest.py",

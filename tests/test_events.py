@@ -15,6 +15,7 @@ from serve_app.access import Access
 from serve_app.auth import TOKEN_FILE
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.events import check_room, follow, last_event_id
+from serve_app.greed import Greed
 from serve_app.http import build_http
 from serve_app.settings import Settings
 from serve_app.tasks import TaskRecord
@@ -222,7 +223,8 @@ async def browsing(ingress: Ingress, data_dir: Path) -> AsyncIterator[tuple[http
     """A client of the whole HTTP application, and the owner that its token stands for."""
     settings = Settings(data_dir=data_dir)
     own = OwnToken(data_dir)
-    access = Access(ingress.redis, ingress.keys, settings.tokens, ingress.service.usage, own)
+    redis, keys, service = ingress.redis, ingress.keys, ingress.service
+    access = Access(redis, keys, settings.tokens, service.usage, Greed(redis, keys), own)
     app = build_http(ingress.service, access, settings, _nothing)
     bearer = f"Bearer {(data_dir / TOKEN_FILE).read_text().strip()}"
     owner = (await access.admit(bearer)).token.owner

@@ -1,3 +1,4 @@
+import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,12 @@ def test_a_bad_photo_in_a_batch_does_not_fail_its_neighbours_and_all_stay_in_ord
         assert isinstance(alone, FaceEmbedding)
         assert np.array_equal(together.vector, alone.vector)
         assert together.box == alone.box
+
+
+def test_a_face_says_what_it_was_read_with(model: CascadeFaceModel, encoder: Path, astronaut: Photo) -> None:
+    (face,) = model.embed([astronaut])
+    assert isinstance(face, FaceEmbedding)
+    assert face.weights == {"face/encoder.onnx": hashlib.sha256(encoder.read_bytes()).hexdigest()}
 
 
 def test_no_photos_give_no_results(model: CascadeFaceModel) -> None:

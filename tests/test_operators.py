@@ -11,6 +11,7 @@ from serve_app.access import Access
 from serve_app.broker import BrokerSettings, connect, own_url
 from serve_app.cli import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
+from serve_app.greed import Greed
 from serve_app.runner import failed
 from serve_app.tasks import Keys, TaskStore
 from serve_app.tokens import OwnToken, Right, Token, TokenSettings
@@ -35,7 +36,7 @@ def let_in(data_dir: Path, prefix: str, secret: str, *rights: Right) -> Token | 
         async with connect(BrokerSettings(), data_dir) as redis:
             keys = Keys(prefix)
             book = UsageBook(redis, keys, 90)
-            access = Access(redis, keys, TokenSettings(), book, OwnToken(data_dir))
+            access = Access(redis, keys, TokenSettings(), book, Greed(redis, keys), OwnToken(data_dir))
             try:
                 return (await access.admit(f"Bearer {secret}", rights)).token
             except UnauthorizedError:

@@ -295,6 +295,41 @@ def test_consent_is_asked_for_where_the_service_requires_it(visit: Callable[...,
     assert re.search(rb'name="min_similarity"\r\n\r\n0.3', body)
 
 
+def test_a_withheld_avatar_is_told_and_not_downloaded_and_so_are_those_less_like_than_asked(
+    visit: Callable[..., Visit],
+) -> None:
+    tab = visit()
+    tab.expected = "ERR_FAILED"
+    page = tab.open()
+
+    def withholding(route: Route) -> None:
+        answer = route.fetch()
+        envelope = answer.json()
+        if envelope["status"] == "SUCCESS":
+            for name in ("result", "low_res_urls", "face_similarity", "receipts"):
+                envelope["output"][name][0] = None
+        route.fulfill(response=answer, json=envelope)
+
+    page.route("**/events", lambda route: route.abort())
+    page.route("**/api/v1/tasks/*", withholding)
+    tab.choose("me.png", sample_photo().read_bytes())
+    tab.be_quick(batch=3)
+    page.get_by_label("Least likeness").fill("1")
+    avatars = tab.generate()
+    expect(avatars).to_have_count(2)
+    expect(page.locator(".withheld")).to_have_text("Withheld by the safety check. Another seed may help.")
+    expect(avatars.first.locator(".hint")).to_have_text("Best of 3, still less like than asked.")
+    expect(page.locator("#summary-text")).to_have_text(re.compile(r"2 avatars in .* s; 1 was withheld\."))
+    tab.require_accessible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert len(archive.namelist()) == 2
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Receipts").click()
+    assert read_receipt(Path(download.value.path()), 1).seed in (6, 10, 11)
+
+
 def test_where_events_do_not_come_the_task_is_asked_for(visit: Callable[..., Visit]) -> None:
     tab = visit()
     tab.expected = "ERR_FAILED"
@@ -449,7 +484,8 @@ def test_every_state_can_be_read_by_everybody_and_fits_its_screen(
 
 
 def test_the_page_comes_with_a_strict_policy_and_weighs_little(service: Service) -> None:
-    files = ["/", *(f"/page/{path.name}" for path in PAGE.iterdir() if path.name != "index.html")]
+    inside = ("index.html", "style.css")
+    files = ["/", *(f"/page/{path.name}" for path in PAGE.iterdir() if path.name not in inside)]
     answers = [service.client.get(file, headers={"Authorization": ""}) for file in files]
     assert [answer.status_code for answer in answers] == [200] * len(files)
     assert sum(len(answer.content) for answer in answers) < 100_000

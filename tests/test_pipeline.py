@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ObjectStoreFullError, OutOfDiskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.errors import NoFaceError
@@ -175,6 +175,16 @@ def test_a_full_stage_is_an_overload_and_not_asked_again(run: Callable[..., JobR
     with pytest.raises(OverloadedError):
         run(embedder, Stage("image"), Stage(AVATAR))
     assert len(embedder.responses) == 1
+
+
+@pytest.mark.parametrize("full", [ObjectStoreFullError(), OutOfDiskError()])
+def test_no_room_for_pictures_is_an_overload(run: Callable[..., JobResult], full: Exception) -> None:
+    pipeline: Any = AvatarPipeline
+    for embedder, remover in ((Embedder(full), Stage(AVATAR)), (Embedder(face()), Stage(full))):
+        with pytest.raises(OverloadedError):
+            run(embedder, Stage("image"), remover)
+    with pytest.raises(OverloadedError):
+        asyncio.run(pipeline(Stage(full), None, None, None).inspect(PHOTO))
 
 
 def test_when_time_is_over_every_call_is_cancelled(run: Callable[..., JobResult]) -> None:

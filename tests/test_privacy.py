@@ -127,6 +127,14 @@ def test_the_search_would_find_each_trace(jpeg: bytes, after_tasks: dict[str, li
     assert {kind for kind, _ in found(after_tasks, tmp_path)} == set(after_tasks)
 
 
+def test_no_photo_and_no_embedding_is_on_a_disk_the_moment_a_request_is_answered(
+    service: Service, jpeg: bytes, session_folder: Path
+) -> None:
+    traces = traces_of_photo(jpeg)
+    assert service.post(**SMALL, file_url=data_url(jpeg, "image/jpeg")).status_code == 200
+    assert found(traces, service.data_dir, session_folder) == []
+
+
 def test_no_photo_and_no_embedding_is_on_a_disk_when_tasks_are_over(
     service: Service, after_tasks: dict[str, list[bytes]], session_folder: Path, poll: Callable[..., Any]
 ) -> None:
@@ -135,6 +143,22 @@ def test_no_photo_and_no_embedding_is_on_a_disk_when_tasks_are_over(
     assert list((service.data_dir / "broker").rglob("*.aof"))  # the append-only file is looked at
     assert list((session_folder / "logs").rglob("*serve*"))
     assert found(after_tasks, service.data_dir, session_folder) == []
+
+
+def test_no_picture_is_in_memory_when_tasks_are_over(
+    service: Service, after_tasks: dict[str, list[bytes]], poll: Callable[..., Any]
+) -> None:
+    def used() -> float:
+        """Bytes of the object store; Serve has some for itself."""
+        have, free = ray.cluster_resources(), ray.available_resources()
+        return have["object_store_memory"] - free["object_store_memory"]
+
+    before, picture = used(), 256 * 256 * 3
+    assert service.make(**SMALL, batch=4)["status"] == "SUCCESS"
+    ours = ray.put(np.zeros(100 * picture, np.uint8))
+    poll(lambda: used() > before + 100 * picture, GONE_S)  # from here on what Ray says is newer than the request
+    del ours
+    poll(lambda: used() < before + picture, GONE_S)
 
 
 def test_logs_hold_no_prompt_no_url_no_token_and_no_signature(

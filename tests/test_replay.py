@@ -59,14 +59,15 @@ def test_what_the_receipt_says_is_asked_for_again(replay: Replay, fake: FakeServ
 def test_what_differs_is_said_before_anything_is_drawn_and_other_pixels_after(
     replay: Replay, fake: FakeService
 ) -> None:
+    weights = RECEIPT.weights | {"unet/diffusion_pytorch_model.safetensors": "new", "adapter.safetensors": "f1"}
     changed = RECEIPT.model_copy(
-        update={"weights": {"unet": "new"}, "versions": RECEIPT.versions | {"torch": "3"}, "drawn_sha256": "e" * 64}
+        update={"weights": weights, "versions": RECEIPT.versions | {"torch": "3"}, "drawn_sha256": "e" * 64}
     )
     fake.receipt = changed.model_dump(mode="json")
     code, out, err = replay()
     assert code == 1
     assert out.splitlines()[:-1] == [
-        "unet: other weights than then",
+        "adapter.safetensors: weights that the receipt does not name",
         "unet/diffusion_pytorch_model.safetensors: other weights than then",
         "torch: 2.13.0 then, 3 now",
     ]
@@ -81,6 +82,10 @@ def test_a_service_without_receipts_is_told(replay: Replay, fake: FakeService) -
 def test_nothing_differs_from_itself() -> None:
     assert list(differences(RECEIPT, RECEIPT)) == []
     assert list(differences(RECEIPT, RECEIPT.model_copy(update={"device": "H200"}))) == ["device: cpu then, H200 now"]
+    bare = RECEIPT.model_copy(update={"weights": {}})
+    assert list(differences(RECEIPT, bare)) == [
+        f"{name}: weights that are not used now" for name in sorted(RECEIPT.weights)
+    ]
 
 
 @pytest.mark.parametrize("beyond", [0, 3, 7])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.scheduler import Bucket, Outlook, Row, RowScheduler
+from deployments.diffusion.scheduler import PATIENCE_S, Bucket, Outlook, Row, RowScheduler
 from tests.fakes import row
 
 
@@ -126,6 +126,63 @@ def modest_waits(curve: Curve, greedy_rows: int, until: float = 60) -> list[floa
             waits.append(now - modest.arrived_at)
             modest, comes_at = None, now + 0.3
     return waits
+
+
+def test_who_stands_back_goes_behind_the_others_but_not_for_ever() -> None:
+    back, other = row(tenant="greedy", stands_back=True), row(tenant="modest", num_inference_steps=50, arrived_at=5)
+    assert scheduler_with([back, other]).next_batch(5, Curve()) == [other]
+    assert scheduler_with([back, other]).next_batch(PATIENCE_S, Curve(most=2)) == [back]
+    assert scheduler_with([back]).next_batch(5, Curve()) == [back]
+
+
+def test_who_stands_back_may_share_a_step_where_that_slows_nobody() -> None:
+    back, other = row(tenant="greedy", stands_back=True), row(tenant="modest")
+    assert scheduler_with([back, other]).next_batch(0, Curve(fixed_s=0.1, row_s=0.001)) == [other, back]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ann", "bob", "cid"]), st.booleans(), st.integers(1, 50)), min_size=1))
+@settings(deadline=None)
+def test_a_step_is_first_of_all_for_who_does_not_stand_back(requests: list[tuple[str, bool, int]]) -> None:
+    rows = [row(tenant=name, stands_back=back, num_inference_steps=steps) for name, back, steps in requests]
+    first = scheduler_with(rows).next_batch(1, Curve())[0]
+    assert first.spec.stands_back == all(each.spec.stands_back for each in rows)
+
+
+@pytest.mark.parametrize("curve", [Curve(), Curve(fixed_s=0.005, row_s=0.01)])
+def test_bursts_of_one_who_had_little_and_asks_too_much_slow_nobody(curve: Curve) -> None:
+    alone = burst_waits(curve, burst=0)
+    assert p95(burst_waits(curve, burst=3, stands_back=True)) <= 1.2 * p95(alone)
+    if curve.row_s > curve.fixed_s:  # where rows cost much, the turns of tenants would not do
+        assert p95(burst_waits(curve, burst=3, stands_back=False)) > 2 * p95(alone)
+
+
+def burst_waits(curve: Curve, burst: int, stands_back: bool = False, every_s: float = 3.1) -> list[float]:
+    """How long each image of one tenant takes, which asks again and again, while another one has bursts of images."""
+    scheduler, waits = RowScheduler(0.25), []
+    modest, now, comes_at, burst_at = None, 0.0, 0.0, 0.0
+    while now < 120:
+        if modest is None and now >= comes_at:
+            modest = row(tenant="modest", num_inference_steps=4, arrived_at=now)
+            scheduler.add(modest)
+        if now >= burst_at:
+            for _ in range(burst):
+                scheduler.add(row(tenant="greedy", num_inference_steps=4, arrived_at=now, stands_back=stands_back))
+            burst_at += every_s
+        rows = scheduler.next_batch(now, curve)
+        step_s = curve.step_s(rows[0].bucket, sum(each.width for each in rows)) if rows else 0.001
+        now += step_s
+        for each in rows:
+            each.steps_done += 1
+        scheduler.charge(rows, step_s, now)
+        scheduler.remove([each for each in rows if not each.steps_left])
+        if modest is not None and not modest.steps_left:
+            waits.append(now - modest.arrived_at)
+            modest, comes_at = None, now + 0.3
+    return waits
+
+
+def p95(waits: list[float]) -> float:
+    return sorted(waits)[-(len(waits) // 20) - 1]
 
 
 def test_where_each_row_more_costs_much_the_short_one_goes_ahead_by_itself() -> None:

@@ -15,6 +15,7 @@ from serve_app.auth import sha256
 from serve_app.broker import connect
 from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
+from serve_app.greed import Greed
 from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
@@ -38,13 +39,14 @@ class Ingress:
     def __init__(self, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
         settings = Settings(data_dir=data_dir, **changes)
         redis, keys = connect(settings.broker, data_dir), Keys("test")
+        greed = Greed(redis, keys)
         self.keys = keys
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(["embedded"])
-        runner = TaskRunner(catalog, self.pipeline, self.tasks)  # type: ignore[arg-type]
-        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline)  # type: ignore[arg-type]
+        runner = TaskRunner(catalog, self.pipeline, self.tasks, greed)  # type: ignore[arg-type]
+        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, greed)  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
         self.gate = asyncio.Event()
         self.gate.set()

@@ -71,6 +71,16 @@ def test_images_that_wait_in_the_generator_say_how_many_are_before_them(at: At, 
     at(scenario)
 
 
+def test_a_task_with_an_image_done_is_in_no_queue_any_more(at: At, reporter: ProgressReporter) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, task_id = await started(make, batch=2)
+        await ingress.tasks.note_image(task_id, 0, AVATAR)
+        await reporter.report([ImageProgress(task_id, 1, 0, 10, 8.0, 3)])
+        assert (await progress(ingress, task_id))["queue_position"] == 0
+
+    at(scenario)
+
+
 def test_whoever_follows_a_task_hears_of_its_steps(at: At, reporter: ProgressReporter) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture")

@@ -18,6 +18,7 @@ from deployments.types import Photo
 from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
+from serve_app.greed import Greed
 from serve_app.photo import pack_photo
 from serve_app.pipeline import AvatarJob, ImageDone, JobResult, StoredAvatar
 from serve_app.queue import GROUP, TaskQueue
@@ -82,7 +83,7 @@ class Shop:
         name = f"worker{len(self.workers)}"
         pipeline = Pipeline(self.results, *outcomes)
         store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, self.keys, name, lease_s=lease_s)
-        runner = TaskRunner(Catalog.read(["embedded"]), pipeline, store)  # type: ignore[arg-type]
+        runner = TaskRunner(Catalog.read(["embedded"]), pipeline, store, Greed(self.redis, self.keys))  # type: ignore[arg-type]
         worker = TaskWorker(store, queue, runner, self.results, concurrency)
         self.workers.append(worker)
         self.loops.append(asyncio.create_task(worker.run()))

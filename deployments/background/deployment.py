@@ -10,8 +10,9 @@ import numpy as np
 from deployments.background.finish import decided, finish
 from deployments.background.identity import IdentitySource
 from deployments.cold_start import ColdStart
-from deployments.config import BackgroundRemoverConfig
-from deployments.types import Avatar, FinishSpec, GeneratedImage, Origin
+from deployments.config import BackgroundRemoverConfig, model_path
+from deployments.types import Avatar, DrawnWith, FinishSpec, GeneratedImage, Origin
+from deployments.weights import sha256_by_name
 
 
 class BackgroundRemover:
@@ -28,6 +29,8 @@ class BackgroundRemover:
             from deployments.background.model import MattingModel, RembgModel
         with start.part("load"):
             self._model: MattingModel = RembgModel(config.model)
+            matting = model_path(config.model.model_path)
+            self._weights = sha256_by_name([(f"background/{matting.name}", matting)])
             self._signer = None if identities is None else ContentSigner(identities.identity())
         with start.part("warm"):
             self._model.alpha(np.zeros((256, 256, 3), np.uint8))
@@ -53,9 +56,13 @@ class BackgroundRemover:
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
             finish_s=time.perf_counter() - started,
-            drawn_with=image.drawn_with,
+            drawn_with=self._noted(image.drawn_with) if spec.cuts_out else image.drawn_with,
             drawn_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
         )
+
+    def _noted(self, drawn_with: DrawnWith | None) -> DrawnWith | None:
+        """With the weights that found the background: the file depends on them, too."""
+        return None if drawn_with is None else replace(drawn_with, weights={**drawn_with.weights, **self._weights})
 
     def _signed(self, data: bytes, media_type: str, origin: Origin | None) -> bytes:
         return data if self._signer is None or origin is None else self._signer.sign(data, media_type, origin)

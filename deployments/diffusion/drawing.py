@@ -1,6 +1,5 @@
 """What a model's images are drawn with, for their receipts: the digests of its files, its sampler, the versions."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.precision import precision_of
 from deployments.diffusion.sampler import sampler_of
 from deployments.types import DrawnWith
+from deployments.weights import sha256_by_name
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 LIBRARIES = ("torch", "diffusers", "transformers")
@@ -25,7 +25,7 @@ def drawn_with(name: str, config: DiffusionModelConfig) -> DrawnWith:
     sampler = sampler_of(scheduler)
     return DrawnWith(
         model=name,
-        weights={file: _sha256(path) for file, path in weight_files(config)},
+        weights=sha256_by_name(weight_files(config)),
         sampler=type(sampler).__name__,
         schedule=sampler.schedule.model_dump(mode="json", exclude_defaults=True),
         adapter_scale=config.ip_adapter_scale,
@@ -47,11 +47,6 @@ def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
         if file is not None:
             path = model_path(file)
             yield path.name, path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _device_name(device: str) -> str:

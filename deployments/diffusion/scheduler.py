@@ -2,8 +2,8 @@
 
 When a row comes or goes, the rows of the next steps are chosen anew, from those that wait and those that are half done
 alike. The shortest remaining work goes first, because that makes the mean wait shortest; ageing lets nobody starve;
-tenants take turns, whoever had least of late first. How many share a step is what makes all of them together wait
-least, but nobody is slowed much by who had much more.
+tenants take turns, whoever had least of late first, and whoever asks for more than they may last. How many share a step
+is what makes all of them together wait least, but nobody is slowed much by who had much more.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -21,6 +21,7 @@ from deployments.types import AvatarSpec, GeneratedImage, Vector
 # in the fullest step.
 LATECOMERS = 2.0
 SLOWED = 1.15  # so much longer a step may take for those who had much more than its first row's tenant
+PATIENCE_S = 10.0  # for which a row stands back; then it takes its turn like the others
 
 Bucket = tuple[str, Hashable]
 """Model, and what its rows must have in common to share a step: the shape of their latents."""
@@ -52,6 +53,9 @@ class Row:
     @property
     def abandoned(self) -> bool:
         return self.future.cancelled()
+
+    def stands_back(self, now: float) -> bool:
+        return self.spec.stands_back and now - self.arrived_at < PATIENCE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +146,20 @@ class RowScheduler:
         return self._chosen
 
     def _unhurt(self, batch: list[Row], now: float, costs: Costs) -> list[Row]:
-        """A batch without those who had much more than its first row's tenant and would slow it."""
+        """A batch without those who stand back, or had much more than its first row's tenant, and would slow it."""
         first = batch[0]
-        greedy = [row for row in batch if self._shares.greedier(row.spec.tenant, first.spec.tenant, now)]
+        greedy = [row for row in batch if self._goes_behind(row, first, now)]
         kept = [row for row in batch if row not in greedy]
         most_s = SLOWED * costs.step_s(first.bucket, width_of(kept))
         for row in greedy:
             if costs.step_s(first.bucket, width_of([*kept, row])) <= most_s:
                 kept.append(row)
         return kept
+
+    def _goes_behind(self, row: Row, first: Row, now: float) -> bool:
+        if row.stands_back(now) != first.stands_back(now):
+            return row.stands_back(now)
+        return self._shares.greedier(row.spec.tenant, first.spec.tenant, now)
 
     def forecast(self, now: float, costs: Costs) -> dict[Row, Outlook]:
         order = self._in_order(now, costs)
@@ -160,15 +169,18 @@ class RowScheduler:
         return {row: Outlook(ends[row], positions.get(row, 0)) for row in order}
 
     def _in_order(self, now: float, costs: Costs) -> list[Row]:
-        """Each tenant's best row, then each tenant's second best, and so on; those of who had least first, by rank."""
+        """Each tenant's best row, then each tenant's second best, and so on; those of who had least first, by rank.
+
+        Who stands back comes after all others.
+        """
         ranks = {row: self._rank(row, now, costs) for row in self._rows}
         seen: dict[str, int] = {}
         levels = {tenant: self._shares.level(tenant, now) for tenant in {row.spec.tenant for row in self._rows}}
-        turns: list[tuple[int, int, int, Row]] = []
+        turns: list[tuple[bool, int, int, int, Row]] = []
         for place, row in enumerate(sorted(self._rows, key=ranks.__getitem__)):
             turn = seen[row.spec.tenant] = seen.get(row.spec.tenant, -1) + 1
-            turns.append((turn, levels[row.spec.tenant], place, row))
-        return [row for *_order, row in sorted(turns, key=lambda each: each[:3])]
+            turns.append((row.stands_back(now), turn, levels[row.spec.tenant], place, row))
+        return [row for *_order, row in sorted(turns, key=lambda each: each[:4])]
 
     def _rank(self, row: Row, now: float, costs: Costs) -> tuple[float, float]:
         """Smaller goes first: seconds of work that are left, less the waiting so far; then the older one."""

@@ -8,8 +8,11 @@ from ray import serve
 from deployments.cold_start import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
+from deployments.face.courtesy import Courtesy
 from deployments.face.vector import face_similarity
 from deployments.types import FaceEmbedding, FoundFaces, GeneratedImage, Photo
+
+PATIENCE_S = 2.0  # of a call that stands back; many of them wait for each other
 
 
 class FaceEmbedder:
@@ -26,13 +29,15 @@ class FaceEmbedder:
             blank = np.zeros((256, 256, 3), np.uint8)
             self._model.embed([Photo(blank), Photo(blank, drawn=True)])
         start.publish()
+        self._courtesy = Courtesy(PATIENCE_S)
         self._turn = asyncio.Lock()  # one thread at a time: no face library says that it takes several
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
-    async def embed(self, photo: Photo) -> FaceEmbedding:
+    async def embed(self, photo: Photo, stands_back: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
-        found: FaceEmbedding | NoFaceError = await self._embed_batch(photo)
+        async with self._courtesy.turn(stands_back=stands_back):
+            found: FaceEmbedding | NoFaceError = await self._embed_batch(photo)
         if isinstance(found, NoFaceError):
             raise found
         return found
@@ -42,9 +47,12 @@ class FaceEmbedder:
         async with self._turn:
             return await asyncio.to_thread(self._model.inspect, photo)
 
-    async def similarity(self, image: GeneratedImage, reference: FaceEmbedding) -> float | None:
+    async def similarity(
+        self, image: GeneratedImage, reference: FaceEmbedding, stands_back: bool = False
+    ) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
-        found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, drawn=True))
+        async with self._courtesy.turn(stands_back=stands_back):
+            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, drawn=True))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 
     @serve.batch

@@ -14,6 +14,7 @@ from deployments.face.inspection import inspected
 from deployments.face.vector import normalised
 from deployments.onnx import provider_list, require_provider, require_self_contained, session_options
 from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
+from deployments.weights import sha256_by_name
 
 # Pixels of a side. SCRFD knows no face as large as its input, so a portrait that the face fills is lost at 640; shrunk
 # to 128 it is within its range. insightface's own default is both sizes too, whose detections it merges.
@@ -30,6 +31,8 @@ class InsightFaceModel:
         self._detector = analysis.models["detection"]
         self._recogniser = analysis.models["recognition"]
         self._min_face_px = config.min_face_px
+        files = [Path(model.model_file) for model in (self._detector, self._recogniser)]
+        self._weights = sha256_by_name((f"face/{file.name}", file) for file in files)
         self._try_out()
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
@@ -42,7 +45,9 @@ class InsightFaceModel:
         ]
         vectors = iter(self._encode(crops))
         return [
-            FaceEmbedding(next(vectors), face.box, face.score, face.landmarks) if isinstance(face, Detection) else face
+            FaceEmbedding(next(vectors), face.box, face.score, face.landmarks, self._weights)
+            if isinstance(face, Detection)
+            else face
             for face in found
         ]
 

@@ -15,6 +15,7 @@ from deployments.face.inspection import inspected
 from deployments.face.vector import normalised
 from deployments.onnx import provider_list, require_provider, session_options
 from deployments.types import FaceEmbedding, FoundFaces, Photo, Vector
+from deployments.weights import sha256_by_name
 
 
 class FaceModel(Protocol):
@@ -45,6 +46,8 @@ class CascadeFaceModel:
         self._min_face_px = config.min_face_px
         self._avatar_face = config.avatar_face
         self._encoder = open_encoder(config)
+        encoder = model_path(config.encoder)
+        self._weights = sha256_by_name([(f"face/{encoder.name}", encoder)])
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
         found = [self._face(photo) for photo in photos]
@@ -55,7 +58,9 @@ class CascadeFaceModel:
         ]
         vectors = iter(self._encode(crops))
         return [
-            FaceEmbedding(next(vectors), face.box, face.score) if isinstance(face, Detection) else face
+            FaceEmbedding(next(vectors), face.box, face.score, weights=self._weights)
+            if isinstance(face, Detection)
+            else face
             for face in found
         ]
 

@@ -169,6 +169,7 @@ class LibraryPipeline:
     ) -> list[Pixels]:
         """An image of each face, all at once: the library has one step count for them."""
         vectors = torch.stack([torch.from_numpy(vector) for vector in faces])[:, None]  # (images, 1, 512)
+        vectors = vectors.to(self._pipeline.unet.dtype)
         drawn = self._pipeline(
             prompt=[prompts.prompt] * len(seeds),
             negative_prompt=[prompts.negative] * len(seeds),

@@ -4,9 +4,10 @@
 
 The modest token asks for one small avatar after another. The greedy one, in runs that alternate with quiet ones, sends
 as fast as its connections allow, whatever it is answered: synchronous requests, queued ones, looks at tasks. What its
-limits let through (by default 6 requests a minute, one image at once) is its right, and is drawn beside the others. The
-service is the embedded one; the flood comes from a process of its own with the lowest priority, because on a small
-machine it has to share the processors with the service.
+limits let through (by default 6 requests a minute, one image at once) is its right, and is drawn beside the others.
+Where the modest one waited longer is in the figures of the stages, as its answers have them; `rest` is what no stage
+counts: HTTP, admission, the broker, the way from stage to stage. The service is the embedded one; the flood comes from
+a process of its own with the lowest priority, because on a small machine it shares the processors with the service.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -48,11 +49,25 @@ TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """How long one took, and each stage of it, in seconds."""
+
+    latency_s: float
+    stages_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """What the modest token saw, and what became of the greedy one's requests, by their HTTP status."""
 
     latencies_s: tuple[float, ...]
+    stages_s: dict[str, float]  # medians
     flood: dict[str, int]
+
+    @classmethod
+    def of(cls, answers: Sequence[Answer], flood: Mapping[str, int]) -> "Run":
+        stages = {name: statistics.median(each.stages_s[name] for each in answers) for name in answers[0].stages_s}
+        return cls(tuple(each.latency_s for each in answers), stages, dict(flood))
 
     @property
     def p95_s(self) -> float:
@@ -93,16 +108,18 @@ def photo() -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def asked_modestly(client: Client, seconds: float) -> list[float]:
-    """Seconds that each request took."""
-    latencies, ends = [], time.perf_counter() + seconds
+def asked_modestly(client: Client, seconds: float) -> list[Answer]:
+    """One request after another, for so long."""
+    answers, ends = [], time.perf_counter() + seconds
     with client.open() as http:
         while time.perf_counter() < ends:
             began = time.perf_counter()
-            http.post("/getImageToImage", json=client.body()).raise_for_status()
-            latencies.append(time.perf_counter() - began)
+            answer = http.post("/getImageToImage", json=client.body()).raise_for_status()
+            latency_s = time.perf_counter() - began
+            stages: dict[str, float] = answer.json()["time_required"]["stages"]
+            answers.append(Answer(latency_s, stages | {"rest": latency_s - sum(stages.values())}))
             time.sleep(PAUSE_S)
-    return latencies
+    return answers
 
 
 def flood(client: Client, begun: Event, ended: Event, statuses: "multiprocessing.Queue[Counter[str]]") -> None:
@@ -165,11 +182,19 @@ def measure(rounds: int, seconds: float, **limits: int) -> list[Pair]:
                 for _ in range(WARM_UP):
                     http.post("/getImageToImage", json=modest.body()).raise_for_status()
             for _ in range(rounds):
-                quiet = Run(tuple(asked_modestly(modest, seconds)), {})
+                quiet = Run.of(asked_modestly(modest, seconds), {})
                 with flooded(greedy) as counted:
-                    latencies = asked_modestly(modest, seconds)
-                pairs.append(Pair(quiet, Run(tuple(latencies), dict(counted))))
+                    answers = asked_modestly(modest, seconds)
+                pairs.append(Pair(quiet, Run.of(answers, counted)))
     return pairs
+
+
+def stages_table(pairs: Sequence[Pair]) -> Table:
+    table = Table("stage", "without, ms", "with, ms", title="medians of all rounds")
+    for name in pairs[0].quiet.stages_s:
+        sides = ([pair.quiet for pair in pairs], [pair.flooded for pair in pairs])
+        table.add_row(name, *(f"{1000 * statistics.median(run.stages_s[name] for run in side):.0f}" for side in sides))
+    return table
 
 
 def main() -> None:
@@ -190,7 +215,7 @@ def main() -> None:
         p95 = [f"{run.p95_s:.2f} of {len(run.latencies_s)}" for run in (pair.quiet, pair.flooded)]
         table.add_row(str(number), *p95, f"{pair.growth:.2f}", got)
     table.add_row("median", "", "", str(growth), "")
-    Console(width=140).print(table)
+    Console(width=140).print(table, stages_table(pairs))
     if options.json is not None:
         rounds = [asdict(pair) | {"growth": pair.growth} for pair in pairs]
         options.json.write_text(json.dumps({"limits": limits, "rounds": rounds, "growth": growth.value}, indent=1))

@@ -49,24 +49,26 @@ export class Results {
 
   success(envelope) {
     const { result, seeds, face_similarity: likenesses, attempts = [], receipts = [] } = envelope.output;
-    const { output_format: format, remove_background: cut, bg_color: colour } = envelope.input;
+    const { output_format: format, remove_background: cut, bg_color: colour, min_similarity: asked } = envelope.input;
     const ending = format === "jpeg" ? "jpg" : format;
     const stem = this.photo.name.replace(/\.\w+$/, "") || "avatar";
     this.#end();
-    this.files = result.map((url, index) => ({ url, name: `${stem}-${seeds[index]}.${ending}` })).filter((file) => file.url);
     const avatars = result.map((url, index) => ({
       url,
       name: `${stem}-${seeds[index]}.${ending}`,
       seed: seeds[index],
       likeness: likenesses[index],
       tries: attempts[index]?.length ?? 1,
+      unlike: asked !== null && (likenesses[index] ?? -1) < asked,
       transparent: cut && !colour,
       title: `Avatar ${index + 1} of ${result.length}`,
     }));
+    this.files = avatars.filter((avatar) => avatar.url);
     this.receipts = receipts;
     $("grid").replaceChildren(...this.#photoTile(), ...avatars.map((avatar) => this.#tile(avatar)));
-    this.#summarise(envelope.time_required, result.length);
-    announce(`${count(result.length, "avatar is", "avatars are")} done.`);
+    const withheld = result.length - this.files.length;
+    this.#summarise(envelope.time_required, this.files.length, withheld);
+    announce(`${count(this.files.length, "avatar is", "avatars are")} done${withheldInWords(withheld)}.`);
   }
 
   failure(text) {
@@ -97,9 +99,7 @@ export class Results {
   }
 
   #tile(avatar) {
-    if (!avatar.url) {
-      return made("div", { className: "tile" }, made("div", { className: "picture" }, "Withheld by the safety check"));
-    }
+    if (!avatar.url) return this.#withheldTile(avatar);
     const picture = made("button", { type: "button", className: avatar.transparent ? "picture checker" : "picture" },
       made("img", { src: avatar.url, alt: avatar.title }));
     picture.setAttribute("aria-label", `${avatar.title}: compare with the photo`);
@@ -107,13 +107,20 @@ export class Results {
     picture.addEventListener("click", () => this.#compare(avatar));
     const caption = made("p", { className: "caption" },
       made("span", { className: "likeness" }, likenessInWords(avatar.likeness)),
-      made("span", { className: "soft" }, avatar.tries > 1 ? `seed ${avatar.seed}, best of ${avatar.tries}` : `seed ${avatar.seed}`));
+      made("span", { className: "soft" }, `seed ${avatar.seed}`));
     const download = made("a", { href: avatar.url, download: avatar.name }, "Download");
     download.setAttribute("aria-label", `Download ${avatar.title.toLowerCase()}`);
     const again = made("button", { type: "button", className: "quiet" }, "Use seed");
     again.setAttribute("aria-label", `Use seed ${avatar.seed} for the next avatars`);
     again.addEventListener("click", () => this.useSeed(avatar.seed));
-    return made("div", { className: "tile avatar" }, picture, caption, made("div", { className: "actions" }, download, again));
+    const tries = made("p", { className: "hint" }, triesInWords(avatar)); // without words it is not shown
+    return made("div", { className: "tile avatar" }, picture, caption, tries, made("div", { className: "actions" }, download, again));
+  }
+
+  #withheldTile({ seed }) {
+    const text = made("p", { className: "hint" }, "Withheld by the safety check. Another seed may help.");
+    const caption = made("p", { className: "caption" }, made("span", { className: "soft" }, `seed ${seed}`));
+    return made("div", { className: "tile" }, made("div", { className: "picture square withheld" }, text), caption);
   }
 
   #compare(avatar) {
@@ -125,9 +132,9 @@ export class Results {
     $("compare").showModal();
   }
 
-  #summarise({ runtime, startup_time: startup, stages }, images) {
+  #summarise({ runtime, startup_time: startup, stages }, images, withheld) {
     const waited = startup >= 0.1 ? `, ${seconds(startup)} of it for the model to start` : "";
-    $("summary-text").textContent = `${count(images, "avatar", "avatars")} in ${seconds(runtime)}${waited}.`;
+    $("summary-text").textContent = `${count(images, "avatar", "avatars")} in ${seconds(runtime)}${waited}${withheldInWords(withheld)}.`;
     const known = Object.entries(stages).filter(([name]) => name in STAGES);
     $("stages").replaceChildren(...known.map(([name, time]) => {
       const part = made("i", { className: colourOf(name) });
@@ -172,6 +179,16 @@ export function announce(text) {
 
 function likenessInWords(cosine) {
   return cosine === null ? "No face seen" : `Likeness ${cosine.toFixed(2)}`;
+}
+
+function triesInWords({ tries, unlike }) {
+  const best = tries > 1 ? `Best of ${tries}` : "";
+  if (unlike) return best ? `${best}, still less like than asked.` : "Less like than asked.";
+  return best && `${best}.`;
+}
+
+function withheldInWords(images) {
+  return images ? `; ${count(images, "was", "were")} withheld` : "";
 }
 
 function colourOf(stage) {

@@ -1,0 +1,100 @@
+"""Whose work begins when: who stands back, and who does not."""
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.face.courtesy import Courtesy
+
+LONG_S = 30.0
+
+calls = st.lists(st.tuples(st.booleans(), st.integers(0, 12), st.integers(1, 4)), max_size=12)
+"""Whether each stands back, and for how many turns of the event loop it pauses before it comes, and works."""
+
+
+class Work:
+    """Works in the turns of a courtesy, and notes what was under way when each piece began."""
+
+    def __init__(self, courtesy: Courtesy) -> None:
+        self.courtesy = courtesy
+        self.under_way: list[bool] = []  # whether each stands back
+        self.begun: list[tuple[bool, list[bool]]] = []
+
+    async def call(self, stands_back: bool, pause: int, turns: int) -> None:
+        await ticks(pause)
+        async with self.courtesy.turn(stands_back=stands_back):
+            self.begun.append((stands_back, self.under_way.copy()))
+            self.under_way.append(stands_back)
+            await ticks(turns)
+            self.under_way.remove(stands_back)
+
+
+async def ticks(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@given(calls)
+@settings(deadline=None)
+def test_who_stands_back_begins_alone_and_all_come_to_their_turn(arrivals: list[tuple[bool, int, int]]) -> None:
+    async def scenario() -> list[tuple[bool, list[bool]]]:
+        work = Work(Courtesy(LONG_S))
+        async with asyncio.timeout(LONG_S):
+            await asyncio.gather(*(work.call(*each) for each in arrivals))
+        return work.begun
+
+    begun = asyncio.run(scenario())
+    assert len(begun) == len(arrivals)
+    for stands_back, under_way in begun:
+        assert not (stands_back and under_way)
+        assert under_way.count(True) <= 1
+
+
+def test_others_never_wait() -> None:
+    async def scenario() -> None:
+        courtesy, release = Courtesy(LONG_S), asyncio.Event()
+
+        async def hold(stands_back: bool) -> None:
+            async with courtesy.turn(stands_back=stands_back):
+                await release.wait()
+
+        holding = [asyncio.create_task(hold(stands_back)) for stands_back in (True, True, False)]
+        await ticks(5)
+        async with asyncio.timeout(LONG_S), courtesy.turn(stands_back=False):
+            release.set()
+        await asyncio.gather(*holding)
+
+    asyncio.run(scenario())
+
+
+def test_who_stands_back_does_not_wait_for_ever() -> None:
+    async def scenario() -> None:
+        courtesy = Courtesy(patience_s=0.01)
+        async with asyncio.timeout(LONG_S), courtesy.turn(stands_back=False):
+            for _ in range(2):
+                async with courtesy.turn(stands_back=True):
+                    pass
+
+    asyncio.run(scenario())
+
+
+def test_who_leaves_while_it_waits_holds_nobody_up() -> None:
+    async def scenario() -> None:
+        courtesy = Courtesy(LONG_S)
+
+        async def wait() -> None:
+            async with courtesy.turn(stands_back=True):
+                raise AssertionError("others are at work")
+
+        async with courtesy.turn(stands_back=False):
+            waiting = [asyncio.create_task(wait()) for _ in range(2)]
+            await ticks(3)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            assert all(task.cancelled() for task in waiting)
+        async with asyncio.timeout(LONG_S), courtesy.turn(stands_back=True):
+            pass
+
+    asyncio.run(scenario())
