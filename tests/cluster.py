@@ -3,7 +3,8 @@
     python -m tests.cluster --json cluster.json
 
 The nodes are those of local-cluster.yaml, the deployments those of production.yaml with shorter delays before anything
-goes, the models those that ship with the package. Around it a Valkey and an S3 of its own. Takes about four minutes.
+goes, the models those that ship with the package. Around it a Valkey and an S3 of its own. Takes five minutes of two
+processors that do nothing else.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import contextlib
 import json
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import httpx
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from rich.console import Console
 from rich.table import Table
 
@@ -31,9 +34,9 @@ from tests.production import CONFIG, UNLIMITED_TOKEN, LocalCluster, Valkey, is_r
 
 GENERATORS = 2
 IDLE_S = 5  # until a stage that does nothing loses replicas, instead of minutes
-TASKS_AT_ONCE = 4  # of eight images each
-SCALE_TIMEOUT_S = 120
-DONE_TIMEOUT_S = 180
+TASKS_AT_ONCE = 4
+IMAGES = 8  # of each of them
+SCALE_TIMEOUT_S = 300
 PARTS = ("process", "import", "load", "warm")
 SMALL: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 12}
 
@@ -66,38 +69,58 @@ class LocalService:
     def queue(self, **fields: Any) -> str:
         """The id of a task."""
         body = {"app_id": "face-avatar", "file_url": data_url(sample_photo().read_bytes()), "celery": True, **SMALL}
-        answer = self.client.post("/getImageToImage", json=body | fields)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["task_id"])
+        once = {"Idempotency-Key": uuid.uuid4().hex}
+        return str(self._answer(202, "POST", "/getImageToImage", json=body | fields, headers=once)["task_id"])
 
     def task(self, task_id: str) -> dict[str, Any]:
-        task: dict[str, Any] = self.client.get(f"/api/v1/tasks/{task_id}").json()
-        return task
+        return self._answer(200, "GET", f"/api/v1/tasks/{task_id}")
 
-    def done(self, task_id: str) -> bool:
-        """Raises: AssertionError where it failed."""
+    def _answer(self, status: int, method: str, path: str, **content: Any) -> dict[str, Any]:
+        """Asked again where there is none, as a client does: here all nodes' proxies share a port, and go with them."""
+        answers: list[httpx.Response] = []
+
+        def answered() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                answers.append(self.client.request(method, path, **content))
+            return bool(answers) and answers[-1].status_code != 503
+
+        wait_until(answered, f"an answer to {method} {path}")
+        assert answers[-1].status_code == status, answers[-1].text
+        envelope: dict[str, Any] = answers[-1].json()
+        return envelope
+
+    def images_done(self, task_id: str) -> int:
+        """Raises: AssertionError where the task failed."""
         task = self.task(task_id)
         assert task["status"] in ("PENDING", "STARTED", "SUCCESS"), task
-        return bool(task["status"] == "SUCCESS")
+        output = task["output"]
+        return len(output["result"]) if task["status"] == "SUCCESS" else int(output["progress"]["images_done"])
 
     def gpu_nodes(self) -> set[str]:
         return {node for node, has in self.cluster.nodes().items() if has.get("GPU")}
 
-    def replicas(self, deployment: str, state: str = "RUNNING") -> list[str]:
-        """The nodes of the replicas of a deployment that are in this state."""
+    def replicas(self, deployment: str) -> dict[str, str]:
+        """The nodes of the replicas of a deployment that run, by the ids of the replicas."""
         listed = self.cluster.application()["deployments"][deployment]["replicas"]
-        return [replica["node_id"] or "" for replica in listed if replica["state"] == state]
+        return {replica["replica_id"]: replica["node_id"] for replica in listed if replica["state"] == "RUNNING"}
+
+    def samples(self, name: str, **labels: str) -> list[Sample]:
+        """What the processes exported last under a name."""
+        lines = [line for line in self.cluster.exported().splitlines() if line.startswith(name)]  # of ten thousand
+        families = text_string_to_metric_families("\n".join(lines) + "\n")
+        found = [sample for family in families for sample in family.samples if sample.name == name]
+        return [sample for sample in found if labels.items() <= sample.labels.items()]
+
+    def rows(self, replica_id: str) -> float:
+        """Images that wait in a generator or are being drawn there."""
+        return sum(sample.value for sample in self.samples("ray_avatar_rows", replica=replica_id))
 
     def start_parts(self, deployment: str) -> dict[str, float]:
         """Seconds of the parts of a start of this deployment's replicas: the mean of those that run."""
-        sums, starts = dict.fromkeys(PARTS, 0.0), 0.0
-        for family in text_string_to_metric_families(self.cluster.exported()):
-            for sample in family.samples:
-                if sample.labels.get("deployment") != deployment:
-                    continue
-                starts += sample.value if sample.name == "ray_avatar_cold_starts_total" else 0
-                if sample.name == "ray_avatar_cold_start_seconds_total":
-                    sums[sample.labels["part"]] += sample.value
+        starts = sum(sample.value for sample in self.samples("ray_avatar_cold_starts_total", deployment=deployment))
+        sums = dict.fromkeys(PARTS, 0.0)
+        for sample in self.samples("ray_avatar_cold_start_seconds_total", deployment=deployment):
+            sums[sample.labels["part"]] += sample.value
         return {part: seconds / starts for part, seconds in sums.items()} if starts else {}
 
 
@@ -137,10 +160,13 @@ class Clock:
     def now(self) -> float:
         return time.monotonic() - self._started
 
-    def watch(self, questions: dict[str, Callable[[], Any]], timeout_s: float) -> None:
+    def watch(
+        self, questions: dict[str, Callable[[], Any]], timeout_s: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         """Until all of them were true. Raises: AssertionError."""
 
         def look() -> bool:
+            meanwhile()
             for name, question in questions.items():
                 if name not in self.seen_s and question():
                     self.seen_s[name] = self.now()
@@ -162,7 +188,7 @@ class Run:
     spread_s: dict[str, float] = field(default_factory=dict)
     killed_s: dict[str, float] = field(default_factory=dict)
     idle_s: dict[str, float] = field(default_factory=dict)
-    tasks: int = 0  # that the load consisted of; every one was done
+    tasks: int = 0  # of the load; every one was done
 
 
 def first_image(service: LocalService, run: Run) -> None:
@@ -174,7 +200,7 @@ def first_image(service: LocalService, run: Run) -> None:
         "GPU node": service.gpu_nodes,
         "embedder": lambda: service.replicas("FaceEmbedder"),
         "generator": lambda: service.replicas("AvatarGenerator"),
-        "image": lambda: service.done(task_id),
+        "image": lambda: service.images_done(task_id),
     }
     clock.watch(questions, SCALE_TIMEOUT_S)
     run.first_image_s = clock.seen_s
@@ -184,33 +210,69 @@ def first_image(service: LocalService, run: Run) -> None:
         run.start_parts_s[name] = service.start_parts(name)
 
 
+class Load:
+    """As many images to draw at any time."""
+
+    def __init__(self, service: LocalService) -> None:
+        self._service = service
+        self._clock = Clock()
+        self._done: dict[str, int] = {}
+        """Images of each task that are done."""
+
+    @property
+    def tasks(self) -> int:
+        return len(self._done)
+
+    @property
+    def images_left(self) -> int:
+        return IMAGES * self.tasks - sum(self._done.values())
+
+    @property
+    def image_s(self) -> float:
+        """Seconds for each image until now."""
+        return self._clock.now() / max(1, sum(self._done.values()))
+
+    def keep(self) -> None:
+        while len(self._unfinished()) < TASKS_AT_ONCE:
+            self._done[self._service.queue(batch=IMAGES)] = 0
+
+    def is_over(self) -> bool:
+        return not self._unfinished()
+
+    def _unfinished(self) -> list[str]:
+        unfinished = [task_id for task_id, done in self._done.items() if done < IMAGES]
+        self._done |= {task_id: self._service.images_done(task_id) for task_id in unfinished}
+        return [task_id for task_id in unfinished if self._done[task_id] < IMAGES]
+
+
 def load_and_kill(service: LocalService, run: Run) -> None:
     """More images than one generator takes bring a second node; it is killed at work, and every task is done."""
-    clock, tasks, unfinished = Clock(), list[str](), set[str]()
+    clock, load, first = Clock(), Load(service), service.gpu_nodes()
 
-    def kept_busy() -> bool:
-        """Whether a second generator runs; until then there is always as much to do."""
-        unfinished.difference_update([task_id for task_id in unfinished if service.done(task_id)])
-        while len(unfinished) < TASKS_AT_ONCE:
-            tasks.append(service.queue(batch=8))
-            unfinished.add(tasks[-1])
-        return len(set(service.replicas("AvatarGenerator"))) >= GENERATORS
+    def new_ones(old: set[str]) -> list[str]:
+        """Generators on nodes that were not there."""
+        return [replica for replica, node in service.replicas("AvatarGenerator").items() if node not in old]
 
-    clock.watch(
-        {"second generator": kept_busy, "second GPU node": lambda: len(service.gpu_nodes()) >= GENERATORS},
-        SCALE_TIMEOUT_S,
-    )
+    questions: dict[str, Callable[[], Any]] = {
+        "second GPU node": lambda: service.gpu_nodes() - first,
+        "second generator": lambda: new_ones(first),
+        "it draws": lambda: any(service.rows(replica) for replica in new_ones(first)),
+    }
+    clock.watch(questions, SCALE_TIMEOUT_S, load.keep)
     run.spread_s = clock.seen_s
 
-    victim, clock = service.replicas("AvatarGenerator")[-1], Clock()
+    before, victim = service.gpu_nodes(), service.replicas("AvatarGenerator")[new_ones(first)[0]]
+    clock = Clock()
     service.cluster.kill_node(victim)
-    questions: dict[str, Callable[[], Any]] = {
-        "node gone": lambda: victim not in service.gpu_nodes(),
-        "all tasks done": lambda: all(service.done(task_id) for task_id in tasks),
+    questions = {
+        "its end is noticed": lambda: victim not in service.gpu_nodes(),
+        "another GPU node": lambda: service.gpu_nodes() - before,
+        "another generator": lambda: new_ones(before),
     }
-    clock.watch(questions, DONE_TIMEOUT_S)
+    clock.watch(questions, SCALE_TIMEOUT_S, load.keep)
+    clock.watch({"all tasks done": load.is_over}, timeout_s=2 * load.images_left * load.image_s)
     run.killed_s = clock.seen_s
-    run.tasks = len(tasks)
+    run.tasks = load.tasks
 
 
 def idle(service: LocalService, run: Run) -> None:
@@ -240,7 +302,7 @@ def show(run: Run) -> Table:
         "from no GPU node": run.first_image_s,
         **{f"start of {name}": parts for name, parts in run.start_parts_s.items()},
         "stages of the image": run.stages_s,
-        "32 images at any time": run.spread_s,
+        f"{TASKS_AT_ONCE} tasks of {IMAGES} images at any time": run.spread_s,
         "a GPU node killed": run.killed_s,
         "nobody asks": run.idle_s,
     }

@@ -14,7 +14,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from deployments.config import InsightFaceModelConfig
 from serve_app.catalog import Catalog
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
-from serve_app.local import ServiceOptions, read_config
+from serve_app.local import MEMORY_FOLDER, ServiceOptions, read_config
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
@@ -101,6 +101,18 @@ def test_the_head_knows_the_redis_of_the_clusters_state_where_there_is_one(
     )
 
 
+def test_no_head_lets_objects_go_to_a_disk(cluster: dict[str, Any], manifest: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "production.env").write_text("")
+    head = manifest["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]
+    (by_hand,) = re.findall(r"--system-config=\S+", LOCAL.read_text())
+    kubernetes = f"--system-config={head['system-config']}"
+    for start in (cluster["head_start_ray_commands"][-1], f"ray {kubernetes}", f"ray {by_hand}"):
+        script = f'ray() {{ printf "%s\\n" "$@"; }}\n{start}'
+        printed = subprocess.run(["sh", "-c", script], env={"HOME": str(tmp_path)}, check=True, capture_output=True)
+        (config,) = re.findall(r"^--system-config=(.*)$", printed.stdout.decode(), re.MULTILINE)
+        assert json.loads(config) == {"automatic_object_spilling_enabled": False}
+
+
 def test_every_stage_fits_one_kind_of_node_and_no_cpu_stage_a_gpu_node(
     cluster: dict[str, Any], deployments: dict[str, dict[str, Any]]
 ) -> None:
@@ -153,6 +165,7 @@ def test_a_shell_reads_the_example_of_the_environment() -> None:
     assert values["FACE_AVATAR_BROKER__URL"].startswith("rediss://")
     assert values["FACE_AVATAR_STORE__URL"].startswith("s3://")
     assert values[PROXY_CALLBACK] == MIDDLEWARES
+    assert values["RAY_object_spilling_directory"] == str(MEMORY_FOLDER)
 
 
 def strict(schema: Any) -> Any:
