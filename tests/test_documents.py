@@ -73,7 +73,7 @@ NEEDS = {
     "ray down": "an account with AWS",
     "ray attach": "an account with AWS",
     "ray start": "a cluster; tests/production.py starts one on this machine",
-    "python -m tests.cluster": "five minutes of a machine that does nothing else",
+    "python -m tests.cluster": "five to ten minutes of a machine that does nothing else",
     "ray get-auth-token": "a cluster; it writes into the home",
     "kubectl ": "a Kubernetes cluster; tests/test_cluster_yaml.py holds the manifest against the schema",
     "serve deploy": "a cluster; tests/test_end_to_end.py deploys the same application",
