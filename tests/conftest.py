@@ -1,5 +1,6 @@
 """Fixtures: a real service on a real local Serve, and a web server that it fetches photos from."""
 
+import atexit
 import base64
 import contextlib
 import functools
@@ -7,7 +8,9 @@ import http.server
 import importlib.util
 import io
 import json
+import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +33,8 @@ from serve_app.broker import own_url
 from serve_app.demo import sample_photo
 from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.valkey import ValkeyServer
+
+EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
 
 FETCH_TIMEOUT_S = 2
 MAX_IMAGES = 8
@@ -223,3 +228,20 @@ def poll() -> Callable[..., Any]:
         raise AssertionError(f"not true within {timeout_s} s: {question}")
 
     return poll
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[EXIT_STATUS] = session.exitstatus
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End without taking the interpreter down: threads of a Ray that was used may crash while it goes."""
+    status = config.stash.get(EXIT_STATUS, None)
+    if status is None or "ray" not in sys.modules:
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
