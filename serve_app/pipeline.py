@@ -36,6 +36,7 @@ from serve_app.schemas import MAX_SEED, Attempt, EffectiveRequest, rgb
 from serve_app.storage import Results, result_key, thumbnail_key
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
+PATIENCE_S = 5.0  # with a call that waits for another one
 MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
 AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
 BUSY = "A stage takes no more work now."
@@ -169,10 +170,7 @@ class Calls(list[DeploymentResponse[Any]]):
 
     def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
         if kind is not None:
-            for response in self:
-                # Cancelling a call that was never assigned to a replica raises the reason why it was not.
-                with contextlib.suppress(Exception):
-                    response.cancel()
+            _cancel(*self)
 
     def add(self, response: DeploymentResponse[T]) -> DeploymentResponse[T]:
         self.append(response)
@@ -288,9 +286,10 @@ class AvatarPipeline:
                 avatar = calls.add(self._remover.finish.remote(image, finish))
                 similarity = calls.add(self._embedder.similarity.remote(image, face, spec.stands_back))
                 try:
-                    return await _value(avatar), await _value(similarity)
+                    return await _chained(avatar, image), await _chained(similarity, image)
                 except STAGE_LOST as error:
                     _again_or_raise(error, attempt)
+                    _cancel(avatar, similarity)
                     if await _is_lost(image):
                         again = replace(spec, alone=attempt >= AMID_OTHERS)
                         image = calls.add(self._generate(again, face))
@@ -336,6 +335,34 @@ async def _value(response: DeploymentResponse[T]) -> T:
         if isinstance(cause, AvatarError):
             raise cause from None
         raise
+
+
+async def _chained(response: DeploymentResponse[T], source: DeploymentResponse[Any]) -> T:
+    """The value of a call that was made with another one's response.
+
+    An argument that failed because its replica was out of reach, as on a node that has just gone, Serve 2.60 takes for
+    the called replica being so, and makes the call again without end. So whoever waits long looks at the argument.
+    """
+    value: asyncio.Task[T] = asyncio.create_task(_value(response))
+    try:
+        done, _ = await asyncio.wait({value}, timeout=PATIENCE_S)
+        if not done:
+            # Not cancelled in the end: that would cancel the other call itself.
+            argument: asyncio.Task[Any] = asyncio.create_task(_value(source))
+            argument.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.wait({value, argument}, return_when=asyncio.FIRST_COMPLETED)
+            if not value.done():
+                argument.result()
+        return await value
+    finally:
+        value.cancel()
+
+
+def _cancel(*responses: DeploymentResponse[Any]) -> None:
+    for response in responses:
+        # Cancelling a call that was never assigned to a replica raises the reason why it was not.
+        with contextlib.suppress(Exception):
+            response.cancel()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ObjectStoreFullError, OutOfDiskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectStoreFullError, OutOfDiskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.errors import NoFaceError
@@ -32,6 +32,9 @@ class Response:
     def __await__(self) -> Any:
         if self.outcome is ...:
             yield from asyncio.Event().wait().__await__()
+        if self.outcome is LATE:
+            yield from asyncio.sleep(0.05).__await__()
+            return AVATAR
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
@@ -70,6 +73,7 @@ class Embedder(Stage):
 
 
 AVATAR = Avatar(b"picture", b"thumbnail", "png", startup_s=0, diffusion_s=1, finish_s=1)
+LATE = object()  # `AVATAR` after a while
 DIED = ActorDiedError()
 CHAIN_BROKE = RayServeException("an earlier stage died")
 
@@ -148,6 +152,28 @@ def test_what_was_generated_is_not_generated_again_when_only_the_finishing_died(
     generator, remover = Stage("image"), Stage(DIED, AVATAR)
     assert run(Embedder(face()), generator, remover).avatars
     assert (len(generator.responses), len(remover.responses)) == (1, 2)
+
+
+def test_a_generator_out_of_reach_is_asked_again_though_serve_goes_on_asking_the_next_stage(
+    run: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.pipeline.PATIENCE_S", 0.01)
+    embedder = Embedder(face())
+    embedder.similarity = Stage(..., 0.5)
+    generator, remover = Stage(ActorUnavailableError("gone", None), "image"), Stage(..., AVATAR)
+    assert len(run(embedder, generator, remover).avatars) == 1
+    assert (len(generator.responses), len(remover.responses)) == (2, 2)
+    assert remover.responses[0].cancelled
+    assert embedder.similarity.responses[0].cancelled
+
+
+def test_a_picture_that_takes_long_is_drawn_and_finished_once(
+    run: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.pipeline.PATIENCE_S", 0.01)
+    generator, remover = Stage("image"), Stage(LATE)
+    assert len(run(Embedder(face()), generator, remover).avatars) == 1
+    assert (len(generator.responses), len(remover.responses)) == (1, 1)
 
 
 def test_a_stage_that_dies_every_time_ends_the_request(run: Callable[..., JobResult]) -> None:
