@@ -1,5 +1,7 @@
 """Which rows take the next step: decisions alone."""
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -105,18 +107,23 @@ def test_a_modest_tenant_waits_hardly_longer_beside_a_greedy_one(curve: Curve) -
     assert sorted(beside)[-len(beside) // 20] <= 1.2 * max(alone)
 
 
-def modest_waits(curve: Curve, greedy_rows: int, until: float = 60) -> list[float]:
-    """How long each image of a tenant takes that asks for one after another, with pauses, beside a full queue."""
+IDLE_S = 0.001  # until somebody looks again
+Arrivals = Callable[[float, int], list[Row]]
+"""What another tenant asks for at a moment, when so many of its images are not done."""
+
+
+def waits_beside(others: Arrivals, curve: Curve, until: float) -> list[float]:
+    """How long each image of a modest tenant takes, which asks for one after another, with pauses."""
     scheduler, waits = RowScheduler(0.25), []
     modest, now, comes_at = None, 0.0, 0.0
     while now < until:
         if modest is None and now >= comes_at:
             modest = row(tenant="modest", num_inference_steps=4, arrived_at=now)
             scheduler.add(modest)
-        while len(scheduler) < greedy_rows + (modest is not None):
-            scheduler.add(row(tenant="greedy", num_inference_steps=12, arrived_at=now))
+        for each in others(now, len(scheduler) - (modest is not None)):
+            scheduler.add(each)
         rows = scheduler.next_batch(now, curve)
-        step_s = curve.step_s(rows[0].bucket, sum(each.width for each in rows)) if rows else comes_at - now
+        step_s = curve.step_s(rows[0].bucket, sum(each.width for each in rows)) if rows else IDLE_S
         now += step_s
         for each in rows:
             each.steps_done += 1
@@ -126,6 +133,15 @@ def modest_waits(curve: Curve, greedy_rows: int, until: float = 60) -> list[floa
             waits.append(now - modest.arrived_at)
             modest, comes_at = None, now + 0.3
     return waits
+
+
+def modest_waits(curve: Curve, greedy_rows: int) -> list[float]:
+    """Beside a full queue."""
+
+    def refill(now: float, left: int) -> list[Row]:
+        return [row(tenant="greedy", num_inference_steps=12, arrived_at=now) for _ in range(greedy_rows - left)]
+
+    return waits_beside(refill, curve, until=60)
 
 
 def test_who_stands_back_goes_behind_the_others_but_not_for_ever() -> None:
@@ -157,28 +173,19 @@ def test_bursts_of_one_who_had_little_and_asks_too_much_slow_nobody(curve: Curve
 
 
 def burst_waits(curve: Curve, burst: int, stands_back: bool = False, every_s: float = 3.1) -> list[float]:
-    """How long each image of one tenant takes, which asks again and again, while another one has bursts of images."""
-    scheduler, waits = RowScheduler(0.25), []
-    modest, now, comes_at, burst_at = None, 0.0, 0.0, 0.0
-    while now < 120:
-        if modest is None and now >= comes_at:
-            modest = row(tenant="modest", num_inference_steps=4, arrived_at=now)
-            scheduler.add(modest)
-        if now >= burst_at:
-            for _ in range(burst):
-                scheduler.add(row(tenant="greedy", num_inference_steps=4, arrived_at=now, stands_back=stands_back))
-            burst_at += every_s
-        rows = scheduler.next_batch(now, curve)
-        step_s = curve.step_s(rows[0].bucket, sum(each.width for each in rows)) if rows else 0.001
-        now += step_s
-        for each in rows:
-            each.steps_done += 1
-        scheduler.charge(rows, step_s, now)
-        scheduler.remove([each for each in rows if not each.steps_left])
-        if modest is not None and not modest.steps_left:
-            waits.append(now - modest.arrived_at)
-            modest, comes_at = None, now + 0.3
-    return waits
+    """Beside one who has bursts of images."""
+    moments = itertools.count(0, every_s)
+    next_at = next(moments)
+
+    def bursts(now: float, _left: int) -> list[Row]:
+        nonlocal next_at
+        if now < next_at:
+            return []
+        next_at = next(moments)
+        images = {"tenant": "greedy", "num_inference_steps": 4, "stands_back": stands_back, "arrived_at": now}
+        return [row(**images) for _ in range(burst)]
+
+    return waits_beside(bursts, curve, until=120)
 
 
 def p95(waits: list[float]) -> float:
