@@ -21,9 +21,14 @@ ROUTING = RequestRouterConfig(
 
 def build_app(settings: Settings) -> serve.Application:
     """The application for `serve run` and `serve deploy`; `settings` are the `args` of the config file."""
+    return graph(settings, AvatarGenerator)
+
+
+def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Application:
+    """The deployments, with this one to draw."""
     stages = (
         serve.deployment(FaceEmbedder).bind(settings.face.located(settings.models_dir)),
-        serve.deployment(request_router_config=ROUTING)(AvatarGenerator).bind(
+        serve.deployment(name=AvatarGenerator.__name__, request_router_config=ROUTING)(generator).bind(
             settings.generator.located(settings.models_dir), ProgressReporter(settings.broker, settings.data_dir)
         ),
         serve.deployment(BackgroundRemover).bind(

@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
-from ray.exceptions import ObjectLostError, ObjectStoreFullError, OutOfDiskError, RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 import serve_app
-from deployments.errors import AvatarError, UnsafeImageError
+from deployments.errors import UnsafeImageError
 from deployments.types import (
     Avatar,
     AvatarSpec,
@@ -30,13 +30,13 @@ from deployments.types import (
     Origin,
     Photo,
 )
+from serve_app.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_of_chained
 from serve_app.errors import OverloadedError
 from serve_app.leftovers import Leftovers
 from serve_app.schemas import MAX_SEED, Attempt, EffectiveRequest, rgb
 from serve_app.storage import Results, result_key, thumbnail_key
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
-PATIENCE_S = 5.0  # with a call that waits for another one
 MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
 AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
 BUSY = "A stage takes no more work now."
@@ -159,24 +159,6 @@ class JobResult:
     face_s: float
 
 
-class Calls(list[DeploymentResponse[Any]]):
-    """The responses of one piece of work: leaving the block with an error cancels them all, finished ones included.
-
-    Cancelling only the last of a chain would not stop the stage in the middle.
-    """
-
-    def __enter__(self) -> "Calls":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
-        if kind is not None:
-            _cancel(*self)
-
-    def add(self, response: DeploymentResponse[T]) -> DeploymentResponse[T]:
-        self.append(response)
-        return response
-
-
 class AvatarPipeline:
     """Runs a job through the stages; a stage that dies on the way is asked again, a cancelled job stops them all."""
 
@@ -211,7 +193,7 @@ class AvatarPipeline:
 
     async def wake(self) -> None:
         """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
-        await asyncio.gather(_value(self._generator.wake.remote()), _value(self._remover.wake.remote()))
+        await asyncio.gather(value_of(self._generator.wake.remote()), value_of(self._remover.wake.remote()))
 
     async def embed(self, photo: Photo, *, stands_back: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
@@ -227,7 +209,7 @@ class AvatarPipeline:
         with Calls() as calls:
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
-                    return await _value(calls.add(look()))
+                    return await value_of(calls.add(look()))
                 except STAGE_LOST as error:
                     _again_or_raise(error, attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -286,11 +268,11 @@ class AvatarPipeline:
                 avatar = calls.add(self._remover.finish.remote(image, finish))
                 similarity = calls.add(self._embedder.similarity.remote(image, face, spec.stands_back))
                 try:
-                    return await _chained(avatar, image), await _chained(similarity, image)
+                    return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
                 except STAGE_LOST as error:
                     _again_or_raise(error, attempt)
-                    _cancel(avatar, similarity)
-                    if await _is_lost(image):
+                    cancel(avatar, similarity)
+                    if await is_lost(image):
                         again = replace(spec, alone=attempt >= AMID_OTHERS)
                         image = calls.add(self._generate(again, face))
         raise AssertionError("the last attempt returns or raises")
@@ -314,57 +296,6 @@ def _shown(avatars: list[StoredAvatar]) -> list[StoredAvatar]:
     return avatars
 
 
-# Serve wraps the death of an earlier stage in a RayServeException of the later one.
-STAGE_LOST = (RayActorError, ObjectLostError, RayServeException)
-
-
-async def _value(response: DeploymentResponse[T]) -> T:
-    """The value of a response; an error that a stage raised on purpose comes out as itself."""
-    try:
-        value: T = await response
-        return value
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise RayServeException("the stage gave the work up") from None  # it is being stopped; we are not
-    except RayTaskError as error:
-        cause: BaseException = error
-        while isinstance(cause, RayTaskError):
-            cause = cause.cause
-        if isinstance(cause, AvatarError):
-            raise cause from None
-        raise
-
-
-async def _chained(response: DeploymentResponse[T], source: DeploymentResponse[Any]) -> T:
-    """The value of a call that was made with another one's response.
-
-    An argument that failed because its replica was out of reach, as on a node that has just gone, Serve 2.60 takes for
-    the called replica being so, and makes the call again without end. So whoever waits long looks at the argument.
-    """
-    value: asyncio.Task[T] = asyncio.create_task(_value(response))
-    try:
-        done, _ = await asyncio.wait({value}, timeout=PATIENCE_S)
-        if not done:
-            # Not cancelled in the end: that would cancel the other call itself.
-            argument: asyncio.Task[Any] = asyncio.create_task(_value(source))
-            argument.add_done_callback(lambda task: task.cancelled() or task.exception())
-            await asyncio.wait({value, argument}, return_when=asyncio.FIRST_COMPLETED)
-            if not value.done():
-                argument.result()
-        return await value
-    finally:
-        value.cancel()
-
-
-def _cancel(*responses: DeploymentResponse[Any]) -> None:
-    for response in responses:
-        # Cancelling a call that was never assigned to a replica raises the reason why it was not.
-        with contextlib.suppress(Exception):
-            response.cancel()
-
-
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """What a stage, or Ray's store of objects, has no room for now. Raises: OverloadedError."""
@@ -374,14 +305,6 @@ def _refusals() -> Iterator[None]:
         raise OverloadedError(BUSY) from None
     except (ObjectStoreFullError, OutOfDiskError):
         raise OverloadedError("There is no memory for more pictures now.") from None
-
-
-async def _is_lost(response: DeploymentResponse[Any]) -> bool:
-    try:
-        await _value(response)
-    except STAGE_LOST:
-        return True
-    return False
 
 
 def _again_or_raise(error: Exception, attempt: int) -> None:

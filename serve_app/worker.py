@@ -12,12 +12,12 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
+from serve_app.calls import STAGE_LOST
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
 from serve_app.leases import Leases, TaskLostError
 from serve_app.metrics import TaskMetrics
 from serve_app.parts import Parts
 from serve_app.photo import unpack_photo
-from serve_app.pipeline import STAGE_LOST
 from serve_app.policies import TASKS
 from serve_app.queue import Message, TaskQueue
 from serve_app.queue_watch import QueueWatch

@@ -157,7 +157,7 @@ def test_what_was_generated_is_not_generated_again_when_only_the_finishing_died(
 def test_a_generator_out_of_reach_is_asked_again_though_serve_goes_on_asking_the_next_stage(
     run: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.pipeline.PATIENCE_S", 0.01)
+    monkeypatch.setattr("serve_app.calls.PATIENCE_S", 0.01)
     embedder = Embedder(face())
     embedder.similarity = Stage(..., 0.5)
     generator, remover = Stage(ActorUnavailableError("gone", None), "image"), Stage(..., AVATAR)
@@ -170,7 +170,7 @@ def test_a_generator_out_of_reach_is_asked_again_though_serve_goes_on_asking_the
 def test_a_picture_that_takes_long_is_drawn_and_finished_once(
     run: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.pipeline.PATIENCE_S", 0.01)
+    monkeypatch.setattr("serve_app.calls.PATIENCE_S", 0.01)
     generator, remover = Stage("image"), Stage(LATE)
     assert len(run(Embedder(face()), generator, remover).avatars) == 1
     assert (len(generator.responses), len(remover.responses)) == (1, 1)

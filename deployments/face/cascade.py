@@ -50,11 +50,12 @@ Windows = npt.NDArray[np.float64]  # (n, 3): left, top, side
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One search of one plane: the photo shrunk to `side` pixels, turned by `degrees`, windows up to `max_window`."""
+    """One search of one plane: the photo shrunk to `side` pixels, turned by `degrees`, windows of these sizes."""
 
     plane: Literal["luminance", "warmth"]
     side: int
     degrees: int = 0
+    min_window: int = WINDOW
     max_window: int = 1024
     min_score: float = 0.5  # small and tilted windows are many, so chance finds more among them
 
@@ -66,6 +67,15 @@ LOOKS: tuple[tuple[Scan, ...], ...] = (
     (Scan("luminance", 256, 15, min_score=0.9), Scan("luminance", 256, -15, min_score=0.9)),
 )
 
+# A fifth of the side of the photo and more: such windows are few.
+GLANCE = Scan("luminance", 256, min_window=48)
+
+
+def find_largest(pixels: Pixels) -> list[Detection]:
+    """As `find_faces`, but where a large face is certain, only such: the others take most of the time."""
+    glanced = _search(Image.fromarray(pixels), GLANCE)
+    return _largest_first(filter(_is_certain, glanced)) or find_faces(pixels)
+
 
 def find_faces(pixels: Pixels) -> list[Detection]:
     """The faces of an (h, w, 3) RGB picture, largest first; of small or tilted ones only if there is no other."""
@@ -74,12 +84,19 @@ def find_faces(pixels: Pixels) -> list[Detection]:
         faces: list[Detection] = []
         for scan in look:
             faces += _search(photo, scan)
-            if any(face.score >= CERTAIN_SCORE for face in faces):
+            if any(map(_is_certain, faces)):
                 break
-        certain = [face for face in faces if face.score >= CERTAIN_SCORE]
         if faces:  # beside a certain face, an uncertain one is more likely a fault than a neighbour
-            return sorted(_distinct(certain or faces), key=lambda face: -face.side)
+            return _largest_first(filter(_is_certain, faces)) or _largest_first(faces)
     return []
+
+
+def _is_certain(face: Detection) -> bool:
+    return face.score >= CERTAIN_SCORE
+
+
+def _largest_first(faces: Iterable[Detection]) -> list[Detection]:
+    return sorted(_distinct(faces), key=lambda face: -face.side)
 
 
 def _search(photo: Image.Image, scan: Scan) -> list[Detection]:
@@ -92,7 +109,7 @@ def _search(photo: Image.Image, scan: Scan) -> list[Detection]:
     plane = turned.convert("L") if scan.plane == "luminance" else warmth(np.asarray(turned))
 
     faces = []
-    for candidate in _candidates(np.asarray(plane), scan.max_window):
+    for candidate in _candidates(np.asarray(plane), scan.min_window, scan.max_window):
         evidence, window = _evidence(plane, candidate)
         if evidence < MIN_SUPPORT:
             continue
@@ -182,9 +199,9 @@ def _groups(windows: Windows) -> list[tuple[int, Windows]]:
     return groups
 
 
-def _candidates(gray: Gray, max_window: int) -> list[Window]:
-    sides = (WINDOW, min(max_window, *gray.shape))
-    groups = _groups(_windows(gray, COARSE_FACTOR, COARSE_STEP, sides)) if min(gray.shape) > WINDOW else []
+def _candidates(gray: Gray, min_window: int, max_window: int) -> list[Window]:
+    sides = (min_window, min(max_window, *gray.shape))
+    groups = _groups(_windows(gray, COARSE_FACTOR, COARSE_STEP, sides)) if min(gray.shape) > min_window else []
     return [(float(left), float(top), float(side)) for _, (left, top, side) in groups[:MAX_CANDIDATES]]
 
 

@@ -9,7 +9,7 @@ import onnxruntime
 from deployments.config import CascadeFaceModelConfig, FaceModelConfig, InsightFaceModelConfig, model_path
 from deployments.embedded.face_crop import crop_face, encoder_input
 from deployments.errors import NoFaceError
-from deployments.face.cascade import find_faces
+from deployments.face.cascade import find_faces, find_largest
 from deployments.face.detection import Detection, largest_face
 from deployments.face.inspection import inspected
 from deployments.face.vector import normalised
@@ -72,7 +72,7 @@ class CascadeFaceModel:
         if photo.drawn and self._avatar_face is not None and height == width:
             left, top, right, bottom = (share * width for share in self._avatar_face)
             return Detection((left, top, right, bottom), score=1.0)
-        return largest_face(find_faces(photo.pixels), self._min_face_px)
+        return largest_face(find_largest(photo.pixels), self._min_face_px)
 
     def _encode(self, crops: Sequence[np.ndarray]) -> list[Vector]:
         """One by one: on a CPU a batch of faces gains nothing, and a vector cannot depend on its neighbours."""

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 from ray import serve
 
-import serve_app.app
-from deployments.diffusion.deployment import AvatarGenerator as OwnGenerator
-from deployments.diffusion.deployment import LoadedModel
+from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from deployments.types import Pixels
 from loadtest.bench.engine_queues import SleepingDenoiser
 from loadtest.bench.peers_painters import CURVE, SIDES, picture
+from serve_app.app import graph
 from serve_app.settings import Settings
 
 
@@ -27,13 +26,12 @@ class SleepingModel(SleepingDenoiser):
         self.late_s.clear()  # nobody asks, and a replica lives long
 
 
-class AvatarGenerator(OwnGenerator):
+class SleepingGenerator(AvatarGenerator):
     def _load(self, name: str) -> LoadedModel:
         self._times.start_with(name, CURVE.profile())
         return LoadedModel(SleepingModel(CURVE), checker=None)
 
 
 def build_app(settings: Settings) -> serve.Application:
-    """As `serve_app.app:build_app`, in a process that builds nothing else."""
-    serve_app.app.AvatarGenerator = AvatarGenerator  # type: ignore[attr-defined]
-    return serve_app.app.build_app(settings)
+    """As `serve_app.app:build_app`."""
+    return graph(settings, SleepingGenerator)

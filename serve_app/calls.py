@@ -1,0 +1,91 @@
+"""Calls to stages: their values and errors, as Serve 2.60 hands them out, and what becomes of them when work ends."""
+
+import asyncio
+import contextlib
+from typing import Any, TypeVar
+
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentResponse
+
+from deployments.errors import AvatarError
+
+PATIENCE_S = 5.0  # with a call that waits for another one
+
+T = TypeVar("T")
+
+# Serve wraps the death of an earlier stage in a RayServeException of the later one.
+STAGE_LOST = (RayActorError, ObjectLostError, RayServeException)
+
+
+class Calls(list[DeploymentResponse[Any]]):
+    """The responses of one piece of work: leaving the block with an error cancels them all, finished ones included.
+
+    Cancelling only the last of a chain would not stop the stage in the middle.
+    """
+
+    def __enter__(self) -> "Calls":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        if kind is not None:
+            cancel(*self)
+
+    def add(self, response: DeploymentResponse[T]) -> DeploymentResponse[T]:
+        self.append(response)
+        return response
+
+
+async def value_of(response: DeploymentResponse[T]) -> T:
+    """The value of a response; an error that a stage raised on purpose comes out as itself."""
+    try:
+        value: T = await response
+        return value
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RayServeException("the stage gave the work up") from None  # it is being stopped; we are not
+    except RayTaskError as error:
+        cause: BaseException = error
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, AvatarError):
+            raise cause from None
+        raise
+
+
+async def value_of_chained(response: DeploymentResponse[T], source: DeploymentResponse[Any]) -> T:
+    """The value of a call that was made with another one's response.
+
+    An argument that failed because its replica was out of reach, as on a node that has just gone, Serve 2.60 takes for
+    the called replica being so, and makes the call again without end. So whoever waits long looks at the argument.
+    """
+    value: asyncio.Task[T] = asyncio.create_task(value_of(response))
+    try:
+        done, _ = await asyncio.wait({value}, timeout=PATIENCE_S)
+        if not done:
+            # Not cancelled in the end: that would cancel the other call itself.
+            argument: asyncio.Task[Any] = asyncio.create_task(value_of(source))
+            argument.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.wait({value, argument}, return_when=asyncio.FIRST_COMPLETED)
+            if not value.done():
+                argument.result()
+        return await value
+    finally:
+        value.cancel()
+
+
+async def is_lost(response: DeploymentResponse[Any]) -> bool:
+    try:
+        await value_of(response)
+    except STAGE_LOST:
+        return True
+    return False
+
+
+def cancel(*responses: DeploymentResponse[Any]) -> None:
+    for response in responses:
+        # Cancelling a call that was never assigned to a replica raises the reason why it was not.
+        with contextlib.suppress(Exception):
+            response.cancel()
