@@ -15,7 +15,7 @@ from deployments.embedded.training.drawing import Look
 from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import random_portrait
 from deployments.errors import NoFaceError
-from deployments.face.cascade import find_faces, warmth
+from deployments.face.cascade import find_faces, find_largest, warmth
 from deployments.face.model import CascadeFaceModel, open_encoder
 from deployments.face.vector import face_similarity
 from deployments.types import FaceEmbedding, Photo
@@ -89,6 +89,13 @@ def test_the_face_of_a_real_photo_is_found_however_the_photo_was_treated(path: P
     assert x0 < x < x1
     assert y0 < y < y1
     assert 0.5 <= faces[0].score <= 1
+
+
+@pytest.mark.parametrize("path", [*FACES, INSIGHTFACE / "t1.jpg"], ids=lambda path: path.stem)
+def test_the_largest_face_is_the_one_that_the_whole_search_lists_first(path: Path) -> None:
+    pixels = np.asarray(load(path))
+    largest, first = find_largest(pixels)[0], find_faces(pixels)[0]
+    assert np.abs(np.subtract(largest.box, first.box)).max() < 0.05 * first.side
 
 
 def test_several_people_are_counted_and_the_largest_comes_first() -> None:
