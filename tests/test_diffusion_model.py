@@ -223,6 +223,25 @@ def test_rows_that_threads_share_are_the_same_pictures(tiny: TinyModel, tiny_mod
     assert max(difference(ours, theirs) for ours, theirs in together) <= 1
 
 
+def test_the_thread_that_asks_computes_with_all_threads_and_beside_a_step_with_one(tiny: TinyModel) -> None:
+    model = tiny.load(threads=3)
+    rows = [tiny_row(number) for number in range(6)]
+    model.step([model.start(row.spec, row.face) for row in rows])  # the last threads to begin have one each
+    counts: list[int] = []
+    for network in (model._pipeline.unet, model._pipeline.vae.decoder):
+        network.register_forward_pre_hook(lambda *_: counts.append(torch.get_num_threads()))
+
+    def draw_alone() -> None:
+        sample = model.start(tiny_row(1).spec, tiny_row(1).face)
+        model.step([sample])
+        model.decode(sample, beside=True)
+        model.decode(sample)
+
+    with ThreadPoolExecutor(1) as new:
+        new.submit(draw_alone).result()
+    assert counts == [3, 1, 3]
+
+
 def test_an_adapter_in_pickle_format_is_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
     model = tiny.load(ip_adapter=tiny.adapter("bin"))
     assert difference(draw(model, tiny_row(1))[0], draw(tiny_model, tiny_row(1))[0]) == 0

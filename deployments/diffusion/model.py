@@ -16,6 +16,7 @@ from deployments.diffusion.denoiser import OutOfMemoryError
 from deployments.diffusion.noise_schedule import Plan, Step
 from deployments.diffusion.pipeline import FacePipeline, Tensors, load_pipeline
 from deployments.diffusion.sampler import Positions, sampler_of
+from deployments.diffusion.shares import use_threads
 from deployments.diffusion.unet import RowUNet
 from deployments.types import AvatarSpec, Pixels, Vector
 
@@ -48,17 +49,23 @@ class FaceDiffusionModel:
 
     def __init__(self, pipeline: FacePipeline, threads: int = 1) -> None:
         self._pipeline = pipeline
+        self._device: torch.device = pipeline.device  # diffusers looks through all modules to say it
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
+        self._threads = threads
         self._unet = RowUNet(pipeline.unet, threads)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
-        self._pace = Pace(pipeline.device)
+        self._pace = Pace(self._device)
 
     @classmethod
     def load(cls, config: DiffusionModelConfig) -> "FaceDiffusionModel":
         """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
-        torch.set_num_threads(config.threads)
         return cls(load_pipeline(config), config.threads)
+
+    @property
+    def decodes_beside(self) -> bool:
+        """On a CPU: on a GPU a step and a picture would want their memory at once."""
+        return self._device.type == "cpu"
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
         """Size, and windows of the longer prompt: padding a shorter one would change what it says."""
@@ -67,9 +74,10 @@ class FaceDiffusionModel:
     def start(self, spec: AvatarSpec, face: Vector) -> Sample:
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
-        chunks, size = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
+        chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
+        size = {name: values.to(self._device, self._unet.dtype) for name, values in sizes.items()}
         scale = self._unet.adapter_scale if spec.adapter_scale is None else spec.adapter_scale
-        alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._pipeline.device), **size}
+        alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._device), **size}
         face_tokens = self._face_tokens(torch.from_numpy(face))
         conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
         against = None
@@ -81,6 +89,7 @@ class FaceDiffusionModel:
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample]) -> None:
         """One step for each. Raises: OutOfMemoryError; after any error all are as before."""
+        use_threads(self._threads)
         try:
             self._step(sorted(samples, key=lambda sample: sample.against is None))
         except torch.OutOfMemoryError as error:
@@ -88,7 +97,7 @@ class FaceDiffusionModel:
 
     def _step(self, samples: Sequence[Sample]) -> None:
         """Those with guidance come first."""
-        at = Positions.of([sample.next_step for sample in samples], self._pipeline.device)
+        at = Positions.of([sample.next_step for sample in samples], self._device)
         latents = torch.cat([sample.latents for sample in samples])
         previous = torch.cat([sample.previous for sample in samples])
         prediction = self._predict(samples, self._sampler.scale_model_input(latents, at), at.timestep)
@@ -114,8 +123,9 @@ class FaceDiffusionModel:
         return torch.cat([led, towards[guided:]])
 
     @torch.inference_mode()
-    def decode(self, sample: Sample) -> Pixels:
-        """(h, w, 3) of a sample whose steps are all made."""
+    def decode(self, sample: Sample, beside: bool = False) -> Pixels:
+        """(h, w, 3) of a sample whose steps are all made; `beside` a step it takes one core."""
+        use_threads(1 if beside else self._threads)
         vae = self._pipeline.vae
         image = vae.decode(_unscaled(sample.latents, vae.config).to(vae.dtype), return_dict=False)[0]
         levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
@@ -166,8 +176,8 @@ class FaceDiffusionModel:
         unet, factor = self._pipeline.unet, self._pipeline.vae_scale_factor
         shape = (1, unet.config.in_channels, spec.height // factor, spec.width // factor)
         generator = torch.Generator("cpu").manual_seed(spec.seed)
-        noise = torch.randn(shape, generator=generator, dtype=unet.dtype)
-        return noise.to(self._pipeline.device, torch.float32)
+        noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
+        return noise.to(self._device, torch.float32)
 
     @torch.inference_mode()
     def _face_tokens(self, face: Tensor) -> Tensor:

@@ -49,8 +49,7 @@ class SDXLFacePipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
 
     def size_condition(self, width: int, height: int) -> Tensors:
         """An original of the size that is drawn, uncropped."""
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype)
-        return {"time_ids": sizes.to(self.device)}
+        return {"time_ids": torch.tensor([[height, width, 0, 0, height, width]])}
 
 
 FacePipeline = SDFacePipeline | SDXLFacePipeline

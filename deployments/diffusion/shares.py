@@ -17,6 +17,12 @@ Predict = Callable[[Tensor, Tensor, Tensors], Tensor]
 LEAST_ROWS = 2  # of a share: with fewer, threads are faster together
 
 
+def use_threads(count: int) -> None:
+    """Have the calling thread compute with so many: torch gives a new one the number that any thread set last."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
 class RowShares:
     """Calls a function for the rows of a batch, in as many threads as there are shares of some rows."""
 

@@ -58,7 +58,9 @@ class RowUNet:
     def __init__(self, unet: Any, threads: int = 1) -> None:
         """On a CPU the rows of a large batch are shared among so many `threads`."""
         self._unet = self._forward = unet
-        self._shares = RowShares(threads if unet.device.type == "cpu" else 1)
+        # diffusers looks through all modules to say these two, which takes 2 ms each.
+        self._device, self.dtype = unet.device, unet.dtype
+        self._shares = RowShares(threads if self._device.type == "cpu" else 1)
         self._compiled: dict[Size, list[int]] = {}  # widths, the smallest first
         # Faces are projected once each, not in every step: what is None the UNet leaves to us.
         self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
@@ -66,7 +68,7 @@ class RowUNet:
 
     def face_tokens(self, vectors: Tensor) -> Tensor:
         """(rows, tokens, channels) of face vectors (rows, 512)."""
-        tokens: Tensor = self._project_faces([vectors[:, None].to(self._unet.device, self._unet.dtype)])[0]
+        tokens: Tensor = self._project_faces([vectors[:, None].to(self._device, self.dtype)])[0]
         return tokens[:, 0]
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
@@ -75,6 +77,7 @@ class RowUNet:
         Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, the others as diffusers names them.
         """
         rows, _channels, *size = latents.shape
+        latents = latents.to(self.dtype)
         widths = self._compiled.get((size[0], size[1]), [])
         place = bisect_left(widths, rows)
         if place == len(widths):
@@ -107,7 +110,7 @@ def _predict(unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors)
         else {}
     )
     predicted: Tensor = unet(
-        latents.to(unet.dtype),
+        latents,
         timesteps,
         # What the attention layers are given; nothing before them looks into it.
         encoder_hidden_states=tuple(conditions[name] for name in ("prompt_embeds", "face_tokens", "adapter_scale")),
