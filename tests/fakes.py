@@ -59,7 +59,7 @@ class Count:
 class CountingDenoiser:
     """Its pictures show their seed in every byte, and fail where a step is missing or was made twice.
 
-    Waits before each step while `gate` is closed.
+    Waits before each step while `gate` is closed, and before each picture beside the steps while `beside_gate` is.
     """
 
     def __init__(self) -> None:
@@ -69,6 +69,10 @@ class CountingDenoiser:
         self.batches: list[list[int]] = []  # the seeds that shared each step
         self.poison: int | None = None
         self.fits = 100  # samples in memory
+        self.decodes_beside = False
+        self.beside_gate = threading.Event()
+        self.beside_gate.set()
+        self.decoded_beside: list[int] = []  # seeds
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
         return spec.width, spec.height
@@ -88,6 +92,9 @@ class CountingDenoiser:
         for sample in samples:
             sample.done += 1
 
-    def decode(self, sample: Count) -> Pixels:
+    def decode(self, sample: Count, beside: bool = False) -> Pixels:
         assert sample.done == sample.steps
+        if beside:
+            assert self.beside_gate.wait(10)
+            self.decoded_beside.append(sample.seed)
         return np.full((4, 4, 3), sample.seed, np.uint8)

@@ -17,7 +17,7 @@ from deployments.diffusion.scheduler import Bucket, Row
 from deployments.diffusion.step_times import StepTimes
 from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
-from tests.fakes import CountingDenoiser, avatar_spec, face
+from tests.fakes import Count, CountingDenoiser, avatar_spec, face
 
 WAIT_S = 10
 
@@ -224,6 +224,60 @@ def test_progress_says_how_far_each_row_is_and_who_waits_for_whom(denoiser: Coun
     assert engine.progress() == []
 
 
+def test_no_step_waits_for_a_picture_that_can_be_decoded_beside_it(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.decodes_beside = True
+    denoiser.beside_gate.clear()
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps, task_id=str(seed)) for seed, steps in ((1, 2), (2, 2), (3, 5))]
+    denoiser.gate.set()
+    assert shown(rows[2]) == 3  # which nobody's steps are beside
+    assert {each.task_id: (each.step, each.eta_s) for each in desk.engine.progress()} == {"1": (2, 0), "2": (2, 0)}
+    denoiser.beside_gate.set()
+    assert [shown(row) for row in rows] == [1, 2, 3]
+    assert sorted(denoiser.decoded_beside) == [1, 2]
+
+
+def test_a_picture_that_fails_beside_the_steps_fails_alone(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = denoiser.decode
+
+    def fails_beside(sample: Count, beside: bool = False) -> object:
+        if beside and sample.seed == 1:
+            raise ValueError("no picture")
+        return decode(sample, beside)
+
+    monkeypatch.setattr(denoiser, "decode", fails_beside)
+    denoiser.decodes_beside = True
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 2), (3, 3))]
+    denoiser.gate.set()
+    with pytest.raises(ValueError, match="no picture"):
+        rows[0].future.result(WAIT_S)
+    assert [shown(row) for row in rows[1:]] == [2, 3]
+
+
+def test_closing_cancels_rows_whose_pictures_are_decoded_beside_the_steps(denoiser: CountingDenoiser) -> None:
+    denoiser.decodes_beside = True
+    denoiser.beside_gate.clear()
+    engine = engine_of()
+    desk = Desk(engine, denoiser)
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 1), (3, 2))]
+    denoiser.gate.set()
+    assert shown(rows[2]) == 3
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    for row in rows[:2]:
+        with pytest.raises(CancelledError):
+            row.future.result(WAIT_S)
+    denoiser.beside_gate.set()
+    closing.join(WAIT_S)
+    assert not closing.is_alive()
+    assert denoiser.decoded_beside == [1]  # the other one had not begun
+    assert engine.progress() == []
+
+
 def test_what_the_engine_does_is_observed(denoiser: CountingDenoiser) -> None:
     log = Log()
     engine = engine_of(log=log)
@@ -247,12 +301,13 @@ def test_the_wait_for_a_replica_is_told_apart_from_the_drawing(desk: Desk) -> No
     ),
     fits=st.integers(1, 6),
     poison=st.integers(0, 12),
+    beside=st.booleans(),
 )
 def test_every_row_ends_once_whatever_is_cancelled_and_whatever_fails(
-    requests: list[tuple[int, int, float, bool]], fits: int, poison: int
+    requests: list[tuple[int, int, float, bool]], fits: int, poison: int, beside: bool
 ) -> None:
     denoiser = CountingDenoiser()
-    denoiser.fits, denoiser.poison = fits, poison
+    denoiser.fits, denoiser.poison, denoiser.decodes_beside = fits, poison, beside
     denoiser.gate.clear()
     engine = engine_of()
     desk = Desk(engine, denoiser)

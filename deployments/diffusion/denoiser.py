@@ -13,6 +13,10 @@ class OutOfMemoryError(Exception):
 class Denoiser(Protocol):
     """What the engine draws with. A sample is one half-done image, known to its denoiser alone."""
 
+    @property
+    def decodes_beside(self) -> bool:
+        """Whether `decode` may be called in another thread while a step is made."""
+
     def bucket(self, spec: AvatarSpec) -> Hashable:
         """Samples of one bucket can share a step."""
 
@@ -22,5 +26,5 @@ class Denoiser(Protocol):
     def step(self, samples: Sequence[Any]) -> None:
         """One step for each, wherever each stands. Raises: OutOfMemoryError; after any error all are as before."""
 
-    def decode(self, sample: Any) -> Pixels:
-        """The picture (h, w, 3) of a sample whose steps are all made."""
+    def decode(self, sample: Any, beside: bool = False) -> Pixels:
+        """The picture (h, w, 3) of a sample whose steps are all made; `beside` a step, it leaves most cores to that."""

@@ -7,13 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from deployments.diffusion.denoiser import Denoiser, OutOfMemoryError
 from deployments.diffusion.scheduler import Bucket, Outlook, Row, RowScheduler
 from deployments.diffusion.step_times import StepTimes
 from deployments.errors import DeadlineError
-from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress
+from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress, Pixels
 
 
 class Observer(Protocol):
@@ -27,7 +28,8 @@ class DiffusionEngine:
     """Makes step after step with the rows that the scheduler chooses for each.
 
     A row that is cancelled, or late, leaves before the next step. A step that fails is made again row by row, so that
-    no request fails for its neighbour; one that does not fit into memory, with fewer rows.
+    no request fails for its neighbour; one that does not fit into memory, with fewer rows. Where a device can decode
+    beside a step, a second thread does, so that no row waits for the picture of another one.
     """
 
     def __init__(self, times: StepTimes, ageing: float, observer: Observer | None = None) -> None:
@@ -35,10 +37,12 @@ class DiffusionEngine:
         self._observer = observer
         self._scheduler = RowScheduler(ageing)
         self._samples: dict[Row, Any] = {}
-        self._drawn: deque[Row] = deque()  # all steps made, not decoded yet
+        self._drawn: deque[Row] = deque()  # all steps made
+        self._decoding: set[Row] = set()
         self._changed = threading.Condition()
         self._closing = False
         self._ready_at = time.time()
+        self._beside = ThreadPoolExecutor(1, "diffusion-decoder")
         self._thread = threading.Thread(target=self._run, name="diffusion-engine", daemon=True)
         self._thread.start()
 
@@ -60,23 +64,23 @@ class DiffusionEngine:
     def progress(self) -> list[ImageProgress]:
         """How far all images are that are not drawn. Any thread may ask; no step waits for the answer."""
         with self._changed:
-            scheduler, drawn = self._scheduler.copy(), list(self._drawn)
+            scheduler, drawn = self._scheduler.copy(), [*self._decoding, *self._drawn]
         ahead = dict.fromkeys(drawn, Outlook(0.0, 0)) | scheduler.forecast(time.time(), self._times)
         return [_progress(row, outlook) for row, outlook in ahead.items()]
 
     def close(self) -> None:
-        """Cancel all rows before their next step, and wait for the thread."""
+        """Cancel all rows before their next step, and wait for the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        self._beside.shutdown()
 
     def _run(self) -> None:
         while self._wait_for_work():
             if rows := self._next_rows():
                 self._advance(rows)
-            if drawn := self._next_drawn():  # one at a time, so that no step waits for many
-                self._finish(drawn)
+            self._decode_drawn()
 
     def _wait_for_work(self) -> bool:
         """False when the engine closes."""
@@ -84,7 +88,7 @@ class DiffusionEngine:
             while not (self._closing or len(self._scheduler) or self._drawn):
                 self._changed.wait()
             if self._closing:
-                for row in [*self._scheduler.drain(), *self._drawn]:
+                for row in [*self._scheduler.drain(), *self._drawn, *self._decoding]:
                     row.future.cancel()
         return not self._closing
 
@@ -100,9 +104,24 @@ class DiffusionEngine:
             del self._samples[row]
         return rows
 
-    def _next_drawn(self) -> Row | None:
+    def _decode_drawn(self) -> None:
+        """All beside the next steps, or one before them, so that they do not wait for many."""
+        while drawn := self._next_drawn():
+            row, beside = drawn
+            sample = self._samples.pop(row)
+            if not beside:
+                self._finish(row, sample)
+                return
+            self._beside.submit(self._finish, row, sample, beside=True)
+
+    def _next_drawn(self) -> tuple[Row, bool] | None:
+        """And whether it is decoded beside a step: only where there will be one."""
         with self._changed:
-            return self._drawn.popleft() if self._drawn else None
+            if not self._drawn:
+                return None
+            row = self._drawn.popleft()
+            self._decoding.add(row)
+            return row, row.denoiser.decodes_beside and len(self._scheduler) > 0
 
     def _advance(self, rows: Sequence[Row]) -> None:
         """One step for these rows; one that cannot make it fails, and leaves."""
@@ -159,18 +178,15 @@ class DiffusionEngine:
         self._samples.pop(row, None)
         _fail(row, error)
 
-    def _finish(self, row: Row) -> None:
-        sample = self._samples.pop(row)
-        if row.abandoned:
-            return
+    def _finish(self, row: Row, sample: Any, beside: bool = False) -> None:
         try:
-            pixels = row.denoiser.decode(sample)
+            if not row.abandoned:
+                _answer(row, row.denoiser.decode(sample, beside), self._ready_at)
         except Exception as error:
             _fail(row, error)
-            return
-        if row.future.set_running_or_notify_cancel():
-            startup_s = max(0.0, self._ready_at - row.spec.submitted_at)
-            row.future.set_result(GeneratedImage(pixels, time.time() - row.arrived_at, startup_s))
+        finally:
+            with self._changed:
+                self._decoding.remove(row)
 
 
 def _progress(row: Row, outlook: Outlook) -> ImageProgress:
@@ -183,6 +199,12 @@ def _progress(row: Row, outlook: Outlook) -> ImageProgress:
         outlook.eta_s,
         outlook.queue_position,
     )
+
+
+def _answer(row: Row, pixels: Pixels, ready_at: float) -> None:
+    if row.future.set_running_or_notify_cancel():
+        startup_s = max(0.0, ready_at - row.spec.submitted_at)
+        row.future.set_result(GeneratedImage(pixels, time.time() - row.arrived_at, startup_s))
 
 
 def _fail(row: Row, error: Exception) -> None:

@@ -41,6 +41,10 @@ class Meter:
         self._undecoded = 0
         self._left_at = 0.0  # when the denoiser was done last
 
+    @property
+    def decodes_beside(self) -> bool:
+        return self._denoiser.decodes_beside
+
     def bucket(self, spec: AvatarSpec) -> Hashable:
         return self._denoiser.bucket(spec)
 
@@ -52,7 +56,10 @@ class Meter:
         with self._inside():
             self._denoiser.step(samples)
 
-    def decode(self, sample: Any) -> Pixels:
+    def decode(self, sample: Any, beside: bool = False) -> Pixels:
+        if beside:  # not in the engine's thread
+            self._undecoded -= 1
+            return self._denoiser.decode(sample, beside)
         with self._inside():
             pixels = self._denoiser.decode(sample)
         self._undecoded -= 1

@@ -67,6 +67,8 @@ ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
 class SleepingDenoiser:
     """Draws nothing, and takes the time of a curve for it. Decoding is left out, for the baselines too."""
 
+    decodes_beside = False
+
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
         self.late_s: list[float] = []  # how much longer than asked each step slept
@@ -83,7 +85,7 @@ class SleepingDenoiser:
         time.sleep(step_s)
         self.late_s.append(time.perf_counter() - started - step_s)
 
-    def decode(self, sample: None) -> Pixels:
+    def decode(self, sample: None, beside: bool = False) -> Pixels:
         return np.zeros((1, 1, 3), np.uint8)
 
 

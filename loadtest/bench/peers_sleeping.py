@@ -18,7 +18,7 @@ from serve_app.settings import Settings
 class SleepingModel(SleepingDenoiser):
     """Draws the picture that the peers draw, in the time of the same curve."""
 
-    def decode(self, sample: None) -> Pixels:
+    def decode(self, sample: None, beside: bool = False) -> Pixels:
         return picture(SIDES[CURVE.name])
 
     def step(self, samples: Sequence[None]) -> None:
