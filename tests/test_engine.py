@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -237,6 +238,14 @@ def test_no_step_waits_for_a_picture_that_can_be_decoded_beside_it(desk: Desk, d
     assert sorted(denoiser.decoded_beside) == [1, 2]
 
 
+def test_who_has_their_picture_is_not_among_those_that_wait(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.gate.clear()
+    row, ahead = desk.submit(1), SimpleQueue[list[ImageProgress]]()
+    row.future.add_done_callback(lambda _image: ahead.put(desk.engine.progress()))
+    denoiser.gate.set()
+    assert ahead.get(timeout=WAIT_S) == []
+
+
 def test_a_picture_that_fails_beside_the_steps_fails_alone(
     desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +264,7 @@ def test_a_picture_that_fails_beside_the_steps_fails_alone(
     with pytest.raises(ValueError, match="no picture"):
         rows[0].future.result(WAIT_S)
     assert [shown(row) for row in rows[1:]] == [2, 3]
+    assert desk.engine.progress() == []
 
 
 def test_closing_cancels_rows_whose_pictures_are_decoded_beside_the_steps(denoiser: CountingDenoiser) -> None:

@@ -179,14 +179,22 @@ class DiffusionEngine:
         _fail(row, error)
 
     def _finish(self, row: Row, sample: Any, beside: bool = False) -> None:
+        if row.abandoned:
+            self._decoded(row)
+            return
         try:
-            if not row.abandoned:
-                _answer(row, row.denoiser.decode(sample, beside), self._ready_at)
+            pixels = row.denoiser.decode(sample, beside)
         except Exception as error:
+            self._decoded(row)
             _fail(row, error)
-        finally:
-            with self._changed:
-                self._decoding.remove(row)
+        else:
+            self._decoded(row)
+            _answer(row, pixels, self._ready_at)
+
+    def _decoded(self, row: Row) -> None:
+        """From here on it is not among those that are not drawn: whoever gets its answer may ask."""
+        with self._changed:
+            self._decoding.remove(row)
 
 
 def _progress(row: Row, outlook: Outlook) -> ImageProgress:
