@@ -27,6 +27,7 @@ QUIET_PORTS = range(20_000, 30_000)  # above those of Ray's workers, below those
 MIN_CPUS = 2  # the embedded deployments share 2, also where the machine has one
 START_TIMEOUT_S = 300
 DRAIN_TIMEOUT_S = 8
+LAST_CALL_S = 2  # which a call to Serve takes at most, unless something hangs
 MEMORY_FOLDER = Path("/dev/shm")  # a file system in memory, which Linux has
 
 
@@ -167,16 +168,23 @@ def _stop() -> None:
     """End the replicas gracefully, but not for longer than DRAIN_TIMEOUT_S, then everything."""
     if ray.is_initialized():
         # A deleted application ends the work that it has; Ray's own shutdown just ends every process.
-        draining = threading.Thread(target=_drain, daemon=True)
+        given_up = threading.Event()
+        draining = threading.Thread(target=_drain, args=(given_up,), name="drain", daemon=True)
         draining.start()
         draining.join(DRAIN_TIMEOUT_S)
+        given_up.set()
+        draining.join(LAST_CALL_S)
     ray.shutdown()  # also what an interrupted start left behind
 
 
-def _drain() -> None:
+def _drain(given_up: threading.Event) -> None:
+    """Makes no call after `given_up`: one that finds no Ray starts another, which nobody would end."""
     with contextlib.suppress(Exception):  # whatever is wrong with Serve, Ray is ended next
         for name in serve.status().applications:
-            serve.delete(name)
+            if not given_up.is_set():
+                serve.delete(name, _blocking=False)
+        while not given_up.wait(0.1) and serve.status().applications:
+            pass
 
 
 def _check_port_free(host: str, port: int) -> None:
