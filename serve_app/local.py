@@ -5,7 +5,6 @@ import logging
 import os
 import random
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ QUIET_PORTS = range(20_000, 30_000)  # above those of Ray's workers, below those
 MIN_CPUS = 2  # the embedded deployments share 2, also where the machine has one
 START_TIMEOUT_S = 300
 DRAIN_TIMEOUT_S = 8
-LAST_CALL_S = 2  # which a call to Serve takes at most, unless something hangs
 MEMORY_FOLDER = Path("/dev/shm")  # a file system in memory, which Linux has
 
 
@@ -101,7 +99,7 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
         yield RunningService(f"http://{shown_host}:{port}", dashboard_url, settings.data_dir)
     finally:
         report("stopping")
-        _stop()
+        _stop(config)
 
 
 def _start_ray() -> str:
@@ -164,27 +162,26 @@ def _wait_until_running(config: ServeDeploySchema, report: Callable[[str], None]
     raise StartError(f"The stages were not ready within {START_TIMEOUT_S} s.")
 
 
-def _stop() -> None:
+def _stop(config: ServeDeploySchema) -> None:
     """End the replicas gracefully, but not for longer than DRAIN_TIMEOUT_S, then everything."""
     if ray.is_initialized():
         # A deleted application ends the work that it has; Ray's own shutdown just ends every process.
-        given_up = threading.Event()
-        draining = threading.Thread(target=_drain, args=(given_up,), name="drain", daemon=True)
-        draining.start()
-        draining.join(DRAIN_TIMEOUT_S)
-        given_up.set()
-        draining.join(LAST_CALL_S)
+        with contextlib.suppress(Exception):  # whatever is wrong with Serve, Ray is ended next
+            _drain([application.name for application in config.applications])
     ray.shutdown()  # also what an interrupted start left behind
 
 
-def _drain(given_up: threading.Event) -> None:
-    """Makes no call after `given_up`: one that finds no Ray starts another, which nobody would end."""
-    with contextlib.suppress(Exception):  # whatever is wrong with Serve, Ray is ended next
-        for name in serve.status().applications:
-            if not given_up.is_set():
-                serve.delete(name, _blocking=False)
-        while not given_up.wait(0.1) and serve.status().applications:
-            pass
+def _drain(names: list[str]) -> None:
+    # Not by `serve.delete` in a thread: one that outlives its time finds no Ray, and starts another that nobody ends.
+    from ray.serve.context import _get_global_client
+
+    controller = _get_global_client()._controller
+    controller.delete_apps.remote(names)
+    deadline = time.monotonic() + DRAIN_TIMEOUT_S
+    while (left_s := deadline - time.monotonic()) > 0 and ray.get(
+        controller.list_serve_statuses.remote(), timeout=left_s
+    ):
+        time.sleep(0.1)
 
 
 def _check_port_free(host: str, port: int) -> None:

@@ -11,13 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
-import ray
 import redis
 import yaml
 from ray import serve
-from ray.serve.schema import ServeStatus
 
-from serve_app import local
 from serve_app.auth import TOKEN_FILE
 from serve_app.broker import BrokerSettings, own_url
 from serve_app.demo import sample_photo
@@ -103,28 +100,6 @@ def test_the_worker_is_never_at_zero_and_what_may_be_stays_for_those_told_to_com
         if deployment.get("autoscaling_config", {}).get("min_replicas") == 0:
             assert name in ("FaceEmbedder", "AvatarGenerator")
             assert numbers.scaling(name)["downscale_to_zero_delay_s"] > MAX_RETRY_AFTER_S
-
-
-@pytest.mark.slow
-def test_a_service_that_ends_before_its_work_does_starts_no_other_ray(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "DRAIN_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(local, "LAST_CALL_S", 0.05)
-    status, ended = serve.status, threading.Event()
-
-    def late_status() -> ServeStatus:
-        found = status()
-        ended.wait(60)
-        return found
-
-    with run_service(ServiceOptions(port=free_port(), data_dir=tmp_path)):
-        monkeypatch.setattr(serve, "status", late_status)
-    ended.set()
-    for thread in threading.enumerate():
-        if thread.name == "drain":
-            thread.join(60)
-    assert not ray.is_initialized()
 
 
 @dataclass
