@@ -14,6 +14,7 @@ from typing import Any
 import ray
 import yaml
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.auth import ensure_token
@@ -138,8 +139,6 @@ def in_memory_only() -> dict[str, Any]:
 
 def _deploy(config: ServeDeploySchema) -> None:
     # What `serve run FILE` does; Serve has no public function for it.
-    from ray.serve.context import _get_global_client
-
     _get_global_client().deploy_apps(config)
 
 
@@ -173,8 +172,6 @@ def _stop(config: ServeDeploySchema) -> None:
 
 def _drain(names: list[str]) -> None:
     # Not by `serve.delete` in a thread: one that outlives its time finds no Ray, and starts another that nobody ends.
-    from ray.serve.context import _get_global_client
-
     controller = _get_global_client()._controller
     controller.delete_apps.remote(names)
     deadline = time.monotonic() + DRAIN_TIMEOUT_S
