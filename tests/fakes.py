@@ -69,6 +69,7 @@ class CountingDenoiser:
         self.batches: list[list[int]] = []  # the seeds that shared each step
         self.poison: int | None = None
         self.fits = 100  # samples in memory
+        self.homeless: list[int] = []  # seeds whose pictures find no memory, each as often as it is here
         self.decodes_beside = False
         self.beside_gate = threading.Event()
         self.beside_gate.set()
@@ -97,4 +98,7 @@ class CountingDenoiser:
         if beside:
             assert self.beside_gate.wait(10)
             self.decoded_beside.append(sample.seed)
+        if sample.seed in self.homeless:
+            self.homeless.remove(sample.seed)
+            raise OutOfMemoryError("there is no room for a picture")
         return np.full((4, 4, 3), sample.seed, np.uint8)

@@ -369,6 +369,52 @@ def test_a_step_that_fails_leaves_every_row_as_it_was(
     assert difference(tiny_model.decode(sample), draw(tiny_model, row)[0]) == 0
 
 
+@pytest.mark.parametrize("embedded", [True, False])
+def test_a_picture_that_does_not_fit_into_memory_is_decoded_in_tiles(
+    model: FaceDiffusionModel, tiny_model: FaceDiffusionModel, monkeypatch: pytest.MonkeyPatch, embedded: bool
+) -> None:
+    drawing, row = (model, row_of(1, width=640, height=640)) if embedded else (tiny_model, tiny_row(1))
+    sample = drawing.start(row.spec, row.face)
+    for _ in range(row.spec.num_inference_steps):
+        drawing.step([sample])
+    whole, vae, sides = drawing.decode(sample), drawing._pipeline.vae, []
+    decode = vae.decoder.forward
+
+    def decode_small(latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sides.append(max(latents.shape[-2:]))
+        if sides[-1] == sides[0]:
+            raise torch.OutOfMemoryError("no memory")
+        picture: torch.Tensor = decode(latents, *rest)
+        return picture
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vae.decoder, "forward", decode_small)
+        in_tiles = drawing.decode(sample)
+    assert max(sides[1:]) < sides[0]
+    assert in_tiles.shape == whole.shape
+    if embedded:  # the tiny one's weights are noise: each pixel of a picture depends on all others
+        assert peak_signal_to_noise([in_tiles], [whole]) > 30
+    assert difference(drawing.decode(sample), whole) == 0
+
+
+def test_a_picture_that_does_not_fit_in_tiles_either_leaves_its_sample_as_it_was(
+    tiny_model: FaceDiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = tiny_row(1)
+    sample = tiny_model.start(row.spec, row.face)
+    for _ in range(row.spec.num_inference_steps):
+        tiny_model.step([sample])
+
+    def fails(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_model._pipeline.vae.decoder, "forward", fails)
+        with pytest.raises(OutOfMemoryError):
+            tiny_model.decode(sample)
+    assert difference(tiny_model.decode(sample), draw(tiny_model, row)[0]) == 0
+
+
 def test_step_times_are_measured(tiny_model: FaceDiffusionModel) -> None:
     profile = tiny_model.profile([1, 2])
     assert profile.keys() == {1, 2}

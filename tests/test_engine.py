@@ -175,6 +175,41 @@ def test_memory_that_was_lacking_once_costs_a_single_row_nothing(desk: Desk, den
     assert shown(row) == 1
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_picture_that_finds_no_memory_is_decoded_after_the_next_step(
+    desk: Desk, denoiser: CountingDenoiser, beside: bool
+) -> None:
+    denoiser.decodes_beside, denoiser.homeless = beside, [1]
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
+    denoiser.gate.set()
+    assert [shown(row) for row in rows] == [1, 2]
+    assert desk.engine.progress() == []
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_picture_that_finds_no_memory_twice_fails_alone(desk: Desk, denoiser: CountingDenoiser, beside: bool) -> None:
+    denoiser.decodes_beside, denoiser.homeless = beside, [1, 1]
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
+    denoiser.gate.set()
+    with pytest.raises(OutOfMemoryError):
+        rows[0].future.result(WAIT_S)
+    assert shown(rows[1]) == 2
+    assert desk.engine.progress() == []
+
+
+def test_memory_that_lacks_now_and_then_fails_nobody(desk: Desk, denoiser: CountingDenoiser) -> None:
+    # Before its first step, and again before its picture.
+    denoiser.gate.clear()
+    denoiser.fits, denoiser.homeless = 0, [1]
+    row = desk.submit(1)
+    assert denoiser.started.wait(WAIT_S)
+    denoiser.fits = 1
+    denoiser.gate.set()
+    assert shown(row) == 1
+
+
 @pytest.mark.parametrize("drawn", [False, True])
 def test_a_row_whose_deadline_passes_is_told_so(desk: Desk, denoiser: CountingDenoiser, drawn: bool) -> None:
     denoiser.gate.clear()
@@ -312,12 +347,13 @@ def test_the_wait_for_a_replica_is_told_apart_from_the_drawing(desk: Desk) -> No
     fits=st.integers(1, 6),
     poison=st.integers(0, 12),
     beside=st.booleans(),
+    homeless=st.lists(st.integers(0, 12), unique=True),
 )
 def test_every_row_ends_once_whatever_is_cancelled_and_whatever_fails(
-    requests: list[tuple[int, int, float, bool]], fits: int, poison: int, beside: bool
+    requests: list[tuple[int, int, float, bool]], fits: int, poison: int, beside: bool, homeless: list[int]
 ) -> None:
     denoiser = CountingDenoiser()
-    denoiser.fits, denoiser.poison, denoiser.decodes_beside = fits, poison, beside
+    denoiser.fits, denoiser.poison, denoiser.decodes_beside, denoiser.homeless = fits, poison, beside, homeless
     denoiser.gate.clear()
     engine = engine_of()
     desk = Desk(engine, denoiser)

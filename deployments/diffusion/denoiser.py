@@ -7,7 +7,7 @@ from deployments.types import AvatarSpec, Pixels, Vector
 
 
 class OutOfMemoryError(Exception):
-    """A step did not fit into the device's memory; nothing of it was kept."""
+    """A step or a picture did not fit into the device's memory; nothing of it was kept."""
 
 
 class Denoiser(Protocol):
@@ -21,10 +21,13 @@ class Denoiser(Protocol):
         """Samples of one bucket can share a step."""
 
     def start(self, spec: AvatarSpec, face: Vector) -> Any:
-        """A sample with no step made."""
+        """A sample with no step made. Raises: OutOfMemoryError."""
 
     def step(self, samples: Sequence[Any]) -> None:
         """One step for each, wherever each stands. Raises: OutOfMemoryError; after any error all are as before."""
 
     def decode(self, sample: Any, beside: bool = False) -> Pixels:
-        """The picture (h, w, 3) of a sample whose steps are all made; `beside` a step, it leaves most cores to that."""
+        """The picture (h, w, 3) of a sample whose steps are all made; `beside` a step, it leaves most cores to that.
+
+        Raises: OutOfMemoryError; after any error the sample is as before.
+        """

@@ -28,8 +28,9 @@ class DiffusionEngine:
     """Makes step after step with the rows that the scheduler chooses for each.
 
     A row that is cancelled, or late, leaves before the next step. A step that fails is made again row by row, so that
-    no request fails for its neighbour; one that does not fit into memory, with fewer rows. Where a device can decode
-    beside a step, a second thread does, so that no row waits for the picture of another one.
+    no request fails for its neighbour; one that does not fit into memory, with fewer rows; a picture that does not,
+    after the next step. Where a device can decode beside a step, a second thread does, so that no row waits for the
+    picture of another one.
     """
 
     def __init__(self, times: StepTimes, ageing: float, observer: Observer | None = None) -> None:
@@ -37,7 +38,7 @@ class DiffusionEngine:
         self._observer = observer
         self._scheduler = RowScheduler(ageing)
         self._samples: dict[Row, Any] = {}
-        self._drawn: deque[Row] = deque()  # all steps made
+        self._drawn: deque[tuple[Row, Any]] = deque()  # all steps made; with its sample
         self._decoding: set[Row] = set()
         self._changed = threading.Condition()
         self._closing = False
@@ -64,7 +65,7 @@ class DiffusionEngine:
     def progress(self) -> list[ImageProgress]:
         """How far all images are that are not drawn. Any thread may ask; no step waits for the answer."""
         with self._changed:
-            scheduler, drawn = self._scheduler.copy(), [*self._decoding, *self._drawn]
+            scheduler, drawn = self._scheduler.copy(), [*self._decoding, *(row for row, _ in self._drawn)]
         ahead = dict.fromkeys(drawn, Outlook(0.0, 0)) | scheduler.forecast(time.time(), self._times)
         return [_progress(row, outlook) for row, outlook in ahead.items()]
 
@@ -88,7 +89,7 @@ class DiffusionEngine:
             while not (self._closing or len(self._scheduler) or self._drawn):
                 self._changed.wait()
             if self._closing:
-                for row in [*self._scheduler.drain(), *self._drawn, *self._decoding]:
+                for row in [*self._scheduler.drain(), *(row for row, _ in self._drawn), *self._decoding]:
                     row.future.cancel()
         return not self._closing
 
@@ -97,7 +98,7 @@ class DiffusionEngine:
         with self._changed:
             expired = self._scheduler.drop_expired(now)
             rows = self._scheduler.next_batch(now, self._times)
-            kept = {*self._scheduler.rows, *self._drawn}
+            kept = set(self._scheduler.rows)
         for row in expired:
             _fail(row, DeadlineError("The deadline passed before the image was done."))
         for row in self._samples.keys() - kept:
@@ -107,21 +108,20 @@ class DiffusionEngine:
     def _decode_drawn(self) -> None:
         """All beside the next steps, or one before them, so that they do not wait for many."""
         while drawn := self._next_drawn():
-            row, beside = drawn
-            sample = self._samples.pop(row)
+            row, sample, beside = drawn
             if not beside:
                 self._finish(row, sample)
                 return
             self._beside.submit(self._finish, row, sample, beside=True)
 
-    def _next_drawn(self) -> tuple[Row, bool] | None:
-        """And whether it is decoded beside a step: only where there will be one."""
+    def _next_drawn(self) -> tuple[Row, Any, bool] | None:
+        """With its sample, and whether it is decoded beside a step: only where there will be one."""
         with self._changed:
             if not self._drawn:
                 return None
-            row = self._drawn.popleft()
+            row, sample = self._drawn.popleft()
             self._decoding.add(row)
-            return row, row.denoiser.decodes_beside and len(self._scheduler) > 0
+            return row, sample, row.denoiser.decodes_beside and len(self._scheduler) > 0
 
     def _advance(self, rows: Sequence[Row]) -> None:
         """One step for these rows; one that cannot make it fails, and leaves."""
@@ -148,9 +148,10 @@ class DiffusionEngine:
     def _stepped(self, rows: Sequence[Row], seconds: float) -> None:
         for row in rows:
             row.steps_done += 1
+            row.memory_errors = 0
         done = [row for row in rows if not row.steps_left]
         with self._changed:
-            self._drawn.extend(done)
+            self._drawn.extend((row, self._samples.pop(row)) for row in done)
             self._scheduler.charge(rows, seconds, time.time())
             self._scheduler.remove(done)
             waiting = self._scheduler.waiting()
@@ -165,11 +166,8 @@ class DiffusionEngine:
             self._advance([row])
 
     def _lacked_memory(self, rows: Sequence[Row], error: OutOfMemoryError) -> None:
-        """They try again with fewer beside them; one that lacks memory alone, and once more, can never have enough."""
-        if len(rows) > 1:
-            return
-        rows[0].memory_errors += 1
-        if rows[0].memory_errors > 1:
+        """They try again with fewer beside them; one that is alone, once more."""
+        if len(rows) == 1 and _lacks_it_again(rows[0]):
             self._give_up(rows[0], error)
 
     def _give_up(self, row: Row, error: Exception) -> None:
@@ -185,16 +183,31 @@ class DiffusionEngine:
         try:
             pixels = row.denoiser.decode(sample, beside)
         except Exception as error:
-            self._decoded(row)
-            _fail(row, error)
+            if isinstance(error, OutOfMemoryError) and not _lacks_it_again(row):
+                self._decode_later(row, sample)
+            else:
+                self._decoded(row)
+                _fail(row, error)
         else:
             self._decoded(row)
             _answer(row, pixels, self._ready_at)
+
+    def _decode_later(self, row: Row, sample: Any) -> None:
+        with self._changed:
+            self._decoding.remove(row)
+            self._drawn.append((row, sample))
+            self._changed.notify()
 
     def _decoded(self, row: Row) -> None:
         """From here on it is not among those that are not drawn: whoever gets its answer may ask."""
         with self._changed:
             self._decoding.remove(row)
+
+
+def _lacks_it_again(row: Row) -> bool:
+    """Whether a row that lacks memory, though it is alone, did so the last time too: then it can never have enough."""
+    row.memory_errors += 1
+    return row.memory_errors > 1
 
 
 def _progress(row: Row, outlook: Outlook) -> ImageProgress:

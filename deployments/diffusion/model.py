@@ -1,7 +1,8 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, from the parts of diffusers' pipelines."""
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -40,6 +41,15 @@ class Sample:
         return self.plan.steps[self.steps_done]
 
 
+@contextmanager
+def lacking_memory() -> Iterator[None]:
+    """Raises: OutOfMemoryError, where torch raises its own."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(str(error)) from error
+
+
 class FaceDiffusionModel:
     """Takes samples a step further, each from where it stands; one thread at a time.
 
@@ -71,7 +81,9 @@ class FaceDiffusionModel:
         """Size, and windows of the longer prompt: padding a shorter one would change what it says."""
         return spec.width, spec.height, self._chunks(spec)
 
+    @lacking_memory()
     def start(self, spec: AvatarSpec, face: Vector) -> Sample:
+        """A sample with no step made. Raises: OutOfMemoryError."""
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
         chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
@@ -86,14 +98,12 @@ class FaceDiffusionModel:
             against = {**negative, "face_tokens": self._no_face, **alike}
         return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
 
+    @lacking_memory()
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample]) -> None:
         """One step for each. Raises: OutOfMemoryError; after any error all are as before."""
         use_threads(self._threads)
-        try:
-            self._step(sorted(samples, key=lambda sample: sample.against is None))
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemoryError(str(error)) from error
+        self._step(sorted(samples, key=lambda sample: sample.against is None))
 
     def _step(self, samples: Sequence[Sample]) -> None:
         """Those with guidance come first."""
@@ -122,12 +132,19 @@ class FaceDiffusionModel:
         led = without + scales[:, None, None, None] * (towards[:guided] - without)
         return torch.cat([led, towards[guided:]])
 
+    @lacking_memory()
     @torch.inference_mode()
     def decode(self, sample: Sample, beside: bool = False) -> Pixels:
-        """(h, w, 3) of a sample whose steps are all made; `beside` a step it takes one core."""
+        """(h, w, 3) of a sample whose steps are all made; `beside` a step it takes one core.
+
+        One for which memory lacks is decoded in tiles, whose seams can hardly be seen. Raises: OutOfMemoryError.
+        """
         use_threads(1 if beside else self._threads)
         vae = self._pipeline.vae
-        image = vae.decode(_unscaled(sample.latents, vae.config).to(vae.dtype), return_dict=False)[0]
+        latents = _unscaled(sample.latents, vae.config).to(vae.dtype)
+        image = _whole(vae, latents)
+        if image is None:
+            image = _in_tiles(vae, latents)
         levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
         return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
 
@@ -205,6 +222,25 @@ class Pace:
         """Wait for the last step."""
         if self._last is not None:
             self._last.synchronize()
+
+
+def _whole(vae: Any, latents: Tensor) -> Tensor | None:
+    """The picture (1, 3, h, w); None where memory lacks."""
+    try:
+        image: Tensor = vae.decode(latents, return_dict=False)[0]
+    except torch.OutOfMemoryError:
+        return None  # and not a second try in here: what the failed one has in memory is freed with its error
+    return image
+
+
+def _in_tiles(vae: Any, latents: Tensor) -> Tensor:
+    """The picture (1, 3, h, w), tile by tile: needs the memory of one tile, and more time."""
+    vae.enable_tiling()
+    try:
+        image: Tensor = vae.decode(latents, return_dict=False)[0]
+    finally:
+        vae.disable_tiling()
+    return image
 
 
 def _joined(conditions: Sequence[Tensors]) -> Tensors:

@@ -38,7 +38,7 @@ class Row:
     arrived_at: float  # unix seconds
     steps_done: int = 0
     joined_at: float | None = None  # unix seconds; when its first step began
-    memory_errors: int = 0  # when it was alone
+    memory_errors: int = 0  # when it was alone, since its last step
     future: "Future[GeneratedImage]" = field(default_factory=Future)
 
     @property
