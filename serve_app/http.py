@@ -30,13 +30,14 @@ from serve_app.errors import (
 )
 from serve_app.events import check_room, follow, last_event_id
 from serve_app.headers import with_headers
+from serve_app.intake import Caller
 from serve_app.metrics import RequestMetrics
 from serve_app.operations import EVENT_STREAM, IDEMPOTENCY_PARAMETER, MAX_IDEMPOTENCY_CHARS, body_of, envelopes
 from serve_app.playground import add_playground
 from serve_app.preflight import FacesRequest
 from serve_app.request_progress import RequestProgress
 from serve_app.schemas import AvatarRequest, Envelope, StatusRequest
-from serve_app.service import AvatarService, Caller
+from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.storage import FILES_ROUTE, media_type
 from serve_app.tasks import TaskRecord
@@ -109,7 +110,7 @@ def _add_create_routes(
         key, base_url = _idempotency_key(request), _base_url(request, settings)
         caller = Caller(request.state.owner, key, base_url, request.state.token)
         avatar_request = await bodies.model(AvatarRequest, request, progress)
-        progress.task = service.new_task(avatar_request, caller)
+        progress.task = service.intake.task(avatar_request, caller)
         record = await service.create(progress.task, avatar_request, caller)
         status, headers = _answer_of_a_wait(record)
         if avatar_request.celery:

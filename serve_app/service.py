@@ -4,57 +4,37 @@ import asyncio
 import contextvars
 import hashlib
 import logging
-import os
-import secrets
 import time
-import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
-from serve_app.answers import NOW, Place, envelope_of, settled
+from serve_app.admission import Admission
+from serve_app.answers import NOW, envelope_of, settled
 from serve_app.changes import TaskChanges
 from serve_app.decoder import PhotoDecoder
-from serve_app.errors import (
-    BrokerError,
-    ForbiddenError,
-    InvalidRequestError,
-    OverloadedError,
-    RateLimitError,
-    StoreError,
-    UnknownTaskError,
-)
-from serve_app.fetch import ImageUrlError, PhotoFetcher, check_url
-from serve_app.forecast import Forecast
+from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
+from serve_app.fetch import PhotoFetcher
+from serve_app.intake import ANYBODY, Caller, Intake
 from serve_app.leases import Leases, TaskLostError
 from serve_app.metrics import TaskMetrics
 from serve_app.outage import Outage
+from serve_app.outlook import QueueOutlook
 from serve_app.parts import Parts
 from serve_app.photo import pack_photo
 from serve_app.preflight import Preflight
 from serve_app.progress import ProgressReader
-from serve_app.prompt_terms import PromptTerms
 from serve_app.provenance import Provenance
-from serve_app.queue import Message, TaskQueue
+from serve_app.queue import TaskQueue
 from serve_app.quotas import Places
 from serve_app.runner import failed, made, within_deadline
-from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, Envelope, Status
+from serve_app.schemas import AvatarRequest, Envelope, Status
 from serve_app.settings import Settings
 from serve_app.stages import StageWatch
 from serve_app.storage import photo_key
-from serve_app.tasks import (
-    Claim,
-    Outcome,
-    Task,
-    TaskRecord,
-    Webhook,
-    idempotency_digest,
-    task_files,
-)
-from serve_app.tokens import Token
+from serve_app.tasks import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.usage import UsageBook
 from serve_app.verify import CredentialReader, VerifyOutput
 from serve_app.webhooks import webhook_secret
@@ -63,49 +43,6 @@ REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one 
 CLOSE_TIMEOUT_S = 10
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whose request it is, and the key under which a repeat of it is the same task."""
-
-    owner: str
-    idempotency_key: str | None = None
-    base_url: str = ""  # as they see this service
-    token: Token | None = None  # with its limits filled in; None: there are none
-
-    @property
-    def max_images(self) -> int:
-        """At once; 0: any number."""
-        return (self.token.limits.images or 0) if self.token else 0
-
-    @property
-    def max_queued(self) -> int:
-        """Tasks; 0: any number."""
-        return (self.token.limits.queued or 0) if self.token else 0
-
-
-ANYBODY = Caller("")
-
-
-class Admission:
-    """How many images are being made at once; what would be too many is refused before any work is done for it."""
-
-    def __init__(self, max_images: int, retry_after_s: int) -> None:
-        self._max_images = max_images
-        self._retry_after_s = retry_after_s
-        self._images = 0
-
-    @contextmanager
-    def admit(self, images: int) -> Iterator[None]:
-        """Raises: OverloadedError."""
-        if self._images + images > self._max_images:
-            raise OverloadedError(f"{self._images} images are being made already.", self._retry_after_s)
-        self._images += images
-        try:
-            yield
-        finally:
-            self._images -= images
 
 
 class AvatarService:
@@ -119,77 +56,24 @@ class AvatarService:
         self._settings = settings
         self._redis = parts.redis
         self._tasks = parts.tasks
-        self._queue = queue
+        self.intake = Intake(settings, parts.catalog)
         self._runner = parts.runner
         self._pipeline = parts.pipeline
         self._greed = parts.greed
         self._signing_key = parts.signing_key
         self.changes = TaskChanges(parts.redis, parts.keys)
-        self._progress = ProgressReader(parts.redis, parts.keys)
+        self._outlook = QueueOutlook(settings, parts.tasks, queue, ProgressReader(parts.redis, parts.keys))
         self._leases = Leases(parts.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         self._decoder = PhotoDecoder(settings.photo, settings.decoder)
         certificates = Provenance(settings.provenance, settings.broker, settings.data_dir).certificates()
         self._credentials = CredentialReader(certificates, settings.decoder)
-        self._terms = PromptTerms(settings.safety.prompt_terms)
         self._admission = Admission(settings.admission.max_images, settings.admission.retry_after_s)
         self._stages = stages
         self._detached: set[asyncio.Task[TaskRecord]] = set()
         self._metrics = TaskMetrics()
         self.usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
         self._places = Places(parts.redis, parts.keys, Outage(), settings.admission.retry_after_s)
-
-    def new_task(self, request: AvatarRequest, caller: Caller) -> Task:
-        """A task of a request, with everything filled in.
-
-        Raises: UnknownAppError; InvalidRequestError; ForbiddenError where the licences of the app forbid its use.
-        """
-        app = self.catalog[request.app_id]
-        if refusal := self.catalog.refusal(request.app_id, self._settings.license_mode):
-            raise ForbiddenError(refusal)
-        self._check_consent(request)
-        queue = self._settings.queue
-        effective = EffectiveRequest.fill(
-            request,
-            app,
-            seed=secrets.randbelow(MAX_SEED + 1),
-            deadline_s=queue.deadline_s if request.celery else self._settings.deadline_s,
-        )
-        self._check_prompt(effective.prompt, "gender" if request.prompt is None else "prompt")
-        key = caller.idempotency_key
-        return Task(
-            task_id=new_task_id(),
-            owner=caller.owner,
-            request=effective,
-            submitted_at=time.time(),
-            idempotency=None if key is None else idempotency_digest(caller.owner, key),
-            webhook=self._webhook(request, caller),
-            token=caller.token.id if caller.token else "",
-        )
-
-    def _check_consent(self, request: AvatarRequest) -> None:
-        """Raises: InvalidRequestError where this service asks for consent, and the request does not say so."""
-        if self._settings.require_consent and not request.consent:
-            message = "this service takes a photo only with the consent of the person on it"
-            problem = {"field": "consent", "message": message, "accepted": {"const": True}}
-            raise InvalidRequestError("The request is not valid.", fields=[problem])
-
-    def _check_prompt(self, prompt: str, field: str) -> None:
-        """Raises: InvalidRequestError where it has a word that this service refuses; which one is not said."""
-        if self._terms.refuse(prompt):
-            problem = {"field": field, "message": "has a word that this service refuses"}
-            raise InvalidRequestError("The request is not valid.", fields=[problem])
-
-    def _webhook(self, request: AvatarRequest, caller: Caller) -> Webhook | None:
-        """Raises: InvalidRequestError where its URL is none that may be called."""
-        if request.webhook_url is None:
-            return None
-        try:
-            check_url(request.webhook_url, self._settings.fetch)
-        except ImageUrlError as error:
-            problem = {"field": "webhook_url", "message": str(error), "accepted": "an http or https URL"}
-            raise InvalidRequestError("The request is not valid.", fields=[problem]) from None
-        return Webhook(url=request.webhook_url, base_url=caller.base_url)
 
     def apps(self) -> list[dict[str, Any]]:
         """What clients are told of the apps."""
@@ -331,7 +215,7 @@ class AvatarService:
 
     async def _enqueue(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         """Fetch the photo, store it, and put the task into the queue."""
-        await self._admit_to_queue(task, caller)
+        await self._outlook.admit(task, caller.max_queued)
         with self._admission.admit(1):
             task_id = await self._tasks.create(task, "PENDING", await _body_digest(task, request))
             if task.idempotency is None:
@@ -348,35 +232,6 @@ class AvatarService:
                         await asyncio.sleep(REPEAT_POLL_S)
             # It goes on when its client leaves: a repeat finds it.
             return await self._detach(self._enqueue_held(ours, request))
-
-    async def _admit_to_queue(self, task: Task, caller: Caller) -> None:
-        """Raises: RateLimitError; OverloadedError where the queue is full, or so long that it would come too late."""
-        forecast, too_late_s, request = await self._forecast(), 0.0, task.request
-        queued, most = await self._tasks.queued_of(task.owner), caller.max_queued
-        if most and queued.tasks >= most and not await self._tasks.knows(task):
-            message = f"{queued.tasks} tasks of this token are in the queue; it may have {most}."
-            raise RateLimitError(message, self._settings.admission.retry_after_s)
-        if await self._queue.length() >= self._settings.queue.max_tasks:
-            refusal = "The queue is full."
-        elif forecast is None:
-            return
-        else:
-            stands_back = request.priority == "normal" and queued.next_one == "low"
-            position = await self._queue.next_position("low" if stands_back else request.priority)
-            if stands_back:  # its owner's tasks take turns with those of others
-                position = min(position, queued.tasks * await self._queue.next_position("normal"))
-            too_late_s = forecast.done_s(position, request.batch) - request.deadline_s
-            refusal = "The queue is so long that this would not be done by its deadline."
-            if too_late_s <= 0:
-                return
-        if not await self._tasks.knows(task):
-            retry_after_s = self._settings.admission.retry_after_s
-            raise OverloadedError(refusal, forecast.retry_after_s(too_late_s) if forecast else retry_after_s)
-
-    async def _forecast(self) -> Forecast | None:
-        """None where nothing was measured of late."""
-        pace = await self._tasks.pace()
-        return None if pace is None else Forecast(pace, await self._queue.running())
 
     async def _enqueue_held(self, task: Task, request: AvatarRequest) -> TaskRecord:
         async with self._settled(task), self._leases.hold(task.task_id), within_deadline(task):
@@ -429,26 +284,8 @@ class AvatarService:
 
     async def envelope(self, record: TaskRecord, base_url: str) -> Envelope:
         """The envelope of a task as it stands. Raises: BrokerError; StoreError."""
-        place = NOW if record.finished else await self._place(record)
+        place = NOW if record.finished else await self._outlook.place(record)
         return await envelope_of(record, self.results, base_url, place)
-
-    async def _place(self, record: TaskRecord) -> Place:
-        position, request, task_id = 0, record.task.request, record.task.task_id
-        if record.status == "PENDING" and record.message_id is not None:
-            position = await self._queue.position(Message(record.message_id, task_id, record.priority))
-            before = await self._tasks.standing_back(task_id, record.task.owner) if position else None
-            if before is not None:
-                position = min(position, (before + 1) * await self._queue.next_position("normal"))
-        reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
-        drawing = {index: image for index, image in reported.items() if index not in record.avatars}
-        if drawing and len(drawing) + record.images_done == request.batch:  # the generator knows better than the past
-            # Of a task whose first image is done, the others wait for a place among its own.
-            waiting = 0 if record.images_done else min(image.queue_position for image in drawing.values())
-            return Place(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
-        forecast = await self._forecast()
-        if forecast is None:
-            return Place(position, None, drawing)
-        return Place(position, round(forecast.done_s(position, request.batch - record.images_done), 1), drawing)
 
     def webhook_secret(self, owner: str) -> str:
         """With which whoever has the owner's token checks what its webhooks get."""
@@ -523,11 +360,3 @@ async def _body_digest(task: Task, request: AvatarRequest) -> str:
         return ""
     body = await asyncio.to_thread(request.model_dump_json)  # with a photo of megabytes
     return hashlib.sha256(body.encode()).hexdigest()
-
-
-def new_task_id() -> str:
-    """UUID version 7 (RFC 9562): ids sort by the millisecond of their creation."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))

@@ -16,11 +16,12 @@ from serve_app.broker import connect
 from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
 from serve_app.greed import Greed
+from serve_app.intake import Caller
 from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas import AvatarRequest
-from serve_app.service import AvatarService, Caller
+from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore, Webhook
@@ -44,7 +45,7 @@ class Ingress:
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
         self.pipeline = Pipeline(self.results, *outcomes)
-        catalog = Catalog.read(["embedded"])
+        catalog = Catalog.read(settings.catalogs)
         runner = TaskRunner(catalog, self.pipeline, self.tasks, greed)  # type: ignore[arg-type]
         parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, greed)  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
@@ -59,7 +60,7 @@ class Ingress:
 
     def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
         request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
-        task = self.service.new_task(request, caller)
+        task = self.service.intake.task(request, caller)
         return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
 
     async def die(self) -> None:
@@ -416,8 +417,7 @@ def test_an_app_whose_weights_forbid_commerce_is_listed_and_refused_where_commer
     at: Callable[..., None],
 ) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
-        ingress = make(license_mode="commercial")
-        ingress.service.catalog = Catalog.read(["production"])
+        ingress = make(license_mode="commercial", catalogs=("production",))
         listed = {app["app_id"]: app for app in ingress.service.apps()}
         assert not listed["face-avatar"]["available"]
         assert "buffalo_l" in listed["face-avatar"]["unavailable_reason"]

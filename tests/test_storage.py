@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.errors import ForbiddenError, NotFoundError, StoreError
-from serve_app.service import new_task_id
+from serve_app.intake import new_task_id
 from serve_app.storage import (
     FOLDER,
     KEY,

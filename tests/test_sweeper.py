@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from serve_app.errors import GivenUpError
+from serve_app.intake import new_task_id
 from serve_app.runner import failed
-from serve_app.service import new_task_id
 from serve_app.storage import FOLDER, Results, StoreSettings, photo_key, result_key, task_of, thumbnail_key
 from serve_app.sweeper import YOUNG_S, Sweeper
 from serve_app.tasks import Outcome
