@@ -17,6 +17,7 @@ import torch
 import torch._dynamo
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig, model_path
 from deployments.diffusion.denoiser import OutOfMemoryError
@@ -542,6 +543,21 @@ def test_channels_last_draws_the_same(tiny: TinyModel, tiny_model: FaceDiffusion
         kernels = [weight for weight in network.parameters() if weight.ndim == 4]
         assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
     assert difference(draw(other, tiny_row(1))[0], draw(tiny_model, tiny_row(1))[0]) <= 1
+
+
+def test_no_attention_block_changes_the_layout(tiny_model: FaceDiffusionModel) -> None:
+    blocks = [module for module in tiny_model._pipeline.unet.modules() if isinstance(module, Transformer2DModel)]
+    last = []
+    hooks = [
+        block.register_forward_hook(
+            lambda _block, _given, out: last.append(out[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        for block in blocks
+    ]
+    tiny_model.step([tiny_model.start(tiny_row(1).spec, tiny_row(1).face)])
+    for hook in hooks:
+        hook.remove()
+    assert last == [True] * len(blocks) != []
 
 
 def test_a_gpu_that_is_not_there_is_never_replaced(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
