@@ -14,6 +14,7 @@ from torch import Tensor
 from deployments.config import DiffusionModelConfig
 from deployments.diffusion.adapter import FACE_WIDTH
 from deployments.diffusion.denoiser import OutOfMemoryError
+from deployments.diffusion.layers import quicken
 from deployments.diffusion.noise_schedule import Plan, Step
 from deployments.diffusion.pipeline import FacePipeline, Tensors, load_pipeline
 from deployments.diffusion.sampler import Positions, sampler_of
@@ -63,6 +64,8 @@ class FaceDiffusionModel:
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
         self._threads = threads
+        for network in (pipeline.unet, pipeline.vae):
+            quicken(network)
         self._unet = RowUNet(pipeline.unet, threads)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
         self._pace = Pace(self._device)

@@ -3,12 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor
 
 from deployments.diffusion.shares import RowShares, Tensors
@@ -67,7 +65,6 @@ class RowUNet:
         # Faces are projected once each, not in every step: what is None the UNet leaves to us.
         self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
         self.adapter_scale = _attend_by_row(unet)
-        _keep_channels_last(unet)
 
     def face_tokens(self, vectors: Tensor) -> Tensor:
         """(rows, tokens, channels) of face vectors (rows, 512)."""
@@ -104,25 +101,6 @@ def _attend_by_row(unet: Any) -> float:
     unet.set_attn_processor(processors | {name: RowAttention(each) for name, each in of_faces.items()})
     (scale,) = {each.scale[0] for each in of_faces.values()}
     return float(scale)
-
-
-def _keep_channels_last(unet: Any) -> None:
-    """Have no attention block copy its output into another layout, in which the next convolution copies it back."""
-    for module in unet.modules():
-        if isinstance(module, Transformer2DModel):
-            module._get_output_for_continuous_inputs = MethodType(_laid_out_as_it_came, module)
-
-
-def _laid_out_as_it_came(
-    block: Any, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
-) -> Tensor:
-    """What the method of `Transformer2DModel` does with hidden states (rows, pixels, channels), channels last."""
-    shape = (batch_size, height, width, inner_dim)
-    if block.use_linear_projection:
-        picture: Tensor = block.proj_out(hidden_states).view(shape).permute(0, 3, 1, 2)
-    else:
-        picture = block.proj_out(hidden_states.view(shape).permute(0, 3, 1, 2))
-    return picture + residual
 
 
 def _predict(unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
