@@ -23,9 +23,8 @@ def quicken(network: nn.Module) -> None:
     for module in list(network.modules()):
         if isinstance(module, nn.GroupNorm):
             module.forward = MethodType(_normalised, module)  # type: ignore[method-assign]
-        elif isinstance(module, Upsample2D) and _can_be_doubled(module.conv):
-            module.doubling = DoublingConv2d(module.conv)
-            module.forward = MethodType(_doubled, module)
+        elif isinstance(module, Upsample2D):
+            _double(module)
         elif isinstance(module, nn.Sequential):
             _double_in(module)
 
@@ -91,6 +90,13 @@ def _can_be_doubled(layer: Any) -> TypeGuard[nn.Conv2d]:
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
         return False
     return (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+
+
+def _double(module: Any) -> None:
+    conv = getattr(module, "conv", None)
+    if _can_be_doubled(conv) and module.interpolate and module.norm is None:
+        module.doubling = DoublingConv2d(conv)
+        module.forward = MethodType(_doubled, module)
 
 
 def _doubled(module: Any, hidden_states: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
