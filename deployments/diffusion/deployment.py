@@ -41,13 +41,13 @@ class AvatarGenerator:
         self._start = ColdStart()
         self._config = config
         self._times = StepTimes(max_width=2 * config.max_rows)
-        self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
         sizes_gb = {name: model.memory_gb for name, model in config.models.items()}
         self._pool = ModelPool(self._load, sizes_gb, config.memory_gb)
         self._facts: dict[str, asyncio.Task[DrawnWith]] = {}
         for name in self._pool.fitting():
             async with self._pool.lease(name):
                 pass
+        self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
         self._start.publish()
         if sink is not None:
             self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))

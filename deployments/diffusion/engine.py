@@ -42,7 +42,7 @@ class DiffusionEngine:
         self._decoding: set[Row] = set()
         self._changed = threading.Condition()
         self._closing = False
-        self._ready_at = time.time()
+        self._ready_at = time.time()  # whoever came before waited for this replica
         self._beside = ThreadPoolExecutor(1, "diffusion-decoder")
         self._thread = threading.Thread(target=self._run, name="diffusion-engine", daemon=True)
         self._thread.start()
