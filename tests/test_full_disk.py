@@ -34,7 +34,7 @@ def run_with_little_room(program: str, folder: Path, size: str) -> list[str]:
 
 
 STORE = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from serve_app.errors import StoreError, answer_to
 from serve_app.storage import Results, StoreSettings, result_key
@@ -65,6 +65,8 @@ async def main():
     await attempt(results.check())
 
 asyncio.run(main())
+sys.stdout.flush()
+os._exit(0)  # an interpreter that ends right after a call of obstore may be aborted: PyO3/pyo3-async-runtimes issue 40
 """
 
 
