@@ -23,10 +23,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_overload_is_answered_with_nothing_but_what_it_may_be_answered_with() -> None:
-    found = overload.measure(seconds=45, capacity_s=10)
+    found = overload.measure(seconds=45, capacity_s=20)
     assert found.answers.wrong == []
     assert found.answers.statuses["200"] > 0
-    assert found.answers.statuses["503"] > 0  # how many depends on how busy the machine was while capacity was measured
+    assert found.answers.statuses["503"] > found.answers.statuses["200"]
     assert json.loads(json.dumps(asdict(found)))["answers"]["statuses"] == found.answers.statuses
 
 
