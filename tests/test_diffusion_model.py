@@ -21,7 +21,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig, model_path
 from deployments.diffusion.denoiser import OutOfMemoryError
-from deployments.diffusion.model import FaceDiffusionModel
+from deployments.diffusion.model import FaceDiffusionModel, Sample
 from deployments.diffusion.pipeline import use_channels_last
 from deployments.diffusion.unet import RowAttention
 from deployments.types import AvatarSpec, Pixels, Vector
@@ -370,14 +370,19 @@ def test_a_step_that_fails_leaves_every_row_as_it_was(
     assert difference(tiny_model.decode(sample), draw(tiny_model, row)[0]) == 0
 
 
+def undecoded(model: FaceDiffusionModel, row: Row) -> Sample:
+    sample = model.start(row.spec, row.face)
+    for _ in range(row.spec.num_inference_steps):
+        model.step([sample])
+    return sample
+
+
 @pytest.mark.parametrize("embedded", [True, False])
 def test_a_picture_that_does_not_fit_into_memory_is_decoded_in_tiles(
     model: FaceDiffusionModel, tiny_model: FaceDiffusionModel, monkeypatch: pytest.MonkeyPatch, embedded: bool
 ) -> None:
     drawing, row = (model, row_of(1, width=640, height=640)) if embedded else (tiny_model, tiny_row(1))
-    sample = drawing.start(row.spec, row.face)
-    for _ in range(row.spec.num_inference_steps):
-        drawing.step([sample])
+    sample = undecoded(drawing, row)
     whole, vae, sides = drawing.decode(sample), drawing._pipeline.vae, []
     decode = vae.decoder.forward
 
@@ -402,9 +407,7 @@ def test_a_picture_that_does_not_fit_in_tiles_either_leaves_its_sample_as_it_was
     tiny_model: FaceDiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = tiny_row(1)
-    sample = tiny_model.start(row.spec, row.face)
-    for _ in range(row.spec.num_inference_steps):
-        tiny_model.step([sample])
+    sample = undecoded(tiny_model, row)
 
     def fails(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("no memory")

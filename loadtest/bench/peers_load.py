@@ -41,11 +41,6 @@ STOP_TIMEOUT_S = 30
 REQUEST_TIMEOUT_S = 600
 KEEP_ALIVE_S = 2  # less than any server keeps an idle connection
 WARM_UP = 8  # requests at once, before anything is measured
-ENVIRONMENT = {  # as the service sets it for its generator: for all of them
-    "GOMP_SPINCOUNT": "30000",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-}
 SLEEPING_APP = "loadtest.bench.peers_sleeping:build_app"
 
 
@@ -126,12 +121,20 @@ def service_config(model: str) -> dict[str, Any]:
     return config
 
 
+def environment() -> dict[str, str]:
+    """What the service sets for its generator: for all of them."""
+    deployments = yaml.safe_load(CONFIG.read_text())["applications"][0]["deployments"]
+    (generator,) = (each for each in deployments if each["name"] == "AvatarGenerator")
+    variables: dict[str, str] = generator["ray_actor_options"]["runtime_env"]["env_vars"]
+    return variables
+
+
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[psutil.Process]:
     """The process of a server; it and all that it started have ended after the block."""
     with log.open("wb") as file:
         running = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT, start_new_session=True
+            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment(), start_new_session=True
         )
     process = psutil.Process(running.pid)
     try:
