@@ -140,7 +140,7 @@ class FaceDiffusionModel:
     def decode(self, sample: Sample, beside: bool = False) -> Pixels:
         """(h, w, 3) of a sample whose steps are all made; `beside` a step it takes one core.
 
-        One for which memory lacks is decoded in tiles, whose seams can hardly be seen. Raises: OutOfMemoryError.
+        One for which memory lacks is decoded in tiles that are blended where they meet. Raises: OutOfMemoryError.
         """
         use_threads(1 if beside else self._threads)
         vae = self._pipeline.vae
