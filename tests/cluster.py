@@ -29,8 +29,8 @@ from serve_app.demo import sample_photo
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.local import CONFIG as EMBEDDED
 from serve_app.local import free_port
-from tests.conftest import data_url
-from tests.production import CONFIG, UNLIMITED_TOKEN, LocalCluster, Valkey, is_ready, runs, s3_store, wait_until
+from tests.support.photos import data_url
+from tests.support.production import CONFIG, UNLIMITED_TOKEN, LocalCluster, Valkey, is_ready, runs, s3_store, wait_until
 
 GENERATORS = 2
 IDLE_S = 5  # until a stage that does nothing loses replicas, instead of minutes

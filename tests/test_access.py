@@ -20,8 +20,8 @@ from serve_app.quotas import Places
 from serve_app.tasks import Keys, TaskStore
 from serve_app.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.usage import UsageBook, last_used, usage_of
-from tests.test_tasks import AVATAR, task
-from tests.test_worker import eventually
+from tests.support.polling import eventually
+from tests.support.tasks import AVATAR, task
 
 PREFIXES = itertools.count()
 SETTINGS = TokenSettings()

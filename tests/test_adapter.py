@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deployments.diffusion.adapter import FaceIDAdapter
-from tests.diffusion_folders import FileFormat, tiny_unet, write_faceid_adapter
+from tests.support.diffusion_folders import FileFormat, tiny_unet, write_faceid_adapter
 
 
 @pytest.mark.parametrize("file_format", ["bin", "safetensors"])

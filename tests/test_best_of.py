@@ -16,8 +16,8 @@ from serve_app.errors import OverloadedError
 from serve_app.pipeline import AvatarJob, AvatarPipeline, StoredAvatar
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.storage import FOLDER, Results, StoreSettings
-from tests.fakes import face
-from tests.test_pipeline import PHOTO, TASK, Embedder, Stage
+from tests.support.fakes import face
+from tests.support.stages import PHOTO, TASK, Embedder, Stage
 
 WITH = DrawnWith("m", {"unet": "ab"}, "Euler", {}, 0.8, None, "float32", "cpu", {"torch": "2"})
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos import run_chaos
-from tests.chaos_ledger import KINDS, Plan, kill_order, orders
-from tests.chaos_report import RUNS_AGAIN_S, Ends, Files, Report
+from tests.chaos.ledger import KINDS, Plan, kill_order, orders
+from tests.chaos.report import RUNS_AGAIN_S, Ends, Files, Report
+from tests.chaos.run import run_chaos
 
 # This seed's worker dies long before the broker and the controller: how soon its tasks run again can be told.
 PLAN = Plan(tasks=60, kills=len(KINDS), minutes=4, seed=188)

@@ -23,9 +23,9 @@ from PIL import Image
 
 from serve_app.cli import main
 from serve_app.local import CONFIG, free_port
-from tests import fake_service
-from tests.conftest import data_url, photo_files
-from tests.fake_service import TOKEN, FakeService, envelope, picture, refused
+from tests.support import fake_service
+from tests.support.fake_service import TOKEN, FakeService, envelope, picture, refused
+from tests.support.photos import data_url, photo_files
 
 BIN = Path(sys.executable).parent
 START_S = 240

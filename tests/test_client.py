@@ -36,8 +36,8 @@ from serve_app.client.exchange import MAX_PAUSE_S, Answer, repeat_pause_s
 from serve_app.client.values import MAX_PHOTO_BYTES
 from serve_app.local import free_port
 from serve_app.schemas import AvatarRequest
-from tests import fake_service
-from tests.fake_service import (
+from tests.support import fake_service
+from tests.support.fake_service import (
     TOKEN,
     FakeService,
     Fault,

@@ -17,7 +17,7 @@ import ray
 from loadtest.bench import overload, scaling
 from serve_app.auth import TOKEN_FILE
 from serve_app.local import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
-from tests.conftest import config_file
+from tests.support.service import config_file
 
 pytestmark = pytest.mark.slow
 

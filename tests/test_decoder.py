@@ -21,7 +21,7 @@ from serve_app.confined import KEPT_VARIABLES, MALLOC, ConfinedLostError, Confin
 from serve_app.decoder import DecoderProcess, PhotoDecoder
 from serve_app.fetch import ImageUrlError
 from serve_app.photo import PhotoSettings, decode_photo
-from tests.hostile_pictures import encoded, hostile_pictures, large_jpeg_of_many_scans, noise
+from tests.support.hostile_pictures import encoded, hostile_pictures, large_jpeg_of_many_scans, noise
 
 LIMITS = PhotoSettings()
 PATIENT = ConfinedSettings(timeout_s=30)  # for tests that are not about time, on a machine that may be busy

@@ -25,8 +25,14 @@ from deployments.diffusion.model import FaceDiffusionModel, Sample
 from deployments.diffusion.pipeline import use_channels_last
 from deployments.diffusion.unet import RowAttention
 from deployments.types import AvatarSpec, Pixels, Vector
-from tests.diffusion_folders import Family, FileFormat, write_faceid_adapter, write_faceid_lora, write_tiny_model
-from tests.fakes import avatar_spec
+from tests.support.diffusion_folders import (
+    Family,
+    FileFormat,
+    write_faceid_adapter,
+    write_faceid_lora,
+    write_tiny_model,
+)
+from tests.support.fakes import avatar_spec
 
 CONFIG = AvatarGeneratorConfig().models["embedded"].model_copy(update={"dtype": "float32"})
 SMALL = {"num_inference_steps": 3, "width": 256, "height": 256}

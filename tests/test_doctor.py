@@ -55,7 +55,7 @@ from serve_app.doctor import lines
 from serve_app.local import CONFIG, ServiceOptions, free_port, read_config
 from serve_app.settings import Settings
 from serve_app.storage import FOLDER, StoreSettings
-from tests.test_object_store import ACCESS_KEY, BUCKET, REGION, S3, SECRET_KEY, Gate, served
+from tests.support.object_stores import ACCESS_KEY, BUCKET, REGION, S3, SECRET_KEY, Gate, served
 
 PRODUCTION = CONFIG.with_name("production.yaml")
 GOOD_BROKER = {

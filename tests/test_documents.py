@@ -20,7 +20,7 @@ from serve_app.cli import cli
 from serve_app.demo import sample_photo
 from serve_app.schemas import AvatarOutput, AvatarRequest, EffectiveRequest, Envelope
 from serve_app.settings import Settings
-from tests.conftest import Service
+from tests.support.service import Service
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -72,7 +72,7 @@ NEEDS = {
     "ray exec": "an account with AWS",
     "ray down": "an account with AWS",
     "ray attach": "an account with AWS",
-    "ray start": "a cluster; tests/production.py starts one on this machine",
+    "ray start": "a cluster; tests/support/production.py starts one on this machine",
     "python -m tests.cluster": "five to ten minutes of a machine that does nothing else",
     "ray get-auth-token": "a cluster; it writes into the home",
     "kubectl ": "a Kubernetes cluster; tests/test_cluster_yaml.py holds the manifest against the schema",

@@ -25,8 +25,9 @@ from serve_app.stages import LOOK_EVERY_S, StageState, look_at_stages
 from serve_app.tasks import Keys
 from serve_app.valkey import LAST_CLIENTS_S
 from serve_app.worker import CLOSE_S
-from tests.conftest import data_url, photo_files, valkey_server
-from tests.test_restart import running_service, submit
+from tests.support.brokers import valkey_server
+from tests.support.photos import data_url, photo_files
+from tests.support.service_process import running_service, submit
 
 PRODUCTION = CONFIG.with_name("production.yaml")
 WAIT_LOOP_S = 2  # Serve's own, before it looks whether a replica is idle

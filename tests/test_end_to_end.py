@@ -23,10 +23,10 @@ from serve_app.forecast import MAX_RETRY_AFTER_S
 from serve_app.local import CONFIG as EMBEDDED
 from serve_app.local import ServiceOptions, free_port, run_service
 from serve_app.tasks import Keys
-from tests.conftest import data_url, photo_files, png
-from tests.onnx_models import marker, photo_of
-from tests.production import CONFIG as PRODUCTION
-from tests.production import Production, as_in_production, run_production, wait_until
+from tests.support.onnx_models import marker, photo_of
+from tests.support.photos import data_url, photo_files, png
+from tests.support.production import CONFIG as PRODUCTION
+from tests.support.production import Production, as_in_production, run_production, wait_until
 
 REQUEST_TIMEOUT_S = 120
 FINISH_TIMEOUT_S = 120

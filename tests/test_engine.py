@@ -18,7 +18,7 @@ from deployments.diffusion.scheduler import Bucket, Row
 from deployments.diffusion.step_times import StepTimes
 from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
-from tests.fakes import Count, CountingDenoiser, avatar_spec, face
+from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face
 
 WAIT_S = 10
 

@@ -1,8 +1,6 @@
-# ruff: noqa: F401, F811
 """Following tasks: what a listener hears, over the ASGI application, on a real Valkey and a real store."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,57 +12,27 @@ import pytest
 from serve_app.access import Access
 from serve_app.auth import TOKEN_FILE
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
-from serve_app.events import check_room, follow, last_event_id
+from serve_app.events import check_room, last_event_id
 from serve_app.greed import Greed
 from serve_app.http import build_http
 from serve_app.settings import Settings
 from serve_app.tasks import TaskRecord
 from serve_app.tokens import OwnToken
 from serve_app.webhooks import webhook_secret
-from tests.test_service import Ingress, at  # the fixture
-from tests.test_tasks import AVATAR, queued, task
-from tests.test_worker import eventually
+from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
+from tests.support.listeners import listening
+from tests.support.polling import eventually
+from tests.support.tasks import AVATAR, queued, task
 
 At = Callable[..., None]
 
 
-class Listener:
-    """One client of `/events`: the events that came, as (id, name, data); heartbeats only counted."""
-
-    def __init__(self, ingress: Ingress, record: TaskRecord, seen: int | None = None) -> None:
-        self.events: list[tuple[int, str, dict[str, Any]]] = []
-        self.heartbeats = 0
-        self.reading = asyncio.create_task(self._read(ingress, record, seen))
-
-    async def _read(self, ingress: Ingress, record: TaskRecord, seen: int | None) -> None:
-        async for text in follow(ingress.service, record, "http://service", seen):
-            fields = dict(line.split(": ", 1) for line in text.strip().splitlines())
-            if "data" in fields:
-                self.events.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
-            elif "" in fields:
-                self.heartbeats += 1
-
-    async def heard(self, count: int) -> None:
-        await eventually(lambda: asyncio.sleep(0, len(self.events) >= count))
-
-    async def leave(self) -> None:
-        while not self.reading.done():  # a call to Redis may swallow the first
-            self.reading.cancel()
-            await asyncio.wait({self.reading}, timeout=0.5)
-
-
-@asynccontextmanager
-async def listening(ingress: Ingress, seen: int | None = None, count: int = 1) -> AsyncIterator[list[Listener]]:
-    record = await ingress.service.find("a", "ann")
-    listeners = [Listener(ingress, record, seen) for _ in range(count)]
-    try:
-        yield listeners
-    finally:
-        for listener in listeners:
-            await listener.leave()
-
-
 Scenario = Callable[[Callable[..., Ingress]], Awaitable[None]]
+
+
+@pytest.fixture
+def at(tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    return scenario_runner(tmp_path, monkeypatch)
 
 
 def test_a_listener_hears_of_every_change_up_to_the_final_envelope(at: At) -> None:

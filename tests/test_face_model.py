@@ -19,7 +19,7 @@ from deployments.face.cascade import find_faces, find_largest, warmth
 from deployments.face.model import CascadeFaceModel, open_encoder
 from deployments.face.vector import face_similarity
 from deployments.types import FaceEmbedding, Photo
-from tests.conftest import insightface_images
+from tests.support.photos import insightface_images
 
 SKIMAGE = Path(skimage.data.__file__).parent
 INSIGHTFACE = insightface_images()

@@ -11,8 +11,9 @@ from PIL import Image, ImageFilter
 from deployments.face.detection import Detection
 from deployments.face.inspection import inspected, sharpness
 from serve_app.demo import sample_photo
-from tests.conftest import Service, data_url, photo_files, png
-from tests.test_http import KEYS, QUICK, failure
+from tests.support.envelopes import KEYS, QUICK, failure
+from tests.support.photos import data_url, photo_files, png
+from tests.support.service import Service
 
 FACES = "/api/v1/faces"
 PHOTO = ("me.png", sample_photo().read_bytes(), "image/png")

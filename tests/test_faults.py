@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.util.state import list_actors
 
-from tests.conftest import Service
+from tests.support.service import Service
 
 pytestmark = pytest.mark.slow
 LONG = {"num_inference_steps": 50, "batch": 4, "width": 256, "height": 256, "deadline_s": 600}

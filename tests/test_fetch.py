@@ -26,33 +26,12 @@ from serve_app.fetch import (
     describe_url,
     is_refused,
 )
+from tests.support.resolvers import FixedResolver
 
 LOOPBACK = FetchSettings(allow_private=True, max_bytes=100_000)
 PHOTO = bytes(range(256)) * 300  # the fetcher does not look into it
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class FixedResolver(AbstractResolver):
-    """Gives every name the same addresses, so that no test asks a real name server."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
-
-    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
-        if not self.addresses:
-            raise OSError("no such name")
-        return [
-            ResolveResult(hostname=host, host=a, port=port, family=_family(a), proto=0, flags=socket.AI_NUMERICHOST)
-            for a in self.addresses
-        ]
-
-    async def close(self) -> None:
-        pass
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from loadtest.bench.engine_queues import GENERATOR
-from tests.fakes import avatar_spec, face
+from tests.support.fakes import avatar_spec, face
 
 
 def test_the_loading_of_the_models_belongs_to_the_wait_for_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:

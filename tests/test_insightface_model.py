@@ -16,8 +16,8 @@ from deployments.face.insight import InsightFaceModel, open_pack
 from deployments.face.model import CascadeFaceModel, load_face_model
 from deployments.face.vector import face_similarity
 from deployments.types import FaceEmbedding, Photo, Pixels
-from tests import onnx_models
-from tests.onnx_models import DETECTOR, RECOGNISER, marker, photo_of, write_insightface_pack
+from tests.support import onnx_models
+from tests.support.onnx_models import DETECTOR, RECOGNISER, marker, photo_of, write_insightface_pack
 
 # insightface aligns with a method that scikit-image has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:`estimate` is deprecated:FutureWarning")

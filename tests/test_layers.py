@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from deployments.diffusion.layers import DoublingConv2d, quicken
-from tests.diffusion_folders import Family, tiny_unet
+from tests.support.diffusion_folders import Family, tiny_unet
 
 CHANNELS_LAST = torch.channels_last
 

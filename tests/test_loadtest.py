@@ -31,7 +31,7 @@ from loadtest.shapes import NAMES, SHAPES, ShapeName, users_at
 from loadtest.svg import Linear, Logarithmic, round_up
 from loadtest.telemetry import HELD_S, telemetry_of
 from serve_app.local import free_port
-from tests.fake_service import envelope, picture
+from tests.support.fake_service import envelope, picture
 
 ROOT = Path(__file__).parent.parent
 START = 1_800_000_000.0  # unix seconds

@@ -41,8 +41,8 @@ from serve_app.queue_watch import QueueState, QueueWatch
 from serve_app.runner import failed
 from serve_app.settings import Settings
 from serve_app.tasks import Delivery, Failure, Keys, Outcome, TaskRecord, TaskStore
-from tests.conftest import Service
-from tests.test_tasks import AVATAR, task
+from tests.support.service import Service
+from tests.support.tasks import AVATAR, task
 
 ROOT = Path(__file__).parent.parent
 DASHBOARD = CONFIG.with_name("grafana.json")

@@ -27,7 +27,8 @@ from schemathesis.specs.openapi.checks import (
 
 from serve_app.demo import sample_photo
 from serve_app.schemas import MAX_SEED
-from tests.conftest import Service, data_url
+from tests.support.photos import data_url
+from tests.support.service import Service
 
 CHECKS = [
     not_a_server_error,

@@ -16,8 +16,8 @@ from serve_app.runner import failed
 from serve_app.tasks import Keys, TaskStore
 from serve_app.tokens import OwnToken, Right, Token, TokenSettings
 from serve_app.usage import UsageBook
-from tests.conftest import config_file
-from tests.test_tasks import task
+from tests.support.service import config_file
+from tests.support.tasks import task
 
 run = CliRunner()
 

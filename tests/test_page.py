@@ -25,8 +25,9 @@ from serve_app.demo import sample_photo
 from serve_app.local import RunningService
 from serve_app.playground import PAGE, policy
 from serve_app.replay import read_receipt
-from tests.conftest import Service, data_url, photo_files
-from tests.test_http import failure
+from tests.support.envelopes import failure
+from tests.support.photos import data_url, photo_files
+from tests.support.service import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")

@@ -21,7 +21,8 @@ from serve_app.auth import TOKEN_FILE
 from serve_app.demo import sample_photo
 from serve_app.photo import PhotoSettings, decode_photo, pack_photo
 from serve_app.storage import FOLDER, PHOTOS
-from tests.conftest import Service, data_url
+from tests.support.photos import data_url
+from tests.support.service import Service
 
 PROMPT = "a portrait in the manner of quixotic zanzibar"
 URL_SECRET = "query-of-a-photo-url-5d1f"

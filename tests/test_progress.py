@@ -10,7 +10,7 @@ from deployments.diffusion.engine import DiffusionEngine
 from deployments.diffusion.progress import keep_reporting
 from deployments.diffusion.step_times import StepTimes
 from deployments.types import ImageProgress
-from tests.fakes import CountingDenoiser, avatar_spec, face
+from tests.support.fakes import CountingDenoiser, avatar_spec, face
 
 WAIT_S = 10
 EVERY_S = 0.01

@@ -28,7 +28,7 @@ from serve_app.cli import cli
 from serve_app.confined import ConfinedSettings
 from serve_app.provenance import BUNDLE_FILE, Provenance, ProvenanceSettings
 from serve_app.verify import CredentialReader, VerifyOutput
-from tests.hostile_pictures import hostile_pictures, noise
+from tests.support.hostile_pictures import hostile_pictures, noise
 
 FORMATS: tuple[OutputFormat, ...] = ("png", "webp", "jpeg")
 ORIGIN = Origin("face-avatar", "embedded", 7, 12, 1.5, 256, 256)

@@ -13,8 +13,8 @@ from serve_app.reaper import Reaper
 from serve_app.runner import failed
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.tasks import Claim
-from tests.test_tasks import Office, queued, task
-from tests.test_worker import exists
+from tests.support.stores import exists
+from tests.support.tasks import Office, queued, task
 
 DEAD_TTL_S = 100
 

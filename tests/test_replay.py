@@ -12,8 +12,8 @@ from serve_app.examples import RECEIPT
 from serve_app.receipts import Receipt
 from serve_app.replay import ReceiptError, differences, parameters, read_receipt
 from serve_app.schemas import MAX_SEED, AvatarRequest
-from tests import fake_service
-from tests.fake_service import TOKEN, FakeService, picture
+from tests.support import fake_service
+from tests.support.fake_service import TOKEN, FakeService, picture
 
 Replay = Callable[..., tuple[object, str, str]]
 

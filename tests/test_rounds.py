@@ -9,7 +9,7 @@ import pytest
 from serve_app.broker import BrokerSettings, connect
 from serve_app.errors import BrokerError, StoreError
 from serve_app.rounds import Rounds, is_our_turn
-from tests.test_worker import eventually
+from tests.support.polling import eventually
 
 
 class Counted:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,15 @@ from deployments.safety.model import ImageClassifier, load_checker
 from deployments.safety.picture import PictureFormat
 from deployments.types import GeneratedImage, Pixels
 from serve_app.answers import envelope_of
-from serve_app.pipeline import JobResult
 from serve_app.prompt_terms import PromptTerms
 from serve_app.runner import failed, made
 from serve_app.storage import FOLDER, Results, StoreSettings
 from serve_app.tasks import TaskRecord
-from tests.diffusion_folders import write_faceid_adapter, write_tiny_model
-from tests.fakes import avatar_spec, face
-from tests.safety_folders import embedding, flat, write_classifier, write_concept_checker, write_preprocessor
-from tests.test_pipeline import AVATAR, Embedder, Stage
-from tests.test_pipeline import run as run  # the fixture
-from tests.test_tasks import task
+from tests.support.diffusion_folders import write_faceid_adapter, write_tiny_model
+from tests.support.fakes import avatar_spec, face
+from tests.support.safety_folders import embedding, flat, write_classifier, write_concept_checker, write_preprocessor
+from tests.support.stages import AVATAR, Embedder, Stage, run_job
+from tests.support.tasks import task
 
 torch.set_num_threads(1)
 
@@ -241,10 +239,8 @@ def through_ray(error: Exception) -> Exception:
     return RayTaskError("finish", "traceback", error)
 
 
-def test_a_withheld_image_is_stored_nowhere_and_null_in_the_answer(
-    run: Callable[..., JobResult], tmp_path: Path
-) -> None:
-    done = run(Embedder(face()), Stage("image"), Stage(AVATAR, through_ray(UNSAFE), AVATAR), batch=3)
+def test_a_withheld_image_is_stored_nowhere_and_null_in_the_answer(tmp_path: Path) -> None:
+    done = run_job(tmp_path, Embedder(face()), Stage("image"), Stage(AVATAR, through_ray(UNSAFE), AVATAR), batch=3)
     assert [avatar.withheld for avatar in done.avatars] == [False, True, False]
     assert len([path for path in (tmp_path / FOLDER).rglob("*") if path.is_file()]) == 4  # two images and thumbnails
 
@@ -257,11 +253,9 @@ def test_a_withheld_image_is_stored_nowhere_and_null_in_the_answer(
     assert output["seeds"] == [7, 8, 9]
 
 
-def test_when_all_images_are_withheld_the_request_fails_as_the_contract_says(
-    run: Callable[..., JobResult], tmp_path: Path
-) -> None:
+def test_when_all_images_are_withheld_the_request_fails_as_the_contract_says(tmp_path: Path) -> None:
     with pytest.raises(UnsafeImageError) as caught:
-        run(Embedder(face()), Stage("image"), Stage(through_ray(UNSAFE)), batch=2)
+        run_job(tmp_path, Embedder(face()), Stage("image"), Stage(through_ray(UNSAFE)), batch=2)
     failure = failed(caught.value).failure
     assert failure is not None
     assert (failure.status, failure.error) == (422, "NSFW Content")

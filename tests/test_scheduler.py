@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.diffusion.scheduler import PATIENCE_S, Bucket, Outlook, Row, RowScheduler
-from tests.fakes import row
+from tests.support.fakes import row
 
 
 @dataclass

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,111 +11,23 @@ import pytest
 
 from deployments.types import Photo
 from serve_app.auth import sha256
-from serve_app.broker import connect
-from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
-from serve_app.greed import Greed
 from serve_app.intake import Caller
-from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
-from serve_app.runner import TaskRunner
-from serve_app.schemas import AvatarRequest
-from serve_app.service import AvatarService
-from serve_app.settings import Settings
-from serve_app.storage import Results, StoreSettings, photo_key, result_key
-from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore, Webhook
+from serve_app.storage import photo_key, result_key
+from serve_app.tasks import Outcome, TaskRecord, Webhook
 from serve_app.tokens import UNLIMITED, Token
 from serve_app.usage import usage_of
-from tests.conftest import valkey_server
-from tests.test_tasks import AVATAR, task
-from tests.test_worker import LEASE_S, PIXELS, Pipeline, eventually, exists
-
-KEYED = Caller("ann", "key")
-
-
-class Ingress:
-    """One ingress: its service, with a pipeline that gives prepared outcomes and photos that come through a gate."""
-
-    def __init__(self, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
-        settings = Settings(data_dir=data_dir, **changes)
-        redis, keys = connect(settings.broker, data_dir), Keys("test")
-        greed = Greed(redis, keys)
-        self.keys = keys
-        self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
-        self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
-        self.pipeline = Pipeline(self.results, *outcomes)
-        catalog = Catalog.read(settings.catalogs)
-        runner = TaskRunner(catalog, self.pipeline, self.tasks, greed)  # type: ignore[arg-type]
-        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, greed)  # type: ignore[arg-type]
-        self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.service._photo = self._photo  # type: ignore[method-assign]
-        self.redis = redis
-
-    async def _photo(self, _url: str) -> Photo:
-        await self.gate.wait()
-        return Photo(PIXELS)
-
-    def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
-        request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
-        task = self.service.intake.task(request, caller)
-        return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
-
-    async def die(self) -> None:
-        """As after kill -9, for others: nothing is renewed, nothing recorded any more."""
-        await self.service._leases.close()
-        self.service._tasks.finish = _nothing  # type: ignore[method-assign,assignment]
-
-
-async def _nothing(*_: object) -> bool:
-    return True
-
-
-class Sent:
-    """A request on its way."""
-
-    def __init__(self, task: Task, answer: "asyncio.Task[TaskRecord]") -> None:
-        self.task = task
-        self.answer = answer
-
-    async def leave(self) -> None:
-        self.answer.cancel()
-        await asyncio.gather(self.answer, return_exceptions=True)
+from tests.support.ingresses import KEYED, LEASE_S, Ingress, ScenarioRunner, Sent, do_nothing, scenario_runner
+from tests.support.pipelines import PIXELS
+from tests.support.polling import eventually
+from tests.support.stores import exists
+from tests.support.tasks import AVATAR, task
 
 
 @pytest.fixture
-def at(
-    tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
-    """Runs a scenario that gets a maker of ingresses on one broker."""
-    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
-    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
-    monkeypatch.setattr("serve_app.service.REPEAT_POLL_S", 0.05)
-
-    @asynccontextmanager
-    async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:
-        made: list[Ingress] = []
-
-        def make(*outcomes: Any, **settings: Any) -> Ingress:
-            made.append(Ingress(tmp_path, f"ingress{len(made)}", *outcomes, **settings))
-            return made[-1]
-
-        yield make
-        for ingress in made:
-            ingress.gate.set()
-            ingress.pipeline.gate.set()
-            await ingress.service.close()
-
-    def run(scenario: Callable[[Any], Awaitable[None]]) -> None:
-        async def within() -> None:
-            async with asyncio.timeout(30), ingresses() as make:
-                await scenario(make)
-
-        with valkey_server(tmp_path):
-            asyncio.run(within())
-
-    return run
+def at(tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    return scenario_runner(tmp_path, monkeypatch)
 
 
 def test_a_queued_request_with_a_key_goes_on_when_its_client_leaves(at: Callable[..., None]) -> None:
@@ -376,7 +287,7 @@ def test_a_webhook_is_recorded_whole_and_shown_without_its_query(at: Callable[..
         ingress = make("picture")
         caller = Caller("ann", base_url="http://service")
         record = await ingress.send(caller, webhook_url="https://example.org/hook?secret=1").answer
-        kept = await _record(ingress, Sent(record.task, asyncio.create_task(_nothing())))
+        kept = await _record(ingress, Sent(record.task, asyncio.create_task(do_nothing())))
         assert kept.task.webhook == Webhook(url="https://example.org/hook?secret=1", base_url="http://service")
         envelope = await ingress.service.envelope(kept, "http://service")
         assert "secret" not in envelope.model_dump_json()

@@ -15,7 +15,7 @@ from serve_app import stages
 from serve_app.broker import BrokerSettings, connect
 from serve_app.errors import OverloadedError
 from serve_app.stages import MAX_WAKING, ColdStages, StageState, StageWatch
-from tests.test_worker import eventually
+from tests.support.polling import eventually
 
 PHOTO = Photo(np.zeros((8, 8, 3), np.uint8))
 USUAL_S = 90

@@ -14,7 +14,7 @@ from serve_app.runner import failed
 from serve_app.storage import FOLDER, Results, StoreSettings, photo_key, result_key, task_of, thumbnail_key
 from serve_app.sweeper import YOUNG_S, Sweeper
 from serve_app.tasks import Outcome
-from tests.test_tasks import AVATAR, Office, task
+from tests.support.tasks import AVATAR, Office, task
 
 TTL_S = 3600
 HOUR_S = 3600

@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811
 """The steps of a task on their way from a generator to whoever asks, through a real Valkey."""
 
 import asyncio
@@ -13,12 +12,17 @@ from deployments.types import ImageProgress
 from serve_app.broker import BrokerSettings
 from serve_app.intake import Caller
 from serve_app.progress import ProgressReporter
-from tests.test_events import listening
-from tests.test_service import Ingress, at  # the fixture
-from tests.test_tasks import AVATAR, queued
+from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
+from tests.support.listeners import listening
+from tests.support.tasks import AVATAR, queued
 
 At = Callable[..., None]
 Report = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def at(tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    return scenario_runner(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -18,48 +18,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from deployments.errors import NoFaceError
 from serve_app.answers import envelope_of
 from serve_app.broker import BrokerSettings, connect
-from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
-from serve_app.pipeline import StoredAvatar
 from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from serve_app.runner import failed
-from serve_app.schemas import AvatarRequest, EffectiveRequest
 from serve_app.storage import Results, StoreSettings
-from serve_app.tasks import DEAD_TTL_S, Claim, Keys, Outcome, Task, TaskStore, idempotency_digest
+from serve_app.tasks import DEAD_TTL_S, Claim, Keys, Outcome, TaskStore
 from serve_app.valkey import ValkeyServer
-from tests.conftest import valkey_server
-
-LEASE_S = 0.3
-AVATAR = StoredAvatar("a/0.png", "a/0.thumb.webp", 7, None, 0, 1, 0, 0)
-PREFIXES = itertools.count()
-
-
-class Office:
-    """Stores and queues of several processes on one broker, under a prefix of their own."""
-
-    def __init__(self, data_dir: Path, lease_s: float = LEASE_S) -> None:
-        self.redis = connect(BrokerSettings(), data_dir)
-        self.keys = Keys(f"test{next(PREFIXES)}")
-        self.lease_s = lease_s
-
-    def store(self, holder: str) -> TaskStore:
-        return TaskStore(self.redis, self.keys, holder, ttl_s=3600, lease_s=self.lease_s)
-
-    def queue(self, holder: str) -> TaskQueue:
-        return TaskQueue(self.redis, self.keys, holder, lease_s=self.lease_s)
-
-
-def task(task_id: str = "a", key: str | None = None, *, owner: str = "ann", **fields: Any) -> Task:
-    request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
-    app = Catalog.read(["embedded"])["face-avatar"]
-    return Task(
-        task_id=task_id,
-        owner=owner,
-        request=EffectiveRequest.fill(request, app, seed=7, deadline_s=60),
-        submitted_at=time.time(),
-        idempotency=None if key is None else idempotency_digest(owner, key),
-    )
-
+from tests.support.brokers import valkey_server
+from tests.support.tasks import AVATAR, LEASE_S, Office, queued, task
 
 Scenario = Callable[[Office], Awaitable[None]]
 
@@ -356,12 +322,6 @@ def test_tasks_of_low_priority_wait_for_the_others_but_for_a_turn_now_and_then(a
         assert await position(office, "low2") == 0
 
     at(scenario)
-
-
-async def queued(store: TaskStore, name: str, **fields: Any) -> None:
-    await store.create(task(name, **fields), "PENDING")
-    while not await store.enqueue(name):  # on a busy machine its lease may have run out
-        await store.claim(name, "PENDING")
 
 
 async def position(office: Office, name: str) -> int:

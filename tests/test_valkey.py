@@ -17,8 +17,8 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from serve_app.broker import BrokerSettings, connect, own_url, socket_path
 from serve_app.valkey import FolderInUseError, ValkeyKeeper, ValkeyServer, check_folder_free
-from tests.conftest import valkey_server
-from tests.test_worker import eventually
+from tests.support.brokers import valkey_server
+from tests.support.polling import eventually
 
 
 def client(data_dir: Path) -> Redis:

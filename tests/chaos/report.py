@@ -13,8 +13,8 @@ from serve_app.client import ClientError
 from serve_app.storage import photo_key
 from serve_app.tasks import UNFINISHED
 from serve_app.worker import MAX_DEATHS
-from tests.chaos_ledger import KINDS, Accepted, Kill, Ledger, Order, Plan, without_signatures
-from tests.chaos_service import KEYS, Record, Service
+from tests.chaos.ledger import KINDS, Accepted, Kill, Ledger, Order, Plan, without_signatures
+from tests.chaos.service import KEYS, Record, Service
 
 RUNS_AGAIN_S = 15  # the bar for a task whose worker was killed
 TIDY_S = 30  # after the last task ended: a dead worker's last files go when its message comes again

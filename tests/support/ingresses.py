@@ -1,0 +1,113 @@
+"""Ingresses without Serve around them, several on one broker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.types import Photo
+from serve_app.broker import connect
+from serve_app.catalog import Catalog
+from serve_app.greed import Greed
+from serve_app.intake import Caller
+from serve_app.parts import Parts
+from serve_app.queue import TaskQueue
+from serve_app.runner import TaskRunner
+from serve_app.schemas import AvatarRequest
+from serve_app.service import AvatarService
+from serve_app.settings import Settings
+from serve_app.storage import Results, StoreSettings
+from serve_app.tasks import Keys, Task, TaskRecord, TaskStore
+from tests.support.brokers import valkey_server
+from tests.support.pipelines import PIXELS, Pipeline
+
+LEASE_S = 0.5
+KEYED = Caller("ann", "key")
+
+
+class Ingress:
+    """One ingress: its service, with a pipeline that gives prepared outcomes and photos that come through a gate."""
+
+    def __init__(self, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
+        settings = Settings(data_dir=data_dir, **changes)
+        redis, keys = connect(settings.broker, data_dir), Keys("test")
+        greed = Greed(redis, keys)
+        self.keys = keys
+        self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
+        self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
+        self.pipeline = Pipeline(self.results, *outcomes)
+        catalog = Catalog.read(settings.catalogs)
+        runner = TaskRunner(catalog, self.pipeline, self.tasks, greed)  # type: ignore[arg-type]
+        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, greed)  # type: ignore[arg-type]
+        self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.service._photo = self._photo  # type: ignore[method-assign]
+        self.redis = redis
+
+    async def _photo(self, _url: str) -> Photo:
+        await self.gate.wait()
+        return Photo(PIXELS)
+
+    def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
+        request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
+        task = self.service.intake.task(request, caller)
+        return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
+
+    async def die(self) -> None:
+        """As after kill -9, for others: nothing is renewed, nothing recorded any more."""
+        await self.service._leases.close()
+        self.service._tasks.finish = do_nothing  # type: ignore[method-assign,assignment]
+
+
+async def do_nothing(*_: object) -> bool:
+    return True
+
+
+class Sent:
+    """A request on its way."""
+
+    def __init__(self, task: Task, answer: "asyncio.Task[TaskRecord]") -> None:
+        self.task = task
+        self.answer = answer
+
+    async def leave(self) -> None:
+        self.answer.cancel()
+        await asyncio.gather(self.answer, return_exceptions=True)
+
+
+ScenarioRunner = Callable[[Callable[[Any], Awaitable[None]]], None]
+
+
+def scenario_runner(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    """Runs a scenario that gets a maker of ingresses on one broker."""
+    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.service.REPEAT_POLL_S", 0.05)
+
+    @asynccontextmanager
+    async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:
+        made: list[Ingress] = []
+
+        def make(*outcomes: Any, **settings: Any) -> Ingress:
+            made.append(Ingress(data_dir, f"ingress{len(made)}", *outcomes, **settings))
+            return made[-1]
+
+        yield make
+        for ingress in made:
+            ingress.gate.set()
+            ingress.pipeline.gate.set()
+            await ingress.service.close()
+
+    def run(scenario: Callable[[Any], Awaitable[None]]) -> None:
+        async def within() -> None:
+            async with asyncio.timeout(30), ingresses() as make:
+                await scenario(make)
+
+        with valkey_server(data_dir):
+            asyncio.run(within())
+
+    return run
