@@ -35,7 +35,7 @@ from tests.support.matting_models import write_model
 from tests.support.onnx_models import write_insightface_pack
 from tests.support.safety_folders import write_concept_checker
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 BUCKET = "avatars"
 UNLIMITED_TOKEN = ("face-avatar", "token", "create", "--rate", "0", "--images", "0", "--queued", "0")

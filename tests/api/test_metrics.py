@@ -44,7 +44,7 @@ from serve_app.tasks import Delivery, Failure, Keys, Outcome, TaskRecord, TaskSt
 from tests.support.service import Service
 from tests.support.tasks import AVATAR, task
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DASHBOARD = CONFIG.with_name("grafana.json")
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 NEEDS_PROMETHEUS = pytest.mark.skipif(PROMETHEUS is None or PROMTOOL is None, reason="no prometheus is installed")

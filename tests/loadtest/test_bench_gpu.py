@@ -14,7 +14,7 @@ from loadtest.bench.gpu_bench import teraflop
 from loadtest.bench.gpu_figures import Curve, StepTime
 from loadtest.bench.gpu_models import FULL, random_adapter, random_pipeline
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIMIT_S = 300
 ON_CPU = ["served", "contiguous", "cudnn-benchmark", "blocks", "compiled"]  # the other variants need inductor
 SDXL_TEXT, SD15_TEXT = [123_060_480, 694_659_840], [123_060_480]

@@ -22,7 +22,7 @@ from serve_app.schemas import AvatarOutput, AvatarRequest, EffectiveRequest, Env
 from serve_app.settings import Settings
 from tests.support.service import Service
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 DOCUMENTS = ("README.md", "serve_app/README.md", "deployments/README.md", ".github/CONTRIBUTING.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -50,19 +50,19 @@ BY_OTHERS = {
     ".venv/bin/pytest": ".ci/run",
     ".venv/bin/ruff ": ".ci/run",
     ".venv/bin/mypy": ".ci/run",
-    ".venv/bin/face-avatar serve": "tests/test_cli.py",
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.edge:middlewares .venv/bin/serve run": "tests/test_cli.py",
-    "face-avatar demo": "tests/test_cli.py",
-    "face-avatar generate": "tests/test_cli.py",
-    "face-avatar doctor": "tests/test_doctor.py",
-    "face-avatar models": "tests/test_models.py",
-    "face-avatar tasks": "tests/test_operators.py",
-    "face-avatar token": "tests/test_operators.py",
-    "face-avatar verify": "tests/test_provenance.py",
+    ".venv/bin/face-avatar serve": "tests/cli/test_cli.py",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.edge:middlewares .venv/bin/serve run": "tests/cli/test_cli.py",
+    "face-avatar demo": "tests/cli/test_cli.py",
+    "face-avatar generate": "tests/cli/test_cli.py",
+    "face-avatar doctor": "tests/cli/test_doctor.py",
+    "face-avatar models": "tests/catalog/test_models.py",
+    "face-avatar tasks": "tests/cli/test_operators.py",
+    "face-avatar token": "tests/cli/test_operators.py",
+    "face-avatar verify": "tests/provenance/test_provenance.py",
     "python -m loadtest.bench.": "loadtest/bench",
-    "python -m loadtest": "tests/test_loadtest.py",
-    ".venv/bin/python -m loadtest": "tests/test_loadtest.py",
-    "python -m tests.chaos": "tests/test_chaos.py",
+    "python -m loadtest": "tests/loadtest/test_loadtest.py",
+    ".venv/bin/python -m loadtest": "tests/loadtest/test_loadtest.py",
+    "python -m tests.chaos": "tests/e2e/test_chaos.py",
     "python -m deployments.embedded.training": "deployments/embedded/training",
 }
 
@@ -75,9 +75,9 @@ NEEDS = {
     "ray start": "a cluster; tests/support/production.py starts one on this machine",
     "python -m tests.cluster": "five to ten minutes of a machine that does nothing else",
     "ray get-auth-token": "a cluster; it writes into the home",
-    "kubectl ": "a Kubernetes cluster; tests/test_cluster_yaml.py holds the manifest against the schema",
-    "serve deploy": "a cluster; tests/test_end_to_end.py deploys the same application",
-    "serve run": "a whole service more; tests/test_cli.py does it",
+    "kubectl ": "a Kubernetes cluster; tests/config/test_cluster_yaml.py holds the manifest against the schema",
+    "serve deploy": "a cluster; tests/e2e/test_end_to_end.py deploys the same application",
+    "serve run": "a whole service more; tests/cli/test_cli.py does it",
 }
 
 

@@ -21,7 +21,7 @@ from loadtest.bench.peers_plot import Panel, drawn
 from loadtest.bench.peers_servers import Drawing, Faces, Order, answer
 from serve_app.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIMIT_S = 300
 
 

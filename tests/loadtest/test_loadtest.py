@@ -33,7 +33,7 @@ from loadtest.telemetry import HELD_S, telemetry_of
 from serve_app.local import free_port
 from tests.support.fake_service import envelope, picture
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 START = 1_800_000_000.0  # unix seconds
 LIMIT_S = 400
 

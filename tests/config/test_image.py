@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "serve_app" / "config"
 INSTALL_TIMEOUT_S = 1200
 

@@ -16,7 +16,7 @@ from serve_app.catalog import Catalog
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.local import MEMORY_FOLDER, ServiceOptions, read_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 ENVIRONMENT = CONFIG.with_name("production.env.example")
 KUBERAY = CONFIG.with_name("kuberay.yaml")
@@ -183,7 +183,7 @@ def strict(schema: Any) -> Any:
 def test_the_manifest_fits_kuberays_schema(manifest: dict[str, Any]) -> None:
     # `openAPIV3Schema` of v1 in ray-operator/config/crd/bases/ray.io_rayservices.yaml of KubeRay 1.7.0 (Apache-2.0),
     # without `status` and descriptions.
-    schema = strict(json.loads(gzip.decompress((ROOT / "tests" / "rayservice.schema.json.gz").read_bytes())))
+    schema = strict(json.loads(gzip.decompress(Path(__file__).with_name("rayservice.schema.json.gz").read_bytes())))
     schema["properties"]["metadata"] = {"type": "object"}
     jsonschema.validate(manifest, schema)
     misspelt = manifest | {"spec": manifest["spec"] | {"serveConfigV3": ""}}
