@@ -1,4 +1,4 @@
-"""`min_similarity`: what is drawn again, what is kept, and when it ends. Without Serve; and one whole run with it."""
+"""`min_similarity`: what is drawn again, what is kept, and when it ends. Without Serve."""
 
 import asyncio
 import time
@@ -36,19 +36,23 @@ def job(*, batch: int = 1, seed: int = 7, least: float | None = 0.6, deadline_s:
 
 
 def drawn(
-    folder: Path, work: AvatarJob, similarities: list[float | None], refused: Stage | None = None
+    folder: Path,
+    work: AvatarJob,
+    similarities: list[float | None],
+    refused: Stage | None = None,
+    generator: Any = None,
 ) -> list[StoredAvatar]:
     """The images of a job whose drawings have these similarities, one after the other."""
     embedder: Any = Embedder(replace(face(), weights={"face/encoder.onnx": "cd"}))
     embedder.similarity = Stage(*similarities)
     remover: Any = refused or Stage(*(avatar(f"drawing {number}") for number in range(len(similarities))))
-    generator: Any = Stage("image")
     results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"key", ttl_s=60)
+    pipeline = AvatarPipeline(embedder, generator or Stage("image"), remover, results)
 
     async def ignore(_index: int, _avatar: StoredAvatar) -> None:
         return
 
-    return asyncio.run(AvatarPipeline(embedder, generator, remover, results).run(work, PHOTO, ignore)).avatars
+    return asyncio.run(pipeline.run(work, PHOTO, ignore)).avatars
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,9 @@ def drawn(
 def test_what_is_less_like_is_drawn_again_and_the_best_is_kept(
     tmp_path: Path, similarities: list[float | None], kept: int, seeds: list[int]
 ) -> None:
-    (stored,) = drawn(tmp_path, job(), similarities)
+    generator = Stage("image")
+    (stored,) = drawn(tmp_path, job(), similarities, generator=generator)
+    assert [spec.seed for spec, _face in generator.arguments] == seeds  # drawn so often, and no more
     assert [(attempt.seed, attempt.face_similarity) for attempt in stored.attempts] == list(
         zip(seeds, similarities, strict=True)
     )
@@ -77,14 +83,17 @@ def test_what_is_less_like_is_drawn_again_and_the_best_is_kept(
 
 
 def test_without_a_bound_nothing_is_drawn_again(tmp_path: Path) -> None:
-    (stored,) = drawn(tmp_path, job(least=None), [None])
-    assert len(stored.attempts) == 1
+    generator = Stage("image")
+    (stored,) = drawn(tmp_path, job(least=None), [None], generator=generator)
+    assert len(stored.attempts) == len(generator.arguments) == 1
 
 
 def test_nothing_is_drawn_again_that_would_come_too_late(tmp_path: Path) -> None:
     late = job(deadline_s=60)
-    (stored,) = drawn(tmp_path, AvatarJob(TASK, "ann", late.request, "m", (256, 256), time.time() - 60), [0.1])
+    work, generator = AvatarJob(TASK, "ann", late.request, "m", (256, 256), time.time() - 60), Stage("image")
+    (stored,) = drawn(tmp_path, work, [0.1], generator=generator)
     assert stored.face_similarity == 0.1
+    assert len(stored.attempts) == len(generator.arguments) == 1
 
 
 def test_a_redraw_that_no_replica_takes_costs_nothing_that_is_drawn(tmp_path: Path) -> None:
