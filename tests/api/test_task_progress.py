@@ -12,7 +12,7 @@ from deployments.types import ImageProgress
 from serve_app.broker import BrokerSettings
 from serve_app.intake import Caller
 from serve_app.progress import ProgressReporter
-from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
+from tests.support.ingresses import PREFIX, Ingress, ScenarioRunner, scenario_runner
 from tests.support.listeners import listening
 from tests.support.tasks import AVATAR, queued
 
@@ -21,14 +21,14 @@ Report = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-def at(tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
-    return scenario_runner(tmp_path, monkeypatch)
+def at(valkey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    return scenario_runner(valkey, tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def reporter(tmp_path: Path) -> ProgressReporter:
+def reporter(valkey: Path) -> ProgressReporter:
     """As a generator replica has it: unpickled there."""
-    copy = pickle.loads(pickle.dumps(ProgressReporter(BrokerSettings(prefix="test"), tmp_path)))
+    copy = pickle.loads(pickle.dumps(ProgressReporter(BrokerSettings(prefix=PREFIX), valkey)))
     assert isinstance(copy, ProgressReporter)
     return copy
 

@@ -6,7 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,14 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from serve_app.broker import BrokerSettings, connect, own_url, socket_path
 from serve_app.valkey import FolderInUseError, ValkeyKeeper, ValkeyServer, check_folder_free
-from tests.support.brokers import valkey_server
+from tests.support.brokers import PROGRAMS, servers_of, valkey_server
 from tests.support.polling import eventually
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def broker_program(request: pytest.FixtureRequest) -> Iterator[str]:
+    with servers_of(request.param) as program:
+        yield program
 
 
 def client(data_dir: Path) -> Redis:

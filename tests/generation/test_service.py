@@ -26,8 +26,8 @@ from tests.support.tasks import AVATAR, task
 
 
 @pytest.fixture
-def at(tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
-    return scenario_runner(tmp_path, monkeypatch)
+def at(valkey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    return scenario_runner(valkey, tmp_path, monkeypatch)
 
 
 def test_a_queued_request_with_a_key_goes_on_when_its_client_leaves(at: Callable[..., None]) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from deployments.types import Photo
-from serve_app.broker import connect
+from serve_app.broker import connect, own_url
 from serve_app.catalog import Catalog
 from serve_app.greed import Greed
 from serve_app.intake import Caller
@@ -21,19 +22,19 @@ from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.storage import Results, StoreSettings
 from serve_app.tasks import Keys, Task, TaskRecord, TaskStore
-from tests.support.brokers import valkey_server
 from tests.support.pipelines import PIXELS, Pipeline
 
 LEASE_S = 0.5
+PREFIX = "test"
 KEYED = Caller("ann", "key")
 
 
 class Ingress:
     """One ingress: its service, with a pipeline that gives prepared outcomes and photos that come through a gate."""
 
-    def __init__(self, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
+    def __init__(self, broker: Path, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
         settings = Settings(data_dir=data_dir, **changes)
-        redis, keys = connect(settings.broker, data_dir), Keys("test")
+        redis, keys = connect(settings.broker, broker), Keys(PREFIX)
         greed = Greed(redis, keys)
         self.keys = keys
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
@@ -82,8 +83,8 @@ class Sent:
 ScenarioRunner = Callable[[Callable[[Any], Awaitable[None]]], None]
 
 
-def scenario_runner(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
-    """Runs a scenario that gets a maker of ingresses on one broker."""
+def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    """Runs a scenario that gets a maker of ingresses on a broker, which is emptied first."""
     monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
     monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
     monkeypatch.setattr("serve_app.service.REPEAT_POLL_S", 0.05)
@@ -93,7 +94,7 @@ def scenario_runner(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Scenario
         made: list[Ingress] = []
 
         def make(*outcomes: Any, **settings: Any) -> Ingress:
-            made.append(Ingress(data_dir, f"ingress{len(made)}", *outcomes, **settings))
+            made.append(Ingress(broker, data_dir, f"ingress{len(made)}", *outcomes, **settings))
             return made[-1]
 
         yield make
@@ -107,7 +108,8 @@ def scenario_runner(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Scenario
             async with asyncio.timeout(30), ingresses() as make:
                 await scenario(make)
 
-        with valkey_server(data_dir):
-            asyncio.run(within())
+        with Redis.from_url(own_url(broker)) as redis:
+            redis.flushall()
+        asyncio.run(within())
 
     return run

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,16 @@ from serve_app.runner import failed
 from serve_app.storage import Results, StoreSettings
 from serve_app.tasks import DEAD_TTL_S, Claim, Keys, Outcome, TaskStore
 from serve_app.valkey import ValkeyServer
-from tests.support.brokers import valkey_server
+from tests.support.brokers import PROGRAMS, servers_of, valkey_server
 from tests.support.tasks import AVATAR, LEASE_S, Office, queued, task
 
 Scenario = Callable[[Office], Awaitable[None]]
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def broker_program(request: pytest.FixtureRequest) -> Iterator[str]:
+    with servers_of(request.param) as program:
+        yield program
 
 
 @pytest.fixture

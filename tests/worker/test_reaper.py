@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from serve_app.reaper import Reaper
 from serve_app.runner import failed
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.tasks import Claim
+from tests.support.brokers import PROGRAMS, servers_of
 from tests.support.stores import exists
 from tests.support.tasks import Office, queued, task
 
@@ -39,6 +40,12 @@ class Ward(Office):
 
 
 Scenario = Callable[[Ward], Awaitable[None]]
+
+
+@pytest.fixture(scope="module", params=PROGRAMS)
+def broker_program(request: pytest.FixtureRequest) -> Iterator[str]:
+    with servers_of(request.param) as program:
+        yield program
 
 
 @pytest.fixture

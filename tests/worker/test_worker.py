@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from serve_app.storage import Results, StoreSettings, photo_key
 from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore
 from serve_app.valkey import ValkeyKeeper
 from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
+from tests.support.brokers import PROGRAMS, servers_of
 from tests.support.pipelines import PIXELS, Pipeline
 from tests.support.polling import eventually
 from tests.support.stores import exists
@@ -37,8 +38,8 @@ LEASE_S = 0.5
 class Shop:
     """A broker, a store, and workers on them."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.redis = connect(BrokerSettings(), data_dir)
+    def __init__(self, broker: Path, data_dir: Path) -> None:
+        self.redis = connect(BrokerSettings(), broker)
         self.keys = Keys(f"test{time.time_ns()}")
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.store = self.store_of("client")
@@ -84,33 +85,41 @@ class Shop:
         await self.redis.aclose()
 
 
+@pytest.fixture(scope="module", params=PROGRAMS)
+def broker_program(request: pytest.FixtureRequest) -> Iterator[str]:
+    with servers_of(request.param) as program:
+        yield program
+
+
+Scenario = Callable[[Shop], Awaitable[None]]
+
+
+async def run_in_shop(shop: Shop, scenario: Scenario) -> None:
+    try:
+        async with asyncio.timeout(30):
+            await scenario(shop)
+    finally:
+        await shop.close()
+
+
 @pytest.fixture
-def at(
-    tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[Shop, ValkeyKeeper], Awaitable[None]]], None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that look after their leases often."""
     monkeypatch.setattr("serve_app.worker.PAUSES_S", (0.02, 0.05))
     monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
     monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
 
-    def run(scenario: Callable[[Shop, ValkeyKeeper], Awaitable[None]]) -> None:
-        async def within() -> None:
-            keeper = ValkeyKeeper(BrokerSettings(), tmp_path)
-            await keeper.start()
-            shop = Shop(tmp_path)
-            try:
-                async with asyncio.timeout(30):
-                    await scenario(shop, keeper)
-            finally:
-                await shop.close()
-                await keeper.close()
 
-        asyncio.run(within())
+@pytest.fixture
+def at(valkey: Path, tmp_path: Path, quick: None) -> Callable[[Scenario], None]:
+    async def within(scenario: Scenario) -> None:
+        await run_in_shop(Shop(valkey, tmp_path), scenario)
 
-    return run
+    return lambda scenario: asyncio.run(within(scenario))
 
 
 def test_a_task_is_made_of_its_stored_photo_which_is_then_deleted(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         _worker, pipeline = shop.worker("picture")
         record = await shop.until("a", "SUCCESS")
@@ -127,7 +136,7 @@ def test_a_task_is_made_of_its_stored_photo_which_is_then_deleted(at: Callable[.
 
 
 def test_a_users_mistake_is_recorded_and_not_tried_again(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         _worker, pipeline = shop.worker(NoFaceError("no face found", faces_found=0), "picture")
         record = await shop.until("a", "FAILED", "SUCCESS")
@@ -140,7 +149,7 @@ def test_a_users_mistake_is_recorded_and_not_tried_again(at: Callable[..., None]
 
 
 def test_a_bug_fails_the_task_without_telling_how(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         shop.worker(ValueError("secret detail"))
         record = await shop.until("a", "FAILED")
@@ -155,7 +164,7 @@ def test_a_bug_fails_the_task_without_telling_how(at: Callable[..., None]) -> No
     "lacks", [[OverloadedError("no replica")] * (MAX_DEATHS + 1), [ActorDiedError()] * (MAX_DEATHS - 1)]
 )
 def test_what_is_not_the_tasks_fault_is_tried_again(at: Callable[..., None], lacks: list[Exception]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         _worker, pipeline = shop.worker(*lacks, "picture")
         record = await shop.until("a", "SUCCESS", "FAILED")
@@ -165,7 +174,7 @@ def test_what_is_not_the_tasks_fault_is_tried_again(at: Callable[..., None], lac
 
 
 def test_trying_again_ends_at_the_deadline(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         late = task("a").model_copy(update={"submitted_at": time.time() - 59.5})
         await shop.store.create(late, "PENDING")
         await shop.results.put(photo_key("a"), pack_photo(Photo(PIXELS)))
@@ -179,7 +188,7 @@ def test_trying_again_ends_at_the_deadline(at: Callable[..., None]) -> None:
 
 
 def test_no_more_tasks_than_allowed_run_at_once(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         for name in "abcdef":
             await shop.submit(name)
         _worker, pipeline = shop.worker(None, concurrency=2)
@@ -194,7 +203,7 @@ def test_no_more_tasks_than_allowed_run_at_once(at: Callable[..., None]) -> None
 
 
 def test_a_running_task_that_is_cancelled_stops_and_leaves_no_files(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         _worker, pipeline = shop.worker(None)
         await eventually(lambda: exists(shop.results, "a/0.png"))
@@ -211,7 +220,7 @@ def test_a_running_task_that_is_cancelled_stops_and_leaves_no_files(at: Callable
 
 
 def test_the_task_of_a_worker_that_died_is_done_by_another(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         dead, _pipeline = shop.worker(None)
         await shop.until("a", "STARTED")
@@ -232,7 +241,7 @@ async def die(worker: TaskWorker) -> None:
 
 
 def test_the_task_of_a_dead_worker_waits_for_no_free_place(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         dead, _pipeline = shop.worker(None, concurrency=1)
         await shop.until("a", "STARTED")
@@ -251,7 +260,7 @@ def test_the_task_of_a_dead_worker_waits_for_no_free_place(at: Callable[..., Non
 
 
 def test_a_message_whose_task_is_held_comes_again_when_the_lease_runs_out(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         dead = TaskQueue(shop.redis, shop.keys, "dead")
         await dead.take(1, 0.01)
@@ -270,7 +279,7 @@ def test_a_message_whose_task_is_held_comes_again_when_the_lease_runs_out(at: Ca
 
 
 def test_a_task_that_was_taken_over_outlives_its_second_worker_too(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         stalled, _pipeline = shop.worker(None)
         await shop.until("a", "STARTED")
@@ -292,7 +301,7 @@ def test_a_task_that_was_taken_over_outlives_its_second_worker_too(at: Callable[
 
 
 def test_a_worker_never_takes_over_what_it_works_on_itself(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         _worker, pipeline = shop.worker(None)
         await shop.until("a", "STARTED")
@@ -314,7 +323,7 @@ def test_a_worker_never_takes_over_what_it_works_on_itself(at: Callable[..., Non
 
 
 def test_the_photo_goes_with_a_task_that_is_over(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         submitted = await shop.submit("a")
         await shop.store.finish(await claimed(shop, submitted), "SUCCESS", Outcome())  # and its worker died at that
         shop.worker("picture")
@@ -333,7 +342,7 @@ async def claimed(shop: Shop, submitted: Task) -> Task:
 
 
 def test_a_task_that_ends_its_workers_is_given_up_and_may_be_queued_again(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         for death in range(1, MAX_DEATHS + 1):
             worker, _pipeline = shop.worker(None)
@@ -360,7 +369,7 @@ async def _has_attempts(shop: Shop, attempts: int) -> bool:
 
 
 def test_tasks_that_workers_died_under_run_one_by_one_so_that_the_innocent_live(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _keeper: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         for name in ("guilty", "innocent"):
             await shop.submit(name)
         for number in range(AMID_SUSPECTS):
@@ -389,7 +398,7 @@ async def _attempted(shop: Shop, task_id: str, attempts: int) -> bool:
 
 
 def test_a_task_under_which_the_stages_go_on_dying_is_given_up(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         _worker, pipeline = shop.worker(ActorDiedError())
         record = await shop.until("a", "FAILED")
@@ -400,7 +409,7 @@ def test_a_task_under_which_the_stages_go_on_dying_is_given_up(at: Callable[...,
 
 
 def test_a_second_run_keeps_the_images_of_the_first(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a", batch=2)
         dead, _pipeline = shop.worker(None)
 
@@ -419,7 +428,7 @@ def test_a_second_run_keeps_the_images_of_the_first(at: Callable[..., None]) -> 
 
 
 def test_what_a_failed_task_had_stored_is_deleted(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         await shop.results.put("a/0.png", b"picture")
         shop.worker(ValueError("a bug"))
@@ -434,7 +443,7 @@ def test_what_a_failed_task_had_stored_is_deleted(at: Callable[..., None]) -> No
 
 
 def test_a_worker_that_ends_hands_back_what_it_cannot_finish(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         worker, _pipeline = shop.worker(None)
         await shop.until("a", "STARTED")
@@ -450,7 +459,7 @@ def test_a_worker_that_ends_hands_back_what_it_cannot_finish(at: Callable[..., N
 
 
 def test_a_worker_that_ends_finishes_what_it_can(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, _: ValkeyKeeper) -> None:
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         await shop.submit("b")
         worker, pipeline = shop.worker(None, concurrency=1)
@@ -464,8 +473,12 @@ def test_a_worker_that_ends_finishes_what_it_can(at: Callable[..., None]) -> Non
     at(scenario)
 
 
-def test_a_broker_that_dies_under_a_running_task_costs_nothing(at: Callable[..., None]) -> None:
-    async def scenario(shop: Shop, keeper: ValkeyKeeper) -> None:
+def test_a_broker_that_dies_under_a_running_task_costs_nothing(
+    tmp_path: Path, broker_program: str, quick: None
+) -> None:
+    keeper = ValkeyKeeper(BrokerSettings(), tmp_path)
+
+    async def scenario(shop: Shop) -> None:
         await shop.submit("a")
         await shop.submit("b")
         _worker, pipeline = shop.worker(None, concurrency=1)
@@ -475,4 +488,11 @@ def test_a_broker_that_dies_under_a_running_task_costs_nothing(at: Callable[...,
         assert (await shop.until("a", "SUCCESS")).attempts == 1
         assert (await shop.until("b", "SUCCESS")).attempts == 1
 
-    at(scenario)
+    async def within() -> None:
+        await keeper.start()
+        try:
+            await run_in_shop(Shop(tmp_path, tmp_path), scenario)
+        finally:
+            await keeper.close()
+
+    asyncio.run(within())
