@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: a service, a web server that it fetches photos from, brokers."""
+"""Fixtures that several rooms share: a web server with photos, brokers."""
 
 import atexit
 import os
@@ -12,7 +12,6 @@ import pytest
 from tests.support import polling
 from tests.support.brokers import valkey_server
 from tests.support.photo_server import photo_server as running_photo_server
-from tests.support.service import Service, service_on
 
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
 
@@ -22,13 +21,6 @@ def photo_server() -> Iterator[str]:
     """The URL of a web server with photos, and with what is not one."""
     with running_photo_server() as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iterator[Service]:
-    """A service of its own for each module."""
-    with service_on(tmp_path_factory.mktemp("service"), photo_server) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

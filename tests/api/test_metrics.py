@@ -245,14 +245,6 @@ def test_prometheus_takes_the_config_beside_the_dashboard() -> None:
     subprocess.run([str(PROMTOOL), "check", "config", str(config)], check=True, capture_output=True, timeout=60)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def frequent_reports() -> Iterator[None]:
-    """Ray's processes report every 5 s, not every 10; a gauge that was not set for twice as long is forgotten."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "5000")
-        yield
-
-
 @pytest.fixture(scope="module")
 def exporter(service: Service) -> str:
     """Where the node of the service exports its metrics: host and port."""
