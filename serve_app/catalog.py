@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from deployments.errors import AvatarError
+from serve_app.errors import UnknownAppError
 
 Size = tuple[int, int]
 """width, height"""
@@ -33,10 +33,6 @@ DEFAULT_PROMPT = (
     "5 o clock shadow, 3d bitmoji avatar render, pixar, high def textures 8k, highly detailed, 3d render, "
     "award winning, no background elements"
 )
-
-
-class UnknownAppError(AvatarError):
-    """The client named an app that the catalogue does not have."""
 
 
 class Entry(BaseModel):

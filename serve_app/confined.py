@@ -26,8 +26,7 @@ from typing import BinaryIO, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
-from serve_app.fetch import ImageUrlError
-from serve_app.photo import too_costly
+from serve_app.errors import ImageUrlError, too_costly
 
 START_TIMEOUT_S = 60.0  # it takes half a second on a machine that is not busy
 KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without which some installations of Python do not start

@@ -18,7 +18,7 @@ from serve_app.confined import (
     refusal_parts,
     serve_pictures,
 )
-from serve_app.fetch import ImageUrlError
+from serve_app.errors import ImageUrlError
 from serve_app.photo import FORMATS, ORIENTATION_TAG, PhotoSettings, decode_photo
 
 

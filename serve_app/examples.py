@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serve_app.errors import ANSWERS, INTERNAL_ERROR, ErrorAnswer
+from serve_app.error_answers import ANSWERS, INTERNAL_ERROR, ErrorAnswer
 from serve_app.preflight import FacesRequest
 from serve_app.receipts import Receipt
 from serve_app.schemas import Attempt, AvatarOutput, AvatarRequest, Envelope, Progress, StatusRequest, TimeRequired

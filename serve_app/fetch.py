@@ -10,7 +10,7 @@ import re
 import socket
 import zlib
 from ipaddress import ip_address, ip_network
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import unquote, urljoin
 
 import aiohttp
@@ -18,26 +18,7 @@ from aiohttp.abc import AbstractResolver
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from yarl import URL
 
-from deployments.errors import AvatarError
-
-Reason = Literal[
-    "url",
-    "scheme",
-    "userinfo",
-    "port",
-    "address",
-    "redirects",
-    "unreachable",
-    "timeout",
-    "status",
-    "encoding",
-    "too_large",
-    "not_an_image",
-    "broken",
-    "too_small",
-    "too_many_pixels",
-    "too_costly",
-]
+from serve_app.errors import ImageUrlError
 
 MAX_URL_CHARS = 8192  # of an http(s) URL; a data URL is bounded by `max_bytes`
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -90,17 +71,6 @@ _UNSAFE_CHARACTER = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
 _USER_INFO = re.compile(r"[^/?#]*//[^/?#]*@")  # an empty one too, which yarl forgets
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}")
-
-
-class ImageUrlError(AvatarError):
-    """The client's photo could not be had or used; `reason` is a short stable code for programs.
-
-    Says nothing of what an address resolved to or what stood behind it.
-    """
-
-    # `reason` has a default because unpickling passes the message alone, then restores `data`.
-    def __init__(self, message: str, *, reason: Reason = "url", **data: Any) -> None:
-        super().__init__(message, reason=reason, **data)
 
 
 class RefusedAddressError(OSError):

@@ -3,9 +3,8 @@
 import math
 from typing import NamedTuple
 
+from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.tasks import Pace
-
-MAX_RETRY_AFTER_S = 600
 
 
 class Forecast(NamedTuple):

@@ -10,9 +10,10 @@ from pydantic_core import from_json
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from serve_app.errors import ALIAS_OF, InvalidRequestError, field_schemas
+from serve_app.errors import InvalidRequestError
 from serve_app.photo import kind_of
 from serve_app.schemas import MAX_FIELDS
+from serve_app.validation import ALIAS_OF, field_schemas
 
 FILE = "file"
 CHUNK_BYTES = 256 * 1024

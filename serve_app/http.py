@@ -17,16 +17,14 @@ import serve_app
 from deployments.errors import AvatarError
 from serve_app.access import Access
 from serve_app.bodies import BodyReader
+from serve_app.error_answers import INTERNAL_ERROR, ErrorAnswer, answer_to
 from serve_app.errors import (
-    INTERNAL_ERROR,
-    ErrorAnswer,
     InvalidRequestError,
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
     RateLimitError,
     UnauthorizedError,
-    answer_to,
 )
 from serve_app.events import check_room, follow, last_event_id
 from serve_app.headers import with_headers

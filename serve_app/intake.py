@@ -7,8 +7,8 @@ import uuid
 from dataclasses import dataclass
 
 from serve_app.catalog import Catalog
-from serve_app.errors import ForbiddenError, InvalidRequestError
-from serve_app.fetch import ImageUrlError, check_url
+from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
+from serve_app.fetch import check_url
 from serve_app.prompt_terms import PromptTerms
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.settings import Settings

@@ -12,8 +12,8 @@ from ray.serve import metrics
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import NoFaceError
-from serve_app.errors import ANSWERS, INTERNAL_ERROR
-from serve_app.fetch import ImageUrlError
+from serve_app.error_answers import ANSWERS, INTERNAL_ERROR
+from serve_app.errors import ImageUrlError
 from serve_app.schemas import Status
 from serve_app.tasks import Delivery, Failure, Outcome, Task, TaskRecord
 

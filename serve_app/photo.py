@@ -23,7 +23,7 @@ from PIL import JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from deployments.types import Photo
-from serve_app.fetch import ImageUrlError
+from serve_app.errors import ImageUrlError, too_costly
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 STARTS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF", "webp"))
@@ -218,10 +218,6 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if converted is not None:
             return converted
     return image.convert("RGB")
-
-
-def too_costly() -> ImageUrlError:
-    return ImageUrlError("the picture takes more time or memory to decode than a photo does", reason="too_costly")
 
 
 def _too_many_pixels(max_pixels: int) -> ImageUrlError:

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.catalog import Catalog
-from serve_app.errors import INTERNAL_ERROR, BrokerError, answer_to
+from serve_app.error_answers import INTERNAL_ERROR, answer_to
+from serve_app.errors import BrokerError
 from serve_app.greed import Greed
 from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult, StoredAvatar
 from serve_app.tasks import Failure, Outcome, Task, TaskStore

@@ -23,8 +23,7 @@ from redis.asyncio import Redis
 from deployments.errors import AvatarError
 from deployments.types import FaceEmbedding, Photo
 from serve_app.broker import broker_errors
-from serve_app.errors import BrokerError, OverloadedError
-from serve_app.forecast import MAX_RETRY_AFTER_S
+from serve_app.errors import MAX_RETRY_AFTER_S, BrokerError, OverloadedError
 from serve_app.pipeline import AvatarPipeline
 
 LOOK_EVERY_S = 2.0

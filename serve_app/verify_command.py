@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from serve_app.confined import ConfinedSettings
-from serve_app.fetch import ImageUrlError
+from serve_app.errors import ImageUrlError
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.operators import ConfigOption, DataDirOption
 from serve_app.provenance import OurCertificates, Provenance

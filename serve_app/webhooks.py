@@ -16,8 +16,8 @@ import time
 from aiohttp.abc import AbstractResolver
 
 from serve_app.answers import envelope_of
-from serve_app.errors import BrokerError, StoreError
-from serve_app.fetch import CLIENT_ERRORS, FetchSettings, ImageUrlError, RefusedAddressError, check_url, guarded_session
+from serve_app.errors import BrokerError, ImageUrlError, StoreError
+from serve_app.fetch import CLIENT_ERRORS, FetchSettings, RefusedAddressError, check_url, guarded_session
 from serve_app.metrics import WebhookMetrics
 from serve_app.storage import Results
 from serve_app.tasks import Delivery, TaskRecord, TaskStore

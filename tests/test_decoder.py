@@ -19,7 +19,7 @@ from PIL import Image
 from deployments.types import Photo
 from serve_app.confined import KEPT_VARIABLES, MALLOC, ConfinedLostError, ConfinedSettings, ConfinedStartError
 from serve_app.decoder import DecoderProcess, PhotoDecoder
-from serve_app.fetch import ImageUrlError
+from serve_app.errors import ImageUrlError
 from serve_app.photo import PhotoSettings, decode_photo
 from tests.hostile_pictures import encoded, hostile_pictures, large_jpeg_of_many_scans, noise
 

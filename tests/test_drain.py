@@ -18,7 +18,7 @@ from ray import serve
 from serve_app.auth import TOKEN_FILE
 from serve_app.broker import BrokerSettings, own_url
 from serve_app.demo import sample_photo
-from serve_app.forecast import MAX_RETRY_AFTER_S
+from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.local import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.settings import Settings
 from serve_app.stages import LOOK_EVERY_S, StageState, look_at_stages

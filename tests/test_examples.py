@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-from serve_app.errors import ANSWERS, INTERNAL_ERROR
+from serve_app.error_answers import ANSWERS, INTERNAL_ERROR
 from serve_app.examples import (
     RECEIPT,
     REQUESTS,

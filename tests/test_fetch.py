@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app import fetch
+from serve_app.errors import ImageUrlError
 from serve_app.fetch import (
     MAX_URL_CHARS,
     FetchSettings,
-    ImageUrlError,
     PhotoFetcher,
     check_url,
     decode_data_url,

@@ -1,4 +1,5 @@
-from serve_app.forecast import MAX_RETRY_AFTER_S, Forecast
+from serve_app.errors import MAX_RETRY_AFTER_S
+from serve_app.forecast import Forecast
 from serve_app.tasks import Pace
 
 PACE = Pace(task_s=4, image_s=2)

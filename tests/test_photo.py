@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from serve_app import photo
-from serve_app.fetch import ImageUrlError
+from serve_app.errors import ImageUrlError
 from serve_app.photo import PhotoSettings, decode_photo
 
 # pytest puts its own filters in place of the module's; a test below shows that the module's work.
