@@ -38,7 +38,7 @@ from serve_app.schemas import AvatarRequest, Envelope, StatusRequest
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.storage import FILES_ROUTE, media_type
-from serve_app.tasks import TaskRecord
+from serve_app.task_models import TaskRecord
 from serve_app.verify import VerifyRequest
 
 CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings

@@ -12,7 +12,7 @@ from serve_app.fetch import check_url
 from serve_app.prompt_terms import PromptTerms
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.settings import Settings
-from serve_app.tasks import Task, Webhook, idempotency_digest
+from serve_app.task_models import Task, Webhook, idempotency_digest
 from serve_app.tokens import Token
 
 

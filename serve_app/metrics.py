@@ -15,7 +15,7 @@ from deployments.errors import NoFaceError
 from serve_app.error_answers import ANSWERS, INTERNAL_ERROR
 from serve_app.errors import ImageUrlError
 from serve_app.schemas import Status
-from serve_app.tasks import Delivery, Failure, Outcome, Task, TaskRecord
+from serve_app.task_models import Delivery, Failure, Outcome, Task, TaskRecord
 
 REQUEST_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300]
 STAGE_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120]

@@ -16,7 +16,9 @@ from serve_app.catalog import HUB, Catalog, ModelFile
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.models import prefetch
 from serve_app.settings import DEFAULT_MODELS_DIR
-from serve_app.tasks import Keys, TaskRecord, TaskStore
+from serve_app.task_keys import Keys
+from serve_app.task_models import TaskRecord
+from serve_app.tasks import TaskStore
 
 models_cli = typer.Typer(no_args_is_help=True, help="The files of pretrained models.")
 tasks_cli = typer.Typer(no_args_is_help=True, help="The tasks of a service, and those that were given up.")

@@ -6,7 +6,8 @@ from serve_app.forecast import Forecast
 from serve_app.progress import ProgressReader
 from serve_app.queue import Message, TaskQueue
 from serve_app.settings import Settings
-from serve_app.tasks import Queued, Task, TaskRecord, TaskStore
+from serve_app.task_models import Queued, Task, TaskRecord
+from serve_app.tasks import TaskStore
 
 
 class QueueOutlook:

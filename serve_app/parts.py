@@ -18,7 +18,8 @@ from serve_app.pipeline import AvatarPipeline
 from serve_app.runner import TaskRunner
 from serve_app.settings import Settings
 from serve_app.storage import Results
-from serve_app.tasks import Keys, TaskStore
+from serve_app.task_keys import Keys
+from serve_app.tasks import TaskStore
 
 
 @dataclass(frozen=True, slots=True)

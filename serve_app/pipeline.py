@@ -35,6 +35,7 @@ from serve_app.errors import OverloadedError
 from serve_app.leftovers import Leftovers
 from serve_app.schemas import MAX_SEED, Attempt, EffectiveRequest, rgb
 from serve_app.storage import Results, result_key, thumbnail_key
+from serve_app.task_models import StoredAvatar
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
 MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
@@ -43,25 +44,6 @@ BUSY = "A stage takes no more work now."
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredAvatar:
-    """One finished image: where it lies, how its stages went (seconds), and what it was drawn with."""
-
-    key: str
-    thumbnail_key: str
-    seed: int
-    face_similarity: float | None
-    startup_s: float
-    diffusion_s: float
-    finish_s: float
-    store_s: float
-    attempts: tuple[Attempt, ...] = ()
-    drawn_with: DrawnWith | None = None  # None where an older version drew it
-    drawn_size: tuple[int, int] = (0, 0)
-    drawn_sha256: str = ""
-    withheld: bool = False  # by the safety checker: it lies nowhere
 
 
 class Drawing(NamedTuple):

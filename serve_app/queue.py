@@ -18,7 +18,8 @@ from redis.exceptions import ResponseError
 from serve_app.broker import broker_errors
 from serve_app.errors import BrokerError
 from serve_app.schemas import Priority
-from serve_app.tasks import LEASE_S, Keys
+from serve_app.task_keys import Keys
+from serve_app.task_models import LEASE_S
 
 GROUP = "workers"
 LEASE_MARGIN_S = 0.5

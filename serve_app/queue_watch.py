@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 from serve_app.broker import broker_errors
 from serve_app.forecast import Forecast
 from serve_app.queue import TaskQueue
-from serve_app.tasks import Keys, TaskStore
+from serve_app.task_keys import Keys
+from serve_app.tasks import TaskStore
 
 
 class QueueState(NamedTuple):

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 from serve_app.broker import broker_errors
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError
 from serve_app.outage import Outage
-from serve_app.tasks import LEASE_S, Keys
+from serve_app.task_keys import Keys
+from serve_app.task_models import LEASE_S
 
 PLACES_TTL_S = 2 * 3600  # longer than any request lasts
 

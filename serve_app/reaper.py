@@ -15,7 +15,9 @@ from serve_app.broker import broker_errors
 from serve_app.queue import Message, TaskQueue
 from serve_app.rounds import is_our_turn
 from serve_app.storage import Results
-from serve_app.tasks import LEASE_S, UNFINISHED, Keys, TaskStore, task_files
+from serve_app.task_keys import Keys
+from serve_app.task_models import LEASE_S, UNFINISHED, task_files
+from serve_app.tasks import TaskStore
 
 AT_ONCE = 200  # tasks looked at in one call
 

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from serve_app.schemas import Envelope, TimeRequired
-from serve_app.tasks import Task
+from serve_app.task_models import Task
 
 
 @dataclass

@@ -34,7 +34,7 @@ from serve_app.schemas import AvatarRequest, Envelope, Status
 from serve_app.settings import Settings
 from serve_app.stages import StageWatch
 from serve_app.storage import photo_key
-from serve_app.tasks import Claim, Outcome, Task, TaskRecord, task_files
+from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.usage import UsageBook
 from serve_app.verify import CredentialReader, VerifyOutput
 from serve_app.webhooks import webhook_secret

@@ -18,7 +18,7 @@ from serve_app.photo import PhotoSettings
 from serve_app.prompt_terms import SafetySettings
 from serve_app.provenance import ProvenanceSettings
 from serve_app.storage import StoreSettings
-from serve_app.tasks import DEAD_TTL_S
+from serve_app.task_models import DEAD_TTL_S
 from serve_app.tokens import TokenSettings
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")

@@ -20,7 +20,8 @@ from serve_app.errors import BrokerError, ImageUrlError, StoreError
 from serve_app.fetch import CLIENT_ERRORS, FetchSettings, RefusedAddressError, check_url, guarded_session
 from serve_app.metrics import WebhookMetrics
 from serve_app.storage import Results
-from serve_app.tasks import Delivery, TaskRecord, TaskStore
+from serve_app.task_models import Delivery, TaskRecord
+from serve_app.tasks import TaskStore
 
 MAX_ATTEMPTS = 10  # over about an hour
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0

@@ -28,7 +28,8 @@ from serve_app.schemas import Status
 from serve_app.settings import Settings
 from serve_app.storage import Results, photo_key
 from serve_app.sweeper import Sweeper
-from serve_app.tasks import Claim, Outcome, Task, TaskRecord, TaskStore, task_files
+from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
+from serve_app.tasks import TaskStore
 from serve_app.usage import UsageBook
 from serve_app.webhooks import WebhookSender
 

@@ -21,7 +21,8 @@ from serve_app.client import POLL_RETRIES, FaceAvatarClient
 from serve_app.demo import sample_photo
 from serve_app.local import RunningService
 from serve_app.storage import FOLDER
-from serve_app.tasks import Keys, Outcome, Task, task_files
+from serve_app.task_keys import Keys
+from serve_app.task_models import Outcome, Task, task_files
 from tests.chaos_ledger import OTHERS, REPLICAS, Order
 
 KEYS = Keys(BrokerSettings().prefix)

@@ -17,7 +17,8 @@ from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, Unauth
 from serve_app.greed import MANY, REMEMBERED_S, Greed
 from serve_app.outage import Outage
 from serve_app.quotas import Places
-from serve_app.tasks import Keys, TaskStore
+from serve_app.task_keys import Keys
+from serve_app.tasks import TaskStore
 from serve_app.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.usage import UsageBook, last_used, usage_of
 from tests.test_tasks import AVATAR, task

@@ -40,7 +40,9 @@ from serve_app.queue import TaskQueue
 from serve_app.queue_watch import QueueState, QueueWatch
 from serve_app.runner import failed
 from serve_app.settings import Settings
-from serve_app.tasks import Delivery, Failure, Keys, Outcome, TaskRecord, TaskStore
+from serve_app.task_keys import Keys
+from serve_app.task_models import Delivery, Failure, Outcome, TaskRecord
+from serve_app.tasks import TaskStore
 from tests.conftest import Service
 from tests.test_tasks import AVATAR, task
 

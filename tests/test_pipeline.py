@@ -13,9 +13,10 @@ from deployments.errors import NoFaceError
 from deployments.types import Avatar, Photo
 from serve_app.catalog import Catalog
 from serve_app.errors import OverloadedError
-from serve_app.pipeline import MAX_ATTEMPTS, AvatarJob, AvatarPipeline, JobResult, StoredAvatar
+from serve_app.pipeline import MAX_ATTEMPTS, AvatarJob, AvatarPipeline, JobResult
 from serve_app.schemas import AvatarRequest, EffectiveRequest
 from serve_app.storage import FOLDER, Results, StoreSettings
+from serve_app.task_models import StoredAvatar
 from tests.fakes import face
 
 TASK = "018f0000-0000-7000-8000-000000000000"

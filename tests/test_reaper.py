@@ -12,7 +12,7 @@ from serve_app.queue import GROUP
 from serve_app.reaper import Reaper
 from serve_app.runner import failed
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
-from serve_app.tasks import Claim
+from serve_app.task_models import Claim
 from tests.test_tasks import Office, queued, task
 from tests.test_worker import exists
 

@@ -24,7 +24,9 @@ from serve_app.schemas import AvatarRequest
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
-from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore, Webhook
+from serve_app.task_keys import Keys
+from serve_app.task_models import Outcome, Task, TaskRecord, Webhook
+from serve_app.tasks import TaskStore
 from serve_app.tokens import UNLIMITED, Token
 from serve_app.usage import usage_of
 from tests.conftest import valkey_server

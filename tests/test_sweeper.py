@@ -13,7 +13,7 @@ from serve_app.intake import new_task_id
 from serve_app.runner import failed
 from serve_app.storage import FOLDER, Results, StoreSettings, photo_key, result_key, task_of, thumbnail_key
 from serve_app.sweeper import YOUNG_S, Sweeper
-from serve_app.tasks import Outcome
+from serve_app.task_models import Outcome
 from tests.test_tasks import AVATAR, Office, task
 
 TTL_S = 3600

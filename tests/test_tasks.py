@@ -20,12 +20,13 @@ from serve_app.answers import envelope_of
 from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
-from serve_app.pipeline import StoredAvatar
 from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from serve_app.runner import failed
 from serve_app.schemas import AvatarRequest, EffectiveRequest
 from serve_app.storage import Results, StoreSettings
-from serve_app.tasks import DEAD_TTL_S, Claim, Keys, Outcome, Task, TaskStore, idempotency_digest
+from serve_app.task_keys import Keys
+from serve_app.task_models import DEAD_TTL_S, Claim, Outcome, StoredAvatar, Task, idempotency_digest
+from serve_app.tasks import TaskStore
 from serve_app.valkey import ValkeyServer
 from tests.conftest import valkey_server
 

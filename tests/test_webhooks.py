@@ -18,7 +18,7 @@ from serve_app.rounds import Rounds
 from serve_app.runner import failed
 from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings
-from serve_app.tasks import Delivery, Outcome, TaskRecord, Webhook
+from serve_app.task_models import Delivery, Outcome, TaskRecord, Webhook
 from serve_app.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s, webhook_secret
 from tests.test_fetch import FixedResolver
 from tests.test_tasks import AVATAR, Office, task

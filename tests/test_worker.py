@@ -20,12 +20,14 @@ from serve_app.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
 from serve_app.greed import Greed
 from serve_app.photo import pack_photo
-from serve_app.pipeline import AvatarJob, ImageDone, JobResult, StoredAvatar
+from serve_app.pipeline import AvatarJob, ImageDone, JobResult
 from serve_app.queue import GROUP, TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
-from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore
+from serve_app.task_keys import Keys
+from serve_app.task_models import Outcome, StoredAvatar, Task, TaskRecord
+from serve_app.tasks import TaskStore
 from serve_app.valkey import ValkeyKeeper
 from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
 from tests.test_tasks import task

@@ -20,12 +20,14 @@ from ray.serve.task_consumer import instantiate_adapter_from_config, task_consum
 from redis import Redis
 
 from serve_app.broker import BrokerSettings, connect
-from serve_app.pipeline import JobResult, StoredAvatar
+from serve_app.pipeline import JobResult
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas import EffectiveRequest
 from serve_app.storage import Results, StoreSettings
-from serve_app.tasks import Keys, Task, TaskStore
+from serve_app.task_keys import Keys
+from serve_app.task_models import StoredAvatar, Task
+from serve_app.tasks import TaskStore
 from serve_app.worker import TaskWorker
 
 APP = "bench"

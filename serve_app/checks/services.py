@@ -19,7 +19,7 @@ from serve_app.checks.finding import Finding, fail, ok, warn
 from serve_app.errors import BrokerError, NotFoundError, StoreError
 from serve_app.settings import Settings
 from serve_app.storage import Results, photo_key
-from serve_app.tasks import Keys
+from serve_app.task_keys import Keys
 from serve_app.valkey import FolderInUseError, check_folder_free
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
