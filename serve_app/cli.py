@@ -17,16 +17,27 @@ from rich.markup import escape
 import serve_app
 from serve_app.auth import TOKEN_FILE
 from serve_app.client import ClientError, ConnectionFailedError, FaceAvatarClient
-from serve_app.client_options import AVATARS, ConsentOption, OutputOption, TokenFileOption, TokenOption, UrlOption
-from serve_app.demo import draw_avatars, sample_photo
+from serve_app.client_options import (
+    AVATARS,
+    ConfigOption,
+    ConsentOption,
+    DataDirOption,
+    OutputOption,
+    TokenFileOption,
+    TokenOption,
+    UrlOption,
+)
+from serve_app.demo import draw_avatars
 from serve_app.doctor import examine, lines
 from serve_app.errors import BrokerError
 from serve_app.generate import DEFAULT_URL, InterruptedWaitError, is_url, read_token, summary
 from serve_app.generate_command import generate
 from serve_app.local import CONFIG, RunningService, ServiceOptions, StartError, free_port, read_config, run_service
 from serve_app.models import PrefetchError
-from serve_app.operators import ConfigOption, DataDirOption, models_cli, tasks_cli
+from serve_app.models_command import models_cli
+from serve_app.operators import tasks_cli
 from serve_app.replay import read_receipt, replay
+from serve_app.sample import sample_photo
 from serve_app.schemas import MAX_SEED
 from serve_app.signals import end_on_signals
 from serve_app.token_commands import token_cli

@@ -1,4 +1,4 @@
-"""The options of commands that ask a running service."""
+"""Options that several commands have."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,3 +15,7 @@ ConsentOption = Annotated[
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="The folder for the avatars.")]
 AVATARS = Path("avatars")
+
+
+ConfigOption = Annotated[Path, typer.Option(help="The Serve config file of the service.")]
+DataDirOption = Annotated[Path | None, typer.Option(help="The data directory, where it is not the config's own.")]

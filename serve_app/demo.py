@@ -6,19 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import skimage
-
 from serve_app.auth import TOKEN_FILE
 from serve_app.client import FaceAvatarClient, Task
 from serve_app.generate import SavedAvatar, save_avatars
 
 if TYPE_CHECKING:  # it brings Ray, which a client does without
     from serve_app.local import RunningService
-
-
-def sample_photo() -> Path:
-    """The astronaut Eileen Collins: a NASA photo in the public domain that scikit-image ships."""
-    return Path(skimage.__file__).parent / "data" / "astronaut.png"
 
 
 def draw_avatars(

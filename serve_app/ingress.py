@@ -9,11 +9,11 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from serve_app.access import Access
+from serve_app.api_settings import IngressSettings
 from serve_app.http import build_http
 from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.service import AvatarService
-from serve_app.settings import Settings
 from serve_app.stages import StageWatch, look_at_stages
 from serve_app.tokens import OwnToken
 
@@ -26,7 +26,7 @@ class AvatarIngress:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: IngressSettings,
         embedder: DeploymentHandle[Any],
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from serve_app.catalog import Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
-from serve_app.fetch import check_url
+from serve_app.generation_settings import GenerationSettings
 from serve_app.prompt_terms import PromptTerms
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
-from serve_app.settings import Settings
 from serve_app.task_models import Task, Webhook, idempotency_digest
 from serve_app.tokens import Token
+from serve_app.urls import check_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ ANYBODY = Caller("")
 class Intake:
     """Makes tasks of requests that this service takes."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(self, settings: GenerationSettings, catalog: Catalog) -> None:
         self._settings = settings
         self._catalog = catalog
         self._terms = PromptTerms(settings.safety.prompt_terms)

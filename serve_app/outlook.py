@@ -3,9 +3,9 @@
 from serve_app.answers import Place
 from serve_app.errors import OverloadedError, RateLimitError
 from serve_app.forecast import Forecast
+from serve_app.generation_settings import GenerationSettings
 from serve_app.progress import ProgressReader
 from serve_app.queue import Message, TaskQueue
-from serve_app.settings import Settings
 from serve_app.task_models import Queued, Task, TaskRecord
 from serve_app.tasks import TaskStore
 
@@ -13,7 +13,9 @@ from serve_app.tasks import TaskStore
 class QueueOutlook:
     """Of one queue, by how fast its workers were of late and by what the generator says of the images it has."""
 
-    def __init__(self, settings: Settings, tasks: TaskStore, queue: TaskQueue, progress: ProgressReader) -> None:
+    def __init__(
+        self, settings: GenerationSettings, tasks: TaskStore, queue: TaskQueue, progress: ProgressReader
+    ) -> None:
         self._settings = settings
         self._tasks = tasks
         self._queue = queue

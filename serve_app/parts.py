@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 from serve_app.auth import signing_key
 from serve_app.broker import connect, ensure_shared_secret
 from serve_app.catalog import Catalog
+from serve_app.generation_settings import GenerationSettings
 from serve_app.greed import Greed
 from serve_app.leftovers import Leftovers
 from serve_app.pipeline import AvatarPipeline
 from serve_app.runner import TaskRunner
-from serve_app.settings import Settings
 from serve_app.storage import Results
 from serve_app.task_keys import Keys
 from serve_app.tasks import TaskStore
@@ -40,7 +40,7 @@ class Parts:
     @classmethod
     def of(
         cls,
-        settings: Settings,
+        settings: GenerationSettings,
         embedder: DeploymentHandle[Any],
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],
@@ -68,7 +68,7 @@ class Parts:
         return cls(redis, keys, holder, catalog, results, tasks, runner, key, pipeline, greed)
 
 
-def check_reach(settings: Settings, nodes: int) -> None:
+def check_reach(settings: GenerationSettings, nodes: int) -> None:
     """Raises: ValueError where the settings keep on one machine what several machines need."""
     if nodes <= 1:
         return
@@ -78,7 +78,7 @@ def check_reach(settings: Settings, nodes: int) -> None:
         raise ValueError(f"the cluster has {nodes} nodes: set broker.url to a Redis or Valkey that all of them reach")
 
 
-def _signing_key(settings: Settings, keys: Keys) -> bytes:
+def _signing_key(settings: GenerationSettings, keys: Keys) -> bytes:
     """32 bytes, the same for all replicas: in the data directory, or where there is a broker for all, in that."""
     if settings.broker.url is None:
         return signing_key(settings.data_dir)

@@ -1,12 +1,10 @@
-"""How much a token may ask for: requests in a minute, and images at once. Both count over all ingress replicas.
+"""Rate limits: how many requests a token may send in a while, counted over all ingress replicas.
 
-They live in the broker. While it is away nobody is refused here: `Admission` still bounds what one replica takes on.
+The counts are in the broker. Rate limits are not enforced while it is away: `Admission` still bounds each replica.
 """
 
-import contextlib
 import math
 import time
-from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 from limits import RateLimitItemPerSecond
@@ -15,31 +13,8 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import Redis
 
 from serve_app.broker import broker_errors
-from serve_app.errors import BrokerError, ForbiddenError, RateLimitError
+from serve_app.errors import BrokerError, RateLimitError
 from serve_app.outage import Outage
-from serve_app.task_keys import Keys
-from serve_app.task_models import LEASE_S
-
-PLACES_TTL_S = 2 * 3600  # longer than any request lasts
-
-# KEYS: the places of a token; ARGV: task, its images, how many places there are, prefix of leases, seconds within which
-# a lease is taken. A place lasts as long as the lease of its task: those of a dead process are free as soon as its own.
-TAKE = """
-local now, taken = redis.call('TIME')[1], 0
-local places = redis.call('HGETALL', KEYS[1])
-for at = 1, #places, 2 do
-    local images, since = string.match(places[at + 1], '^(%d+) (%d+)$')
-    if now - since <= tonumber(ARGV[5]) or redis.call('EXISTS', ARGV[4] .. places[at]) == 1 then
-        taken = taken + images
-    else
-        redis.call('HDEL', KEYS[1], places[at])
-    end
-end
-if taken + ARGV[2] > tonumber(ARGV[3]) then return taken end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. now)
-redis.call('EXPIRE', KEYS[1], ARGV[6])
-return -1
-"""
 
 
 class Quota(NamedTuple):
@@ -88,7 +63,7 @@ class Rates:
                 counted = await self._windows.hit(item, name)
                 window = await self._windows.get_window_stats(item, name)
         except BrokerError as error:
-            self._outage.begin(error, "nobody is held to a rate")
+            self._outage.begin(error, "rate limits are not enforced")
             return None
         quota = Quota(rate, max(0, window.remaining), _seconds_until(window.reset_time))
         self._full_until.pop(name, None)
@@ -106,51 +81,3 @@ def _too_many(quota: Quota) -> RateLimitError:
 
 def _seconds_until(unix_s: float) -> int:
     return max(1, math.ceil(unix_s - time.time()))
-
-
-class Places:
-    """Images being made at once, of each token."""
-
-    def __init__(self, redis: Redis, keys: Keys, outage: Outage, retry_after_s: int) -> None:
-        self._redis = redis
-        self._keys = keys
-        self._outage = outage
-        self._retry_after_s = retry_after_s
-        self._take = redis.register_script(TAKE)
-
-    @contextlib.asynccontextmanager
-    async def hold(self, token: str, task_id: str, images: int, most: int) -> AsyncIterator[None]:
-        """Places for the images of a task while the block runs; `most`: what the token may have, 0: any number.
-
-        Raises: ForbiddenError where these are more than it may ever have; RateLimitError.
-        """
-        if most and images > most:
-            raise ForbiddenError(f"This token may have {most} images made at once.", accepted=f"a batch of 1 to {most}")
-        held = bool(most) and await self._hold(token, task_id, images, most)
-        try:
-            yield
-        finally:
-            if held:
-                await self._free(token, task_id)
-
-    async def _hold(self, token: str, task_id: str, images: int, most: int) -> bool:
-        if self._outage.lasts:
-            return False
-        arguments: list[str | int] = [task_id, images, most, self._keys.lease(""), math.ceil(LEASE_S), PLACES_TTL_S]
-        try:
-            async with broker_errors():
-                taken = int(await self._take([self._keys.places(token)], arguments))
-        except BrokerError as error:
-            self._outage.begin(error, "nobody is held to a number of images")
-            return False
-        if taken >= 0:
-            message = f"{taken} images of this token are being made; it may have {most} at once."
-            raise RateLimitError(message, self._retry_after_s)
-        return True
-
-    async def _free(self, token: str, task_id: str) -> None:
-        try:
-            async with broker_errors():
-                await self._redis.hdel(self._keys.places(token), task_id)
-        except BrokerError as error:
-            self._outage.begin(error, "places go with their leases")

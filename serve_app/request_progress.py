@@ -1,9 +1,17 @@
-"""How far a request came."""
+"""What routes share: who asks, how far their request came, and how an answer is made of an envelope."""
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from serve_app.schemas import Envelope, TimeRequired
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from starlette.responses import JSONResponse
+
+from serve_app.access import Access
+from serve_app.api_settings import IngressSettings
+from serve_app.responses import Envelope, TimeRequired
 from serve_app.task_models import Task
 
 
@@ -22,3 +30,28 @@ class RequestProgress:
             app_id=self.app_id,
             task_id=self.task.task_id if self.task else "",
         )
+
+
+def authenticator(access: Access) -> Callable[..., Awaitable[None]]:
+    bearer = HTTPBearer(auto_error=False, description="A token of the service.")
+
+    async def authenticate(
+        request: Request,
+        rights: SecurityScopes,
+        _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
+    ) -> None:
+        wanted: Any = rights.scopes
+        admitted = await access.admit(request.headers.get("authorization"), wanted)
+        request.state.token, request.state.owner = admitted.token, admitted.token.owner
+        if admitted.quota is not None:
+            request.state.answer_headers = admitted.quota.headers()
+
+    return authenticate
+
+
+def base_url(request: Request, settings: IngressSettings) -> str:
+    return settings.public_url or str(request.base_url)
+
+
+def envelope_response(envelope: Envelope, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(envelope.model_dump(), status, headers)

@@ -13,7 +13,8 @@ from serve_app.catalog import Catalog
 from serve_app.error_answers import INTERNAL_ERROR, answer_to
 from serve_app.errors import BrokerError
 from serve_app.greed import Greed
-from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult
+from serve_app.job import AvatarJob
+from serve_app.pipeline import AvatarPipeline, JobResult
 from serve_app.task_models import Failure, Outcome, StoredAvatar, Task
 from serve_app.tasks import TaskStore
 

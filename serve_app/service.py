@@ -11,15 +11,15 @@ from typing import Any
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
-from serve_app.admission import Admission
+from serve_app.admission import Admission, Places
 from serve_app.answers import NOW, envelope_of, settled
 from serve_app.changes import TaskChanges
 from serve_app.decoder import PhotoDecoder
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
 from serve_app.fetch import PhotoFetcher
+from serve_app.generation_settings import GenerationSettings
 from serve_app.intake import ANYBODY, Caller, Intake
 from serve_app.leases import Leases, TaskLostError
-from serve_app.metrics import TaskMetrics
 from serve_app.outage import Outage
 from serve_app.outlook import QueueOutlook
 from serve_app.parts import Parts
@@ -28,16 +28,16 @@ from serve_app.preflight import Preflight
 from serve_app.progress import ProgressReader
 from serve_app.provenance import Provenance
 from serve_app.queue import TaskQueue
-from serve_app.quotas import Places
+from serve_app.responses import Envelope, Status
 from serve_app.runner import failed, made, within_deadline
-from serve_app.schemas import AvatarRequest, Envelope, Status
-from serve_app.settings import Settings
+from serve_app.schemas import AvatarRequest
 from serve_app.stages import StageWatch
 from serve_app.storage import photo_key
+from serve_app.task_metrics import TaskMetrics
 from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.usage import UsageBook
 from serve_app.verify import CredentialReader, VerifyOutput
-from serve_app.webhooks import webhook_secret
+from serve_app.webhook_signature import webhook_secret
 
 REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one is done
 CLOSE_TIMEOUT_S = 10
@@ -48,7 +48,9 @@ log = logging.getLogger(__name__)
 class AvatarService:
     """Takes a checked request to a record: a finished one, or that of a task in the queue."""
 
-    def __init__(self, settings: Settings, parts: Parts, queue: TaskQueue, stages: StageWatch | None = None) -> None:
+    def __init__(
+        self, settings: GenerationSettings, parts: Parts, queue: TaskQueue, stages: StageWatch | None = None
+    ) -> None:
         """Without `stages` none of them is ever taken to stand at zero replicas."""
         self.catalog = parts.catalog
         self.results = parts.results

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from deployments.types import (
-    DrawnWith,
-)
-from serve_app.schemas import Attempt, EffectiveRequest, Priority, Status
+from deployments.types import DrawnWith
+from serve_app.responses import Attempt, Status
+from serve_app.schemas import EffectiveRequest, Priority
 from serve_app.storage import photo_key, result_key, thumbnail_key
 
 LEASE_S = 10.0

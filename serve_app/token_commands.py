@@ -16,8 +16,8 @@ from rich.table import Table
 
 from serve_app.auth import TOKEN_FILE, renew_token
 from serve_app.broker import connect
+from serve_app.client_options import ConfigOption, DataDirOption
 from serve_app.local import CONFIG, ServiceOptions, read_config
-from serve_app.operators import ConfigOption, DataDirOption
 from serve_app.settings import Settings
 from serve_app.task_keys import Keys
 from serve_app.tokens import RIGHTS, Limits, OwnToken, Right, Token, TokenGrant, TokenSettings, TokenStore

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from serve_app.client_options import ConfigOption, DataDirOption
 from serve_app.confined import ConfinedSettings
 from serve_app.errors import ImageUrlError
 from serve_app.local import CONFIG, ServiceOptions, read_config
-from serve_app.operators import ConfigOption, DataDirOption
 from serve_app.provenance import OurCertificates, Provenance
 from serve_app.verify import CredentialReader, VerifyOutput
 

@@ -6,22 +6,21 @@ same in every attempt: a receiver that has seen it drops the repeat.
 """
 
 import asyncio
-import base64
-import hashlib
-import hmac
 import logging
 import random
 import time
 
 from aiohttp.abc import AbstractResolver
+from ray.serve import metrics
 
 from serve_app.answers import envelope_of
 from serve_app.errors import BrokerError, ImageUrlError, StoreError
-from serve_app.fetch import CLIENT_ERRORS, FetchSettings, RefusedAddressError, check_url, guarded_session
-from serve_app.metrics import WebhookMetrics
+from serve_app.fetch import RefusedAddressError, guarded_session
 from serve_app.storage import Results
 from serve_app.task_models import Delivery, TaskRecord
 from serve_app.tasks import TaskStore
+from serve_app.urls import CLIENT_ERRORS, FetchSettings, check_url
+from serve_app.webhook_signature import signature, webhook_key
 
 MAX_ATTEMPTS = 10  # over about an hour
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
@@ -126,21 +125,22 @@ class WebhookSender:
             return None, "the server of the URL could not be reached or broke off"
 
 
-def webhook_key(signing_key: bytes, owner: str) -> bytes:
-    """32 bytes, another for each token: a receiver cannot sign what others receive."""
-    return hmac.new(signing_key, f"webhook\n{owner}".encode(), hashlib.sha256).digest()
-
-
-def webhook_secret(signing_key: bytes, owner: str) -> str:
-    """The key as libraries take it."""
-    return f"whsec_{base64.b64encode(webhook_key(signing_key, owner)).decode()}"
-
-
-def signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
-    digest = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
-    return f"v1,{base64.b64encode(digest).decode()}"
-
-
 def pause_s(attempts: int) -> float:
     """Between an attempt and the next; receivers that were away for all at once do not get all at once."""
     return min(FIRST_PAUSE_S * 2.0 ** (attempts - 1), MAX_PAUSE_S) * random.uniform(0.5, 1)
+
+
+class WebhookMetrics:
+    """Calls of webhooks by how they went."""
+
+    def __init__(self) -> None:
+        self._calls = metrics.Counter("avatar_webhook_calls_total", "Webhooks called.", ("outcome",))
+
+    def called(self, delivery: Delivery) -> None:
+        self._calls.inc(1, {"outcome": delivery_outcome(delivery)})
+
+
+def delivery_outcome(delivery: Delivery) -> str:
+    if delivery.delivered_at is not None:
+        return "delivered"
+    return "given up" if delivery.given_up else "failed"

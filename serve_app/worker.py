@@ -1,42 +1,30 @@
 """The worker: takes queued tasks and runs them through the same pipeline as the ingress."""
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
-
-from ray.serve.handle import DeploymentHandle
+from typing import NamedTuple
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
 from serve_app.calls import STAGE_LOST
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
 from serve_app.leases import Leases, TaskLostError
-from serve_app.metrics import TaskMetrics
-from serve_app.parts import Parts
 from serve_app.photo import unpack_photo
-from serve_app.policies import TASKS
 from serve_app.queue import Message, TaskQueue
-from serve_app.queue_watch import QueueWatch
-from serve_app.reaper import Reaper
-from serve_app.rounds import Rounds
+from serve_app.responses import Status
 from serve_app.runner import TaskRunner, failed, made
-from serve_app.schemas import Status
-from serve_app.settings import Settings
 from serve_app.storage import Results, photo_key
-from serve_app.sweeper import Sweeper
+from serve_app.task_metrics import TaskMetrics
 from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.tasks import TaskStore
 from serve_app.usage import UsageBook
-from serve_app.webhooks import WebhookSender
 
 TAKE_WAIT_S = 0.5
 MAX_DEATHS = 3  # a task under which so many processes died is not tried again
 AMID_SUSPECTS = 2  # after so many of them it runs beside no other such task: one that is innocent lives through that
-CLOSE_S = 4.0  # for a webhook that is being called; it would be called again by another worker
 PAUSES_S = (1, 2, 5, 10)  # between attempts while a stage, the store or the broker takes nothing; the last one for ever
 
 log = logging.getLogger(__name__)
@@ -240,57 +228,3 @@ class TaskWorker:
 
 def _pauses_s() -> Iterator[float]:
     return itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1]))
-
-
-class AvatarWorker:
-    """The worker as a Serve deployment. It awaits other stages and computes nothing, so one replica does a lot."""
-
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self,
-        settings: Settings,
-        embedder: DeploymentHandle[Any],
-        generator: DeploymentHandle[Any],
-        remover: DeploymentHandle[Any],
-    ) -> None:
-        parts = Parts.of(settings, embedder, generator, remover)
-        queue = TaskQueue(parts.redis, parts.keys, parts.holder)
-        self._redis = parts.redis
-        self._queue = queue
-        self._grace_s = settings.worker.grace_s
-        self._usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
-        concurrency = settings.worker.concurrency
-        self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, concurrency, self._usage)
-        self._webhooks = WebhookSender(parts.tasks, parts.results, parts.signing_key, settings.fetch)
-        chores = (
-            Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s),
-            Sweeper(parts.redis, parts.keys, parts.tasks, parts.results, settings.result_ttl_s),
-            QueueWatch(parts.redis, parts.keys, parts.tasks, queue),
-            self._webhooks,
-        )
-        self._rounds = Rounds()
-        running = (self._worker.run(), *(self._rounds.run(chore) for chore in chores))
-        self._loops = [asyncio.create_task(part) for part in running]
-
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """For `TasksPolicy`; nothing while the broker does not answer."""
-        with contextlib.suppress(BrokerError):
-            return {TASKS: await self._queue.length()}
-        return {}
-
-    async def check_health(self) -> None:
-        for loop in self._loops:
-            if loop.done():
-                raise RuntimeError("the worker has stopped") from loop.exception()
-
-    async def __del__(self) -> None:
-        if hasattr(self, "_loops"):  # the constructor may have failed
-            self._rounds.close()
-            await self._worker.close(self._grace_s)
-            await asyncio.wait({asyncio.create_task(self._finish())}, timeout=CLOSE_S)
-            await self._usage.close()
-            await self._redis.aclose()
-
-    async def _finish(self) -> None:
-        """Until nothing that was begun goes on."""
-        await asyncio.wait(self._loops)
-        await self._webhooks.wait()

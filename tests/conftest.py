@@ -30,8 +30,8 @@ from redis.retry import Retry
 from deployments.types import Pixels
 from serve_app.auth import TOKEN_FILE
 from serve_app.broker import own_url
-from serve_app.demo import sample_photo
 from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
+from serve_app.sample import sample_photo
 from serve_app.valkey import ValkeyServer
 
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()

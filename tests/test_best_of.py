@@ -13,7 +13,8 @@ from deployments.types import Avatar, DrawnWith
 from serve_app.answers import receipt
 from serve_app.catalog import Catalog
 from serve_app.errors import OverloadedError
-from serve_app.pipeline import AvatarJob, AvatarPipeline
+from serve_app.job import AvatarJob
+from serve_app.pipeline import AvatarPipeline
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.storage import FOLDER, Results, StoreSettings
 from serve_app.task_models import StoredAvatar

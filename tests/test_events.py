@@ -20,7 +20,7 @@ from serve_app.http import build_http
 from serve_app.settings import Settings
 from serve_app.task_models import TaskRecord
 from serve_app.tokens import OwnToken
-from serve_app.webhooks import webhook_secret
+from serve_app.webhook_signature import webhook_secret
 from tests.test_service import Ingress, at  # the fixture
 from tests.test_tasks import AVATAR, queued, task
 from tests.test_worker import eventually

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from serve_app.fetch import FetchSettings
+from serve_app.responses import Status
 from serve_app.rounds import Rounds
 from serve_app.runner import failed
-from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings
 from serve_app.task_models import Delivery, Outcome, TaskRecord, Webhook
-from serve_app.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s, webhook_secret
+from serve_app.urls import FetchSettings
+from serve_app.webhook_signature import webhook_secret
+from serve_app.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s
 from tests.test_fetch import FixedResolver
 from tests.test_tasks import AVATAR, Office, task
 from tests.test_worker import eventually

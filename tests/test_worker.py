@@ -19,11 +19,12 @@ from serve_app.broker import BrokerSettings, connect
 from serve_app.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
 from serve_app.greed import Greed
+from serve_app.job import AvatarJob, ImageDone
 from serve_app.photo import pack_photo
-from serve_app.pipeline import AvatarJob, ImageDone, JobResult
+from serve_app.pipeline import JobResult
 from serve_app.queue import GROUP, TaskQueue
+from serve_app.responses import Status
 from serve_app.runner import TaskRunner
-from serve_app.schemas import Status
 from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.task_keys import Keys
 from serve_app.task_models import Outcome, StoredAvatar, Task, TaskRecord

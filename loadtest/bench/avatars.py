@@ -27,15 +27,7 @@ from deployments.embedded.training.figure import render
 from deployments.embedded.training.inference import GUIDANCE, STEPS, Studio, contact_sheet
 from deployments.embedded.training.judge import Judge
 from deployments.face.model import CascadeFaceModel
-from loadtest.bench.avatars_drawn import (
-    COLD,
-    Case,
-    Drawn,
-    draw_cases,
-    judge_scores,
-    plainly,
-    similarity_scores,
-)
+from loadtest.bench.avatars_drawn import COLD, Case, Drawn, draw_cases, judge_scores, plainly, similarity_scores
 from loadtest.bench.avatars_matting import matting_scores
 from loadtest.bench.avatars_photos import PhotoCase, draw_photo_cases, photo_scores
 from loadtest.bench.avatars_scores import Score

@@ -30,8 +30,8 @@ from PIL import Image
 from loadtest.bench.engine_queues import Arrival
 from loadtest.bench.peers_painters import CURVE, SIDES, STEPS
 from serve_app.auth import TOKEN_FILE, ensure_token
-from serve_app.demo import sample_photo
 from serve_app.local import CONFIG, free_port
+from serve_app.sample import sample_photo
 
 SERVICE = "face-avatar"
 SERVERS = {"fastapi": "FastAPI and a lock", "litserve": "LitServe", "serve": "@serve.batch", SERVICE: "this service"}

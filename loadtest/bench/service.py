@@ -28,8 +28,8 @@ from loadtest.bench.engine_queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
 from serve_app.auth import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
-from serve_app.demo import sample_photo
 from serve_app.local import ServiceOptions, free_port, run_service
+from serve_app.sample import sample_photo
 
 SIDE = 256  # pixels: a native size of the model
 STEPS = 12

@@ -11,14 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.color import lab2rgb, rgb2lab
 
-from deployments.embedded.training.portrait import (
-    BEARD_AMOUNT,
-    EYE_COLOURS,
-    FRAMES,
-    HAIR_LENGTH,
-    Colour,
-    Portrait,
-)
+from deployments.embedded.training.portrait import BEARD_AMOUNT, EYE_COLOURS, FRAMES, HAIR_LENGTH, Colour, Portrait
 
 WIDTH = 512
 LAB_RANGES = ((5.0, 95.0), (-12.0, 36.0), (-15.0, 55.0))

@@ -15,13 +15,7 @@ from tqdm import tqdm
 
 from deployments.embedded.training.figure import render
 from deployments.embedded.training.photo import avatar_view, labelled_views
-from deployments.embedded.training.portrait import (
-    Gender,
-    Portrait,
-    as_gender,
-    avatar_sitting,
-    random_portrait,
-)
+from deployments.embedded.training.portrait import Gender, Portrait, as_gender, avatar_sitting, random_portrait
 
 CHUNK = 100  # persons drawn by one call in a worker
 VIEWS = 2  # photos of a person; an avatar is a third

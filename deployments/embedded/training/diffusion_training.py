@@ -18,12 +18,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.embedded.training.appearance import CODE_WIDTH, basis
-from deployments.embedded.training.captions import (
-    custom_caption,
-    default_caption,
-    gender_word,
-    unconditional_caption,
-)
+from deployments.embedded.training.captions import custom_caption, default_caption, gender_word, unconditional_caption
 from deployments.embedded.training.networks import (
     build_scheduler,
     build_text_encoder,

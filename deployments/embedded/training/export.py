@@ -14,12 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from deployments.embedded.training.networks import (
-    adapter_state,
-    build_scheduler,
-    build_unet,
-    plain_unet_state,
-)
+from deployments.embedded.training.networks import adapter_state, build_scheduler, build_unet, plain_unet_state
 from deployments.embedded.training.words import save_tokenizer
 
 ADAPTER_FILE = "ip-adapter-faceid.safetensors"

@@ -2,16 +2,7 @@
 
 from PIL import Image, ImageChops
 
-from deployments.embedded.training.drawing import (
-    Points,
-    Sketch,
-    darker,
-    ellipse,
-    lighter,
-    shifted,
-    smooth,
-    spline,
-)
+from deployments.embedded.training.drawing import Points, Sketch, darker, ellipse, lighter, shifted, smooth, spline
 from deployments.embedded.training.portrait import Expression, between
 
 APART, BELOW = 25.0, 3.0  # of an eye's centre from the face's

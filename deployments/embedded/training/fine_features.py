@@ -2,17 +2,7 @@
 
 from PIL import ImageChops
 
-from deployments.embedded.training.drawing import (
-    Points,
-    Sketch,
-    arc,
-    darker,
-    ellipse,
-    lighter,
-    shifted,
-    smooth,
-    spline,
-)
+from deployments.embedded.training.drawing import Points, Sketch, arc, darker, ellipse, lighter, shifted, smooth, spline
 from deployments.embedded.training.portrait import Colour, Expression, between
 
 LIFT: dict[Expression, float] = {"serious": -2.0, "neutral": 0.0, "smiling": 1.0, "laughing": 2.5, "surprised": 4.0}

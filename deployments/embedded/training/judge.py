@@ -20,15 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.face_training import batches
-from deployments.embedded.training.portrait import (
-    HAIR_LENGTH,
-    Beard,
-    Gender,
-    Glasses,
-    HairStyle,
-    Hat,
-    Portrait,
-)
+from deployments.embedded.training.portrait import HAIR_LENGTH, Beard, Gender, Glasses, HairStyle, Hat, Portrait
 
 SIDE = 64
 HEADS: dict[str, tuple[str, ...]] = {  # field of a Portrait -> its values
