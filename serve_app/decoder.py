@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from deployments.types import Photo
-from serve_app.confined import (
+from serve_app.errors import ImageUrlError
+from serve_app.photo import FORMATS, ORIENTATION_TAG, PhotoSettings, decode_photo
+from serve_app.sandbox.process import (
     ANSWER,
     ConfinedPool,
     ConfinedProcess,
@@ -18,8 +20,6 @@ from serve_app.confined import (
     refusal_parts,
     serve_pictures,
 )
-from serve_app.errors import ImageUrlError
-from serve_app.photo import FORMATS, ORIENTATION_TAG, PhotoSettings, decode_photo
 
 
 class PhotoDecoder:
