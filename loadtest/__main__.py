@@ -22,7 +22,7 @@ from loadtest.report import as_html, as_json
 from loadtest.scrape import Scraper, exporters
 from loadtest.setting import Setting, settings_of
 from loadtest.shapes import ShapeName
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import ClientError
 from serve_app.generate import read_token
 from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service

@@ -15,7 +15,7 @@ from deployments.embedded.training.drawing import Look
 from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import random_portrait
 from deployments.face.cascade import find_faces
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.local import ServiceOptions, free_port, run_service
 from serve_app.sample import sample_photo

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from serve_app.auth import sha256
+from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.data_dir_secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.greed import Greed
-from serve_app.outage import Outage
 from serve_app.quotas import Quota, Rate, Rates
 from serve_app.task_keys import Keys
 from serve_app.tokens import OwnToken, Right, Token, TokenSettings, TokenStore

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from redis.asyncio import Redis
 
-from serve_app.broker import broker_errors
+from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError, ForbiddenError, OverloadedError, RateLimitError
-from serve_app.outage import Outage
 from serve_app.task_keys import Keys
 from serve_app.task_models import LEASE_S
 

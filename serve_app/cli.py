@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import serve_app
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import ClientError, ConnectionFailedError, FaceAvatarClient
 from serve_app.client_options import (
     AVATARS,

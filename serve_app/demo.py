@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient, Task
 from serve_app.generate import SavedAvatar, save_avatars
 

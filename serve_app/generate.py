@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import (
     GRACE_S,
     WAIT_S,

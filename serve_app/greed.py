@@ -5,9 +5,9 @@ import time
 
 from redis.asyncio import Redis
 
-from serve_app.broker import broker_errors
+from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
-from serve_app.outage import Outage
 from serve_app.task_keys import Keys
 
 MANY = 3  # refusals; a client that heeds `Retry-After` gets one

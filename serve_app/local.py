@@ -17,10 +17,10 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.auth import ensure_token
+from serve_app.backends.data_dir_secrets import ensure_token
+from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.settings import Settings
-from serve_app.valkey import FolderInUseError, check_folder_free
 
 CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
 QUIET_PORTS = range(20_000, 30_000)  # above those of Ray's workers, below those that systems give out by themselves

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from serve_app.broker import connect
+from serve_app.backends.redis import connect
 from serve_app.client_options import ConfigOption, DataDirOption
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.task_keys import Keys

@@ -29,11 +29,11 @@ from deployments.types import (
     GeneratedImage,
     Photo,
 )
+from serve_app.backends.object_store import Results, result_key, thumbnail_key
 from serve_app.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_of_chained
 from serve_app.errors import OverloadedError
 from serve_app.job import AMID_OTHERS, MAX_REDRAWS, AvatarJob, Drawing, ImageDone
 from serve_app.leftovers import Leftovers
-from serve_app.storage import Results, result_key, thumbnail_key
 from serve_app.task_models import StoredAvatar
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it

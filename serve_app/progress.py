@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from deployments.types import ImageProgress
-from serve_app.broker import BrokerSettings, broker_errors, connect
+from serve_app.backends.redis import BrokerSettings, broker_errors, connect
 from serve_app.errors import BrokerError
 from serve_app.task_keys import Keys
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from serve_app.broker import broker_errors
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
 from serve_app.schemas import Priority
 from serve_app.task_keys import Keys

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from ray.serve import metrics
 from redis.asyncio import Redis
 
-from serve_app.broker import broker_errors
+from serve_app.backends.redis import broker_errors
 from serve_app.forecast import Forecast
 from serve_app.queue import TaskQueue
 from serve_app.task_keys import Keys

@@ -12,9 +12,9 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import Redis
 
-from serve_app.broker import broker_errors
+from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError, RateLimitError
-from serve_app.outage import Outage
 
 
 class Quota(NamedTuple):

@@ -11,10 +11,10 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from serve_app.broker import broker_errors
+from serve_app.backends.object_store import Results
+from serve_app.backends.redis import broker_errors
 from serve_app.queue import Message, TaskQueue
 from serve_app.rounds import is_our_turn
-from serve_app.storage import Results
 from serve_app.task_keys import Keys
 from serve_app.task_models import LEASE_S, UNFINISHED, task_files
 from serve_app.tasks import TaskStore

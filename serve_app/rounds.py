@@ -10,7 +10,7 @@ from typing import Protocol
 
 from redis.asyncio import Redis
 
-from serve_app.broker import broker_errors
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError, StoreError
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,8 @@ from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.admission import Admission, Places
 from serve_app.answers import NOW, envelope_of, settled
+from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.object_store import photo_key
 from serve_app.changes import TaskChanges
 from serve_app.decoder import PhotoDecoder
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
@@ -20,7 +22,6 @@ from serve_app.fetch import PhotoFetcher
 from serve_app.generation_settings import GenerationSettings
 from serve_app.intake import ANYBODY, Caller, Intake
 from serve_app.leases import Leases, TaskLostError
-from serve_app.outage import Outage
 from serve_app.outlook import QueueOutlook
 from serve_app.parts import Parts
 from serve_app.photo import pack_photo
@@ -32,7 +33,6 @@ from serve_app.responses import Envelope, Status
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas import AvatarRequest
 from serve_app.stages import StageWatch
-from serve_app.storage import photo_key
 from serve_app.task_metrics import TaskMetrics
 from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.usage import UsageBook

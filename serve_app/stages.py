@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 
 from deployments.errors import AvatarError
 from deployments.types import FaceEmbedding, Photo
-from serve_app.broker import broker_errors
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import MAX_RETRY_AFTER_S, BrokerError, OverloadedError
 from serve_app.pipeline import AvatarPipeline
 

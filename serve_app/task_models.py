@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from deployments.types import DrawnWith
+from serve_app.backends.object_store import photo_key, result_key, thumbnail_key
 from serve_app.responses import Attempt, Status
 from serve_app.schemas import EffectiveRequest, Priority
-from serve_app.storage import photo_key, result_key, thumbnail_key
 
 LEASE_S = 10.0
 DEAD_TTL_S = 7 * 24 * 3600

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from serve_app import scripts
-from serve_app.broker import broker_errors
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import ConflictError
 from serve_app.responses import Status
 from serve_app.task_keys import Keys

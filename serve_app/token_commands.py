@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.auth import TOKEN_FILE, renew_token
-from serve_app.broker import connect
+from serve_app.backends.data_dir_secrets import TOKEN_FILE, renew_token
+from serve_app.backends.redis import connect
 from serve_app.client_options import ConfigOption, DataDirOption
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.settings import Settings

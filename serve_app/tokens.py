@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from deployments.config import Config
-from serve_app.auth import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
-from serve_app.broker import broker_errors
+from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.data_dir_secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
-from serve_app.outage import Outage
 
 OWNER = "owner"  # the name of the token that a data directory has
 ID_CHARS = 16  # of the digest: enough to tell tokens apart, too few to stand for one

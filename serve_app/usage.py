@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
 
-from serve_app.broker import broker_errors
+from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
 from serve_app.task_keys import Keys
 from serve_app.task_models import StoredAvatar

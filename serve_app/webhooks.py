@@ -14,9 +14,9 @@ from aiohttp.abc import AbstractResolver
 from ray.serve import metrics
 
 from serve_app.answers import envelope_of
+from serve_app.backends.object_store import Results
 from serve_app.errors import BrokerError, ImageUrlError, StoreError
 from serve_app.fetch import RefusedAddressError, guarded_session
-from serve_app.storage import Results
 from serve_app.task_models import Delivery, TaskRecord
 from serve_app.tasks import TaskStore
 from serve_app.urls import CLIENT_ERRORS, FetchSettings, check_url

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
+from serve_app.backends.object_store import Results, photo_key
 from serve_app.calls import STAGE_LOST
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
 from serve_app.leases import Leases, TaskLostError
@@ -16,7 +17,6 @@ from serve_app.photo import unpack_photo
 from serve_app.queue import Message, TaskQueue
 from serve_app.responses import Status
 from serve_app.runner import TaskRunner, failed, made
-from serve_app.storage import Results, photo_key
 from serve_app.task_metrics import TaskMetrics
 from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.tasks import TaskStore

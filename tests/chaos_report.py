@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from serve_app.backends.object_store import photo_key
 from serve_app.client import ClientError
-from serve_app.storage import photo_key
 from serve_app.task_models import UNFINISHED
 from serve_app.worker import MAX_DEATHS
 from tests.chaos_ledger import KINDS, Accepted, Kill, Ledger, Order, Plan, without_signatures

@@ -15,12 +15,12 @@ import redis
 from PIL import Image
 from ray.serve.context import _get_global_client
 
-from serve_app.auth import TOKEN_FILE
-from serve_app.broker import BrokerSettings, own_url
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.object_store import FOLDER
+from serve_app.backends.redis import BrokerSettings, own_url
 from serve_app.client import POLL_RETRIES, FaceAvatarClient
 from serve_app.local import RunningService
 from serve_app.sample import sample_photo
-from serve_app.storage import FOLDER
 from serve_app.task_keys import Keys
 from serve_app.task_models import Outcome, Task, task_files
 from tests.chaos_ledger import OTHERS, REPLICAS, Order

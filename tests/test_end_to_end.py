@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 
 from deployments.types import Pixels
-from serve_app.auth import TOKEN_FILE
-from serve_app.broker import BrokerSettings, own_url
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.redis import BrokerSettings, own_url
 from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.local import CONFIG as EMBEDDED
 from serve_app.local import ServiceOptions, free_port, run_service

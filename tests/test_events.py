@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from serve_app.access import Access
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.events import check_room, follow, last_event_id
 from serve_app.greed import Greed

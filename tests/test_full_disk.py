@@ -37,7 +37,7 @@ STORE = """
 import asyncio, os, sys
 from pathlib import Path
 from serve_app.errors import StoreError, answer_to
-from serve_app.storage import Results, StoreSettings, result_key
+from serve_app.backends.object_store import Results, StoreSettings, result_key
 folder = Path(sys.argv[1])
 results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"key", ttl_s=60)
 first, second = [result_key("018f0000-0000-7000-8000-000000000000", index, "png") for index in range(2)]

@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.cold_start import ColdStart
 from deployments.errors import NoFaceError
-from serve_app.broker import connect
+from serve_app.backends.redis import connect
 from serve_app.errors import ImageUrlError
 from serve_app.local import CONFIG, free_port
 from serve_app.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics

@@ -32,8 +32,8 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
+from serve_app.backends.object_store import PROBE, Results, StoreSettings, photo_key, result_key, thumbnail_key
 from serve_app.errors import NotFoundError, StoreError
-from serve_app.storage import PROBE, Results, StoreSettings, photo_key, result_key, thumbnail_key
 
 TASK = "018f0000-0000-7000-8000-000000000000"
 FIRST, THUMBNAIL = result_key(TASK, 0, "png"), thumbnail_key(TASK, 0)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.access import Access
-from serve_app.broker import BrokerSettings, connect, own_url
+from serve_app.backends.redis import BrokerSettings, connect, own_url
 from serve_app.cli import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
 from serve_app.greed import Greed

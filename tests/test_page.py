@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 from rich.console import Console
 
 from serve_app import cli
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.local import RunningService
 from serve_app.playground import PAGE, policy
 from serve_app.replay import read_receipt

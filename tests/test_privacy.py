@@ -17,10 +17,10 @@ from PIL import Image
 from deployments.config import FaceEmbedderConfig
 from deployments.face.model import load_face_model
 from deployments.types import Photo
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.object_store import FOLDER, PHOTOS
 from serve_app.photo import PhotoSettings, decode_photo, pack_photo
 from serve_app.sample import sample_photo
-from serve_app.storage import FOLDER, PHOTOS
 from tests.conftest import Service, data_url
 
 PROMPT = "a portrait in the manner of quixotic zanzibar"

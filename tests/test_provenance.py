@@ -22,7 +22,7 @@ from deployments.background.credentials import GENERATOR, SOURCE_TYPE, ContentSi
 from deployments.background.finish import encode
 from deployments.background.identity import SigningIdentity
 from deployments.types import Origin, OutputFormat, Pixels
-from serve_app.broker import BrokerSettings, ensure_shared_secret, own_url
+from serve_app.backends.redis import BrokerSettings, ensure_shared_secret, own_url
 from serve_app.certificates import development_bundle, read_chain, read_key, to_pem
 from serve_app.cli import cli
 from serve_app.provenance import BUNDLE_FILE, Provenance, ProvenanceSettings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, StoreError
 from serve_app.rounds import Rounds, is_our_turn
 from tests.test_worker import eventually

@@ -19,10 +19,10 @@ from deployments.safety.model import ImageClassifier, load_checker
 from deployments.safety.picture import PictureFormat
 from deployments.types import GeneratedImage, Pixels
 from serve_app.answers import envelope_of
+from serve_app.backends.object_store import FOLDER, Results, StoreSettings
 from serve_app.pipeline import JobResult
 from serve_app.prompt_terms import PromptTerms
 from serve_app.runner import failed, made
-from serve_app.storage import FOLDER, Results, StoreSettings
 from serve_app.task_models import TaskRecord
 from tests.diffusion_folders import write_faceid_adapter, write_tiny_model
 from tests.fakes import avatar_spec, face

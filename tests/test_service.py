@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from deployments.types import Photo
-from serve_app.auth import sha256
-from serve_app.broker import connect
+from serve_app.backends.data_dir_secrets import sha256
+from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
+from serve_app.backends.redis import connect
 from serve_app.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
 from serve_app.greed import Greed
@@ -23,7 +24,6 @@ from serve_app.runner import TaskRunner
 from serve_app.schemas import AvatarRequest
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
-from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.task_keys import Keys
 from serve_app.task_models import Outcome, Task, TaskRecord, Webhook
 from serve_app.tasks import TaskStore

@@ -12,7 +12,7 @@ import pytest
 from deployments.errors import NoFaceError
 from deployments.types import Photo
 from serve_app import stages
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import OverloadedError
 from serve_app.stages import MAX_WAKING, ColdStages, StageState, StageWatch
 from tests.test_worker import eventually

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.types import ImageProgress
-from serve_app.broker import BrokerSettings
+from serve_app.backends.redis import BrokerSettings
 from serve_app.intake import Caller
 from serve_app.progress import ProgressReporter
 from tests.test_events import listening

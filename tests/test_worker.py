@@ -15,7 +15,9 @@ from ray.exceptions import ActorDiedError
 
 from deployments.errors import NoFaceError
 from deployments.types import Photo
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.embedded_valkey import ValkeyKeeper
+from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
 from serve_app.greed import Greed
@@ -25,11 +27,9 @@ from serve_app.pipeline import JobResult
 from serve_app.queue import GROUP, TaskQueue
 from serve_app.responses import Status
 from serve_app.runner import TaskRunner
-from serve_app.storage import Results, StoreSettings, photo_key, result_key
 from serve_app.task_keys import Keys
 from serve_app.task_models import Outcome, StoredAvatar, Task, TaskRecord
 from serve_app.tasks import TaskStore
-from serve_app.valkey import ValkeyKeeper
 from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
 from tests.test_tasks import task
 

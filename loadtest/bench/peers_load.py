@@ -29,7 +29,7 @@ from PIL import Image
 
 from loadtest.bench.engine_queues import Arrival
 from loadtest.bench.peers_painters import CURVE, SIDES, STEPS
-from serve_app.auth import TOKEN_FILE, ensure_token
+from serve_app.backends.data_dir_secrets import TOKEN_FILE, ensure_token
 from serve_app.local import CONFIG, free_port
 from serve_app.sample import sample_photo
 

@@ -17,7 +17,7 @@ import numpy as np
 from deployments.background.credentials import ContentSigner
 from deployments.background.finish import finish
 from deployments.types import FinishSpec, Origin, OutputFormat, Pixels
-from serve_app.broker import BrokerSettings
+from serve_app.backends.redis import BrokerSettings
 from serve_app.provenance import Provenance, ProvenanceSettings
 
 SIDES = (512, 1024)

@@ -19,12 +19,12 @@ from ray.serve.schema import CeleryAdapterConfig, TaskProcessorConfig
 from ray.serve.task_consumer import instantiate_adapter_from_config, task_consumer, task_handler
 from redis import Redis
 
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.pipeline import JobResult
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas import EffectiveRequest
-from serve_app.storage import Results, StoreSettings
 from serve_app.task_keys import Keys
 from serve_app.task_models import StoredAvatar, Task
 from serve_app.tasks import TaskStore

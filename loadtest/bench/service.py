@@ -26,7 +26,7 @@ from rich.table import Table
 from loadtest.bench.engine_live import LibraryPipeline, in_own_thread
 from loadtest.bench.engine_queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.local import ServiceOptions, free_port, run_service
 from serve_app.sample import sample_photo

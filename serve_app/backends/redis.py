@@ -21,8 +21,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from deployments.config import Config
+from serve_app.backends.secret_files import ensure_secret
 from serve_app.errors import BrokerError
-from serve_app.secret_files import ensure_secret
 
 FOLDER = "broker"
 PASSWORD_FILE = "broker.password"

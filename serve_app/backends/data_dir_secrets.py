@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from pathlib import Path
 
-from serve_app.secret_files import ensure_secret
+from serve_app.backends.secret_files import ensure_secret
 
 TOKEN_FILE = "token"
 TOKEN_DIGEST_FILE = "token.sha256"

