@@ -21,7 +21,7 @@ from loadtest.answers import Group
 from loadtest.checks import WrongAnswerError
 from serve_app.client import Task, data_url
 from serve_app.generate import read_token
-from serve_app.sample import sample_photo
+from serve_app.photos.sample import sample_photo
 
 CREATE = "/getImageToImage"
 FIRST_PAUSE_S, PAUSE_GROWTH, MAX_PAUSE_S = 0.2, 1.5, 2.0  # between two looks at a queued task

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.photo import kind_of
+from serve_app.photos.decode import kind_of
 from serve_app.sandbox.process import ANSWER, AnswerParts, ConfinedProcess, ConfinedSettings, Receive, serve_pictures
 
 MAX_ANSWER_BYTES = 1 << 16

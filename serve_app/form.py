@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serve_app.errors import InvalidRequestError
-from serve_app.photo import kind_of
+from serve_app.photos.decode import kind_of
 from serve_app.schemas import MAX_FIELDS
 from serve_app.validation import ALIAS_OF, field_schemas
 

@@ -8,13 +8,13 @@ from deployments.config import AvatarGeneratorConfig, Config
 from serve_app.backends.object_store import StoreSettings
 from serve_app.backends.redis import BrokerSettings
 from serve_app.catalog import LicenseMode
-from serve_app.photo import PhotoSettings
+from serve_app.photos.decode import PhotoSettings
+from serve_app.photos.urls import FetchSettings
 from serve_app.prompt_terms import SafetySettings
 from serve_app.provenance import ProvenanceSettings
 from serve_app.sandbox.process import ConfinedSettings
 from serve_app.task_models import DEAD_TTL_S
 from serve_app.tokens import TokenSettings
-from serve_app.urls import FetchSettings
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")
 

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from serve_app.sample import sample_photo
+from serve_app.photos.sample import sample_photo
 
 PAGE = Path(__file__).parent / "page"
 STYLESHEET = '<link rel="stylesheet" href="/page/style.css">'

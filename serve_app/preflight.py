@@ -6,9 +6,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.types import Box, FoundFaces, Photo
+from serve_app.photos.urls import describe_url
 from serve_app.responses import Envelope, TimeRequired
 from serve_app.schemas import unaliased
-from serve_app.urls import describe_url
 
 
 class FacesRequest(BaseModel):

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from deployments.types import OutputFormat
 from serve_app.catalog import App
-from serve_app.urls import describe_url
+from serve_app.photos.urls import describe_url
 
 MAX_BATCH = 8
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32

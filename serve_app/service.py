@@ -16,15 +16,15 @@ from serve_app.answers import NOW, envelope_of, settled
 from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.object_store import photo_key
 from serve_app.changes import TaskChanges
-from serve_app.decoder import PhotoDecoder
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
-from serve_app.fetch import PhotoFetcher
 from serve_app.generation_settings import GenerationSettings
 from serve_app.intake import ANYBODY, Caller, Intake
 from serve_app.leases import Leases, TaskLostError
 from serve_app.outlook import QueueOutlook
 from serve_app.parts import Parts
-from serve_app.photo import pack_photo
+from serve_app.photos.decode import pack_photo
+from serve_app.photos.decoder_pool import PhotoDecoder
+from serve_app.photos.fetch import PhotoFetcher
 from serve_app.preflight import Preflight
 from serve_app.progress import ProgressReader
 from serve_app.provenance import Provenance

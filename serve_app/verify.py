@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from serve_app.credentials import Credentials, Reading, ReadingProcess
+from serve_app.photos.urls import describe_url
 from serve_app.preflight import FacesRequest
 from serve_app.provenance import OurCertificates, Trust
 from serve_app.responses import Envelope, TimeRequired
 from serve_app.sandbox.process import ConfinedPool, ConfinedSettings
-from serve_app.urls import describe_url
 
 Verdict = Literal["genuine", "altered", "foreign", "unreadable", "unsigned"]
 WORDS: dict[Verdict, str] = {

@@ -13,7 +13,7 @@ from serve_app.backends.object_store import Results, photo_key
 from serve_app.calls import STAGE_LOST
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
 from serve_app.leases import Leases, TaskLostError
-from serve_app.photo import unpack_photo
+from serve_app.photos.decode import unpack_photo
 from serve_app.queue import Message, TaskQueue
 from serve_app.responses import Status
 from serve_app.runner import TaskRunner, failed, made

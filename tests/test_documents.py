@@ -17,8 +17,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from serve_app.cli import cli
+from serve_app.photos.sample import sample_photo
 from serve_app.responses import AvatarOutput, Envelope
-from serve_app.sample import sample_photo
 from serve_app.schemas import AvatarRequest, EffectiveRequest
 from serve_app.settings import Settings
 from tests.conftest import Service

@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serve_app.sample import sample_photo
+from serve_app.photos.sample import sample_photo
 from serve_app.schemas import MAX_SEED
 from tests.conftest import Service, data_url
 

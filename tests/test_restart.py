@@ -15,7 +15,7 @@ import pytest
 
 from serve_app.client import data_url
 from serve_app.local import free_port
-from serve_app.sample import sample_photo
+from serve_app.photos.sample import sample_photo
 
 pytestmark = pytest.mark.slow
 

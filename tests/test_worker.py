@@ -22,7 +22,7 @@ from serve_app.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
 from serve_app.greed import Greed
 from serve_app.job import AvatarJob, ImageDone
-from serve_app.photo import pack_photo
+from serve_app.photos.decode import pack_photo
 from serve_app.pipeline import JobResult
 from serve_app.queue import GROUP, TaskQueue
 from serve_app.responses import Status

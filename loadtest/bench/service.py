@@ -29,7 +29,7 @@ from loadtest.bench.processes import cpu_s
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.local import ServiceOptions, free_port, run_service
-from serve_app.sample import sample_photo
+from serve_app.photos.sample import sample_photo
 
 SIDE = 256  # pixels: a native size of the model
 STEPS = 12

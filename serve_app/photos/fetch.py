@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from serve_app.errors import ImageUrlError
-from serve_app.urls import (
+from serve_app.photos.urls import (
     CLIENT_ERRORS,
     FetchSettings,
     check_url,

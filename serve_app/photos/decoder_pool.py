@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from deployments.types import Photo
 from serve_app.errors import ImageUrlError
-from serve_app.photo import FORMATS, ORIENTATION_TAG, PhotoSettings, decode_photo
+from serve_app.photos.decode import FORMATS, ORIENTATION_TAG, PhotoSettings, decode_photo
 from serve_app.sandbox.process import (
     ANSWER,
     ConfinedPool,
