@@ -16,6 +16,7 @@ from rich.markup import escape
 
 import serve_app
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.catalog.download import PrefetchError
 from serve_app.client import ClientError, ConnectionFailedError, FaceAvatarClient
 from serve_app.client_options import (
     AVATARS,
@@ -33,7 +34,6 @@ from serve_app.errors import BrokerError
 from serve_app.generate import DEFAULT_URL, InterruptedWaitError, is_url, read_token, summary
 from serve_app.generate_command import generate
 from serve_app.local import CONFIG, RunningService, ServiceOptions, StartError, free_port, read_config, run_service
-from serve_app.models import PrefetchError
 from serve_app.models_command import models_cli
 from serve_app.operators import tasks_cli
 from serve_app.photos.sample import sample_photo

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from deployments.config import AvatarGeneratorConfig, Config
 from serve_app.backends.object_store import StoreSettings
 from serve_app.backends.redis import BrokerSettings
-from serve_app.catalog import LicenseMode
+from serve_app.catalog.catalog import LicenseMode
 from serve_app.photos.decode import PhotoSettings
 from serve_app.photos.urls import FetchSettings
 from serve_app.prompt_terms import SafetySettings

@@ -6,7 +6,7 @@ import time
 import uuid
 from dataclasses import dataclass
 
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation_settings import GenerationSettings
 from serve_app.photos.urls import check_url

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from serve_app.catalog import HUB, Catalog, ModelFile
-from serve_app.models import prefetch
+from serve_app.catalog.catalog import HUB, Catalog, ModelFile
+from serve_app.catalog.download import prefetch
 from serve_app.settings import DEFAULT_MODELS_DIR
 
 console = Console(highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 from serve_app.error_answers import INTERNAL_ERROR, answer_to
 from serve_app.errors import BrokerError
 from serve_app.greed import Greed

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 from pydantic_core import PydanticCustomError
 
 from deployments.types import OutputFormat
-from serve_app.catalog import App
+from serve_app.catalog.catalog import App
 from serve_app.photos.urls import describe_url
 
 MAX_BATCH = 8

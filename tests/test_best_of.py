@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError
 from deployments.types import Avatar, DrawnWith
 from serve_app.answers import receipt
 from serve_app.backends.object_store import FOLDER, Results, StoreSettings
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
 from serve_app.job import AvatarJob
 from serve_app.pipeline import AvatarPipeline

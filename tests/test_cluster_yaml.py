@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from deployments.config import InsightFaceModelConfig
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.local import MEMORY_FOLDER, ServiceOptions, read_config
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from serve_app.catalog import DEFAULT_PROMPT
+from serve_app.catalog.catalog import DEFAULT_PROMPT
 from serve_app.cli import cli
 from tests.conftest import MAX_IMAGES, Service, data_url, photo_files, png
 

@@ -12,7 +12,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from deployments.errors import NoFaceError
 from deployments.types import Avatar, Photo
 from serve_app.backends.object_store import FOLDER, Results, StoreSettings
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
 from serve_app.job import AvatarJob
 from serve_app.pipeline import MAX_ATTEMPTS, AvatarPipeline, JobResult

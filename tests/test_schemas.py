@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serve_app.catalog import App, Catalog
+from serve_app.catalog.catalog import App, Catalog
 from serve_app.errors import UnknownAppError
 from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, gender_word, rgb
 from serve_app.validation import invalid_fields

@@ -14,7 +14,7 @@ from deployments.types import Photo
 from serve_app.backends.data_dir_secrets import sha256
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.backends.redis import connect
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
 from serve_app.greed import Greed
 from serve_app.intake import Caller

@@ -20,7 +20,7 @@ from serve_app.answers import envelope_of
 from serve_app.backends.embedded_valkey import ValkeyServer
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from serve_app.runner import failed

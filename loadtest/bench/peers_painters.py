@@ -9,7 +9,7 @@ import numpy as np
 
 from deployments.types import Pixels, Vector
 from loadtest.bench.engine_queues import ASSUMED, GENERATOR, Curve
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
 
 CURVE = ASSUMED[0]  # that of 512x512 pixels, where a batch pays
 APP = Catalog.read(["embedded"])["face-avatar"]

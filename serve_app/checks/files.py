@@ -12,9 +12,9 @@ from deployments.config import EMBEDDED, model_path
 from deployments.embedded import WEIGHTS
 from serve_app.backends.data_dir_secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
 from serve_app.backends.redis import PASSWORD_FILE
-from serve_app.catalog import Catalog
+from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.download import missing
 from serve_app.checks.finding import Finding, fail, ok, warn
-from serve_app.models import missing
 from serve_app.provenance import BUNDLE_FILE
 from serve_app.settings import Settings
 

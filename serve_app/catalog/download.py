@@ -20,7 +20,7 @@ import httpx
 import yaml
 from pydantic import TypeAdapter
 
-from serve_app.catalog import HUB, ModelFile, Sha256
+from serve_app.catalog.catalog import HUB, ModelFile, Sha256
 
 LOCK_FILE = "sha256.lock.yaml"
 PART = ".part"  # ends the name of a file that is still being fetched

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 LicenseMode = Literal["any", "commercial"]
 """Which apps may be used: all, or those whose weights all allow commercial use."""
 
-CATALOGUES = Path(__file__).with_name("catalog")
+CATALOGUES = Path(__file__).parent
 HUB = "https://huggingface.co"
 
 # Formats that hold numbers and text. An old `.bin` is a pickle, which may hold code: it has to be marked.
