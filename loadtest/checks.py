@@ -7,7 +7,7 @@ from PIL import Image, UnidentifiedImageError
 from requests import RequestException, Response
 
 from serve_app.client import Task, UnexpectedAnswerError
-from serve_app.responses import Envelope
+from serve_app.schemas.responses import Envelope
 
 SHOWN_CHARS = 200  # of a wrong answer
 

@@ -9,10 +9,10 @@ from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
 from serve_app.backends.object_store import Results
 from serve_app.errors import InterruptedWorkError
-from serve_app.receipts import Receipt
-from serve_app.responses import AvatarOutput, Envelope, Progress, TimeRequired
 from serve_app.runner import failed
-from serve_app.schemas import EffectiveRequest
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import EffectiveRequest
+from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired
 from serve_app.task_models import StoredAvatar, TaskRecord
 
 OVERDUE_S = 5  # what is not recorded so long after its deadline never will be

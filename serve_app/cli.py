@@ -38,7 +38,7 @@ from serve_app.models_command import models_cli
 from serve_app.operators import tasks_cli
 from serve_app.photos.sample import sample_photo
 from serve_app.replay import read_receipt, replay
-from serve_app.schemas import MAX_SEED
+from serve_app.schemas.requests import MAX_SEED
 from serve_app.signals import end_on_signals
 from serve_app.token_commands import token_cli
 from serve_app.verify_command import verify

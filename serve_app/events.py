@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
-from serve_app.responses import Envelope
+from serve_app.schemas.responses import Envelope
 from serve_app.service import AvatarService
 from serve_app.task_models import TaskRecord
 

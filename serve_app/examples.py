@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from serve_app.error_answers import ANSWERS, INTERNAL_ERROR, ErrorAnswer
-from serve_app.preflight import FacesRequest
-from serve_app.receipts import Receipt
-from serve_app.responses import Attempt, AvatarOutput, Envelope, Progress, TimeRequired
-from serve_app.schemas import AvatarRequest, StatusRequest
+from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR, ErrorAnswer
+from serve_app.schemas.faces import FacesRequest
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import AvatarRequest, StatusRequest
+from serve_app.schemas.responses import Attempt, AvatarOutput, Envelope, Progress, TimeRequired
 
 TASK_ID = "01a2048f-977f-7c63-ae41-e05892df70f1"
 PHOTO = "https://example.org/me.jpg"

@@ -11,7 +11,7 @@ from deployments.types import OutputFormat
 from serve_app.client import AvatarParameters, FaceAvatarClient
 from serve_app.client_options import AVATARS, ConsentOption, OutputOption, TokenFileOption, TokenOption, UrlOption
 from serve_app.generate import DEFAULT_URL, Order, fulfil, is_url, read_token
-from serve_app.schemas import Priority
+from serve_app.schemas.requests import Priority
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

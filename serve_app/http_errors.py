@@ -7,9 +7,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.errors import AvatarError
-from serve_app.error_answers import INTERNAL_ERROR, ErrorAnswer, answer_to
 from serve_app.errors import MethodNotAllowedError, NotFoundError, OverloadedError, RateLimitError, UnauthorizedError
 from serve_app.request_progress import RequestProgress, envelope_response
+from serve_app.schemas.errors import INTERNAL_ERROR, ErrorAnswer, answer_to
 
 
 def add_error_handlers(api: FastAPI) -> None:

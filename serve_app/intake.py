@@ -11,7 +11,7 @@ from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation_settings import GenerationSettings
 from serve_app.photos.urls import check_url
 from serve_app.prompt_terms import PromptTerms
-from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
+from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.task_models import Task, Webhook, idempotency_digest
 from serve_app.tokens import Token
 

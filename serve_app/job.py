@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from deployments.types import Avatar, AvatarSpec, FinishSpec, Origin
-from serve_app.responses import Attempt
-from serve_app.schemas import MAX_SEED, EffectiveRequest, rgb
+from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
+from serve_app.schemas.responses import Attempt
 from serve_app.task_models import StoredAvatar
 
 MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for

@@ -10,7 +10,7 @@ import time
 from ray.serve import metrics
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.error_answers import INTERNAL_ERROR
+from serve_app.schemas.errors import INTERNAL_ERROR
 
 REQUEST_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300]
 

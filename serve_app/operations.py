@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from serve_app.bodies import FORM, JSON
 from serve_app.examples import answer_examples, request_examples
 from serve_app.form import form_schema
-from serve_app.responses import Envelope
+from serve_app.schemas.responses import Envelope
 
 MAX_IDEMPOTENCY_CHARS = 255
 IDEMPOTENCY_PARAMETER = {

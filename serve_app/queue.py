@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
-from serve_app.schemas import Priority
+from serve_app.schemas.requests import Priority
 from serve_app.task_keys import Keys
 from serve_app.task_models import LEASE_S
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from serve_app.client import AvatarImage, AvatarParameters, ClientError, FaceAvatarClient, Photo, image_format
 from serve_app.generate import file_stem, write_file
-from serve_app.receipts import Receipt
-from serve_app.schemas import MAX_SEED
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import MAX_SEED
 from serve_app.task_view import TaskView
 
 COMPARED = ("model", "sampler", "schedule", "drawn_width", "drawn_height", "lora_scale", "precision", "device")

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 
 from serve_app.access import Access
 from serve_app.api_settings import IngressSettings
-from serve_app.responses import Envelope, TimeRequired
+from serve_app.schemas.responses import Envelope, TimeRequired
 from serve_app.task_models import Task
 
 

@@ -11,8 +11,8 @@ from serve_app.errors import InvalidRequestError
 from serve_app.intake import Caller
 from serve_app.operations import IDEMPOTENCY_PARAMETER, MAX_IDEMPOTENCY_CHARS, body_of, envelopes
 from serve_app.request_progress import RequestProgress, base_url, envelope_response
-from serve_app.responses import Envelope
-from serve_app.schemas import AvatarRequest
+from serve_app.schemas.requests import AvatarRequest
+from serve_app.schemas.responses import Envelope
 from serve_app.service import AvatarService
 from serve_app.task_models import TaskRecord
 

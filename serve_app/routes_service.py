@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from serve_app.errors import OverloadedError
 from serve_app.operations import envelopes
 from serve_app.request_progress import envelope_response
-from serve_app.responses import Envelope
+from serve_app.schemas.responses import Envelope
 from serve_app.service import AvatarService
 
 PROBE_TIMEOUT_S = 5

@@ -25,13 +25,13 @@ from serve_app.parts import Parts
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
-from serve_app.preflight import Preflight
 from serve_app.progress import ProgressReader
 from serve_app.provenance import Provenance
 from serve_app.queue import TaskQueue
-from serve_app.responses import Envelope, Status
 from serve_app.runner import failed, made, within_deadline
-from serve_app.schemas import AvatarRequest
+from serve_app.schemas.faces import Preflight
+from serve_app.schemas.requests import AvatarRequest
+from serve_app.schemas.responses import Envelope, Status
 from serve_app.stages import StageWatch
 from serve_app.task_metrics import TaskMetrics
 from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files

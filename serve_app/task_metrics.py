@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from ray.serve import metrics
 
 from deployments.errors import NoFaceError
-from serve_app.error_answers import ANSWERS
 from serve_app.errors import ImageUrlError
-from serve_app.responses import Status
+from serve_app.schemas.errors import ANSWERS
+from serve_app.schemas.responses import Status
 from serve_app.task_models import Failure, Outcome, Task, TaskRecord
 
 STAGE_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120]

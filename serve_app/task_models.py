@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from deployments.types import DrawnWith
 from serve_app.backends.object_store import photo_key, result_key, thumbnail_key
-from serve_app.responses import Attempt, Status
-from serve_app.schemas import EffectiveRequest, Priority
+from serve_app.schemas.requests import EffectiveRequest, Priority
+from serve_app.schemas.responses import Attempt, Status
 
 LEASE_S = 10.0
 DEAD_TTL_S = 7 * 24 * 3600

@@ -15,7 +15,7 @@ from redis.commands.core import AsyncScript
 from serve_app import scripts
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import ConflictError
-from serve_app.responses import Status
+from serve_app.schemas.responses import Status
 from serve_app.task_keys import Keys
 from serve_app.task_models import (
     AVATAR,

@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field
 
 from serve_app.credentials import Credentials, Reading, ReadingProcess
 from serve_app.photos.urls import describe_url
-from serve_app.preflight import FacesRequest
 from serve_app.provenance import OurCertificates, Trust
-from serve_app.responses import Envelope, TimeRequired
 from serve_app.sandbox.process import ConfinedPool, ConfinedSettings
+from serve_app.schemas.faces import FacesRequest
+from serve_app.schemas.responses import Envelope, TimeRequired
 
 Verdict = Literal["genuine", "altered", "foreign", "unreadable", "unsigned"]
 WORDS: dict[Verdict, str] = {

@@ -15,8 +15,8 @@ from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreEr
 from serve_app.leases import Leases, TaskLostError
 from serve_app.photos.decode import unpack_photo
 from serve_app.queue import Message, TaskQueue
-from serve_app.responses import Status
 from serve_app.runner import TaskRunner, failed, made
+from serve_app.schemas.responses import Status
 from serve_app.task_metrics import TaskMetrics
 from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.tasks import TaskStore

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from serve_app.cli import cli
 from serve_app.photos.sample import sample_photo
-from serve_app.responses import AvatarOutput, Envelope
-from serve_app.schemas import AvatarRequest, EffectiveRequest
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
+from serve_app.schemas.responses import AvatarOutput, Envelope
 from serve_app.settings import Settings
 from tests.conftest import Service
 

@@ -3,12 +3,12 @@
 import pytest
 from pydantic import BaseModel
 
-from serve_app.error_answers import ANSWERS, INTERNAL_ERROR
 from serve_app.examples import RECEIPT, REQUESTS, SUCCESS, WHOLE_REQUEST, answer_examples, request_examples
 from serve_app.job import MAX_REDRAWS
-from serve_app.receipts import Receipt
-from serve_app.responses import AvatarOutput, Envelope
-from serve_app.schemas import AvatarRequest, EffectiveRequest
+from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
+from serve_app.schemas.responses import AvatarOutput, Envelope
 from serve_app.verify import VerifyRequest
 
 

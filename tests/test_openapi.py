@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from serve_app.photos.sample import sample_photo
-from serve_app.schemas import MAX_SEED
+from serve_app.schemas.requests import MAX_SEED
 from tests.conftest import Service, data_url
 
 CHECKS = [

@@ -16,7 +16,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
 from serve_app.job import AvatarJob
 from serve_app.pipeline import MAX_ATTEMPTS, AvatarPipeline, JobResult
-from serve_app.schemas import AvatarRequest, EffectiveRequest
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
 from serve_app.task_models import StoredAvatar
 from tests.fakes import face
 

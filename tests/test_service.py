@@ -21,7 +21,7 @@ from serve_app.intake import Caller
 from serve_app.parts import Parts
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
-from serve_app.schemas import AvatarRequest
+from serve_app.schemas.requests import AvatarRequest
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.task_keys import Keys

@@ -24,7 +24,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from serve_app.runner import failed
-from serve_app.schemas import AvatarRequest, EffectiveRequest
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
 from serve_app.task_keys import Keys
 from serve_app.task_models import DEAD_TTL_S, Claim, Outcome, StoredAvatar, Task, idempotency_digest
 from serve_app.tasks import TaskStore

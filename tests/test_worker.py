@@ -25,8 +25,8 @@ from serve_app.job import AvatarJob, ImageDone
 from serve_app.photos.decode import pack_photo
 from serve_app.pipeline import JobResult
 from serve_app.queue import GROUP, TaskQueue
-from serve_app.responses import Status
 from serve_app.runner import TaskRunner
+from serve_app.schemas.responses import Status
 from serve_app.task_keys import Keys
 from serve_app.task_models import Outcome, StoredAvatar, Task, TaskRecord
 from serve_app.tasks import TaskStore

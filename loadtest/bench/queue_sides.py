@@ -24,7 +24,7 @@ from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.pipeline import JobResult
 from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
-from serve_app.schemas import EffectiveRequest
+from serve_app.schemas.requests import EffectiveRequest
 from serve_app.task_keys import Keys
 from serve_app.task_models import StoredAvatar, Task
 from serve_app.tasks import TaskStore

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.types import Box, FoundFaces, Photo
 from serve_app.photos.urls import describe_url
-from serve_app.responses import Envelope, TimeRequired
-from serve_app.schemas import unaliased
+from serve_app.schemas.requests import unaliased
+from serve_app.schemas.responses import Envelope, TimeRequired
 
 
 class FacesRequest(BaseModel):

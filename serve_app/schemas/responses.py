@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.receipts import Receipt
+from serve_app.schemas.receipts import Receipt
 
 Status = Literal["PENDING", "STARTED", "SUCCESS", "FAILED", "CANCELLED"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from serve_app.errors import InvalidRequestError
-from serve_app.schemas import ALIASES
+from serve_app.schemas.requests import ALIASES
 
 ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 _PROSE = {"title", "description", "examples"}
