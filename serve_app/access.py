@@ -12,7 +12,7 @@ from serve_app.backends.data_dir_secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.greed import Greed
 from serve_app.quotas import Quota, Rate, Rates
-from serve_app.task_keys import Keys
+from serve_app.tasks.keys import Keys
 from serve_app.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
 from serve_app.usage import UsageBook
 

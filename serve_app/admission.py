@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError, ForbiddenError, OverloadedError, RateLimitError
-from serve_app.task_keys import Keys
-from serve_app.task_models import LEASE_S
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import LEASE_S
 
 PLACES_TTL_S = 2 * 3600  # longer than any request lasts
 

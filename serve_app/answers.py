@@ -13,7 +13,7 @@ from serve_app.runner import failed
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired
-from serve_app.task_models import StoredAvatar, TaskRecord
+from serve_app.tasks.models import StoredAvatar, TaskRecord
 
 OVERDUE_S = 5  # what is not recorded so long after its deadline never will be
 

@@ -8,9 +8,9 @@ from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.backends.embedded_valkey import EmbeddedValkey
 from serve_app.ingress import AvatarIngress
-from serve_app.progress import ProgressReporter
 from serve_app.provenance import Provenance
 from serve_app.settings import Settings
+from serve_app.tasks.progress import ProgressReporter
 from serve_app.worker_deployment import AvatarWorker
 
 # By its name: what is imported here is imported on the ingress too, whose handles do the routing.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.schemas.responses import Envelope
 from serve_app.service import AvatarService
-from serve_app.task_models import TaskRecord
+from serve_app.tasks.models import TaskRecord
 
 MAX_LISTENERS = 64  # of one ingress replica; each counts as one of its ongoing requests
 MAX_OF_ONE_OWNER = 16  # of them

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from serve_app.errors import MAX_RETRY_AFTER_S
-from serve_app.task_models import Pace
+from serve_app.tasks.models import Pace
 
 
 class Forecast(NamedTuple):

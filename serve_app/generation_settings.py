@@ -13,7 +13,7 @@ from serve_app.photos.urls import FetchSettings
 from serve_app.prompt_terms import SafetySettings
 from serve_app.provenance import ProvenanceSettings
 from serve_app.sandbox.process import ConfinedSettings
-from serve_app.task_models import DEAD_TTL_S
+from serve_app.tasks.models import DEAD_TTL_S
 from serve_app.tokens import TokenSettings
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
-from serve_app.task_keys import Keys
+from serve_app.tasks.keys import Keys
 
 MANY = 3  # refusals; a client that heeds `Retry-After` gets one
 WITHIN_S = 10.0

@@ -12,7 +12,7 @@ from serve_app.generation_settings import GenerationSettings
 from serve_app.photos.urls import check_url
 from serve_app.prompt_terms import PromptTerms
 from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
-from serve_app.task_models import Task, Webhook, idempotency_digest
+from serve_app.tasks.models import Task, Webhook, idempotency_digest
 from serve_app.tokens import Token
 
 

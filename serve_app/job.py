@@ -7,7 +7,7 @@ from typing import NamedTuple
 from deployments.types import Avatar, AvatarSpec, FinishSpec, Origin
 from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
 from serve_app.schemas.responses import Attempt
-from serve_app.task_models import StoredAvatar
+from serve_app.tasks.models import StoredAvatar
 
 MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
 AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills

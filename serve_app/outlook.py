@@ -4,10 +4,10 @@ from serve_app.answers import Place
 from serve_app.errors import OverloadedError, RateLimitError
 from serve_app.forecast import Forecast
 from serve_app.generation_settings import GenerationSettings
-from serve_app.progress import ProgressReader
-from serve_app.queue import Message, TaskQueue
-from serve_app.task_models import Queued, Task, TaskRecord
-from serve_app.tasks import TaskStore
+from serve_app.tasks.models import Queued, Task, TaskRecord
+from serve_app.tasks.progress import ProgressReader
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import Message, TaskQueue
 
 
 class QueueOutlook:

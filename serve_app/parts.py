@@ -18,8 +18,8 @@ from serve_app.greed import Greed
 from serve_app.leftovers import Leftovers
 from serve_app.pipeline import AvatarPipeline
 from serve_app.runner import TaskRunner
-from serve_app.task_keys import Keys
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.store import TaskStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from serve_app.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_
 from serve_app.errors import OverloadedError
 from serve_app.job import AMID_OTHERS, MAX_REDRAWS, AvatarJob, Drawing, ImageDone
 from serve_app.leftovers import Leftovers
-from serve_app.task_models import StoredAvatar
+from serve_app.tasks.models import StoredAvatar
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
 BUSY = "A stage takes no more work now."

@@ -7,9 +7,9 @@ from redis.asyncio import Redis
 
 from serve_app.backends.redis import broker_errors
 from serve_app.forecast import Forecast
-from serve_app.queue import TaskQueue
-from serve_app.task_keys import Keys
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
 
 
 class QueueState(NamedTuple):

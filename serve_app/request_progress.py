@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from serve_app.access import Access
 from serve_app.api_settings import IngressSettings
 from serve_app.schemas.responses import Envelope, TimeRequired
-from serve_app.task_models import Task
+from serve_app.tasks.models import Task
 
 
 @dataclass

@@ -14,7 +14,7 @@ from serve_app.request_progress import RequestProgress, base_url, envelope_respo
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope
 from serve_app.service import AvatarService
-from serve_app.task_models import TaskRecord
+from serve_app.tasks.models import TaskRecord
 
 CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
 

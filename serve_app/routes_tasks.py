@@ -13,7 +13,7 @@ from serve_app.request_progress import base_url, envelope_response
 from serve_app.schemas.requests import StatusRequest
 from serve_app.schemas.responses import Envelope
 from serve_app.service import AvatarService
-from serve_app.task_models import TaskRecord
+from serve_app.tasks.models import TaskRecord
 
 
 def add_task_routes(

@@ -15,8 +15,8 @@ from serve_app.greed import Greed
 from serve_app.job import AvatarJob
 from serve_app.pipeline import AvatarPipeline, JobResult
 from serve_app.schemas.errors import INTERNAL_ERROR, answer_to
-from serve_app.task_models import Failure, Outcome, StoredAvatar, Task
-from serve_app.tasks import TaskStore
+from serve_app.tasks.models import Failure, Outcome, StoredAvatar, Task
+from serve_app.tasks.store import TaskStore
 
 log = logging.getLogger(__name__)
 

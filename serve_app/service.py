@@ -15,26 +15,26 @@ from serve_app.admission import Admission, Places
 from serve_app.answers import NOW, envelope_of, settled
 from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.object_store import photo_key
-from serve_app.changes import TaskChanges
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
 from serve_app.generation_settings import GenerationSettings
 from serve_app.intake import ANYBODY, Caller, Intake
-from serve_app.leases import Leases, TaskLostError
 from serve_app.outlook import QueueOutlook
 from serve_app.parts import Parts
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
-from serve_app.progress import ProgressReader
 from serve_app.provenance import Provenance
-from serve_app.queue import TaskQueue
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas.faces import Preflight
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope, Status
 from serve_app.stages import StageWatch
-from serve_app.task_metrics import TaskMetrics
-from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
+from serve_app.tasks.change_stream import TaskChanges
+from serve_app.tasks.leases import Leases, TaskLostError
+from serve_app.tasks.metrics import TaskMetrics
+from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
+from serve_app.tasks.progress import ProgressReader
+from serve_app.tasks.stream import TaskQueue
 from serve_app.usage import UsageBook
 from serve_app.verify import CredentialReader, VerifyOutput
 from serve_app.webhook_signature import webhook_secret

@@ -19,7 +19,7 @@ from serve_app.backends.redis import connect
 from serve_app.client_options import ConfigOption, DataDirOption
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.settings import Settings
-from serve_app.task_keys import Keys
+from serve_app.tasks.keys import Keys
 from serve_app.tokens import RIGHTS, Limits, OwnToken, Right, Token, TokenGrant, TokenSettings, TokenStore
 from serve_app.usage import Usage, last_used, usage_of
 

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
-from serve_app.task_keys import Keys
-from serve_app.task_models import StoredAvatar
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import StoredAvatar
 
 FLUSH_S = 1.0
 DAY_S = 24 * 3600

@@ -18,8 +18,8 @@ from serve_app.backends.object_store import Results
 from serve_app.errors import BrokerError, ImageUrlError, StoreError
 from serve_app.photos.fetch import RefusedAddressError, guarded_session
 from serve_app.photos.urls import CLIENT_ERRORS, FetchSettings, check_url
-from serve_app.task_models import Delivery, TaskRecord
-from serve_app.tasks import TaskStore
+from serve_app.tasks.models import Delivery, TaskRecord
+from serve_app.tasks.store import TaskStore
 from serve_app.webhook_signature import signature, webhook_key
 
 MAX_ATTEMPTS = 10  # over about an hour

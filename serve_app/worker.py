@@ -12,14 +12,14 @@ from deployments.types import Photo
 from serve_app.backends.object_store import Results, photo_key
 from serve_app.calls import STAGE_LOST
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
-from serve_app.leases import Leases, TaskLostError
 from serve_app.photos.decode import unpack_photo
-from serve_app.queue import Message, TaskQueue
 from serve_app.runner import TaskRunner, failed, made
 from serve_app.schemas.responses import Status
-from serve_app.task_metrics import TaskMetrics
-from serve_app.task_models import Claim, Outcome, Task, TaskRecord, task_files
-from serve_app.tasks import TaskStore
+from serve_app.tasks.leases import Leases, TaskLostError
+from serve_app.tasks.metrics import TaskMetrics
+from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import Message, TaskQueue
 from serve_app.usage import UsageBook
 
 TAKE_WAIT_S = 0.5

@@ -9,11 +9,11 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.errors import BrokerError
 from serve_app.parts import Parts
 from serve_app.policies import TASKS
-from serve_app.queue import TaskQueue
 from serve_app.queue_watch import QueueWatch
 from serve_app.reaper import Reaper
 from serve_app.rounds import Rounds
 from serve_app.sweeper import Sweeper
+from serve_app.tasks.stream import TaskQueue
 from serve_app.usage import UsageBook
 from serve_app.webhooks import WebhookSender
 from serve_app.worker import TaskWorker

@@ -21,8 +21,8 @@ from serve_app.backends.redis import BrokerSettings, own_url
 from serve_app.client import POLL_RETRIES, FaceAvatarClient
 from serve_app.local import RunningService
 from serve_app.photos.sample import sample_photo
-from serve_app.task_keys import Keys
-from serve_app.task_models import Outcome, Task, task_files
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Outcome, Task, task_files
 from tests.chaos_ledger import OTHERS, REPLICAS, Order
 
 KEYS = Keys(BrokerSettings().prefix)

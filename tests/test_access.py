@@ -17,8 +17,8 @@ from serve_app.backends.data_dir_secrets import renew_token, sha256
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.greed import MANY, REMEMBERED_S, Greed
-from serve_app.task_keys import Keys
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.store import TaskStore
 from serve_app.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.usage import UsageBook, last_used, usage_of
 from tests.test_tasks import AVATAR, task

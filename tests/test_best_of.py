@@ -17,7 +17,7 @@ from serve_app.errors import OverloadedError
 from serve_app.job import AvatarJob
 from serve_app.pipeline import AvatarPipeline
 from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
-from serve_app.task_models import StoredAvatar
+from serve_app.tasks.models import StoredAvatar
 from tests.fakes import face
 from tests.test_pipeline import PHOTO, TASK, Embedder, Stage
 

@@ -23,7 +23,7 @@ from serve_app.local import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy, fr
 from serve_app.photos.sample import sample_photo
 from serve_app.settings import Settings
 from serve_app.stages import LOOK_EVERY_S, StageState, look_at_stages
-from serve_app.task_keys import Keys
+from serve_app.tasks.keys import Keys
 from serve_app.worker_deployment import CLOSE_S
 from tests.conftest import data_url, photo_files, valkey_server
 from tests.test_restart import running_service, submit

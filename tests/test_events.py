@@ -18,7 +18,7 @@ from serve_app.events import check_room, follow, last_event_id
 from serve_app.greed import Greed
 from serve_app.http import build_http
 from serve_app.settings import Settings
-from serve_app.task_models import TaskRecord
+from serve_app.tasks.models import TaskRecord
 from serve_app.tokens import OwnToken
 from serve_app.webhook_signature import webhook_secret
 from tests.test_service import Ingress, at  # the fixture

@@ -13,8 +13,8 @@ from serve_app.cli import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
 from serve_app.greed import Greed
 from serve_app.runner import failed
-from serve_app.task_keys import Keys
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.store import TaskStore
 from serve_app.tokens import OwnToken, Right, Token, TokenSettings
 from serve_app.usage import UsageBook
 from tests.conftest import config_file

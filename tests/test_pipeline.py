@@ -17,7 +17,7 @@ from serve_app.errors import OverloadedError
 from serve_app.job import AvatarJob
 from serve_app.pipeline import MAX_ATTEMPTS, AvatarPipeline, JobResult
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
-from serve_app.task_models import StoredAvatar
+from serve_app.tasks.models import StoredAvatar
 from tests.fakes import face
 
 TASK = "018f0000-0000-7000-8000-000000000000"

@@ -23,7 +23,7 @@ from serve_app.backends.object_store import FOLDER, Results, StoreSettings
 from serve_app.pipeline import JobResult
 from serve_app.prompt_terms import PromptTerms
 from serve_app.runner import failed, made
-from serve_app.task_models import TaskRecord
+from serve_app.tasks.models import TaskRecord
 from tests.diffusion_folders import write_faceid_adapter, write_tiny_model
 from tests.fakes import avatar_spec, face
 from tests.safety_folders import embedding, flat, write_classifier, write_concept_checker, write_preprocessor

@@ -19,14 +19,14 @@ from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, O
 from serve_app.greed import Greed
 from serve_app.intake import Caller
 from serve_app.parts import Parts
-from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.service import AvatarService
 from serve_app.settings import Settings
-from serve_app.task_keys import Keys
-from serve_app.task_models import Outcome, Task, TaskRecord, Webhook
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Outcome, Task, TaskRecord, Webhook
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
 from serve_app.tokens import UNLIMITED, Token
 from serve_app.usage import usage_of
 from tests.conftest import valkey_server
@@ -92,8 +92,8 @@ def at(
     tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
     """Runs a scenario that gets a maker of ingresses on one broker."""
-    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
-    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
     monkeypatch.setattr("serve_app.service.REPEAT_POLL_S", 0.05)
 
     @asynccontextmanager

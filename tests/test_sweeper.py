@@ -21,7 +21,7 @@ from serve_app.errors import GivenUpError
 from serve_app.intake import new_task_id
 from serve_app.runner import failed
 from serve_app.sweeper import YOUNG_S, Sweeper
-from serve_app.task_models import Outcome
+from serve_app.tasks.models import Outcome
 from tests.test_tasks import AVATAR, Office, task
 
 TTL_S = 3600

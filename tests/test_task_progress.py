@@ -12,7 +12,7 @@ import pytest
 from deployments.types import ImageProgress
 from serve_app.backends.redis import BrokerSettings
 from serve_app.intake import Caller
-from serve_app.progress import ProgressReporter
+from serve_app.tasks.progress import ProgressReporter
 from tests.test_events import listening
 from tests.test_service import Ingress, at  # the fixture
 from tests.test_tasks import AVATAR, queued

@@ -22,12 +22,12 @@ from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
-from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from serve_app.runner import failed
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
-from serve_app.task_keys import Keys
-from serve_app.task_models import DEAD_TTL_S, Claim, Outcome, StoredAvatar, Task, idempotency_digest
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import DEAD_TTL_S, Claim, Outcome, StoredAvatar, Task, idempotency_digest
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from tests.conftest import valkey_server
 
 LEASE_S = 0.3

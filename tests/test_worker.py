@@ -24,12 +24,12 @@ from serve_app.greed import Greed
 from serve_app.job import AvatarJob, ImageDone
 from serve_app.photos.decode import pack_photo
 from serve_app.pipeline import JobResult
-from serve_app.queue import GROUP, TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas.responses import Status
-from serve_app.task_keys import Keys
-from serve_app.task_models import Outcome, StoredAvatar, Task, TaskRecord
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Outcome, StoredAvatar, Task, TaskRecord
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import GROUP, TaskQueue
 from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
 from tests.test_tasks import task
 
@@ -123,8 +123,8 @@ def at(
     tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[Shop, ValkeyKeeper], Awaitable[None]]], None]:
     monkeypatch.setattr("serve_app.worker.PAUSES_S", (0.02, 0.05))
-    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
-    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
 
     def run(scenario: Callable[[Shop, ValkeyKeeper], Awaitable[None]]) -> None:
         async def within() -> None:

@@ -22,12 +22,12 @@ from redis import Redis
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.pipeline import JobResult
-from serve_app.queue import TaskQueue
 from serve_app.runner import TaskRunner
 from serve_app.schemas.requests import EffectiveRequest
-from serve_app.task_keys import Keys
-from serve_app.task_models import StoredAvatar, Task
-from serve_app.tasks import TaskStore
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import StoredAvatar, Task
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
 from serve_app.worker import TaskWorker
 
 APP = "bench"

@@ -20,7 +20,7 @@ from serve_app.backends.redis import broker_errors, connect
 from serve_app.checks.finding import Finding, fail, ok, warn
 from serve_app.errors import BrokerError, NotFoundError, StoreError
 from serve_app.settings import Settings
-from serve_app.task_keys import Keys
+from serve_app.tasks.keys import Keys
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
 FULL = 0.8  # of the memory that a broker may take

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
-from serve_app.task_keys import Keys
+from serve_app.tasks.keys import Keys
 
 READ_S = 2.0  # of one call, while nothing changes
 AT_ONCE = 500

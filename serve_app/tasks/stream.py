@@ -18,8 +18,8 @@ from redis.exceptions import ResponseError
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
 from serve_app.schemas.requests import Priority
-from serve_app.task_keys import Keys
-from serve_app.task_models import LEASE_S
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import LEASE_S
 
 GROUP = "workers"
 LEASE_MARGIN_S = 0.5

@@ -11,7 +11,7 @@ from deployments.errors import NoFaceError
 from serve_app.errors import ImageUrlError
 from serve_app.schemas.errors import ANSWERS
 from serve_app.schemas.responses import Status
-from serve_app.task_models import Failure, Outcome, Task, TaskRecord
+from serve_app.tasks.models import Failure, Outcome, Task, TaskRecord
 
 STAGE_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120]
 WAIT_S = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600]

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 from deployments.errors import AvatarError
 from serve_app.errors import BrokerError
-from serve_app.queue import Message, TaskQueue
-from serve_app.task_models import LEASE_S, UNFINISHED
-from serve_app.tasks import TaskStore
+from serve_app.tasks.models import LEASE_S, UNFINISHED
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import Message, TaskQueue
 
 LOOK_S = 0.25  # so long a cancelled task may go unnoticed
 RENEW_S = LEASE_S / 4

@@ -12,12 +12,12 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from serve_app import scripts
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
-from serve_app.task_keys import Keys
-from serve_app.task_models import (
+from serve_app.tasks import lua_scripts as scripts
+from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import (
     AVATAR,
     DEAD_TTL_S,
     LEASE_S,
