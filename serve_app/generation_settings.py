@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from deployments.config import AvatarGeneratorConfig, Config
+from serve_app.auth.tokens import TokenSettings
 from serve_app.backends.object_store import StoreSettings
 from serve_app.backends.redis import BrokerSettings
 from serve_app.catalog.catalog import LicenseMode
@@ -14,7 +15,6 @@ from serve_app.prompt_terms import SafetySettings
 from serve_app.provenance import ProvenanceSettings
 from serve_app.sandbox.process import ConfinedSettings
 from serve_app.tasks.models import DEAD_TTL_S
-from serve_app.tokens import TokenSettings
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")
 

@@ -8,8 +8,8 @@ from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
 import serve_app
-from serve_app.access import Access
 from serve_app.api_settings import IngressSettings
+from serve_app.auth.access import Access
 from serve_app.bodies import BodyReader
 from serve_app.headers import with_headers
 from serve_app.http_errors import add_error_handlers

@@ -8,14 +8,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve_app.access import Access
 from serve_app.api_settings import IngressSettings
+from serve_app.auth.access import Access
+from serve_app.auth.tokens import OwnToken
 from serve_app.http import build_http
 from serve_app.parts import Parts
 from serve_app.service import AvatarService
 from serve_app.stages import StageWatch, look_at_stages
 from serve_app.tasks.stream import TaskQueue
-from serve_app.tokens import OwnToken
 
 
 class AvatarIngress:

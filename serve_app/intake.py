@@ -6,6 +6,7 @@ import time
 import uuid
 from dataclasses import dataclass
 
+from serve_app.auth.tokens import Token
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation_settings import GenerationSettings
@@ -13,7 +14,6 @@ from serve_app.photos.urls import check_url
 from serve_app.prompt_terms import PromptTerms
 from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.tasks.models import Task, Webhook, idempotency_digest
-from serve_app.tokens import Token
 
 
 @dataclass(frozen=True, slots=True)

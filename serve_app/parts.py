@@ -9,12 +9,12 @@ import ray
 from ray.serve.handle import DeploymentHandle
 from redis.asyncio import Redis
 
+from serve_app.auth.penalties import Greed
 from serve_app.backends.data_dir_secrets import signing_key
 from serve_app.backends.object_store import Results
 from serve_app.backends.redis import connect, ensure_shared_secret
 from serve_app.catalog.catalog import Catalog
 from serve_app.generation_settings import GenerationSettings
-from serve_app.greed import Greed
 from serve_app.leftovers import Leftovers
 from serve_app.pipeline import AvatarPipeline
 from serve_app.runner import TaskRunner

@@ -9,9 +9,9 @@ from types import MappingProxyType
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
+from serve_app.auth.penalties import Greed
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError
-from serve_app.greed import Greed
 from serve_app.job import AvatarJob
 from serve_app.pipeline import AvatarPipeline, JobResult
 from serve_app.schemas.errors import INTERNAL_ERROR, answer_to

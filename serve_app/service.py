@@ -13,6 +13,8 @@ from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.admission import Admission, Places
 from serve_app.answers import NOW, envelope_of, settled
+from serve_app.auth.usage import UsageBook
+from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.object_store import photo_key
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
@@ -35,9 +37,7 @@ from serve_app.tasks.metrics import TaskMetrics
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.stream import TaskQueue
-from serve_app.usage import UsageBook
 from serve_app.verify import CredentialReader, VerifyOutput
-from serve_app.webhook_signature import webhook_secret
 
 REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one is done
 CLOSE_TIMEOUT_S = 10

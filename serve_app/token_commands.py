@@ -14,14 +14,14 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
+from serve_app.auth.tokens import RIGHTS, Limits, OwnToken, Right, Token, TokenGrant, TokenSettings, TokenStore
+from serve_app.auth.usage import Usage, last_used, usage_of
 from serve_app.backends.data_dir_secrets import TOKEN_FILE, renew_token
 from serve_app.backends.redis import connect
 from serve_app.client_options import ConfigOption, DataDirOption
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys
-from serve_app.tokens import RIGHTS, Limits, OwnToken, Right, Token, TokenGrant, TokenSettings, TokenStore
-from serve_app.usage import Usage, last_used, usage_of
 
 MONTH_DAYS = 30
 TABLE_CHARS = 170

@@ -14,13 +14,13 @@ from aiohttp.abc import AbstractResolver
 from ray.serve import metrics
 
 from serve_app.answers import envelope_of
+from serve_app.auth.webhook_signature import signature, webhook_key
 from serve_app.backends.object_store import Results
 from serve_app.errors import BrokerError, ImageUrlError, StoreError
 from serve_app.photos.fetch import RefusedAddressError, guarded_session
 from serve_app.photos.urls import CLIENT_ERRORS, FetchSettings, check_url
 from serve_app.tasks.models import Delivery, TaskRecord
 from serve_app.tasks.store import TaskStore
-from serve_app.webhook_signature import signature, webhook_key
 
 MAX_ATTEMPTS = 10  # over about an hour
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0

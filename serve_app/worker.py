@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
+from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results, photo_key
 from serve_app.calls import STAGE_LOST
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
@@ -20,7 +21,6 @@ from serve_app.tasks.metrics import TaskMetrics
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
-from serve_app.usage import UsageBook
 
 TAKE_WAIT_S = 0.5
 MAX_DEATHS = 3  # a task under which so many processes died is not tried again

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.auth.usage import UsageBook
 from serve_app.errors import BrokerError
 from serve_app.parts import Parts
 from serve_app.policies import TASKS
@@ -14,7 +15,6 @@ from serve_app.reaper import Reaper
 from serve_app.rounds import Rounds
 from serve_app.sweeper import Sweeper
 from serve_app.tasks.stream import TaskQueue
-from serve_app.usage import UsageBook
 from serve_app.webhooks import WebhookSender
 from serve_app.worker import TaskWorker
 from serve_app.worker_settings import AvatarWorkerSettings

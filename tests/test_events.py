@@ -11,16 +11,16 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.access import Access
+from serve_app.auth.access import Access
+from serve_app.auth.penalties import Greed
+from serve_app.auth.tokens import OwnToken
+from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.events import check_room, follow, last_event_id
-from serve_app.greed import Greed
 from serve_app.http import build_http
 from serve_app.settings import Settings
 from serve_app.tasks.models import TaskRecord
-from serve_app.tokens import OwnToken
-from serve_app.webhook_signature import webhook_secret
 from tests.test_service import Ingress, at  # the fixture
 from tests.test_tasks import AVATAR, queued, task
 from tests.test_worker import eventually

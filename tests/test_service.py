@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from deployments.types import Photo
+from serve_app.auth.penalties import Greed
+from serve_app.auth.tokens import UNLIMITED, Token
+from serve_app.auth.usage import usage_of
 from serve_app.backends.data_dir_secrets import sha256
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.backends.redis import connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
-from serve_app.greed import Greed
 from serve_app.intake import Caller
 from serve_app.parts import Parts
 from serve_app.runner import TaskRunner
@@ -27,8 +29,6 @@ from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import Outcome, Task, TaskRecord, Webhook
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
-from serve_app.tokens import UNLIMITED, Token
-from serve_app.usage import usage_of
 from tests.conftest import valkey_server
 from tests.test_tasks import AVATAR, task
 from tests.test_worker import LEASE_S, PIXELS, Pipeline, eventually, exists

@@ -15,12 +15,12 @@ from ray.exceptions import ActorDiedError
 
 from deployments.errors import NoFaceError
 from deployments.types import Photo
+from serve_app.auth.penalties import Greed
 from serve_app.backends.embedded_valkey import ValkeyKeeper
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
-from serve_app.greed import Greed
 from serve_app.job import AvatarJob, ImageDone
 from serve_app.photos.decode import pack_photo
 from serve_app.pipeline import JobResult

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
+from serve_app.auth.penalties import Greed
+from serve_app.auth.rate_limit import Quota, Rate, Rates
+from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
+from serve_app.auth.usage import UsageBook
 from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.data_dir_secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
-from serve_app.greed import Greed
-from serve_app.quotas import Quota, Rate, Rates
 from serve_app.tasks.keys import Keys
-from serve_app.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
-from serve_app.usage import UsageBook
 
 REFUSAL_S = 1.0  # so long an answer waits that tells to come later, and any answer to who asks on all the same
 MAX_HELD_UP = 64  # of one ingress replica; each is one of its ongoing requests
