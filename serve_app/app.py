@@ -8,7 +8,7 @@ from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.backends.embedded_valkey import EmbeddedValkey
 from serve_app.ingress import AvatarIngress
-from serve_app.provenance import Provenance
+from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter
 from serve_app.worker_deployment import AvatarWorker

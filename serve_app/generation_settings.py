@@ -12,7 +12,7 @@ from serve_app.catalog.catalog import LicenseMode
 from serve_app.photos.decode import PhotoSettings
 from serve_app.photos.urls import FetchSettings
 from serve_app.prompt_terms import SafetySettings
-from serve_app.provenance import ProvenanceSettings
+from serve_app.provenance.signing import ProvenanceSettings
 from serve_app.sandbox.process import ConfinedSettings
 from serve_app.tasks.models import DEAD_TTL_S
 

@@ -25,7 +25,8 @@ from serve_app.parts import Parts
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
-from serve_app.provenance import Provenance
+from serve_app.provenance.signing import Provenance
+from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas.faces import Preflight
 from serve_app.schemas.requests import AvatarRequest
@@ -37,7 +38,6 @@ from serve_app.tasks.metrics import TaskMetrics
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.stream import TaskQueue
-from serve_app.verify import CredentialReader, VerifyOutput
 
 REPEAT_POLL_S = 0.2  # how often a repeated request looks whether the first one is done
 CLOSE_TIMEOUT_S = 10

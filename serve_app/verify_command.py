@@ -10,9 +10,9 @@ from rich.console import Console
 from serve_app.client_options import ConfigOption, DataDirOption
 from serve_app.errors import ImageUrlError
 from serve_app.local import CONFIG, ServiceOptions, read_config
-from serve_app.provenance import OurCertificates, Provenance
+from serve_app.provenance.signing import OurCertificates, Provenance
+from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.sandbox.process import ConfinedSettings
-from serve_app.verify import CredentialReader, VerifyOutput
 
 console = Console(highlight=False, soft_wrap=True)
 

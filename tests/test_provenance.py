@@ -23,11 +23,11 @@ from deployments.background.finish import encode
 from deployments.background.identity import SigningIdentity
 from deployments.types import Origin, OutputFormat, Pixels
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret, own_url
-from serve_app.certificates import development_bundle, read_chain, read_key, to_pem
 from serve_app.cli import cli
-from serve_app.provenance import BUNDLE_FILE, Provenance, ProvenanceSettings
+from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
+from serve_app.provenance.signing import BUNDLE_FILE, Provenance, ProvenanceSettings
+from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.sandbox.process import ConfinedSettings
-from serve_app.verify import CredentialReader, VerifyOutput
 from tests.hostile_pictures import hostile_pictures, noise
 
 FORMATS: tuple[OutputFormat, ...] = ("png", "webp", "jpeg")

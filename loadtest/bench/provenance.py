@@ -18,7 +18,7 @@ from deployments.background.credentials import ContentSigner
 from deployments.background.finish import finish
 from deployments.types import FinishSpec, Origin, OutputFormat, Pixels
 from serve_app.backends.redis import BrokerSettings
-from serve_app.provenance import Provenance, ProvenanceSettings
+from serve_app.provenance.signing import Provenance, ProvenanceSettings
 
 SIDES = (512, 1024)
 ALLOWED_MS = 5.0

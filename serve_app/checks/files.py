@@ -15,7 +15,7 @@ from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.download import missing
 from serve_app.checks.finding import Finding, fail, ok, warn
-from serve_app.provenance import BUNDLE_FILE
+from serve_app.provenance.signing import BUNDLE_FILE
 from serve_app.settings import Settings
 
 CARD = WEIGHTS / "README.md"

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from serve_app.credentials import Credentials, Reading, ReadingProcess
 from serve_app.photos.urls import describe_url
-from serve_app.provenance import OurCertificates, Trust
+from serve_app.provenance.reader import Credentials, Reading, ReadingProcess
+from serve_app.provenance.signing import OurCertificates, Trust
 from serve_app.sandbox.process import ConfinedPool, ConfinedSettings
 from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.responses import Envelope, TimeRequired

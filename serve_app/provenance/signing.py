@@ -14,7 +14,7 @@ from deployments.background.identity import SigningIdentity
 from deployments.config import Config
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret
 from serve_app.backends.secret_files import ensure_secret
-from serve_app.certificates import development_bundle, read_chain, read_key, to_pem
+from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
 from serve_app.tasks.keys import Keys
 
 BUNDLE_FILE = "development-certificate.pem"  # with its key
