@@ -12,8 +12,8 @@ from deployments.types import Photo
 from serve_app.auth.penalties import Greed
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError
-from serve_app.job import AvatarJob
-from serve_app.pipeline import AvatarPipeline, JobResult
+from serve_app.pipeline.job import AvatarJob
+from serve_app.pipeline.pipeline import AvatarPipeline, JobResult
 from serve_app.schemas.errors import INTERNAL_ERROR, answer_to
 from serve_app.tasks.models import Failure, Outcome, StoredAvatar, Task
 from serve_app.tasks.store import TaskStore

@@ -25,13 +25,13 @@ from serve_app.parts import Parts
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
+from serve_app.pipeline.cold_start import StageWatch
 from serve_app.provenance.signing import Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas.faces import Preflight
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope, Status
-from serve_app.stages import StageWatch
 from serve_app.tasks.change_stream import TaskChanges
 from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.metrics import TaskMetrics

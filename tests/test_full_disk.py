@@ -81,7 +81,7 @@ import numpy as np, ray
 from ray import serve
 from deployments.types import Photo
 from serve_app.errors import OverloadedError, answer_to
-from serve_app.pipeline import AvatarPipeline
+from serve_app.pipeline.pipeline import AvatarPipeline
 ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
          _system_config={"automatic_object_spilling_enabled": False}, object_spilling_directory=sys.argv[1])
 serve.start(proxy_location="Disabled")

@@ -20,7 +20,7 @@ from deployments.safety.picture import PictureFormat
 from deployments.types import GeneratedImage, Pixels
 from serve_app.answers import envelope_of
 from serve_app.backends.object_store import FOLDER, Results, StoreSettings
-from serve_app.pipeline import JobResult
+from serve_app.pipeline.pipeline import JobResult
 from serve_app.prompt_terms import PromptTerms
 from serve_app.runner import failed, made
 from serve_app.tasks.models import TaskRecord

@@ -24,7 +24,7 @@ from deployments.errors import AvatarError
 from deployments.types import FaceEmbedding, Photo
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import MAX_RETRY_AFTER_S, BrokerError, OverloadedError
-from serve_app.pipeline import AvatarPipeline
+from serve_app.pipeline.pipeline import AvatarPipeline
 
 LOOK_EVERY_S = 2.0
 FRESH_S = 0.5  # whom a look would refuse that is older, gets another one: the stage may be up by now

@@ -30,10 +30,10 @@ from deployments.types import (
     Photo,
 )
 from serve_app.backends.object_store import Results, result_key, thumbnail_key
-from serve_app.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_of_chained
 from serve_app.errors import OverloadedError
-from serve_app.job import AMID_OTHERS, MAX_REDRAWS, AvatarJob, Drawing, ImageDone
-from serve_app.leftovers import Leftovers
+from serve_app.pipeline.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_of_chained
+from serve_app.pipeline.gc import Leftovers
+from serve_app.pipeline.job import AMID_OTHERS, MAX_REDRAWS, AvatarJob, Drawing, ImageDone
 from serve_app.tasks.models import StoredAvatar
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
