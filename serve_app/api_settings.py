@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from serve_app.generation_settings import GenerationSettings
+from serve_app.generation.settings import GenerationSettings
 from serve_app.headers import CorsSettings
 
 

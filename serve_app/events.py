@@ -9,8 +9,8 @@ import time
 from collections.abc import AsyncIterator
 
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
+from serve_app.generation.service import AvatarService
 from serve_app.schemas.responses import Envelope
-from serve_app.service import AvatarService
 from serve_app.tasks.models import TaskRecord
 
 MAX_LISTENERS = 64  # of one ingress replica; each counts as one of its ongoing requests

@@ -11,6 +11,7 @@ import serve_app
 from serve_app.api_settings import IngressSettings
 from serve_app.auth.access import Access
 from serve_app.bodies import BodyReader
+from serve_app.generation.service import AvatarService
 from serve_app.headers import with_headers
 from serve_app.http_errors import add_error_handlers
 from serve_app.metrics import RequestMetrics
@@ -20,7 +21,6 @@ from serve_app.routes_avatars import add_avatar_routes
 from serve_app.routes_images import add_image_routes
 from serve_app.routes_service import StageStates, add_service_routes, add_status_routes
 from serve_app.routes_tasks import add_task_routes
-from serve_app.service import AvatarService
 
 
 def build_http(service: AvatarService, access: Access, settings: IngressSettings, stage_states: StageStates) -> ASGIApp:

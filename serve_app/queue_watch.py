@@ -6,7 +6,7 @@ from ray.serve import metrics
 from redis.asyncio import Redis
 
 from serve_app.backends.redis import broker_errors
-from serve_app.forecast import Forecast
+from serve_app.generation.throughput import Forecast
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue

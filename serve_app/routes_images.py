@@ -8,12 +8,12 @@ from starlette.responses import JSONResponse
 
 from serve_app.backends.object_store import FILES_ROUTE, media_type
 from serve_app.bodies import BodyReader
+from serve_app.generation.service import AvatarService
 from serve_app.operations import body_of, envelopes
 from serve_app.provenance.verify import VerifyRequest
 from serve_app.request_progress import RequestProgress, envelope_response
 from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.responses import Envelope
-from serve_app.service import AvatarService
 
 
 def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, token: Any) -> None:

@@ -8,10 +8,10 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
 from serve_app.errors import OverloadedError
+from serve_app.generation.service import AvatarService
 from serve_app.operations import envelopes
 from serve_app.request_progress import envelope_response
 from serve_app.schemas.responses import Envelope
-from serve_app.service import AvatarService
 
 PROBE_TIMEOUT_S = 5
 StageStates = Callable[[], Awaitable[dict[str, str]]]

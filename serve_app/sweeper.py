@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
 
-from serve_app.answers import OVERDUE_S
 from serve_app.backends.object_store import PHOTOS, Results, task_of
+from serve_app.generation.envelope import OVERDUE_S
 from serve_app.rounds import is_our_turn
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import TaskRecord

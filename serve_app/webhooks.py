@@ -13,10 +13,10 @@ import time
 from aiohttp.abc import AbstractResolver
 from ray.serve import metrics
 
-from serve_app.answers import envelope_of
 from serve_app.auth.webhook_signature import signature, webhook_key
 from serve_app.backends.object_store import Results
 from serve_app.errors import BrokerError, ImageUrlError, StoreError
+from serve_app.generation.envelope import envelope_of
 from serve_app.photos.fetch import RefusedAddressError, guarded_session
 from serve_app.photos.urls import CLIENT_ERRORS, FetchSettings, check_url
 from serve_app.tasks.models import Delivery, TaskRecord

@@ -12,9 +12,9 @@ from deployments.types import Photo
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results, photo_key
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
+from serve_app.generation.executor import TaskRunner, failed, made
 from serve_app.photos.decode import unpack_photo
 from serve_app.pipeline.calls import STAGE_LOST
-from serve_app.runner import TaskRunner, failed, made
 from serve_app.schemas.responses import Status
 from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.metrics import TaskMetrics

@@ -8,7 +8,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.auth.usage import UsageBook
 from serve_app.errors import BrokerError
-from serve_app.parts import Parts
+from serve_app.generation.container import Parts
 from serve_app.policies import TASKS
 from serve_app.queue_watch import QueueWatch
 from serve_app.reaper import Reaper

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from deployments.config import Config
-from serve_app.generation_settings import GenerationSettings
+from serve_app.generation.settings import GenerationSettings
 
 
 class WorkerSettings(Config):

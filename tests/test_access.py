@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from serve_app.admission import Places
 from serve_app.auth.access import Access
 from serve_app.auth.penalties import MANY, REMEMBERED_S, Greed
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
@@ -19,6 +18,7 @@ from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.data_dir_secrets import renew_token, sha256
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
+from serve_app.generation.admission import Places
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.store import TaskStore
 from tests.test_tasks import AVATAR, task

@@ -375,7 +375,7 @@ def test_a_task_of_another_token_is_unknown_and_stays(profile: Profile, producti
 def test_a_cluster_refuses_what_is_kept_on_one_node(production: Production, missing: str, said: str) -> None:
     code = f"""
 import ray
-from serve_app.parts import Parts
+from serve_app.generation.container import Parts
 from serve_app.settings import Settings
 ray.init(logging_level="ERROR", log_to_driver=False)
 try:

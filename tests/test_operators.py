@@ -14,7 +14,7 @@ from serve_app.auth.usage import UsageBook
 from serve_app.backends.redis import BrokerSettings, connect, own_url
 from serve_app.cli import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
-from serve_app.runner import failed
+from serve_app.generation.executor import failed
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.store import TaskStore
 from tests.conftest import config_file

@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.errors import GivenUpError
+from serve_app.generation.executor import failed
 from serve_app.reaper import Reaper
-from serve_app.runner import failed
 from serve_app.tasks.models import Claim
 from serve_app.tasks.stream import GROUP
 from tests.test_tasks import Office, queued, task

@@ -19,11 +19,11 @@ from serve_app.backends.object_store import Results, StoreSettings, photo_key, r
 from serve_app.backends.redis import connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
-from serve_app.intake import Caller
-from serve_app.parts import Parts
-from serve_app.runner import TaskRunner
+from serve_app.generation.container import Parts
+from serve_app.generation.executor import TaskRunner
+from serve_app.generation.service import AvatarService
+from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
-from serve_app.service import AvatarService
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import Outcome, Task, TaskRecord, Webhook
@@ -94,7 +94,7 @@ def at(
     """Runs a scenario that gets a maker of ingresses on one broker."""
     monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
-    monkeypatch.setattr("serve_app.service.REPEAT_POLL_S", 0.05)
+    monkeypatch.setattr("serve_app.generation.service.REPEAT_POLL_S", 0.05)
 
     @asynccontextmanager
     async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:

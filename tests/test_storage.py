@@ -19,7 +19,7 @@ from serve_app.backends.object_store import (
     thumbnail_key,
 )
 from serve_app.errors import ForbiddenError, NotFoundError, StoreError
-from serve_app.intake import new_task_id
+from serve_app.generation.validation import new_task_id
 
 TASK = "018f0000-0000-7000-8000-000000000000"
 FIRST = result_key(TASK, 0, "png")

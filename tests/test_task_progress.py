@@ -11,7 +11,7 @@ import pytest
 
 from deployments.types import ImageProgress
 from serve_app.backends.redis import BrokerSettings
-from serve_app.intake import Caller
+from serve_app.generation.validation import Caller
 from serve_app.tasks.progress import ProgressReporter
 from tests.test_events import listening
 from tests.test_service import Ingress, at  # the fixture

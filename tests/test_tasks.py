@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
 from deployments.errors import NoFaceError
-from serve_app.answers import envelope_of
 from serve_app.backends.embedded_valkey import ValkeyServer
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
-from serve_app.runner import failed
+from serve_app.generation.envelope import envelope_of
+from serve_app.generation.executor import failed
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import DEAD_TTL_S, Claim, Outcome, StoredAvatar, Task, idempotency_digest

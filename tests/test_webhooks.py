@@ -15,9 +15,9 @@ from aiohttp import web
 
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.generation.executor import failed
 from serve_app.photos.urls import FetchSettings
 from serve_app.rounds import Rounds
-from serve_app.runner import failed
 from serve_app.schemas.responses import Status
 from serve_app.tasks.models import Delivery, Outcome, TaskRecord, Webhook
 from serve_app.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s

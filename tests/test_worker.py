@@ -21,10 +21,10 @@ from serve_app.backends.object_store import Results, StoreSettings, photo_key, r
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import NotFoundError, OverloadedError
+from serve_app.generation.executor import TaskRunner
 from serve_app.photos.decode import pack_photo
 from serve_app.pipeline.job import AvatarJob, ImageDone
 from serve_app.pipeline.pipeline import JobResult
-from serve_app.runner import TaskRunner
 from serve_app.schemas.responses import Status
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import Outcome, StoredAvatar, Task, TaskRecord

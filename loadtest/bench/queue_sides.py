@@ -21,8 +21,8 @@ from redis import Redis
 
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.generation.executor import TaskRunner
 from serve_app.pipeline.pipeline import JobResult
-from serve_app.runner import TaskRunner
 from serve_app.schemas.requests import EffectiveRequest
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import StoredAvatar, Task

@@ -1,9 +1,9 @@
 """Where queued tasks stand, when they will be done, and which come too late to be queued at all."""
 
-from serve_app.answers import Place
 from serve_app.errors import OverloadedError, RateLimitError
-from serve_app.forecast import Forecast
-from serve_app.generation_settings import GenerationSettings
+from serve_app.generation.envelope import Place
+from serve_app.generation.settings import GenerationSettings
+from serve_app.generation.throughput import Forecast
 from serve_app.tasks.models import Queued, Task, TaskRecord
 from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.store import TaskStore

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from serve_app.auth.tokens import Token
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
-from serve_app.generation_settings import GenerationSettings
+from serve_app.generation.prompt_filter import PromptTerms
+from serve_app.generation.settings import GenerationSettings
 from serve_app.photos.urls import check_url
-from serve_app.prompt_terms import PromptTerms
 from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.tasks.models import Task, Webhook, idempotency_digest
 

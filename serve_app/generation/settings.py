@@ -9,9 +9,9 @@ from serve_app.auth.tokens import TokenSettings
 from serve_app.backends.object_store import StoreSettings
 from serve_app.backends.redis import BrokerSettings
 from serve_app.catalog.catalog import LicenseMode
+from serve_app.generation.prompt_filter import SafetySettings
 from serve_app.photos.decode import PhotoSettings
 from serve_app.photos.urls import FetchSettings
-from serve_app.prompt_terms import SafetySettings
 from serve_app.provenance.signing import ProvenanceSettings
 from serve_app.sandbox.process import ConfinedSettings
 from serve_app.tasks.models import DEAD_TTL_S

@@ -11,24 +11,24 @@ from typing import Any
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
-from serve_app.admission import Admission, Places
-from serve_app.answers import NOW, envelope_of, settled
 from serve_app.auth.usage import UsageBook
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.circuit_breaker import Outage
 from serve_app.backends.object_store import photo_key
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
-from serve_app.generation_settings import GenerationSettings
-from serve_app.intake import ANYBODY, Caller, Intake
-from serve_app.outlook import QueueOutlook
-from serve_app.parts import Parts
+from serve_app.generation.admission import Admission, Places
+from serve_app.generation.container import Parts
+from serve_app.generation.envelope import NOW, envelope_of, settled
+from serve_app.generation.executor import failed, made, within_deadline
+from serve_app.generation.queue_eta import QueueOutlook
+from serve_app.generation.settings import GenerationSettings
+from serve_app.generation.validation import ANYBODY, Caller, Intake
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
 from serve_app.pipeline.cold_start import StageWatch
 from serve_app.provenance.signing import Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
-from serve_app.runner import failed, made, within_deadline
 from serve_app.schemas.faces import Preflight
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope, Status
