@@ -11,7 +11,7 @@ from serve_app.ingress import AvatarIngress
 from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter
-from serve_app.worker_deployment import AvatarWorker
+from serve_app.worker.deployment import AvatarWorker
 
 # By its name: what is imported here is imported on the ingress too, whose handles do the routing.
 ROUTING = RequestRouterConfig(

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.config import BackgroundRemoverConfig, FaceEmbedderConfig
 from serve_app.api_settings import IngressSettings
-from serve_app.worker_settings import AvatarWorkerSettings
+from serve_app.worker.settings import AvatarWorkerSettings
 
 DEFAULT_MODELS_DIR = Path("~/.face-avatar/models")
 

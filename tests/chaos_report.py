@@ -12,7 +12,7 @@ from rich.table import Table
 from serve_app.backends.object_store import photo_key
 from serve_app.client import ClientError
 from serve_app.tasks.models import UNFINISHED
-from serve_app.worker import MAX_DEATHS
+from serve_app.worker.consumer import MAX_DEATHS
 from tests.chaos_ledger import KINDS, Accepted, Kill, Ledger, Order, Plan, without_signatures
 from tests.chaos_service import KEYS, Record, Service
 

@@ -24,7 +24,7 @@ from serve_app.photos.sample import sample_photo
 from serve_app.pipeline.cold_start import LOOK_EVERY_S, StageState, look_at_stages
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys
-from serve_app.worker_deployment import CLOSE_S
+from serve_app.worker.deployment import CLOSE_S
 from tests.conftest import data_url, photo_files, valkey_server
 from tests.test_restart import running_service, submit
 

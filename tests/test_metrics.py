@@ -27,14 +27,14 @@ from serve_app.errors import ImageUrlError
 from serve_app.generation.executor import failed
 from serve_app.local import CONFIG, free_port
 from serve_app.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
-from serve_app.queue_watch import QueueState, QueueWatch
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s
 from serve_app.tasks.models import Delivery, Failure, Outcome, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
-from serve_app.webhooks import delivery_outcome
+from serve_app.worker.queue_metrics import QueueState, QueueWatch
+from serve_app.worker.webhooks import delivery_outcome
 from tests.conftest import Service
 from tests.test_tasks import AVATAR, task
 

@@ -10,9 +10,9 @@ import pytest
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.errors import GivenUpError
 from serve_app.generation.executor import failed
-from serve_app.reaper import Reaper
 from serve_app.tasks.models import Claim
 from serve_app.tasks.stream import GROUP
+from serve_app.worker.recovery import Reaper
 from tests.test_tasks import Office, queued, task
 from tests.test_worker import exists
 

@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, StoreError
-from serve_app.rounds import Rounds, is_our_turn
+from serve_app.worker.periodic import Rounds, is_our_turn
 from tests.test_worker import eventually
 
 

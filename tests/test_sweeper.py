@@ -20,8 +20,8 @@ from serve_app.backends.object_store import (
 from serve_app.errors import GivenUpError
 from serve_app.generation.executor import failed
 from serve_app.generation.validation import new_task_id
-from serve_app.sweeper import YOUNG_S, Sweeper
 from serve_app.tasks.models import Outcome
+from serve_app.worker.retention import YOUNG_S, Sweeper
 from tests.test_tasks import AVATAR, Office, task
 
 TTL_S = 3600

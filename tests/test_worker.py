@@ -30,7 +30,7 @@ from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import Outcome, StoredAvatar, Task, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import GROUP, TaskQueue
-from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
+from serve_app.worker.consumer import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
 from tests.test_tasks import task
 
 PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
@@ -122,7 +122,7 @@ class Shop:
 def at(
     tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[Shop, ValkeyKeeper], Awaitable[None]]], None]:
-    monkeypatch.setattr("serve_app.worker.PAUSES_S", (0.02, 0.05))
+    monkeypatch.setattr("serve_app.worker.consumer.PAUSES_S", (0.02, 0.05))
     monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
 

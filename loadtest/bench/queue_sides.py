@@ -28,7 +28,7 @@ from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import StoredAvatar, Task
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
-from serve_app.worker import TaskWorker
+from serve_app.worker.consumer import TaskWorker
 
 APP = "bench"
 GRACE_S = 10  # for running tasks at shutdown; the adapter has this number built in

@@ -10,14 +10,14 @@ from serve_app.auth.usage import UsageBook
 from serve_app.errors import BrokerError
 from serve_app.generation.container import Parts
 from serve_app.policies import TASKS
-from serve_app.queue_watch import QueueWatch
-from serve_app.reaper import Reaper
-from serve_app.rounds import Rounds
-from serve_app.sweeper import Sweeper
 from serve_app.tasks.stream import TaskQueue
-from serve_app.webhooks import WebhookSender
-from serve_app.worker import TaskWorker
-from serve_app.worker_settings import AvatarWorkerSettings
+from serve_app.worker.consumer import TaskWorker
+from serve_app.worker.periodic import Rounds
+from serve_app.worker.queue_metrics import QueueWatch
+from serve_app.worker.recovery import Reaper
+from serve_app.worker.retention import Sweeper
+from serve_app.worker.settings import AvatarWorkerSettings
+from serve_app.worker.webhooks import WebhookSender
 
 CLOSE_S = 4.0  # for a webhook that is being called; it would be called again by another worker
 

@@ -13,10 +13,10 @@ from redis.asyncio import Redis
 
 from serve_app.backends.object_store import PHOTOS, Results, task_of
 from serve_app.generation.envelope import OVERDUE_S
-from serve_app.rounds import is_our_turn
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import TaskRecord
 from serve_app.tasks.store import TaskStore
+from serve_app.worker.periodic import is_our_turn
 
 RESULTS_EVERY_S = 300  # looks at every file of the store
 YOUNG_S = 20  # a photo is stored a moment before its task is in the queue, and is deleted a moment after its end

@@ -13,11 +13,11 @@ from redis.asyncio import Redis
 
 from serve_app.backends.object_store import Results
 from serve_app.backends.redis import broker_errors
-from serve_app.rounds import is_our_turn
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import LEASE_S, UNFINISHED, task_files
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
+from serve_app.worker.periodic import is_our_turn
 
 AT_ONCE = 200  # tasks looked at in one call
 
