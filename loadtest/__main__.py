@@ -24,7 +24,7 @@ from loadtest.setting import Setting, settings_of
 from loadtest.shapes import ShapeName
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import ClientError
-from serve_app.generate import read_token
+from serve_app.client_options import read_token
 from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
 from serve_app.signals import end_on_signals
 

@@ -20,7 +20,7 @@ from loadtest import checks
 from loadtest.answers import Group
 from loadtest.checks import WrongAnswerError
 from serve_app.client import Task, data_url
-from serve_app.generate import read_token
+from serve_app.client_options import read_token
 from serve_app.photos.sample import sample_photo
 
 CREATE = "/getImageToImage"

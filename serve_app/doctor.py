@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
+import typer
 from ray.serve.schema import ServeDeploySchema
 from rich.markup import escape
 
@@ -22,6 +23,9 @@ from serve_app.checks.machine import (
     wants_gpu,
 )
 from serve_app.checks.services import check_broker, check_certificate, check_store, tls_endpoints
+from serve_app.client_options import ConfigOption, DataDirOption
+from serve_app.consoles import console, errors
+from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.settings import Settings
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -61,3 +65,14 @@ def lines(findings: Sequence[Finding]) -> Iterator[str]:
         yield f"[{colour}]{finding.state:<4}[/{colour}]  {finding.check:<{width}}  {escape(finding.reason)}"
         if finding.remedy:
             yield f"{'':<{width + 8}}-> {escape(finding.remedy)}"
+
+
+def doctor(config: ConfigOption = CONFIG, data_dir: DataDirOption = None) -> None:
+    """Check this machine and what the service needs, and say what to do; exit code 1 if it cannot work."""
+    schema, settings = read_config(ServiceOptions(config, data_dir=data_dir))
+    with errors.status("looking"):
+        findings = examine(schema, settings, os.environ)
+    for line in lines(findings):
+        console.print(line)
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)

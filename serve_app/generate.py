@@ -1,48 +1,94 @@
-"""What `face-avatar generate` does, and `demo` after its start: have avatars made, write them, tell of them."""
+"""`face-avatar generate`: queue a photo, wait for its avatars, and write them."""
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Annotated, Any, cast
 
+import typer
 from rich.console import Console
 
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
-from serve_app.client import (
-    GRACE_S,
-    WAIT_S,
-    AvatarImage,
-    AvatarParameters,
-    ClientError,
-    ClientSettingsError,
-    FaceAvatarClient,
-    Photo,
-    Task,
-    image_format,
+from deployments.types import OutputFormat
+from serve_app.client import GRACE_S, WAIT_S, AvatarParameters, ClientError, FaceAvatarClient, Photo, Task
+from serve_app.client_options import (
+    AVATARS,
+    DEFAULT_URL,
+    ConsentOption,
+    OutputOption,
+    TokenFileOption,
+    TokenOption,
+    UrlOption,
+    is_url,
+    read_token,
 )
-from serve_app.settings import Settings
+from serve_app.consoles import console, errors
+from serve_app.results import file_stem, save_avatars, summary
+from serve_app.schemas.requests import Priority
 from serve_app.task_view import TaskView
 
-DEFAULT_URL = "http://127.0.0.1:8000"
-MAX_STEM_CHARS = 100
+
+def generate(
+    context: typer.Context,
+    photo: Annotated[str | None, typer.Argument(help="A photo of a face: a file, or an http(s) URL.")] = None,
+    output: OutputOption = AVATARS,
+    # An option that has the name of a field of the request is that field; `requested` takes it from the context.
+    app_id: Annotated[str | None, typer.Option("--app", help="Which app draws.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Replaces the app's prompt whole.")] = None,
+    gender: Annotated[str | None, typer.Option(help="male, female, or another word for the prompt.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What shall not be drawn.")] = None,
+    batch: Annotated[int | None, typer.Option(help="How many avatars.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")] = None,
+    ip_adapter_scale: Annotated[
+        float | None, typer.Option("--likeness", help="0 to 1: how much the face counts beside the prompt.")
+    ] = None,
+    min_similarity: Annotated[
+        float | None, typer.Option(help="0 to 1: an avatar less like the photo is drawn again, twice at most.")
+    ] = None,
+    remove_background: Annotated[bool, typer.Option("--remove-background", help="Transparent background.")] = False,
+    bg_color: Annotated[str | None, typer.Option(help="#RGB or #RRGGBB: fills the background.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same avatars.")] = None,
+    output_format: Annotated[OutputFormat | None, typer.Option("--format", help="The format of the files.")] = None,
+    ref_id: Annotated[str | None, typer.Option(help="A reference of your own, echoed in the envelope.")] = None,
+    deadline_s: Annotated[float | None, typer.Option("--deadline", help="Seconds after which it is given up.")] = None,
+    priority: Annotated[Priority | None, typer.Option(help="low: where it is queued, others come first.")] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="Gets the final envelope, as a signed POST.")] = None,
+    consent: ConsentOption = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Queue it, say how to fetch it, and leave.")] = False,
+    receipts: Annotated[
+        bool, typer.Option("--receipts", help="Write what `replay` needs beside each avatar, as JSON.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="Fetch the avatars of this task instead of new ones.")] = None,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the envelope.")] = False,
+) -> None:
+    """Have a running service make avatars of a photo, and write them to a folder."""
+    parameters = requested(context.params)
+    if (photo is None) == (task is None):
+        raise typer.BadParameter("give either a photo or --task")
+    if task is not None and (no_wait or parameters):
+        raise typer.BadParameter("--task fetches what was made: nothing can be asked of it")
+    source = photo if photo is None or is_url(photo) else Path(photo)
+    order = Order(source, task, parameters, not no_wait, receipts, output, url)
+    with FaceAvatarClient(url, read_token(token, token_file)) as client:
+        fulfil(client, order, console, errors, as_json=as_json)
 
 
-class OutputError(ClientError):
-    """An avatar could not be written."""
+def requested(options: Mapping[str, Any]) -> AvatarParameters:
+    """The fields of a request among the options. What was not given is the service's to choose."""
+    fields = ((name, options[name]) for name in AvatarParameters.__annotations__)
+    # A flag that is off is not asked for; the seed 0 is.
+    return cast(AvatarParameters, {name: value for name, value in fields if value is not None and value is not False})
 
 
 class InterruptedWaitError(ClientError):
     """Somebody stopped waiting for a task, which goes on; the message says how to fetch its avatars."""
-
-
-@dataclass(frozen=True, slots=True)
-class SavedAvatar:
-    """`path` is None where the safety stage withheld the image. With a receipt it lies beside the image, as JSON."""
-
-    path: Path | None
-    image: AvatarImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,71 +155,3 @@ def _again(order: Order, task_id: str) -> str:
     command = ["face-avatar", "generate", "--task", task_id, "-o", str(order.output)]
     command += ["--receipts"] if order.receipts else []
     return shlex.join(command if order.url == DEFAULT_URL else [*command, "--url", order.url])
-
-
-def save_avatars(
-    client: FaceAvatarClient, task: Task, folder: Path, stem: str, *, receipts: bool = False
-) -> tuple[SavedAvatar, ...]:
-    """Write the images of a task as `<stem>-<seed>.<format>`, over files of the same name; receipts as `.json`.
-
-    Raises: ClientError.
-    """
-    return tuple(_save(client, image, folder, stem, receipts=receipts) for image in task.images)
-
-
-def _save(client: FaceAvatarClient, image: AvatarImage, folder: Path, stem: str, *, receipts: bool) -> SavedAvatar:
-    if image.url is None:
-        return SavedAvatar(None, image)
-    data = client.avatars.download(image)
-    path = folder / f"{stem}-{image.seed}.{image_format(data)}"
-    write_file(path, data)
-    if receipts:
-        write_file(path.with_suffix(".json"), json.dumps(image.receipt, indent=2).encode())
-    return SavedAvatar(path, image)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Raises: OutputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"{path}: {error.strerror}") from error
-
-
-def file_stem(photo: Photo | None, task: Task) -> str:
-    """What the files are called after: the photo; of a task whose photo had no name, its id."""
-    if isinstance(photo, Path):
-        return photo.stem
-    source = photo or str(task.envelope["input"].get("file_url", ""))
-    path = urlsplit(source).path if is_url(source) else ""
-    return (Path(path).stem or Path(task.task_id).stem)[:MAX_STEM_CHARS]
-
-
-def is_url(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
-
-
-def summary(task: Task, saved: tuple[SavedAvatar, ...]) -> Iterator[str]:
-    """A line for each image, and one for the times."""
-    for avatar in saved:
-        image = avatar.image
-        shown = "no face found" if image.face_similarity is None else f"{image.face_similarity:.2f}"
-        where = avatar.path if avatar.path is not None else "withheld by the safety stage"
-        tries = f"  best of {len(image.attempts)}" if len(image.attempts) > 1 else ""
-        yield f"{where}  seed {image.seed}  similarity {shown}{tries}"
-    times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in task.stages.items())
-    yield f"{times}; together {task.runtime_s:.2f} s" if times else f"together {task.runtime_s:.2f} s"
-
-
-def read_token(token: str | None, file: Path | None) -> str:
-    """The token itself, or that of a file; without either, of the data directory. Raises: ClientSettingsError."""
-    if token:
-        return token
-    try:
-        path = file if file is not None else Settings().data_dir / TOKEN_FILE
-        return path.expanduser().read_text().strip()
-    except OSError as error:
-        raise ClientSettingsError(f"no token: {path}: {error.strerror}; give --token or --token-file") from error
-    except ValueError as error:
-        raise ClientSettingsError(f"no token: {error}") from error

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from serve_app.catalog.catalog import HUB, Catalog, ModelFile
 from serve_app.catalog.download import prefetch
+from serve_app.consoles import console
 from serve_app.settings import DEFAULT_MODELS_DIR
 
-console = Console(highlight=False, soft_wrap=True)
 models_cli = typer.Typer(no_args_is_help=True, help="The files of pretrained models.")
 
 

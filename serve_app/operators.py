@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
 
 from serve_app.backends.redis import connect
 from serve_app.client_options import ConfigOption, DataDirOption
+from serve_app.consoles import console
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import TaskRecord
 from serve_app.tasks.store import TaskStore
 
 tasks_cli = typer.Typer(no_args_is_help=True, help="The tasks of a service, and those that were given up.")
-console = Console(highlight=False, soft_wrap=True)
 
 T = TypeVar("T")
 

@@ -1,15 +1,28 @@
-"""What `face-avatar replay` does: draw an image again from its receipt, and say whether it is the same one."""
+"""`face-avatar replay`: draw an image again from its receipt, and say whether it is the same one."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from serve_app.client import AvatarImage, AvatarParameters, ClientError, FaceAvatarClient, Photo, image_format
-from serve_app.generate import file_stem, write_file
+from serve_app.client_options import (
+    AVATARS,
+    DEFAULT_URL,
+    ConsentOption,
+    OutputOption,
+    TokenFileOption,
+    TokenOption,
+    UrlOption,
+    is_url,
+    read_token,
+)
+from serve_app.consoles import console, errors
+from serve_app.results import file_stem, write_file
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import MAX_SEED
 from serve_app.task_view import TaskView
@@ -114,3 +127,20 @@ def read_receipt(path: Path, image: int) -> Receipt:
         raise ReceiptError(f"{path}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError):
         raise ReceiptError(f"{path} has no receipt of image {image}") from None
+
+
+def replay_command(
+    receipt: Annotated[Path, typer.Argument(help="A receipt as JSON, or an envelope with receipts.")],
+    photo: Annotated[str, typer.Argument(help="The photo that it was drawn from: a file, or an http(s) URL.")],
+    image: Annotated[int, typer.Option(min=0, help="Which image of the envelope, the first one is 0.")] = 0,
+    output: OutputOption = AVATARS,
+    consent: ConsentOption = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Draw an avatar again from its receipt, and say what differs; exit code 1 if the pixels do."""
+    known = read_receipt(receipt, image)
+    source = photo if is_url(photo) else Path(photo)
+    with FaceAvatarClient(url, read_token(token, token_file)) as client:
+        replay(client, known, source, output, console, errors, consent=consent)

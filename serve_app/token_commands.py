@@ -19,6 +19,7 @@ from serve_app.auth.usage import Usage, last_used, usage_of
 from serve_app.backends.data_dir_secrets import TOKEN_FILE, renew_token
 from serve_app.backends.redis import connect
 from serve_app.client_options import ConfigOption, DataDirOption
+from serve_app.consoles import console
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys
@@ -29,7 +30,6 @@ UNITS_S = {"m": 60, "h": 3600, "d": 24 * 3600}
 
 T = TypeVar("T")
 token_cli = typer.Typer(no_args_is_help=True, help="Bearer tokens: who may ask, for what, and how often.")
-console = Console(highlight=False, soft_wrap=True)
 
 
 class Tokens(NamedTuple):

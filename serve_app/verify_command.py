@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from serve_app.client_options import ConfigOption, DataDirOption
+from serve_app.consoles import console
 from serve_app.errors import ImageUrlError
 from serve_app.local import CONFIG, ServiceOptions, read_config
 from serve_app.provenance.signing import OurCertificates, Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.sandbox.process import ConfinedSettings
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 def verify(
