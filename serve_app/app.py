@@ -6,8 +6,8 @@ from ray.serve.config import RequestRouterConfig
 from deployments.background.deployment import BackgroundRemover
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
+from serve_app.api.deployment import AvatarIngress
 from serve_app.backends.embedded_valkey import EmbeddedValkey
-from serve_app.ingress import AvatarIngress
 from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter

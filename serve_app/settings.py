@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deployments.config import BackgroundRemoverConfig, FaceEmbedderConfig
-from serve_app.api_settings import IngressSettings
+from serve_app.api.settings import IngressSettings
 from serve_app.worker.settings import AvatarWorkerSettings
 
 DEFAULT_MODELS_DIR = Path("~/.face-avatar/models")

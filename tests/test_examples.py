@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-from serve_app.examples import RECEIPT, REQUESTS, SUCCESS, WHOLE_REQUEST, answer_examples, request_examples
+from serve_app.api.examples import RECEIPT, REQUESTS, SUCCESS, WHOLE_REQUEST, answer_examples, request_examples
 from serve_app.pipeline.job import MAX_REDRAWS
 from serve_app.provenance.verify import VerifyRequest
 from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR

@@ -22,11 +22,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from deployments.cold_start import ColdStart
 from deployments.errors import NoFaceError
+from serve_app.api.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
 from serve_app.backends.redis import connect
 from serve_app.errors import ImageUrlError
 from serve_app.generation.executor import failed
 from serve_app.local import CONFIG, free_port
-from serve_app.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s

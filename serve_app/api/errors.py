@@ -7,8 +7,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from deployments.errors import AvatarError
+from serve_app.api.dependencies import RequestProgress, envelope_response
 from serve_app.errors import MethodNotAllowedError, NotFoundError, OverloadedError, RateLimitError, UnauthorizedError
-from serve_app.request_progress import RequestProgress, envelope_response
 from serve_app.schemas.errors import INTERNAL_ERROR, ErrorAnswer, answer_to
 
 

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from serve_app.api.security_headers import CorsSettings
 from serve_app.generation.settings import GenerationSettings
-from serve_app.headers import CorsSettings
 
 
 class IngressSettings(GenerationSettings):

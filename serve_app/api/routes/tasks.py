@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
-from serve_app.api_settings import IngressSettings
-from serve_app.bodies import BodyReader
-from serve_app.events import check_room, follow, last_event_id
+from serve_app.api.body import BodyReader
+from serve_app.api.dependencies import base_url, envelope_response
+from serve_app.api.openapi import EVENT_STREAM, body_of, envelopes
+from serve_app.api.settings import IngressSettings
+from serve_app.api.sse import check_room, follow, last_event_id
 from serve_app.generation.service import AvatarService
-from serve_app.operations import EVENT_STREAM, body_of, envelopes
-from serve_app.request_progress import base_url, envelope_response
 from serve_app.schemas.requests import StatusRequest
 from serve_app.schemas.responses import Envelope
 from serve_app.tasks.models import TaskRecord

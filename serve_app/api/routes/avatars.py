@@ -5,13 +5,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
-from serve_app.api_settings import IngressSettings
-from serve_app.bodies import BodyReader
+from serve_app.api.body import BodyReader
+from serve_app.api.dependencies import RequestProgress, base_url, envelope_response
+from serve_app.api.openapi import IDEMPOTENCY_PARAMETER, MAX_IDEMPOTENCY_CHARS, body_of, envelopes
+from serve_app.api.settings import IngressSettings
 from serve_app.errors import InvalidRequestError
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
-from serve_app.operations import IDEMPOTENCY_PARAMETER, MAX_IDEMPOTENCY_CHARS, body_of, envelopes
-from serve_app.request_progress import RequestProgress, base_url, envelope_response
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope
 from serve_app.tasks.models import TaskRecord

@@ -9,7 +9,7 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from starlette.responses import JSONResponse
 
-from serve_app.api_settings import IngressSettings
+from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
 from serve_app.schemas.responses import Envelope, TimeRequired
 from serve_app.tasks.models import Task

@@ -8,12 +8,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from serve_app.api_settings import IngressSettings
+from serve_app.api.app import build_http
+from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
 from serve_app.auth.tokens import OwnToken
 from serve_app.generation.container import Parts
 from serve_app.generation.service import AvatarService
-from serve_app.http import build_http
 from serve_app.pipeline.cold_start import StageWatch, look_at_stages
 from serve_app.tasks.stream import TaskQueue
 

@@ -6,12 +6,12 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse
 
+from serve_app.api.body import BodyReader
+from serve_app.api.dependencies import RequestProgress, envelope_response
+from serve_app.api.openapi import body_of, envelopes
 from serve_app.backends.object_store import FILES_ROUTE, media_type
-from serve_app.bodies import BodyReader
 from serve_app.generation.service import AvatarService
-from serve_app.operations import body_of, envelopes
 from serve_app.provenance.verify import VerifyRequest
-from serve_app.request_progress import RequestProgress, envelope_response
 from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.responses import Envelope
 

@@ -8,19 +8,19 @@ from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
 
 import serve_app
-from serve_app.api_settings import IngressSettings
+from serve_app.api.body import BodyReader
+from serve_app.api.dependencies import authenticator
+from serve_app.api.errors import add_error_handlers
+from serve_app.api.metrics import RequestMetrics
+from serve_app.api.playground import add_playground
+from serve_app.api.routes.avatars import add_avatar_routes
+from serve_app.api.routes.images import add_image_routes
+from serve_app.api.routes.service import StageStates, add_service_routes, add_status_routes
+from serve_app.api.routes.tasks import add_task_routes
+from serve_app.api.security_headers import with_headers
+from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
-from serve_app.bodies import BodyReader
 from serve_app.generation.service import AvatarService
-from serve_app.headers import with_headers
-from serve_app.http_errors import add_error_handlers
-from serve_app.metrics import RequestMetrics
-from serve_app.playground import add_playground
-from serve_app.request_progress import authenticator
-from serve_app.routes_avatars import add_avatar_routes
-from serve_app.routes_images import add_image_routes
-from serve_app.routes_service import StageStates, add_service_routes, add_status_routes
-from serve_app.routes_tasks import add_task_routes
 
 
 def build_http(service: AvatarService, access: Access, settings: IngressSettings, stage_states: StageStates) -> ASGIApp:

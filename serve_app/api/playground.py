@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from serve_app.photos.sample import sample_photo
 
-PAGE = Path(__file__).parent / "page"
+PAGE = Path(__file__).parent / "static"
 STYLESHEET = '<link rel="stylesheet" href="/page/style.css">'
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

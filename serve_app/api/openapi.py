@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from serve_app.bodies import FORM, JSON
-from serve_app.examples import answer_examples, request_examples
-from serve_app.form import form_schema
+from serve_app.api.body import FORM, JSON
+from serve_app.api.examples import answer_examples, request_examples
+from serve_app.api.form import form_schema
 from serve_app.schemas.responses import Envelope
 
 MAX_IDEMPOTENCY_CHARS = 255

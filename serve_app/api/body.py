@@ -8,9 +8,9 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from deployments.errors import DeadlineError
+from serve_app.api.dependencies import RequestProgress
+from serve_app.api.form import read_form
 from serve_app.errors import InvalidRequestError, MediaTypeError, OverloadedError, TooLargeError
-from serve_app.form import read_form
-from serve_app.request_progress import RequestProgress
 from serve_app.schemas.validation import invalid_fields
 
 JSON, FORM = "application/json", "multipart/form-data"

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
+from serve_app.api.dependencies import envelope_response
+from serve_app.api.openapi import envelopes
 from serve_app.errors import OverloadedError
 from serve_app.generation.service import AvatarService
-from serve_app.operations import envelopes
-from serve_app.request_progress import envelope_response
 from serve_app.schemas.responses import Envelope
 
 PROBE_TIMEOUT_S = 5
