@@ -23,10 +23,10 @@ from loadtest.scrape import Scraper, exporters
 from loadtest.setting import Setting, settings_of
 from loadtest.shapes import ShapeName
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.cli.options import read_token
+from serve_app.cli.signals import end_on_signals
 from serve_app.client import ClientError
-from serve_app.client_options import read_token
-from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
-from serve_app.signals import end_on_signals
+from serve_app.launcher import CONFIG, ServiceOptions, StartError, free_port, run_service
 
 REPORT_INTERVAL, REPORT_MS = "RAY_metrics_report_interval_ms", 2000  # Ray's own is 10 s, too long for a short test
 REPORTS = Path(__file__).parent / "reports"

@@ -16,10 +16,10 @@ from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import random_portrait
 from deployments.face.cascade import find_faces
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.cli.signals import end_on_signals
 from serve_app.client import FaceAvatarClient
-from serve_app.local import ServiceOptions, free_port, run_service
+from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
-from serve_app.signals import end_on_signals
 
 CELL = 192  # pixels
 SEED = 7

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.load import Load
-from serve_app.local import ServiceOptions, read_config
+from serve_app.launcher import ServiceOptions, read_config
 
 PACKAGES = ("face-avatar", "ray", "torch", "diffusers", "onnxruntime", "locust")
 

@@ -19,8 +19,8 @@ from requests import Response, Timeout
 from loadtest import checks
 from loadtest.answers import Group
 from loadtest.checks import WrongAnswerError
+from serve_app.cli.options import read_token
 from serve_app.client import Task, data_url
-from serve_app.client_options import read_token
 from serve_app.photos.sample import sample_photo
 
 CREATE = "/getImageToImage"

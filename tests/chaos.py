@@ -28,9 +28,9 @@ import redis
 import rich
 from ray.exceptions import RayError
 
+from serve_app.cli.signals import end_on_signals
 from serve_app.client import ClientError, FaceAvatarClient
-from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
-from serve_app.signals import end_on_signals
+from serve_app.launcher import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.tasks.models import UNFINISHED
 from tests.chaos_ledger import Accepted, Kill, Ledger, Order, Plan, kill_order, orders, without_signatures
 from tests.chaos_report import Report, examined

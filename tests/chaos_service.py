@@ -19,7 +19,7 @@ from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.backends.object_store import FOLDER
 from serve_app.backends.redis import BrokerSettings, own_url
 from serve_app.client import POLL_RETRIES, FaceAvatarClient
-from serve_app.local import RunningService
+from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import Outcome, Task, task_files

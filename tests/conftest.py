@@ -31,7 +31,7 @@ from deployments.types import Pixels
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.backends.embedded_valkey import ValkeyServer
 from serve_app.backends.redis import own_url
-from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
+from serve_app.launcher import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()

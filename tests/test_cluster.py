@@ -16,7 +16,7 @@ import ray
 
 from loadtest.bench import overload, scaling
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
-from serve_app.local import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
+from serve_app.launcher import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
 from tests.conftest import config_file
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ import typer
 from PIL import Image
 from pydantic import BaseModel
 
-from serve_app.cli import cli
+from serve_app.cli.root import cli
 from serve_app.photos.sample import sample_photo
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from serve_app.catalog.catalog import DEFAULT_PROMPT
-from serve_app.cli import cli
+from serve_app.cli.root import cli
 from tests.conftest import MAX_IMAGES, Service, data_url, photo_files, png
 
 KEYS = {"time_required", "error", "error_data", "input", "output", "app_id", "task_id", "status"}

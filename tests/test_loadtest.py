@@ -30,7 +30,7 @@ from loadtest.setting import Setting
 from loadtest.shapes import NAMES, SHAPES, ShapeName, users_at
 from loadtest.svg import Linear, Logarithmic, round_up
 from loadtest.telemetry import HELD_S, telemetry_of
-from serve_app.local import free_port
+from serve_app.launcher import free_port
 from tests.fake_service import envelope, picture
 
 ROOT = Path(__file__).parent.parent

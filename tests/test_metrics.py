@@ -26,7 +26,7 @@ from serve_app.api.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
 from serve_app.backends.redis import connect
 from serve_app.errors import ImageUrlError
 from serve_app.generation.executor import failed
-from serve_app.local import CONFIG, free_port
+from serve_app.launcher import CONFIG, free_port
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s

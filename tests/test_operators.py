@@ -12,7 +12,7 @@ from serve_app.auth.penalties import Greed
 from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.redis import BrokerSettings, connect, own_url
-from serve_app.cli import cli
+from serve_app.cli.root import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
 from serve_app.generation.executor import failed
 from serve_app.tasks.keys import Keys

@@ -23,7 +23,7 @@ from deployments.background.finish import encode
 from deployments.background.identity import SigningIdentity
 from deployments.types import Origin, OutputFormat, Pixels
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret, own_url
-from serve_app.cli import cli
+from serve_app.cli.root import cli
 from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
 from serve_app.provenance.signing import BUNDLE_FILE, Provenance, ProvenanceSettings
 from serve_app.provenance.verify import CredentialReader, VerifyOutput

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from serve_app.client import data_url
-from serve_app.local import free_port
+from serve_app.launcher import free_port
 from serve_app.photos.sample import sample_photo
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from deployments.config import model_path
 from deployments.embedded import WEIGHTS
-from serve_app.local import CONFIG, ServiceOptions, StartError, read_config
+from serve_app.launcher import CONFIG, ServiceOptions, StartError, read_config
 from serve_app.settings import Settings
 
 

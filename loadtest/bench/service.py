@@ -28,7 +28,7 @@ from loadtest.bench.engine_queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
-from serve_app.local import ServiceOptions, free_port, run_service
+from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 
 SIDE = 256  # pixels: a native size of the model

@@ -35,8 +35,8 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from loadtest.bench.engine_queues import Bar
-from serve_app.cli import cli
-from serve_app.local import ServiceOptions, free_port, run_service
+from serve_app.cli.root import cli
+from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 
 CONNECTIONS = 8  # of the greedy token

@@ -11,14 +11,14 @@ from typing import Annotated
 import typer
 
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.cli.console import console
+from serve_app.cli.options import AVATARS, OutputOption
+from serve_app.cli.results import SavedAvatar, save_avatars, summary
+from serve_app.cli.signals import end_on_signals
 from serve_app.client import FaceAvatarClient, Task
-from serve_app.client_options import AVATARS, OutputOption
-from serve_app.consoles import console
-from serve_app.local import RunningService, ServiceOptions, free_port, run_service
+from serve_app.launcher import RunningService, ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
-from serve_app.results import SavedAvatar, save_avatars, summary
 from serve_app.schemas.requests import MAX_SEED
-from serve_app.signals import end_on_signals
 
 
 def draw_avatars(

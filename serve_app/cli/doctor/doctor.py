@@ -8,9 +8,10 @@ import typer
 from ray.serve.schema import ServeDeploySchema
 from rich.markup import escape
 
-from serve_app.checks.files import check_catalog, check_data_dir, check_models, check_secrets
-from serve_app.checks.finding import Finding
-from serve_app.checks.machine import (
+from serve_app.cli.console import console, errors
+from serve_app.cli.doctor.files import check_catalog, check_data_dir, check_models, check_secrets
+from serve_app.cli.doctor.finding import Finding
+from serve_app.cli.doctor.machine import (
     check_disk,
     check_gpu,
     check_memory,
@@ -22,10 +23,9 @@ from serve_app.checks.machine import (
     on_many_nodes,
     wants_gpu,
 )
-from serve_app.checks.services import check_broker, check_certificate, check_store, tls_endpoints
-from serve_app.client_options import ConfigOption, DataDirOption
-from serve_app.consoles import console, errors
-from serve_app.local import CONFIG, ServiceOptions, read_config
+from serve_app.cli.doctor.services import check_broker, check_certificate, check_store, tls_endpoints
+from serve_app.cli.options import ConfigOption, DataDirOption
+from serve_app.launcher import CONFIG, ServiceOptions, read_config
 from serve_app.settings import Settings
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}

@@ -8,19 +8,19 @@ from rich.markup import escape
 
 import serve_app
 from serve_app.catalog.download import PrefetchError
+from serve_app.cli.console import console, errors
+from serve_app.cli.demo import demo
+from serve_app.cli.doctor.doctor import doctor
+from serve_app.cli.generate import InterruptedWaitError, generate
+from serve_app.cli.models import models_cli
+from serve_app.cli.replay import replay_command
+from serve_app.cli.serve import serve
+from serve_app.cli.tasks import tasks_cli
+from serve_app.cli.tokens import token_cli
+from serve_app.cli.verify import verify
 from serve_app.client import ClientError, ConnectionFailedError
-from serve_app.consoles import console, errors
-from serve_app.demo import demo
-from serve_app.doctor import doctor
 from serve_app.errors import BrokerError
-from serve_app.generate import InterruptedWaitError, generate
-from serve_app.local import StartError
-from serve_app.models_command import models_cli
-from serve_app.operators import tasks_cli
-from serve_app.replay import replay_command
-from serve_app.serve_command import serve
-from serve_app.token_commands import token_cli
-from serve_app.verify_command import verify
+from serve_app.launcher import StartError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 cli.add_typer(models_cli, name="models")

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from deployments.types import OutputFormat
-from serve_app.client import GRACE_S, WAIT_S, AvatarParameters, ClientError, FaceAvatarClient, Photo, Task
-from serve_app.client_options import (
+from serve_app.cli.console import console, errors
+from serve_app.cli.options import (
     AVATARS,
     DEFAULT_URL,
     ConsentOption,
@@ -23,10 +23,10 @@ from serve_app.client_options import (
     is_url,
     read_token,
 )
-from serve_app.consoles import console, errors
-from serve_app.results import file_stem, save_avatars, summary
+from serve_app.cli.results import file_stem, save_avatars, summary
+from serve_app.cli.task_view import TaskView
+from serve_app.client import GRACE_S, WAIT_S, AvatarParameters, ClientError, FaceAvatarClient, Photo, Task
 from serve_app.schemas.requests import Priority
-from serve_app.task_view import TaskView
 
 
 def generate(

@@ -8,7 +8,7 @@ from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, Transfer
 
 from serve_app.catalog.catalog import HUB, Catalog, ModelFile
 from serve_app.catalog.download import prefetch
-from serve_app.consoles import console
+from serve_app.cli.console import console
 from serve_app.settings import DEFAULT_MODELS_DIR
 
 models_cli = typer.Typer(no_args_is_help=True, help="The files of pretrained models.")

@@ -14,7 +14,7 @@ from serve_app.backends.data_dir_secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_F
 from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.download import missing
-from serve_app.checks.finding import Finding, fail, ok, warn
+from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.provenance.signing import BUNDLE_FILE
 from serve_app.settings import Settings
 

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import typer
 
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
-from serve_app.consoles import console
-from serve_app.local import CONFIG, RunningService, ServiceOptions, run_service
-from serve_app.signals import end_on_signals
+from serve_app.cli.console import console
+from serve_app.cli.signals import end_on_signals
+from serve_app.launcher import CONFIG, RunningService, ServiceOptions, run_service
 
 
 def serve(

@@ -15,7 +15,7 @@ import httpx
 from packaging.requirements import Requirement
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.checks.finding import Finding, fail, ok, warn
+from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.settings import Settings
 
 PACKAGE = "face-avatar"

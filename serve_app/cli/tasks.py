@@ -10,9 +10,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from serve_app.backends.redis import connect
-from serve_app.client_options import ConfigOption, DataDirOption
-from serve_app.consoles import console
-from serve_app.local import CONFIG, ServiceOptions, read_config
+from serve_app.cli.console import console
+from serve_app.cli.options import ConfigOption, DataDirOption
+from serve_app.launcher import CONFIG, ServiceOptions, read_config
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import TaskRecord
 from serve_app.tasks.store import TaskStore

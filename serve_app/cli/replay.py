@@ -9,8 +9,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from serve_app.client import AvatarImage, AvatarParameters, ClientError, FaceAvatarClient, Photo, image_format
-from serve_app.client_options import (
+from serve_app.cli.console import console, errors
+from serve_app.cli.options import (
     AVATARS,
     DEFAULT_URL,
     ConsentOption,
@@ -21,11 +21,11 @@ from serve_app.client_options import (
     is_url,
     read_token,
 )
-from serve_app.consoles import console, errors
-from serve_app.results import file_stem, write_file
+from serve_app.cli.results import file_stem, write_file
+from serve_app.cli.task_view import TaskView
+from serve_app.client import AvatarImage, AvatarParameters, ClientError, FaceAvatarClient, Photo, image_format
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import MAX_SEED
-from serve_app.task_view import TaskView
 
 COMPARED = ("model", "sampler", "schedule", "drawn_width", "drawn_height", "lora_scale", "precision", "device")
 

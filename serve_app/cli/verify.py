@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from serve_app.client_options import ConfigOption, DataDirOption
-from serve_app.consoles import console
+from serve_app.cli.console import console
+from serve_app.cli.options import ConfigOption, DataDirOption
 from serve_app.errors import ImageUrlError
-from serve_app.local import CONFIG, ServiceOptions, read_config
+from serve_app.launcher import CONFIG, ServiceOptions, read_config
 from serve_app.provenance.signing import OurCertificates, Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.sandbox.process import ConfinedSettings

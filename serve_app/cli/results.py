@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from serve_app.cli.options import is_url
 from serve_app.client import AvatarImage, ClientError, FaceAvatarClient, Photo, Task, image_format
-from serve_app.client_options import is_url
 
 MAX_STEM_CHARS = 100
 
