@@ -20,7 +20,7 @@ import ray
 import yaml
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.cold_start import ColdStart
+from deployments.common.startup_metrics import ColdStart
 from deployments.errors import NoFaceError
 from serve_app.api.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
 from serve_app.backends.redis import connect

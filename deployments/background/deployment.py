@@ -9,10 +9,10 @@ import numpy as np
 
 from deployments.background.finish import decided, finish
 from deployments.background.identity import IdentitySource
-from deployments.cold_start import ColdStart
+from deployments.common.checksums import sha256_by_name
+from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
 from deployments.types import Avatar, DrawnWith, FinishSpec, GeneratedImage, Origin
-from deployments.weights import sha256_by_name
 
 
 class BackgroundRemover:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ray.serve import metrics
 
-from deployments.cold_start import ColdStart
+from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.denoiser import Denoiser
 from deployments.diffusion.engine import DiffusionEngine

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from deployments.common.checksums import sha256_by_name
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.precision import precision_of
 from deployments.diffusion.sampler import sampler_of
 from deployments.types import DrawnWith
-from deployments.weights import sha256_by_name
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 LIBRARIES = ("torch", "diffusers", "transformers")

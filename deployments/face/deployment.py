@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 from ray import serve
 
-from deployments.cold_start import ColdStart
+from deployments.common.startup_metrics import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
 from deployments.face.courtesy import Courtesy

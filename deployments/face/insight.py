@@ -7,14 +7,14 @@ import numpy as np
 from insightface.app import FaceAnalysis
 from insightface.utils.face_align import norm_crop
 
+from deployments.common.checksums import sha256_by_name
+from deployments.common.onnx_session import provider_list, require_provider, require_self_contained, session_options
 from deployments.config import InsightFaceModelConfig, model_path
 from deployments.errors import NoFaceError
 from deployments.face.detection import Detection, largest_face
 from deployments.face.inspection import inspected
 from deployments.face.vector import normalised
-from deployments.onnx import provider_list, require_provider, require_self_contained, session_options
 from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
-from deployments.weights import sha256_by_name
 
 # Pixels of a side. SCRFD knows no face as large as its input, so a portrait that the face fills is lost at 640; shrunk
 # to 128 it is within its range. insightface's own default is both sizes too, whose detections it merges.

@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 import onnxruntime
 
+from deployments.common.checksums import sha256_by_name
+from deployments.common.onnx_session import provider_list, require_provider, session_options
 from deployments.config import CascadeFaceModelConfig, FaceModelConfig, InsightFaceModelConfig, model_path
 from deployments.embedded.face_crop import crop_face, encoder_input
 from deployments.errors import NoFaceError
@@ -13,9 +15,7 @@ from deployments.face.cascade import find_faces, find_largest
 from deployments.face.detection import Detection, largest_face
 from deployments.face.inspection import inspected
 from deployments.face.vector import normalised
-from deployments.onnx import provider_list, require_provider, session_options
 from deployments.types import FaceEmbedding, FoundFaces, Photo, Vector
-from deployments.weights import sha256_by_name
 
 
 class FaceModel(Protocol):

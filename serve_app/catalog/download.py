@@ -252,7 +252,7 @@ def _require_safe(part: Part, file: ModelFile) -> None:
     # Here, because onnxruntime takes a while to import.
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from deployments.onnx import require_self_contained
+    from deployments.common.onnx_session import require_self_contained
 
     try:
         require_self_contained(part.path)
