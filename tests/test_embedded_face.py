@@ -9,7 +9,6 @@ import pytest
 import torch
 from skimage.color import rgb2lab
 
-from deployments.embedded.face_crop import encoder_input
 from deployments.embedded.training.appearance import TRAITS, Choice, basis, code_of
 from deployments.embedded.training.drawing import Look
 from deployments.embedded.training.export import export_onnx
@@ -34,6 +33,7 @@ from deployments.embedded.training.photo import (
 from deployments.embedded.training.portrait import Portrait, random_portrait
 from deployments.embedded.training.relief import height, normals, shaded
 from deployments.embedded.training.relight import BEARD, CLASSES, GLASSES, HAIR, LIT, SKIN, FaceFrame
+from deployments.face.alignment import encoder_input
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from deployments.background.model import RembgModel
 from deployments.config import MattingModelConfig
 from deployments.embedded import WEIGHTS
-from deployments.embedded.face_crop import CROP_SIZE, crop_face
 from deployments.embedded.training.captions import default_caption
 from deployments.embedded.training.figure import render
 from deployments.embedded.training.figures import DARK_BLACK, PALE_BLOND, held_out
@@ -19,6 +18,7 @@ from deployments.embedded.training.inference import Studio, drawn_reference, rea
 from deployments.embedded.training.judge import Judge
 from deployments.embedded.training.networks import closed_form_latents
 from deployments.embedded.training.photo import face_views
+from deployments.face.alignment import CROP_SIZE, crop_face
 from loadtest.bench.avatars import JUDGE
 from loadtest.bench.avatars_scores import differences, intersection_over_union, lab_of
 

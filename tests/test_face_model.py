@@ -17,7 +17,7 @@ from deployments.embedded.training.portrait import random_portrait
 from deployments.errors import NoFaceError
 from deployments.face.cascade import find_faces, find_largest, warmth
 from deployments.face.model import CascadeFaceModel, open_encoder
-from deployments.face.vector import face_similarity
+from deployments.face.similarity import face_similarity
 from deployments.types import FaceEmbedding, Photo
 from tests.conftest import insightface_images
 

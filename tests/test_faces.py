@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from deployments.face.detection import Detection
-from deployments.face.inspection import inspected, sharpness
+from deployments.face.quality import inspected, sharpness
 from serve_app.photos.sample import sample_photo
 from tests.conftest import Service, data_url, photo_files, png
 from tests.test_http import KEYS, QUICK, failure

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.embedded.face_crop import crop_face
 from deployments.embedded.training.captions import default_caption
 from deployments.embedded.training.dataset import avatar_of
 from deployments.embedded.training.drawing import Look
@@ -18,6 +17,7 @@ from deployments.embedded.training.judge import GROUPS, Judge, Readings, shows_b
 from deployments.embedded.training.photo import face_box, jittered_box
 from deployments.embedded.training.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
 from deployments.errors import NoFaceError
+from deployments.face.alignment import crop_face
 from deployments.face.model import FaceModel
 from deployments.types import Photo
 from loadtest.bench.avatars_scores import (

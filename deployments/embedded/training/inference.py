@@ -11,10 +11,10 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.embedded.face_crop import crop_face, encoder_input
 from deployments.embedded.training.export import ADAPTER_FILE
 from deployments.embedded.training.photo import render_photo
 from deployments.embedded.training.portrait import Portrait
+from deployments.face.alignment import crop_face, encoder_input
 
 STEPS, GUIDANCE = 12, 1.5
 Box = tuple[float, float, float, float]

@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
-from deployments.embedded.face_crop import CROP_SIZE, crop_face, crop_square
 from deployments.embedded.training.backdrop import any_colour, backdrop, fractal
 from deployments.embedded.training.camera import compressed, through_a_camera
 from deployments.embedded.training.drawing import CARTOON, FACE_X, FACE_Y, UNITS, Look, Sketch
 from deployments.embedded.training.figure import render
 from deployments.embedded.training.portrait import Colour, Portrait, another_sitting, avatar_sitting
 from deployments.embedded.training.relight import BEARD, GLASSES, HAIR, SKIN, UNTOLD, FaceFrame, relit
+from deployments.face.alignment import CROP_SIZE, crop_face, crop_square
 
 BOX_SIDE = 98.0  # of the cascade's square, in drawing units; measured on renders and on photos
 BOX_BELOW = 6.0  # of its centre, below the face's

@@ -12,8 +12,8 @@ from deployments.common.onnx_session import provider_list, require_provider, req
 from deployments.config import InsightFaceModelConfig, model_path
 from deployments.errors import NoFaceError
 from deployments.face.detection import Detection, largest_face
-from deployments.face.inspection import inspected
-from deployments.face.vector import normalised
+from deployments.face.quality import inspected
+from deployments.face.similarity import normalised
 from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
 
 # Pixels of a side. SCRFD knows no face as large as its input, so a portrait that the face fills is lost at 640; shrunk
