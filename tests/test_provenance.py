@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from PIL import Image
 from typer.testing import CliRunner
 
-from deployments.background.credentials import GENERATOR, SOURCE_TYPE, ContentSigner, manifest
-from deployments.background.finish import encode
-from deployments.background.identity import SigningIdentity
+from deployments.background.c2pa_signer import GENERATOR, SOURCE_TYPE, ContentSigner, manifest
+from deployments.background.postprocess import encode
+from deployments.background.signing_identity import SigningIdentity
 from deployments.types import Origin, OutputFormat, Pixels
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret, own_url
 from serve_app.cli.root import cli

@@ -20,7 +20,7 @@ import numpy as np
 from fastapi import FastAPI
 from PIL import Image
 
-from deployments.background.finish import encode
+from deployments.background.postprocess import encode
 from deployments.config import CascadeFaceModelConfig
 from deployments.errors import NoFaceError
 from deployments.face.model import CascadeFaceModel

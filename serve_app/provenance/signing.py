@@ -10,7 +10,7 @@ from typing import Literal, Self
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployments.background.identity import SigningIdentity
+from deployments.background.signing_identity import SigningIdentity
 from deployments.config import Config
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret
 from serve_app.backends.secret_files import ensure_secret

@@ -13,7 +13,7 @@ from typing import Any
 import c2pa
 from PIL import Image
 
-from deployments.background.identity import SigningIdentity
+from deployments.background.signing_identity import SigningIdentity
 from deployments.types import Origin
 
 GENERATOR = {"name": "face-avatar", "version": version("face-avatar")}
