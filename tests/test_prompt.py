@@ -6,7 +6,7 @@ from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.config import model_path
-from deployments.diffusion.prompt import KEPT_CHUNKS, PromptEncoder, TextEncoder, XLPromptEncoder
+from deployments.diffusion.model.prompt_encoder import KEPT_CHUNKS, PromptEncoder, TextEncoder, XLPromptEncoder
 from serve_app.catalog.catalog import DEFAULT_PROMPT
 from tests.diffusion_folders import write_tiny_sdxl
 

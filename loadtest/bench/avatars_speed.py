@@ -37,7 +37,7 @@ def measured_in_a_fresh_process(weights: Path, threads: int, steps: int, guidanc
 
 
 def measure(config: DiffusionModelConfig, steps: int, guidance: float) -> Speed:
-    from deployments.diffusion.model import FaceDiffusionModel
+    from deployments.diffusion.model.denoiser import FaceDiffusionModel
 
     started = time.perf_counter()
     model = FaceDiffusionModel.load(config)

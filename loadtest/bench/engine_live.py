@@ -15,12 +15,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from deployments.config import DiffusionModelConfig, model_path
-from deployments.diffusion.denoiser import Denoiser
-from deployments.diffusion.engine import DiffusionEngine
-from deployments.diffusion.model import FaceDiffusionModel
-from deployments.diffusion.precision import dtype_of
-from deployments.diffusion.scheduler import Bucket, Row
-from deployments.diffusion.step_times import StepTimes
+from deployments.diffusion.engine.denoiser import Denoiser
+from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.scheduler import Bucket, Row
+from deployments.diffusion.model.denoiser import FaceDiffusionModel
+from deployments.diffusion.model.precision import dtype_of
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
 from loadtest.bench.engine_queues import GENERATOR, PROFILED, Arrival, Bar, poisson, spec_of
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.config import AvatarGeneratorConfig
-from deployments.diffusion.scheduler import Bucket, Row, RowScheduler
-from deployments.diffusion.step_times import StepTimes
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.scheduler import Bucket, Row, RowScheduler
 from deployments.types import AvatarSpec, Pixels, Vector
 
 GENERATOR = AvatarGeneratorConfig()  # as it is deployed

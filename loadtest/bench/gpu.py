@@ -21,9 +21,9 @@ import diffusers
 import torch
 import torch._dynamo
 
-from deployments.diffusion.denoiser import OutOfMemoryError
-from deployments.diffusion.model import FaceDiffusionModel
-from deployments.diffusion.pipeline import FacePipeline, use_channels_last
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model.denoiser import FaceDiffusionModel
+from deployments.diffusion.model.loader import FacePipeline, use_channels_last
 from loadtest.bench.gpu_bench import Bench, matrix_product
 from loadtest.bench.gpu_figures import Curve, Figure, ModelSize, Report, StepTime, VariantTime
 from loadtest.bench.gpu_models import FULL, TINY, Architecture, add_face_adapter, random_pipeline, weights_of

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deployments.diffusion.adapter import FACE_WIDTH
-from deployments.diffusion.denoiser import OutOfMemoryError
-from deployments.diffusion.model import FaceDiffusionModel, Sample
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
+from deployments.diffusion.model.ip_adapter import FACE_WIDTH
 from deployments.types import AvatarSpec, Vector
 from loadtest.bench.gpu_figures import DecodeTime, Images, MatrixProduct, StartTime, StepTime
 

@@ -14,8 +14,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from deployments.diffusion.adapter import FACE_WIDTH, FaceIDAdapter, Weights
-from deployments.diffusion.pipeline import FacePipeline, SDFacePipeline, SDXLFacePipeline
+from deployments.diffusion.model.ip_adapter import FACE_WIDTH, FaceIDAdapter, Weights
+from deployments.diffusion.model.loader import FacePipeline, SDFacePipeline, SDXLFacePipeline
 
 Config = Mapping[str, Any]
 

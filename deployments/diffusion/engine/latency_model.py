@@ -7,7 +7,7 @@ from threading import Lock
 
 import numpy as np
 
-from deployments.diffusion.scheduler import Bucket
+from deployments.diffusion.engine.scheduler import Bucket
 
 # A row more must raise the rate this much. Simulated with step times of 14 + 6 B and 6 + 24 B ms for B images at loads
 # of 0.5 to 0.9, against a cap at 97% of the peak rate: the steep curve then runs 3 images at once instead of 4 and

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from deployments.diffusion.engine import DiffusionEngine
+from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.types import ImageProgress
 
 

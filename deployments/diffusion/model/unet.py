@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor
 
-from deployments.diffusion.shares import RowShares, Tensors
+from deployments.diffusion.model.batch_sharding import RowShares, Tensors
 
 Size = tuple[int, int]
 """Height and width of latents."""

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deployments.diffusion.denoiser import Denoiser
-from deployments.diffusion.tenants import Shares
+from deployments.diffusion.engine.denoiser import Denoiser
+from deployments.diffusion.engine.fair_share import Shares
 from deployments.types import AvatarSpec, GeneratedImage, Vector
 
 # Images that are still to come for each that is here: they wait for the time that a step with few rows wastes.

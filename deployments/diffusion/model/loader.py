@@ -9,9 +9,9 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from deployments.config import DiffusionModelConfig, model_path
-from deployments.diffusion.adapter import FaceIDAdapter
-from deployments.diffusion.precision import dtype_of
-from deployments.diffusion.prompt import PromptEncoder, TextEncoder, XLPromptEncoder
+from deployments.diffusion.model.ip_adapter import FaceIDAdapter
+from deployments.diffusion.model.precision import dtype_of
+from deployments.diffusion.model.prompt_encoder import PromptEncoder, TextEncoder, XLPromptEncoder
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -10,8 +10,8 @@ import torch
 
 from deployments.common.checksums import sha256_by_name
 from deployments.config import DiffusionModelConfig, model_path
-from deployments.diffusion.precision import precision_of
-from deployments.diffusion.sampler import sampler_of
+from deployments.diffusion.model.precision import precision_of
+from deployments.diffusion.model.sampler import sampler_of
 from deployments.types import DrawnWith
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")

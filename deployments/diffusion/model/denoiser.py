@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from deployments.config import DiffusionModelConfig
-from deployments.diffusion.adapter import FACE_WIDTH
-from deployments.diffusion.denoiser import OutOfMemoryError
-from deployments.diffusion.layers import quicken
-from deployments.diffusion.noise_schedule import Plan, Step
-from deployments.diffusion.pipeline import FacePipeline, Tensors, load_pipeline
-from deployments.diffusion.sampler import Positions, sampler_of
-from deployments.diffusion.shares import use_threads
-from deployments.diffusion.unet import RowUNet
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model.batch_sharding import use_threads
+from deployments.diffusion.model.ip_adapter import FACE_WIDTH
+from deployments.diffusion.model.loader import FacePipeline, Tensors, load_pipeline
+from deployments.diffusion.model.noise_schedule import Plan, Step
+from deployments.diffusion.model.optimized_layers import quicken
+from deployments.diffusion.model.sampler import Positions, sampler_of
+from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, Pixels, Vector
 
 GRAPHS = 10_000  # of all models of a process; none ever has as many

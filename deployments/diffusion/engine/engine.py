@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from deployments.diffusion.denoiser import Denoiser, OutOfMemoryError
-from deployments.diffusion.scheduler import Bucket, Outlook, Row, RowScheduler
-from deployments.diffusion.step_times import StepTimes
+from deployments.diffusion.engine.denoiser import Denoiser, OutOfMemoryError
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.scheduler import Bucket, Outlook, Row, RowScheduler
 from deployments.errors import DeadlineError
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress, Pixels
 

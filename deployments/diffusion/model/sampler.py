@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.diffusion.noise_schedule import NoiseSchedule, Numbers, Plan, PredictionType, SolverSchedule, Step
+from deployments.diffusion.model.noise_schedule import (
+    NoiseSchedule,
+    Numbers,
+    Plan,
+    PredictionType,
+    SolverSchedule,
+    Step,
+)
 
 FEW_STEPS = 15  # below it, the last step of DPM-Solver++ is of first order where `lower_order_final`
 
