@@ -11,9 +11,9 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
-from deployments.embedded.training.drawing import Look
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.portrait import random_portrait
+from deployments.embedded.training.renderer.drawing import Look
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.portrait import random_portrait
 from deployments.face.cascade import find_faces
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.cli.signals import end_on_signals

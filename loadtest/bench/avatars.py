@@ -23,9 +23,9 @@ from tqdm import tqdm
 from deployments.background.model import RembgModel
 from deployments.config import CascadeFaceModelConfig, MattingModelConfig
 from deployments.embedded import WEIGHTS
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.inference import GUIDANCE, STEPS, Studio, contact_sheet
-from deployments.embedded.training.judge import Judge
+from deployments.embedded.training.evaluate.inference import GUIDANCE, STEPS, Studio, contact_sheet
+from deployments.embedded.training.evaluate.judge import Judge
+from deployments.embedded.training.renderer.figure import render
 from deployments.face.model import CascadeFaceModel
 from loadtest.bench.avatars_drawn import COLD, Case, Drawn, draw_cases, judge_scores, plainly, similarity_scores
 from loadtest.bench.avatars_matting import matting_scores

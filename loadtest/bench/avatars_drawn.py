@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.embedded.training.captions import default_caption
-from deployments.embedded.training.dataset import avatar_of
-from deployments.embedded.training.drawing import Look
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.figures import HELD_OUT, held_out
-from deployments.embedded.training.inference import Studio
-from deployments.embedded.training.judge import GROUPS, Judge, Readings, shows_beard, shows_hair
-from deployments.embedded.training.photo import face_box, jittered_box
-from deployments.embedded.training.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
+from deployments.embedded.training.data.captions import default_caption
+from deployments.embedded.training.data.dataset import avatar_of
+from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
+from deployments.embedded.training.evaluate.inference import Studio
+from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings, shows_beard, shows_hair
+from deployments.embedded.training.renderer.drawing import Look
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.photo import face_box, jittered_box
+from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
 from deployments.errors import NoFaceError
 from deployments.face.alignment import crop_face
 from deployments.face.model import FaceModel

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from deployments.background.model import MattingModel
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.figures import HELD_OUT, held_out
-from deployments.embedded.training.portrait import Portrait, avatar_sitting
+from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.portrait import Portrait, avatar_sitting
 from loadtest.bench.avatars_scores import Picture, Score, flat_figure, intersection_over_union
 
 DISTANCE = 12.0  # CIEDE2000 from the background

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.color import rgb2lab
 
-from deployments.embedded.training.captions import default_caption
-from deployments.embedded.training.face_training import triples_right
-from deployments.embedded.training.figures import HELD_OUT
-from deployments.embedded.training.inference import Studio
-from deployments.embedded.training.judge import Judge
-from deployments.embedded.training.photo import augmented_crops
+from deployments.embedded.training.data.captions import default_caption
+from deployments.embedded.training.evaluate.figures import HELD_OUT
+from deployments.embedded.training.evaluate.inference import Studio
+from deployments.embedded.training.evaluate.judge import Judge
+from deployments.embedded.training.renderer.photo import augmented_crops
+from deployments.embedded.training.train.face import triples_right
 from deployments.types import Box
 from loadtest.bench.avatars_scores import Array, Picture, Score, differences, share
 

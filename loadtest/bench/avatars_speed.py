@@ -16,7 +16,7 @@ import numpy as np
 
 from deployments.config import DiffusionModelConfig
 from deployments.embedded import WEIGHTS
-from deployments.embedded.training.captions import default_caption
+from deployments.embedded.training.data.captions import default_caption
 from deployments.types import AvatarSpec
 
 IMAGES = 5
