@@ -18,7 +18,7 @@ from loadtest.bench.peers import Comparison, Extent, mix
 from loadtest.bench.peers_load import SERVERS, Measured, photo_url, service_config, started
 from loadtest.bench.peers_painters import CURVE, SIDES, STEPS, SleepingPainter, painter_of, picture
 from loadtest.bench.peers_plot import Panel, drawn
-from loadtest.bench.peers_servers import Drawing, Faces, Order, answer
+from loadtest.bench.peers_protocol import Drawing, Faces, Order, answer
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ A module of its own: LitServe starts the worker as a process, which imports the 
 import litserve
 
 from deployments.types import Pixels
-from loadtest.bench.peers_servers import HOST, MAX_BATCH, ROUTE, Body, Drawing, Faces, Order, answer
+from loadtest.bench.peers_protocol import HOST, MAX_BATCH, ROUTE, Body, Drawing, Faces, Order, answer
 
 BATCH_WAIT_S = 0.01  # under load a batch fills up while the one before it is drawn
 

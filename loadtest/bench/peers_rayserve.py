@@ -12,7 +12,7 @@ from ray import serve
 from starlette.requests import Request
 
 from deployments.types import Pixels
-from loadtest.bench.peers_servers import HOST, MAX_BATCH, ROUTE, Drawing, Faces, Order, answer
+from loadtest.bench.peers_protocol import HOST, MAX_BATCH, ROUTE, Drawing, Faces, Order, answer
 
 ONGOING = 1000  # none is refused
 
