@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import table
-from loadtest.answers import read_answers, read_counts
-from loadtest.figures import Figures, NothingMeasuredError, figures_of
-from loadtest.load import Load, LoadEnd, Records, run_load
-from loadtest.report import as_html, as_json
-from loadtest.scrape import Scraper, exporters
-from loadtest.setting import Setting, settings_of
-from loadtest.shapes import ShapeName
+from loadtest.load.answers import read_answers, read_counts
+from loadtest.load.run import Load, LoadEnd, Records, run_load
+from loadtest.load.shapes import ShapeName
+from loadtest.metrics.figures import Figures, NothingMeasuredError, figures_of
+from loadtest.metrics.scrape import Scraper, exporters
+from loadtest.report import table
+from loadtest.report.report import as_html, as_json
+from loadtest.report.setting import Setting, settings_of
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.cli.options import read_token
 from serve_app.cli.signals import end_on_signals

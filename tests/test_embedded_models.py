@@ -19,8 +19,7 @@ from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.photo import face_views
 from deployments.embedded.training.train.networks import closed_form_latents
 from deployments.face.alignment import CROP_SIZE, crop_face
-from loadtest.bench.avatars import JUDGE
-from loadtest.bench.avatars_scores import differences, intersection_over_union, lab_of
+from loadtest.bench.avatars.scores import JUDGE, differences, intersection_over_union, lab_of
 
 Picture = NDArray[np.uint8]
 

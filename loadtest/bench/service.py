@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench.engine_live import LibraryPipeline, in_own_thread
-from loadtest.bench.engine_queues import GENERATOR, Bar
+from loadtest.bench.engine.live import LibraryPipeline, in_own_thread
+from loadtest.bench.engine.queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
 from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient

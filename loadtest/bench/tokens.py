@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from loadtest.bench.engine_queues import Bar
+from loadtest.bench.engine.queues import Bar
 from serve_app.cli.root import cli
 from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo

@@ -51,7 +51,7 @@ def run_text(plan: Plan) -> None:
 
 
 def run_judge(plan: Plan) -> None:
-    """Not shipped: the avatars' benchmark reads pictures with it (`loadtest/bench/judge.safetensors`)."""
+    """Not shipped: the avatars' benchmark reads pictures with it (`loadtest/bench/avatars/judge.safetensors`)."""
     pictures, sittings = plan.data.array("avatars"), plan.data.portraits("avatars")
     flat = pictures.reshape(-1, *pictures.shape[2:])
     portraits = [sitting for both in sittings for sitting in both]
