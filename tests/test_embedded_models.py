@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.background.model import RembgModel
-from deployments.config import MattingModelConfig
-from deployments.embedded import WEIGHTS
+from deployments.config import WEIGHTS, MattingModelConfig
 from deployments.embedded.training.data.captions import default_caption
 from deployments.embedded.training.evaluate.figures import DARK_BLACK, PALE_BLOND, held_out
 from deployments.embedded.training.evaluate.inference import Studio, drawn_reference, real_references

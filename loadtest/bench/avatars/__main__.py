@@ -21,8 +21,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from deployments.background.model import RembgModel
-from deployments.config import CascadeFaceModelConfig, MattingModelConfig
-from deployments.embedded import WEIGHTS
+from deployments.config import WEIGHTS, CascadeFaceModelConfig, MattingModelConfig
 from deployments.embedded.training.evaluate.inference import GUIDANCE, STEPS, Studio, contact_sheet
 from deployments.embedded.training.evaluate.judge import Judge
 from deployments.embedded.training.renderer.figure import render

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deployments.config import DiffusionModelConfig
-from deployments.embedded import WEIGHTS
+from deployments.config import WEIGHTS, DiffusionModelConfig
 from deployments.embedded.training.data.captions import default_caption
 from deployments.types import AvatarSpec
 

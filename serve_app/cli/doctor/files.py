@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deployments.config import EMBEDDED, model_path
-from deployments.embedded import WEIGHTS
+from deployments.config import EMBEDDED, WEIGHTS, model_path
 from serve_app.backends.data_dir_secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
 from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.catalog.catalog import Catalog
