@@ -14,7 +14,7 @@ from serve_app.auth.access import Access
 from serve_app.auth.penalties import MANY, REMEMBERED_S, Greed
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
-from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.data_dir_secrets import renew_token, sha256
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
@@ -290,7 +290,7 @@ def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
 
 def test_images_at_once_count_over_all_replicas_and_their_places_come_free(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        one, other = [Places(office.redis, office.keys, Outage(), 5) for _ in range(2)]
+        one, other = [Places(office.redis, office.keys, CircuitBreaker(), 5) for _ in range(2)]
         async with one.hold("ann", "a", 3, 4), other.hold("ann", "b", 1, 4), other.hold("bob", "c", 4, 4):
             with pytest.raises(RateLimitError) as refused:
                 async with one.hold("ann", "d", 1, 4):
@@ -311,8 +311,8 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
     at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(office: Office) -> None:
-        monkeypatch.setattr("serve_app.auth.rate_limit.LEASE_S", -1)  # a place is as good as its lease at once
-        places = Places(office.redis, office.keys, Outage(), 5)
+        monkeypatch.setattr("serve_app.generation.admission.LEASE_S", -1)  # a place is as good as its lease at once
+        places = Places(office.redis, office.keys, CircuitBreaker(), 5)
         store = TaskStore(office.redis, office.keys, "ingress", 60, lease_s=60)
         await store.create(task("a"), "STARTED")
 
@@ -332,7 +332,7 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
 def test_while_the_broker_is_away_nobody_is_refused_for_its_images(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         async with office.cut_off() as away:
-            places = Places(away, office.keys, Outage(), 5)
+            places = Places(away, office.keys, CircuitBreaker(), 5)
             async with places.hold("ann", "a", 1, 1), places.hold("ann", "b", 1, 1):
                 pass
 

@@ -11,7 +11,7 @@ from serve_app.auth.penalties import Greed
 from serve_app.auth.rate_limit import Quota, Rate, Rates
 from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook
-from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.data_dir_secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.tasks.keys import Keys
@@ -39,9 +39,9 @@ class Access:
         greed: Greed,
         own: OwnToken | None,
     ) -> None:
-        outage = Outage()
-        self._tokens = TokenStore(redis, keys.tokens, own, outage)
-        self._rates = Rates(redis, keys.rates, outage)
+        breaker = CircuitBreaker()
+        self._tokens = TokenStore(redis, keys.tokens, own, breaker)
+        self._rates = Rates(redis, keys.rates, breaker)
         self._settings = settings
         self._usage = usage
         self._greed = greed

@@ -5,14 +5,13 @@ import time
 
 from redis.asyncio import Redis
 
-from serve_app.backends.circuit_breaker import Outage
-from serve_app.backends.redis import broker_errors
-from serve_app.errors import BrokerError
+from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.tasks.keys import Keys
 
 MANY = 3  # refusals; a client that heeds `Retry-After` gets one
 WITHIN_S = 10.0
 REMEMBERED_S = 30
+NOT_SHARED = "each process knows only the refusals that it gave itself"
 
 
 class Greed:
@@ -21,7 +20,7 @@ class Greed:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._outage = Outage()
+        self._breaker = CircuitBreaker()
         self._refusals: dict[str, tuple[float, int]] = {}  # since when (monotonic), and how many
         self._shown_at: dict[str, float] = {}  # monotonic
 
@@ -34,7 +33,8 @@ class Greed:
         self._refusals[token] = since, count + 1
         if count + 1 == MANY:
             self._shown_at[token] = now
-            await self._tell(token)
+            key = self._keys.greedy(token)
+            await self._breaker.call(lambda: self._redis.set(key, "", ex=REMEMBERED_S), None, NOT_SHARED)
 
     def shown_here(self, token: str) -> bool:
         """Of late, to this process."""
@@ -44,20 +44,5 @@ class Greed:
         """Of late, to any process."""
         if self.shown_here(token):
             return True
-        if not token or self._outage.lasts:
-            return False
-        try:
-            async with broker_errors():
-                return bool(await self._redis.exists(self._keys.greedy(token)))
-        except BrokerError as error:
-            self._outage.begin(error, "nobody stands back")
-            return False
-
-    async def _tell(self, token: str) -> None:
-        if self._outage.lasts:
-            return
-        try:
-            async with broker_errors():
-                await self._redis.set(self._keys.greedy(token), "", ex=REMEMBERED_S)
-        except BrokerError as error:
-            self._outage.begin(error, "nobody stands back")
+        key = self._keys.greedy(token)
+        return bool(token and await self._breaker.call(lambda: self._redis.exists(key), 0, NOT_SHARED))

@@ -7,14 +7,14 @@ import math
 import time
 from typing import Any, NamedTuple
 
-from limits import RateLimitItemPerSecond
+from limits import RateLimitItemPerSecond, WindowStats
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import Redis
 
-from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.redis import broker_errors
-from serve_app.errors import BrokerError, RateLimitError
+from serve_app.errors import RateLimitError
 
 
 class Quota(NamedTuple):
@@ -44,33 +44,33 @@ class Rate(NamedTuple):
 class Rates:
     """Requests of the last while, by name: a moving window, so that no two windows' worth come at once."""
 
-    def __init__(self, redis: Redis, prefix: str, outage: Outage) -> None:
+    def __init__(self, redis: Redis, prefix: str, breaker: CircuitBreaker) -> None:
         pool: Any = redis.connection_pool
         storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=prefix, connection_pool=pool)
         self._windows = MovingWindowRateLimiter(storage)
-        self._outage = outage
+        self._breaker = breaker
         self._full_until: dict[str, float] = {}  # unix seconds; who goes on asking costs no call of the broker
 
     async def hit(self, name: str, rate: Rate) -> Quota | None:
         """Count a request; None where nothing is known of others. Raises: RateLimitError."""
-        if self._outage.lasts:
-            return None
         if (full_until := self._full_until.get(name, 0.0)) > time.time():
             raise _too_many(Quota(rate, 0, _seconds_until(full_until)))
-        item = RateLimitItemPerSecond(*rate)
-        try:
-            async with broker_errors():
-                counted = await self._windows.hit(item, name)
-                window = await self._windows.get_window_stats(item, name)
-        except BrokerError as error:
-            self._outage.begin(error, "rate limits are not enforced")
+        counted = await self._breaker.call(lambda: self._count(name, rate), None, "rate limits are not enforced")
+        if counted is None:
             return None
+        fits, window = counted
         quota = Quota(rate, max(0, window.remaining), _seconds_until(window.reset_time))
         self._full_until.pop(name, None)
-        if not counted:
+        if not fits:
             self._full_until[name] = window.reset_time
             raise _too_many(quota)
         return quota
+
+    async def _count(self, name: str, rate: Rate) -> tuple[bool, WindowStats]:
+        """Whether it is within the rate, and how the window is then. Raises: BrokerError."""
+        item = RateLimitItemPerSecond(*rate)
+        async with broker_errors():  # the storage has a client of its own
+            return await self._windows.hit(item, name), await self._windows.get_window_stats(item, name)
 
 
 def _too_many(quota: Quota) -> RateLimitError:

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from deployments.config import Config
-from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.data_dir_secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
-from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
 
 OWNER = "owner"  # the name of the token that a data directory has
@@ -119,11 +118,13 @@ class TokenStore:
     Whoever was seen lately still counts while the broker is away.
     """
 
-    def __init__(self, redis: Redis, key: str, own: OwnToken | None = None, outage: Outage | None = None) -> None:
+    def __init__(
+        self, redis: Redis, key: str, own: OwnToken | None = None, breaker: CircuitBreaker | None = None
+    ) -> None:
         self._redis = redis
         self._key = key
         self._own = own
-        self._outage = outage or Outage()
+        self._breaker = breaker or CircuitBreaker()
         self._seen: dict[str, tuple[Token, float]] = {}  # and when, by the monotonic clock
 
     async def find(self, digest: str) -> Token | None:
@@ -133,13 +134,13 @@ class TokenStore:
             return own
         seen, seen_at = self._seen.get(digest, (None, 0.0))
         age_s = time.monotonic() - seen_at
-        if seen is not None and age_s < (STALE_S if self._outage.lasts else FRESH_S):
+        if seen is not None and age_s < (STALE_S if self._breaker.is_open else FRESH_S):
             return seen
         try:
             found = await self._get(token_id(digest))
         except BrokerError as error:
             if seen is not None and age_s < STALE_S:
-                self._outage.begin(error, "tokens that were seen lately count")
+                self._breaker.open(error, "tokens that were seen lately count")
                 return seen
             raise
         if found is None or not hmac.compare_digest(found.digest, digest):
@@ -166,14 +167,12 @@ class TokenStore:
             rights=tuple(grant.rights),
             limits=grant.limits,
         )
-        async with broker_errors():
-            await self._redis.hset(self._key, token.id, token.model_dump_json())
+        await self._redis.hset(self._key, token.id, token.model_dump_json())
         return secret
 
     async def all(self) -> list[Token]:
         """The oldest first. Raises: BrokerError."""
-        async with broker_errors():
-            found: Any = await self._redis.hgetall(self._key)
+        found: Any = await self._redis.hgetall(self._key)
         tokens = [Token.model_validate_json(value) for value in found.values()]
         own = self._own.token if self._own is not None else None
         return [*([own] if own else []), *sorted(tokens, key=lambda token: token.created_at)]
@@ -184,12 +183,10 @@ class TokenStore:
 
     async def revoke(self, token: Token) -> bool:
         """Take a token back; false where somebody did already. Raises: BrokerError."""
-        async with broker_errors():
-            return bool(await self._redis.hdel(self._key, token.id))
+        return bool(await self._redis.hdel(self._key, token.id))
 
     async def _get(self, name: str) -> Token | None:
-        async with broker_errors():
-            value: Any = await self._redis.hget(self._key, name)
+        value: Any = await self._redis.hget(self._key, name)
         return None if value is None else Token.model_validate_json(value)
 
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
 
-from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import StoredAvatar
@@ -88,8 +87,7 @@ class UsageBook:
         if used:
             pipe.hset(self._keys.tokens_used, mapping={token: str(at) for token, at in used.items()})
         try:
-            async with broker_errors():
-                await pipe.execute()
+            await pipe.execute()
         except BrokerError:
             return
         self._counts = self._counts - counts
@@ -103,11 +101,10 @@ def today(days_ago: int = 0) -> str:
 
 async def usage_of(redis: Redis, keys: Keys, token: str, days: int) -> Usage:
     """What a token used today and in the days before. Raises: BrokerError."""
-    async with broker_errors():
-        pipe = redis.pipeline(transaction=False)
-        for days_ago in range(days):
-            pipe.hgetall(keys.usage(token, today(days_ago)))
-        found: list[dict[str, str]] = await pipe.execute()
+    pipe = redis.pipeline(transaction=False)
+    for days_ago in range(days):
+        pipe.hgetall(keys.usage(token, today(days_ago)))
+    found: list[dict[str, str]] = await pipe.execute()
     counts: Counter[str] = Counter()
     for day in found:
         counts.update({what: int(count) for what, count in day.items()})
@@ -116,6 +113,5 @@ async def usage_of(redis: Redis, keys: Keys, token: str, days: int) -> Usage:
 
 async def last_used(redis: Redis, keys: Keys) -> dict[str, float]:
     """When each token came last (unix seconds), of those that did. Raises: BrokerError."""
-    async with broker_errors():
-        used: Any = await redis.hgetall(keys.tokens_used)
+    used: Any = await redis.hgetall(keys.tokens_used)
     return {token: float(at) for token, at in used.items()}

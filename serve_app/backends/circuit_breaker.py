@@ -1,27 +1,39 @@
-"""That the broker is away, remembered for a moment: not every request has to wait until it has found that out."""
+"""A circuit breaker: that the broker is away is remembered for a moment, so that not every request waits for it."""
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from serve_app.errors import BrokerError
 
 REMEMBERED_S = 5
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Outage:
+class CircuitBreaker:
     """Of one process."""
 
     def __init__(self) -> None:
         self._until = 0.0  # by the monotonic clock
 
     @property
-    def lasts(self) -> bool:
+    def is_open(self) -> bool:
         return time.monotonic() < self._until
 
-    def begin(self, error: BrokerError, consequence: str) -> None:
+    def open(self, error: BrokerError, consequence: str) -> None:
         """The broker did not answer; `consequence` is for the log, which is told once and not for each request."""
-        if not self.lasts:
+        if not self.is_open:
             log.warning("the broker does not answer, %s: %s", consequence, error.__cause__)
         self._until = time.monotonic() + REMEMBERED_S
+
+    async def call(self, ask: Callable[[], Awaitable[T]], otherwise: T, consequence: str) -> T:
+        """What `ask` gives; `otherwise` where the broker does not answer, or did not a moment ago."""
+        if not self.is_open:
+            try:
+                return await ask()
+            except BrokerError as error:
+                self.open(error, consequence)
+        return otherwise

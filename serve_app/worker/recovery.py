@@ -12,7 +12,6 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.backends.object_store import Results
-from serve_app.backends.redis import broker_errors
 from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import LEASE_S, UNFINISHED, task_files
 from serve_app.tasks.store import TaskStore
@@ -44,20 +43,18 @@ class Reaper:
         """Nothing, where another worker has begun a round a moment ago. Raises: BrokerError; StoreError."""
         if not await is_our_turn(self._redis, self._keys.reaper, self.every_s):
             return
-        async with broker_errors():
-            waiting: Any = await self._redis.zrange(self._keys.open, 0, -1)
+        waiting: Any = await self._redis.zrange(self._keys.open, 0, -1)
         for first in range(0, len(waiting), AT_ONCE):
             await self._revive(waiting[first : first + AT_ONCE])
         await self._bury()
 
     async def _revive(self, task_ids: Sequence[str]) -> None:
         """Queue those again that nobody works on and whose message is lost."""
-        async with broker_errors():
-            pipe = self._redis.pipeline(transaction=False)
-            for task_id in task_ids:
-                pipe.hmget(self._keys.record(task_id), "status", "message_id", "priority")
-                pipe.exists(self._keys.lease(task_id))
-            found = await pipe.execute()
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipe.hmget(self._keys.record(task_id), "status", "message_id", "priority")
+            pipe.exists(self._keys.lease(task_id))
+        found = await pipe.execute()
         idle: list[Message] = []
         for task_id, (status, message_id, priority), held in zip(task_ids, found[::2], found[1::2], strict=True):
             if status not in UNFINISHED:  # its record went with its time to live

