@@ -22,7 +22,7 @@ from loadtest.metrics.scrape import Scraper, exporters
 from loadtest.report import table
 from loadtest.report.report import as_html, as_json
 from loadtest.report.setting import Setting, settings_of
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli.options import read_token
 from serve_app.cli.signals import end_on_signals
 from serve_app.client import ClientError

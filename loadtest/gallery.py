@@ -15,7 +15,7 @@ from deployments.embedded.training.renderer.drawing import Look
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.portrait import random_portrait
 from deployments.face.cascade import find_faces
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli.signals import end_on_signals
 from serve_app.client import FaceAvatarClient
 from serve_app.launcher import ServiceOptions, free_port, run_service

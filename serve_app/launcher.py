@@ -17,8 +17,8 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.backends.data_dir_secrets import ensure_token
 from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
+from serve_app.backends.secrets import ensure_token
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.settings import Settings
 

@@ -28,9 +28,9 @@ from redis.exceptions import BusyLoadingError
 from redis.retry import Retry
 
 from deployments.types import Pixels
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.backends.embedded_valkey import ValkeyServer
 from serve_app.backends.redis import own_url
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.launcher import CONFIG, ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 

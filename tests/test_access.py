@@ -15,11 +15,11 @@ from serve_app.auth.penalties import MANY, REMEMBERED_S, Greed
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
 from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.data_dir_secrets import renew_token, sha256
 from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.backends.secrets import renew_token, sha256
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.generation.admission import Places
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 from tests.test_tasks import AVATAR, task
 from tests.test_worker import eventually

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from loadtest.bench import overload, scaling
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.launcher import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
 from tests.conftest import config_file
 

@@ -25,9 +25,9 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from rich.console import Console
 from typer.testing import CliRunner
 
-from serve_app.backends.data_dir_secrets import ensure_token, signing_key
 from serve_app.backends.object_store import FOLDER, StoreSettings
 from serve_app.backends.redis import BrokerSettings, own_password, own_url
+from serve_app.backends.secrets import ensure_token, signing_key
 from serve_app.cli.doctor.doctor import lines
 from serve_app.cli.doctor.files import CARD, check_card, check_catalog, check_data_dir, check_models, check_secrets
 from serve_app.cli.doctor.finding import Finding, State, fail, ok

@@ -15,15 +15,15 @@ import redis
 import yaml
 from ray import serve
 
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.backends.embedded_valkey import LAST_CLIENTS_S
 from serve_app.backends.redis import BrokerSettings, own_url
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.launcher import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.photos.sample import sample_photo
 from serve_app.pipeline.cold_start import LOOK_EVERY_S, StageState, look_at_stages
 from serve_app.settings import Settings
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 from serve_app.worker.deployment import CLOSE_S
 from tests.conftest import data_url, photo_files, valkey_server
 from tests.test_restart import running_service, submit

@@ -17,12 +17,12 @@ import yaml
 from PIL import Image
 
 from deployments.types import Pixels
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.backends.redis import BrokerSettings, own_url
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.launcher import CONFIG as EMBEDDED
 from serve_app.launcher import ServiceOptions, free_port, run_service
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 from tests.conftest import data_url, photo_files, png
 from tests.onnx_models import marker, photo_of
 from tests.production import CONFIG as PRODUCTION

@@ -17,7 +17,7 @@ from serve_app.auth.access import Access
 from serve_app.auth.penalties import Greed
 from serve_app.auth.tokens import OwnToken
 from serve_app.auth.webhook_signature import webhook_secret
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.settings import Settings
 from serve_app.tasks.models import TaskRecord

@@ -28,9 +28,8 @@ from serve_app.errors import ImageUrlError
 from serve_app.generation.executor import failed
 from serve_app.launcher import CONFIG, free_port
 from serve_app.settings import Settings
-from serve_app.tasks.keys import Keys
 from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s
-from serve_app.tasks.models import Delivery, Failure, Outcome, TaskRecord
+from serve_app.tasks.models import Delivery, Failure, Keys, Outcome, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.queue_metrics import QueueState, QueueWatch

@@ -15,7 +15,7 @@ from serve_app.backends.redis import BrokerSettings, connect, own_url
 from serve_app.cli.root import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
 from serve_app.generation.executor import failed
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 from tests.conftest import config_file
 from tests.test_tasks import task

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 from rich.console import Console
 
 from serve_app.api.playground import PAGE, policy
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli import root as cli
 from serve_app.cli.replay import read_receipt
 from serve_app.launcher import RunningService

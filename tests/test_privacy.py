@@ -17,8 +17,8 @@ from PIL import Image
 from deployments.config import FaceEmbedderConfig
 from deployments.face.model import load_face_model
 from deployments.types import Photo
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
 from serve_app.backends.object_store import FOLDER, PHOTOS
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.photos.decode import PhotoSettings, decode_photo, pack_photo
 from serve_app.photos.sample import sample_photo
 from tests.conftest import Service, data_url

@@ -14,9 +14,9 @@ from deployments.types import Photo
 from serve_app.auth.penalties import Greed
 from serve_app.auth.tokens import UNLIMITED, Token
 from serve_app.auth.usage import usage_of
-from serve_app.backends.data_dir_secrets import sha256
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.backends.redis import connect
+from serve_app.backends.secrets import sha256
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
 from serve_app.generation.container import Parts
@@ -25,8 +25,7 @@ from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.settings import Settings
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import Outcome, Task, TaskRecord, Webhook
+from serve_app.tasks.models import Keys, Outcome, Task, TaskRecord, Webhook
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from tests.conftest import valkey_server

@@ -24,8 +24,7 @@ from serve_app.errors import BrokerError, ConflictError, GivenUpError, Overloade
 from serve_app.generation.envelope import envelope_of
 from serve_app.generation.executor import failed
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import DEAD_TTL_S, Claim, Outcome, StoredAvatar, Task, idempotency_digest
+from serve_app.tasks.models import DEAD_TTL_S, Claim, Keys, Outcome, StoredAvatar, Task, idempotency_digest
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from tests.conftest import valkey_server

@@ -26,8 +26,7 @@ from serve_app.photos.decode import pack_photo
 from serve_app.pipeline.job import AvatarJob, ImageDone
 from serve_app.pipeline.pipeline import JobResult
 from serve_app.schemas.responses import Status
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import Outcome, StoredAvatar, Task, TaskRecord
+from serve_app.tasks.models import Keys, Outcome, StoredAvatar, Task, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import GROUP, TaskQueue
 from serve_app.worker.consumer import AMID_SUSPECTS, MAX_DEATHS, TaskWorker

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.processes import memory_mb
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 

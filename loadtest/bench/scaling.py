@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.types import AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.photos.sample import sample_photo

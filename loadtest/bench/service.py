@@ -26,7 +26,7 @@ from rich.table import Table
 from loadtest.bench.engine.live import LibraryPipeline, in_own_thread
 from loadtest.bench.engine.queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
 from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo

@@ -11,7 +11,7 @@ from deployments.errors import DeadlineError
 from serve_app.api.dependencies import RequestProgress
 from serve_app.api.form import read_form
 from serve_app.errors import InvalidRequestError, MediaTypeError, OverloadedError, TooLargeError
-from serve_app.schemas.validation import invalid_fields
+from serve_app.schemas.errors import invalid_fields
 
 JSON, FORM = "application/json", "multipart/form-data"
 BODY_TIMEOUT_S = 30

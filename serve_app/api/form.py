@@ -12,8 +12,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from serve_app.errors import InvalidRequestError
 from serve_app.photos.decode import kind_of
+from serve_app.schemas.errors import ALIAS_OF, field_schemas
 from serve_app.schemas.requests import MAX_FIELDS
-from serve_app.schemas.validation import ALIAS_OF, field_schemas
 
 FILE = "file"
 CHUNK_BYTES = 256 * 1024

@@ -12,9 +12,9 @@ from serve_app.auth.rate_limit import Quota, Rate, Rates
 from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.data_dir_secrets import sha256
+from serve_app.backends.secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 
 REFUSAL_S = 1.0  # so long an answer waits that tells to come later, and any answer to who asks on all the same
 MAX_HELD_UP = 64  # of one ingress replica; each is one of its ongoing requests

@@ -6,7 +6,7 @@ import time
 from redis.asyncio import Redis
 
 from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 
 MANY = 3  # refusals; a client that heeds `Retry-After` gets one
 WITHIN_S = 10.0

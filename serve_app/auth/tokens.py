@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from deployments.config import Config
 from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.data_dir_secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
+from serve_app.backends.secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
 from serve_app.errors import BrokerError
 
 OWNER = "owner"  # the name of the token that a data directory has

@@ -13,8 +13,7 @@ from typing import Any, Literal, NamedTuple
 from redis.asyncio import Redis
 
 from serve_app.errors import BrokerError
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import StoredAvatar
+from serve_app.tasks.models import Keys, StoredAvatar
 
 FLUSH_S = 1.0
 DAY_S = 24 * 3600

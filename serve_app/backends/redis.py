@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from deployments.config import Config
-from serve_app.backends.secret_files import ensure_secret
+from serve_app.backends.secrets import ensure_secret
 from serve_app.errors import BrokerError
 
 FOLDER = "broker"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli.console import console
 from serve_app.cli.options import AVATARS, OutputOption
 from serve_app.cli.results import SavedAvatar, save_avatars, summary

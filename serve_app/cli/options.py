@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.client import ClientSettingsError
 from serve_app.settings import Settings
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from serve_app.backends.data_dir_secrets import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli.console import console
 from serve_app.cli.signals import end_on_signals
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, run_service

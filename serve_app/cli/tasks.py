@@ -13,8 +13,7 @@ from serve_app.backends.redis import connect
 from serve_app.cli.console import console
 from serve_app.cli.options import ConfigOption, DataDirOption
 from serve_app.launcher import CONFIG, ServiceOptions, read_config
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import TaskRecord
+from serve_app.tasks.models import Keys, TaskRecord
 from serve_app.tasks.store import TaskStore
 
 tasks_cli = typer.Typer(no_args_is_help=True, help="The tasks of a service, and those that were given up.")

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from serve_app.auth.tokens import RIGHTS, Limits, OwnToken, Right, Token, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import Usage, last_used, usage_of
-from serve_app.backends.data_dir_secrets import TOKEN_FILE, renew_token
 from serve_app.backends.redis import connect
+from serve_app.backends.secrets import TOKEN_FILE, renew_token
 from serve_app.cli.console import console
 from serve_app.cli.options import ConfigOption, DataDirOption
 from serve_app.launcher import CONFIG, ServiceOptions, read_config
 from serve_app.settings import Settings
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 
 MONTH_DAYS = 30
 TABLE_CHARS = 170

@@ -11,8 +11,7 @@ from redis.asyncio import Redis
 
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import LEASE_S
+from serve_app.tasks.models import LEASE_S, Keys
 
 PLACES_TTL_S = 2 * 3600  # longer than any request lasts
 

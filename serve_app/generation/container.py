@@ -10,15 +10,15 @@ from ray.serve.handle import DeploymentHandle
 from redis.asyncio import Redis
 
 from serve_app.auth.penalties import Greed
-from serve_app.backends.data_dir_secrets import signing_key
 from serve_app.backends.object_store import Results
 from serve_app.backends.redis import connect, ensure_shared_secret
+from serve_app.backends.secrets import signing_key
 from serve_app.catalog.catalog import Catalog
 from serve_app.generation.executor import TaskRunner
 from serve_app.generation.settings import GenerationSettings
 from serve_app.pipeline.gc import Leftovers
 from serve_app.pipeline.pipeline import AvatarPipeline
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 
 

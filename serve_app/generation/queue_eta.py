@@ -1,13 +1,35 @@
 """Where queued tasks stand, when they will be done, and which come too late to be queued at all."""
 
-from serve_app.errors import OverloadedError, RateLimitError
+import math
+from typing import NamedTuple
+
+from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError
 from serve_app.generation.envelope import Place
 from serve_app.generation.settings import GenerationSettings
-from serve_app.generation.throughput import Forecast
-from serve_app.tasks.models import Queued, Task, TaskRecord
+from serve_app.tasks.models import Pace, Queued, Task, TaskRecord
 from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
+
+
+class Forecast(NamedTuple):
+    """`running` tasks are being worked on. While others wait they are as many as the workers take at once."""
+
+    pace: Pace
+    running: int
+
+    def start_s(self, position: int) -> float:
+        """Until the task at a place in the queue (1 is next) is taken: each end of a task makes room for one."""
+        return position * self.pace.task_s / self.running if self.running else 0.0
+
+    def done_s(self, position: int, images: int) -> float:
+        """Until it is done; 0 is being worked on, and `images` are those that are left."""
+        return self.start_s(position) + images * self.pace.image_s
+
+    def retry_after_s(self, too_late_s: float = 0.0) -> int:
+        """When to try again: after the next end of a task, or when the queue is shorter by so many seconds."""
+        wait_s = max(self.start_s(1), too_late_s)
+        return min(max(math.ceil(wait_s), 1), MAX_RETRY_AFTER_S)
 
 
 class QueueOutlook:

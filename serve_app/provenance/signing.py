@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deployments.background.signing_identity import SigningIdentity
 from deployments.config import Config
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret
-from serve_app.backends.secret_files import ensure_secret
+from serve_app.backends.secrets import ensure_secret
 from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 
 BUNDLE_FILE = "development-certificate.pem"  # with its key
 

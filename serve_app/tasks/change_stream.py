@@ -14,7 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.errors import BrokerError
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 
 READ_S = 2.0  # of one call, while nothing changes
 AT_ONCE = 500

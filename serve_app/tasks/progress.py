@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from deployments.types import ImageProgress
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 
 KEPT_S = 5  # after the last report: the generator may have died
 CHANGES_KEPT = 1000

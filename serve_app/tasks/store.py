@@ -15,13 +15,13 @@ from redis.commands.core import AsyncScript
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
 from serve_app.tasks import lua_scripts as scripts
-from serve_app.tasks.keys import Keys
 from serve_app.tasks.models import (
     AVATAR,
     DEAD_TTL_S,
     LEASE_S,
     Claim,
     Delivery,
+    Keys,
     Outcome,
     Pace,
     Queued,

@@ -17,8 +17,7 @@ from redis.exceptions import ResponseError
 
 from serve_app.errors import BrokerError
 from serve_app.schemas.requests import Priority
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import LEASE_S
+from serve_app.tasks.models import LEASE_S, Keys
 
 GROUP = "workers"
 LEASE_MARGIN_S = 0.5

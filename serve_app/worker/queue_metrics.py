@@ -5,8 +5,8 @@ from typing import NamedTuple
 from ray.serve import metrics
 from redis.asyncio import Redis
 
-from serve_app.generation.throughput import Forecast
-from serve_app.tasks.keys import Keys
+from serve_app.generation.queue_eta import Forecast
+from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 

@@ -12,8 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from serve_app.backends.object_store import Results
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import LEASE_S, UNFINISHED, task_files
+from serve_app.tasks.models import LEASE_S, UNFINISHED, Keys, task_files
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 from serve_app.worker.periodic import is_our_turn

@@ -13,8 +13,7 @@ from redis.asyncio import Redis
 
 from serve_app.backends.object_store import PHOTOS, Results, task_of
 from serve_app.generation.envelope import OVERDUE_S
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import TaskRecord
+from serve_app.tasks.models import Keys, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.worker.periodic import is_our_turn
 

@@ -29,7 +29,7 @@ from PIL import Image
 
 from loadtest.bench.engine.queues import Arrival
 from loadtest.bench.peers.painters import CURVE, SIDES, STEPS
-from serve_app.backends.data_dir_secrets import TOKEN_FILE, ensure_token
+from serve_app.backends.secrets import TOKEN_FILE, ensure_token
 from serve_app.launcher import CONFIG, free_port
 from serve_app.photos.sample import sample_photo
 

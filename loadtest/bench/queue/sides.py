@@ -24,8 +24,7 @@ from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.generation.executor import TaskRunner
 from serve_app.pipeline.pipeline import JobResult
 from serve_app.schemas.requests import EffectiveRequest
-from serve_app.tasks.keys import Keys
-from serve_app.tasks.models import StoredAvatar, Task
+from serve_app.tasks.models import Keys, StoredAvatar, Task
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.consumer import TaskWorker

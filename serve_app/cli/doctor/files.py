@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deployments.config import EMBEDDED, WEIGHTS, model_path
-from serve_app.backends.data_dir_secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
 from serve_app.backends.redis import PASSWORD_FILE
+from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.download import missing
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn

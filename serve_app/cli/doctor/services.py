@@ -20,7 +20,7 @@ from serve_app.backends.redis import connect
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.errors import BrokerError, NotFoundError, StoreError
 from serve_app.settings import Settings
-from serve_app.tasks.keys import Keys
+from serve_app.tasks.models import Keys
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
 FULL = 0.8  # of the memory that a broker may take

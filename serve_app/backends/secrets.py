@@ -1,10 +1,10 @@
 """The secrets of a data directory: its own token, of which only the SHA-256 is needed, and the key that signs."""
 
 import hashlib
+import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
-
-from serve_app.backends.secret_files import ensure_secret
 
 TOKEN_FILE = "token"
 TOKEN_DIGEST_FILE = "token.sha256"
@@ -39,3 +39,19 @@ def renew_token(data_dir: Path) -> None:
 def signing_key(data_dir: Path) -> bytes:
     """32 bytes, the same for every process that shares the data directory."""
     return bytes.fromhex(ensure_secret(data_dir / SIGNING_KEY_FILE, lambda: secrets.token_hex(32)))
+
+
+def ensure_secret(path: Path, make: Callable[[], str]) -> str:
+    """Read a secret, or make it with mode 0600. Of several processes that try at once one wins, and all agree."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        own.touch(mode=0o600)
+        own.write_text(make() + "\n")
+        try:
+            path.hardlink_to(own)  # unlike a rename, fails where somebody else was first
+        except FileExistsError:
+            pass
+        finally:
+            own.unlink()
+    return path.read_text().strip()
