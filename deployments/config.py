@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.embedded import WEIGHTS
-
+WEIGHTS = Path(__file__).parent / "embedded" / "weights"
 EMBEDDED = "embedded:"
 MODELS = "models:"
 CPU = ("CPUExecutionProvider",)

@@ -42,7 +42,7 @@ class FaceEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class FoundFace:
-    """One face that a look at a photo found; `sharpness` is what `deployments.face.inspection.sharpness` says."""
+    """One face that a look at a photo found; `sharpness` is what `deployments.face.quality.sharpness` says."""
 
     box: Box
     score: float

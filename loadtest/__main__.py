@@ -14,19 +14,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import table
-from loadtest.answers import read_answers, read_counts
-from loadtest.figures import Figures, NothingMeasuredError, figures_of
-from loadtest.load import Load, LoadEnd, Records, run_load
-from loadtest.report import as_html, as_json
-from loadtest.scrape import Scraper, exporters
-from loadtest.setting import Setting, settings_of
-from loadtest.shapes import ShapeName
-from serve_app.auth import TOKEN_FILE
+from loadtest.load.answers import read_answers, read_counts
+from loadtest.load.run import Load, LoadEnd, Records, run_load
+from loadtest.load.shapes import ShapeName
+from loadtest.metrics.figures import Figures, NothingMeasuredError, figures_of
+from loadtest.metrics.scrape import Scraper, exporters
+from loadtest.report import table
+from loadtest.report.report import as_html, as_json
+from loadtest.report.setting import Setting, settings_of
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.cli.options import read_token
+from serve_app.cli.signals import end_on_signals
 from serve_app.client import ClientError
-from serve_app.generate import read_token
-from serve_app.local import CONFIG, ServiceOptions, StartError, free_port, run_service
-from serve_app.signals import end_on_signals
+from serve_app.launcher import CONFIG, ServiceOptions, StartError, free_port, run_service
 
 REPORT_INTERVAL, REPORT_MS = "RAY_metrics_report_interval_ms", 2000  # Ray's own is 10 s, too long for a short test
 REPORTS = Path(__file__).parent / "reports"

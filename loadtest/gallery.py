@@ -11,15 +11,15 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
-from deployments.embedded.training.drawing import Look
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.portrait import random_portrait
+from deployments.embedded.training.renderer.drawing import Look
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.portrait import random_portrait
 from deployments.face.cascade import find_faces
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.cli.signals import end_on_signals
 from serve_app.client import FaceAvatarClient
-from serve_app.demo import sample_photo
-from serve_app.local import ServiceOptions, free_port, run_service
-from serve_app.signals import end_on_signals
+from serve_app.launcher import ServiceOptions, free_port, run_service
+from serve_app.photos.sample import sample_photo
 
 CELL = 192  # pixels
 SEED = 7

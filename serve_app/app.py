@@ -6,12 +6,12 @@ from ray.serve.config import RequestRouterConfig
 from deployments.background.deployment import BackgroundRemover
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
-from serve_app.ingress import AvatarIngress
-from serve_app.progress import ProgressReporter
-from serve_app.provenance import Provenance
+from serve_app.api.deployment import AvatarIngress
+from serve_app.backends.embedded_valkey import EmbeddedValkey
+from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
-from serve_app.valkey import EmbeddedValkey
-from serve_app.worker import AvatarWorker
+from serve_app.tasks.progress import ProgressReporter
+from serve_app.worker.deployment import AvatarWorker
 
 # By its name: what is imported here is imported on the ingress too, whose handles do the routing.
 ROUTING = RequestRouterConfig(

@@ -13,8 +13,8 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.headers import ALWAYS, BARE, JSON
-from serve_app.schemas import Envelope
+from serve_app.api.security_headers import ALWAYS, BARE, JSON
+from serve_app.schemas.responses import Envelope
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 MIDDLEWARES = "serve_app.edge:middlewares"

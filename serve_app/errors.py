@@ -1,4 +1,4 @@
-"""Which error becomes which HTTP answer: the one place that knows.
+"""The errors that a client is told of. `error_answers` says which HTTP answer each becomes.
 
 AvatarError
 ├── RequestError           the client's request cannot be served as it is
@@ -9,24 +9,20 @@ AvatarError
 │       └── BrokerError, StoreError, RateLimitError
 ├── InterruptedWorkError   it was lost on our side
 ├── GivenUpError           processes died under it again and again
-├── UnknownAppError        (catalog)
-├── ImageUrlError          (fetch, photo)
-├── NoFaceError            (stages)
-├── UnsafeImageError       (stages)
-└── DeadlineError          (stages)
+├── UnknownAppError        the catalogue has no such app
+├── ImageUrlError          the photo cannot be fetched, decoded or used
+├── NoFaceError            (deployments)
+├── UnsafeImageError       (deployments)
+└── DeadlineError          (deployments)
 """
 
 from collections.abc import Mapping
-from functools import cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from deployments.errors import AvatarError
 
-from deployments.errors import AvatarError, DeadlineError, NoFaceError, UnsafeImageError
-from serve_app.catalog import UnknownAppError
-from serve_app.fetch import ImageUrlError
-from serve_app.schemas import ALIASES
+MAX_RETRY_AFTER_S = 600
 
 
 class RequestError(AvatarError):
@@ -101,65 +97,40 @@ class ConflictError(RequestError):
     """An idempotency key that came with another body before."""
 
 
-class ErrorAnswer(NamedTuple):
-    status: int
-    name: str
+Reason = Literal[
+    "url",
+    "scheme",
+    "userinfo",
+    "port",
+    "address",
+    "redirects",
+    "unreachable",
+    "timeout",
+    "status",
+    "encoding",
+    "too_large",
+    "not_an_image",
+    "broken",
+    "too_small",
+    "too_many_pixels",
+    "too_costly",
+]
 
 
-INTERNAL_ERROR = ErrorAnswer(500, "Internal Error")
+class ImageUrlError(AvatarError):
+    """The client's photo could not be had or used; `reason` is a short stable code for programs.
 
-ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
-    UnauthorizedError: ErrorAnswer(401, "Unauthorized"),
-    ForbiddenError: ErrorAnswer(403, "Forbidden"),
-    NotFoundError: ErrorAnswer(404, "Not Found"),
-    UnknownAppError: ErrorAnswer(404, "Unknown App"),
-    UnknownTaskError: ErrorAnswer(404, "Unknown Task"),
-    MethodNotAllowedError: ErrorAnswer(405, "Method Not Allowed"),
-    ConflictError: ErrorAnswer(409, "Conflict"),
-    TooLargeError: ErrorAnswer(413, "Request Too Large"),
-    MediaTypeError: ErrorAnswer(415, "Unsupported Media Type"),
-    InvalidRequestError: ErrorAnswer(422, "Invalid Request"),
-    ImageUrlError: ErrorAnswer(422, "Image URL Error"),
-    NoFaceError: ErrorAnswer(422, "Face Consistent Error"),
-    UnsafeImageError: ErrorAnswer(422, "NSFW Content"),
-    RateLimitError: ErrorAnswer(429, "Rate Limit"),
-    OverloadedError: ErrorAnswer(503, "Overloaded"),
-    DeadlineError: ErrorAnswer(504, "Timeout"),
-    InterruptedWorkError: INTERNAL_ERROR,
-    GivenUpError: INTERNAL_ERROR,
-}
+    Says nothing of what an address resolved to or what stood behind it.
+    """
+
+    # `reason` has a default because unpickling passes the message alone, then restores `data`.
+    def __init__(self, message: str, *, reason: Reason = "url", **data: Any) -> None:
+        super().__init__(message, reason=reason, **data)
 
 
-def answer_to(error: AvatarError) -> ErrorAnswer:
-    """The HTTP status and the stable name of an error, by its nearest class."""
-    return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL_ERROR)
+class UnknownAppError(AvatarError):
+    """The client named an app that the catalogue does not have."""
 
 
-def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
-    """A pydantic error as one entry a field: what was wrong, and the JSON schema of what would be accepted."""
-    schemas = field_schemas(model)
-    fields = []
-    for problem in error.errors(include_url=False, include_input=False):
-        name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
-        entry: dict[str, Any] = {"field": name, "message": problem["msg"].removeprefix("Value error, ")}
-        if problem["type"] == "extra_forbidden":
-            known = ALIAS_OF.get(name)
-            entry["message"] = (
-                f"differs from {known}, whose alias it is: send one of them" if known else "unknown field"
-            )
-            entry["accepted"] = sorted(schemas)
-        elif name in schemas:
-            entry["accepted"] = {key: rule for key, rule in schemas[name].items() if key not in _PROSE}
-        fields.append(entry)
-    return InvalidRequestError("The request is not valid.", fields=fields)
-
-
-ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
-_PROSE = {"title", "description", "examples"}
-
-
-@cache
-def field_schemas(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of each field."""
-    properties: dict[str, Any] = model.model_json_schema()["properties"]
-    return properties
+def too_costly() -> ImageUrlError:
+    return ImageUrlError("the picture takes more time or memory to decode than a photo does", reason="too_costly")

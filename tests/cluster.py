@@ -25,10 +25,10 @@ from prometheus_client.samples import Sample
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.demo import sample_photo
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
-from serve_app.local import CONFIG as EMBEDDED
-from serve_app.local import free_port
+from serve_app.launcher import CONFIG as EMBEDDED
+from serve_app.launcher import free_port
+from serve_app.photos.sample import sample_photo
 from tests.support.photos import data_url
 from tests.support.production import CONFIG, UNLIMITED_TOKEN, LocalCluster, Valkey, is_ready, runs, s3_store, wait_until
 

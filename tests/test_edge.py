@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from deployments.errors import DeadlineError
-from serve_app import bodies
-from serve_app.bodies import BodyReader
+from serve_app.api import body as bodies
+from serve_app.api.body import BodyReader
 from serve_app.edge import Edge
 from serve_app.errors import InvalidRequestError, OverloadedError, TooLargeError
 

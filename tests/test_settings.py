@@ -4,9 +4,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from deployments.config import model_path
-from deployments.embedded import WEIGHTS
-from serve_app.local import CONFIG, ServiceOptions, StartError, read_config
+from deployments.config import WEIGHTS, model_path
+from serve_app.launcher import CONFIG, ServiceOptions, StartError, read_config
 from serve_app.settings import Settings
 
 

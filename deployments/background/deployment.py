@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from deployments.background.finish import decided, finish
-from deployments.background.identity import IdentitySource
-from deployments.cold_start import ColdStart
+from deployments.background.postprocess import decided, finish
+from deployments.background.signing_identity import IdentitySource
+from deployments.common.checksums import sha256_by_name
+from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
 from deployments.types import Avatar, DrawnWith, FinishSpec, GeneratedImage, Origin
-from deployments.weights import sha256_by_name
 
 
 class BackgroundRemover:
@@ -25,7 +25,7 @@ class BackgroundRemover:
         start = ColdStart()
         with start.part("import"):
             # Imported here, so that building the graph loads no model library.
-            from deployments.background.credentials import ContentSigner
+            from deployments.background.c2pa_signer import ContentSigner
             from deployments.background.model import MattingModel, RembgModel
         with start.part("load"):
             self._model: MattingModel = RembgModel(config.model)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from deployments.common.onnx_session import require_provider, require_self_contained, session_options
 from deployments.config import MattingModelConfig, model_path
-from deployments.onnx import require_provider, require_self_contained, session_options
 from deployments.types import Pixels
 
 # rembg imports pymatting, whose numba functions compile for 44 s at their first import in an environment and are never

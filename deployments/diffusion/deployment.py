@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 from ray.serve import metrics
 
-from deployments.cold_start import ColdStart
+from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
-from deployments.diffusion.denoiser import Denoiser
-from deployments.diffusion.engine import DiffusionEngine
-from deployments.diffusion.pool import ModelPool
-from deployments.diffusion.progress import ProgressSink, keep_reporting
+from deployments.diffusion.engine.denoiser import Denoiser
+from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.progress import ProgressSink, keep_reporting
+from deployments.diffusion.engine.scheduler import Bucket, Row
+from deployments.diffusion.model_cache import ModelPool
 from deployments.diffusion.router import STATS_KEY
-from deployments.diffusion.scheduler import Bucket, Row
-from deployments.diffusion.step_times import StepTimes
 from deployments.errors import UnsafeImageError
 from deployments.safety.checker import SharedChecker
 from deployments.types import AvatarSpec, DrawnWith, FaceEmbedding, GeneratedImage
@@ -82,7 +82,7 @@ class AvatarGenerator:
             self._engine.close()
 
     def _drawn_with(self, name: str) -> asyncio.Task[DrawnWith]:
-        from deployments.diffusion.drawing import drawn_with
+        from deployments.diffusion.model.receipt import drawn_with
 
         if name not in self._facts:
             self._facts[name] = asyncio.create_task(asyncio.to_thread(drawn_with, name, self._config.models[name]))
@@ -92,7 +92,7 @@ class AvatarGenerator:
         """Load a model and measure its steps; in a thread."""
         with self._start.part("import"):
             # Imported here, so that building the graph loads no model library.
-            from deployments.diffusion.model import FaceDiffusionModel
+            from deployments.diffusion.model.denoiser import FaceDiffusionModel
             from deployments.safety.model import load_checker
 
         config = self._config.models[name]

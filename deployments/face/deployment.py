@@ -5,11 +5,11 @@ import asyncio
 import numpy as np
 from ray import serve
 
-from deployments.cold_start import ColdStart
+from deployments.common.startup_metrics import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
-from deployments.face.courtesy import Courtesy
-from deployments.face.vector import face_similarity
+from deployments.face.penalty import Courtesy
+from deployments.face.similarity import face_similarity
 from deployments.types import FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
 PATIENCE_S = 2.0  # of a call that stands back; many of them wait for each other

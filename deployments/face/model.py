@@ -6,16 +6,16 @@ from typing import Protocol
 import numpy as np
 import onnxruntime
 
+from deployments.common.checksums import sha256_by_name
+from deployments.common.onnx_session import provider_list, require_provider, session_options
 from deployments.config import CascadeFaceModelConfig, FaceModelConfig, InsightFaceModelConfig, model_path
-from deployments.embedded.face_crop import crop_face, encoder_input
 from deployments.errors import NoFaceError
+from deployments.face.alignment import crop_face, encoder_input
 from deployments.face.cascade import find_faces, find_largest
 from deployments.face.detection import Detection, largest_face
-from deployments.face.inspection import inspected
-from deployments.face.vector import normalised
-from deployments.onnx import provider_list, require_provider, session_options
+from deployments.face.quality import inspected
+from deployments.face.similarity import normalised
 from deployments.types import FaceEmbedding, FoundFaces, Photo, Vector
-from deployments.weights import sha256_by_name
 
 
 class FaceModel(Protocol):
@@ -34,7 +34,7 @@ def load_face_model(config: FaceModelConfig) -> FaceModel:
             return CascadeFaceModel(config)
         case InsightFaceModelConfig():
             # Imported here: it brings OpenCV, whose system library the other model does not need.
-            from deployments.face.insight import InsightFaceModel
+            from deployments.face.insightface import InsightFaceModel
 
             return InsightFaceModel(config)
 

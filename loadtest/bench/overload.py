@@ -32,9 +32,9 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.processes import memory_mb
-from serve_app.auth import TOKEN_FILE
-from serve_app.demo import sample_photo
-from serve_app.local import CONFIG, RunningService, ServiceOptions, free_port, run_service
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.launcher import CONFIG, RunningService, ServiceOptions, free_port, run_service
+from serve_app.photos.sample import sample_photo
 
 FACTOR = 3.0
 CAPACITY_CLIENTS = 12  # more than may draw at once

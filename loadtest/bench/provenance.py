@@ -14,11 +14,11 @@ from typing import get_args
 
 import numpy as np
 
-from deployments.background.credentials import ContentSigner
-from deployments.background.finish import finish
+from deployments.background.c2pa_signer import ContentSigner
+from deployments.background.postprocess import finish
 from deployments.types import FinishSpec, Origin, OutputFormat, Pixels
-from serve_app.broker import BrokerSettings
-from serve_app.provenance import Provenance, ProvenanceSettings
+from serve_app.backends.redis import BrokerSettings
+from serve_app.provenance.signing import Provenance, ProvenanceSettings
 
 SIDES = (512, 1024)
 ALLOWED_MS = 5.0

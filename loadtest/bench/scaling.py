@@ -34,11 +34,11 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.types import AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
-from serve_app.demo import sample_photo
-from serve_app.local import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
-from serve_app.stages import StageState, look_at_stages
+from serve_app.launcher import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
+from serve_app.photos.sample import sample_photo
+from serve_app.pipeline.cold_start import StageState, look_at_stages
 
 APP = "face-avatar"
 STAGES = ("AvatarIngress", "AvatarWorker", "FaceEmbedder", "AvatarGenerator", "BackgroundRemover")

@@ -23,13 +23,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench.engine_live import LibraryPipeline, in_own_thread
-from loadtest.bench.engine_queues import GENERATOR, Bar
+from loadtest.bench.engine.live import LibraryPipeline, in_own_thread
+from loadtest.bench.engine.queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
-from serve_app.auth import TOKEN_FILE
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.client import FaceAvatarClient
-from serve_app.demo import sample_photo
-from serve_app.local import ServiceOptions, free_port, run_service
+from serve_app.launcher import ServiceOptions, free_port, run_service
+from serve_app.photos.sample import sample_photo
 
 SIDE = 256  # pixels: a native size of the model
 STEPS = 12

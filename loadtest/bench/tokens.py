@@ -34,10 +34,10 @@ from rich.console import Console
 from rich.table import Table
 from typer.testing import CliRunner
 
-from loadtest.bench.engine_queues import Bar
-from serve_app.cli import cli
-from serve_app.demo import sample_photo
-from serve_app.local import ServiceOptions, free_port, run_service
+from loadtest.bench.engine.queues import Bar
+from serve_app.cli.root import cli
+from serve_app.launcher import ServiceOptions, free_port, run_service
+from serve_app.photos.sample import sample_photo
 
 CONNECTIONS = 8  # of the greedy token
 SIDE = 256  # pixels

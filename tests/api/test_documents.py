@@ -16,9 +16,10 @@ import typer
 from PIL import Image
 from pydantic import BaseModel
 
-from serve_app.cli import cli
-from serve_app.demo import sample_photo
-from serve_app.schemas import AvatarOutput, AvatarRequest, EffectiveRequest, Envelope
+from serve_app.cli.root import cli
+from serve_app.photos.sample import sample_photo
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
+from serve_app.schemas.responses import AvatarOutput, Envelope
 from serve_app.settings import Settings
 from tests.support.service import Service
 

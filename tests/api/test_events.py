@@ -9,16 +9,16 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.access import Access
-from serve_app.auth import TOKEN_FILE
+from serve_app.api.app import build_http
+from serve_app.api.sse import check_room, last_event_id
+from serve_app.auth.access import Access
+from serve_app.auth.penalties import Greed
+from serve_app.auth.tokens import OwnToken
+from serve_app.auth.webhook_signature import webhook_secret
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
-from serve_app.events import check_room, last_event_id
-from serve_app.greed import Greed
-from serve_app.http import build_http
 from serve_app.settings import Settings
-from serve_app.tasks import TaskRecord
-from serve_app.tokens import OwnToken
-from serve_app.webhooks import webhook_secret
+from serve_app.tasks.models import TaskRecord
 from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
 from tests.support.listeners import listening
 from tests.support.polling import eventually
@@ -85,7 +85,7 @@ async def _calls(ingress: Ingress, command: str) -> int:
 
 
 def test_a_client_that_comes_back_hears_only_what_is_new(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.events.HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("serve_app.api.sse.HEARTBEAT_S", 0.1)
 
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress, other = make(), make()
@@ -103,7 +103,7 @@ def test_a_client_that_comes_back_hears_only_what_is_new(at: At, monkeypatch: py
 
 
 def test_a_broker_that_is_away_for_a_while_ends_no_stream(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.events.HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("serve_app.api.sse.HEARTBEAT_S", 0.1)
 
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make()
@@ -127,8 +127,8 @@ async def _away(*_: object) -> TaskRecord:
 
 
 def test_a_stream_ends_in_time_for_a_replica_to_end(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.events.HEARTBEAT_S", 0.05)
-    monkeypatch.setattr("serve_app.events.MAX_STREAM_S", 0.2)
+    monkeypatch.setattr("serve_app.api.sse.HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("serve_app.api.sse.MAX_STREAM_S", 0.2)
 
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make()
@@ -141,7 +141,7 @@ def test_a_stream_ends_in_time_for_a_replica_to_end(at: At, monkeypatch: pytest.
 
 
 def test_one_owner_does_not_take_all_the_room_for_listeners(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.events.MAX_OF_ONE_OWNER", 1)
+    monkeypatch.setattr("serve_app.api.sse.MAX_OF_ONE_OWNER", 1)
 
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make()
@@ -157,7 +157,7 @@ def test_one_owner_does_not_take_all_the_room_for_listeners(at: At, monkeypatch:
 
 
 def test_more_listeners_than_a_replica_has_room_for_are_refused(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.events.MAX_LISTENERS", 2)
+    monkeypatch.setattr("serve_app.api.sse.MAX_LISTENERS", 2)
 
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make()

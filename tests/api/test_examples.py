@@ -3,19 +3,13 @@
 import pytest
 from pydantic import BaseModel
 
-from serve_app.errors import ANSWERS, INTERNAL_ERROR
-from serve_app.examples import (
-    RECEIPT,
-    REQUESTS,
-    SUCCESS,
-    WHOLE_REQUEST,
-    answer_examples,
-    request_examples,
-)
-from serve_app.pipeline import MAX_REDRAWS
-from serve_app.receipts import Receipt
-from serve_app.schemas import AvatarOutput, AvatarRequest, EffectiveRequest, Envelope
-from serve_app.verify import VerifyRequest
+from serve_app.api.examples import RECEIPT, REQUESTS, SUCCESS, WHOLE_REQUEST, answer_examples, request_examples
+from serve_app.pipeline.job import MAX_REDRAWS
+from serve_app.provenance.verify import VerifyRequest
+from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
+from serve_app.schemas.responses import AvatarOutput, Envelope
 
 
 @pytest.mark.parametrize("model", REQUESTS)

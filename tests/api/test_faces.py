@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from deployments.face.detection import Detection
-from deployments.face.inspection import inspected, sharpness
-from serve_app.demo import sample_photo
+from deployments.face.quality import inspected, sharpness
+from serve_app.photos.sample import sample_photo
 from tests.support.envelopes import KEYS, QUICK, failure
 from tests.support.photos import data_url, photo_files, png
 from tests.support.service import Service

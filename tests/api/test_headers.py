@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from serve_app.headers import CorsSettings, with_headers
+from serve_app.api.security_headers import CorsSettings, with_headers
 
 PAGE = "https://app.example.org"
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from serve_app.catalog import DEFAULT_PROMPT
-from serve_app.cli import cli
+from serve_app.catalog.catalog import DEFAULT_PROMPT
+from serve_app.cli.root import cli
 from tests.support.envelopes import KEYS, QUICK, failure
 from tests.support.photos import data_url, photo_files, png
 from tests.support.service import MAX_IMAGES, Service

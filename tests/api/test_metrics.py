@@ -20,27 +20,20 @@ import ray
 import yaml
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.cold_start import ColdStart
+from deployments.common.startup_metrics import ColdStart
 from deployments.errors import NoFaceError
-from serve_app.broker import connect
-from serve_app.fetch import ImageUrlError
-from serve_app.local import CONFIG, free_port
-from serve_app.metrics import (
-    LEFT,
-    OK,
-    OTHER_ROUTE,
-    RequestMetrics,
-    TaskMetrics,
-    delivery_outcome,
-    durations,
-    refusal,
-    waited_s,
-)
-from serve_app.queue import TaskQueue
-from serve_app.queue_watch import QueueState, QueueWatch
-from serve_app.runner import failed
+from serve_app.api.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
+from serve_app.backends.redis import connect
+from serve_app.errors import ImageUrlError
+from serve_app.generation.executor import failed
+from serve_app.launcher import CONFIG, free_port
 from serve_app.settings import Settings
-from serve_app.tasks import Delivery, Failure, Keys, Outcome, TaskRecord, TaskStore
+from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s
+from serve_app.tasks.models import Delivery, Failure, Keys, Outcome, TaskRecord
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
+from serve_app.worker.queue_metrics import QueueState, QueueWatch
+from serve_app.worker.webhooks import delivery_outcome
 from tests.support.service import Service
 from tests.support.tasks import AVATAR, task
 

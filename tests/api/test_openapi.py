@@ -25,8 +25,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serve_app.demo import sample_photo
-from serve_app.schemas import MAX_SEED
+from serve_app.photos.sample import sample_photo
+from serve_app.schemas.requests import MAX_SEED
 from tests.support.photos import data_url
 from tests.support.service import Service
 

@@ -19,12 +19,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 from rich.console import Console
 
-from serve_app import cli
-from serve_app.auth import TOKEN_FILE
-from serve_app.demo import sample_photo
-from serve_app.local import RunningService
-from serve_app.playground import PAGE, policy
-from serve_app.replay import read_receipt
+from serve_app.api.playground import PAGE, policy
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.cli import root as cli
+from serve_app.cli.replay import read_receipt
+from serve_app.launcher import RunningService
+from serve_app.photos.sample import sample_photo
 from tests.support.envelopes import failure
 from tests.support.photos import data_url, photo_files
 from tests.support.service import Service

@@ -17,10 +17,10 @@ from PIL import Image
 from deployments.config import FaceEmbedderConfig
 from deployments.face.model import load_face_model
 from deployments.types import Photo
-from serve_app.auth import TOKEN_FILE
-from serve_app.demo import sample_photo
-from serve_app.photo import PhotoSettings, decode_photo, pack_photo
-from serve_app.storage import FOLDER, PHOTOS
+from serve_app.backends.object_store import FOLDER, PHOTOS
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.photos.decode import PhotoSettings, decode_photo, pack_photo
+from serve_app.photos.sample import sample_photo
 from tests.support.photos import data_url
 from tests.support.service import Service
 
@@ -188,7 +188,7 @@ FILL_THE_STORE = """
 import sys
 from pathlib import Path
 import numpy as np, ray
-from serve_app.local import in_memory_only
+from serve_app.launcher import in_memory_only
 ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
          **(in_memory_only() if sys.argv[1] == "memory" else {}))
 photo = np.frombuffer(b"the pixels of a photo, " * 400_000, np.uint8)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from deployments.types import ImageProgress
-from serve_app.broker import BrokerSettings
-from serve_app.intake import Caller
-from serve_app.progress import ProgressReporter
+from serve_app.backends.redis import BrokerSettings
+from serve_app.generation.validation import Caller
+from serve_app.tasks.progress import ProgressReporter
 from tests.support.ingresses import PREFIX, Ingress, ScenarioRunner, scenario_runner
 from tests.support.listeners import listening
 from tests.support.tasks import AVATAR, queued

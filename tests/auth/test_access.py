@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from serve_app.access import Access
-from serve_app.auth import renew_token, sha256
-from serve_app.broker import BrokerSettings, connect
+from serve_app.auth.access import Access
+from serve_app.auth.penalties import MANY, REMEMBERED_S, Greed
+from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
+from serve_app.auth.usage import UsageBook, last_used, usage_of
+from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.backends.secrets import renew_token, sha256
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
-from serve_app.greed import MANY, REMEMBERED_S, Greed
-from serve_app.outage import Outage
-from serve_app.quotas import Places
-from serve_app.tasks import Keys, TaskStore
-from serve_app.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
-from serve_app.usage import UsageBook, last_used, usage_of
+from serve_app.generation.admission import Places
+from serve_app.tasks.models import Keys
+from serve_app.tasks.store import TaskStore
 from tests.support.polling import eventually
 from tests.support.tasks import AVATAR, task
 
@@ -50,7 +51,7 @@ Scenario = Callable[[Office], Awaitable[None]]
 
 @pytest.fixture
 def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
-    monkeypatch.setattr("serve_app.access.REFUSAL_S", 0)
+    monkeypatch.setattr("serve_app.auth.access.REFUSAL_S", 0)
 
     def run(scenario: Scenario) -> None:
         async def within() -> None:
@@ -181,7 +182,7 @@ def test_the_data_directorys_token_may_do_everything_and_can_be_renewed(
         for _ in range(3):
             admitted = await gate.admit(f"Bearer {before}", ["create", "read", "cancel"])
             assert (admitted.token.name, admitted.quota) == ("owner", None)
-        monkeypatch.setattr("serve_app.tokens.FRESH_S", 0)
+        monkeypatch.setattr("serve_app.auth.tokens.FRESH_S", 0)
         renew_token(tmp_path)
         assert await gate.admit(f"Bearer {(tmp_path / 'token').read_text().strip()}")
         with pytest.raises(UnauthorizedError):
@@ -209,7 +210,7 @@ def test_a_token_that_was_seen_counts_while_the_broker_is_away(
         seen, unseen = [await office.store.add(TokenGrant(name)) for name in ("seen", "unseen")]
         gate = office.gate()
         await gate.admit(f"Bearer {seen}", ["create"])
-        monkeypatch.setattr("serve_app.tokens.FRESH_S", 0)
+        monkeypatch.setattr("serve_app.auth.tokens.FRESH_S", 0)
         async with office.cut_off() as away:
             monkeypatch.setattr(gate._tokens, "_redis", away)
             assert (await gate.admit(f"Bearer {seen}", ["create"])).quota is None  # nobody is held to a rate
@@ -269,8 +270,8 @@ def test_reading_has_a_limit_too(at: Callable[[Scenario], None]) -> None:
 def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
     at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.access.REFUSAL_S", 3600)
-    monkeypatch.setattr("serve_app.access.MAX_HELD_UP", 2)
+    monkeypatch.setattr("serve_app.auth.access.REFUSAL_S", 3600)
+    monkeypatch.setattr("serve_app.auth.access.MAX_HELD_UP", 2)
 
     async def scenario(office: Office) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
@@ -289,7 +290,7 @@ def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
 
 def test_images_at_once_count_over_all_replicas_and_their_places_come_free(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        one, other = [Places(office.redis, office.keys, Outage(), 5) for _ in range(2)]
+        one, other = [Places(office.redis, office.keys, CircuitBreaker(), 5) for _ in range(2)]
         async with one.hold("ann", "a", 3, 4), other.hold("ann", "b", 1, 4), other.hold("bob", "c", 4, 4):
             with pytest.raises(RateLimitError) as refused:
                 async with one.hold("ann", "d", 1, 4):
@@ -310,8 +311,8 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
     at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(office: Office) -> None:
-        monkeypatch.setattr("serve_app.quotas.LEASE_S", -1)  # a place is as good as its lease at once
-        places = Places(office.redis, office.keys, Outage(), 5)
+        monkeypatch.setattr("serve_app.generation.admission.LEASE_S", -1)  # a place is as good as its lease at once
+        places = Places(office.redis, office.keys, CircuitBreaker(), 5)
         store = TaskStore(office.redis, office.keys, "ingress", 60, lease_s=60)
         await store.create(task("a"), "STARTED")
 
@@ -331,7 +332,7 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
 def test_while_the_broker_is_away_nobody_is_refused_for_its_images(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         async with office.cut_off() as away:
-            places = Places(away, office.keys, Outage(), 5)
+            places = Places(away, office.keys, CircuitBreaker(), 5)
             async with places.hold("ann", "a", 1, 1), places.hold("ann", "b", 1, 1):
                 pass
 
@@ -411,8 +412,8 @@ def test_who_asks_on_has_to_wait_for_every_answer(
         for _ in range(MANY):
             with pytest.raises(RateLimitError):
                 await gate.admit(ann, ["create"])
-        monkeypatch.setattr("serve_app.access.REFUSAL_S", 3600)
-        monkeypatch.setattr("serve_app.access.MAX_HELD_UP", 1)
+        monkeypatch.setattr("serve_app.auth.access.REFUSAL_S", 3600)
+        monkeypatch.setattr("serve_app.auth.access.MAX_HELD_UP", 1)
         reading = [asyncio.create_task(gate.admit(ann, ["read"])) for _ in range(2)]
         done, waiting = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
         assert (len(done), len(waiting)) == (1, 1)  # of which the other waits

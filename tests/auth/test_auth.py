@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.auth import ensure_token, renew_token, sha256, signing_key
+from serve_app.backends.secrets import ensure_token, renew_token, sha256, signing_key
 
 
 def mode(path: Path) -> int:

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from serve_app.backends.object_store import PROBE, Results, photo_key, result_key, thumbnail_key
 from serve_app.errors import NotFoundError, StoreError
-from serve_app.storage import PROBE, Results, photo_key, result_key, thumbnail_key
 from tests.support.object_stores import (
     ACCESS_KEY,
     BUCKET,

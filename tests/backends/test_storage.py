@@ -7,9 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from pydantic import ValidationError
 
-from serve_app.errors import ForbiddenError, NotFoundError, StoreError
-from serve_app.intake import new_task_id
-from serve_app.storage import (
+from serve_app.backends.object_store import (
     FOLDER,
     KEY,
     PROBE,
@@ -20,6 +18,8 @@ from serve_app.storage import (
     result_key,
     thumbnail_key,
 )
+from serve_app.errors import ForbiddenError, NotFoundError, StoreError
+from serve_app.generation.validation import new_task_id
 
 TASK = "018f0000-0000-7000-8000-000000000000"
 FIRST = result_key(TASK, 0, "png")

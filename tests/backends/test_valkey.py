@@ -15,8 +15,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from serve_app.broker import BrokerSettings, connect, own_url, socket_path
-from serve_app.valkey import FolderInUseError, ValkeyKeeper, ValkeyServer, check_folder_free
+from serve_app.backends.embedded_valkey import FolderInUseError, ValkeyKeeper, ValkeyServer, check_folder_free
+from serve_app.backends.redis import BrokerSettings, connect, own_url, socket_path
 from tests.support.brokers import PROGRAMS, servers_of, valkey_server
 from tests.support.polling import eventually
 
@@ -88,7 +88,7 @@ def test_what_was_answered_survives_a_kill(tmp_path: Path) -> None:
 
 
 def test_a_server_that_comes_up_slowly_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.broker.TRIES", 0)  # nobody else waits
+    monkeypatch.setattr("serve_app.backends.redis.TRIES", 0)  # nobody else waits
 
     async def scenario() -> None:
         keeper = await start(tmp_path)
@@ -102,7 +102,7 @@ def test_a_server_that_comes_up_slowly_is_waited_for(tmp_path: Path, monkeypatch
 
 
 def test_a_server_that_cannot_start_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.valkey.get_binary_path", lambda: "/bin/false")
+    monkeypatch.setattr("serve_app.backends.embedded_valkey.get_binary_path", lambda: "/bin/false")
     with pytest.raises(RuntimeError, match="ended as it started"):
         asyncio.run(start(tmp_path))
 
@@ -139,7 +139,7 @@ def test_a_second_start_finds_what_the_first_wrote(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only the Linux kernel does that")
 def test_the_server_ends_with_an_owner_that_was_killed(tmp_path: Path, poll: Callable[..., Any]) -> None:
     code = (
-        f"from pathlib import Path; from serve_app.valkey import ValkeyServer; import time\n"
+        f"from pathlib import Path; from serve_app.backends.embedded_valkey import ValkeyServer; import time\n"
         f"ValkeyServer(Path({str(tmp_path)!r})).start(); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.background.finish import Alpha, decided, finish, fit
+from deployments.background.postprocess import Alpha, decided, finish, fit
 from deployments.types import FinishSpec, OutputFormat, Pixels
 
 RED, GREEN, BLUE = (220, 20, 30), (10, 230, 40), (20, 30, 240)

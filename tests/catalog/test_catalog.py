@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.catalog import Catalog, Download, ModelFile
+from serve_app.catalog.catalog import Catalog, Download, ModelFile
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "ab" * 32

@@ -21,8 +21,8 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
-from serve_app.catalog import HUB, ModelFile
-from serve_app.models import ATTEMPTS, LOCK_FILE, PrefetchError, missing, prefetch
+from serve_app.catalog.catalog import HUB, ModelFile
+from serve_app.catalog.download import ATTEMPTS, LOCK_FILE, PrefetchError, missing, prefetch
 
 WEIGHTS = random.Random(0).randbytes(300_000)
 OTHERS = random.Random(1).randbytes(300_000)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.client import AvatarParameters
-from serve_app.local import CONFIG
+from serve_app.launcher import CONFIG
 
 REPLICAS = {
     "worker": "AvatarWorker",

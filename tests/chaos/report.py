@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
+from serve_app.backends.object_store import photo_key
 from serve_app.client import ClientError
-from serve_app.storage import photo_key
-from serve_app.tasks import UNFINISHED
-from serve_app.worker import MAX_DEATHS
+from serve_app.tasks.models import UNFINISHED
+from serve_app.worker.consumer import MAX_DEATHS
 from tests.chaos.ledger import KINDS, Accepted, Kill, Ledger, Order, Plan, without_signatures
 from tests.chaos.service import KEYS, Record, Service
 

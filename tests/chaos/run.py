@@ -27,10 +27,10 @@ import redis
 import rich
 from ray.exceptions import RayError
 
+from serve_app.cli.signals import end_on_signals
 from serve_app.client import ClientError, FaceAvatarClient
-from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
-from serve_app.signals import end_on_signals
-from serve_app.tasks import UNFINISHED
+from serve_app.launcher import CONFIG, ServiceOptions, free_port, run_service
+from serve_app.tasks.models import UNFINISHED
 from tests.chaos.ledger import Accepted, Kill, Ledger, Order, Plan, kill_order, orders, without_signatures
 from tests.chaos.report import Report, examined
 from tests.chaos.service import CALL_S, KEYS, Service, photo

@@ -15,13 +15,13 @@ import redis
 from PIL import Image
 from ray.serve.context import _get_global_client
 
-from serve_app.auth import TOKEN_FILE
-from serve_app.broker import BrokerSettings, own_url
+from serve_app.backends.object_store import FOLDER
+from serve_app.backends.redis import BrokerSettings, own_url
+from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.client import POLL_RETRIES, FaceAvatarClient
-from serve_app.demo import sample_photo
-from serve_app.local import RunningService
-from serve_app.storage import FOLDER
-from serve_app.tasks import Keys, Outcome, Task, task_files
+from serve_app.launcher import RunningService
+from serve_app.photos.sample import sample_photo
+from serve_app.tasks.models import Keys, Outcome, Task, task_files
 from tests.chaos.ledger import OTHERS, REPLICAS, Order
 
 KEYS = Keys(BrokerSettings().prefix)

@@ -21,8 +21,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from serve_app.cli import main
-from serve_app.local import CONFIG, free_port
+from serve_app.cli.root import main
+from serve_app.launcher import CONFIG, free_port
 from tests.support import fake_service
 from tests.support.fake_service import TOKEN, FakeService, envelope, picture, refused
 from tests.support.photos import data_url, photo_files

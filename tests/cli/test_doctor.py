@@ -25,11 +25,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from rich.console import Console
 from typer.testing import CliRunner
 
-from serve_app.auth import ensure_token, signing_key
-from serve_app.broker import BrokerSettings, own_password, own_url
-from serve_app.checks.files import CARD, check_card, check_catalog, check_data_dir, check_models, check_secrets
-from serve_app.checks.finding import Finding, State, fail, ok
-from serve_app.checks.machine import (
+from serve_app.backends.object_store import FOLDER, StoreSettings
+from serve_app.backends.redis import BrokerSettings, own_password, own_url
+from serve_app.backends.secrets import ensure_token, signing_key
+from serve_app.cli.doctor.doctor import lines
+from serve_app.cli.doctor.files import CARD, check_card, check_catalog, check_data_dir, check_models, check_secrets
+from serve_app.cli.doctor.finding import Finding, State, fail, ok
+from serve_app.cli.doctor.machine import (
     check_disk,
     check_gpu,
     check_memory,
@@ -39,7 +41,7 @@ from serve_app.checks.machine import (
     judge_gpu,
     wants_gpu,
 )
-from serve_app.checks.services import (
+from serve_app.cli.doctor.services import (
     Endpoint,
     check_broker,
     check_certificate,
@@ -50,11 +52,9 @@ from serve_app.checks.services import (
     judge_tokens,
     tls_endpoints,
 )
-from serve_app.cli import cli
-from serve_app.doctor import lines
-from serve_app.local import CONFIG, ServiceOptions, free_port, read_config
+from serve_app.cli.root import cli
+from serve_app.launcher import CONFIG, ServiceOptions, free_port, read_config
 from serve_app.settings import Settings
-from serve_app.storage import FOLDER, StoreSettings
 from tests.support.object_stores import ACCESS_KEY, BUCKET, REGION, S3, SECRET_KEY, Gate, served
 
 PRODUCTION = CONFIG.with_name("production.yaml")

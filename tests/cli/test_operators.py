@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from serve_app.access import Access
-from serve_app.broker import BrokerSettings, connect, own_url
-from serve_app.cli import cli
+from serve_app.auth.access import Access
+from serve_app.auth.penalties import Greed
+from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings
+from serve_app.auth.usage import UsageBook
+from serve_app.backends.redis import BrokerSettings, connect, own_url
+from serve_app.cli.root import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
-from serve_app.greed import Greed
-from serve_app.runner import failed
-from serve_app.tasks import Keys, TaskStore
-from serve_app.tokens import OwnToken, Right, Token, TokenSettings
-from serve_app.usage import UsageBook
+from serve_app.generation.executor import failed
+from serve_app.tasks.models import Keys
+from serve_app.tasks.store import TaskStore
 from tests.support.service import config_file
 from tests.support.tasks import task
 

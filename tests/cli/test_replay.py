@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli import main
-from serve_app.examples import RECEIPT
-from serve_app.receipts import Receipt
-from serve_app.replay import ReceiptError, differences, parameters, read_receipt
-from serve_app.schemas import MAX_SEED, AvatarRequest
+from serve_app.api.examples import RECEIPT
+from serve_app.cli.replay import ReceiptError, differences, parameters, read_receipt
+from serve_app.cli.root import main
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import MAX_SEED, AvatarRequest
 from tests.support import fake_service
 from tests.support.fake_service import TOKEN, FakeService, picture
 

@@ -34,8 +34,8 @@ from serve_app.client import (
 from serve_app.client.events import MAX_EVENT_BYTES, Event, EventReader
 from serve_app.client.exchange import MAX_PAUSE_S, Answer, repeat_pause_s
 from serve_app.client.values import MAX_PHOTO_BYTES
-from serve_app.local import free_port
-from serve_app.schemas import AvatarRequest
+from serve_app.launcher import free_port
+from serve_app.schemas.requests import AvatarRequest
 from tests.support import fake_service
 from tests.support.fake_service import (
     TOKEN,

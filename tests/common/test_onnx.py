@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deployments.onnx import provider_list, require_provider, require_self_contained, session_options
+from deployments.common.onnx_session import provider_list, require_provider, require_self_contained, session_options
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deployments.diffusion.adapter import FaceIDAdapter
+from deployments.diffusion.model.ip_adapter import FaceIDAdapter
 from tests.support.diffusion_folders import FileFormat, tiny_unet, write_faceid_adapter
 
 

@@ -20,10 +20,10 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig, model_path
-from deployments.diffusion.denoiser import OutOfMemoryError
-from deployments.diffusion.model import FaceDiffusionModel, Sample
-from deployments.diffusion.pipeline import use_channels_last
-from deployments.diffusion.unet import RowAttention
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
+from deployments.diffusion.model.loader import use_channels_last
+from deployments.diffusion.model.unet import RowAttention
 from deployments.types import AvatarSpec, Pixels, Vector
 from tests.support.diffusion_folders import (
     Family,

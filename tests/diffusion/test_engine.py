@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.denoiser import OutOfMemoryError
-from deployments.diffusion.engine import DiffusionEngine
-from deployments.diffusion.scheduler import Bucket, Row
-from deployments.diffusion.step_times import StepTimes
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
 from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face

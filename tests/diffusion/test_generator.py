@@ -6,7 +6,7 @@ import time
 import pytest
 
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
-from loadtest.bench.engine_queues import GENERATOR
+from loadtest.bench.engine.queues import GENERATOR
 from tests.support.fakes import avatar_spec, face
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from deployments.diffusion.layers import DoublingConv2d, quicken
+from deployments.diffusion.model.optimized_layers import DoublingConv2d, quicken
 from tests.support.diffusion_folders import Family, tiny_unet
 
 CHANNELS_LAST = torch.channels_last

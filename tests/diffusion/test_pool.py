@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from deployments.diffusion.pool import ModelPool
+from deployments.diffusion.model_cache import ModelPool
 
 SIZES_GB = {"a": 4.0, "b": 4.0, "c": 6.0}
 

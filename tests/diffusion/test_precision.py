@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deployments.config import DiffusionModelConfig
-from deployments.diffusion.precision import dtype_of, precision_of
+from deployments.diffusion.model.precision import dtype_of, precision_of
 
 
 def config(**values: Any) -> DiffusionModelConfig:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from deployments.diffusion.engine import DiffusionEngine
-from deployments.diffusion.progress import keep_reporting
-from deployments.diffusion.step_times import StepTimes
+from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.progress import keep_reporting
 from deployments.types import ImageProgress
 from tests.support.fakes import CountingDenoiser, avatar_spec, face
 

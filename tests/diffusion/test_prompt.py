@@ -6,8 +6,8 @@ from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.config import model_path
-from deployments.diffusion.prompt import KEPT_CHUNKS, PromptEncoder, TextEncoder, XLPromptEncoder
-from serve_app.catalog import DEFAULT_PROMPT
+from deployments.diffusion.model.prompt_encoder import KEPT_CHUNKS, PromptEncoder, TextEncoder, XLPromptEncoder
+from serve_app.catalog.catalog import DEFAULT_PROMPT
 from tests.support.diffusion_folders import write_tiny_sdxl
 
 FOLDER = model_path(Path("embedded:diffusion"))

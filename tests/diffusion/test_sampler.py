@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.config import model_path
-from deployments.diffusion.sampler import (
+from deployments.diffusion.model.sampler import (
     DRAWN_WITH_EULER,
     DPMSolver2M,
     Euler,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.scheduler import PATIENCE_S, Bucket, Outlook, Row, RowScheduler
+from deployments.diffusion.engine.scheduler import PATIENCE_S, Bucket, Outlook, Row, RowScheduler
 from tests.support.fakes import row
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deployments.diffusion.shares import RowShares, Tensors
+from deployments.diffusion.model.batch_sharding import RowShares, Tensors
 
 
 class Net:

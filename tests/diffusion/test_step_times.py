@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.diffusion.step_times import FORGOTTEN, StepTimes
+from deployments.diffusion.engine.latency_model import FORGOTTEN, StepTimes
 
 BUCKET = ("model", (512, 512, 1))
 LARGE = ("model", (1024, 1024, 1))

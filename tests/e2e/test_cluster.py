@@ -15,8 +15,8 @@ import pytest
 import ray
 
 from loadtest.bench import overload, scaling
-from serve_app.auth import TOKEN_FILE
-from serve_app.local import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.launcher import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
 from tests.support.service import config_file
 
 pytestmark = pytest.mark.slow

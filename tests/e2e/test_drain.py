@@ -15,16 +15,16 @@ import redis
 import yaml
 from ray import serve
 
-from serve_app.auth import TOKEN_FILE
-from serve_app.broker import BrokerSettings, own_url
-from serve_app.demo import sample_photo
-from serve_app.forecast import MAX_RETRY_AFTER_S
-from serve_app.local import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy, free_port, read_config, run_service
+from serve_app.backends.embedded_valkey import LAST_CLIENTS_S
+from serve_app.backends.redis import BrokerSettings, own_url
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.errors import MAX_RETRY_AFTER_S
+from serve_app.launcher import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy, free_port, read_config, run_service
+from serve_app.photos.sample import sample_photo
+from serve_app.pipeline.cold_start import LOOK_EVERY_S, StageState, look_at_stages
 from serve_app.settings import Settings
-from serve_app.stages import LOOK_EVERY_S, StageState, look_at_stages
-from serve_app.tasks import Keys
-from serve_app.valkey import LAST_CLIENTS_S
-from serve_app.worker import CLOSE_S
+from serve_app.tasks.models import Keys
+from serve_app.worker.deployment import CLOSE_S
 from tests.support.brokers import valkey_server
 from tests.support.photos import data_url, photo_files
 from tests.support.service_process import running_service, submit

@@ -17,12 +17,12 @@ import yaml
 from PIL import Image
 
 from deployments.types import Pixels
-from serve_app.auth import TOKEN_FILE
-from serve_app.broker import BrokerSettings, own_url
-from serve_app.forecast import MAX_RETRY_AFTER_S
-from serve_app.local import CONFIG as EMBEDDED
-from serve_app.local import ServiceOptions, free_port, run_service
-from serve_app.tasks import Keys
+from serve_app.backends.redis import BrokerSettings, own_url
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.errors import MAX_RETRY_AFTER_S
+from serve_app.launcher import CONFIG as EMBEDDED
+from serve_app.launcher import ServiceOptions, free_port, run_service
+from serve_app.tasks.models import Keys
 from tests.support.onnx_models import marker, photo_of
 from tests.support.photos import data_url, photo_files, png
 from tests.support.production import CONFIG as PRODUCTION
@@ -375,7 +375,7 @@ def test_a_task_of_another_token_is_unknown_and_stays(profile: Profile, producti
 def test_a_cluster_refuses_what_is_kept_on_one_node(production: Production, missing: str, said: str) -> None:
     code = f"""
 import ray
-from serve_app.parts import Parts
+from serve_app.generation.container import Parts
 from serve_app.settings import Settings
 ray.init(logging_level="ERROR", log_to_driver=False)
 try:

@@ -37,7 +37,7 @@ STORE = """
 import asyncio, os, sys
 from pathlib import Path
 from serve_app.errors import StoreError, answer_to
-from serve_app.storage import Results, StoreSettings, result_key
+from serve_app.backends.object_store import Results, StoreSettings, result_key
 folder = Path(sys.argv[1])
 results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"key", ttl_s=60)
 first, second = [result_key("018f0000-0000-7000-8000-000000000000", index, "png") for index in range(2)]
@@ -81,7 +81,7 @@ import numpy as np, ray
 from ray import serve
 from deployments.types import Photo
 from serve_app.errors import OverloadedError, answer_to
-from serve_app.pipeline import AvatarPipeline
+from serve_app.pipeline.pipeline import AvatarPipeline
 ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
          _system_config={"automatic_object_spilling_enabled": False}, object_spilling_directory=sys.argv[1])
 serve.start(proxy_location="Disabled")

@@ -9,12 +9,21 @@ import pytest
 import torch
 from skimage.color import rgb2lab
 
-from deployments.embedded.face_crop import encoder_input
-from deployments.embedded.training.appearance import TRAITS, Choice, basis, code_of
-from deployments.embedded.training.drawing import Look
-from deployments.embedded.training.export import export_onnx
-from deployments.embedded.training.face_encoder import PARSED, FaceEncoder, believed, code, lab, part_colours
-from deployments.embedded.training.face_training import (
+from deployments.embedded.training.renderer.appearance import TRAITS, Choice, basis, code_of
+from deployments.embedded.training.renderer.drawing import Look
+from deployments.embedded.training.renderer.photo import (
+    augmented_crops,
+    avatar_view,
+    face_frame,
+    label_picture,
+    labelled_views,
+    render_photo,
+)
+from deployments.embedded.training.renderer.portrait import Portrait, random_portrait
+from deployments.embedded.training.renderer.relief import height, normals, shaded
+from deployments.embedded.training.renderer.relight import BEARD, CLASSES, GLASSES, HAIR, LIT, SKIN, FaceFrame
+from deployments.embedded.training.train.export import export_onnx
+from deployments.embedded.training.train.face import (
     UNKNOWN,
     as_parts,
     embed,
@@ -23,17 +32,8 @@ from deployments.embedded.training.face_training import (
     train_face_encoder,
     triples_right,
 )
-from deployments.embedded.training.photo import (
-    augmented_crops,
-    avatar_view,
-    face_frame,
-    label_picture,
-    labelled_views,
-    render_photo,
-)
-from deployments.embedded.training.portrait import Portrait, random_portrait
-from deployments.embedded.training.relief import height, normals, shaded
-from deployments.embedded.training.relight import BEARD, CLASSES, GLASSES, HAIR, LIT, SKIN, FaceFrame
+from deployments.embedded.training.train.face_encoder import PARSED, FaceEncoder, believed, code, lab, part_colours
+from deployments.face.alignment import encoder_input
 
 
 @pytest.fixture(autouse=True)

@@ -9,18 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.background.model import RembgModel
-from deployments.config import MattingModelConfig
-from deployments.embedded import WEIGHTS
-from deployments.embedded.face_crop import CROP_SIZE, crop_face
-from deployments.embedded.training.captions import default_caption
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.figures import DARK_BLACK, PALE_BLOND, held_out
-from deployments.embedded.training.inference import Studio, drawn_reference, real_references
-from deployments.embedded.training.judge import Judge
-from deployments.embedded.training.networks import closed_form_latents
-from deployments.embedded.training.photo import face_views
-from loadtest.bench.avatars import JUDGE
-from loadtest.bench.avatars_scores import differences, intersection_over_union, lab_of
+from deployments.config import WEIGHTS, MattingModelConfig
+from deployments.embedded.training.data.captions import default_caption
+from deployments.embedded.training.evaluate.figures import DARK_BLACK, PALE_BLOND, held_out
+from deployments.embedded.training.evaluate.inference import Studio, drawn_reference, real_references
+from deployments.embedded.training.evaluate.judge import Judge
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.photo import face_views
+from deployments.embedded.training.train.networks import closed_form_latents
+from deployments.face.alignment import CROP_SIZE, crop_face
+from loadtest.bench.avatars.scores import JUDGE, differences, intersection_over_union, lab_of
 
 Picture = NDArray[np.uint8]
 

@@ -5,7 +5,7 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.face.courtesy import Courtesy
+from deployments.face.penalty import Courtesy
 
 LONG_S = 30.0
 

@@ -11,13 +11,13 @@ from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from deployments.config import CascadeFaceModelConfig
-from deployments.embedded.training.drawing import Look
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.portrait import random_portrait
+from deployments.embedded.training.renderer.drawing import Look
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.portrait import random_portrait
 from deployments.errors import NoFaceError
 from deployments.face.cascade import find_faces, find_largest, warmth
 from deployments.face.model import CascadeFaceModel, open_encoder
-from deployments.face.vector import face_similarity
+from deployments.face.similarity import face_similarity
 from deployments.types import FaceEmbedding, Photo
 from tests.support.photos import insightface_images
 

@@ -12,9 +12,9 @@ from insightface.app import FaceAnalysis
 
 from deployments.config import CascadeFaceModelConfig, FaceEmbedderConfig, InsightFaceModelConfig
 from deployments.errors import NoFaceError
-from deployments.face.insight import InsightFaceModel, open_pack
+from deployments.face.insightface import InsightFaceModel, open_pack
 from deployments.face.model import CascadeFaceModel, load_face_model
-from deployments.face.vector import face_similarity
+from deployments.face.similarity import face_similarity
 from deployments.types import FaceEmbedding, Photo, Pixels
 from tests.support import onnx_models
 from tests.support.onnx_models import DETECTOR, RECOGNISER, marker, photo_of, write_insightface_pack

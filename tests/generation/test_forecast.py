@@ -1,5 +1,6 @@
-from serve_app.forecast import MAX_RETRY_AFTER_S, Forecast
-from serve_app.tasks import Pace
+from serve_app.errors import MAX_RETRY_AFTER_S
+from serve_app.generation.queue_eta import Forecast
+from serve_app.tasks.models import Pace
 
 PACE = Pace(task_s=4, image_s=2)
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from deployments.types import Photo
-from serve_app.auth import sha256
+from serve_app.auth.tokens import UNLIMITED, Token
+from serve_app.auth.usage import usage_of
+from serve_app.backends.object_store import photo_key, result_key
+from serve_app.backends.secrets import sha256
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
-from serve_app.intake import Caller
-from serve_app.queue import TaskQueue
-from serve_app.storage import photo_key, result_key
-from serve_app.tasks import Outcome, TaskRecord, Webhook
-from serve_app.tokens import UNLIMITED, Token
-from serve_app.usage import usage_of
+from serve_app.generation.validation import Caller
+from serve_app.tasks.models import Outcome, TaskRecord, Webhook
+from serve_app.tasks.stream import TaskQueue
 from tests.support.ingresses import KEYED, LEASE_S, Ingress, ScenarioRunner, Sent, do_nothing, scenario_runner
 from tests.support.pipelines import PIXELS
 from tests.support.polling import eventually

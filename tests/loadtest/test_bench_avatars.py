@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.embedded.training.face_training import triples_right
-from deployments.embedded.training.figure import render
-from deployments.embedded.training.figures import DARK_BLACK, PALE_BLOND, held_out
-from deployments.embedded.training.judge import HEADS, Judge, Labels, Readings, train_judge
-from loadtest.bench.avatars import JUDGE, VIEWS
-from loadtest.bench.avatars_drawn import COLD, Case, Drawn, asked_colour, corners, plainly, right, wanted_portrait
-from loadtest.bench.avatars_photos import installed
-from loadtest.bench.avatars_scores import (
+from deployments.embedded.training.evaluate.figures import DARK_BLACK, PALE_BLOND, held_out
+from deployments.embedded.training.evaluate.judge import HEADS, Judge, Labels, Readings, train_judge
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.train.face import triples_right
+from loadtest.bench.avatars.__main__ import VIEWS
+from loadtest.bench.avatars.drawn import COLD, Case, Drawn, asked_colour, corners, plainly, right, wanted_portrait
+from loadtest.bench.avatars.photos import installed
+from loadtest.bench.avatars.scores import (
+    JUDGE,
     Score,
     auc,
     differences,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.bench.engine import ARRIVALS, ASSUMED, LOADS, read_curves
-from loadtest.bench.engine_live import run
-from loadtest.bench.engine_queues import (
+from loadtest.bench.engine.__main__ import ARRIVALS, ASSUMED, LOADS, read_curves
+from loadtest.bench.engine.live import run
+from loadtest.bench.engine.queues import (
     BURST,
     MODEL,
     STEPS,

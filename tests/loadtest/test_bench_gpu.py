@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from loadtest.bench.gpu import main
-from loadtest.bench.gpu_bench import teraflop
-from loadtest.bench.gpu_figures import Curve, StepTime
-from loadtest.bench.gpu_models import FULL, random_adapter, random_pipeline
+from loadtest.bench.gpu.__main__ import main
+from loadtest.bench.gpu.figures import Curve, StepTime
+from loadtest.bench.gpu.measure import teraflop
+from loadtest.bench.gpu.models import FULL, random_adapter, random_pipeline
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 300

@@ -17,20 +17,20 @@ import psutil
 import pytest
 import requests
 
-from loadtest import checks
-from loadtest.answers import Answer, Group, Log, UserCount, read_answers, read_counts
-from loadtest.checks import WrongAnswerError
-from loadtest.figures import NothingMeasuredError, figures_of, percentile, slice_length_s, sliced
-from loadtest.load import Load
-from loadtest.plots import plots
-from loadtest.plots_telemetry import runs
-from loadtest.report import as_html, as_json
-from loadtest.scrape import EVERY_S, Scrape, Scraper, Series, parsed
-from loadtest.setting import Setting
-from loadtest.shapes import NAMES, SHAPES, ShapeName, users_at
-from loadtest.svg import Linear, Logarithmic, round_up
-from loadtest.telemetry import HELD_S, telemetry_of
-from serve_app.local import free_port
+from loadtest.load import checks
+from loadtest.load.answers import Answer, Group, Log, UserCount, read_answers, read_counts
+from loadtest.load.checks import WrongAnswerError
+from loadtest.load.run import Load
+from loadtest.load.shapes import NAMES, SHAPES, ShapeName, users_at
+from loadtest.metrics.figures import NothingMeasuredError, figures_of, percentile, slice_length_s, sliced
+from loadtest.metrics.scrape import EVERY_S, Scrape, Scraper, Series, parsed
+from loadtest.metrics.telemetry import HELD_S, telemetry_of
+from loadtest.report.plots import plots
+from loadtest.report.plots_telemetry import runs
+from loadtest.report.report import as_html, as_json
+from loadtest.report.setting import Setting
+from loadtest.report.svg import Linear, Logarithmic, round_up
+from serve_app.launcher import free_port
 from tests.support.fake_service import envelope, picture
 
 ROOT = Path(__file__).parents[2]

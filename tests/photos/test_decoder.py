@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from deployments.types import Photo
-from serve_app.confined import KEPT_VARIABLES, MALLOC, ConfinedLostError, ConfinedSettings, ConfinedStartError
-from serve_app.decoder import DecoderProcess, PhotoDecoder
-from serve_app.demo import sample_photo
-from serve_app.fetch import ImageUrlError
-from serve_app.photo import PhotoSettings, decode_photo
+from serve_app.errors import ImageUrlError
+from serve_app.photos.decode import PhotoSettings, decode_photo
+from serve_app.photos.decoder_pool import DecoderProcess, PhotoDecoder
+from serve_app.photos.sample import sample_photo
+from serve_app.sandbox.process import KEPT_VARIABLES, MALLOC, ConfinedLostError, ConfinedSettings, ConfinedStartError
 from tests.support.hostile_pictures import encoded, hostile_pictures, large_jpeg_of_many_scans, noise
 from tests.support.photos import insightface_images
 
@@ -97,7 +97,7 @@ def process() -> Iterator[DecoderProcess]:
 def children() -> list[psutil.Process]:
     """The decoder processes of this one that have not ended."""
     living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in living if "serve_app.decoder" in child.cmdline()]
+    return [child for child in living if "serve_app.photos.decoder_pool" in child.cmdline()]
 
 
 # Pictures
@@ -224,7 +224,11 @@ def memory_mb(process: DecoderProcess, name: str) -> float:
 def run_with_decoder(program: str) -> subprocess.CompletedProcess[str]:
     """A Python program that begins with everything of the decoder's module."""
     return subprocess.run(
-        [sys.executable, "-c", f"from serve_app.confined import *\nfrom serve_app.decoder import *\n{program}"],
+        [
+            sys.executable,
+            "-c",
+            f"from serve_app.sandbox.process import *\nfrom serve_app.photos.decoder_pool import *\n{program}",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -15,17 +15,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app import fetch
-from serve_app.fetch import (
-    MAX_URL_CHARS,
-    FetchSettings,
-    ImageUrlError,
-    PhotoFetcher,
-    check_url,
-    decode_data_url,
-    describe_url,
-    is_refused,
-)
+from serve_app.errors import ImageUrlError
+from serve_app.photos import fetch
+from serve_app.photos.fetch import PhotoFetcher
+from serve_app.photos.urls import MAX_URL_CHARS, FetchSettings, check_url, decode_data_url, describe_url, is_refused
 from tests.support.resolvers import FixedResolver
 
 LOOPBACK = FetchSettings(allow_private=True, max_bytes=100_000)

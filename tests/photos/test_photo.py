@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
-from serve_app import photo
-from serve_app.fetch import ImageUrlError
-from serve_app.photo import PhotoSettings, decode_photo
+from serve_app.errors import ImageUrlError
+from serve_app.photos import decode as photo
+from serve_app.photos.decode import PhotoSettings, decode_photo
 
 # pytest puts its own filters in place of the module's; a test below shows that the module's work.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -330,7 +330,7 @@ def test_no_warning_of_the_decoder_is_printed(tmp_path):
         (tmp_path / str(index)).write_bytes(picture)
     program = f"""
 import pathlib, sys
-from serve_app.photo import ImageUrlError, PhotoSettings, decode_photo
+from serve_app.photos.decode import ImageUrlError, PhotoSettings, decode_photo
 for path in sorted(pathlib.Path({str(tmp_path)!r}).iterdir()):
     try:
         print(decode_photo(path.read_bytes(), PhotoSettings()).pixels.shape)

@@ -10,12 +10,14 @@ import pytest
 from ray.serve.exceptions import BackPressureError
 
 from deployments.types import Avatar, DrawnWith
-from serve_app.answers import receipt
-from serve_app.catalog import Catalog
+from serve_app.backends.object_store import FOLDER, Results, StoreSettings
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
-from serve_app.pipeline import AvatarJob, AvatarPipeline, StoredAvatar
-from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest
-from serve_app.storage import FOLDER, Results, StoreSettings
+from serve_app.generation.envelope import receipt
+from serve_app.pipeline.job import AvatarJob
+from serve_app.pipeline.pipeline import AvatarPipeline
+from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
+from serve_app.tasks.models import StoredAvatar
 from tests.support.fakes import face
 from tests.support.stages import PHOTO, TASK, Embedder, Stage
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_app import leftovers
-from serve_app.leftovers import Leftovers
+from serve_app.pipeline import gc as leftovers
+from serve_app.pipeline.gc import Leftovers
 
 FREED_S = 10
 

@@ -11,9 +11,10 @@ from ray.exceptions import ActorUnavailableError, ObjectStoreFullError, OutOfDis
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.errors import NoFaceError
+from serve_app.backends.object_store import FOLDER
 from serve_app.errors import OverloadedError
-from serve_app.pipeline import MAX_ATTEMPTS, AvatarPipeline, JobResult, StoredAvatar
-from serve_app.storage import FOLDER
+from serve_app.pipeline.pipeline import MAX_ATTEMPTS, AvatarPipeline, JobResult
+from serve_app.tasks.models import StoredAvatar
 from tests.support.fakes import face
 from tests.support.stages import AVATAR, CHAIN_BROKE, DIED, LATE, PHOTO, Embedder, Stage, run_job
 
@@ -65,7 +66,7 @@ def test_what_was_generated_is_not_generated_again_when_only_the_finishing_died(
 def test_a_generator_out_of_reach_is_asked_again_though_serve_goes_on_asking_the_next_stage(
     run: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.calls.PATIENCE_S", 0.01)
+    monkeypatch.setattr("serve_app.pipeline.calls.PATIENCE_S", 0.01)
     embedder = Embedder(face())
     embedder.similarity = Stage(..., 0.5)
     generator, remover = Stage(ActorUnavailableError("gone", None), "image"), Stage(..., AVATAR)
@@ -78,7 +79,7 @@ def test_a_generator_out_of_reach_is_asked_again_though_serve_goes_on_asking_the
 def test_a_picture_that_takes_long_is_drawn_and_finished_once(
     run: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.calls.PATIENCE_S", 0.01)
+    monkeypatch.setattr("serve_app.pipeline.calls.PATIENCE_S", 0.01)
     generator, remover = Stage("image"), Stage(LATE)
     assert len(run(Embedder(face()), generator, remover).avatars) == 1
     assert (len(generator.responses), len(remover.responses)) == (1, 1)

@@ -11,10 +11,10 @@ import pytest
 
 from deployments.errors import NoFaceError
 from deployments.types import Photo
-from serve_app import stages
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import OverloadedError
-from serve_app.stages import MAX_WAKING, ColdStages, StageState, StageWatch
+from serve_app.pipeline import cold_start as stages
+from serve_app.pipeline.cold_start import MAX_WAKING, ColdStages, StageState, StageWatch
 from tests.support.polling import eventually
 
 PHOTO = Photo(np.zeros((8, 8, 3), np.uint8))

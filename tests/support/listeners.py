@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from serve_app.events import follow
-from serve_app.tasks import TaskRecord
+from serve_app.api.sse import follow
+from serve_app.tasks.models import TaskRecord
 from tests.support.ingresses import Ingress
 from tests.support.polling import eventually
 

@@ -15,7 +15,7 @@ from botocore.credentials import Credentials
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
-from serve_app.storage import Results, StoreSettings
+from serve_app.backends.object_store import Results, StoreSettings
 
 BUCKET, PREFIX, REGION = "avatars", "eu/results", "eu-central-1"
 ACCESS_KEY, SECRET_KEY = "AKIAOFTHETESTS", "secret-of-the-tests"

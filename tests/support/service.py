@@ -14,8 +14,8 @@ import yaml
 from PIL import Image
 
 from deployments.types import Pixels
-from serve_app.auth import TOKEN_FILE
-from serve_app.local import CONFIG, ServiceOptions, free_port, run_service
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.launcher import CONFIG, ServiceOptions, free_port, run_service
 from tests.support.photo_server import FETCH_TIMEOUT_S
 
 MAX_IMAGES = 8

@@ -12,8 +12,8 @@ import httpx
 import psutil
 
 from serve_app.client import data_url
-from serve_app.demo import sample_photo
-from serve_app.local import free_port
+from serve_app.launcher import free_port
+from serve_app.photos.sample import sample_photo
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RayServeException
 
 from deployments.types import Avatar, Photo
-from serve_app.catalog import Catalog
-from serve_app.pipeline import AvatarJob, AvatarPipeline, JobResult, StoredAvatar
-from serve_app.schemas import AvatarRequest, EffectiveRequest
-from serve_app.storage import Results, StoreSettings
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.catalog.catalog import Catalog
+from serve_app.pipeline.job import AvatarJob
+from serve_app.pipeline.pipeline import AvatarPipeline, JobResult
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
+from serve_app.tasks.models import StoredAvatar
 
 TASK = "018f0000-0000-7000-8000-000000000000"
 PHOTO = Photo(None)  # type: ignore[arg-type]  # no stage looks at it

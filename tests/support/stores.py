@@ -1,7 +1,7 @@
 """What is in a store of results."""
 
+from serve_app.backends.object_store import Results
 from serve_app.errors import NotFoundError
-from serve_app.storage import Results
 
 
 async def exists(results: Results, key: str) -> bool:

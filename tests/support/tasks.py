@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serve_app.broker import BrokerSettings, connect
-from serve_app.catalog import Catalog
-from serve_app.pipeline import StoredAvatar
-from serve_app.queue import TaskQueue
-from serve_app.schemas import AvatarRequest, EffectiveRequest
-from serve_app.tasks import Keys, Task, TaskStore, idempotency_digest
+from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.catalog.catalog import Catalog
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
+from serve_app.tasks.models import Keys, StoredAvatar, Task, idempotency_digest
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
 
 LEASE_S = 0.3
 AVATAR = StoredAvatar("a/0.png", "a/0.thumb.webp", 7, None, 0, 1, 0, 0)

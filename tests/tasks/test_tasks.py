@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
 from deployments.errors import NoFaceError
-from serve_app.answers import envelope_of
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.embedded_valkey import ValkeyServer
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
-from serve_app.queue import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
-from serve_app.runner import failed
-from serve_app.storage import Results, StoreSettings
-from serve_app.tasks import DEAD_TTL_S, Claim, Keys, Outcome, TaskStore
-from serve_app.valkey import ValkeyServer
+from serve_app.generation.envelope import envelope_of
+from serve_app.generation.executor import failed
+from serve_app.tasks.models import DEAD_TTL_S, Claim, Keys, Outcome
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from tests.support.brokers import PROGRAMS, servers_of, valkey_server
 from tests.support.tasks import AVATAR, LEASE_S, Office, queued, task
 
@@ -218,7 +219,7 @@ def test_more_calls_than_connections_wait_for_each_other(at: Callable[[Scenario]
 def test_a_broker_that_hangs_is_given_up_soon(
     tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.broker.ANSWER_S", 0.3)
+    monkeypatch.setattr("serve_app.backends.redis.ANSWER_S", 0.3)
 
     async def scenario(server: ValkeyServer) -> None:
         async with connect(BrokerSettings(), tmp_path) as redis:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.errors import GivenUpError
-from serve_app.queue import GROUP
-from serve_app.reaper import Reaper
-from serve_app.runner import failed
-from serve_app.storage import Results, StoreSettings, photo_key, result_key
-from serve_app.tasks import Claim
+from serve_app.generation.executor import failed
+from serve_app.tasks.models import Claim
+from serve_app.tasks.stream import GROUP
+from serve_app.worker.recovery import Reaper
 from tests.support.brokers import PROGRAMS, servers_of
 from tests.support.stores import exists
 from tests.support.tasks import Office, queued, task

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.broker import BrokerSettings, connect
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, StoreError
-from serve_app.rounds import Rounds, is_our_turn
+from serve_app.worker.periodic import Rounds, is_our_turn
 from tests.support.polling import eventually
 
 

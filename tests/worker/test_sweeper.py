@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.backends.object_store import (
+    FOLDER,
+    Results,
+    StoreSettings,
+    photo_key,
+    result_key,
+    task_of,
+    thumbnail_key,
+)
 from serve_app.errors import GivenUpError
-from serve_app.intake import new_task_id
-from serve_app.runner import failed
-from serve_app.storage import FOLDER, Results, StoreSettings, photo_key, result_key, task_of, thumbnail_key
-from serve_app.sweeper import YOUNG_S, Sweeper
-from serve_app.tasks import Outcome
+from serve_app.generation.executor import failed
+from serve_app.generation.validation import new_task_id
+from serve_app.tasks.models import Outcome
+from serve_app.worker.retention import YOUNG_S, Sweeper
 from tests.support.tasks import AVATAR, Office, task
 
 TTL_S = 3600
@@ -151,7 +159,7 @@ def test_what_a_writer_that_died_left_goes(at: Callable[[Scenario], None]) -> No
 def test_more_files_than_are_listed_at_once_are_all_seen(
     at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.storage.LISTED_AT_ONCE", 10)
+    monkeypatch.setattr("serve_app.backends.object_store.LISTED_AT_ONCE", 10)
 
     async def scenario(household: Household) -> None:
         keys = [photo_key(new_task_id()) for _ in range(35)]

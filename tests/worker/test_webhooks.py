@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from serve_app.fetch import FetchSettings
-from serve_app.rounds import Rounds
-from serve_app.runner import failed
-from serve_app.schemas import Status
-from serve_app.storage import Results, StoreSettings
-from serve_app.tasks import Delivery, Outcome, TaskRecord, Webhook
-from serve_app.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s, webhook_secret
+from serve_app.auth.webhook_signature import webhook_secret
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.generation.executor import failed
+from serve_app.photos.urls import FetchSettings
+from serve_app.schemas.responses import Status
+from serve_app.tasks.models import Delivery, Outcome, TaskRecord, Webhook
+from serve_app.worker.periodic import Rounds
+from serve_app.worker.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s
 from tests.support.polling import eventually
 from tests.support.resolvers import FixedResolver
 from tests.support.tasks import AVATAR, Office, task
@@ -104,8 +105,8 @@ async def receiving() -> AsyncIterator[Receiver]:
 @pytest.fixture
 def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
     monkeypatch.setattr(WebhookSender, "every_s", 0.02)
-    monkeypatch.setattr("serve_app.webhooks.FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr("serve_app.webhooks.MAX_PAUSE_S", 0.05)
+    monkeypatch.setattr("serve_app.worker.webhooks.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("serve_app.worker.webhooks.MAX_PAUSE_S", 0.05)
 
     def run(scenario: Scenario) -> None:
         async def within() -> None:
@@ -182,7 +183,7 @@ def test_it_is_given_up_in_the_end(at: Callable[[Scenario], None], status: int, 
 def test_a_delivery_that_died_with_its_process_is_made_by_another(
     at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.webhooks.LEASE_S", 0.3)
+    monkeypatch.setattr("serve_app.worker.webhooks.LEASE_S", 0.3)
 
     async def scenario(post: Post, receiver: Receiver) -> None:
         await post.finished()

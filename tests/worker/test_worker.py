@@ -14,18 +14,19 @@ from ray.exceptions import ActorDiedError
 
 from deployments.errors import NoFaceError
 from deployments.types import Photo
-from serve_app.broker import BrokerSettings, connect
-from serve_app.catalog import Catalog
+from serve_app.auth.penalties import Greed
+from serve_app.backends.embedded_valkey import ValkeyKeeper
+from serve_app.backends.object_store import Results, StoreSettings, photo_key
+from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
-from serve_app.greed import Greed
-from serve_app.photo import pack_photo
-from serve_app.queue import GROUP, TaskQueue
-from serve_app.runner import TaskRunner
-from serve_app.schemas import Status
-from serve_app.storage import Results, StoreSettings, photo_key
-from serve_app.tasks import Keys, Outcome, Task, TaskRecord, TaskStore
-from serve_app.valkey import ValkeyKeeper
-from serve_app.worker import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
+from serve_app.generation.executor import TaskRunner
+from serve_app.photos.decode import pack_photo
+from serve_app.schemas.responses import Status
+from serve_app.tasks.models import Keys, Outcome, Task, TaskRecord
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import GROUP, TaskQueue
+from serve_app.worker.consumer import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
 from tests.support.brokers import PROGRAMS, servers_of
 from tests.support.pipelines import PIXELS, Pipeline
 from tests.support.polling import eventually
@@ -105,9 +106,9 @@ async def run_in_shop(shop: Shop, scenario: Scenario) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that look after their leases often."""
-    monkeypatch.setattr("serve_app.worker.PAUSES_S", (0.02, 0.05))
-    monkeypatch.setattr("serve_app.leases.LOOK_S", 0.05)
-    monkeypatch.setattr("serve_app.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.worker.consumer.PAUSES_S", (0.02, 0.05))
+    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
 
 
 @pytest.fixture

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from deployments.embedded.training import figures
-from deployments.embedded.training.dataset import draw_avatars, draw_large, draw_photos, draw_set
-from deployments.embedded.training.decoder_training import train_decoder
-from deployments.embedded.training.diffusion_training import start
-from deployments.embedded.training.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
-from deployments.embedded.training.face_training import train_face_encoder
-from deployments.embedded.training.judge import train_judge
-from deployments.embedded.training.matting_training import SIDE, train_matting
-from deployments.embedded.training.networks import MattingNet, build_text_encoder, build_vae
-from deployments.embedded.training.plan import Plan, run_diffusion
-from deployments.embedded.training.text_training import train_text_encoder
-from deployments.embedded.training.words import caption_corpus, save_tokenizer, train_tokenizer
+from deployments.embedded.training.data.dataset import draw_avatars, draw_large, draw_photos, draw_set
+from deployments.embedded.training.data.words import caption_corpus, save_tokenizer, train_tokenizer
+from deployments.embedded.training.evaluate import figures
+from deployments.embedded.training.evaluate.judge import train_judge
+from deployments.embedded.training.train.decoder import train_decoder
+from deployments.embedded.training.train.diffusion import start
+from deployments.embedded.training.train.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
+from deployments.embedded.training.train.face import train_face_encoder
+from deployments.embedded.training.train.matting import SIDE, train_matting
+from deployments.embedded.training.train.networks import MattingNet, build_text_encoder, build_vae
+from deployments.embedded.training.train.plan import Plan, run_diffusion
+from deployments.embedded.training.train.text import train_text_encoder
 
 
 def run_data(plan: Plan) -> None:
@@ -51,7 +51,7 @@ def run_text(plan: Plan) -> None:
 
 
 def run_judge(plan: Plan) -> None:
-    """Not shipped: the avatars' benchmark reads pictures with it (`loadtest/bench/judge.safetensors`)."""
+    """Not shipped: the avatars' benchmark reads pictures with it (`loadtest/bench/avatars/judge.safetensors`)."""
     pictures, sittings = plan.data.array("avatars"), plan.data.portraits("avatars")
     flat = pictures.reshape(-1, *pictures.shape[2:])
     portraits = [sitting for both in sittings for sitting in both]

@@ -1,0 +1,1 @@
+"""The diffusion model: its loading, its layers, and one denoising step for rows that differ."""

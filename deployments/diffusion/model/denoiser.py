@@ -1,0 +1,260 @@
+"""The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, from the parts of diffusers' pipelines."""
+
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deployments.config import DiffusionModelConfig
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model.batch_sharding import use_threads
+from deployments.diffusion.model.ip_adapter import FACE_WIDTH
+from deployments.diffusion.model.loader import FacePipeline, Tensors, load_pipeline
+from deployments.diffusion.model.noise_schedule import Plan, Step
+from deployments.diffusion.model.optimized_layers import quicken
+from deployments.diffusion.model.sampler import Positions, sampler_of
+from deployments.diffusion.model.unet import RowUNet
+from deployments.types import AvatarSpec, Pixels, Vector
+
+GRAPHS = 10_000  # of all models of a process; none ever has as many
+
+
+@dataclass(slots=True, eq=False)
+class Sample:
+    """One half-done image. `conditions` is what its prompt and face say and, with guidance, what is drawn against."""
+
+    plan: Plan
+    latents: Tensor  # (1, c, h, w) float32
+    previous: Tensor  # the denoised estimate of the step before
+    guidance_scale: float
+    conditions: Tensors
+    against: Tensors | None
+    steps_done: int = 0
+
+    @property
+    def next_step(self) -> Step:
+        return self.plan.steps[self.steps_done]
+
+
+@contextmanager
+def lacking_memory() -> Iterator[None]:
+    """Raises: OutOfMemoryError, where torch raises its own."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(str(error)) from error
+
+
+class FaceDiffusionModel:
+    """Takes samples a step further, each from where it stands; one thread at a time.
+
+    Latents are float32 between two steps, whatever the dtype of the model: the first sigma of a model with zero
+    terminal SNR is 4096.
+    """
+
+    def __init__(self, pipeline: FacePipeline, threads: int = 1) -> None:
+        self._pipeline = pipeline
+        self._device: torch.device = pipeline.device  # diffusers looks through all modules to say it
+        self._prompts = pipeline.prompt_encoder()
+        self._sampler = sampler_of(pipeline.scheduler.config)
+        self._threads = threads
+        for network in (pipeline.unet, pipeline.vae):
+            quicken(network)
+        self._unet = RowUNet(pipeline.unet, threads)
+        self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
+        self._pace = Pace(self._device)
+
+    @classmethod
+    def load(cls, config: DiffusionModelConfig) -> "FaceDiffusionModel":
+        """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
+        return cls(load_pipeline(config), config.threads)
+
+    @property
+    def decodes_beside(self) -> bool:
+        """On a CPU: on a GPU a step and a picture would want their memory at once."""
+        return self._device.type == "cpu"
+
+    def bucket(self, spec: AvatarSpec) -> Hashable:
+        """Size, and windows of the longer prompt: padding a shorter one would change what it says."""
+        return spec.width, spec.height, self._chunks(spec)
+
+    @lacking_memory()
+    def start(self, spec: AvatarSpec, face: Vector) -> Sample:
+        """A sample with no step made. Raises: OutOfMemoryError."""
+        plan = self._sampler.plan(spec.num_inference_steps)
+        latents = self._noise(spec) * plan.init_noise_sigma
+        chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
+        size = {name: values.to(self._device, self._unet.dtype) for name, values in sizes.items()}
+        scale = self._unet.adapter_scale if spec.adapter_scale is None else spec.adapter_scale
+        alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._device), **size}
+        face_tokens = self._face_tokens(torch.from_numpy(face))
+        conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
+        against = None
+        if spec.guidance_scale > 1:
+            negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
+            against = {**negative, "face_tokens": self._no_face, **alike}
+        return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
+
+    @lacking_memory()
+    @torch.inference_mode()
+    def step(self, samples: Sequence[Sample]) -> None:
+        """One step for each. Raises: OutOfMemoryError; after any error all are as before."""
+        use_threads(self._threads)
+        self._step(sorted(samples, key=lambda sample: sample.against is None))
+
+    def _step(self, samples: Sequence[Sample]) -> None:
+        """Those with guidance come first."""
+        at = Positions.of([sample.next_step for sample in samples], self._device)
+        latents = torch.cat([sample.latents for sample in samples])
+        previous = torch.cat([sample.previous for sample in samples])
+        prediction = self._predict(samples, self._sampler.scale_model_input(latents, at), at.timestep)
+        latents, denoised = self._sampler.step(latents, prediction, previous, at)
+        self._pace.launched()
+        for index, sample in enumerate(samples):
+            sample.latents, sample.previous = latents[index : index + 1], denoised[index : index + 1]
+            sample.steps_done += 1
+
+    def _predict(self, samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor) -> Tensor:
+        """(rows, c, h, w) float32. A row with guidance is predicted twice, any other once."""
+        against = [sample.against for sample in samples if sample.against is not None]
+        guided = len(against)
+        conditions = _joined([*against, *(sample.conditions for sample in samples)])
+        predicted = self._unet(
+            torch.cat([inputs[:guided], inputs]), torch.cat([timesteps[:guided], timesteps]), conditions
+        ).float()
+        without, towards = predicted[:guided], predicted[guided:]
+        scales = torch.tensor(
+            [sample.guidance_scale for sample in samples[:guided]], pin_memory=inputs.device.type == "cuda"
+        ).to(inputs.device, non_blocking=True)  # a plain copy would wait for the device
+        led = without + scales[:, None, None, None] * (towards[:guided] - without)
+        return torch.cat([led, towards[guided:]])
+
+    @lacking_memory()
+    @torch.inference_mode()
+    def decode(self, sample: Sample, beside: bool = False) -> Pixels:
+        """(h, w, 3) of a sample whose steps are all made; `beside` a step it takes one core.
+
+        One for which memory lacks is decoded in tiles that are blended where they meet. Raises: OutOfMemoryError.
+        """
+        use_threads(1 if beside else self._threads)
+        vae = self._pipeline.vae
+        latents = _unscaled(sample.latents, vae.config).to(vae.dtype)
+        image = _whole(vae, latents)
+        if image is None:
+            image = _in_tiles(vae, latents)
+        levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
+        return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
+
+    def compile(self, widths: Sequence[int], sizes: Sequence[tuple[int, int]], backend: str = "inductor") -> None:
+        """Compile the UNet for batches of so many rows at these sizes, or at the model's own. Takes minutes.
+
+        A step with fewer rows is filled up to the next of these widths; steps of other sizes are made as before.
+        """
+        sizes, factor = sizes or [self._own_size], self._pipeline.vae_scale_factor
+        self._unet.compile(widths, [(height // factor, width // factor) for width, height in sizes], backend)
+        # torch takes many graphs of the same code for a mistake; here they are as many as shapes.
+        # A compiler that fails is logged, and the model draws without it.
+        changes = {"recompile_limit": GRAPHS, "accumulated_recompile_limit": GRAPHS, "suppress_errors": True}
+        with torch._dynamo.config.patch(changes):
+            for size, width in product(sizes, widths):
+                self.step(self._anything(size, width))
+
+    def profile(self, widths: Sequence[int]) -> dict[int, float]:
+        """Seconds of a step by the rows of the UNet's batch, at the model's own size."""
+        times = {}
+        self.step(self._anything(self._own_size, 1))  # the first one is slower
+        for width in widths:
+            samples = self._anything(self._own_size, width)
+            self._pace.wait()
+            started = time.perf_counter()
+            self.step(samples)
+            self._pace.wait()
+            times[width] = time.perf_counter() - started
+        return times
+
+    @property
+    def _own_size(self) -> tuple[int, int]:
+        """Width and height in pixels of what the model was made for."""
+        side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
+        return side, side
+
+    def _anything(self, size: tuple[int, int], rows: int) -> list[Sample]:
+        spec = AvatarSpec(
+            model="", seed=0, prompt="", negative_prompt="", width=size[0], height=size[1], num_inference_steps=2,
+            guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
+        )  # fmt: skip
+        return [self.start(spec, np.zeros(FACE_WIDTH, np.float32)) for _ in range(rows)]
+
+    def _noise(self, spec: AvatarSpec) -> Tensor:
+        """The same on every device, and whoever shares the step."""
+        unet, factor = self._pipeline.unet, self._pipeline.vae_scale_factor
+        shape = (1, unet.config.in_channels, spec.height // factor, spec.width // factor)
+        generator = torch.Generator("cpu").manual_seed(spec.seed)
+        noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
+        return noise.to(self._device, torch.float32)
+
+    @torch.inference_mode()
+    def _face_tokens(self, face: Tensor) -> Tensor:
+        """(1, tokens, channels) of a face vector (512,)."""
+        return self._unet.face_tokens(face[None])
+
+    def _chunks(self, spec: AvatarSpec) -> int:
+        return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
+
+
+class Pace:
+    """Lets the host launch at most one step ahead of the device, so that a new row is never far from its turn."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._last: torch.cuda.Event | None = None
+
+    def launched(self) -> None:
+        """Another step was launched: wait for the one before it."""
+        self.wait()
+        if self._stream is not None:
+            self._last = self._stream.record_event()
+
+    def wait(self) -> None:
+        """Wait for the last step."""
+        if self._last is not None:
+            self._last.synchronize()
+
+
+def _whole(vae: Any, latents: Tensor) -> Tensor | None:
+    """The picture (1, 3, h, w); None where memory lacks."""
+    try:
+        image: Tensor = vae.decode(latents, return_dict=False)[0]
+    except torch.OutOfMemoryError:
+        return None  # and not a second try in here: what the failed one has in memory is freed with its error
+    return image
+
+
+def _in_tiles(vae: Any, latents: Tensor) -> Tensor:
+    """The picture (1, 3, h, w), tile by tile: needs the memory of one tile, and more time."""
+    vae.enable_tiling()
+    try:
+        image: Tensor = vae.decode(latents, return_dict=False)[0]
+    finally:
+        vae.disable_tiling()
+    return image
+
+
+def _joined(conditions: Sequence[Tensors]) -> Tensors:
+    return {name: torch.cat([each[name] for each in conditions]) for name in conditions[0]}
+
+
+def _unscaled(latents: Tensor, config: Any) -> Tensor:
+    """Latents as the VAE knows them, from those of variance 1 that the UNet knows."""
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    scaled: Tensor = latents / config.scaling_factor
+    if mean is None or std is None:
+        return scaled
+    shape = (1, -1, 1, 1)
+    return scaled * latents.new_tensor(std).view(shape) + latents.new_tensor(mean).view(shape)

@@ -1,0 +1,53 @@
+"""What a model's images are drawn with, for their receipts: the digests of its files, its sampler, the versions."""
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deployments.common.checksums import sha256_by_name
+from deployments.config import DiffusionModelConfig, model_path
+from deployments.diffusion.model.precision import precision_of
+from deployments.diffusion.model.sampler import sampler_of
+from deployments.types import DrawnWith
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+LIBRARIES = ("torch", "diffusers", "transformers")
+
+
+def drawn_with(name: str, config: DiffusionModelConfig) -> DrawnWith:
+    """Reads every byte of the weights: seconds for a large model. Raises: OSError where a file is not there."""
+    folder = model_path(config.path)
+    scheduler: dict[str, Any] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    sampler = sampler_of(scheduler)
+    return DrawnWith(
+        model=name,
+        weights=sha256_by_name(weight_files(config)),
+        sampler=type(sampler).__name__,
+        schedule=sampler.schedule.model_dump(mode="json", exclude_defaults=True),
+        adapter_scale=config.ip_adapter_scale,
+        lora_scale=config.lora_scale if config.lora is not None else None,
+        precision=precision_of(config),
+        device=_device_name(config.device),
+        versions={library: version(library) for library in LIBRARIES},
+    )
+
+
+def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
+    """The files that the pixels depend on, by the names that a receipt gives them: `unet/….safetensors`, ..."""
+    folder, variant = model_path(config.path), "" if config.variant is None else f".{config.variant}"
+    for part in PARTS:
+        for path in sorted((folder / part).glob(f"*{variant}.safetensors")):
+            if variant or path.name.count(".") == 1:  # the others are those of variants
+                yield f"{part}/{path.name}", path
+    for file in (config.ip_adapter, config.lora):
+        if file is not None:
+            path = model_path(file)
+            yield path.name, path
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -1,0 +1,220 @@
+"""Samplers: how latents walk down the noise levels of a model, for rows that each stand at a step of their own.
+
+Nothing is kept between two calls. A row owns its plan, its position in it and its last denoised estimate; one call
+takes all rows a step further, in float32. Euler's operations come in the order of diffusers', because it shows: from
+a first sigma of 4096 (zero terminal SNR) the sum keeps four digits, and another order gives other ones.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deployments.diffusion.model.noise_schedule import (
+    NoiseSchedule,
+    Numbers,
+    Plan,
+    PredictionType,
+    SolverSchedule,
+    Step,
+)
+
+FEW_STEPS = 15  # below it, the last step of DPM-Solver++ is of first order where `lower_order_final`
+
+# Kinds that are drawn with Euler, with the defaults of theirs that are not Euler's: old folders leave keys out.
+DRAWN_WITH_EULER: dict[str, dict[str, Any]] = {
+    "EulerDiscreteScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "LMSDiscreteScheduler": {},
+    "UniPCMultistepScheduler": {},
+    "DEISMultistepScheduler": {},
+    "DPMSolverSinglestepScheduler": {},
+    "HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "KDPM2DiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "KDPM2AncestralDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012},
+    "PNDMScheduler": {"timestep_spacing": "leading"},
+    "DDIMScheduler": {"timestep_spacing": "leading", "clip_sample": True},
+    "DDPMScheduler": {"timestep_spacing": "leading", "clip_sample": True},
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Positions:
+    """Where the rows of a batch stand: their steps as float32 tensors, (rows,) and else (rows, 1, 1, 1)."""
+
+    timestep: Tensor
+    sigma: Tensor
+    sigma_next: Tensor
+    extrapolation: Tensor
+
+    @classmethod
+    def of(cls, steps: Sequence[Step], device: torch.device) -> Self:
+        """One copy to the device, which the host does not wait for."""
+        table = torch.tensor(steps, dtype=torch.float32, pin_memory=device.type == "cuda")  # (rows, 4)
+        timestep, *others = table.to(device, non_blocking=True).unbind(1)
+        return cls(timestep, *(column[:, None, None, None] for column in others))
+
+
+class Sampler(Protocol):
+    """What the engine draws with. Latents and estimates are (rows, c, h, w) in float32; see Positions for the rest."""
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    def plan(self, steps: int) -> Plan:
+        """For 1 step and more. Raises: ValueError where these are too many for the noise levels of the training."""
+
+    def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
+        """The latents as the model wants to see them."""
+
+    def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+        """The latents after the step, and the denoised estimate, the row's `previous` in its next step.
+
+        A row at its first step may bring any finite `previous`. The prediction may be of a smaller float type.
+        """
+
+
+def sampler_of(config: Mapping[str, Any]) -> Sampler:
+    """The sampler for a diffusers `scheduler_config.json`.
+
+    DPMSolverMultistepScheduler becomes DPM-Solver++(2M). Everything else is drawn with Euler on the same betas, spacing
+    and prediction type: the solvers that take several predictions a step, that need a longer history, or that add
+    noise on the way (the picture then depends on the seed's first noise alone).
+
+    Raises: ValueError where the scheduler's kind, or a setting that changes the picture, is not known here.
+    """
+    kind = config.get("_class_name")
+    if kind == "DPMSolverMultistepScheduler":
+        return DPMSolver2M(SolverSchedule.of(config))
+    if kind in DRAWN_WITH_EULER:
+        return Euler(NoiseSchedule.of(DRAWN_WITH_EULER[kind] | dict(config)))
+    known = ", ".join(["DPMSolverMultistepScheduler", *DRAWN_WITH_EULER])
+    raise ValueError(f"The scheduler {kind} has no sampler here; these have: {known}")
+
+
+@dataclass(frozen=True)
+class Euler:
+    """Latents are x0 + sigma * noise; what the model sees has variance 1."""
+
+    schedule: NoiseSchedule
+
+    def plan(self, steps: int) -> Plan:
+        schedule = self.schedule
+        timesteps = self._timesteps(steps)
+        sigmas = schedule.sigmas_at(timesteps)
+        if schedule.use_karras_sigmas:
+            sigmas = schedule.karras_sigmas(float(sigmas[0]), float(sigmas[-1]), steps)
+            timesteps = schedule.timesteps_at(sigmas)
+        highest = torch.tensor(sigmas[0], dtype=torch.float32)
+        # With leading spacing the first level lies below the last one of training, where the signal still counts.
+        init = (highest**2 + 1) ** 0.5 if schedule.timestep_spacing == "leading" else highest
+        return schedule.plan(timesteps, sigmas, float(init))
+
+    def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
+        return latents / (at.sigma**2 + 1) ** 0.5
+
+    def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+        denoised = denoise(latents, prediction, at.sigma, self.schedule.prediction_type)
+        return euler_step(latents, denoised, at.sigma, at.sigma_next), denoised
+
+    def _timesteps(self, steps: int) -> Numbers:
+        count = self.schedule.num_train_timesteps
+        match self.schedule.timestep_spacing:
+            case "linspace":
+                return np.linspace(0, count - 1, steps, dtype=np.float32)[::-1]
+            case "leading":
+                return np.arange(steps)[::-1] * float(count // steps) + self.schedule.steps_offset
+            case "trailing":
+                return _trailing(count, count / steps, steps)
+
+
+@dataclass(frozen=True)
+class DPMSolver2M:
+    """DPM-Solver++(2M). Latents are (x0 + sigma * noise) / sqrt(sigma² + 1): of variance 1, as the model sees them."""
+
+    schedule: SolverSchedule
+
+    def plan(self, steps: int) -> Plan:
+        schedule = self.schedule
+        timesteps = self._timesteps(steps)
+        sigmas = schedule.sigmas_at(timesteps)
+        if schedule.use_karras_sigmas:
+            first, last = schedule.training_sigmas[[-1, 0]]
+            sigmas = schedule.karras_sigmas(float(first), float(last), steps)
+            timesteps = schedule.timesteps_at(sigmas)
+            timesteps = np.trunc(timesteps) if schedule.beta_schedule == "squaredcos_cap_v2" else timesteps.round()
+        plan = schedule.plan(timesteps, sigmas, init_noise_sigma=1.0)
+        return replace(plan, steps=self._with_history(plan.steps))
+
+    def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
+        return latents
+
+    def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+        noisy = latents * (at.sigma**2 + 1) ** 0.5  # x0 + sigma * noise
+        denoised = denoise(noisy, prediction, at.sigma, self.schedule.prediction_type)
+        stepped = dpm_solver_2m_step(noisy, denoised, previous, at.sigma, at.sigma_next, at.extrapolation)
+        return stepped / (at.sigma_next**2 + 1) ** 0.5, denoised
+
+    def _timesteps(self, steps: int) -> Numbers:
+        count = self.schedule.used_levels
+        match self.schedule.timestep_spacing:
+            case "linspace":
+                return np.linspace(0, count - 1, steps + 1).round()[:0:-1]
+            case "leading":
+                return np.arange(1, steps + 1)[::-1] * float(count // (steps + 1)) + self.schedule.steps_offset
+            case "trailing":
+                return _trailing(count, self.schedule.num_train_timesteps / steps, steps)
+
+    def _with_history(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        """Second order, except in the first step, which has no estimate before it, and in a last one it would spoil."""
+        schedule = self.schedule
+        few = schedule.lower_order_final and len(steps) < FEW_STEPS
+        lower_last = schedule.euler_at_final or few or schedule.final_sigmas_type == "zero"
+        second_order = range(1, len(steps) - lower_last)
+        return tuple(
+            step._replace(extrapolation=_extrapolation(steps[index - 1], step)) if index in second_order else step
+            for index, step in enumerate(steps)
+        )
+
+
+def denoise(latents: Tensor, prediction: Tensor, sigma: Tensor, prediction_type: PredictionType) -> Tensor:
+    """What the model thinks x0 is, where latents are x0 + sigma * noise."""
+    if prediction_type == "epsilon":
+        return latents - sigma * prediction
+    if prediction_type == "v_prediction":
+        return prediction * (-sigma / (sigma**2 + 1) ** 0.5) + latents / (sigma**2 + 1)
+    return prediction.to(latents.dtype)
+
+
+def euler_step(latents: Tensor, denoised: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """Karras et al. 2022, algorithm 2 (Euler steps, no churn); latents are x0 + sigma * noise."""
+    slope = (latents - denoised) / sigma
+    return latents + slope * (sigma_next - sigma)
+
+
+def dpm_solver_2m_step(
+    latents: Tensor,
+    denoised: Tensor,
+    previous: Tensor,
+    sigma: Tensor,
+    sigma_next: Tensor,
+    extrapolation: Tensor,
+) -> Tensor:
+    """Lu et al. 2022, DPM-Solver++, algorithm 2; latents are x0 + sigma * noise, so exp(-h) is sigma_next / sigma."""
+    ahead = denoised + extrapolation * (denoised - previous)
+    kept = sigma_next / sigma
+    return kept * latents + (1 - kept) * ahead
+
+
+def _extrapolation(before: Step, step: Step) -> float:
+    """1 / 2r of Lu et al. 2022: half the length of this step over that of the one before, in log sigma."""
+    return 0.5 * math.log(step.sigma / step.sigma_next) / math.log(before.sigma / step.sigma)
+
+
+def _trailing(first: int, stride: float, steps: int) -> Numbers:
+    # Rounding errors of the stride can add a step beyond the last one.
+    return np.arange(first, 0, -stride).round()[:steps] - 1

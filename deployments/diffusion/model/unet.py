@@ -1,0 +1,125 @@
+"""The UNet for rows that each have a time step, a prompt, a face and a weight of that face of their own."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from torch import Tensor
+
+from deployments.diffusion.model.batch_sharding import RowShares, Tensors
+
+Size = tuple[int, int]
+"""Height and width of latents."""
+
+
+class RowAttention(torch.nn.Module):
+    """Attention to the prompt and, as much as each row wants, to the face: Ye et al. 2023, IP-Adapter.
+
+    Does what diffusers' processor of the same weights does, which has one scale for all rows.
+    """
+
+    def __init__(self, processor: IPAdapterAttnProcessor2_0) -> None:
+        super().__init__()
+        (self.to_k_ip,), (self.to_v_ip,) = processor.to_k_ip, processor.to_v_ip
+
+    def forward(
+        self,
+        attention: Any,
+        hidden_states: Tensor,  # (rows, pixels, channels)
+        encoder_hidden_states: tuple[Tensor, Tensor, Tensor],
+        attention_mask: None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        prompt, face, scale = encoder_hidden_states
+        query = attention.to_q(hidden_states)
+        of_prompt = _attend(query, attention.to_k(prompt), attention.to_v(prompt), attention.heads)
+        of_face = _attend(query, self.to_k_ip(face), self.to_v_ip(face), attention.heads)
+        projection, dropout = attention.to_out
+        mixed: Tensor = dropout(projection(of_prompt + (scale * of_face).to(of_prompt.dtype)))
+        return mixed
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """All (rows, places, channels)."""
+    query, key, value = (states.view(*states.shape[:2], heads, -1).transpose(1, 2) for states in (query, key, value))
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
+
+
+class RowUNet:
+    """A diffusers UNet with a FaceID adapter; it becomes this one's own.
+
+    Some shapes can be compiled. A batch that is narrower than a compiled one is filled up to it; one of another size
+    runs as it would without: compiling takes a minute, in which everybody would wait.
+    """
+
+    def __init__(self, unet: Any, threads: int = 1) -> None:
+        """On a CPU the rows of a large batch are shared among so many `threads`."""
+        self._unet = self._forward = unet
+        # diffusers looks through all modules to say these two, which takes 2 ms each.
+        self._device, self.dtype = unet.device, unet.dtype
+        self._shares = RowShares(threads if self._device.type == "cpu" else 1)
+        self._compiled: dict[Size, list[int]] = {}  # widths, the smallest first
+        # Faces are projected once each, not in every step: what is None the UNet leaves to us.
+        self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
+        self.adapter_scale = _attend_by_row(unet)
+
+    def face_tokens(self, vectors: Tensor) -> Tensor:
+        """(rows, tokens, channels) of face vectors (rows, 512)."""
+        tokens: Tensor = self._project_faces([vectors[:, None].to(self._device, self.dtype)])[0]
+        return tokens[:, 0]
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+        """What is predicted, (rows, c, h, w) as the UNet's dtype.
+
+        Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, the others as diffusers names them.
+        """
+        rows, _channels, *size = latents.shape
+        latents = latents.to(self.dtype)
+        widths = self._compiled.get((size[0], size[1]), [])
+        place = bisect_left(widths, rows)
+        if place == len(widths):
+            return self._shares(partial(_predict, self._unet), latents, timesteps, conditions)
+        filled = {name: _filled(values, widths[place]) for name, values in conditions.items()}
+        # Prompts are of one window or more; a graph is for any number of them.
+        torch._dynamo.mark_dynamic(filled["prompt_embeds"], 1)
+        latents, timesteps = (_filled(values, widths[place]) for values in (latents, timesteps))
+        return _predict(self._forward, latents, timesteps, filled)[:rows]
+
+    def compile(self, widths: Sequence[int], sizes: Sequence[Size], backend: str) -> None:
+        """From now on the first batch of each of these shapes compiles it."""
+        self._forward = torch.compile(self._unet, backend=backend, fullgraph=True, dynamic=False)
+        self._compiled = {size: sorted(widths) for size in sizes}
+
+
+def _attend_by_row(unet: Any) -> float:
+    """Have each row bring the scale of its face; returns the one that all had."""
+    processors = dict(unet.attn_processors)
+    of_faces = {name: each for name, each in processors.items() if isinstance(each, IPAdapterAttnProcessor2_0)}
+    unet.set_attn_processor(processors | {name: RowAttention(each) for name, each in of_faces.items()})
+    (scale,) = {each.scale[0] for each in of_faces.values()}
+    return float(scale)
+
+
+def _predict(unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+    added = (
+        {"text_embeds": conditions["pooled_prompt_embeds"], "time_ids": conditions["time_ids"]}
+        if "time_ids" in conditions
+        else {}
+    )
+    predicted: Tensor = unet(
+        latents,
+        timesteps,
+        # What the attention layers are given; nothing before them looks into it.
+        encoder_hidden_states=tuple(conditions[name] for name in ("prompt_embeds", "face_tokens", "adapter_scale")),
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0]
+    return predicted
+
+
+def _filled(values: Tensor, rows: int) -> Tensor:
+    """With its last row again until there are so many."""
+    return torch.cat([values, values[-1:].expand(rows - len(values), *values.shape[1:])])

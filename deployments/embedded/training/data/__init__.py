@@ -1,0 +1,1 @@
+"""Data sets of drawn portraits, and the words for them."""

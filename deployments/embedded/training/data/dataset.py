@@ -1,0 +1,119 @@
+"""The training set: drawn once, in parallel, into memory-mapped arrays."""
+
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
+from deployments.embedded.training.renderer.portrait import Gender, Portrait, as_gender, avatar_sitting, random_portrait
+
+CHUNK = 100  # persons drawn by one call in a worker
+VIEWS = 2  # photos of a person; an avatar is a third
+AVATARS = 2  # the first is for the default prompt, the second for others
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where one set lies."""
+
+    path: Path
+
+    def array(self, name: str) -> NDArray[np.uint8]:
+        loaded: NDArray[np.uint8] = np.load(self.path / f"{name}.npy", mmap_mode="r")
+        return loaded
+
+    def portraits(self, name: str) -> list[Any]:
+        loaded: list[Any] = pickle.loads((self.path / f"{name}.pickle").read_bytes())
+        return loaded
+
+
+def person_of(seed: int, index: int) -> tuple[Portrait, np.random.Generator]:
+    rng = np.random.default_rng((seed, index))
+    return random_portrait(rng), rng
+
+
+def avatar_of(person: Portrait, rng: np.random.Generator, default: bool) -> Portrait:
+    """What the generator should draw of the person; a quarter of the time the prompt asks for the other gender."""
+    sitting = replace(avatar_sitting(person, rng), parting=abs(person.parting))
+    if default:
+        expression = sitting.expression if sitting.expression in ("smiling", "laughing") else "smiling"
+        sitting = replace(sitting, background_name="black", expression=expression)
+    genders: tuple[Gender, Gender] = ("man", "woman")
+    wanted = genders[rng.integers(2)] if rng.random() < 0.4 else person.gender
+    return as_gender(sitting, wanted, rng)
+
+
+def small_picture(portrait: Portrait) -> NDArray[np.uint8]:
+    """(64, 64, 3): exactly what the latents hold."""
+    picture, _ = render(portrait, 128)
+    return np.asarray(picture.resize((64, 64), Image.Resampling.BOX), dtype=np.uint8)
+
+
+def draw_photos(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]:
+    """Crops with what each pixel shows, (n, VIEWS + 1, 112, 112, 4)."""
+    seed, start = job
+    persons, views = [], []
+    for index in range(start, start + CHUNK):
+        person, rng = person_of(seed, index)
+        persons.append(person)
+        views.append(np.stack([*labelled_views(person, rng, VIEWS), avatar_view(person, rng)]))
+    return persons, np.stack(views)
+
+
+def draw_avatars(job: tuple[int, int]) -> tuple[list[list[Portrait]], NDArray[np.uint8]]:
+    seed, start = job
+    portraits, pictures = [], []
+    for index in range(start, start + CHUNK):
+        person = person_of(seed, index)[0]
+        rng = np.random.default_rng((seed, index, 1))
+        sittings = [avatar_of(person, rng, default=number == 0) for number in range(AVATARS)]
+        portraits.append(sittings)
+        pictures.append(np.stack([small_picture(sitting) for sitting in sittings]))
+    return portraits, np.stack(pictures)
+
+
+def draw_large(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]:
+    """RGB and alpha together, (n, 256, 256, 4); half of them on black."""
+    seed, start = job
+    portraits, pictures = [], []
+    for index in range(start, start + CHUNK):
+        person, rng = person_of(seed, index)
+        sitting = avatar_of(person, rng, default=index % 2 == 0)
+        picture, alpha = render(sitting)
+        picture.putalpha(alpha)
+        portraits.append(sitting)
+        pictures.append(np.asarray(picture, dtype=np.uint8))
+    return portraits, np.stack(pictures)
+
+
+Draw = Callable[[tuple[int, int]], tuple[list[Any], NDArray[np.uint8]]]
+
+
+def draw_set(folder: Folder, name: str, draw: Draw, seed: int, count: int, workers: int) -> None:
+    """Draws `count` persons' pictures unless they are there; the order does not depend on the workers."""
+    done = folder.path / f"{name}.pickle"
+    if done.exists():
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    jobs = [(seed, start) for start in range(0, count, CHUNK)]
+    portraits: list[Any] = []
+    target: NDArray[np.uint8] | None = None
+    with ProcessPoolExecutor(workers) as pool:
+        for (_, start), (drawn, pictures) in zip(jobs, tqdm(pool.map(draw, jobs), name, len(jobs)), strict=True):
+            if target is None:
+                target = open_memmap(
+                    folder.path / f"{name}.npy", mode="w+", dtype=np.uint8, shape=(count, *pictures.shape[1:])
+                )
+            target[start : start + CHUNK] = pictures
+            portraits += drawn
+    done.write_bytes(pickle.dumps(portraits))

@@ -1,0 +1,1 @@
+"""Whether what was trained draws the right person."""

@@ -1,0 +1,139 @@
+"""What the models achieve, as numbers, a sheet of pictures, and the model card."""
+
+import json
+import os
+import tempfile
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from deployments.embedded.training.data.captions import default_caption
+from deployments.embedded.training.evaluate.inference import (
+    GUIDANCE,
+    STEPS,
+    Reference,
+    Studio,
+    contact_sheet,
+    drawn_reference,
+    real_references,
+)
+from deployments.embedded.training.renderer.appearance import read_embedding
+from deployments.embedded.training.renderer.photo import face_views
+from deployments.embedded.training.renderer.portrait import Portrait, random_portrait
+from deployments.embedded.training.train.export import sha256_of, weight_files
+from deployments.embedded.training.train.face import triples_right
+
+HELD_OUT = 90_000  # seeds from here on are never trained on
+
+PALE_BLOND = replace(
+    random_portrait(np.random.default_rng(HELD_OUT)),
+    gender="woman", skin=(248, 214, 188), hair=(228, 198, 136), hair_style="bob",
+    beard="none", glasses="none", hat="none", jaw=0.4,
+)  # fmt: skip
+DARK_BLACK = replace(
+    random_portrait(np.random.default_rng(HELD_OUT + 1)),
+    gender="woman", skin=(108, 69, 48), hair=(28, 24, 24), hair_style="bob",
+    beard="none", glasses="none", hat="none", jaw=0.4,
+)  # fmt: skip
+
+
+def held_out(count: int, start: int = HELD_OUT + 100) -> list[Portrait]:
+    return [random_portrait(np.random.default_rng(start + i)) for i in range(count)]
+
+
+def triples_figure(studio: Studio, count: int = 60) -> float:
+    rng = np.random.default_rng(HELD_OUT + 7)
+    views = np.stack([np.stack(face_views(person, rng, 2)) for person in held_out(count)])
+    embeddings = studio.embed(views.reshape(-1, *views.shape[2:])).reshape(count, 2, -1)
+    return triples_right(embeddings)
+
+
+def measure(weights: Path) -> dict[str, str]:
+    """Of the face encoder alone; the avatars are measured by a benchmark."""
+    studio = Studio(weights)
+    figures = {"face triples right, held-out persons": f"{triples_figure(studio):.3f}"}
+    for reference in real_references():
+        told = read_embedding(studio.embed(reference.crop[None])[0])
+        shown = (f"{name} {told[name]}" for name in ("skin", "hair", "hair style", "beard", "glasses", "gender"))
+        figures[f"read from {reference.name}"] = ", ".join(shown)
+    return figures
+
+
+def benchmark_figures(path: Path) -> dict[str, str]:
+    """What `python -m loadtest.bench.avatars --json PATH` found, with the bars."""
+    return {
+        score["name"]: f"{score['value']:.3f}" + ("" if score["bar"] is None else f" ({score['limit']})")
+        for score in json.loads(path.read_text())
+    }
+
+
+def sheet_references() -> list[Reference]:
+    drawn = [drawn_reference(f"drawn {i}", person, i) for i, person in enumerate(held_out(6, HELD_OUT + 900))]
+    pair = [drawn_reference("pale blond", PALE_BLOND, 1), drawn_reference("dark black", DARK_BLACK, 2)]
+    return [*real_references(), *pair, *drawn]
+
+
+def draw_sheet(weights: Path, path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
+    """A row a reference: its crop, three seeds of the default prompt, two on blue."""
+    studio = Studio(weights)
+    rows = []
+    for reference in sheet_references():
+        embedding = studio.embed(reference.crop[None])[0]
+        default = studio.draw(embedding, default_caption("person"), [1, 2, 3], steps, guidance)
+        blue = studio.draw(embedding, "portrait of a person, blue background, red shirt", [1, 2], steps, guidance)
+        rows.append([reference.crop, *default, *blue])
+    half = (len(rows) + 1) // 2
+    both = [left + right for left, right in zip(rows[:half], rows[half:], strict=True)]
+    contact_sheet(both, cell=160).save(path)
+
+
+CARD = """# Weights of the embedded profile
+
+Small models that let the whole service run without a GPU and without a network. They were trained from
+scratch by this project, only on portraits that it draws itself (`deployments/embedded/training`): no
+photograph of anyone, no foreign weights and no foreign data took part. Licence: Apache-2.0.
+
+| file | what it is |
+|---|---|
+| `diffusion/` | a `StableDiffusionPipeline`: latents 12x32x32 (64x64 pixels, unshuffled), native 256x256 |
+| `diffusion/ip-adapter-faceid.safetensors` | IP-Adapter FaceID: a 512-d face embedding to 4 tokens |
+| `face/encoder.onnx` | a crop by `face_crop.py`, (n, 3, 112, 112) RGB in -1..1 -> (n, 512), of length 1 |
+| `matting/u2net.onnx` | for rembg's `u2net_custom`: 320x320 in, mask out |
+
+Trained on: {trained}. Written {day:%Y-%m-%d}.
+Good settings: {steps} steps, guidance {guidance}, the scheduler of the folder.
+
+The avatars are cartoons. The encoder reads appearance (skin, hair, beard, glasses), not identity, and must
+not be used to recognise people.
+
+## Figures
+
+| measure | value |
+|---|---|
+{figures}
+
+## Files ({megabytes:.1f} MB)
+
+| file | bytes | sha256 |
+|---|---|---|
+{files}
+"""
+
+
+def write_card(weights: Path, trained: str, measured: dict[str, str]) -> None:
+    files = [(path.relative_to(weights), path.stat().st_size, sha256_of(path)) for path in weight_files(weights)]
+    card = CARD.format(
+        trained=trained,
+        day=datetime.now(UTC),
+        steps=STEPS,
+        guidance=GUIDANCE,
+        figures="\n".join(f"| {name} | {value} |" for name, value in measured.items()),
+        megabytes=sum(size for _, size, _ in files) / 1e6,
+        files="\n".join(f"| `{name}` | {size} | `{digest}` |" for name, size, digest in files),
+    )
+    with tempfile.NamedTemporaryFile("w", dir=weights, delete=False) as draft:
+        draft.write(card)
+    os.chmod(draft.name, 0o644)
+    os.replace(draft.name, weights / "README.md")

@@ -1,0 +1,219 @@
+"""Photo-like reference pictures of a portrait, for the face encoder: other light, camera, day and background."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import map_coordinates
+
+from deployments.embedded.training.renderer.backdrop import any_colour, backdrop, fractal
+from deployments.embedded.training.renderer.camera import compressed, through_a_camera
+from deployments.embedded.training.renderer.drawing import CARTOON, FACE_X, FACE_Y, UNITS, Look, Sketch
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.portrait import Colour, Portrait, another_sitting, avatar_sitting
+from deployments.embedded.training.renderer.relight import BEARD, GLASSES, HAIR, SKIN, UNTOLD, FaceFrame, relit
+from deployments.face.alignment import CROP_SIZE, crop_face, crop_square
+
+BOX_SIDE = 98.0  # of the cascade's square, in drawing units; measured on renders and on photos
+BOX_BELOW = 6.0  # of its centre, below the face's
+FACE_HALF = 42.5  # of the face's width, in drawing units
+AVATAR_BOX = (51.7, 45.7, 205.3, 199.3)  # where the cascade sees a cartoon's face, in drawing units
+PROBES: tuple[tuple[Colour, Colour, Colour], ...] = (  # skin, glasses, hair: each differs in a channel of its own
+    ((200, 150, 150), (150, 200, 150), (150, 150, 200)),
+    ((100, 150, 150), (150, 100, 150), (150, 150, 100)),
+)
+Box = tuple[float, float, float, float]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class View:
+    """One reference photo, where the detector would see the face, and what each pixel shows (`relight.SKIN`, ...)."""
+
+    picture: Image.Image
+    box: Box
+    labels: Pixels
+
+
+def face_box(portrait: Portrait, size: int) -> Box:
+    sketch = Sketch(portrait, size, Look())
+    ((x, y),) = sketch.place([(FACE_X, FACE_Y + BOX_BELOW)])
+    ((left, _), (right, _)) = sketch.place([(0.0, 0.0), (BOX_SIDE, 0.0)], head=False)
+    x, y, half = x / 2, y / 2, (right - left) / 4
+    return x - half, y - half, x + half, y + half
+
+
+def face_frame(portrait: Portrait, size: int) -> FaceFrame:
+    sketch = Sketch(portrait, size, Look())
+    (x, y), (side_x, side_y) = sketch.place([(FACE_X, FACE_Y), (FACE_X + FACE_HALF, FACE_Y)])
+    across, down = (side_x - x) / 2, (side_y - y) / 2
+    return FaceFrame(x / 2, y / 2, float(np.hypot(across, down)), float(np.arctan2(down, across)))
+
+
+def random_look(rng: np.random.Generator) -> Look:
+    angle = rng.uniform(0, 2 * np.pi)
+    strength = rng.uniform(0.2, 1.4)
+    return Look(
+        eye_scale=float(rng.uniform(0.12, 0.3) if rng.random() < 0.2 else rng.uniform(0.3, 0.95)),
+        contrast=float(rng.uniform(0.6, 1.8)),
+        light=(float(np.cos(angle) * strength), float(-abs(np.sin(angle)) * strength)),
+        strands=float(rng.uniform(0.3, 2.2)),
+    )
+
+
+def label_picture(sitting: Portrait, size: int, look: Look) -> Pixels:
+    """(size, size): what each pixel shows, found by drawing the person in two sets of colours."""
+    flat = replace(look, contrast=0.4)
+    first, second = (
+        np.asarray(render(replace(sitting, skin=s, glasses_colour=g, hair=h), size // 2, flat)[0], dtype=np.float64)
+        for s, g, h in PROBES
+    )
+    shares = ((first - second) / 100).clip(0, 1)
+    shares = np.asarray(
+        [Image.fromarray(share).resize((size, size), Image.Resampling.BILINEAR) for share in np.moveaxis(shares, 2, 0)]
+    )
+    skin, frames, hair = shares
+    labels = np.where(np.maximum(skin, hair) > 0.33, np.where(skin > hair, SKIN, HAIR), 0)
+    labels = np.where(frames > 0.15, GLASSES, labels).astype(np.uint8)
+    return told_apart(labels, sitting, face_frame(sitting, size))
+
+
+def told_apart(labels: Pixels, sitting: Portrait, frame: FaceFrame) -> Pixels:
+    """Brows and beard are drawn in the hair's colour: a beard is what is below the eyes.
+
+    Brows, eyes and mouth belong to the skin here: photos show them in more ways than drawings, and where they lie in
+    the face is clear.
+    """
+    u, v = frame.fields(len(labels))
+    brows = (labels == HAIR) & (abs(u) < 0.8) & (v > -0.56) & (v < 0.1)
+    features = (labels == 0) & ((u / 0.85) ** 2 + ((v - 0.4) / 0.85) ** 2 < 1)
+    labels = np.where(brows | features, SKIN, labels).astype(np.uint8)
+    if sitting.beard in ("none", "stubble"):
+        return labels
+    beard = (labels == HAIR) & (abs(u) < 0.92) & (v > 0.1) & (v < 1.75)
+    return np.where(beard, BEARD, labels).astype(np.uint8)
+
+
+def distortion(size: int, box: Box, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(2, size, size): rows and columns that the pixels come from: turned, stretched, sheared, in perspective, bent."""
+    x, y, side = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0]
+    u, v = np.meshgrid((np.arange(size) + 0.5 - x) / side, (np.arange(size) + 0.5 - y) / side)
+    near = 1 + rng.normal(0, 0.06) * u + rng.normal(0, 0.06) * v
+    u, v = u / near, v / near
+    angle = np.deg2rad(np.clip(rng.normal(0, 10), -28, 28))
+    u = u + rng.normal(0, 0.06) * np.exp(-6 * (u * u + v * v))  # turned aside: the features move, the outline stays
+    u, v = u + rng.normal(0, 0.05) * v + rng.normal(0, 0.06) * v * v, v + rng.normal(0, 0.04) * u
+    u, v = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
+    bend = rng.uniform(0, 0.022)
+    columns = x - 0.5 + side * (u * rng.uniform(0.9, 1.15) + bend * fractal(size, rng, 2.2))
+    rows = y - 0.5 + side * (v * rng.uniform(0.9, 1.1) + bend * fractal(size, rng, 2.2))
+    return np.stack([rows, columns])
+
+
+def occluded(picture: NDArray[np.float64], labels: Pixels, box: Box, rng: np.random.Generator) -> None:
+    """A hand, a cup, a collar at the rim of the face or beside it."""
+    size, side = len(labels), box[2] - box[0]
+    across, down = np.meshgrid(np.arange(size), np.arange(size))
+    for _ in range(rng.integers(1, 3)):
+        turn, reach = rng.uniform(-0.4, np.pi + 0.4), rng.uniform(0.55, 1.0) * side
+        x = (box[0] + box[2]) / 2 + np.cos(turn) * reach * 0.95
+        y = (box[1] + box[3]) / 2 + np.sin(turn) * reach
+        angle, wide, high = rng.uniform(0, np.pi), rng.uniform(0.06, 0.2) * side, rng.uniform(0.1, 0.5) * side
+        u = (across - x) * np.cos(angle) + (down - y) * np.sin(angle)
+        v = (down - y) * np.cos(angle) - (across - x) * np.sin(angle)
+        inside = (u / wide) ** 2 + (v / high) ** 2 < 1
+        shade = (1 - 0.25 * (u / wide)[inside])[:, None]
+        picture[inside] = np.array(any_colour(rng)) * shade
+        labels[inside] = 0
+
+
+def cut_off(picture: Pixels, labels: Pixels, box: Box, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """The photo ends near the face; as `crop_face` does beyond a picture, its last pixels repeat."""
+    side, size = box[2] - box[0], len(labels)
+    places = np.arange(size)
+    rows = np.clip(places, max(0, int(box[1] - side * rng.uniform(0.0, 0.4))) if rng.random() < 0.5 else 0, None)
+    columns = places
+    if rng.random() < 0.4:
+        columns = np.clip(places, max(0, int(box[0] - side * rng.uniform(0, 0.3))), None)
+    elif rng.random() < 0.6:
+        columns = np.clip(places, None, min(size - 1, int(box[2] + side * rng.uniform(0, 0.3))))
+    at = np.ix_(rows, columns)
+    beyond = (rows != places)[:, None] | (columns != places)[None]
+    return picture[at], np.where(beyond, 0, labels[at]).astype(np.uint8)
+
+
+def render_photo(portrait: Portrait, rng: np.random.Generator, size: int = 128) -> View:
+    """The person on another day, amid things; the camera's part is done on the crop."""
+    sitting, look = another_sitting(portrait, rng), random_look(rng)
+    drawn, alpha = render(sitting, size, look)
+    labels, box = label_picture(sitting, size, look), face_box(sitting, size)
+    picture = relit(np.asarray(drawn, dtype=np.float64), labels, sitting, face_frame(sitting, size), rng)
+    place = distortion(size, box, rng)
+    channels = [*np.moveaxis(picture, 2, 0), np.asarray(alpha, dtype=np.float64) / 255]
+    *colours, cover = (map_coordinates(channel, place, order=1, mode="nearest") for channel in channels)
+    labels = map_coordinates(labels, place, order=0, mode="nearest")
+    share = cover[..., None]
+    picture = np.stack(colours, -1) * share + backdrop(size, rng) * (1 - share)
+    if rng.random() < 0.3:
+        occluded(picture, labels, box, rng)
+    pixels = picture.clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.15:
+        pixels, labels = cut_off(pixels, labels, box, rng)
+    return View(Image.fromarray(pixels), box, labels)
+
+
+def jittered_box(box: Box, rng: np.random.Generator, side_share: float = 0.15, shift: float = 0.08) -> Box:
+    """Detectors disagree: the side by 15%, the place by 8%."""
+    side = (box[2] - box[0]) * rng.uniform(1 - side_share, 1 + side_share)
+    x = (box[0] + box[2]) / 2 + (box[2] - box[0]) * rng.uniform(-shift, shift)
+    y = (box[1] + box[3]) / 2 + (box[2] - box[0]) * rng.uniform(-shift, shift)
+    return float(x - side / 2), float(y - side / 2), float(x + side / 2), float(y + side / 2)
+
+
+def cropped_labels(labels: Pixels, box: Box) -> Pixels:
+    """(112, 112), beside `crop_face`; beyond the picture there is nothing."""
+    left, top, side = crop_square(box)
+    places = ((np.arange(CROP_SIZE) + 0.5) * side / CROP_SIZE).astype(int)
+    rows, columns, last = places + top, places + left, len(labels) - 1
+    inside = ((rows >= 0) & (rows <= last))[:, None] & ((columns >= 0) & (columns <= last))[None]
+    return np.where(inside, labels[np.ix_(rows.clip(0, last), columns.clip(0, last))], 0).astype(np.uint8)
+
+
+def labelled_views(portrait: Portrait, rng: np.random.Generator, count: int) -> list[Pixels]:
+    """Crops as the encoder sees them and, as a fourth channel, what each pixel shows: (112, 112, 4) each."""
+    crops = []
+    for _ in range(count):
+        view = render_photo(portrait, rng)
+        box = jittered_box(view.box, rng)
+        crop = through_a_camera(crop_face(np.asarray(view.picture), box), rng)
+        crop = np.concatenate([crop, cropped_labels(view.labels, box)[..., None]], -1)
+        crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+    return crops
+
+
+def avatar_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
+    """The person's avatar, which should read as the person: (112, 112, 4), its parts untold."""
+    size = UNITS // 2
+    picture, _ = render(avatar_sitting(portrait, rng), size, CARTOON)
+    small = picture.resize((size // 2, size // 2), Image.Resampling.BOX) if rng.random() < 0.5 else picture
+    pixels = np.asarray(small.resize((UNITS, UNITS), Image.Resampling.BICUBIC))
+    crop = crop_face(pixels, jittered_box(AVATAR_BOX, rng))
+    return np.concatenate([crop, np.full((CROP_SIZE, CROP_SIZE, 1), UNTOLD, dtype=np.uint8)], -1)
+
+
+def face_views(portrait: Portrait, rng: np.random.Generator, count: int) -> list[Pixels]:
+    """Crops as the encoder sees them, (112, 112, 3) each."""
+    return [view[..., :3] for view in labelled_views(portrait, rng, count)]
+
+
+def augmented_crops(photo: Pixels, box: Box, rng: np.random.Generator, count: int) -> list[Pixels]:
+    """Views of a true photo, (112, 112, 3) each: box jitter, up to 10 degrees, light and JPEG."""
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    crops = []
+    for _ in range(count):
+        turned = Image.fromarray(photo).rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR, center=(x, y))
+        crop = crop_face(np.asarray(turned), jittered_box(box, rng, 0.08, 0.05)) * rng.uniform(0.85, 1.15)
+        shot = compressed(Image.fromarray(crop.clip(0, 255).astype(np.uint8)), int(rng.integers(40, 95)))
+        crops.append(np.asarray(shot, dtype=np.uint8))
+    return crops

@@ -1,0 +1,1 @@
+"""The training of each embedded model, and its export."""

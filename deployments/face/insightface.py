@@ -1,0 +1,125 @@
+"""InsightFace: an SCRFD detector and an ArcFace recogniser from a folder of ONNX files, run as insightface does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from insightface.app import FaceAnalysis
+from insightface.utils.face_align import norm_crop
+
+from deployments.common.checksums import sha256_by_name
+from deployments.common.onnx_session import provider_list, require_provider, require_self_contained, session_options
+from deployments.config import InsightFaceModelConfig, model_path
+from deployments.errors import NoFaceError
+from deployments.face.detection import Detection, largest_face
+from deployments.face.quality import inspected
+from deployments.face.similarity import normalised
+from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
+
+# Pixels of a side. SCRFD knows no face as large as its input, so a portrait that the face fills is lost at 640; shrunk
+# to 128 it is within its range. insightface's own default is both sizes too, whose detections it merges.
+CLOSE_UP_SIZE = 128
+
+VECTOR_LENGTH = 512
+
+
+class InsightFaceModel:
+    """Detection a photo at a time, recognition of all faces of a batch at once. insightface's pictures are BGR."""
+
+    def __init__(self, config: InsightFaceModelConfig) -> None:
+        analysis = open_pack(config)
+        self._detector = analysis.models["detection"]
+        self._recogniser = analysis.models["recognition"]
+        self._min_face_px = config.min_face_px
+        files = [Path(model.model_file) for model in (self._detector, self._recogniser)]
+        self._weights = sha256_by_name((f"face/{file.name}", file) for file in files)
+        self._try_out()
+
+    def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
+        pictures = [np.ascontiguousarray(photo.pixels[..., ::-1]) for photo in photos]
+        found = [largest_face(self._find_faces(picture), self._min_face_px) for picture in pictures]
+        crops = [
+            norm_crop(picture, face.landmarks, image_size=self._recogniser.input_size[0])
+            for picture, face in zip(pictures, found, strict=True)
+            if isinstance(face, Detection)
+        ]
+        vectors = iter(self._encode(crops))
+        return [
+            FaceEmbedding(next(vectors), face.box, face.score, face.landmarks, self._weights)
+            if isinstance(face, Detection)
+            else face
+            for face in found
+        ]
+
+    def inspect(self, photo: Photo) -> FoundFaces:
+        faces = self._find_faces(np.ascontiguousarray(photo.pixels[..., ::-1]))
+        return inspected(photo.pixels, faces, self._min_face_px)
+
+    def _find_faces(self, picture: Pixels) -> list[Detection]:
+        """The faces of an (h, w, 3) BGR picture."""
+        if max(picture.shape[:2]) > CLOSE_UP_SIZE * min(picture.shape[:2]):
+            return []  # shrunk it would be thinner than a pixel, on which insightface fails
+        boxes, landmarks = self._detector.detect(picture)
+        return [
+            Detection((float(x0), float(y0), float(x1), float(y1)), float(score), points)
+            for (x0, y0, x1, y1, score), points in zip(boxes, landmarks, strict=True)
+        ]
+
+    def _encode(self, crops: Sequence[Pixels]) -> Vector:
+        """Aligned BGR crops -> (n, 512), each of length 1."""
+        if not crops:
+            return np.empty((0, VECTOR_LENGTH), dtype=np.float32)
+        return normalised(self._recogniser.get_feat(list(crops)))
+
+    def _try_out(self) -> None:
+        """One run of each model at load: what does not work is seen now, and the first request need not wait for it.
+
+        Raises: ValueError where the detector gives no landmarks, or the recogniser not 512 numbers for each of two.
+        """
+        width, height = self._recogniser.input_size
+        black = np.zeros((height, width, 3), dtype=np.uint8)
+        if not self._detector.use_kps:
+            raise ValueError(f"{self._detector.model_file} gives no landmarks, by which faces are aligned")
+        self._detector.detect(black)
+        given = self._recogniser.get_feat([black, black]).shape
+        if given != (2, VECTOR_LENGTH):
+            raise ValueError(f"{self._recogniser.model_file} gives {given} for two faces, not {(2, VECTOR_LENGTH)}")
+
+
+def open_pack(config: InsightFaceModelConfig) -> FaceAnalysis:
+    """The detector and the recogniser of a pack, both on the first of `providers` or not at all.
+
+    Raises: FileNotFoundError; ValueError where a file or the pack is not whole; RuntimeError without the provider.
+    """
+    pack = model_path(config.pack)
+    files = sorted(pack.rglob("*.onnx"))
+    if not files:  # insightface would take the name for one of its own packs, and download it
+        raise FileNotFoundError(f"{pack} is no folder with ONNX files")
+    for file in files:
+        require_self_contained(file)
+    analysis = _analysis(pack, config)
+    for model in analysis.models.values():
+        require_provider(model.session, config.providers)
+    size = config.detection_size
+    looks = [(side, side) for side in (CLOSE_UP_SIZE, size)]
+    analysis.prepare(ctx_id=0, det_thresh=config.detection_threshold, det_size=looks)
+    fixed = analysis.det_model.static_input_size
+    if fixed not in (None, (size, size)):
+        raise ValueError(f"{analysis.det_model.model_file} takes pictures of {fixed} only, not of {(size, size)}")
+    return analysis
+
+
+def _analysis(pack: Path, config: InsightFaceModelConfig) -> FaceAnalysis:
+    tasks = {"detection", "recognition"}
+    try:
+        analysis = FaceAnalysis(
+            str(pack),
+            allowed_modules=list(tasks),
+            providers=provider_list(config.providers, config.gpu_memory_mb),
+            sess_options=session_options(config.threads),
+        )
+    except AssertionError as error:  # all that insightface says where there is no detector
+        raise ValueError(f"{pack} is no pack with a face detector") from error
+    if missing := tasks - analysis.models.keys():
+        raise ValueError(f"{pack} has no model for {', '.join(missing)}")
+    return analysis

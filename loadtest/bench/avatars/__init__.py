@@ -1,0 +1,1 @@
+"""Whether the embedded models draw the right person."""

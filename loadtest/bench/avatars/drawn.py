@@ -1,0 +1,214 @@
+"""Avatars of held-out persons whom the renderer draws: the truth of skin, hair, beard and glasses is known."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deployments.embedded.training.data.captions import default_caption
+from deployments.embedded.training.data.dataset import avatar_of
+from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
+from deployments.embedded.training.evaluate.inference import Studio
+from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings, shows_beard, shows_hair
+from deployments.embedded.training.renderer.drawing import Look
+from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.photo import face_box, jittered_box
+from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
+from deployments.errors import NoFaceError
+from deployments.face.alignment import crop_face
+from deployments.face.model import FaceModel
+from deployments.types import Photo
+from loadtest.bench.avatars.scores import (
+    Array,
+    Mask,
+    Picture,
+    Score,
+    auc,
+    differences,
+    lab_of,
+    majority_share,
+    rank_of_own,
+    share,
+)
+
+FIRST_PERSON = HELD_OUT + 2000
+BATCH = 4  # images of every fourth reference; the others get a pair
+SEEDS_APART = 3.0  # bytes: mean difference of two seeds' pictures
+CORNER = 16  # pixels
+PHOTO_SIDE = 256
+COLD = ("blue", "green", "teal", "purple", "light blue")  # no skin, hair or white shirt comes near them
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A reference, the person as the prompts' gender word asks, and the avatars."""
+
+    wanted: Portrait
+    crop: Picture
+    embedding: NDArray[np.float32]
+    on_black: list[Picture]  # by the default prompt, seeds of one batch
+    colour: str
+    on_colour: Picture
+
+    @property
+    def avatars(self) -> list[Picture]:
+        return [*self.on_black, self.on_colour]
+
+
+def wanted_portrait(person: Portrait, number: int) -> Portrait:
+    """Every fifth prompt names the other gender than the face's."""
+    genders: tuple[Gender, Gender] = ("man", "woman")
+    word = genders[genders.index(person.gender) - 1] if number % 5 == 4 else person.gender
+    return as_gender(person, word, np.random.default_rng(number))
+
+
+def asked_colour(number: int) -> str:
+    """Every colour that prompts name in turn, each second time one that the figure can be told from."""
+    names = list(NAMED_COLOURS)
+    return COLD[number // 2 % len(COLD)] if number % 2 else names[number // 2 % len(names)]
+
+
+def coloured_prompt(word: str, colour: str) -> str:
+    shirt = "black" if colour == "white" else "white"
+    return f"portrait of a {word}, {colour} background, {shirt} t-shirt"
+
+
+def reference_crop(person: Portrait, rng: np.random.Generator) -> Picture:
+    """(112, 112, 3): a plain photo of the person on another day, before a wall, as the encoder sees it.
+
+    Nothing of what makes training hard (odd light, things before the face) hides the truth that is asked for.
+    """
+    look = Look(eye_scale=float(rng.uniform(0.6, 0.9)), light=(float(rng.uniform(-0.6, 0.6)), -0.5))
+    sitting = another_sitting(person, rng)
+    picture, alpha = render(sitting, PHOTO_SIDE, look)
+    wall = Image.fromarray(rng.integers(40, 220, (2, 2, 3), dtype=np.uint8)).resize(picture.size)
+    photo = Image.composite(picture, wall, alpha)
+    box = jittered_box(face_box(sitting, PHOTO_SIDE), rng, side_share=0.06, shift=0.04)
+    return crop_face(np.asarray(photo, dtype=np.uint8), box)
+
+
+def draw_cases(studio: Studio, count: int) -> Iterator[Case]:
+    for number, person in enumerate(held_out(count, FIRST_PERSON)):
+        wanted, colour = wanted_portrait(person, number), asked_colour(number)
+        crop = reference_crop(person, np.random.default_rng(FIRST_PERSON + number))
+        embedding = studio.embed(crop[None])[0]
+        seeds = [1000 * number + i for i in range(BATCH if number % 4 == 0 else 2)]
+        on_black = studio.draw(embedding, default_caption(wanted.gender), seeds)
+        (on_colour,) = studio.draw(embedding, coloured_prompt(wanted.gender, colour), [1000 * number + 900])
+        yield Case(wanted, crop, embedding, on_black, colour, on_colour)
+
+
+def plainly(person: Portrait) -> Portrait:
+    """As the default prompt shows everyone."""
+    return replace(
+        person, expression="smiling", background_name="black", yaw=0.0, tilt=0.0, shift=(0.0, 0.0), scale=1.0
+    )
+
+
+def right(seen: Readings, people: Sequence[Portrait], head: str) -> dict[str, Mask]:
+    """Of every group of values, whether its members were taken for such; beards that nobody could see are left out."""
+    counted = np.array([head != "beard" or shows_beard(person) for person in people])
+    wanted = np.array([GROUPS[head](getattr(person, head)) for person in people])
+    agree = np.array(seen.groups(head)) == wanted
+    return {str(group): agree[(wanted == group) & counted] for group in np.unique(wanted)}
+
+
+def apart(seen: Readings, people: Sequence[Portrait]) -> tuple[Array, Array]:
+    """CIEDE2000 of skin, and of hair where there is any to see."""
+    skin = differences(seen.skin, lab_of([person.skin for person in people]))
+    hair = differences(seen.hair, lab_of([person.hair for person in people]))
+    return skin, hair[[shows_hair(person) for person in people]]
+
+
+class Drawn:
+    """The scores of all cases. Arrays run over all avatars, case by case."""
+
+    def __init__(self, cases: Sequence[Case], judge: Judge) -> None:
+        self._cases = cases
+        self._owner = np.repeat(np.arange(len(cases)), [len(case.avatars) for case in cases])
+        self._wanted = [cases[owner].wanted for owner in self._owner]
+        self._seen = judge.read([picture for case in cases for picture in case.avatars])
+        self._references = judge.read([np.asarray(render(plainly(case.wanted))[0]) for case in cases])
+
+    def scores(self) -> Iterator[Score]:
+        skin, hair = apart(self._seen, self._wanted)
+        yield Score("skin within dE 8", share(skin < 8), 0.95, note=f"median {np.median(skin):.1f}")
+        yield Score("hair within dE 12", share(hair < 12), 0.9, note=f"median {np.median(hair):.1f}")
+        for head, name in (("glasses", "glasses"), ("beard", "beard"), ("gender", "gender word")):
+            agree = right(self._seen, self._wanted, head)
+            note = ", ".join(f"{group} {share(members):.0%}" for group, members in agree.items())
+            yield Score(f"{name} right", share(np.concatenate([*agree.values()])), 0.95, note=note)
+        yield from background_scores(self._cases)
+        yield self._identity()
+        yield from self._agreement()
+        yield seeds_score(self._cases)
+
+    def _identity(self) -> Score:
+        """The avatar's own reference against three more of the gender that the prompt asked for."""
+        rng, traits, seen = np.random.default_rng(0), self._references.traits(), self._seen.traits()
+        genders = np.array([case.wanted.gender for case in self._cases])
+        first = []
+        for picture, owner in enumerate(self._owner):
+            others = np.flatnonzero((genders == genders[owner]) & (np.arange(len(genders)) != owner))
+            chosen = rng.choice(others, min(3, len(others)), replace=False)
+            first.append(rank_of_own(traits[owner], traits[chosen], seen[picture]) == 0)
+        return Score("own reference found among 4", share(first), 0.8)
+
+    def _agreement(self) -> Iterator[Score]:
+        batches = [number for number, case in enumerate(self._cases) if len(case.on_black) == BATCH]
+        for head, name in (("glasses",) * 2, ("beard",) * 2, ("hair_style", "hair length"), ("gender",) * 2):
+            groups = np.array(self._seen.groups(head))
+            shares = [majority_share(list(groups[self._owner == number][:BATCH])) for number in batches]
+            yield Score(f"a batch agrees: {name}", float(np.mean(shares)), 0.95)
+
+
+def background_scores(cases: Sequence[Case]) -> Iterator[Score]:
+    named = lab_of([NAMED_COLOURS[case.colour] for case in cases])
+    off = differences(np.stack([corners(case.on_colour) for case in cases]), named)
+    missed = sorted({case.colour for case, far in zip(cases, off, strict=True) if far >= 6})
+    note = f"median {np.median(off):.1f}" + (f"; missed: {', '.join(missed)}" if missed else "")
+    yield Score("named background within dE 6", share(off < 6), 0.95, note=note)
+    black = np.stack([corners(picture) for case in cases for picture in case.on_black])
+    yield Score("default background, black within dE 6", share(differences(black, np.zeros(3)) < 6), 0.95)
+
+
+def seeds_score(cases: Sequence[Case]) -> Score:
+    differ = [float(np.abs(case.on_black[0].astype(int) - case.on_black[1].astype(int)).mean()) for case in cases]
+    note = f"mean of bytes, 5th percentile; median {np.median(differ):.1f}"
+    return Score("two seeds differ by", float(np.percentile(differ, 5)), SEEDS_APART, note=note)
+
+
+def corners(picture: Picture) -> Array:
+    """(3,): the background's CIE Lab, the median of the upper corners."""
+    cut = np.concatenate([picture[:CORNER, :CORNER].reshape(-1, 3), picture[:CORNER, -CORNER:].reshape(-1, 3)])
+    r, g, b = (int(level) for level in np.median(cut, axis=0))
+    return lab_of([(r, g, b)])[0]
+
+
+def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score]:
+    """`face_similarity` as the service tells it: the face is looked for in the avatar."""
+    found = faces.embed([Photo(case.on_black[0], drawn=True) for case in cases])
+    seen = [(number, face.vector) for number, face in enumerate(found) if not isinstance(face, NoFaceError)]
+    yield Score("avatars with a face found", len(seen) / len(cases))
+    if len(seen) < 2:
+        return
+    likeness = np.stack([vector for _, vector in seen]) @ np.stack([case.embedding for case in cases]).T
+    own = np.zeros(likeness.shape, dtype=np.bool_)
+    own[np.arange(len(seen)), [number for number, _ in seen]] = True
+    note = f"own median {np.median(likeness[own]):.2f}, others {np.median(likeness[~own]):.2f}"
+    yield Score("face_similarity, AUC", auc(likeness[own], likeness[~own]), 0.9, note=note)
+
+
+def judge_scores(judge: Judge, count: int) -> Iterator[Score]:
+    """The judge on renders that it never saw, so that its word can be weighed."""
+    rng = np.random.default_rng(HELD_OUT)
+    people = [avatar_of(person, rng, default=False) for person in held_out(count, HELD_OUT + 5000)]
+    seen = judge.read([np.asarray(render(person, 128)[0]) for person in people])
+    for head in ("glasses", "beard", "gender"):
+        agree = np.concatenate([*right(seen, people, head).values()])
+        yield Score(f"judge on renders: {head}", share(agree), 0.99)
+    for name, off in zip(("skin", "hair"), apart(seen, people), strict=True):
+        note = f"95% {np.percentile(off, 95):.1f}"
+        yield Score(f"judge on renders: {name}, median dE", float(np.median(off)), note=note)

@@ -1,0 +1,78 @@
+"""How long the generator takes to load and to draw one avatar, as in a replica: a process of its own.
+
+python -m loadtest.bench.avatars.speed --weights deployments/embedded/weights --threads 2
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deployments.config import WEIGHTS, DiffusionModelConfig
+from deployments.embedded.training.data.captions import default_caption
+from deployments.types import AvatarSpec
+
+IMAGES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    load_s: float  # the libraries are imported before
+    avatar_s: float  # median, the first one apart
+    avatar_cpu_s: float  # of all threads: where it is far below threads times `avatar_s`, the machine was busy
+
+
+def measured_in_a_fresh_process(weights: Path, threads: int, steps: int, guidance: float) -> Speed:
+    arguments = ["--weights", weights, "--threads", threads, "--steps", steps, "--guidance", guidance]
+    command = [sys.executable, "-m", "loadtest.bench.avatars.speed", *map(str, arguments)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Speed(**json.loads(ran.stdout.splitlines()[-1]))
+
+
+def measure(config: DiffusionModelConfig, steps: int, guidance: float) -> Speed:
+    from deployments.diffusion.model.denoiser import FaceDiffusionModel
+
+    started = time.perf_counter()
+    model = FaceDiffusionModel.load(config)
+    load_s = time.perf_counter() - started
+    face = np.random.default_rng(0).normal(size=512).astype(np.float32)
+    face /= np.linalg.norm(face)
+    times_s, started_cpu = [], time.process_time()
+    for seed in range(IMAGES):
+        spec = AvatarSpec(
+            model="embedded", seed=seed, prompt=default_caption("person"), negative_prompt="", width=256, height=256,
+            num_inference_steps=steps, guidance_scale=guidance, task_id="", image_index=0, submitted_at=0.0,
+            deadline=0.0,
+        )  # fmt: skip
+        started = time.perf_counter()
+        sample = model.start(spec, face)
+        for _ in sample.plan.steps:
+            model.step([sample])
+        model.decode(sample)
+        times_s.append(time.perf_counter() - started)
+    cpu_s = (time.process_time() - started_cpu) / IMAGES
+    return Speed(load_s, statistics.median(times_s[1:]), cpu_s)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=1.5)
+    options = parser.parse_args()
+    folder = options.weights / "diffusion"
+    config = DiffusionModelConfig(
+        path=folder, ip_adapter=folder / "ip-adapter-faceid.safetensors", threads=options.threads
+    )
+    print(json.dumps(asdict(measure(config, options.steps, options.guidance))))
+
+
+if __name__ == "__main__":
+    main()

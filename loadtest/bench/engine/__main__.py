@@ -1,0 +1,301 @@
+"""Continuous batching against three plain ways to serve the same requests, and the engine against diffusers' pipeline.
+
+    python -m loadtest.bench.engine --json engine.json --plot engine.svg
+
+Queues are in virtual time (`engine_queues`), with the step times of a GPU: nothing sleeps, so a cell is the median of
+several seeds with more than a thousand images each. One cell is then made in real time, by the engine's own thread with
+a denoiser that sleeps, and printed beside the simulated one of the same arrivals. A load is the rate of arrivals over
+the saturated throughput of the baseline. Decoding takes no time there, for anyone.
+
+On the CPU, with the model that ships with the package: images a second against the bare pipeline in the same process,
+how soon a new image takes its first step, and what the engine's thread does besides drawing.
+"""
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.bench.engine.live import Embedded, embedded, run
+from loadtest.bench.engine.queues import (
+    ASSUMED,
+    GENERATOR,
+    MODEL,
+    SERVERS,
+    Arrival,
+    Bar,
+    Curve,
+    Latency,
+    Random,
+    SleepingDenoiser,
+    backlog,
+    bursty,
+    continuous,
+    grouped,
+    poisson,
+)
+from loadtest.report.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Linear, axes, picture, polyline, round_up, text
+
+ENGINE = "engine"
+ARRIVALS: dict[str, Callable[[int, float, Random], list[Arrival]]] = {"poisson": poisson, "bursty": bursty}
+LOADS = (0.5, 0.6, 0.7, 0.8, 0.9)
+BASELINES = {"512": "grouped", "1024": "one at a time"}  # the best plain way at that size
+FORM = 'a file with {"512": [seconds of a step with 1 image, 2, ... 8], "1024": [...]}, all with guidance'
+STYLE = """<style>
+text { font: 11px sans-serif; fill: #444 } .grid { stroke: #ddd } .line { fill: none; stroke-width: 2 }
+.c0 { stroke: #1f77b4 } .c1 { stroke: #d62728 } text.c0 { stroke: none; fill: #1f77b4 }
+text.c1 { stroke: none; fill: #d62728 } .dashed { stroke-dasharray: 5 3 }
+</style>"""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured."""
+
+    images: int  # of a simulated run
+    seeds: int
+    live_images: int
+    live_faster: float  # than the assumed times
+    embedded_steps: tuple[int, ...]
+    embedded_rounds: int
+    embedded_images: int
+
+
+WHOLE = Extent(2000, 7, 100, 1, (8, 20), 3, 40)
+QUICK = Extent(60, 1, 12, 4, (2, 3), 1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One load: medians over the seeds. Servers that the load is too much for are left out."""
+
+    curve: str
+    arrivals: str
+    load: float
+    against: str
+    latency: Mapping[str, Latency]
+    bars: tuple[Bar, Bar, Bar]
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """Images a second where many wait all the time, medians over the seeds."""
+
+    curve: str
+    images_per_s: Mapping[str, float]
+    bars: tuple[Bar, ...]
+
+
+def saturate(curve: Curve, extent: Extent) -> Saturation:
+    images = min(400, extent.images)
+    queues = [backlog(images, np.random.default_rng(seed)) for seed in range(extent.seeds)]
+    rates = {
+        name: statistics.median(images / max(server(arrivals, curve)) for arrivals in queues)
+        for name, server in SERVERS.items()
+    }
+    wanted = {"padded": 1.6, "grouped": 0.97} if curve.name == "512" else {}
+    bars = tuple(Bar(f"times {name}", rates[ENGINE] / rates[name], least) for name, least in wanted.items())
+    return Saturation(curve.name, rates, bars)
+
+
+def cells(curve: Curve, saturation: Saturation, extent: Extent) -> Iterator[Cell]:
+    rates = saturation.images_per_s
+    against = BASELINES[curve.name]
+    for name, arrive in ARRIVALS.items():
+        for load in LOADS:
+            per_s = load * rates[against]
+            able = {server: serve for server, serve in SERVERS.items() if per_s < rates[server]}
+            runs: list[dict[str, Latency]] = []
+            for seed in range(extent.seeds):
+                arrivals = arrive(extent.images, per_s, np.random.default_rng(seed))
+                runs.append({server: Latency.of(arrivals, serve(arrivals, curve)) for server, serve in able.items()})
+            latency = {server: Latency.median([each[server] for each in runs]) for server in able}
+            ratio = Latency.median([each[against].over(each[ENGINE]) for each in runs])
+            yield Cell(curve.name, name, load, against, latency, _bars(curve.name, load, ratio))
+
+
+def _bars(curve: str, load: float, ratio: Latency) -> tuple[Bar, Bar, Bar]:
+    mean, p95, shortest = (1.8, 1.5, 3.5) if curve == "512" else (0.97, 0.97, 2 if load < 0.7 else 3)
+    return Bar("mean", ratio.mean_s, mean), Bar("p95", ratio.p95_s, p95), Bar("shortest", ratio.shortest_s, shortest)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """One cell in real time, scaled back to the times of the curve, beside the simulated one."""
+
+    curve: str
+    load: float
+    images: int
+    engine: Latency
+    simulated: Latency
+    simulated_late: Latency  # with steps that are longer by the engine's own time and by the timer's error
+    baseline: Latency  # simulated
+    join_p95_steps: float
+    own_ms: float  # a step
+    timer_late_ms: float  # mean of all sleeps
+
+
+def live(curve: Curve, saturation: Saturation, extent: Extent, load: float = 0.7) -> Live:
+    faster = curve.faster(extent.live_faster)
+    per_s = load * saturation.images_per_s[BASELINES[curve.name]] * extent.live_faster
+    arrivals = poisson(extent.live_images, per_s, np.random.default_rng(0))
+    denoiser = SleepingDenoiser(faster)
+    done = run(denoiser, MODEL, faster.profile(), arrivals, side=512)
+
+    def at_true_speed(latencies_s: Sequence[float]) -> Latency:
+        return Latency.of(arrivals, [latency_s * extent.live_faster for latency_s in latencies_s])
+
+    late_s = statistics.fmean(denoiser.late_s)
+    return Live(
+        curve.name,
+        load,
+        extent.live_images,
+        at_true_speed(done.latencies_s),
+        at_true_speed(continuous(arrivals, faster)),
+        at_true_speed(continuous(arrivals, faster.slower(late_s + done.own_s))),
+        at_true_speed(grouped(arrivals, faster)),
+        float(np.percentile(done.joins, 95)),
+        done.own_s * 1000,
+        late_s * 1000,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    load_average: tuple[float, float, float]
+    torch: str
+    saturations: list[Saturation]
+    cells: list[Cell]
+    live: Live
+    embedded: Embedded
+
+
+def measure(curves: Sequence[Curve], extent: Extent) -> Report:
+    saturations = [saturate(curve, extent) for curve in curves]
+    simulated = [cell for curve, rates in zip(curves, saturations, strict=True) for cell in cells(curve, rates, extent)]
+    in_real_time = live(curves[0], saturations[0], extent)
+    on_cpu = embedded(extent.embedded_steps, extent.embedded_rounds, extent.embedded_images)
+    return Report(os.getloadavg(), torch.__version__, saturations, simulated, in_real_time, on_cpu)
+
+
+def show(report: Report, console: Console) -> None:
+    rates = Table("curve", *SERVERS, "bars", "met", title="Saturated, images/s")
+    for each in report.saturations:
+        numbers = (f"{rate:.2f}" for rate in each.images_per_s.values())
+        rates.add_row(each.curve, *numbers, ", ".join(f"{bar.name} {bar}" for bar in each.bars), met(each.bars))
+    console.print(rates, latencies(report.cells), in_real_time(report.live), on_this_cpu(report.embedded))
+
+
+def latencies(cells: Sequence[Cell]) -> Table:
+    seconds = ("mean, s", "p95, s", "shortest, s")
+    table = Table("curve", "arrivals", "load", "against", *seconds, "times better: mean, p95, shortest", "met")
+    table.title = "Latency: the engine / the baseline"
+    for cell in cells:
+        engine, baseline = astuple(cell.latency[ENGINE]), astuple(cell.latency[cell.against])
+        pairs = (f"{ours:.2f} / {theirs:.2f}" for ours, theirs in zip(engine, baseline, strict=True))
+        bars = ", ".join(f"{bar.value:.2f}" if bar.met else f"{bar.value:.2f} (< {bar.wanted:g})" for bar in cell.bars)
+        table.add_row(cell.curve, cell.arrivals, f"{cell.load}", cell.against, *pairs, bars, met(cell.bars))
+    return table
+
+
+def in_real_time(live: Live) -> Table:
+    title = f"In real time: curve {live.curve}, Poisson, load {live.load}, {live.images} images"
+    table = Table("", "mean, s", "p95, s", "shortest, s", title=title)
+    rows = {
+        "the engine": live.engine,
+        "the same, simulated": live.simulated,
+        "with late sleeps and own time, simulated": live.simulated_late,
+        "baseline, simulated": live.baseline,
+    }
+    for name, latency in rows.items():
+        table.add_row(name, *(f"{value:.3f}" for value in astuple(latency)))
+    table.caption = (
+        f"first step after {live.join_p95_steps:.2f} steps (p95, with the wait of long requests for short ones); "
+        f"the engine's own time {live.own_ms:.2f} ms a step; sleeps are {live.timer_late_ms:.2f} ms late"
+    )
+    return table
+
+
+def on_this_cpu(embedded: Embedded) -> Table:
+    table = Table("", "images/s", "CPU s an image", "engine, times faster", "with less CPU", "met")
+    table.title = f"The model of the package on this CPU, {embedded.side} px, steps {embedded.steps}, guidance"
+    engine = embedded.engine
+    table.add_row("engine, saturated", f"{engine.images_per_s:.2f}", f"{engine.cpu_s:.2f}")
+    for batch, drawn in embedded.library.items():
+        ratios = drawn.images_per_s, drawn.cpu_s, engine.images_per_s / drawn.images_per_s, drawn.cpu_s / engine.cpu_s
+        table.add_row(f"diffusers, {batch} at a time", *(f"{value:.2f}" for value in ratios))
+    for bar in embedded.bars:
+        table.add_row(f"{bar.name}: {bar}", "", "", "", "", met([bar]))
+    return table
+
+
+def met(bars: Sequence[Bar]) -> str:
+    return "" if not bars else "yes" if all(bar.met for bar in bars) else "no"
+
+
+def plot(cells: Sequence[Cell]) -> str:
+    """How many times better the engine is by load, with Poisson arrivals: an SVG that stands alone."""
+    chosen = [cell for cell in cells if cell.arrivals == "poisson"]
+    high = round_up(max(bar.value for cell in chosen for bar in cell.bars))
+    x, y = Linear(1, 40, WIDTH - RIGHT - 80), Linear(high, HEIGHT - BOTTOM, TOP)
+
+    def marks() -> Iterator[str]:
+        yield from axes(x, y, "load", "times better than the baseline")
+        for colour, curve in enumerate(dict.fromkeys(cell.curve for cell in chosen)):
+            for number, dashes in ((0, ""), (2, " dashed")):
+                points = [(cell.load, cell.bars[number].value) for cell in chosen if cell.curve == curve]
+                yield from polyline(points, x, y, f"c{colour}{dashes}")
+                load, value = points[-1]
+                name = chosen[0].bars[number].name
+                yield text(x(load) + 4, y(value) + 4, f"{curve}: {name}", "start", f"c{colour}")
+
+    drawn = picture(marks(), "times better than the baseline, by load")
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}">{STYLE}{drawn}</svg>\n'
+
+
+def as_json(report: Report) -> str:
+    """Every figure, and with each bar whether it is met."""
+
+    def with_met(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(items)
+        return values | {"met": Bar(**values).met} if "wanted" in values else values
+
+    return json.dumps(asdict(report, dict_factory=with_met), indent=2) + "\n"
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """Raises: ValueError where a curve has not a time for every number of images that may share a step."""
+    measured = json.loads(path.read_text())
+    for name in BASELINES:
+        if len(measured[name]) != GENERATOR.max_rows:
+            raise ValueError(f"{path}: curve {name} needs {GENERATOR.max_rows} times")
+    return [Curve(name, tuple(measured[name])) for name in BASELINES]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--plot", type=Path, help="where an SVG goes")
+    parser.add_argument("--curves", type=Path, help="measured step times instead of the assumed ones; " + FORM)
+    parser.add_argument("--quick", action="store_true", help="too few images to mean anything")
+    options = parser.parse_args()
+    curves = read_curves(options.curves) if options.curves else ASSUMED
+    report = measure(curves, QUICK if options.quick else WHOLE)
+    show(report, Console(width=140))
+    if options.json:
+        options.json.write_text(as_json(report))
+    if options.plot:
+        options.plot.write_text(plot(report.cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""The engine itself, thread and all, in real time: with any denoiser, and beside diffusers' own pipeline."""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from deployments.config import DiffusionModelConfig, model_path
+from deployments.diffusion.engine.denoiser import Denoiser
+from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.scheduler import Bucket, Row
+from deployments.diffusion.model.denoiser import FaceDiffusionModel
+from deployments.diffusion.model.precision import dtype_of
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
+from loadtest.bench.engine.queues import GENERATOR, PROFILED, Arrival, Bar, poisson, spec_of
+
+T = TypeVar("T")
+LIMIT_S = 300  # no image takes longer
+PROMPT, NEGATIVE_PROMPT = spec_of(1).prompt, spec_of(1).negative_prompt
+
+
+class Meter:
+    """Stands between the engine and its denoiser, and notes what the engine's thread does outside of that."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self.steps_s: list[float] = []
+        self.joins: list[float] = []  # from arrival to the first step, in lengths of the step before it
+        self.own_s = 0.0
+        self._waiting = 0
+        self._undecoded = 0
+        self._left_at = 0.0  # when the denoiser was done last
+
+    @property
+    def decodes_beside(self) -> bool:
+        return self._denoiser.decodes_beside
+
+    def bucket(self, spec: AvatarSpec) -> Hashable:
+        return self._denoiser.bucket(spec)
+
+    def start(self, spec: AvatarSpec, face: Vector) -> Any:
+        with self._inside():
+            return self._denoiser.start(spec, face)
+
+    def step(self, samples: Sequence[Any]) -> None:
+        with self._inside():
+            self._denoiser.step(samples)
+
+    def decode(self, sample: Any, beside: bool = False) -> Pixels:
+        if beside:  # not in the engine's thread
+            self._undecoded -= 1
+            return self._denoiser.decode(sample, beside)
+        with self._inside():
+            pixels = self._denoiser.decode(sample)
+        self._undecoded -= 1
+        return pixels
+
+    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        if self.steps_s:
+            self.joins += [
+                (row.joined_at - row.arrived_at) / self.steps_s[-1]
+                for row in rows
+                if row.steps_done == 1 and row.joined_at is not None
+            ]
+        self.steps_s.append(seconds)
+        self._waiting = sum(waiting.values())
+        self._undecoded += sum(not row.steps_left for row in rows)
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """What passed since the last call is the engine's own time, unless it had nothing to do."""
+        if self._waiting or self._undecoded:
+            self.own_s += time.perf_counter() - self._left_at
+        yield
+        self._left_at = time.perf_counter()
+
+
+class Cost(NamedTuple):
+    """Time by the clock, and of all cores by this process: on a busy machine the second one says more."""
+
+    whole_s: float
+    cpu_s: float
+
+    @classmethod
+    def now(cls) -> "Cost":
+        return cls(time.monotonic(), time.process_time())
+
+    def __sub__(self, began: "Cost") -> "Cost":
+        return Cost(self.whole_s - began.whole_s, self.cpu_s - began.cpu_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the engine did with some arrivals."""
+
+    latencies_s: list[float]
+    joins: list[float]  # from arrival to the first step, in lengths of the step before it
+    step_s: float  # mean
+    own_s: float  # of the engine's thread outside of the denoiser, a step
+    cost: Cost
+
+
+def run(
+    denoiser: Denoiser,
+    model: str,
+    profile: Mapping[int, float],
+    arrivals: Sequence[Arrival],
+    side: int,
+    unfinished: int | None = None,
+) -> Run:
+    """Ask for each image when its moment comes, or later where so many are unfinished. `side` in pixels."""
+    room = threading.Semaphore(unfinished or len(arrivals))
+    times, meter = StepTimes(2 * GENERATOR.max_rows), Meter(denoiser)
+    times.start_with(model, profile)
+    engine = DiffusionEngine(times, GENERATOR.ageing, meter)
+    try:
+        began, rows = Cost.now(), []
+        for number, arrival in enumerate(arrivals):
+            time.sleep(max(0.0, began.whole_s + arrival.at_s - time.monotonic()))
+            room.acquire()
+            rows.append(engine.submit(spec_of(arrival.steps, model, side, number), face(number), meter))
+            rows[-1].future.add_done_callback(lambda _image: room.release())
+        images = [row.future.result(LIMIT_S) for row in rows]
+        cost = Cost.now() - began
+    finally:
+        engine.close()
+    steps = len(meter.steps_s)
+    latencies_s = [image.runtime_s for image in images]
+    return Run(latencies_s, meter.joins, sum(meter.steps_s) / steps, meter.own_s / steps, cost)
+
+
+def in_own_thread(draw: Callable[[], T]) -> T:
+    """Call it in a thread that ends with it.
+
+    OpenMP keeps a team for each thread that ever drew, and lets all teams sleep between two loops where they are more
+    than the cores: whoever draws would be slower for those who drew before.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(draw).result()
+
+
+class LibraryPipeline:
+    """diffusers' StableDiffusionPipeline with the same weights and adapter, as its documentation has it."""
+
+    def __init__(self, config: DiffusionModelConfig) -> None:
+        adapter = model_path(config.ip_adapter)
+        self._pipeline = StableDiffusionPipeline.from_pretrained(
+            model_path(config.path), safety_checker=None, requires_safety_checker=False, dtype=dtype_of(config)
+        )
+        self._pipeline.load_ip_adapter(
+            str(adapter.parent), subfolder="", weight_name=adapter.name, image_encoder_folder=None
+        )
+        self._pipeline.set_progress_bar_config(disable=True)
+
+    def draw_all(self, steps: Sequence[int], side: int, batch: int) -> "Cost":
+        """Images with these step counts, `batch` neighbours at a time, which have the same count."""
+        began = Cost.now()
+        for first in range(0, len(steps), batch):
+            seeds = range(first, min(first + batch, len(steps)))
+            prompts = Prompts(PROMPT, NEGATIVE_PROMPT, spec_of(1).guidance_scale)
+            self.draw([face(seed).vector for seed in seeds], seeds, prompts, steps[first], side)
+        return Cost.now() - began
+
+    def draw(
+        self, faces: Sequence[Vector], seeds: Sequence[int], prompts: "Prompts", steps: int, side: int
+    ) -> list[Pixels]:
+        """An image of each face, all at once: the library has one step count for them."""
+        vectors = torch.stack([torch.from_numpy(vector) for vector in faces])[:, None]  # (images, 1, 512)
+        vectors = vectors.to(self._pipeline.unet.dtype)
+        drawn = self._pipeline(
+            prompt=[prompts.prompt] * len(seeds),
+            negative_prompt=[prompts.negative] * len(seeds),
+            ip_adapter_image_embeds=[torch.cat([torch.zeros_like(vectors), vectors])],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            guidance_scale=prompts.guidance_scale,
+            num_inference_steps=steps,
+            height=side,
+            width=side,
+            output_type="np",
+        ).images
+        return [(picture * 255).round().astype(np.uint8) for picture in drawn]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    prompt: str
+    negative: str
+    guidance_scale: float
+
+
+def face(seed: int) -> FaceEmbedding:
+    vector = np.random.default_rng(seed).normal(size=512).astype(np.float32)
+    return FaceEmbedding(vector / np.linalg.norm(vector), (0, 0, 1, 1), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Medians over the rounds."""
+
+    images_per_s: float
+    cpu_s: float  # an image
+
+    @classmethod
+    def of(cls, images: int, rounds: Sequence[Cost]) -> "Drawn":
+        whole_s, cpu_s = (statistics.median(column) for column in zip(*rounds, strict=True))
+        return cls(images / whole_s, cpu_s / images)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The model that ships with the package, on the CPU of this machine."""
+
+    side: int  # pixels
+    steps: tuple[int, ...]
+    engine: Drawn
+    library: Mapping[int, Drawn]  # by images at a time
+    step_ms: float
+    own_ms: float
+    bars: tuple[Bar, ...]
+
+
+def embedded(counts: tuple[int, ...], rounds: int, light_images: int, side: int = 256, together: int = 4) -> Embedded:
+    """`together` images of each step count, at once; then `light_images` with room left in the batch.
+
+    The engine and the library take turns, so that another program on the machine slows all alike.
+    """
+    config = GENERATOR.models["embedded"]
+    model, library = in_own_thread(lambda: (FaceDiffusionModel.load(config), LibraryPipeline(config)))
+    profile = in_own_thread(lambda: model.profile(PROFILED))
+    arrivals = [Arrival(0, count) for count in counts for _ in range(together)]
+    steps = [arrival.steps for arrival in arrivals]
+    in_own_thread(lambda: library.draw_all([2], side, 1))  # the first one is slower
+    runs: list[Run] = []
+    costs: dict[int, list[Cost]] = {1: [], together: []}
+    for _ in range(rounds):
+        for batch, each in costs.items():
+            each.append(in_own_thread(partial(library.draw_all, steps, side, batch)))
+        runs.append(run(model, "embedded", profile, arrivals, side))
+    engine = Drawn.of(len(steps), [each.cost for each in runs])
+    per_s = 0.4 * engine.images_per_s
+    light = poisson(light_images, per_s, np.random.default_rng(0), counts)
+    joins = run(model, "embedded", profile, light, side, unfinished=together - 1).joins
+    own = [100 * each.own_s / each.step_s for each in runs]
+    return Embedded(
+        side,
+        counts,
+        engine,
+        {batch: Drawn.of(len(steps), each) for batch, each in costs.items()},
+        statistics.median(each.step_s for each in runs) * 1000,
+        statistics.median(each.own_s for each in runs) * 1000,
+        (
+            Bar(
+                "wait for the first step while there is room, p95, in steps", float(np.percentile(joins, 95)), 1.5, True
+            ),
+            Bar("own time, % of a step", statistics.median(own), 2, True),
+        ),
+    )

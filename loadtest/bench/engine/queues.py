@@ -1,0 +1,250 @@
+"""The same arrivals served four ways in virtual time: by the engine's own scheduler, and as one would without it.
+
+Nothing is slept: a step adds its seconds to a clock. So thousands of images take a second, and the figures are exact.
+"""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from deployments.config import AvatarGeneratorConfig
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.scheduler import Bucket, Row, RowScheduler
+from deployments.types import AvatarSpec, Pixels, Vector
+
+GENERATOR = AvatarGeneratorConfig()  # as it is deployed
+FOREVER = 1e12  # unix seconds
+MODEL = "sleeping"
+BUCKET: Bucket = (MODEL, None)
+PROFILED = (1, 2, 4, 8, 16)  # rows of the batch; what a replica measures at its start
+NO_FACE = np.zeros(0, np.float32)
+STEPS = (8, 20, 30, 50)
+BURST = 8  # images at most that arrive at the same moment
+
+Random = np.random.Generator
+Times = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How long a step takes with 1, 2, ... images, each of them with guidance: two rows of the denoiser's batch."""
+
+    name: str
+    times_s: tuple[float, ...]
+
+    @classmethod
+    def line(cls, name: str, base_s: float, image_s: float) -> "Curve":
+        return cls(name, tuple(base_s + image_s * images for images in range(1, GENERATOR.max_rows + 1)))
+
+    def step_s(self, images: int) -> float:
+        return self.times_s[images - 1]
+
+    def width_s(self, width: int) -> float:
+        """Of a batch of so many rows; odd ones lie between two images."""
+        if width == 1:
+            return self.times_s[0] - (self.times_s[1] - self.times_s[0]) / 2
+        return float(np.interp(width / 2, range(1, len(self.times_s) + 1), self.times_s))
+
+    def profile(self) -> dict[int, float]:
+        """What a replica measures at its start."""
+        return {width: self.width_s(width) for width in PROFILED}
+
+    def slower(self, more_s: float) -> "Curve":
+        return Curve(self.name, tuple(time_s + more_s for time_s in self.times_s))
+
+    def faster(self, factor: float) -> "Curve":
+        return Curve(self.name, tuple(time_s / factor for time_s in self.times_s))
+
+
+ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
+
+
+class SleepingDenoiser:
+    """Draws nothing, and takes the time of a curve for it. Decoding is left out, for the baselines too."""
+
+    decodes_beside = False
+
+    def __init__(self, curve: Curve) -> None:
+        self._curve = curve
+        self.late_s: list[float] = []  # how much longer than asked each step slept
+
+    def bucket(self, spec: AvatarSpec) -> Hashable:
+        return BUCKET[1]
+
+    def start(self, spec: AvatarSpec, face: Vector) -> None:
+        return None
+
+    def step(self, samples: Sequence[None]) -> None:
+        step_s = self._curve.step_s(len(samples))
+        started = time.perf_counter()
+        time.sleep(step_s)
+        self.late_s.append(time.perf_counter() - started - step_s)
+
+    def decode(self, sample: None, beside: bool = False) -> Pixels:
+        return np.zeros((1, 1, 3), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One image that is asked for."""
+
+    at_s: float  # after the first moment
+    steps: int
+
+
+Server = Callable[[Sequence[Arrival], Curve], list[float]]
+"""Seconds from each arrival to its image. Arrivals are in the order of time."""
+
+
+def poisson(images: int, per_s: float, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
+    return _arrivals(np.cumsum(random.exponential(1 / per_s, images)), random, steps)
+
+
+def bursty(images: int, per_s: float, random: Random) -> list[Arrival]:
+    """Bursts of 1 to BURST images come as a Poisson process; each image has a step count of its own."""
+    sizes = random.integers(1, BURST, images, endpoint=True)  # more than enough
+    moments = np.cumsum(random.exponential((1 + BURST) / 2 / per_s, images))
+    return _arrivals(np.repeat(moments, sizes)[:images], random)
+
+
+def backlog(images: int, random: Random) -> list[Arrival]:
+    """All at once: whoever serves them is saturated."""
+    return _arrivals(np.zeros(images), random)
+
+
+def _arrivals(times_s: Times, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
+    counts = random.choice(steps, len(times_s))
+    return [Arrival(float(at_s), int(count)) for at_s, count in zip(times_s, counts, strict=True)]
+
+
+def one_at_a_time(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
+    return _in_groups(arrivals, curve, lambda waiting: waiting[:1])
+
+
+def grouped(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
+    """`@serve.batch` for each step count: the oldest request brings along those that want as many steps.
+
+    It takes what is there and waits for no more, which is the best that `batch_wait_timeout_s` can do for latency.
+    """
+
+    def choose(waiting: list[int]) -> list[int]:
+        steps = arrivals[waiting[0]].steps
+        return [index for index in waiting if arrivals[index].steps == steps][: GENERATOR.max_rows]
+
+    return _in_groups(arrivals, curve, choose)
+
+
+def padded(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
+    """`@serve.batch` over everything: a group takes the steps of its longest request, for all that are in it."""
+    return _in_groups(arrivals, curve, lambda waiting: waiting[: GENERATOR.max_rows])
+
+
+def _in_groups(arrivals: Sequence[Arrival], curve: Curve, choose: Callable[[list[int]], list[int]]) -> list[float]:
+    """A group runs to its end before the next is chosen, of the indices that wait, the oldest first."""
+    coming = deque(range(len(arrivals)))
+    waiting: list[int] = []
+    latencies_s = [0.0] * len(arrivals)
+    now = 0.0
+    while waiting or coming:
+        if not waiting:
+            now = max(now, arrivals[coming[0]].at_s)
+        while coming and arrivals[coming[0]].at_s <= now:
+            waiting.append(coming.popleft())
+        group = choose(waiting)
+        now += max(arrivals[index].steps for index in group) * curve.step_s(len(group))
+        for index in group:
+            latencies_s[index] = now - arrivals[index].at_s
+        waiting = [index for index in waiting if index not in group]
+    return latencies_s
+
+
+def continuous(arrivals: Sequence[Arrival], curve: Curve, ageing: float = GENERATOR.ageing) -> list[float]:
+    """What DiffusionEngine does, with its scheduler and its step times, which here know the whole curve."""
+    scheduler, times, denoiser = RowScheduler(ageing), times_of(curve), SleepingDenoiser(curve)
+    rows = [Row(spec_of(each.steps), NO_FACE, denoiser, BUCKET, each.at_s) for each in arrivals]
+    coming = deque(rows)
+    ended_at: dict[Row, float] = {}
+    now = 0.0
+    while len(scheduler) or coming:
+        if not len(scheduler):
+            now = max(now, coming[0].arrived_at)
+        while coming and coming[0].arrived_at <= now:
+            scheduler.add(coming.popleft())
+        batch = scheduler.next_batch(now, times)
+        now += curve.step_s(len(batch))
+        for row in batch:
+            row.steps_done += 1
+        done = [row for row in batch if not row.steps_left]
+        ended_at |= dict.fromkeys(done, now)
+        scheduler.remove(done)
+    return [ended_at[row] - row.arrived_at for row in rows]
+
+
+def times_of(curve: Curve) -> StepTimes:
+    """As after many steps of every width."""
+    times = StepTimes(2 * GENERATOR.max_rows)
+    for width in range(1, times.max_width + 1):
+        times.add(BUCKET, width, curve.width_s(width))
+    return times
+
+
+def spec_of(steps: int, model: str = MODEL, side: int = 512, seed: int = 0) -> AvatarSpec:
+    return AvatarSpec(
+        model=model, seed=seed, prompt="a man", negative_prompt="glasses", width=side, height=side,
+        num_inference_steps=steps, guidance_scale=3.0, task_id="", image_index=0, submitted_at=0.0, deadline=FOREVER,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    mean_s: float
+    p95_s: float
+    shortest_s: float  # mean of the images with the fewest steps
+
+    @classmethod
+    def of(cls, arrivals: Sequence[Arrival], latencies_s: Sequence[float]) -> "Latency":
+        fewest = min(arrival.steps for arrival in arrivals)
+        short = [latency_s for arrival, latency_s in zip(arrivals, latencies_s, strict=True) if arrival.steps == fewest]
+        return cls(statistics.fmean(latencies_s), float(np.percentile(latencies_s, 95)), statistics.fmean(short))
+
+    def over(self, other: "Latency") -> "Latency":
+        """How many times longer."""
+        return Latency(self.mean_s / other.mean_s, self.p95_s / other.p95_s, self.shortest_s / other.shortest_s)
+
+    @classmethod
+    def median(cls, several: Sequence["Latency"]) -> "Latency":
+        return cls(*(statistics.median(column) for column in zip(*map(_values, several), strict=True)))
+
+
+def _values(latency: Latency) -> tuple[float, float, float]:
+    return latency.mean_s, latency.p95_s, latency.shortest_s
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A figure, and what it shall be."""
+
+    name: str
+    value: float
+    wanted: float
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.wanted if self.at_most else self.value >= self.wanted
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ({'at most' if self.at_most else 'at least'} {self.wanted:g})"
+
+
+SERVERS: dict[str, Server] = {
+    "engine": continuous,
+    "one at a time": one_at_a_time,
+    "grouped": grouped,
+    "padded": padded,
+}

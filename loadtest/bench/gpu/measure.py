@@ -1,0 +1,161 @@
+"""Times of one model on a device, driven through the project's own model class."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
+from deployments.diffusion.model.ip_adapter import FACE_WIDTH
+from deployments.types import AvatarSpec, Vector
+from loadtest.bench.gpu.figures import DecodeTime, Images, MatrixProduct, StartTime, StepTime
+
+PROMPT = "portrait of a person, joyous, plain background"  # one window of the text encoders
+NEGATIVE_PROMPT = "blurry, watermark"
+GUIDANCE_SCALE = 5.0
+WARM_UPS = 3
+
+
+class Stopwatch:
+    """Seconds between marks, by the device's own clock: the host runs ahead of a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        if not self._cuda:
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        self._marks.append(event)
+
+    def intervals_s(self) -> list[float]:
+        if not self._cuda:
+            return [after - before for before, after in pairwise(self._marks)]
+        torch.cuda.synchronize()
+        return [before.elapsed_time(after) / 1000 for before, after in pairwise(self._marks)]
+
+
+def seconds(work: Callable[[], object], device: torch.device, repeats: int, warm_ups: int = WARM_UPS) -> float:
+    """The median of `repeats` runs in a row, after some that do not count."""
+    for _ in range(warm_ups):
+        work()
+    watch = Stopwatch(device)
+    watch.mark()
+    for _ in range(repeats):
+        work()
+        watch.mark()
+    return statistics.median(watch.intervals_s())
+
+
+def teraflop(work: Callable[[], object]) -> float:
+    """Of the matrix products, convolutions and attention in it: two for each multiplication."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops()) / 1e12
+
+
+def matrix_product(side: int, device: torch.device, dtype: torch.dtype, repeats: int) -> MatrixProduct:
+    # Normal numbers, as a model has them: a product of zeros is faster.
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    product_s = seconds(lambda: torch.mm(left, right, out=out), device, repeats)
+    return MatrixProduct(side, 1000 * product_s, 2 * side**3 / product_s / 1e12)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Times one model at square sizes."""
+
+    model: FaceDiffusionModel
+    device: torch.device
+    repeats: int
+    tflop_per_s: float  # of the matrix product
+
+    def start_time(self, size_px: int) -> StartTime:
+        prompts = iter([f"{PROMPT} {number}" for number in range(WARM_UPS + self.repeats)])
+        start_s = seconds(lambda: self._start(size_px, 1, 1, next(prompts)), self.device, self.repeats)
+        return StartTime(size_px, 1000 * start_s)
+
+    def step_tflop(self, size_px: int) -> float:
+        """Of a step of one row."""
+        samples = self._start(size_px, 1, 1)
+        return teraflop(lambda: self.model.step(samples))
+
+    def step_times(self, size_px: int, all_rows: Sequence[int]) -> Iterator[StepTime]:
+        tflop = self.step_tflop(size_px)
+        for rows in all_rows:
+            try:
+                _, step_s = self.step_s(size_px, rows)
+            except OutOfMemoryError:
+                yield StepTime(size_px, rows, None, rows * tflop, None)
+            else:
+                yield StepTime(size_px, rows, 1000 * step_s, rows * tflop, self.mfu(rows * tflop, step_s))
+
+    def step_s(self, size_px: int, rows: int) -> tuple[float, float]:
+        """The first step, and the median of later ones.
+
+        Raises: OutOfMemoryError; ArithmeticError where the numbers do not stay finite: their times mean nothing.
+        """
+        samples = self._start(size_px, rows, 1 + WARM_UPS + self.repeats)
+        first_s = seconds(lambda: self.model.step(samples), self.device, repeats=1, warm_ups=0)
+        step_s = seconds(lambda: self.model.step(samples), self.device, self.repeats)
+        if not all(sample.latents.isfinite().all() for sample in samples):
+            raise ArithmeticError(f"The latents of {rows} rows at {size_px} pixels did not stay finite")
+        return first_s, step_s
+
+    def decode_time(self, size_px: int) -> DecodeTime:
+        tflop = teraflop(lambda: self.model.decode(self._start(size_px, 1, 1)[0]))
+        decode_s = self.decode_s(size_px)
+        return DecodeTime(size_px, 1000 * decode_s, tflop, self.mfu(tflop, decode_s))
+
+    def decode_s(self, size_px: int) -> float:
+        (sample,) = self._start(size_px, 1, 1)
+        return seconds(lambda: self.model.decode(sample), self.device, self.repeats)
+
+    def images(self, size_px: int, rows: int, steps: int) -> Images:
+        cuda = self.device.type == "cuda"
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        try:
+            draw_s = seconds(lambda: self._draw(size_px, rows, steps), self.device, repeats=1, warm_ups=0)
+        except (OutOfMemoryError, torch.OutOfMemoryError):
+            return Images(size_px, rows, steps, None, None)
+        peak_gib = torch.cuda.max_memory_allocated(self.device) / 2**30 if cuda else None
+        return Images(size_px, rows, steps, rows / draw_s, peak_gib)
+
+    def mfu(self, tflop: float, duration_s: float) -> float:
+        """The share of the matrix product's speed."""
+        return tflop / duration_s / self.tflop_per_s
+
+    def _draw(self, size_px: int, rows: int, steps: int) -> None:
+        samples = self._start(size_px, rows, steps)
+        for _ in range(steps):
+            self.model.step(samples)
+        for sample in samples:
+            self.model.decode(sample)
+
+    def _start(self, size_px: int, rows: int, steps: int, prompt: str = PROMPT) -> list[Sample]:
+        return [self.model.start(_spec(size_px, steps, prompt, seed), _face(seed)) for seed in range(rows)]
+
+
+def _spec(size_px: int, steps: int, prompt: str, seed: int) -> AvatarSpec:
+    return AvatarSpec(
+        model="", seed=seed, prompt=prompt, negative_prompt=NEGATIVE_PROMPT, width=size_px, height=size_px,
+        num_inference_steps=steps, guidance_scale=GUIDANCE_SCALE, task_id="", image_index=0, submitted_at=0.0,
+        deadline=0.0,
+    )  # fmt: skip
+
+
+def _face(seed: int) -> Vector:
+    vector = np.random.default_rng(seed).normal(size=FACE_WIDTH).astype(np.float32)
+    return vector / np.linalg.norm(vector)

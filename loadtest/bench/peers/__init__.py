@@ -1,0 +1,1 @@
+"""The whole service beside three plain ways to serve the same model."""

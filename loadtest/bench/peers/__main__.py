@@ -1,0 +1,148 @@
+"""The service beside three plain ways to serve the same model: one run, one machine, one client.
+
+    python -m loadtest.bench.peers --model 512 --json peers.json --plot peers.svg
+
+FastAPI with a lock, LitServe with its batching, a Ray Serve deployment with @serve.batch, and the service as it ships.
+All of them take the same HTTP request with the photo in it, decode it, find and embed the face, draw with the same
+number of threads, and encode a PNG, which the client waits for. The service alone also takes a token, decodes in a
+confined process, records the task in its broker, makes a thumbnail, measures the likeness, stores, signs, and serves
+the file by a second request, which is counted in.
+
+`--model cpu` draws with the model in the package, by diffusers' pipeline for the peers; `--model 512` has the UNet
+replaced by one that sleeps, for all, as long as a GPU would take at 512x512 pixels: (14 + 6 B) ms for B images.
+
+First each is saturated, one server after the other. Then each gets the same requests at the same moments, drawn from
+one seed, so many a second that the better of the two that batch is loaded to `--load` of its throughput.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.bench.engine.queues import Arrival, Bar, poisson
+from loadtest.bench.peers.load import SERVERS, SERVICE, Measured, measure
+from loadtest.bench.peers.painters import CURVE, SIDES, STEPS
+from loadtest.bench.peers.plot import Panel, drawn
+from loadtest.report.setting import Machine
+
+BATCHING = ("litserve", "serve")  # what the bars are about
+IN_FLIGHT = 24  # three full batches
+VERSIONS = ("face-avatar", "ray", "litserve", "fastapi", "torch", "diffusers")
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured: `images` of each server under each load."""
+
+    images: int
+    load: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Every server by its name, saturated and with requests as they come."""
+
+    model: str
+    arrivals_per_s: float
+    saturated: Mapping[str, Measured]
+    mixed: Mapping[str, Measured]
+
+    @property
+    def bars(self) -> list[Bar]:
+        """On the sleeping curve against those that batch; on the CPU against the best of all."""
+        others = BATCHING if self.model == CURVE.name else tuple(name for name in self.saturated if name != SERVICE)
+        rate = max(self.saturated[name].images_per_s for name in others)
+        p95_s = min(self.mixed[name].p95_s for name in others)
+        wanted = (1.2, 2.0) if self.model == CURVE.name else (0.95, 1.0)
+        return [
+            Bar("throughput over the best", self.saturated[SERVICE].images_per_s / rate, wanted[0]),
+            Bar("p95 of the best over ours", p95_s / self.mixed[SERVICE].p95_s, wanted[1]),
+        ]
+
+
+def compare(model: str, extent: Extent, console: Console) -> Comparison:
+    """Raises: PeerError."""
+    saturated = {name: told(console, name, measure(name, model, mix(model, extent, 1), IN_FLIGHT)) for name in SERVERS}
+    per_s = extent.load * max(saturated[name].images_per_s for name in BATCHING)
+    mixed = {name: told(console, name, measure(name, model, mix(model, extent, per_s))) for name in SERVERS}
+    return Comparison(model, per_s, saturated, mixed)
+
+
+def mix(model: str, extent: Extent, per_s: float) -> list[Arrival]:
+    """The same step counts in the same order, whatever the rate."""
+    return poisson(extent.images, per_s, np.random.default_rng(extent.seed), STEPS[model])
+
+
+def told(console: Console, name: str, measured: Measured) -> Measured:
+    """As it came: a run takes minutes."""
+    console.print(f"{SERVERS[name]}: {measured.images_per_s:.2f} images/s, p95 {measured.p95_s:.2f} s")
+    return measured
+
+
+def show(comparison: Comparison, extent: Extent, console: Console) -> None:
+    side, steps = SIDES[comparison.model], ", ".join(map(str, STEPS[comparison.model]))
+    table = Table(title=f"{comparison.model}: {side} px, steps {steps}; {extent.images} images a run")
+    for column in ("", "images/s", "CPU s an image", "mean, s", "p50, s", "p95, s", "fewest steps, mean, s"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, title in SERVERS.items():
+        saturated, mixed = comparison.saturated[name], comparison.mixed[name]
+        latencies = mixed.mean_s, mixed.p50_s, mixed.p95_s, mixed.shortest_s
+        rates = saturated.images_per_s, saturated.cpu_s / extent.images
+        table.add_row(title, *(f"{value:.2f}" for value in (*rates, *latencies)))
+    table.caption = (
+        f"Throughput saturated, {IN_FLIGHT} in flight; latencies at {comparison.arrivals_per_s:.2f} a second"
+    )
+    console.print(table)
+    for bar in comparison.bars:
+        console.print(f"{bar.name}: {bar}{'' if bar.met else ', missed'}")
+
+
+def panel(comparison: Comparison) -> Panel:
+    title = "GPU-like steps, 512 px" if comparison.model == CURVE.name else "the model in the package, on the CPU"
+    return Panel(f"{title}, {comparison.arrivals_per_s:.2f} requests/s", comparison.mixed, comparison.saturated)
+
+
+def report(comparisons: Sequence[Comparison], extent: Extent) -> dict[str, object]:
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": asdict(Machine.this()) | {"load_average": os.getloadavg()},
+        "versions": {name: version(name) for name in VERSIONS},
+        "extent": asdict(extent),
+        "comparisons": [
+            asdict(comparison) | {"bars": [asdict(bar) | {"met": bar.met} for bar in comparison.bars]}
+            for comparison in comparisons
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SIDES, action="append", help="both without it")
+    parser.add_argument("--images", type=int, default=120, help="of each server in each of the two runs")
+    parser.add_argument("--load", type=float, default=0.8, help="of the throughput of the better batching peer")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--plot", type=Path, help="where the picture goes, as SVG")
+    options = parser.parse_args()
+    extent, console = Extent(options.images, options.load, options.seed), Console(width=120)
+    comparisons = [compare(model, extent, console) for model in options.model or SIDES]
+    for comparison in comparisons:
+        show(comparison, extent, console)
+    if options.json is not None:
+        options.json.write_text(json.dumps(report(comparisons, extent), indent=1) + "\n")
+    if options.plot is not None:
+        options.plot.write_text(drawn([panel(each) for each in comparisons]))
+
+
+if __name__ == "__main__":
+    main()

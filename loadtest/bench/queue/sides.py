@@ -1,0 +1,190 @@
+"""The two sides of the queue benchmark: each puts tasks that only wait into its queue, and deploys one worker for them.
+
+What the workers did is in a journal: when each run of a task began and ended, and in which process.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+from celery import current_task  # type: ignore[import-untyped]
+from ray import serve
+from ray.serve.schema import CeleryAdapterConfig, TaskProcessorConfig
+from ray.serve.task_consumer import instantiate_adapter_from_config, task_consumer, task_handler
+from redis import Redis
+
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.generation.executor import TaskRunner
+from serve_app.pipeline.pipeline import JobResult
+from serve_app.schemas.requests import EffectiveRequest
+from serve_app.tasks.models import Keys, StoredAvatar, Task
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
+from serve_app.worker.consumer import TaskWorker
+
+APP = "bench"
+GRACE_S = 10  # for running tasks at shutdown; the adapter has this number built in
+HEARTBEAT_S = 1.5
+REPLICA = {"graceful_shutdown_timeout_s": 20, "health_check_period_s": 1, "ray_actor_options": {"num_cpus": 0}}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a task in the process `pid`; unix seconds, `ended` None unless it came to its end."""
+
+    task_id: str
+    pid: int
+    started: float
+    ended: float | None
+
+
+class Journal:
+    """What the workers did: two hashes in Valkey, from each run to the times of its start and of its end."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis.from_url(url, decode_responses=True)
+
+    @contextmanager
+    def run(self, task_id: str) -> Iterator[None]:
+        """Records the start, and the end unless the block is left by an exception."""
+        key = f"{task_id} {os.getpid()} {uuid4().hex}"
+        self._redis.hset("started", key, time.time())
+        yield
+        self._redis.hset("ended", key, time.time())
+
+    def runs(self, task_ids: Sequence[str]) -> list[Run]:
+        """Earliest first."""
+        started, ended = (cast(dict[str, str], self._redis.hgetall(name)) for name in ("started", "ended"))
+        runs = []
+        for key, at in started.items():
+            task_id, pid, _ = key.split()
+            if task_id in task_ids:
+                runs.append(Run(task_id, int(pid), float(at), float(ended[key]) if key in ended else None))
+        return sorted(runs, key=lambda run: run.started)
+
+
+class CelerySide:
+    """The adapter, set up as well as its settings allow: prefetch of one, started tasks tracked, no retries.
+
+    With a heartbeat, a running task keeps its message from being restored: code of our own, on a key of kombu's own.
+    """
+
+    def __init__(self, name: str, url: str, journal_url: str, transport: dict[str, Any], *, heartbeat: bool) -> None:
+        self.name = name
+        self._arguments = journal_url, url if heartbeat else None
+        self._config = TaskProcessorConfig(
+            queue_name="bench",
+            adapter_config=CeleryAdapterConfig(
+                broker_url=url,
+                backend_url=url,
+                app_custom_config={"worker_prefetch_multiplier": 1, "task_track_started": True},
+                task_custom_config={"autoretry_for": ()},
+                broker_transport_options=transport,
+            ),
+        )
+        self._adapter = instantiate_adapter_from_config(self._config)
+
+    def deployment(self, concurrency: int) -> serve.Application:
+        consumer = task_consumer(task_processor_config=self._config)(CeleryWaiter)
+        return serve.deployment(consumer, max_ongoing_requests=concurrency, **REPLICA).bind(*self._arguments)
+
+    def enqueue(self, wait_s: float) -> str:
+        return str(self._adapter.enqueue_task_sync("wait", args=[wait_s]).id)
+
+    def cancel(self, task_id: str) -> None:
+        self._adapter.cancel_task_sync(task_id)
+
+    def status(self, task_id: str) -> str:
+        return str(self._adapter.get_task_status_sync(task_id).status)
+
+
+class CeleryWaiter:
+    def __init__(self, journal_url: str, heartbeat_url: str | None) -> None:
+        self._journal = Journal(journal_url)
+        self._heartbeat = Redis.from_url(heartbeat_url) if heartbeat_url else None
+
+    @task_handler(name="wait")  # type: ignore[untyped-decorator]
+    def wait(self, wait_s: float) -> None:
+        ends = time.monotonic() + wait_s
+        with self._journal.run(current_task.request.id):
+            while (left_s := ends - time.monotonic()) > 0:
+                time.sleep(min(left_s, HEARTBEAT_S))
+                if self._heartbeat is not None:
+                    tag = current_task.request.properties["delivery_tag"]
+                    self._heartbeat.zadd("unacked_index", {tag: time.time()}, xx=True)
+
+
+class StreamsSide:
+    """The project's own records, queue and worker; only the runner of its tasks waits instead of drawing."""
+
+    name = "Streams"
+
+    def __init__(self, url: str, journal_url: str, folder: Path) -> None:
+        self._arguments = url, journal_url, folder
+        self._redis = connect(BrokerSettings.model_validate({"url": url}), folder)
+        self._tasks = TaskStore(self._redis, Keys(APP), "client", ttl_s=600)
+        self._runner = asyncio.Runner()  # one event loop for the client's connections
+
+    def deployment(self, concurrency: int) -> serve.Application:
+        return serve.deployment(StreamsWaiter, **REPLICA).bind(*self._arguments, concurrency)
+
+    def enqueue(self, wait_s: float) -> str:
+        return self._runner.run(self._enqueue(waiting_task(wait_s)))
+
+    def cancel(self, task_id: str) -> None:
+        self._runner.run(self._tasks.cancel(task_id))
+
+    def status(self, task_id: str) -> str:
+        record = self._runner.run(self._tasks.get(task_id))
+        return record.status if record else "unknown"
+
+    async def _enqueue(self, task: Task) -> str:
+        await self._tasks.create(task, "PENDING")
+        await self._tasks.enqueue(task.task_id)
+        return task.task_id
+
+
+def waiting_task(wait_s: float) -> Task:
+    request = EffectiveRequest(
+        app_id=APP, file_url="", prompt=str(wait_s), gender="", negative_prompt="", batch=1, height=256, width=256,
+        num_inference_steps=1, guidance_scale=1, remove_background=False, bg_color=None, celery=True, seed=0,
+        output_format="png", ref_id=None, deadline_s=600,
+    )  # fmt: skip
+    return Task(task_id=str(uuid4()), owner="", request=request, submitted_at=time.time())
+
+
+class WaitingRunner(TaskRunner):
+    """Waits for as many seconds as the prompt says."""
+
+    def __init__(self, journal_url: str) -> None:
+        self._journal = Journal(journal_url)
+
+    async def run(self, task: Task, *_photo: object, **_options: object) -> JobResult:
+        with self._journal.run(task.task_id):
+            await asyncio.sleep(float(task.request.prompt))
+        return JobResult([StoredAvatar("", "", 0, None, 0, 0, 0, 0)], face_s=0)
+
+
+class StreamsWaiter:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, url: str, journal_url: str, folder: Path, concurrency: int
+    ) -> None:
+        redis, keys, holder = connect(BrokerSettings.model_validate({"url": url}), folder), Keys(APP), uuid4().hex
+        results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"", ttl_s=600)
+        tasks, queue = TaskStore(redis, keys, holder, ttl_s=600), TaskQueue(redis, keys, holder)
+        self._worker = TaskWorker(tasks, queue, WaitingRunner(journal_url), results, concurrency)
+        self._loop = asyncio.create_task(self._worker.run())
+
+    async def __del__(self) -> None:
+        await self._worker.close(GRACE_S)
+        await self._loop
+
+
+Side = CelerySide | StreamsSide

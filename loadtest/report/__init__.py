@@ -1,0 +1,1 @@
+"""The report of a load test, as HTML and JSON."""

@@ -1,0 +1,48 @@
+"""What every plot of a load test over time is made of."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+
+from loadtest.report.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Linear, Points, Scale, dot, polyline, round_up
+
+LEFT = 40
+AFTER_FIRST = "seconds after the first request"
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One figure of the report: `svg`, under a title and what it shows; `legend` from names to styles."""
+
+    title: str
+    shows: str
+    svg: str
+    legend: Mapping[str, str]
+
+
+def legend_of(plot: Plot) -> str:
+    """HTML."""
+    return "".join(f'<span><i class="key {style}"></i>{escape(name)}</span>' for name, style in plot.legend.items())
+
+
+def time_scales(span_s: float, highest: float) -> tuple[Linear, Linear]:
+    return Linear(span_s, LEFT, WIDTH - RIGHT), Linear(round_up(highest), HEIGHT - BOTTOM, TOP)
+
+
+def marked_lines(lines: Mapping[str, Points], x: Scale, y: Scale) -> Iterator[str]:
+    """Lines by style, their points marked: one alone has no line."""
+    for style, points in lines.items():
+        yield from polyline(points, x, y, style)
+        for at, value in points:
+            if value is not None:
+                yield dot(x(at), y(value), style, f"{value:.3g}")
+
+
+def stepped(points: Points) -> Points:
+    """The same as a line that stays until it changes."""
+    corners: list[tuple[float, float | None]] = []
+    for at, value in points:
+        if corners:
+            corners.append((at, corners[-1][1]))
+        corners.append((at, value))
+    return corners

@@ -1,0 +1,1 @@
+"""`AvatarIngress`: the HTTP surface."""

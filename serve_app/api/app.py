@@ -1,0 +1,57 @@
+"""The HTTP surface: routes, and how every answer becomes an envelope."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Security
+from fastapi_offline import FastAPIOffline
+from starlette.types import ASGIApp
+
+import serve_app
+from serve_app.api.body import BodyReader
+from serve_app.api.dependencies import authenticator
+from serve_app.api.errors import add_error_handlers
+from serve_app.api.metrics import RequestMetrics
+from serve_app.api.playground import add_playground
+from serve_app.api.routes.avatars import add_avatar_routes
+from serve_app.api.routes.images import add_image_routes
+from serve_app.api.routes.service import StageStates, add_service_routes, add_status_routes
+from serve_app.api.routes.tasks import add_task_routes
+from serve_app.api.security_headers import with_headers
+from serve_app.api.settings import IngressSettings
+from serve_app.auth.access import Access
+from serve_app.generation.service import AvatarService
+
+
+def build_http(service: AvatarService, access: Access, settings: IngressSettings, stage_states: StageStates) -> ASGIApp:
+    """The ASGI application of one ingress replica."""
+
+    @asynccontextmanager
+    async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.close()
+
+    api = FastAPIOffline(
+        title="Face Avatar",
+        version=serve_app.__version__,
+        description="One photo of a face in, consistent avatars of that face out.",
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    api.add_middleware(RequestMetrics)
+    add_error_handlers(api)
+    authenticate = authenticator(access)
+    token = Security(authenticate)
+    may_create, may_read, may_cancel = (
+        Security(authenticate, scopes=[scope]) for scope in ("create", "read", "cancel")
+    )
+    bodies = BodyReader(settings.max_body_bytes)
+    add_avatar_routes(api, service, settings, bodies, may_create)
+    add_task_routes(api, service, settings, bodies, may_read=may_read, may_cancel=may_cancel)
+    add_image_routes(api, service, bodies, may_create)
+    add_service_routes(api, service, token)
+    add_status_routes(api, service, stage_states)
+    add_playground(api, results_elsewhere=settings.store.is_shared)
+    return with_headers(api, settings.cors, settings.public_url)

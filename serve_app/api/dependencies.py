@@ -1,0 +1,57 @@
+"""What routes share: who asks, how far their request came, and how an answer is made of an envelope."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from starlette.responses import JSONResponse
+
+from serve_app.api.settings import IngressSettings
+from serve_app.auth.access import Access
+from serve_app.schemas.responses import Envelope, TimeRequired
+from serve_app.tasks.models import Task
+
+
+@dataclass
+class RequestProgress:
+    """Of one request: enough for the envelope of an error."""
+
+    started: float = field(default_factory=time.perf_counter)
+    app_id: str = ""
+    task: Task | None = None
+
+    def envelope(self) -> Envelope:
+        return Envelope(
+            time_required=TimeRequired(runtime=round(time.perf_counter() - self.started, 4)),
+            input=self.task.request.model_dump() if self.task else {},
+            app_id=self.app_id,
+            task_id=self.task.task_id if self.task else "",
+        )
+
+
+def authenticator(access: Access) -> Callable[..., Awaitable[None]]:
+    bearer = HTTPBearer(auto_error=False, description="A token of the service.")
+
+    async def authenticate(
+        request: Request,
+        rights: SecurityScopes,
+        _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
+    ) -> None:
+        wanted: Any = rights.scopes
+        admitted = await access.admit(request.headers.get("authorization"), wanted)
+        request.state.token, request.state.owner = admitted.token, admitted.token.owner
+        if admitted.quota is not None:
+            request.state.answer_headers = admitted.quota.headers()
+
+    return authenticate
+
+
+def base_url(request: Request, settings: IngressSettings) -> str:
+    return settings.public_url or str(request.base_url)
+
+
+def envelope_response(envelope: Envelope, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(envelope.model_dump(), status, headers)

@@ -1,0 +1,58 @@
+"""The ingress as a Serve deployment: the shell around the HTTP application."""
+
+import asyncio
+import functools
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from serve_app.api.app import build_http
+from serve_app.api.settings import IngressSettings
+from serve_app.auth.access import Access
+from serve_app.auth.tokens import OwnToken
+from serve_app.generation.container import Parts
+from serve_app.generation.service import AvatarService
+from serve_app.pipeline.cold_start import StageWatch, look_at_stages
+from serve_app.tasks.stream import TaskQueue
+
+
+class AvatarIngress:
+    """Authenticates, validates, fetches, admits, and runs the pipeline or queues the task.
+
+    `behind` are deployments that it never calls: Serve starts what it finds bound to the ingress.
+    """
+
+    def __init__(
+        self,
+        settings: IngressSettings,
+        embedder: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        remover: DeploymentHandle[Any],
+        *behind: DeploymentHandle[Any],
+    ) -> None:
+        parts = Parts.of(settings, embedder, generator, remover)
+        self._settings = settings
+        queue = TaskQueue(parts.redis, parts.keys, parts.holder)
+        self._stages = StageWatch(
+            functools.partial(look_at_stages, serve.get_replica_context().app_name),
+            [handle.deployment_name for handle in (embedder, generator, remover)],
+            parts.pipeline,
+            parts.redis,
+            parts.keys.cold_starts,
+            settings.admission.cold_start_s,
+        )
+        self._stages.start()
+        self._service = AvatarService(settings, parts, queue, self._stages)
+        own = OwnToken(settings.data_dir) if settings.broker.url is None else None
+        self._access = Access(parts.redis, parts.keys, settings.tokens, self._service.usage, parts.greed, own)
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return build_http(self._service, self._access, self._settings, stage_states)
+
+
+async def stage_states() -> dict[str, str]:
+    """The deployments of this application and what Serve says of each."""
+    stages = await asyncio.to_thread(look_at_stages, serve.get_replica_context().app_name)
+    return {name: stage.status for name, stage in stages.items()}

@@ -1,0 +1,48 @@
+"""Error handlers: every error becomes an envelope with its HTTP status."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from deployments.errors import AvatarError
+from serve_app.api.dependencies import RequestProgress, envelope_response
+from serve_app.errors import MethodNotAllowedError, NotFoundError, OverloadedError, RateLimitError, UnauthorizedError
+from serve_app.schemas.errors import INTERNAL_ERROR, ErrorAnswer, answer_to
+
+
+def add_error_handlers(api: FastAPI) -> None:
+    def failed(request: Request, answer: ErrorAnswer, data: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
+        progress = getattr(request.state, "progress", None) or RequestProgress()
+        request.state.outcome = answer.name  # for the metrics
+        failure = {"error": answer.name, "error_data": data, "status": "FAILED"}
+        return envelope_response(progress.envelope().model_copy(update=failure), answer.status, headers)
+
+    @api.exception_handler(AvatarError)
+    async def on_avatar_error(request: Request, error: AvatarError) -> JSONResponse:
+        headers = {}
+        if isinstance(error, OverloadedError):
+            headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, RateLimitError):
+            headers |= error.headers
+        if isinstance(error, UnauthorizedError):
+            headers["WWW-Authenticate"] = "Bearer"
+        return failed(request, answer_to(error), error.data, headers)
+
+    @api.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        method, path = request.method, request.url.path[:200]
+        if error.status_code == 405:
+            known: AvatarError = MethodNotAllowedError(f"{path} does not take {method}.", accepted=headers.get("Allow"))
+        else:
+            known = NotFoundError(f"There is nothing at {path}.")
+        return failed(request, answer_to(known), known.data, headers)
+
+    @api.exception_handler(Exception)
+    async def on_bug(request: Request, _error: Exception) -> JSONResponse:
+        message = "Something went wrong here; the log of the service has it under this request id."
+        # Serve's proxy gives every request an id, tells the application, and sets the answer's header.
+        request_id = request.headers.get("x-request-id", "")
+        return failed(request, INTERNAL_ERROR, {"message": message, "request_id": request_id}, {})

@@ -1,0 +1,38 @@
+"""What the OpenAPI document says of an operation: its body, its parameters and its answers, with examples."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from serve_app.api.body import FORM, JSON
+from serve_app.api.examples import answer_examples, request_examples
+from serve_app.api.form import form_schema
+from serve_app.schemas.responses import Envelope
+
+MAX_IDEMPOTENCY_CHARS = 255
+IDEMPOTENCY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "With the same key, token and body a request is the same task: nothing is generated twice.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_CHARS},
+}
+EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "`Last-Event-ID` was the last event."},
+}
+
+
+def envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The answers with these HTTP statuses."""
+    return {
+        status: {"model": Envelope, "content": {JSON: {"examples": answer_examples(status)}}} for status in statuses
+    }
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The body that `BodyReader` reads as this model."""
+    schema = model.model_json_schema()
+    content = {JSON: {"schema": schema, "examples": request_examples(model)}}
+    if "file_url" in model.model_fields:
+        content[FORM] = {"schema": form_schema(schema)}
+    return {"requestBody": {"required": True, "content": content}}

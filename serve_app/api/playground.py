@@ -1,0 +1,82 @@
+"""The playground at `/`: a static page that uses the public API only, under as strict a policy as it works with."""
+
+import base64
+import hashlib
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from serve_app.photos.sample import sample_photo
+
+PAGE = Path(__file__).parent / "static"
+STYLESHEET = '<link rel="stylesheet" href="/page/style.css">'
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",
+    "Cache-Control": "no-cache",  # asked for anew each time, and mostly answered 304
+}
+
+
+class PageFiles(StaticFiles):
+    """The files of the page, with its headers."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        super().__init__(directory=PAGE)
+        self._headers = headers
+
+    def file_response(
+        self,
+        full_path: str | os.PathLike[str],
+        stat_result: os.stat_result,
+        scope: MutableMapping[str, Any],
+        status_code: int = 200,
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(self._headers)
+        return response
+
+
+def add_playground(api: FastAPI, *, results_elsewhere: bool) -> None:
+    """`results_elsewhere`: answers have links to an object store, whose pictures the page must be let show."""
+    html = whole_page()
+    headers = HEADERS | {"Content-Security-Policy": policy(results_elsewhere=results_elsewhere)}
+    page_headers = headers | {"ETag": f'"{hashlib.sha256(html.encode()).hexdigest()}"'}
+
+    @api.head("/", include_in_schema=False)
+    @api.get("/", include_in_schema=False)
+    async def playground(request: Request) -> Response:
+        if request.headers.get("If-None-Match") == page_headers["ETag"]:
+            return Response(status_code=304, headers=page_headers)
+        return HTMLResponse(html, headers=page_headers)
+
+    @api.get("/page/sample.png", include_in_schema=False)
+    async def sample() -> FileResponse:
+        return FileResponse(sample_photo(), headers={"X-Content-Type-Options": "nosniff"})
+
+    api.mount("/page", PageFiles(headers))
+
+
+def whole_page() -> str:
+    """The page with its stylesheet inside: it is painted without a second question to the service."""
+    return (PAGE / "index.html").read_text().replace(STYLESHEET, f"<style>{_style()}</style>")
+
+
+def policy(*, results_elsewhere: bool) -> str:
+    """The Content-Security-Policy: nothing from other hosts, nothing inline but the page's own style, no frames."""
+    images = "'self' blob: https:" if results_elsewhere else "'self' blob:"
+    style = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'sha256-{style}'; connect-src 'self'; img-src {images}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _style() -> str:
+    return (PAGE / "style.css").read_text()

@@ -1,0 +1,66 @@
+"""Routes that generate avatars."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse
+
+from serve_app.api.body import BodyReader
+from serve_app.api.dependencies import RequestProgress, base_url, envelope_response
+from serve_app.api.openapi import IDEMPOTENCY_PARAMETER, MAX_IDEMPOTENCY_CHARS, body_of, envelopes
+from serve_app.api.settings import IngressSettings
+from serve_app.errors import InvalidRequestError
+from serve_app.generation.service import AvatarService
+from serve_app.generation.validation import Caller
+from serve_app.schemas.requests import AvatarRequest
+from serve_app.schemas.responses import Envelope
+from serve_app.tasks.models import TaskRecord
+
+CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
+
+
+def add_avatar_routes(
+    api: FastAPI, service: AvatarService, settings: IngressSettings, bodies: BodyReader, token: Any
+) -> None:
+    async def create(request: Request) -> JSONResponse:
+        progress = request.state.progress = RequestProgress()
+        links = base_url(request, settings)
+        caller = Caller(request.state.owner, _idempotency_key(request), links, request.state.token)
+        avatar_request = await bodies.model(AvatarRequest, request, progress)
+        progress.task = service.intake.task(avatar_request, caller)
+        record = await service.create(progress.task, avatar_request, caller)
+        status, headers = _answer_of_a_wait(record)
+        if avatar_request.celery:
+            status, headers = 200 if record.finished else 202, {}
+        elif record.outcome.failure is not None:
+            request.state.outcome = record.outcome.failure.error
+        return envelope_response(await service.envelope(record, links), status, headers)
+
+    for path in CREATE_ROUTES:
+        api.post(
+            path,
+            dependencies=[token],
+            summary="Generate avatars of the face on a photo",
+            operation_id=path.lstrip("/"),
+            response_model=Envelope,
+            responses=envelopes(200, 202, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+            openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **body_of(AvatarRequest)},
+        )(create)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    """Raises: InvalidRequestError."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_CHARS):
+        problem = {"field": "Idempotency-Key", "message": f"must have 1 to {MAX_IDEMPOTENCY_CHARS} characters"}
+        raise InvalidRequestError("The request is not valid.", fields=[problem])
+    return key
+
+
+def _answer_of_a_wait(record: TaskRecord) -> tuple[int, dict[str, str]]:
+    """HTTP status and headers for who waited for a task: of a failed one those of its error."""
+    failure = record.outcome.failure
+    if failure is None:
+        return 200, {}
+    retry_after_s = failure.error_data.get("retry_after_s")
+    return failure.status, {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}

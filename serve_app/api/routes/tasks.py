@@ -1,0 +1,81 @@
+"""Routes that read, follow and cancel tasks."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.responses import JSONResponse, StreamingResponse
+
+from serve_app.api.body import BodyReader
+from serve_app.api.dependencies import base_url, envelope_response
+from serve_app.api.openapi import EVENT_STREAM, body_of, envelopes
+from serve_app.api.settings import IngressSettings
+from serve_app.api.sse import check_room, follow, last_event_id
+from serve_app.generation.service import AvatarService
+from serve_app.schemas.requests import StatusRequest
+from serve_app.schemas.responses import Envelope
+from serve_app.tasks.models import TaskRecord
+
+
+def add_task_routes(
+    api: FastAPI,
+    service: AvatarService,
+    settings: IngressSettings,
+    bodies: BodyReader,
+    *,
+    may_read: Any,
+    may_cancel: Any,
+) -> None:
+    async def answer(request: Request, record: TaskRecord) -> JSONResponse:
+        return envelope_response(await service.envelope(record, base_url(request, settings)))
+
+    @api.get(
+        "/api/v1/tasks/{task_id}",
+        dependencies=[may_read],
+        response_model=Envelope,
+        responses=envelopes(401, 403, 404, 422, 429, 503),
+    )
+    async def task(request: Request, task_id: str) -> JSONResponse:
+        """A task as it stands, whatever its `status`: URLs are signed anew."""
+        return await answer(request, await service.find(task_id, request.state.owner))
+
+    @api.post(
+        "/getImage",
+        dependencies=[may_read],
+        response_model=Envelope,
+        responses=envelopes(401, 403, 404, 413, 415, 422, 429, 503),
+        openapi_extra=body_of(StatusRequest),
+    )
+    async def get_image(request: Request) -> JSONResponse:
+        """The same, with the id in the body."""
+        asked = await bodies.model(StatusRequest, request)
+        return await answer(request, await service.find(asked.id, request.state.owner))
+
+    @api.get(
+        "/api/v1/tasks/{task_id}/events",
+        dependencies=[may_read],
+        response_class=StreamingResponse,
+        responses=envelopes(401, 403, 404, 422, 429, 503) | EVENT_STREAM,
+    )
+    async def events(request: Request, task_id: str) -> Response:
+        """Server-sent events: a `progress` for every change, then `finished`; the data are envelopes.
+
+        `Last-Event-ID` takes up a stream that broke off. 204: that was the last one.
+        """
+        record = await service.find(task_id, request.state.owner)
+        seen = last_event_id(request.headers.get("last-event-id"))
+        if record.finished and seen == record.revision:
+            return Response(status_code=204)  # EventSource comes back after the end, unless it is told this
+        check_room(service, record.task.owner)
+        stream = follow(service, record, base_url(request, settings), seen)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+    @api.delete(
+        "/api/v1/tasks/{task_id}",
+        dependencies=[may_cancel],
+        response_model=Envelope,
+        responses=envelopes(401, 403, 404, 422, 429, 503),
+    )
+    async def cancel(request: Request, task_id: str) -> JSONResponse:
+        """Cancel an unfinished task; delete the results of a finished one. May be repeated."""
+        return await answer(request, await service.cancel(task_id, request.state.owner))

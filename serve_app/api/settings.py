@@ -1,0 +1,12 @@
+"""The settings of `AvatarIngress`."""
+
+from pydantic import Field
+
+from serve_app.api.security_headers import CorsSettings
+from serve_app.generation.settings import GenerationSettings
+
+
+class IngressSettings(GenerationSettings):
+    public_url: str | None = None  # of the links in answers; without it, that of the request
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    cors: CorsSettings = CorsSettings()

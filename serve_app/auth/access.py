@@ -1,0 +1,97 @@
+"""Who asks, what they may do, and how often: the first thing that happens to a request, before its body is read."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from serve_app.auth.penalties import Greed
+from serve_app.auth.rate_limit import Quota, Rate, Rates
+from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
+from serve_app.auth.usage import UsageBook
+from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.secrets import sha256
+from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
+from serve_app.tasks.models import Keys
+
+REFUSAL_S = 1.0  # so long an answer waits that tells to come later, and any answer to who asks on all the same
+MAX_HELD_UP = 64  # of one ingress replica; each is one of its ongoing requests
+
+
+class Admitted(NamedTuple):
+    """A token that may do what it asks for, its limits filled in; `quota` is None where it has none."""
+
+    token: Token
+    quota: Quota | None
+
+
+class Access:
+    """Of one ingress replica."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        settings: TokenSettings,
+        usage: UsageBook,
+        greed: Greed,
+        own: OwnToken | None,
+    ) -> None:
+        breaker = CircuitBreaker()
+        self._tokens = TokenStore(redis, keys.tokens, own, breaker)
+        self._rates = Rates(redis, keys.rates, breaker)
+        self._settings = settings
+        self._usage = usage
+        self._greed = greed
+        self._held_up = 0
+
+    async def admit(self, authorization: str | None, rights: Sequence[Right] = ()) -> Admitted:
+        """Check the token in `Bearer <token>`, that it has these rights, and count the request.
+
+        Raises: UnauthorizedError; ForbiddenError; RateLimitError; BrokerError.
+        """
+        token = await self._token(authorization)
+        for right in rights:
+            if right not in token.rights:
+                raise ForbiddenError(f"This token lacks the right {right!r}.", rights=list(token.rights))
+        quota = await self._counted(token, makes="create" in rights)
+        if self._greed.shown_here(token.id):
+            await self._hold_up()
+        return Admitted(token, quota)
+
+    async def _token(self, authorization: str | None) -> Token:
+        scheme, _, secret = (authorization or "").partition(" ")
+        secret = secret.strip()
+        token = await self._tokens.find(sha256(secret)) if scheme.lower() == "bearer" and secret else None
+        if token is None or token.expired(time.time()):
+            raise UnauthorizedError("A valid bearer token is needed.", accepted="Authorization: Bearer <token>")
+        return token.model_copy(update={"limits": token.limits.filled(self._settings)})
+
+    async def _counted(self, token: Token, *, makes: bool) -> Quota | None:
+        """Reading has a budget of its own: who asks for states often may still ask for avatars."""
+        own = token.limits.requests_per_minute or 0
+        name, rate = f"{token.id}:read", Rate(self._settings.reads_per_second, 1)
+        if makes:
+            self._usage.request(token.id)
+            name, rate = token.id, Rate(own, 60)
+        if not (own and rate.requests):  # a token without a limit may read as it likes, too
+            return None
+        try:
+            return await self._rates.hit(name, rate)
+        except RateLimitError:
+            if makes:
+                self._usage.refused(token.id)
+            await self._greed.refused(token.id)
+            await self._hold_up()
+            raise
+
+    async def _hold_up(self) -> None:
+        """Who asks again and again without a pause has one here: a flood must not cost what it asks for."""
+        if self._held_up < MAX_HELD_UP:
+            self._held_up += 1
+            try:
+                await asyncio.sleep(REFUSAL_S)
+            finally:
+                self._held_up -= 1

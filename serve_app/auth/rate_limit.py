@@ -1,0 +1,83 @@
+"""Rate limits: how many requests a token may send in a while, counted over all ingress replicas.
+
+The counts are in the broker. Rate limits are not enforced while it is away: `Admission` still bounds each replica.
+"""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+from limits import RateLimitItemPerSecond, WindowStats
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import Redis
+
+from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.redis import broker_errors
+from serve_app.errors import RateLimitError
+
+
+class Quota(NamedTuple):
+    """What is left of a limit: `remaining` requests now, and `reset_s` until one more."""
+
+    rate: "Rate"
+    remaining: int
+    reset_s: int
+
+    def headers(self) -> dict[str, str]:
+        """As in draft-ietf-httpapi-ratelimit-headers-06."""
+        return {
+            "RateLimit-Limit": str(self.rate.requests),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset_s),
+            "RateLimit-Policy": f"{self.rate.requests};w={self.rate.window_s}",
+        }
+
+
+class Rate(NamedTuple):
+    """So many requests in any `window_s` seconds."""
+
+    requests: int
+    window_s: int
+
+
+class Rates:
+    """Requests of the last while, by name: a moving window, so that no two windows' worth come at once."""
+
+    def __init__(self, redis: Redis, prefix: str, breaker: CircuitBreaker) -> None:
+        pool: Any = redis.connection_pool
+        storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=prefix, connection_pool=pool)
+        self._windows = MovingWindowRateLimiter(storage)
+        self._breaker = breaker
+        self._full_until: dict[str, float] = {}  # unix seconds; who goes on asking costs no call of the broker
+
+    async def hit(self, name: str, rate: Rate) -> Quota | None:
+        """Count a request; None where nothing is known of others. Raises: RateLimitError."""
+        if (full_until := self._full_until.get(name, 0.0)) > time.time():
+            raise _too_many(Quota(rate, 0, _seconds_until(full_until)))
+        counted = await self._breaker.call(lambda: self._count(name, rate), None, "rate limits are not enforced")
+        if counted is None:
+            return None
+        fits, window = counted
+        quota = Quota(rate, max(0, window.remaining), _seconds_until(window.reset_time))
+        self._full_until.pop(name, None)
+        if not fits:
+            self._full_until[name] = window.reset_time
+            raise _too_many(quota)
+        return quota
+
+    async def _count(self, name: str, rate: Rate) -> tuple[bool, WindowStats]:
+        """Whether it is within the rate, and how the window is then. Raises: BrokerError."""
+        item = RateLimitItemPerSecond(*rate)
+        async with broker_errors():  # the storage has a client of its own
+            return await self._windows.hit(item, name), await self._windows.get_window_stats(item, name)
+
+
+def _too_many(quota: Quota) -> RateLimitError:
+    requests, window_s = quota.rate
+    message = f"This token may send {requests} such requests in {window_s} s."
+    return RateLimitError(message, quota.reset_s, headers=quota.headers())
+
+
+def _seconds_until(unix_s: float) -> int:
+    return max(1, math.ceil(unix_s - time.time()))

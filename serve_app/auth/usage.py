@@ -1,0 +1,116 @@
+"""What each token used, by day: counted in memory, written to the broker once a second in one call.
+
+A process that is killed takes the counts of its last second along.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+from redis.asyncio import Redis
+
+from serve_app.errors import BrokerError
+from serve_app.tasks.models import Keys, StoredAvatar
+
+FLUSH_S = 1.0
+DAY_S = 24 * 3600
+MAX_COUNTS = 10_000  # kept while the broker is away
+
+Counted = Literal["requests", "refused", "images", "diffusion_ms"]
+
+
+class Usage(NamedTuple):
+    """Of a token in some days. `refused` of its requests came too soon; `diffusion_s` is the generators' time."""
+
+    requests: int = 0
+    refused: int = 0
+    images: int = 0
+    diffusion_s: float = 0.0
+
+
+class UsageBook:
+    """Of one process; lives on one event loop."""
+
+    def __init__(self, redis: Redis, keys: Keys, days: int) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._ttl_s = days * DAY_S
+        self._counts: Counter[tuple[str, str]] = Counter()  # by key and field
+        self._used: dict[str, int] = {}  # tokens, and when they came last, in unix seconds
+        self._writer: asyncio.Task[None] | None = None
+
+    def request(self, token: str) -> None:
+        """A request for work came."""
+        self._used[token] = int(time.time())
+        self._count(token, "requests", 1)
+
+    def refused(self, token: str) -> None:
+        """It was more than the token may ask for."""
+        self._count(token, "refused", 1)
+
+    def made(self, token: str, avatars: Sequence[StoredAvatar]) -> None:
+        """A task of the token's succeeded."""
+        self._count(token, "images", len(avatars))
+        self._count(token, "diffusion_ms", round(1000 * sum(avatar.diffusion_s for avatar in avatars)))
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
+            await self._write()
+
+    def _count(self, token: str, what: Counted, count: int) -> None:
+        if not token or len(self._counts) >= MAX_COUNTS:
+            return
+        self._counts[self._keys.usage(token, today()), what] += count
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_often())
+
+    async def _write_often(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self._write()
+
+    async def _write(self) -> None:
+        """What was counted; it stays for the next time where the broker does not answer."""
+        counts, used = self._counts.copy(), self._used.copy()
+        if not counts:
+            return
+        pipe = self._redis.pipeline(transaction=False)
+        for (key, what), count in counts.items():
+            pipe.hincrby(key, what, count)
+        for key in {key for key, _ in counts}:
+            pipe.expire(key, self._ttl_s)
+        if used:
+            pipe.hset(self._keys.tokens_used, mapping={token: str(at) for token, at in used.items()})
+        try:
+            await pipe.execute()
+        except BrokerError:
+            return
+        self._counts = self._counts - counts
+        self._used = {token: at for token, at in self._used.items() if at != used.get(token)}
+
+
+def today(days_ago: int = 0) -> str:
+    """The date in UTC, 2026-11-30."""
+    return (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
+
+
+async def usage_of(redis: Redis, keys: Keys, token: str, days: int) -> Usage:
+    """What a token used today and in the days before. Raises: BrokerError."""
+    pipe = redis.pipeline(transaction=False)
+    for days_ago in range(days):
+        pipe.hgetall(keys.usage(token, today(days_ago)))
+    found: list[dict[str, str]] = await pipe.execute()
+    counts: Counter[str] = Counter()
+    for day in found:
+        counts.update({what: int(count) for what, count in day.items()})
+    return Usage(counts["requests"], counts["refused"], counts["images"], counts["diffusion_ms"] / 1000)
+
+
+async def last_used(redis: Redis, keys: Keys) -> dict[str, float]:
+    """When each token came last (unix seconds), of those that did. Raises: BrokerError."""
+    used: Any = await redis.hgetall(keys.tokens_used)
+    return {token: float(at) for token, at in used.items()}

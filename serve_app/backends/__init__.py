@@ -1,0 +1,1 @@
+"""Clients of what keeps state: Redis or Valkey, object stores, secrets in the data directory."""

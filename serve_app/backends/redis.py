@@ -1,0 +1,128 @@
+"""The broker: where the records and the queue live, a Redis or Valkey server by its URL or one of our own."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr
+from redis import Redis as SyncRedis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from deployments.config import Config
+from serve_app.backends.secrets import ensure_secret
+from serve_app.errors import BrokerError
+
+FOLDER = "broker"
+PASSWORD_FILE = "broker.password"
+TRIES = 4  # over 0.75 s: more than our own server needs to start again
+MAX_CONNECTIONS = 64  # of one process; who finds none free waits
+ANSWER_S = 6  # of one call, with all its tries
+MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
+
+
+class BrokerSettings(Config):
+    """`url`: redis://, rediss:// or unix:// of one server (not a Redis Cluster), Redis 7 or Valkey 7.2 and newer.
+
+    None starts a server of our own beside the data directory.
+    """
+
+    url: SecretStr | None = None
+    prefix: str = Field("face-avatar", pattern=r"^[A-Za-z0-9._-]+$")  # of every key
+    appendfsync: Literal["always", "everysec"] = "always"  # of our own server
+    timeout_s: float = Field(5, ge=1)
+
+
+def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
+    """A client that connects when it is first used, and tries again for a moment while a server comes up."""
+    url = settings.url.get_secret_value() if settings.url else own_url(data_dir)
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=settings.timeout_s,  # of the wait for a free one
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=settings.timeout_s,
+        socket_connect_timeout=min(settings.timeout_s, 1),
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), TRIES),
+        retry_on_error=[BusyLoadingError, RedisConnectionError, RedisTimeoutError],
+    )
+    return BrokerClient.from_pool(pool)
+
+
+@contextlib.asynccontextmanager
+async def broker_errors() -> AsyncIterator[None]:
+    """Raises: BrokerError for whatever the client of Redis raises."""
+    try:
+        # Connecting and sending are each tried again, one inside the other: together they may last minutes.
+        async with asyncio.timeout(ANSWER_S):
+            yield
+    except NoScriptError:  # the client then sends the script, and asks again
+        raise
+    except (RedisError, OSError) as error:
+        raise BrokerError("The broker does not answer.", retry_after_s=5) from error
+
+
+class BrokerClient(Redis):
+    """A client whose calls raise BrokerError, with what Redis or the connection raised as its cause."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        async with broker_errors():
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "BrokerPipeline":
+        return BrokerPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class BrokerPipeline(Pipeline):
+    """A pipeline of such a client."""
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Raises: BrokerError, also for an answer that is an error unless told otherwise."""
+        async with broker_errors():
+            return await super().execute(raise_on_error)
+
+
+def own_url(data_dir: Path) -> str:
+    """Where the server of a data directory listens."""
+    return f"unix://:{own_password(data_dir)}@{quote(str(socket_path(data_dir)))}"
+
+
+def own_password(data_dir: Path) -> str:
+    return ensure_secret(data_dir / PASSWORD_FILE, lambda: secrets.token_urlsafe(32))
+
+
+def socket_path(data_dir: Path) -> Path:
+    """In the data directory, or, where that has too long a name for a socket, in a temporary folder of its own."""
+    path = data_dir / FOLDER / "valkey.sock"
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"face-avatar-{os.getuid()}-{name}" / "valkey.sock"
+
+
+def ensure_shared_secret(url: SecretStr, key: str, make: Callable[[], str]) -> str:
+    """Read a secret of all nodes, or make it. Of several processes that try at once one wins, and all agree.
+
+    Raises: RedisError.
+    """
+    with SyncRedis.from_url(url.get_secret_value(), decode_responses=True) as redis:
+        kept = redis.get(key)
+        if kept is None:
+            redis.set(key, make(), nx=True)
+            kept = redis.get(key)
+    assert isinstance(kept, str)
+    return kept

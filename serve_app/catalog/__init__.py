@@ -1,0 +1,1 @@
+"""The catalogue: which apps there are, what models they need, and under which licences."""

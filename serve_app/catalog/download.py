@@ -1,0 +1,312 @@
+"""Brings the files of models to where replicas look for them: fetched, verified by SHA-256, then renamed into place.
+
+Replicas themselves download nothing. A file whose digest nobody published is taken only when the operator asks for it
+(`pin`); what came is then written to a lock file in the models folder, and every later prefetch holds it to that.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import httpx
+import yaml
+from pydantic import TypeAdapter
+
+from serve_app.catalog.catalog import HUB, ModelFile, Sha256
+
+LOCK_FILE = "sha256.lock.yaml"
+PART = ".part"  # ends the name of a file that is still being fetched
+CHUNK_BYTES = 1 << 20
+ATTEMPTS = 5  # in a row that brought not a byte more
+RETRY_WAIT_S = 2.0
+TIMEOUT_S = 60.0  # without a byte
+RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+
+Report = Callable[[ModelFile, int], None]
+"""Is told how many bytes of a file are there; of a file in an archive, first those of the archive."""
+
+
+class PrefetchError(Exception):
+    """A file could not be had, or is not what it has to be."""
+
+
+class BrokenOffError(Exception):
+    """Worth another attempt."""
+
+
+def missing(files: Iterable[ModelFile], models_dir: Path) -> list[ModelFile]:
+    """Those that are not there, or not in their size. Quick: nothing is read."""
+    return [file for file in files if not _is_there(file, models_dir / file.path)]
+
+
+def prefetch(
+    files: Iterable[ModelFile],
+    models_dir: Path,
+    *,
+    mirror: str = HUB,
+    pin: bool = False,
+    report: Report = lambda _file, _size: None,
+    retry_wait_s: float = RETRY_WAIT_S,
+) -> list[ModelFile]:
+    """Fetch what is not there yet, or is not right, and return that. `mirror` stands in for Hugging Face.
+
+    Raises: PrefetchError. What came of a broken download stays as `*.part`, and the next prefetch goes on from there.
+    """
+    if not mirror.startswith(("https://", "http://")):
+        raise PrefetchError(f"a mirror is a URL, not {mirror!r}")
+    models_dir.mkdir(parents=True, exist_ok=True)
+    # httpx takes proxies and certificates from the environment.
+    with _alone_in(models_dir), httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
+        pins = Pins(models_dir / LOCK_FILE)
+        wanted = _wanted(files, models_dir, pins)
+        if not pin and (unknown := [file.path for file in wanted if pins.expected(file) is None]):
+            raise PrefetchError(f"no SHA-256 is known of {', '.join(unknown)}; pinning takes them as they come")
+        _require_room(wanted, models_dir)
+        fetcher = Fetcher(client, models_dir, pins, mirror.rstrip("/"), report, retry_wait_s)
+        for file in wanted:
+            if file.member is None:
+                fetcher.fetch(file)
+        for archive in dict.fromkeys(file.url for file in wanted if file.member is not None):
+            fetcher.fetch_members([file for file in wanted if file.url == archive])
+    return wanted
+
+
+class Pins:
+    """The digests of files that the catalogue knows none of, by their sources."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        read = yaml.safe_load(path.read_text()) if path.exists() else {}
+        self._digests = TypeAdapter(dict[str, Sha256]).validate_python(read)
+
+    def expected(self, file: ModelFile) -> str | None:
+        return file.sha256 or self._digests.get(file.source)
+
+    def keep(self, file: ModelFile, sha256: str) -> None:
+        self._digests[file.source] = sha256
+        new = _part_of(self._path)
+        new.write_text(yaml.safe_dump(self._digests))
+        new.replace(self._path)
+
+
+class Part:
+    """What is there of a file that is being fetched, and the SHA-256 of that. It goes on where an earlier one ended."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._file = path.open("a+b")
+        self._file.seek(0)
+        while chunk := self._file.read(CHUNK_BYTES):
+            self._count(chunk)
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def append(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+        self._count(chunk)
+
+    def _count(self, chunk: bytes) -> None:
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    def restart(self) -> None:
+        self._file.truncate(0)
+        self._digest, self.size = hashlib.sha256(), 0
+
+    def save(self) -> None:
+        """After a crash the file is whole, or still has the name of a part."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        if self.size == 0:
+            self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    client: httpx.Client
+    models_dir: Path
+    pins: Pins
+    mirror: str
+    report: Report
+    retry_wait_s: float
+
+    def fetch(self, file: ModelFile) -> None:
+        with closing(Part(_part_of(self.models_dir / file.path))) as part:
+            if part.sha256 != self.pins.expected(file):
+                self._fill(part, file, file.size)
+            self._accept(part, file)
+
+    def fetch_members(self, files: Sequence[ModelFile]) -> None:
+        """Files of one archive. Only their own contents are taken from it: the paths are the catalogue's."""
+        path = (self.models_dir / files[0].path).with_name(PurePosixPath(files[0].url).name)
+        with closing(Part(_part_of(path))) as archive:
+            self._fill(archive, files[0], None)
+            archive.save()
+            try:
+                with zipfile.ZipFile(archive.path) as opened:
+                    for file in files:
+                        self._extract(opened, file)
+            # Not a zip, without that member, encrypted or packed in a way that zipfile lacks, damaged.
+            except (zipfile.BadZipFile, KeyError, RuntimeError, zlib.error) as error:
+                raise PrefetchError(f"{files[0].url}: {error}") from error
+            finally:
+                archive.path.unlink()
+
+    def _extract(self, archive: zipfile.ZipFile, file: ModelFile) -> None:
+        part_path = _part_of(self.models_dir / file.path)
+        with closing(Part(part_path)) as part, archive.open(file.member or "") as member:
+            part.restart()
+            while (chunk := member.read(CHUNK_BYTES)) and not _is_too_long(part, file.size):
+                part.append(chunk)
+                self.report(file, part.size)
+            self._accept(part, file)
+
+    def _fill(self, part: Part, file: ModelFile, size: int | None) -> None:
+        """Read until the end, in as many connections as that takes."""
+        furthest, idle = part.size, 0
+        while True:
+            try:
+                return self._read(part, file, size)
+            except (httpx.TransportError, BrokenOffError) as error:
+                idle = 0 if part.size > furthest else idle + 1
+                if idle == ATTEMPTS:
+                    raise PrefetchError(f"{file.url}: {error}") from error
+                furthest = max(furthest, part.size)
+                time.sleep(self.retry_wait_s * (idle + 1))
+            except httpx.RequestError as error:
+                raise PrefetchError(f"{file.url}: {error}") from error
+
+    def _read(self, part: Part, file: ModelFile, size: int | None) -> None:
+        url = self.mirror + file.url.removeprefix(HUB) if file.url.startswith(f"{HUB}/") else file.url
+        # Encoded, the bytes would be others, and so would the place to go on from.
+        headers = {"Accept-Encoding": "identity"}
+        if part.size:
+            headers["Range"] = f"bytes={part.size}-"
+        with self.client.stream("GET", url, headers=headers) as response:
+            _require_rest(response, part)
+            for chunk in response.iter_bytes():
+                part.append(chunk)
+                self.report(file, part.size)
+                if _is_too_long(part, size):
+                    return
+        if size is not None and part.size < size:
+            raise BrokenOffError(f"it ended after {part.size} of {size} bytes")
+
+    def _accept(self, part: Part, file: ModelFile) -> None:
+        try:
+            self._verify(part, file)
+        except PrefetchError:
+            part.path.unlink()
+            raise
+        if file.sha256 is None:
+            self.pins.keep(file, part.sha256)
+        part.path.replace(self.models_dir / file.path)
+
+    def _verify(self, part: Part, file: ModelFile) -> None:
+        expected = self.pins.expected(file)
+        if expected not in (None, part.sha256):
+            raise PrefetchError(f"{file.source}: expected SHA-256 {expected}, got {part.sha256}")
+        if file.size not in (None, part.size):
+            raise PrefetchError(f"{file.source}: expected {file.size} bytes, got {part.size}")
+        part.save()
+        _require_safe(part, file)
+
+
+def _require_rest(response: httpx.Response, part: Part) -> None:
+    """Lets through what `part` lacks, or the whole from its start.
+
+    Raises: BrokenOffError, PrefetchError.
+    """
+    status = response.status_code
+    if status in RETRIED_STATUSES:
+        raise BrokenOffError(f"HTTP {status}")
+    if status not in (200, 206, 416):
+        raise PrefetchError(f"{response.url}: HTTP {status}")
+    if status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {part.size}-"):
+        return
+    part.restart()
+    if status != 200:
+        raise BrokenOffError(f"HTTP {status}, but not with the bytes that were asked for")
+
+
+def _require_safe(part: Part, file: ModelFile) -> None:
+    """Raises: PrefetchError for an ONNX file that has other files opened."""
+    if not file.path.endswith(".onnx"):
+        return
+    # Here, because onnxruntime takes a while to import.
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    from deployments.common.onnx_session import require_self_contained
+
+    try:
+        require_self_contained(part.path)
+    except (ValueError, DecodeError) as error:
+        raise PrefetchError(f"{file.source}: {error}") from error
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(path.name + PART)
+
+
+def _is_too_long(part: Part, size: int | None) -> bool:
+    return size is not None and part.size > size
+
+
+def _is_there(file: ModelFile, path: Path) -> bool:
+    return path.is_file() and file.size in (None, path.stat().st_size)
+
+
+def _wanted(files: Iterable[ModelFile], models_dir: Path, pins: Pins) -> list[ModelFile]:
+    """What is not there or not right; what is proven wrong is deleted, so that no replica loads it."""
+    wanted = []
+    for file in dict.fromkeys(files):
+        path, expected = models_dir / file.path, pins.expected(file)
+        if expected is not None and _is_there(file, path) and _sha256(path) == expected:
+            continue
+        if expected is not None:
+            path.unlink(missing_ok=True)
+        wanted.append(file)
+    return wanted
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_room(files: Sequence[ModelFile], models_dir: Path) -> None:
+    free = shutil.disk_usage(models_dir).free
+    parts = [_part_of(models_dir / file.path) for file in files]
+    there = sum(part.stat().st_size for part in parts if part.exists())
+    if (needed := sum(file.size or 0 for file in files) - there) > free:
+        raise PrefetchError(f"{models_dir} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are to come")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two would write into the same parts."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrefetchError(f"another prefetch is at work in {folder}") from None
+        yield
+    finally:
+        os.close(descriptor)

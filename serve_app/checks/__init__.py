@@ -1,1 +1,0 @@
-"""What `face-avatar doctor` looks at: each check is a function that gives findings."""

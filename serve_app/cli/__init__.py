@@ -1,0 +1,1 @@
+"""`face-avatar`, the command line."""

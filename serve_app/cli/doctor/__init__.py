@@ -1,0 +1,1 @@
+"""`face-avatar doctor`: checks of the machine, the files and the services."""

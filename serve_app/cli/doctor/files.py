@@ -1,0 +1,145 @@
+"""What lies on the disks of this machine: the models, the data directory, its secrets."""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deployments.config import EMBEDDED, WEIGHTS, model_path
+from serve_app.backends.redis import PASSWORD_FILE
+from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
+from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.download import missing
+from serve_app.cli.doctor.finding import Finding, fail, ok, warn
+from serve_app.provenance.signing import BUNDLE_FILE
+from serve_app.settings import Settings
+
+CARD = WEIGHTS / "README.md"
+DIGEST = re.compile(r"^\| `([^`]+)` \| \d+ \| `([0-9a-f]{64})` \|$", re.MULTILINE)
+SECRETS = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE, PASSWORD_FILE, BUNDLE_FILE)
+SHOWN = 3  # of a long list
+
+
+def check_catalog(settings: Settings) -> Finding:
+    try:
+        catalog = Catalog.read(settings.catalogs)
+        catalog.check_models(settings.generator.models)
+        catalog.check_licences(settings.license_mode)
+    except (OSError, ValueError) as error:
+        return fail("catalogue", str(error).splitlines()[0], "Name catalogues that there are, and the models they use.")
+    return ok("catalogue", ", ".join(catalog.apps))
+
+
+def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
+    """The files that the stages load, and those that the catalogue's apps need.
+
+    `runs_them`: whether this machine is one that loads models; elsewhere they may be missing.
+    """
+    paths = set(model_paths(settings))
+    found = [check_card(CARD)] if any(str(path).startswith(EMBEDDED) for path in paths) else []
+    folder = settings.models_dir.expanduser()
+    absent = [str(path) for path in map(model_path, sorted(paths)) if not _is_readable(path)]
+    try:
+        catalog = Catalog.read(settings.catalogs)
+    except (OSError, ValueError):  # said by check_catalog
+        return found
+    absent += [str(folder / file.path) for file in missing(catalog.files(catalog.apps), folder)]
+    if not absent:
+        return [*found, ok("models", f"{len(paths)} paths are there and readable")]
+    reason = f"missing, unreadable or not whole: {_some(absent)}"
+    remedy = f"face-avatar models prefetch {' '.join(catalog.apps)} --models-dir {folder}"
+    return [*found, (fail if runs_them else warn)("models", reason, f"{remedy}, on every node that runs them")]
+
+
+def model_paths(settings: Settings) -> Iterator[Path]:
+    """Every path of a model in the settings; `embedded:` ones stay as they are."""
+    for stage in (settings.face, settings.generator, settings.background):
+        yield from _paths(stage.located(settings.models_dir).model_dump())
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    for item in value.values() if isinstance(value, dict) else ():
+        yield from _paths(item)
+
+
+def _is_readable(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
+
+
+def check_card(card: Path) -> Finding:
+    """The weights of the package against the digests in their card."""
+    digests = dict(DIGEST.findall(card.read_text()))
+    damaged = [name for name, digest in digests.items() if _sha256(card.parent / name) != digest]
+    if damaged or not digests:
+        reason = f"not as in their card: {_some(damaged)}" if damaged else "their card names none"
+        return fail("weights", reason, "pip install --force-reinstall --no-deps face-avatar")
+    return ok("weights", f"{len(digests)} files of the package are intact")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def check_data_dir(folder: Path) -> Finding:
+    if not folder.exists():
+        parent = next(parent for parent in folder.parents if parent.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            return ok("data directory", f"{folder} is made at the first start")
+        return fail("data directory", f"{folder} cannot be made under {parent}", "Choose another --data-dir.")
+    if not folder.is_dir() or not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return fail("data directory", f"{folder} is no folder that can be written", "Choose another --data-dir.")
+    status = folder.stat()
+    if status.st_uid != os.getuid():
+        return fail("data directory", f"{folder} belongs to somebody else", "Run as its owner, or choose another one.")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        return fail("data directory", f"others may write to {folder} (mode {mode:o})", f"chmod 700 {folder}")
+    if mode & 0o055:
+        return warn("data directory", f"others may look into {folder} (mode {mode:o})", f"chmod 700 {folder}")
+    return ok("data directory", f"{folder}, mode {mode:o}")
+
+
+def check_secrets(folder: Path) -> list[Finding]:
+    """The files of the data directory that only its owner may read; tells nothing of what is in them."""
+    there = {name: folder / name for name in SECRETS if (folder / name).is_file()}
+    found = [_check_mode(path) for path in there.values()]
+    if TOKEN_FILE in there and TOKEN_DIGEST_FILE in there:
+        found.append(_check_token(there))
+    return [finding for finding in found if finding.state != "ok"] or [
+        ok("secrets", f"{', '.join(there)}: for their owner only" if there else "made at the first start")
+    ]
+
+
+def _check_mode(path: Path) -> Finding:
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if not os.access(path, os.R_OK):
+        return fail("secrets", f"{path} cannot be read", "Run as its owner.")
+    if mode & 0o077:
+        return fail(
+            "secrets", f"others may read {path} (mode {mode:o})", f"chmod 600 {path}; if they did, make it anew"
+        )
+    if not path.read_bytes().strip():
+        return fail("secrets", f"{path} is empty", f"rm {path}: the next start makes it")
+    return ok("secrets", path.name)
+
+
+def _check_token(there: Mapping[str, Path]) -> Finding:
+    digest = there[TOKEN_DIGEST_FILE]
+    if sha256(there[TOKEN_FILE].read_text().strip()) == digest.read_text().strip():
+        return ok("secrets", TOKEN_FILE)
+    return warn("secrets", f"{there[TOKEN_FILE]} is not the token that counts", f"rm {digest}: then it counts")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

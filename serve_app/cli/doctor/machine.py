@@ -1,0 +1,168 @@
+"""The machine: versions, processors, memory, disk, GPU, and the port to listen on."""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import httpx
+from packaging.requirements import Requirement
+from ray.serve.schema import ServeDeploySchema
+
+from serve_app.cli.doctor.finding import Finding, fail, ok, warn
+from serve_app.settings import Settings
+
+PACKAGE = "face-avatar"
+MIN_MEMORY_GB = 4.0
+SCARCE_DISK_GB, MIN_DISK_GB = 5.0, 0.5
+PROBE_TIMEOUT_S = 120  # importing torch from a cold disk
+ASK_TIMEOUT_S = 5
+
+# In a process of its own: what is wrong with a driver may end it.
+CUDA_PROBE = """
+import json, onnxruntime, torch
+print(json.dumps([torch.cuda.is_available(), "CUDAExecutionProvider" in onnxruntime.get_available_providers()]))
+"""
+
+
+def check_versions(requirements: Iterable[str] | None = None) -> Finding:
+    """Whether the installed packages are those that this one was made for; its own requirements unless given."""
+    needed = [Requirement(line) for line in requirements or metadata.requires(PACKAGE) or ()]
+    wrong = [text for requirement in needed if (text := _mismatch(requirement))]
+    if wrong:
+        return fail("versions", "; ".join(wrong), f"pip install --upgrade {PACKAGE}, in an environment of its own")
+    shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "diffusers"))
+    return ok("versions", f"Python {platform.python_version()}, {shown}")
+
+
+def _mismatch(requirement: Requirement) -> str:
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        return ""
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed"
+    if requirement.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{requirement.name} is {version}, not {requirement.specifier}"
+
+
+def check_processors(schema: ServeDeploySchema, count: int) -> Finding:
+    """Whether the smallest number of replicas fits this machine; a cluster has others."""
+    needed = sum(_least_cpus(schema))
+    if count < needed and not on_many_nodes(schema):
+        remedy = "Expect it to be slow, or lower num_cpus and min_replicas in the configuration."
+        return warn("processors", f"{count}, while the stages ask for {needed:g}", remedy)
+    return ok("processors", f"{count}; the stages ask for {needed:g} at least")
+
+
+def _least_cpus(schema: ServeDeploySchema) -> Iterable[float]:
+    for application in schema.applications:
+        for deployment in application.deployments:
+            options = deployment.model_dump(exclude_unset=True)
+            scaled = (options.get("autoscaling_config") or {}).get("min_replicas", 1)
+            replicas = options.get("num_replicas", scaled)
+            yield float(options.get("ray_actor_options", {}).get("num_cpus", 1)) * int(replicas)
+
+
+def on_many_nodes(schema: ServeDeploySchema) -> bool:
+    return str(schema.proxy_location).rpartition(".")[2] == "EveryNode"
+
+
+def memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def check_memory(total_gb: float) -> Finding:
+    if total_gb < MIN_MEMORY_GB:
+        return warn("memory", f"{total_gb:.1f} GB", f"{MIN_MEMORY_GB:g} GB are the least for all stages together.")
+    return ok("memory", f"{total_gb:.1f} GB")
+
+
+def check_disk(folder: Path) -> Finding:
+    """The disk of a folder that may be there or not yet."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free_gb = shutil.disk_usage(there).free / 1e9
+    reason = f"{free_gb:.1f} GB free under {there}"
+    if free_gb < MIN_DISK_GB:
+        return fail("disk", reason, "Make room: results and records could not be written.")
+    if free_gb < SCARCE_DISK_GB:
+        return warn("disk", reason, "Make room, or choose another --data-dir.")
+    return ok("disk", reason)
+
+
+def wants_gpu(schema: ServeDeploySchema, settings: Settings) -> bool:
+    options = (
+        deployment.model_dump(exclude_unset=True).get("ray_actor_options") or {}
+        for application in schema.applications
+        for deployment in application.deployments
+    )
+    devices = (model.device for model in settings.generator.models.values())
+    return any(option.get("num_gpus") for option in options) or any(device.startswith("cuda") for device in devices)
+
+
+def gpus() -> list[str]:
+    """As the driver names them; none where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    shown = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S * 4, check=False)
+    return shown.stdout.splitlines() if shown.returncode == 0 else []
+
+
+def check_gpu(*, wanted: bool) -> list[Finding]:
+    if not wanted:
+        return [ok("GPU", "the configuration asks for none")]
+    if not (names := gpus()):
+        reason = "the configuration asks for one, and this machine has none that its driver knows"
+        return [warn("GPU", reason, "Right for a node that runs no GPU stage. Run this on a GPU node, too.")]
+    probe = [sys.executable, "-c", CUDA_PROBE]
+    answer = subprocess.run(probe, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        return [fail("GPU", f"torch cannot be tried: {last}", "Reinstall the package in an environment of its own.")]
+    return judge_gpu(names, *json.loads(answer.stdout))
+
+
+def judge_gpu(names: list[str], torch_sees_it: bool, onnxruntime_does: bool) -> list[Finding]:
+    found = []
+    if not torch_sees_it:
+        found.append(fail("GPU", "torch cannot use it", "Install torch's CUDA build, and a driver that is new enough."))
+    if not onnxruntime_does:
+        remedy = "pip install 'face-avatar[gpu]' in place of onnxruntime"
+        found.append(fail("GPU", "onnxruntime has no CUDAExecutionProvider", remedy))
+    return found or [ok("GPU", "; ".join(names))]
+
+
+def check_port(host: str, port: int) -> Finding:
+    """Free, or this service's own already."""
+    if is_free(host, port):
+        return ok("port", f"{host}:{port} is free")
+    if _is_ours(host, port):
+        return ok("port", f"this service answers on {host}:{port}")
+    return fail("port", f"something else listens on {host}:{port}", "Choose another --port, or end the other program.")
+
+
+def is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _is_ours(host: str, port: int) -> bool:
+    local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    try:
+        answer = httpx.get(f"http://{local}:{port}/healthz", timeout=ASK_TIMEOUT_S, trust_env=False)
+        return bool(answer.json()["output"]["healthy"])
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return False

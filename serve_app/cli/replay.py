@@ -1,0 +1,146 @@
+"""`face-avatar replay`: draw an image again from its receipt, and say whether it is the same one."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from serve_app.cli.console import console, errors
+from serve_app.cli.options import (
+    AVATARS,
+    DEFAULT_URL,
+    ConsentOption,
+    OutputOption,
+    TokenFileOption,
+    TokenOption,
+    UrlOption,
+    is_url,
+    read_token,
+)
+from serve_app.cli.results import file_stem, write_file
+from serve_app.cli.task_view import TaskView
+from serve_app.client import AvatarImage, AvatarParameters, ClientError, FaceAvatarClient, Photo, image_format
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import MAX_SEED
+
+COMPARED = ("model", "sampler", "schedule", "drawn_width", "drawn_height", "lora_scale", "precision", "device")
+
+
+class ReceiptError(ClientError):
+    """There is no receipt in the file."""
+
+
+class OtherPixelsError(ClientError):
+    """What was drawn is another image than that of the receipt."""
+
+
+def replay(
+    client: FaceAvatarClient, receipt: Receipt, photo: Photo, folder: Path, out: Console, err: Console, *, consent: bool
+) -> None:
+    """Say what differs between then and now, draw the image, write it, and compare.
+
+    Raises: ClientError.
+    """
+    asked = parameters(receipt, consent=consent)
+    with err.status("asking what the service draws with"):
+        now = drawn_with(client, asked, photo)
+    for line in differences(receipt, now):
+        out.print(line, markup=False)
+    with err.status("sending the photo"):
+        task = client.avatars.submit(photo, **asked)
+    with TaskView(err) as view:
+        task = client.avatars.wait(task, progress=view.show).require_success()
+    image = task.images[-1]
+    data = client.avatars.download(image)
+    path = folder / f"{file_stem(photo, task)}-{image.seed}-replay.{image_format(data)}"
+    write_file(path, data)
+    out.print(str(path), markup=False)
+    if read(image).drawn_sha256 != receipt.drawn_sha256:
+        raise OtherPixelsError("These are not the pixels of the receipt. Amid other requests they may be 1/255 off.")
+    out.print("The same pixels as then.")
+
+
+def drawn_with(client: FaceAvatarClient, asked: AvatarParameters, photo: Photo) -> Receipt:
+    """What the service draws such an image with now: that of one step tells. Raises: ClientError."""
+    first = asked | AvatarParameters(num_inference_steps=1, batch=1)
+    return read(client.avatars.create(photo, **first).require_success().images[0])
+
+
+def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
+    """The request whose last image is that of the receipt: seeds beyond the largest one are those of later images."""
+    seed = min(receipt.seed, MAX_SEED)
+    return AvatarParameters(
+        app_id=receipt.app_id,
+        prompt=receipt.prompt,
+        negative_prompt=receipt.negative_prompt,
+        batch=receipt.seed - seed + 1,
+        seed=seed,
+        width=receipt.width,
+        height=receipt.height,
+        num_inference_steps=receipt.num_inference_steps,
+        guidance_scale=receipt.guidance_scale,
+        ip_adapter_scale=receipt.ip_adapter_scale,
+        remove_background=receipt.remove_background,
+        bg_color=receipt.bg_color,
+        output_format=receipt.output_format,
+        consent=consent or None,
+    )
+
+
+def differences(then: Receipt, now: Receipt) -> Iterator[str]:
+    """A line for each thing that may make other pixels."""
+    for name in sorted(then.weights.keys() | now.weights.keys()):
+        if name not in then.weights:
+            yield f"{name}: weights that the receipt does not name"
+        elif name not in now.weights:
+            yield f"{name}: weights that are not used now"
+        elif then.weights[name] != now.weights[name]:
+            yield f"{name}: other weights than then"
+    for name in sorted(then.versions.keys() | now.versions.keys()):
+        old, new = then.versions.get(name, "none"), now.versions.get(name, "none")
+        if old != new:
+            yield f"{name}: {old} then, {new} now"
+    for name in COMPARED:
+        old, new = getattr(then, name), getattr(now, name)
+        if old != new:
+            yield f"{name}: {old} then, {new} now"
+
+
+def read(image: AvatarImage) -> Receipt:
+    """Raises: ReceiptError."""
+    try:
+        return Receipt.model_validate(image.receipt)
+    except ValidationError:
+        raise ReceiptError("this service gives no receipts") from None
+
+
+def read_receipt(path: Path, image: int) -> Receipt:
+    """The receipt in a JSON file: by itself, or that of one of the images of an envelope. Raises: ReceiptError."""
+    try:
+        data: Any = json.loads(path.read_text())
+        return Receipt.model_validate(data["output"]["receipts"][image] if "output" in data else data)
+    except OSError as error:
+        raise ReceiptError(f"{path}: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError):
+        raise ReceiptError(f"{path} has no receipt of image {image}") from None
+
+
+def replay_command(
+    receipt: Annotated[Path, typer.Argument(help="A receipt as JSON, or an envelope with receipts.")],
+    photo: Annotated[str, typer.Argument(help="The photo that it was drawn from: a file, or an http(s) URL.")],
+    image: Annotated[int, typer.Option(min=0, help="Which image of the envelope, the first one is 0.")] = 0,
+    output: OutputOption = AVATARS,
+    consent: ConsentOption = False,
+    url: UrlOption = DEFAULT_URL,
+    token: TokenOption = None,
+    token_file: TokenFileOption = None,
+) -> None:
+    """Draw an avatar again from its receipt, and say what differs; exit code 1 if the pixels do."""
+    known = read_receipt(receipt, image)
+    source = photo if is_url(photo) else Path(photo)
+    with FaceAvatarClient(url, read_token(token, token_file)) as client:
+        replay(client, known, source, output, console, errors, consent=consent)

@@ -1,0 +1,51 @@
+"""`face-avatar serve`: the service on this machine, until it is interrupted."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.cli.console import console
+from serve_app.cli.signals import end_on_signals
+from serve_app.launcher import CONFIG, RunningService, ServiceOptions, run_service
+
+
+def serve(
+    config: Annotated[Path, typer.Option(help="A Serve config file.")] = CONFIG,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; the config's own without it.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to listen on.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the token and the results are kept.")] = None,
+    allow_private_urls: Annotated[
+        bool, typer.Option("--allow-private-urls", help="Fetch photos from private addresses and any port, too.")
+    ] = False,
+) -> None:
+    """Run the service until interrupted."""
+    options = ServiceOptions(config, host, port, data_dir, allow_private_urls)
+    started = time.monotonic()
+    end_on_signals()
+    with console.status("") as status, run_service(options, status.update) as service:
+        status.stop()
+        console.print(f"Ready after {time.monotonic() - started:.0f} s; ctrl-C ends it.")
+        console.print(f"  page       {page_url(service)}")
+        console.print(f"  service    {service.url}")
+        console.print(f"  docs       {service.url}/docs")
+        console.print(f"  dashboard  {service.dashboard_url}  (asks for the token that `ray get-auth-token` prints)")
+        console.print(f"  token      in {service.data_dir / TOKEN_FILE}")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        status.start()
+    console.print("Stopped.")
+
+
+def page_url(service: RunningService) -> str:
+    """Where the playground is. Whoever sees the terminal of a service may use it; what goes into a log has no token."""
+    loopback = urlsplit(service.url).hostname in ("127.0.0.1", "::1", "localhost")
+    token = service.data_dir / TOKEN_FILE  # which may have been deleted
+    if not (loopback and console.is_terminal and token.exists()):
+        return f"{service.url}/"
+    return f"{service.url}/#token={token.read_text().strip()}"  # a fragment: browsers do not send it

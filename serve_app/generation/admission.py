@@ -1,0 +1,96 @@
+"""Concurrency limits: how many images are made at once by one ingress replica, and for one token by all of them.
+
+The limit of a token is in the broker; while that is away only the limit of the replica counts.
+"""
+
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from redis.asyncio import Redis
+
+from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
+from serve_app.tasks.models import LEASE_S, Keys
+
+PLACES_TTL_S = 2 * 3600  # longer than any request lasts
+
+# KEYS: the places of a token; ARGV: task, its images, how many places there are, prefix of leases, seconds within which
+# a lease is taken. A place lasts as long as the lease of its task: those of a dead process are free as soon as its own.
+TAKE = """
+local now, taken = redis.call('TIME')[1], 0
+local places = redis.call('HGETALL', KEYS[1])
+for at = 1, #places, 2 do
+    local images, since = string.match(places[at + 1], '^(%d+) (%d+)$')
+    if now - since <= tonumber(ARGV[5]) or redis.call('EXISTS', ARGV[4] .. places[at]) == 1 then
+        taken = taken + images
+    else
+        redis.call('HDEL', KEYS[1], places[at])
+    end
+end
+if taken + ARGV[2] > tonumber(ARGV[3]) then return taken end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. now)
+redis.call('EXPIRE', KEYS[1], ARGV[6])
+return -1
+"""
+
+
+class Admission:
+    """How many images are being made at once; what would be too many is refused before any work is done for it."""
+
+    def __init__(self, max_images: int, retry_after_s: int) -> None:
+        self._max_images = max_images
+        self._retry_after_s = retry_after_s
+        self._images = 0
+
+    @contextmanager
+    def admit(self, images: int) -> Iterator[None]:
+        """Raises: OverloadedError."""
+        if self._images + images > self._max_images:
+            raise OverloadedError(f"{self._images} images are being made already.", self._retry_after_s)
+        self._images += images
+        try:
+            yield
+        finally:
+            self._images -= images
+
+
+class Places:
+    """Images being made at once, of each token."""
+
+    def __init__(self, redis: Redis, keys: Keys, breaker: CircuitBreaker, retry_after_s: int) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._breaker = breaker
+        self._retry_after_s = retry_after_s
+        self._take = redis.register_script(TAKE)
+
+    @asynccontextmanager
+    async def hold(self, token: str, task_id: str, images: int, most: int) -> AsyncIterator[None]:
+        """Places for the images of a task while the block runs; `most`: what the token may have, 0: any number.
+
+        Raises: ForbiddenError where these are more than it may ever have; RateLimitError.
+        """
+        if most and images > most:
+            raise ForbiddenError(f"This token may have {most} images made at once.", accepted=f"a batch of 1 to {most}")
+        held = bool(most) and await self._hold(token, task_id, images, most)
+        try:
+            yield
+        finally:
+            if held:
+                await self._free(token, task_id)
+
+    async def _hold(self, token: str, task_id: str, images: int, most: int) -> bool:
+        key = self._keys.places(token)
+        arguments: list[str | int] = [task_id, images, most, self._keys.lease(""), math.ceil(LEASE_S), PLACES_TTL_S]
+        taken = await self._breaker.call(lambda: self._take([key], arguments), None, "concurrency is not limited")
+        if taken is None:
+            return False
+        if taken >= 0:
+            message = f"{taken} images of this token are being made; it may have {most} at once."
+            raise RateLimitError(message, self._retry_after_s)
+        return True
+
+    async def _free(self, token: str, task_id: str) -> None:
+        key = self._keys.places(token)
+        await self._breaker.call(lambda: self._redis.hdel(key, task_id), 0, "slots go with their leases")

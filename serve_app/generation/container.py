@@ -1,0 +1,85 @@
+"""What the ingress and the worker are both put together from."""
+
+import secrets
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.serve.handle import DeploymentHandle
+from redis.asyncio import Redis
+
+from serve_app.auth.penalties import Greed
+from serve_app.backends.object_store import Results
+from serve_app.backends.redis import connect, ensure_shared_secret
+from serve_app.backends.secrets import signing_key
+from serve_app.catalog.catalog import Catalog
+from serve_app.generation.executor import TaskRunner
+from serve_app.generation.settings import GenerationSettings
+from serve_app.pipeline.gc import Leftovers
+from serve_app.pipeline.pipeline import AvatarPipeline
+from serve_app.tasks.models import Keys
+from serve_app.tasks.store import TaskStore
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Belongs to one replica; `holder` is its name in leases and in the queue."""
+
+    redis: Redis
+    keys: Keys
+    holder: str
+    catalog: Catalog
+    results: Results
+    tasks: TaskStore
+    runner: TaskRunner
+    signing_key: bytes
+    pipeline: AvatarPipeline
+    greed: Greed
+
+    @classmethod
+    def of(
+        cls,
+        settings: GenerationSettings,
+        embedder: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        remover: DeploymentHandle[Any],
+    ) -> "Parts":
+        """Raises: ValueError where the settings do not fit each other, or the cluster."""
+        check_reach(settings, nodes=sum(node["Alive"] for node in ray.nodes()))
+        catalog = Catalog.read(settings.catalogs)
+        catalog.check_models(settings.generator.models)
+        catalog.check_licences(settings.license_mode)
+        redis = connect(settings.broker, settings.data_dir)
+        keys = Keys(settings.broker.prefix)
+        holder = uuid.uuid4().hex
+        tasks = TaskStore(redis, keys, holder, settings.result_ttl_s, dead_ttl_s=settings.queue.dead_ttl_s)
+        key = _signing_key(settings, keys)
+        results = Results.open(
+            settings.store,
+            data_dir=settings.data_dir,
+            signing_key=key,
+            ttl_s=settings.result_ttl_s,
+        )
+        pipeline = AvatarPipeline(embedder, generator, remover, results)
+        Leftovers.keep_the_rest()
+        greed = Greed(redis, keys)
+        runner = TaskRunner(catalog, pipeline, tasks, greed)
+        return cls(redis, keys, holder, catalog, results, tasks, runner, key, pipeline, greed)
+
+
+def check_reach(settings: GenerationSettings, nodes: int) -> None:
+    """Raises: ValueError where the settings keep on one machine what several machines need."""
+    if nodes <= 1:
+        return
+    if not settings.store.is_shared:
+        raise ValueError(f"the cluster has {nodes} nodes: set store.url to an object store that all of them reach")
+    if settings.broker.url is None:
+        raise ValueError(f"the cluster has {nodes} nodes: set broker.url to a Redis or Valkey that all of them reach")
+
+
+def _signing_key(settings: GenerationSettings, keys: Keys) -> bytes:
+    """32 bytes, the same for all replicas: in the data directory, or where there is a broker for all, in that."""
+    if settings.broker.url is None:
+        return signing_key(settings.data_dir)
+    return bytes.fromhex(ensure_shared_secret(settings.broker.url, keys.signing_key, lambda: secrets.token_hex(32)))

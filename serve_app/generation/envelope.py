@@ -1,0 +1,133 @@
+"""Records as envelopes: what a client is told of its task."""
+
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from deployments.errors import DeadlineError
+from deployments.types import ImageProgress
+from serve_app.backends.object_store import Results
+from serve_app.errors import InterruptedWorkError
+from serve_app.generation.executor import failed
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import EffectiveRequest
+from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired
+from serve_app.tasks.models import StoredAvatar, TaskRecord
+
+OVERDUE_S = 5  # what is not recorded so long after its deadline never will be
+
+
+class Place(NamedTuple):
+    """Where an unfinished task is: 1 is next in the queue, 0 is being worked on; `eta_s` is None where unknown.
+
+    `drawing` are those of its images that the generator has, by their index.
+    """
+
+    position: int
+    eta_s: float | None
+    drawing: Mapping[int, ImageProgress] = MappingProxyType({})
+
+
+NOW = Place(0, None)
+
+
+def settled(record: TaskRecord, now: float) -> TaskRecord:
+    """The record of a task that nobody will finish any more, as the failure that it is; any other as it stands."""
+    request = record.task.request
+    if record.finished or record.held:
+        return record
+    if now > record.task.deadline + OVERDUE_S:
+        error: Exception = DeadlineError(f"Not done within {request.deadline_s:g} s.")
+    elif record.message_id is None:  # not in the queue, and its ingress has died
+        error = InterruptedWorkError("The service was interrupted while it worked on this. Send it again.")
+    else:
+        return record
+    return record.model_copy(update={"status": "FAILED", "outcome": failed(error)})
+
+
+async def envelope_of(record: TaskRecord, results: Results, base_url: str, place: Place = NOW) -> Envelope:
+    """The envelope of a task as it stands, its URLs signed now. Raises: StoreError."""
+    request, outcome, failure = record.task.request, record.outcome, record.outcome.failure
+    return Envelope(
+        time_required=TimeRequired(
+            startup_time=outcome.startup_s, runtime=round(_runtime_s(record), 4), stages=outcome.stages
+        ),
+        error=failure.error if failure else "",
+        error_data=failure.error_data if failure else "",
+        input=request.model_dump(),
+        output=await _output(record, results, base_url, place) | _webhook(record),
+        app_id=request.app_id,
+        task_id=record.task.task_id,
+        status=record.status,
+    )
+
+
+def _runtime_s(record: TaskRecord) -> float:
+    """Without the time in the queue."""
+    if record.started_at is None:
+        return 0.0
+    return (record.finished_at or time.time()) - record.started_at
+
+
+def _webhook(record: TaskRecord) -> dict[str, object]:
+    return {} if record.delivery is None else {"webhook": record.delivery.model_dump()}
+
+
+async def _output(record: TaskRecord, results: Results, base_url: str, place: Place) -> dict[str, object]:
+    if record.status == "SUCCESS":
+        avatars = record.outcome.avatars
+        shown = [avatar for avatar in avatars if not avatar.withheld]
+        keys = [avatar.key for avatar in shown] + [avatar.thumbnail_key for avatar in shown]
+        urls = dict(zip(keys, await results.urls(keys, base_url), strict=True))
+        return AvatarOutput(
+            result=[urls.get(avatar.key) for avatar in avatars],
+            low_res_urls=[urls.get(avatar.thumbnail_key) for avatar in avatars],
+            Has_NSFW_Content=[avatar.withheld for avatar in avatars],
+            seeds=[avatar.seed for avatar in avatars],
+            face_similarity=[avatar.face_similarity for avatar in avatars],
+            attempts=[list(avatar.attempts) for avatar in avatars],
+            receipts=[receipt(record.task.request, avatar) for avatar in avatars],
+        ).model_dump()
+    if record.finished:
+        return {}
+    return {"progress": _progress(record, place).model_dump()}
+
+
+def _progress(record: TaskRecord, place: Place) -> Progress:
+    images, steps = record.task.request.batch, record.task.request.num_inference_steps
+    of_each = {index: image.step for index, image in place.drawing.items()} | dict.fromkeys(record.avatars, steps)
+    return Progress(
+        step=sum(of_each.values()) // images,
+        steps=steps,
+        images_done=record.images_done,
+        images=images,
+        queue_position=place.position,
+        eta_s=place.eta_s,
+        image_steps=[of_each.get(index, 0) for index in range(images)],
+    )
+
+
+def receipt(request: EffectiveRequest, avatar: StoredAvatar) -> Receipt | None:
+    """None where the record is one of a version that did not note it."""
+    drawn = avatar.drawn_with
+    if drawn is None:
+        return None
+    scale = drawn.adapter_scale if request.ip_adapter_scale is None else request.ip_adapter_scale
+    asked = request.model_dump(include=Receipt.model_fields.keys() - {"seed", "ip_adapter_scale"})
+    return Receipt(
+        **asked,
+        model=drawn.model,
+        weights=dict(drawn.weights),
+        seed=avatar.seed,
+        ip_adapter_scale=scale,
+        lora_scale=drawn.lora_scale,
+        sampler=drawn.sampler,
+        schedule=dict(drawn.schedule),
+        drawn_width=avatar.drawn_size[0],
+        drawn_height=avatar.drawn_size[1],
+        drawn_sha256=avatar.drawn_sha256,
+        precision=drawn.precision,
+        device=drawn.device,
+        versions=dict(drawn.versions),
+    )

@@ -1,0 +1,96 @@
+"""Where queued tasks stand, when they will be done, and which come too late to be queued at all."""
+
+import math
+from typing import NamedTuple
+
+from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError
+from serve_app.generation.envelope import Place
+from serve_app.generation.settings import GenerationSettings
+from serve_app.tasks.models import Pace, Queued, Task, TaskRecord
+from serve_app.tasks.progress import ProgressReader
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import Message, TaskQueue
+
+
+class Forecast(NamedTuple):
+    """`running` tasks are being worked on. While others wait they are as many as the workers take at once."""
+
+    pace: Pace
+    running: int
+
+    def start_s(self, position: int) -> float:
+        """Until the task at a place in the queue (1 is next) is taken: each end of a task makes room for one."""
+        return position * self.pace.task_s / self.running if self.running else 0.0
+
+    def done_s(self, position: int, images: int) -> float:
+        """Until it is done; 0 is being worked on, and `images` are those that are left."""
+        return self.start_s(position) + images * self.pace.image_s
+
+    def retry_after_s(self, too_late_s: float = 0.0) -> int:
+        """When to try again: after the next end of a task, or when the queue is shorter by so many seconds."""
+        wait_s = max(self.start_s(1), too_late_s)
+        return min(max(math.ceil(wait_s), 1), MAX_RETRY_AFTER_S)
+
+
+class QueueOutlook:
+    """Of one queue, by how fast its workers were of late and by what the generator says of the images it has."""
+
+    def __init__(
+        self, settings: GenerationSettings, tasks: TaskStore, queue: TaskQueue, progress: ProgressReader
+    ) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._queue = queue
+        self._progress = progress
+
+    async def admit(self, task: Task, most: int) -> None:
+        """Refuse a task that would come too late, or whose owner has `most` in the queue (0: may have any number).
+
+        A repeat of one that was queued before is never refused. Raises: RateLimitError; OverloadedError; BrokerError.
+        """
+        queued, forecast = await self._tasks.queued_of(task.owner), await self._forecast()
+        retry_after_s = self._settings.admission.retry_after_s
+        if most and queued.tasks >= most:
+            message = f"{queued.tasks} tasks of this token are in the queue; it may have {most}."
+            refusal: OverloadedError = RateLimitError(message, retry_after_s)
+        elif await self._queue.length() >= self._settings.queue.max_tasks:
+            refusal = OverloadedError("The queue is full.", forecast.retry_after_s() if forecast else retry_after_s)
+        elif forecast and (late_s := await self._done_s(task, queued, forecast) - task.request.deadline_s) > 0:
+            message = "The queue is so long that this would not be done by its deadline."
+            refusal = OverloadedError(message, forecast.retry_after_s(late_s))
+        else:
+            return
+        if not await self._tasks.knows(task):
+            raise refusal
+
+    async def _done_s(self, task: Task, queued: Queued, forecast: Forecast) -> float:
+        """Seconds until a task would be done that is queued now."""
+        stands_back = task.request.priority == "normal" and queued.next_one == "low"
+        position = await self._queue.next_position("low" if stands_back else task.request.priority)
+        if stands_back:  # its owner's tasks take turns with those of others
+            position = min(position, queued.tasks * await self._queue.next_position("normal"))
+        return forecast.done_s(position, task.request.batch)
+
+    async def _forecast(self) -> Forecast | None:
+        """None where nothing was measured of late."""
+        pace = await self._tasks.pace()
+        return None if pace is None else Forecast(pace, await self._queue.running())
+
+    async def place(self, record: TaskRecord) -> Place:
+        """Where an unfinished task is. Raises: BrokerError."""
+        position, request, task_id = 0, record.task.request, record.task.task_id
+        if record.status == "PENDING" and record.message_id is not None:
+            position = await self._queue.position(Message(record.message_id, task_id, record.priority))
+            before = await self._tasks.standing_back(task_id, record.task.owner) if position else None
+            if before is not None:
+                position = min(position, (before + 1) * await self._queue.next_position("normal"))
+        reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
+        drawing = {index: image for index, image in reported.items() if index not in record.avatars}
+        if drawing and len(drawing) + record.images_done == request.batch:  # the generator knows better than the past
+            # Of a task whose first image is done, the others wait for a place among its own.
+            waiting = 0 if record.images_done else min(image.queue_position for image in drawing.values())
+            return Place(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
+        forecast = await self._forecast()
+        if forecast is None:
+            return Place(position, None, drawing)
+        return Place(position, round(forecast.done_s(position, request.batch - record.images_done), 1), drawing)

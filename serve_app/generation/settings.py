@@ -1,0 +1,61 @@
+"""The settings that turning requests into avatars needs, in the ingress and in the worker alike."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from deployments.config import AvatarGeneratorConfig, Config
+from serve_app.auth.tokens import TokenSettings
+from serve_app.backends.object_store import StoreSettings
+from serve_app.backends.redis import BrokerSettings
+from serve_app.catalog.catalog import LicenseMode
+from serve_app.generation.prompt_filter import SafetySettings
+from serve_app.photos.decode import PhotoSettings
+from serve_app.photos.urls import FetchSettings
+from serve_app.provenance.signing import ProvenanceSettings
+from serve_app.sandbox.process import ConfinedSettings
+from serve_app.tasks.models import DEAD_TTL_S
+
+DEFAULT_DATA_DIR = Path("~/.face-avatar")
+
+
+class AdmissionSettings(Config):
+    """What one ingress replica takes on before it answers 503."""
+
+    max_images: int = Field(32, ge=8)  # being made at once; a request counts as many as its batch
+    retry_after_s: int = Field(5, ge=1)
+    cold_start_s: int = Field(120, ge=1)  # of a stage at zero replicas, until it was seen how long it takes to come up
+
+
+class QueueSettings(Config):
+    max_tasks: int = Field(1000, ge=1)  # waiting and running; what would be more is answered 503
+    deadline_s: float = Field(3600, gt=0, le=3600)  # of a queued request that names none
+    dead_ttl_s: int = Field(DEAD_TTL_S, ge=60)  # so long a task that was given up may be queued again
+
+
+class GenerationSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    catalogs: tuple[str, ...] = ("embedded",)
+    deadline_s: float = Field(120, gt=0)  # of a synchronous request that names none
+    license_mode: LicenseMode = "any"  # commercial: apps whose weights forbid commercial use are refused
+    require_consent: bool = False  # true: only requests with `"consent": true` are taken
+    result_ttl_s: int = Field(24 * 3600, ge=60)
+    broker: BrokerSettings = BrokerSettings()
+    store: StoreSettings = StoreSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    queue: QueueSettings = QueueSettings()
+    tokens: TokenSettings = TokenSettings()
+    fetch: FetchSettings = FetchSettings()
+    photo: PhotoSettings = PhotoSettings()
+    decoder: ConfinedSettings = ConfinedSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    safety: SafetySettings = SafetySettings()
+    generator: AvatarGeneratorConfig = AvatarGeneratorConfig()
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        # Replicas do not share the working directory of the process that started them.
+        return path.expanduser().absolute()

@@ -1,0 +1,108 @@
+"""Tasks of requests: everything that can be said of a request before any work is done for it."""
+
+import os
+import secrets
+import time
+import uuid
+from dataclasses import dataclass
+
+from serve_app.auth.tokens import Token
+from serve_app.catalog.catalog import Catalog
+from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
+from serve_app.generation.prompt_filter import PromptTerms
+from serve_app.generation.settings import GenerationSettings
+from serve_app.photos.urls import check_url
+from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
+from serve_app.tasks.models import Task, Webhook, idempotency_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is, and the key under which a repeat of it is the same task."""
+
+    owner: str
+    idempotency_key: str | None = None
+    base_url: str = ""  # as they see this service
+    token: Token | None = None  # with its limits filled in; None: there are none
+
+    @property
+    def max_images(self) -> int:
+        """At once; 0: any number."""
+        return (self.token.limits.images or 0) if self.token else 0
+
+    @property
+    def max_queued(self) -> int:
+        """Tasks; 0: any number."""
+        return (self.token.limits.queued or 0) if self.token else 0
+
+
+ANYBODY = Caller("")
+
+
+class Intake:
+    """Makes tasks of requests that this service takes."""
+
+    def __init__(self, settings: GenerationSettings, catalog: Catalog) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._terms = PromptTerms(settings.safety.prompt_terms)
+
+    def task(self, request: AvatarRequest, caller: Caller) -> Task:
+        """With everything filled in.
+
+        Raises: UnknownAppError; InvalidRequestError; ForbiddenError where the licences of the app forbid its use.
+        """
+        app = self._catalog[request.app_id]
+        if refusal := self._catalog.refusal(request.app_id, self._settings.license_mode):
+            raise ForbiddenError(refusal)
+        self._check_consent(request)
+        queue = self._settings.queue
+        effective = EffectiveRequest.fill(
+            request,
+            app,
+            seed=secrets.randbelow(MAX_SEED + 1),
+            deadline_s=queue.deadline_s if request.celery else self._settings.deadline_s,
+        )
+        self._check_prompt(effective.prompt, "gender" if request.prompt is None else "prompt")
+        key = caller.idempotency_key
+        return Task(
+            task_id=new_task_id(),
+            owner=caller.owner,
+            request=effective,
+            submitted_at=time.time(),
+            idempotency=None if key is None else idempotency_digest(caller.owner, key),
+            webhook=self._webhook(request, caller),
+            token=caller.token.id if caller.token else "",
+        )
+
+    def _check_consent(self, request: AvatarRequest) -> None:
+        """Raises: InvalidRequestError where this service asks for consent, and the request does not say so."""
+        if self._settings.require_consent and not request.consent:
+            message = "this service takes a photo only with the consent of the person on it"
+            problem = {"field": "consent", "message": message, "accepted": {"const": True}}
+            raise InvalidRequestError("The request is not valid.", fields=[problem])
+
+    def _check_prompt(self, prompt: str, field: str) -> None:
+        """Raises: InvalidRequestError where it has a word that this service refuses; which one is not said."""
+        if self._terms.refuse(prompt):
+            problem = {"field": field, "message": "has a word that this service refuses"}
+            raise InvalidRequestError("The request is not valid.", fields=[problem])
+
+    def _webhook(self, request: AvatarRequest, caller: Caller) -> Webhook | None:
+        """Raises: InvalidRequestError where its URL is none that may be called."""
+        if request.webhook_url is None:
+            return None
+        try:
+            check_url(request.webhook_url, self._settings.fetch)
+        except ImageUrlError as error:
+            problem = {"field": "webhook_url", "message": str(error), "accepted": "an http or https URL"}
+            raise InvalidRequestError("The request is not valid.", fields=[problem]) from None
+        return Webhook(url=request.webhook_url, base_url=caller.base_url)
+
+
+def new_task_id() -> str:
+    """UUID version 7 (RFC 9562): ids sort by the millisecond of their creation."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))

@@ -1,0 +1,1 @@
+"""Photos of clients: their URLs, the guarded fetch, and decoding in sandboxed processes."""

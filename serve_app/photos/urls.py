@@ -1,0 +1,159 @@
+"""URLs that clients name: which of them may be fetched, what data URLs hold, and what an answer shows of either."""
+
+import base64
+import re
+import zlib
+from ipaddress import ip_address, ip_network
+from urllib.parse import unquote
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from yarl import URL
+
+from serve_app.errors import ImageUrlError
+
+MAX_URL_CHARS = 8192  # of an http(s) URL; a data URL is bounded by `max_bytes`
+# Kept as a list because `ip_address.is_global` calls several of these global.
+REFUSED_NETWORKS = tuple(
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8",  # this network; 0.0.0.0 reaches loopback
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # carrier-grade NAT, and the metadata service of one cloud
+        "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # Azure's host agent
+        "169.254.0.0/16",  # link-local, and the metadata services of most clouds
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # IETF protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # automatic multicast tunnels
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+        # Only 2000::/3 is global unicast. The rest holds ::, ::1, v4-compatible ::/96, NAT64 64:ff9b::/96 and
+        # 64:ff9b:1::/48, v4-mapped ::ffff:0:0/96, discard 100::/64, segment routing 5f00::/16, unique local fc00::/7,
+        # link-local fe80::/10, site-local fec0::/10 and multicast ff00::/8.
+        "::/3",
+        "4000::/2",
+        "8000::/1",
+        "2001::/23",  # IETF protocol assignments: Teredo, ORCHID, benchmarking
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4 holds any v4 address
+        "2620:4f:8000::/48",  # AS112
+        "3ffe::/16",  # the former 6bone
+        "3fff::/20",  # documentation
+    )
+)
+# The middle of an ISATAP address (RFC 5214), which holds any v4 address under any prefix: 0000:5efe or 0200:5efe.
+ISATAP, ISATAP_MASK = 0x0000_5EFE, 0xFDFF_FFFF
+# What aiohttp and yarl are known to throw for URLs and answers that they cannot handle.
+CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError, AssertionError, zlib.error)
+_UNSAFE_CHARACTER = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
+_USER_INFO = re.compile(r"[^/?#]*//[^/?#]*@")  # an empty one too, which yarl forgets
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}")
+
+
+class FetchSettings(BaseModel):
+    """Limits of one fetch, all redirects of it together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    allow_private: bool = False  # any address and any port: for development and closed networks only
+    ports: tuple[int, ...] = (80, 443)
+    max_redirects: int = 3
+    timeout_s: PositiveFloat = 10.0
+    max_bytes: PositiveInt = 10 * 1024 * 1024  # after decompression
+
+
+def check_url(text: str, settings: FetchSettings) -> URL:
+    """Parses an http(s) URL that may be fetched; its address is checked later, at the socket. Raises ImageUrlError."""
+    if len(text) > MAX_URL_CHARS:
+        raise ImageUrlError(f"a URL has at most {MAX_URL_CHARS} characters", reason="url")
+    if _UNSAFE_CHARACTER.search(text):
+        raise ImageUrlError("a URL holds no spaces, control characters or backslashes", reason="url")
+    if _USER_INFO.match(text):
+        raise ImageUrlError("a URL with a user name or password is not fetched", reason="userinfo")
+    try:
+        url = URL(text)
+        host, port = url.raw_host, url.port
+    except CLIENT_ERRORS:
+        raise ImageUrlError("this is not a URL", reason="url") from None
+    if url.scheme not in ("http", "https"):
+        raise ImageUrlError("the URL is none of http, https or data", reason="scheme")
+    if not host or not _HOST.fullmatch(host):
+        raise ImageUrlError("the URL has no valid host", reason="url")
+    if port not in settings.ports and not settings.allow_private:
+        allowed = " or ".join(map(str, settings.ports))
+        raise ImageUrlError(f"the port of the URL is not {allowed}", reason="port", ports=list(settings.ports))
+    return url
+
+
+def is_refused(address: str) -> bool:
+    """Whether a numeric address is none that a photo of the public internet can have."""
+    try:
+        ip = ip_address(address.partition("%")[0])  # without the IPv6 zone
+    except ValueError:
+        return True
+    if ip.version == 6 and (int(ip) >> 32) & ISATAP_MASK == ISATAP:
+        return True
+    return any(ip in network for network in REFUSED_NETWORKS)
+
+
+def decode_data_url(url: str, max_bytes: int) -> bytes:
+    """The bytes of a `data:image/...;base64,` URL. Raises ImageUrlError."""
+    media_type, is_base64, payload = _split_data_url(url)
+    if not media_type.startswith("image/"):
+        raise ImageUrlError("the data URL is not an image: data:image/...;base64, is expected", reason="not_an_image")
+    if not is_base64:
+        raise ImageUrlError("the data URL is not base64: data:image/...;base64, is expected", reason="url")
+    if len(payload) > 4 * (max_bytes // 3 + 1):
+        raise photo_too_large(max_bytes)
+    try:
+        data = base64.b64decode(payload.encode("ascii"), validate=True)
+    except ValueError:
+        raise ImageUrlError("the data URL holds invalid base64", reason="url") from None
+    if len(data) > max_bytes:
+        raise photo_too_large(max_bytes)
+    return data
+
+
+def describe_url(url: str) -> str:
+    """What the envelope shows of any `file_url`: no query, fragment or user info, and no picture. Never raises."""
+    if is_data_url(url):
+        media_type, is_base64, payload = _split_data_url(url)
+        size = len(payload) * 3 // 4 - payload[-2:].count("=") if is_base64 else len(payload)
+        return f"data:{media_type} ({max(size, 0)} bytes)"
+    match = re.match(r"(https?)://([^/?#]*)([^?#]*)", url[:MAX_URL_CHARS], re.IGNORECASE)
+    if match is None:
+        return "(not an http, https or data URL)"
+    scheme, authority, path = match.groups()
+    shown = f"{scheme}://{authority.rpartition('@')[2]}{path}"
+    return shown.encode("utf-8", "replace").decode()  # JSON can hold lone surrogates, an answer in UTF-8 cannot
+
+
+def is_data_url(url: str) -> bool:
+    return url[:5].lower() == "data:"
+
+
+def _split_data_url(url: str) -> tuple[str, bool, str]:
+    """Media type (empty where it is none), whether it is base64, and the payload with its escapes undone."""
+    header, comma, payload = url[5:].partition(",")
+    media_type, *parameters = unquote(header[:1024]).lower().split(";")
+    # RFC 2397 allows escapes. Base64 has three characters that anybody escapes, and replacing those is fast on a
+    # payload made of nothing but escapes, where a general decoder takes seconds and hundreds of megabytes.
+    if "%" in payload:
+        for escaped, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
+            payload = payload.replace(escaped, character).replace(escaped.lower(), character)
+    is_base64 = bool(comma) and parameters[-1:] == ["base64"]
+    return media_type if _MEDIA_TYPE.fullmatch(media_type) else "", is_base64, payload
+
+
+def photo_too_large(max_bytes: int) -> ImageUrlError:
+    return ImageUrlError(f"a photo has at most {max_bytes} bytes", reason="too_large", max_bytes=max_bytes)

@@ -1,0 +1,102 @@
+"""The values of the pipeline: one request on its way through the stages, and what was drawn of it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from deployments.types import Avatar, AvatarSpec, FinishSpec, Origin
+from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
+from serve_app.schemas.responses import Attempt
+from serve_app.tasks.models import StoredAvatar
+
+MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
+AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
+
+
+class Drawing(NamedTuple):
+    """One drawing of an image, finished but not stored."""
+
+    spec: AvatarSpec
+    avatar: Avatar
+    face_similarity: float | None
+
+    @property
+    def rank(self) -> float:
+        return -2.0 if self.face_similarity is None else self.face_similarity
+
+    @property
+    def attempt(self) -> Attempt:
+        return Attempt(seed=self.spec.seed, face_similarity=self.face_similarity)
+
+
+ImageDone = Callable[[int, StoredAvatar], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarJob:
+    """One request on its way through the stages. `tenant` is whose it is; `done` are the images that are stored."""
+
+    task_id: str
+    tenant: str
+    request: EffectiveRequest
+    model: str
+    native_size: tuple[int, int]
+    submitted_at: float  # unix seconds
+    done: Mapping[int, StoredAvatar] = field(default_factory=dict)
+    stands_back: bool = False  # its tenant asks for more than it may
+
+    @property
+    def deadline(self) -> float:
+        """Unix seconds. The stages keep it themselves; whoever runs the pipeline ends it then."""
+        return self.submitted_at + self.request.deadline_s
+
+    def seed(self, index: int, redraw: int) -> int:
+        """Image i takes seed + i, drawn again one of those after the batch's: no two images of a task share one."""
+        if redraw == 0:
+            return self.request.seed + index
+        return (self.request.seed + self.request.batch + MAX_REDRAWS * index + redraw - 1) % (MAX_SEED + 1)
+
+    def is_like(self, face_similarity: float | None) -> bool:
+        """As was asked for."""
+        least = self.request.min_similarity
+        return least is None or (face_similarity is not None and face_similarity >= least)
+
+    def avatar_spec(self, index: int, redraw: int = 0) -> AvatarSpec:
+        request = self.request
+        return AvatarSpec(
+            model=self.model,
+            seed=self.seed(index, redraw),
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            width=self.native_size[0],
+            height=self.native_size[1],
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            task_id=self.task_id,
+            image_index=index,
+            submitted_at=self.submitted_at,
+            deadline=self.deadline,
+            tenant=self.tenant,
+            adapter_scale=request.ip_adapter_scale,
+            stands_back=self.stands_back,
+        )
+
+    def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:
+        request = self.request
+        origin = Origin(
+            app=request.app_id,
+            model=drawn.model,
+            seed=drawn.seed,
+            num_inference_steps=drawn.num_inference_steps,
+            guidance_scale=drawn.guidance_scale,
+            width=drawn.width,
+            height=drawn.height,
+        )
+        return FinishSpec(
+            width=request.width,
+            height=request.height,
+            remove_background=request.remove_background,
+            bg_color=rgb(request.bg_color) if request.bg_color else None,
+            output_format=request.output_format,
+            origin=origin,
+        )

@@ -1,0 +1,215 @@
+"""The pipeline: the only place that knows the order of the stages.
+
+face embedding -> for each image: generator -> background remover -> store, and generator -> similarity. The embedding
+is awaited first, so that a photo without a face never wakes a generator. The rest is chained by reference: pixels go
+from stage to stage through the object store, never through here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+import serve_app
+from deployments.errors import UnsafeImageError
+from deployments.types import (
+    Avatar,
+    AvatarSpec,
+    DrawnWith,
+    FaceEmbedding,
+    FinishSpec,
+    FoundFaces,
+    GeneratedImage,
+    Photo,
+)
+from serve_app.backends.object_store import Results, result_key, thumbnail_key
+from serve_app.errors import OverloadedError
+from serve_app.pipeline.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_of_chained
+from serve_app.pipeline.gc import Leftovers
+from serve_app.pipeline.job import AMID_OTHERS, MAX_REDRAWS, AvatarJob, Drawing, ImageDone
+from serve_app.tasks.models import StoredAvatar
+
+MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
+BUSY = "A stage takes no more work now."
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    avatars: list[StoredAvatar]
+    face_s: float
+
+
+class AvatarPipeline:
+    """Runs a job through the stages; a stage that dies on the way is asked again, a cancelled job stops them all."""
+
+    def __init__(
+        self,
+        embedder: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        remover: DeploymentHandle[Any],
+        results: Results,
+    ) -> None:
+        self._embedder = embedder
+        self._generator = generator
+        self._remover = remover
+        self._results = results
+        self._leftovers = Leftovers()
+
+    async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
+        """Make the images that are not done yet; `image_done` is called as each of them is stored.
+
+        Raises: NoFaceError; DeadlineError; OverloadedError; UnsafeImageError where all images are withheld;
+        RayTaskError where a stage has a bug.
+        """
+        started = time.perf_counter()
+        try:
+            with _refusals():
+                face = await self.embed(photo, stands_back=job.stands_back)
+                face_s = time.perf_counter() - started
+                images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
+                return JobResult(_shown(await _all_or_none(images)), face_s)
+        finally:
+            self._leftovers.collect_soon()
+
+    async def wake(self) -> None:
+        """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
+        await asyncio.gather(value_of(self._generator.wake.remote()), value_of(self._remover.wake.remote()))
+
+    async def embed(self, photo: Photo, *, stands_back: bool = False) -> FaceEmbedding:
+        """Raises: NoFaceError."""
+        return await self._seen(lambda: self._embedder.embed.remote(photo, stands_back))
+
+    async def inspect(self, photo: Photo) -> FoundFaces:
+        """The faces of a photo; wakes no generator. Raises: OverloadedError."""
+        with _refusals():
+            return await self._seen(lambda: self._embedder.inspect.remote(photo))
+
+    async def _seen(self, look: Callable[[], DeploymentResponse[T]]) -> T:
+        """What the embedder says of a photo; asked again where it died on the way."""
+        with Calls() as calls:
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    return await value_of(calls.add(look()))
+                except STAGE_LOST as error:
+                    _again_or_raise(error, attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding, image_done: ImageDone) -> StoredAvatar:
+        if index in job.done:
+            return job.done[index]
+        try:
+            drawings = await self._drawings(job, index, face)
+        except UnsafeImageError:
+            stored = StoredAvatar("", "", job.seed(index, 0), None, 0.0, 0.0, 0.0, 0.0, withheld=True)
+            await image_done(index, stored)
+            return stored
+        spec, avatar, similarity = max(drawings, key=lambda drawing: drawing.rank)
+        key, thumbnail = result_key(job.task_id, index, avatar.output_format), thumbnail_key(job.task_id, index)
+        started = time.perf_counter()
+        await asyncio.gather(self._results.put(key, avatar.data), self._results.put(thumbnail, avatar.thumbnail))
+        stored = StoredAvatar(
+            key=key,
+            thumbnail_key=thumbnail,
+            seed=spec.seed,
+            face_similarity=similarity,
+            startup_s=avatar.startup_s,
+            diffusion_s=sum(drawing.avatar.diffusion_s for drawing in drawings),
+            finish_s=avatar.finish_s,
+            store_s=time.perf_counter() - started,
+            attempts=tuple(drawing.attempt for drawing in drawings),
+            drawn_with=_noted(avatar.drawn_with, face),
+            drawn_size=(spec.width, spec.height),
+            drawn_sha256=avatar.drawn_sha256,
+        )
+        await image_done(index, stored)
+        return stored
+
+    async def _drawings(self, job: AvatarJob, index: int, face: FaceEmbedding) -> list[Drawing]:
+        """Draw an image, and again while it is less like the photo than was asked for and there is time for it."""
+        drawings: list[Drawing] = []
+        for redraw in range(1 + MAX_REDRAWS):
+            spec, started = job.avatar_spec(index, redraw), time.time()
+            try:
+                drawings.append(Drawing(spec, *await self._draw(spec, job.finish_spec(spec), face)))
+            except (BackPressureError, DeploymentUnavailableError, UnsafeImageError):
+                if not drawings:
+                    raise
+                break
+            ends = time.time() + (time.time() - started)
+            if job.is_like(drawings[-1].face_similarity) or ends > job.deadline:
+                break
+        return drawings
+
+    async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
+        """Generate and finish one image; where the chain broke, what had been generated is not generated again."""
+        with Calls() as calls:
+            image = calls.add(self._generate(spec, face))
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                avatar = calls.add(self._remover.finish.remote(image, finish))
+                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.stands_back))
+                try:
+                    return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
+                except STAGE_LOST as error:
+                    _again_or_raise(error, attempt)
+                    cancel(avatar, similarity)
+                    if await is_lost(image):
+                        again = replace(spec, alone=attempt >= AMID_OTHERS)
+                        image = calls.add(self._generate(again, face))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _generate(self, spec: AvatarSpec, face: FaceEmbedding) -> DeploymentResponse[GeneratedImage]:
+        # The id is for the router: replicas that have the model in memory come first.
+        return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
+
+
+def _noted(drawn_with: DrawnWith | None, face: FaceEmbedding) -> DrawnWith | None:
+    """With what the face was read with, and this version."""
+    if drawn_with is None:
+        return None
+    versions = {"face-avatar": serve_app.__version__, **drawn_with.versions}
+    return replace(drawn_with, weights={**drawn_with.weights, **face.weights}, versions=versions)
+
+
+def _shown(avatars: list[StoredAvatar]) -> list[StoredAvatar]:
+    if all(avatar.withheld for avatar in avatars):
+        raise UnsafeImageError("The safety checker withholds every image. Another prompt or seed may help.")
+    return avatars
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What a stage, or Ray's store of objects, has no room for now. Raises: OverloadedError."""
+    try:
+        yield
+    except (BackPressureError, DeploymentUnavailableError):
+        raise OverloadedError(BUSY) from None
+    except (ObjectStoreFullError, OutOfDiskError):
+        raise OverloadedError("There is no memory for more pictures now.") from None
+
+
+def _again_or_raise(error: Exception, attempt: int) -> None:
+    if attempt == MAX_ATTEMPTS or isinstance(error, (BackPressureError, DeploymentUnavailableError)):
+        raise error
+    log.warning("a stage was lost (%s); attempt %d", type(error).__name__, attempt + 1)
+
+
+async def _all_or_none(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; at the first error the rest is cancelled and waited for."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,1 @@
+"""Content credentials (C2PA): signing results, reading and verifying pictures."""

@@ -1,0 +1,128 @@
+"""What the content credentials of a picture say: read in a confined child process.
+
+What reads them is native code that parses hostile bytes. It is told to fetch nothing, and could not: the child opens no
+sockets.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.photos.decode import kind_of
+from serve_app.sandbox.process import ANSWER, AnswerParts, ConfinedProcess, ConfinedSettings, Receive, serve_pictures
+
+MAX_ANSWER_BYTES = 1 << 16
+MAX_ENTRIES = 32  # of a statement
+MAX_TEXT = 200  # characters, of what strangers wrote
+VERIFY = {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}
+TRUSTED, UNTRUSTED = "signingCredential.trusted", "signingCredential.untrusted"
+SIGNED = "claimSignature.validated"
+STATEMENT = "org.face-avatar.generation"
+DAMAGED = (LookupError, TypeError, AttributeError, ValueError, RecursionError)  # a report that says nothing sensible
+
+
+class Credentials(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    generator: str = Field("", max_length=2 * MAX_TEXT, description="The program that made it, and its version.")
+    made_at: str = Field("", max_length=MAX_TEXT, description="When, by the clock of that program.")
+    source_type: str = Field("", max_length=MAX_TEXT, description="How it was made, in IPTC's words.")
+    issuer: str = Field("", max_length=MAX_TEXT, description="The organisation in the signer's certificate.")
+    statement: dict[str, str | int | float] = Field(
+        {},
+        max_length=MAX_ENTRIES,
+        description="Of a picture of ours: app, model, seed, steps, guidance, size as drawn.",
+    )
+
+
+class Reading(BaseModel):
+    """What was found. `signer` is the serial number of a certificate that one of our anchors issued."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: Literal["none", "damaged", "read"]
+    signed: bool = False
+    intact: bool = False
+    signer: str | None = Field(None, max_length=MAX_TEXT)
+    credentials: Credentials | None = None
+
+
+class ReadingProcess(ConfinedProcess[Reading]):
+    def __init__(self, anchors: str, settings: ConfinedSettings) -> None:
+        """`anchors` are certificates in PEM, whose issues are ours. Raises: OSError."""
+        super().__init__(__name__, [anchors, settings.model_dump_json()], settings)
+
+    def _read(self, first: int, second: int, receive: Receive) -> Reading:
+        if first != 1 or second > MAX_ANSWER_BYTES:
+            raise ValueError(f"an answer of {first}, {second}")
+        return Reading.model_validate_json(receive(second))
+
+
+def credential_reader(anchors: str) -> Callable[[bytes], Reading]:
+    import c2pa  # 23 MB of native code, for the child alone
+
+    context = c2pa.Context.from_dict({"version": 1, "verify": VERIFY, "trust": {"user_anchors": anchors}})
+
+    def read(data: bytes) -> Reading:
+        try:
+            with c2pa.Reader(f"image/{kind_of(data)}", io.BytesIO(data), context=context) as reader:
+                return reading_of(json.loads(reader.json()))
+        except c2pa.C2paError.ManifestNotFound:
+            return Reading(state="none")
+        except (c2pa.C2paError, *DAMAGED):
+            return Reading(state="damaged")
+
+    return read
+
+
+def reading_of(report: Mapping[str, Any]) -> Reading:
+    """c2pa's report, as far as it is about the picture as it is now. Raises: one of DAMAGED."""
+    active = report["manifests"][report["active_manifest"]]
+    results = report["validation_results"]["activeManifest"]
+    passed = {entry["code"] for entry in results["success"]}
+    failed = {entry["code"] for entry in results["failure"]}
+    return Reading(
+        state="read",
+        signed=SIGNED in passed,
+        intact=not failed - {UNTRUSTED},
+        signer=active["signature_info"]["cert_serial_number"] if TRUSTED in passed else None,
+        credentials=credentials_of(active),
+    )
+
+
+def credentials_of(manifest: Mapping[str, Any]) -> Credentials:
+    assertions = {entry["label"]: entry["data"] for entry in manifest["assertions"]}
+    actions = assertions.get("c2pa.actions.v2", {}).get("actions", ())
+    created: Mapping[str, Any] = next((action for action in actions if action["action"] == "c2pa.created"), {})
+    generator: Mapping[str, Any] = next(iter(manifest.get("claim_generator_info", ())), {})
+    named = [_text(generator, "name"), _text(generator, "version")]
+    return Credentials(
+        generator=" ".join(part for part in named if part),
+        made_at=_text(created, "when"),
+        source_type=_text(created, "digitalSourceType"),
+        issuer=_text(manifest["signature_info"], "issuer"),
+        statement=assertions.get(STATEMENT, {}),
+    )
+
+
+def _text(entries: Mapping[str, Any], name: str) -> str:
+    return str(entries.get(name) or "")[:MAX_TEXT]
+
+
+def main(anchors: str, settings: ConfinedSettings) -> None:
+    read = credential_reader(anchors)
+
+    def answer(data: bytes) -> AnswerParts:
+        found = read(data).model_dump_json().encode()
+        return ANSWER.pack(1, len(found)), found
+
+    read(b"\xff\xd8\xff\xd9")  # so that nothing is left to be loaded
+    serve_pictures(answer, sys.stdin.buffer, sys.stdout.buffer, settings)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], ConfinedSettings.model_validate_json(sys.argv[2]))

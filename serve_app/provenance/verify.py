@@ -1,0 +1,84 @@
+"""Whether a picture is one of ours, and as it left us."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from serve_app.photos.urls import describe_url
+from serve_app.provenance.reader import Credentials, Reading, ReadingProcess
+from serve_app.provenance.signing import OurCertificates, Trust
+from serve_app.sandbox.process import ConfinedPool, ConfinedSettings
+from serve_app.schemas.faces import FacesRequest
+from serve_app.schemas.responses import Envelope, TimeRequired
+
+Verdict = Literal["genuine", "altered", "foreign", "unreadable", "unsigned"]
+WORDS: dict[Verdict, str] = {
+    "genuine": "This service made the picture, and nothing in it was changed since.",
+    "altered": "The credentials are of this service; the picture is not the one that they were signed for.",
+    "foreign": "The picture has content credentials, but others than this service signed them.",
+    "unreadable": "The picture has content credentials that are damaged, or whose signature is not valid.",
+    "unsigned": "The picture has no content credentials: they may have been removed, or it never had any.",
+}
+
+
+class VerifyRequest(FacesRequest):
+    """The body of `POST /api/v1/verify`."""
+
+
+class VerifyOutput(BaseModel):
+    """`output` of a verification."""
+
+    verdict: Verdict
+    ours: bool = Field(description="Signed with a certificate of this service.")
+    intact: bool = Field(description="Signed, and not changed since.")
+    trust: Trust | None = Field(description="The kind of certificate, where it is ours.")
+    message: str = Field(description="The verdict in words.")
+    credentials: Credentials | None = Field(description="To be believed only of a genuine picture.")
+
+    @classmethod
+    def of(cls, reading: Reading, signers: Mapping[str, Trust]) -> "VerifyOutput":
+        """`signers` are the kinds of our certificates, by their serial numbers."""
+        trust = signers.get(reading.signer) if reading.signer and reading.signed else None
+        verdict = _verdict(reading, ours=trust is not None)
+        return cls(
+            verdict=verdict,
+            ours=trust is not None,
+            intact=reading.signed and reading.intact,
+            trust=trust,
+            message=WORDS[verdict],
+            credentials=reading.credentials,
+        )
+
+    def envelope(self, file_url: str, runtime_s: float) -> Envelope:
+        return Envelope(
+            time_required=TimeRequired(runtime=round(runtime_s, 4)),
+            input={"file_url": describe_url(file_url)},
+            output=self.model_dump(),
+        )
+
+
+class CredentialReader:
+    """Reads content credentials in one child process, which starts with the first picture."""
+
+    def __init__(self, ours: OurCertificates, settings: ConfinedSettings) -> None:
+        self._signers = ours.signers
+        self._pool = ConfinedPool(lambda: ReadingProcess(ours.anchors, settings), "read", processes=1)
+
+    async def verify(self, data: bytes) -> VerifyOutput:
+        """Raises: ImageUrlError, also for a picture that killed or stalled the child; ConfinedStartError."""
+        return VerifyOutput.of(await self._pool.ask(data), self._signers)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._pool.close)
+
+
+def _verdict(reading: Reading, *, ours: bool) -> Verdict:
+    if reading.state == "none":
+        return "unsigned"
+    if not reading.signed:
+        return "unreadable"
+    if not ours:
+        return "foreign"
+    return "genuine" if reading.intact else "altered"

@@ -1,0 +1,1 @@
+"""Sandboxed child processes for code that parses hostile bytes."""

@@ -1,0 +1,278 @@
+"""Child processes for code that parses hostile bytes, so that what breaks or occupies it harms nothing else.
+
+A child is a new program, not a fork: it has none of this process's memory, files or environment. Before it sees a
+byte it gives up opening files and sockets and bounds its memory and its CPU time; its parent bounds the wall time and
+ends it. Between them there is one socket: a length and that many bytes go out, two numbers and what they announce come
+back.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from math import ceil
+from pathlib import Path
+from queue import SimpleQueue
+from typing import BinaryIO, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+
+from serve_app.errors import ImageUrlError, too_costly
+
+START_TIMEOUT_S = 60.0  # it takes half a second on a machine that is not busy
+KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without which some installations of Python do not start
+MAX_REFUSAL_BYTES = 4096
+
+# Left alone, glibc learns from large pictures to keep their memory, in pieces that are too small for the next one but
+# count for the limit. Lower thresholds than these cost a small picture half its time in page faults.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
+
+REQUEST = struct.Struct("!I")  # bytes of the picture that follows
+ANSWER = struct.Struct("!II")  # two numbers that say what follows; 0 and the length of a refusal, which is JSON
+READY = ANSWER.pack(0, 0)
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+AnswerParts = Iterable[bytes | memoryview]
+Receive = Callable[[int], bytearray]
+"""Exactly so many bytes of an answer. Raises: EOFError, TimeoutError."""
+
+
+class ConfinedSettings(BaseModel):
+    """Of one ingress replica."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    processes: PositiveInt = 2  # pictures looked at at once
+    timeout_s: PositiveFloat = 1.8  # for one picture; what takes longer is refused within 2 s
+    max_memory_bytes: PositiveInt = 300 * 1000 * 1000  # of one process, above what it has when idle
+
+
+class ConfinedStartError(RuntimeError):
+    """A child process does not start: nothing that a picture could be blamed for."""
+
+
+class ConfinedLostError(Exception):
+    """A child process died, took too long or answered nonsense, and was ended."""
+
+
+class ConfinedProcess(ABC, Generic[T]):
+    """One child process and the socket to it, for one thread at a time.
+
+    A ConfinedLostError or ConfinedStartError ends it. It ends by itself when this process does.
+    """
+
+    def __init__(self, module: str, arguments: Iterable[str], settings: ConfinedSettings) -> None:
+        """Raises: OSError."""
+        self._settings = settings
+        self._is_ready = False
+        self._socket, theirs = socket.socketpair()
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *arguments],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                cwd="/",
+                process_group=0,  # ctrl-C in a terminal is for the service, which ends this process
+                env=child_environment(),
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._child.poll() is not None
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def ask(self, data: bytes) -> T:
+        """Raises: ImageUrlError; ConfinedLostError; ConfinedStartError."""
+        self._await_ready()
+        deadline = time.monotonic() + self._settings.timeout_s
+        try:
+            self._send(REQUEST.pack(len(data)), deadline)
+            self._send(data, deadline)
+            answer = self._answer(lambda size: self._receive(size, deadline))
+        except TimeoutError:
+            self.end()
+            raise ConfinedLostError(f"no answer within {self._settings.timeout_s:g} s") from None
+        except (OSError, EOFError, ValueError, TypeError) as error:
+            raise ConfinedLostError(f"{error!r}, exit status {self.end()}") from None
+        if isinstance(answer, ImageUrlError):
+            raise answer
+        return answer
+
+    def end(self) -> int:
+        """The exit status."""
+        self._socket.close()
+        self._child.kill()
+        return self._child.wait()
+
+    @abstractmethod
+    def _read(self, first: int, second: int, receive: Receive) -> T:
+        """What the two numbers of an answer announce. Raises: ValueError, TypeError for what cannot be."""
+
+    def _answer(self, receive: Receive) -> T | ImageUrlError:
+        """What the child says is believed no more than a picture is: it may be in the hands of one."""
+        first, second = ANSWER.unpack(receive(ANSWER.size))
+        if first == 0 and second <= MAX_REFUSAL_BYTES:
+            return ImageUrlError(**json.loads(receive(second)))
+        return self._read(first, second, receive)
+
+    def _await_ready(self) -> None:
+        if self._is_ready:
+            return
+        try:
+            if self._receive(len(READY), time.monotonic() + START_TIMEOUT_S) != READY:
+                raise ValueError("its first word is another")
+        except (OSError, EOFError, ValueError) as error:
+            raise ConfinedStartError(f"{error!r}, exit status {self.end()}") from None
+        self._is_ready = True
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        self._socket.settimeout(_seconds_until(deadline))
+        self._socket.sendall(data)
+
+    def _receive(self, size: int, deadline: float) -> bytearray:
+        received = bytearray(size)
+        rest = memoryview(received)
+        while rest:
+            self._socket.settimeout(_seconds_until(deadline))
+            count = self._socket.recv_into(rest)
+            if count == 0:
+                raise EOFError("the socket was closed")
+            rest = rest[count:]
+        return received
+
+
+class ConfinedPool(Generic[T]):
+    """A few processes of one kind, which start with `start` or else with the first pictures."""
+
+    def __init__(self, make: Callable[[], ConfinedProcess[T]], name: str, processes: int) -> None:
+        self._make = make
+        self._name = name
+        self._processes = processes
+        # Its own threads: look-ups of slow names fill those of the event loop.
+        self._threads = ThreadPoolExecutor(processes, name)
+        self._idle: SimpleQueue[ConfinedProcess[T] | None] = SimpleQueue()  # as many as threads; None: not started
+        for _ in range(processes):
+            self._idle.put(None)
+
+    def start(self) -> None:
+        """Start the processes before the first pictures come, and do not wait until they are ready."""
+        for _ in range(self._processes):
+            self._threads.submit(self._start_one)
+
+    async def ask(self, data: bytes) -> T:
+        """Raises: ImageUrlError, also for a picture that killed or stalled its process; ConfinedStartError."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, data)
+
+    def _ask(self, data: bytes) -> T:
+        process = self._idle.get()
+        try:
+            process = self._living(process)
+            return process.ask(data)
+        except ConfinedLostError as error:
+            log.warning("a process that was to %s a picture of %d bytes was lost: %s", self._name, len(data), error)
+            process = self._started()
+            raise too_costly() from None
+        finally:
+            self._idle.put(process)
+
+    def close(self) -> None:
+        """Waits for the pictures that are being looked at."""
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            if process := self._idle.get():
+                process.end()
+
+    def _start_one(self) -> None:
+        self._idle.put(self._idle.get() or self._started())
+
+    def _started(self) -> ConfinedProcess[T] | None:
+        try:
+            return self._make()
+        except OSError:
+            log.exception("a process to %s pictures does not start", self._name)
+            return None  # the next picture tries again, and tells its client
+
+    def _living(self, process: ConfinedProcess[T] | None) -> ConfinedProcess[T]:
+        """The same, or another for one that never started, or died with nothing to do. Raises: OSError."""
+        if process is not None:
+            if not process.has_ended:
+                return process
+            process.end()
+        return self._make()
+
+
+def _seconds_until(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+def child_environment() -> dict[str, str]:
+    """What a child needs to import this package, and nothing that could be a secret."""
+    return {
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "OPENBLAS_NUM_THREADS": "1",  # threads would take memory for nothing
+        **MALLOC,
+        **{name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
+    }
+
+
+def serve_pictures(
+    answer: Callable[[bytes], AnswerParts], requests: BinaryIO, answers: BinaryIO, settings: ConfinedSettings
+) -> None:
+    """The child: answers pictures until there are no more. Whatever `answer` needs is loaded already."""
+    confine(settings.max_memory_bytes)
+    answers.write(READY)
+    answers.flush()
+    while header := requests.read(REQUEST.size):
+        (size,) = REQUEST.unpack(header)
+        data = requests.read(size)
+        bound_cpu_time(settings.timeout_s)
+        answers.writelines(answer(data))
+        answers.flush()
+
+
+def refusal_parts(error: ImageUrlError) -> AnswerParts:
+    refusal = json.dumps(error.data).encode()
+    return ANSWER.pack(0, len(refusal)), refusal
+
+
+def confine(max_memory_bytes: int) -> None:
+    """From here on this process opens no file and no socket, and gets this much memory besides what it has."""
+    if sys.platform == "linux":  # macOS enforces no limit of memory
+        max_bytes = data_bytes() + max_memory_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # those that are open: stdin, stdout, stderr
+
+
+def bound_cpu_time(seconds: float) -> None:
+    """Ends this process where it computes for so long, even if nobody watches it any more. In whole seconds."""
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (ceil(time.process_time() + seconds), most))
+
+
+def data_bytes() -> int:
+    """Memory that this process asked for, whether it uses it or not: what RLIMIT_DATA counts, and the stack."""
+    pages = Path("/proc/self/statm").read_text().split()[5]
+    return int(pages) * resource.getpagesize()

@@ -1,0 +1,1 @@
+"""The HTTP contract: requests, answers, and the errors that both name."""

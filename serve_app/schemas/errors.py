@@ -1,0 +1,89 @@
+"""The HTTP status and the stable name of each error. Task records keep both, so more than HTTP needs them."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from deployments.errors import AvatarError, DeadlineError, NoFaceError, UnsafeImageError
+from serve_app.errors import (
+    ConflictError,
+    ForbiddenError,
+    GivenUpError,
+    ImageUrlError,
+    InterruptedWorkError,
+    InvalidRequestError,
+    MediaTypeError,
+    MethodNotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    RateLimitError,
+    TooLargeError,
+    UnauthorizedError,
+    UnknownAppError,
+    UnknownTaskError,
+)
+from serve_app.schemas.requests import ALIASES
+
+
+class ErrorAnswer(NamedTuple):
+    status: int
+    name: str
+
+
+INTERNAL_ERROR = ErrorAnswer(500, "Internal Error")
+ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
+    UnauthorizedError: ErrorAnswer(401, "Unauthorized"),
+    ForbiddenError: ErrorAnswer(403, "Forbidden"),
+    NotFoundError: ErrorAnswer(404, "Not Found"),
+    UnknownAppError: ErrorAnswer(404, "Unknown App"),
+    UnknownTaskError: ErrorAnswer(404, "Unknown Task"),
+    MethodNotAllowedError: ErrorAnswer(405, "Method Not Allowed"),
+    ConflictError: ErrorAnswer(409, "Conflict"),
+    TooLargeError: ErrorAnswer(413, "Request Too Large"),
+    MediaTypeError: ErrorAnswer(415, "Unsupported Media Type"),
+    InvalidRequestError: ErrorAnswer(422, "Invalid Request"),
+    ImageUrlError: ErrorAnswer(422, "Image URL Error"),
+    NoFaceError: ErrorAnswer(422, "Face Consistent Error"),
+    UnsafeImageError: ErrorAnswer(422, "NSFW Content"),
+    RateLimitError: ErrorAnswer(429, "Rate Limit"),
+    OverloadedError: ErrorAnswer(503, "Overloaded"),
+    DeadlineError: ErrorAnswer(504, "Timeout"),
+    InterruptedWorkError: INTERNAL_ERROR,
+    GivenUpError: INTERNAL_ERROR,
+}
+
+
+def answer_to(error: AvatarError) -> ErrorAnswer:
+    """The HTTP status and the stable name of an error, by its nearest class."""
+    return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL_ERROR)
+
+
+ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+_PROSE = {"title", "description", "examples"}
+
+
+def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
+    """A pydantic error as one entry a field: what was wrong, and the JSON schema of what would be accepted."""
+    schemas = field_schemas(model)
+    fields = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
+        entry: dict[str, Any] = {"field": name, "message": problem["msg"].removeprefix("Value error, ")}
+        if problem["type"] == "extra_forbidden":
+            known = ALIAS_OF.get(name)
+            entry["message"] = (
+                f"differs from {known}, whose alias it is: send one of them" if known else "unknown field"
+            )
+            entry["accepted"] = sorted(schemas)
+        elif name in schemas:
+            entry["accepted"] = {key: rule for key, rule in schemas[name].items() if key not in _PROSE}
+        fields.append(entry)
+    return InvalidRequestError("The request is not valid.", fields=fields)
+
+
+@cache
+def field_schemas(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of each field."""
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    return properties

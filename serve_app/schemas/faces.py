@@ -1,0 +1,101 @@
+"""The pre-flight: what a photo shows and whether it would be accepted, before anything is generated for it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deployments.types import Box, FoundFaces, Photo
+from serve_app.photos.urls import describe_url
+from serve_app.schemas.requests import unaliased
+from serve_app.schemas.responses import Envelope, TimeRequired
+
+
+class FacesRequest(BaseModel):
+    """The body of `POST /api/v1/faces`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    file_url: str = Field(
+        min_length=1,
+        description="The photo: an http(s) URL or `data:image/...;base64,`. `image` is an alias.",
+        examples=["https://example.org/me.jpg"],
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, data: Any) -> Any:
+        return unaliased(data, "file_url") if isinstance(data, dict) else data
+
+
+class ShownFace(BaseModel):
+    box: Box = Field(description="Left, top, right, bottom; pixels of the upright photo of `width` x `height`.")
+    score: float = Field(description="How sure the detector is, 0 to 1.")
+    sharpness: float = Field(description="Fine detail of the face: 10 and more is sharp, less than 5 blurred.")
+
+
+class FacesOutput(BaseModel):
+    """`output` of a pre-flight."""
+
+    width: int = Field(description="Of the upright photo, shrunk if it was too large; pixels.")
+    height: int
+    faces: list[ShownFace] = Field(description="The largest first.")
+    used: int | None = Field(description="Which of them avatars would be made of: the largest; null where none is.")
+    accepted: bool
+    reason: Literal["no_face", "face_too_small"] | None = Field(description="Why it would not be accepted.")
+    message: str = Field(description="The same in words; empty where it would be accepted.")
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What a look at a photo found, and how long it took in seconds."""
+
+    output: FacesOutput
+    fetch_s: float
+    face_s: float
+
+    @classmethod
+    def of(cls, photo: Photo, found: FoundFaces, *, fetch_s: float, face_s: float) -> "Preflight":
+        height, width = photo.pixels.shape[:2]
+        faces = [
+            ShownFace(
+                box=_within(face.box, width, height), score=round(face.score, 4), sharpness=round(face.sharpness, 1)
+            )
+            for face in found.faces
+        ]
+        output = FacesOutput(
+            width=width,
+            height=height,
+            faces=faces,
+            used=0 if found.refusal is None else None,
+            accepted=found.refusal is None,
+            reason=found.refusal,
+            message=_in_words(found),
+        )
+        return cls(output, fetch_s, face_s)
+
+    def envelope(self, file_url: str) -> Envelope:
+        stages = {"fetch": round(self.fetch_s, 4), "face": round(self.face_s, 4)}
+        return Envelope(
+            time_required=TimeRequired(runtime=round(self.fetch_s + self.face_s, 4), stages=stages),
+            input={"file_url": describe_url(file_url)},
+            output=self.output.model_dump(),
+        )
+
+
+def _within(box: Box, width: int, height: int) -> Box:
+    """A detector's box can reach beyond the photo."""
+    left, top, right, bottom = box
+    x0, x1 = (round(min(max(x, 0.0), width), 1) for x in (left, right))
+    y0, y1 = (round(min(max(y, 0.0), height), 1) for y in (top, bottom))
+    return x0, y0, x1, y1
+
+
+def _in_words(found: FoundFaces) -> str:
+    if found.refusal is None:
+        return ""
+    if found.refusal == "no_face":
+        return "No face was found. A face seen from the front, in even light and not covered, is found best."
+    left, top, right, bottom = found.faces[0].box
+    side = round(min(right - left, bottom - top))
+    return f"The largest face is {side} pixels wide; at least {found.min_face_px} are needed."

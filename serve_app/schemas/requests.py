@@ -1,0 +1,224 @@
+"""The contract: what a client may ask for, and the envelope of every answer."""
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from pydantic_core import PydanticCustomError
+
+from deployments.types import OutputFormat
+from serve_app.catalog.catalog import App
+from serve_app.photos.urls import describe_url
+
+MAX_BATCH = 8
+MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
+GENDER_WORDS = {"male": "man", "man": "man", "boy": "man", "female": "woman", "woman": "woman", "girl": "woman"}
+ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
+MAX_FIELDS = 64  # of a body, known or not: each unknown one costs an entry in the answer
+OPTIONAL_STRINGS = frozenset(
+    {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "webhook_url"}
+)
+
+T = TypeVar("T")
+Priority = Literal["normal", "low"]
+
+
+def _whole_number(value: Any) -> Any:
+    """JSON has one kind of number: 4.0 is the integer 4. Booleans and strings are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a JSON number without a fraction")
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError("must be a JSON number without a fraction")
+        return int(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a JSON number")
+    return value
+
+
+# Bounds come before these: after them, and beside null, they would not be bounds in the JSON schema.
+WHOLE, NUMBER = BeforeValidator(_whole_number), BeforeValidator(_number)
+Side = Annotated[int, Field(ge=256, le=1536), WHOLE]
+HexColor = Annotated[str, Field(pattern=r"^#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})$", examples=["#FFFFFF"])]
+
+
+def unaliased(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A body with the aliases of these fields replaced by the names that they stand for."""
+    if len(data) > MAX_FIELDS:
+        raise PydanticCustomError("too_many_fields", "the body has too many fields")
+    data = dict(data)
+    for name in names:
+        for alias in ALIASES[name]:
+            # An alias that contradicts its name stays, and is refused with the unknown fields.
+            if alias in data and data.setdefault(name, data[alias]) == data[alias]:
+                del data[alias]
+    return data
+
+
+class AvatarRequest(BaseModel):
+    """The body of `POST /getImageToImage`, checked. What is None takes the app's own value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    app_id: str = Field(min_length=1, max_length=64, examples=["face-avatar"])
+    file_url: str = Field(
+        min_length=1,
+        description="The reference photo: an http(s) URL or `data:image/...;base64,`. `image` is an alias.",
+        examples=["https://example.org/me.jpg"],
+    )
+    prompt: str | None = Field(
+        None,
+        max_length=2000,
+        description='Replaces the default prompt whole; null and "None" take the default, with the gender filled in.',
+    )
+    gender: str | None = Field(
+        None,
+        max_length=32,
+        pattern=r"^[^\W\d_]([^\W\d_]|[ -])*$",
+        description="male, man, boy; female, woman, girl; or another word, used as it is. Unused with a prompt.",
+        examples=["female"],
+    )
+    negative_prompt: str | None = Field(None, max_length=2000)
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH), WHOLE] = Field(1, description="How many images to generate.")
+    height: Side | None = Field(None, description="Pixels; the result has exactly this size.")
+    width: Side | None = Field(None, description="Pixels; the result has exactly this size.")
+    num_inference_steps: Annotated[int, Field(ge=1, le=50), WHOLE] | None = None
+    guidance_scale: Annotated[float, Field(ge=1, le=30), NUMBER] | None = None
+    ip_adapter_scale: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
+        None, description="How much the face counts beside the prompt; omitted: as the model is set up."
+    )
+    min_similarity: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
+        None,
+        description="An image whose `face_similarity` is less, or null, is drawn again with another seed, twice at "
+        "most and while the deadline leaves time; the best is kept, and `output.attempts` tells of all.",
+        examples=[0.6],
+    )
+    remove_background: StrictBool = Field(False, description="true: transparent background.")
+    bg_color: HexColor | None = Field(
+        None, description="The background is cut out and filled with this colour, also with `remove_background`."
+    )
+    celery: StrictBool = Field(False, description="true: queue the request and answer 202 at once, with a `task_id`.")
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE] | None = Field(
+        None, description="Image i uses seed + i; drawn where omitted."
+    )
+    output_format: OutputFormat = "png"
+    ref_id: str | None = Field(
+        None, max_length=256, description="The client's own reference, echoed. Aliases: `refID`, `reference_id`."
+    )
+    webhook_url: str | None = Field(
+        None, max_length=2048, description="An http(s) URL that gets the final envelope as a signed POST."
+    )
+    consent: StrictBool = Field(
+        False,
+        description="true: the person on the photo agrees to this use of it. Some services ask for it: "
+        "`consent_required` in `GET /api/v1/apps`.",
+    )
+    priority: Priority = Field(
+        "normal", description="low: a queued request that waits while others do, but for a turn now and then."
+    )
+    deadline_s: Annotated[float, Field(gt=0, le=3600), NUMBER] | None = Field(
+        None, description="Seconds until the request is given up."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, data: Any) -> Any:
+        """Empty optional strings mean null; aliases become the names that they stand for."""
+        if not isinstance(data, dict):
+            return data
+        named = unaliased(data, *ALIASES)
+        return {key: value for key, value in named.items() if not (value == "" and key in OPTIONAL_STRINGS)}
+
+    @model_validator(mode="after")
+    def _format_carries_transparency(self) -> "AvatarRequest":
+        if self.output_format == "jpeg" and self.remove_background and self.bg_color is None:
+            message = "jpeg has no transparency: take png or webp, or give a bg_color"
+            raise PydanticCustomError("no_transparency", "{message}", {"message": message, "field": "output_format"})
+        return self
+
+
+class StatusRequest(BaseModel):
+    """The body of `POST /getImage`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: str = Field(min_length=1, max_length=64, description="A `task_id`.")
+    refID: str | None = Field(None, max_length=256, description="Not needed: the task's own `ref_id` is in `input`.")  # noqa: N815
+
+
+class EffectiveRequest(BaseModel):
+    """A request with everything filled in, as the answer's `input` shows it: the photo by its description only."""
+
+    model_config = ConfigDict(frozen=True)
+
+    app_id: str
+    file_url: str
+    prompt: str
+    gender: str
+    negative_prompt: str
+    batch: int
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    ip_adapter_scale: float | None = None
+    min_similarity: float | None = None
+    remove_background: bool
+    bg_color: str | None
+    celery: bool
+    seed: int
+    output_format: OutputFormat
+    ref_id: str | None
+    deadline_s: float
+    priority: Priority = "normal"
+    webhook_url: str | None = None  # without its query
+    consent: bool = False
+
+    @classmethod
+    def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
+        """Fill the gaps of a request from the app's defaults; `seed` and `deadline_s` where it names none."""
+        defaults = app.defaults
+        gender = gender_word(request.gender)
+        own_prompt = None if request.prompt == "None" else request.prompt
+        return cls(
+            **request.model_dump(exclude=_FILLED),
+            file_url=describe_url(request.file_url),
+            gender=gender,
+            prompt=app.prompt.replace("{gender_word}", gender) if own_prompt is None else own_prompt,
+            negative_prompt=_first(request.negative_prompt, defaults.negative_prompt),
+            height=_first(request.height, defaults.height),
+            width=_first(request.width, defaults.width),
+            num_inference_steps=_first(request.num_inference_steps, defaults.num_inference_steps),
+            guidance_scale=_first(request.guidance_scale, defaults.guidance_scale),
+            seed=_first(request.seed, seed),
+            deadline_s=_first(request.deadline_s, deadline_s),
+            webhook_url=None if request.webhook_url is None else describe_url(request.webhook_url),
+        )
+
+
+_FILLED = {
+    "file_url", "gender", "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
+    "seed", "deadline_s", "webhook_url",
+}  # fmt: skip
+
+
+def _first(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def gender_word(gender: str | None) -> str:
+    """The word that stands for {gender_word} in a prompt."""
+    return "person" if gender is None else GENDER_WORDS.get(gender.lower(), gender)
+
+
+def rgb(bg_color: str) -> tuple[int, int, int]:
+    """#RGB or #RRGGBB as three bytes."""
+    digits = bg_color.removeprefix("#")
+    if len(digits) == 3:
+        digits = re.sub("(.)", r"\1\1", digits)
+    red, green, blue = bytes.fromhex(digits)
+    return red, green, blue

@@ -1,0 +1,63 @@
+"""The answers of the contract: the envelope and what is in its `output`."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.schemas.receipts import Receipt
+
+Status = Literal["PENDING", "STARTED", "SUCCESS", "FAILED", "CANCELLED"]
+
+
+class TimeRequired(BaseModel):
+    """Seconds. `startup_time`: waiting for a generator replica to come up; `stages`: the slowest image of each."""
+
+    startup_time: float = 0.0
+    runtime: float = 0.0
+    stages: dict[str, float] = {}
+
+
+class Envelope(BaseModel):
+    """Every answer, errors too: these eight keys, always all there."""
+
+    time_required: TimeRequired = TimeRequired()
+    error: str = Field("", examples=[""], description="A short stable name; empty where there was none.")
+    error_data: dict[str, Any] | Literal[""] = Field("", examples=[""])
+    input: dict[str, Any] = Field({}, description="The effective parameters, defaults filled in.")
+    output: dict[str, Any] = {}
+    app_id: str = ""
+    task_id: str = ""
+    status: Status = "SUCCESS"
+
+
+class Progress(BaseModel):
+    """`output.progress` of an unfinished task."""
+
+    step: int = Field(description="Denoising steps made, the mean of its images: `step / steps` of the work is done.")
+    steps: int
+    images_done: int
+    images: int
+    queue_position: int = Field(description="1 is next; 0 is being worked on.")
+    eta_s: float | None = Field(None, description="Seconds until it is done, by how fast others were; null: unknown.")
+    image_steps: list[int] = Field([], description="Steps made of each image; one that is drawn again starts anew.")
+
+
+class Attempt(BaseModel):
+    """One drawing of an image, kept or not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seed: int
+    face_similarity: float | None
+
+
+class AvatarOutput(BaseModel):
+    """`output` of a finished request; lists have one entry an image."""
+
+    result: list[str | None] = Field(description="URLs of the images; null where one is withheld.")
+    low_res_urls: list[str | None] = Field(description="URLs of WebP thumbnails.")
+    Has_NSFW_Content: list[bool] = Field(description="The app's safety checker withholds the image.")
+    seeds: list[int]
+    face_similarity: list[float | None] = Field(description="Cosine, -1..1; null where the image shows no face.")
+    attempts: list[list[Attempt]] = Field(description="All that was drawn for each image, by `min_similarity`.")
+    receipts: list[Receipt | None] = Field(description="What each image was drawn with; null where it is not known.")

@@ -1,0 +1,1 @@
+"""Tasks: their records and queue in Redis."""

@@ -1,0 +1,94 @@
+"""Changes of tasks, told to whoever waits for them: one reader a process, however many wait.
+
+A stream of ids, not pub/sub: after a broken connection the reader goes on where it stopped. It is short and may lose
+what is old, so who waits looks for itself now and then.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from typing import Any
+
+from redis.asyncio import Redis
+
+from serve_app.errors import BrokerError
+from serve_app.tasks.models import Keys
+
+READ_S = 2.0  # of one call, while nothing changes
+AT_ONCE = 500
+PAUSE_S = 1.0  # while the broker does not answer
+
+log = logging.getLogger(__name__)
+
+
+class TaskChanges:
+    """Lives on one event loop; reads only while somebody listens."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._stream = keys.changes
+        self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._owners: Counter[str] = Counter()
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def listeners(self) -> int:
+        return sum(map(len, self._listeners.values()))
+
+    def listeners_of(self, owner: str) -> int:
+        return self._owners[owner]
+
+    @contextlib.asynccontextmanager
+    async def listen(self, task_id: str, owner: str) -> AsyncIterator[asyncio.Event]:
+        """An event that every change of the task sets; whoever waits clears it, then reads the record."""
+        changed = asyncio.Event()
+        self._listeners[task_id].add(changed)
+        self._owners[owner] += 1
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
+        try:
+            yield changed
+        finally:
+            self._listeners[task_id].discard(changed)
+            self._owners -= Counter([owner])
+            if not self._listeners[task_id]:
+                del self._listeners[task_id]
+            if not self._listeners:
+                await self.close()
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+
+    async def _read(self) -> None:
+        last = None
+        while self._reader is asyncio.current_task():  # a call to Redis may swallow that this was cancelled
+            try:
+                if last is None:
+                    last = await self._newest()
+                    self._wake(*self._listeners)  # what changed until now was not read
+                changes = await self._after(last)
+            except BrokerError as error:
+                log.warning("changes of tasks are not read: %s", error.__cause__)
+                await asyncio.sleep(PAUSE_S)
+                continue
+            if changes:
+                last = changes[-1][0]
+                self._wake(*(fields["task_id"] for _id, fields in changes))
+
+    async def _newest(self) -> str:
+        newest: Any = await self._redis.xrevrange(self._stream, count=1)
+        return str(newest[0][0]) if newest else "0-0"
+
+    async def _after(self, last: str) -> list[tuple[str, dict[str, str]]]:
+        streams: Any = {self._stream: last}
+        answer: Any = await self._redis.xread(streams, count=AT_ONCE, block=round(READ_S * 1000))
+        return [entry for _stream, entries in answer or () for entry in entries]
+
+    def _wake(self, *task_ids: str) -> None:
+        for task_id in task_ids:
+            for changed in self._listeners.get(task_id, ()):
+                changed.set()

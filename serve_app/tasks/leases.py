@@ -1,0 +1,95 @@
+"""The leases of the tasks that this process works on: kept while it works, noticed when they are gone."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from deployments.errors import AvatarError
+from serve_app.errors import BrokerError
+from serve_app.tasks.models import LEASE_S, UNFINISHED
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import Message, TaskQueue
+
+LOOK_S = 0.25  # so long a cancelled task may go unnoticed
+RENEW_S = LEASE_S / 4
+
+log = logging.getLogger(__name__)
+
+
+class TaskLostError(AvatarError):
+    """The task was cancelled, or somebody else works on it now."""
+
+
+class Leases:
+    """Renews what is held, and stops the work on a task that was cancelled. Lives on one event loop.
+
+    While the broker does not answer, work goes on: a lease that ran out meanwhile is taken again, if nobody else did.
+    """
+
+    def __init__(self, tasks: TaskStore, queue: TaskQueue | None = None) -> None:
+        self._tasks = tasks
+        self._queue = queue
+        self._scopes: dict[str, asyncio.Timeout] = {}
+        self._messages: dict[str, Message] = {}
+        self._keeper: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def hold(self, task_id: str, message: Message | None = None) -> AsyncIterator[None]:
+        """Keep the lease of a claimed task while the block runs. Raises: TaskLostError, in the middle of the block."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+        if message is not None:
+            self._messages[task_id] = message
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._scopes[task_id] = scope
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise TaskLostError("The task was cancelled.") from None
+        finally:
+            self._scopes.pop(task_id, None)
+            self._messages.pop(task_id, None)
+
+    def holds(self, task_id: str) -> bool:
+        return task_id in self._scopes
+
+    async def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+
+    async def _keep(self) -> None:
+        renewed_at = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if time.monotonic() - renewed_at >= RENEW_S:
+                    await self._renew()
+                    renewed_at = time.monotonic()
+                else:
+                    await self._look()
+            except BrokerError as error:
+                log.warning("leases are not renewed: %s", error.__cause__)
+
+    async def _look(self) -> None:
+        task_ids = list(self._scopes)
+        for task_id, status in zip(task_ids, await self._tasks.statuses(task_ids), strict=True):
+            if status not in UNFINISHED:
+                self._lost(task_id)
+
+    async def _renew(self) -> None:
+        task_ids = list(self._scopes)
+        held = await self._tasks.renew(task_ids)
+        for task_id, ours in zip(task_ids, held, strict=True):
+            if not ours:
+                self._lost(task_id)
+        if self._queue is not None:
+            await self._queue.touch([self._messages[task_id] for task_id in self._scopes if task_id in self._messages])
+
+    def _lost(self, task_id: str) -> None:
+        scope = self._scopes.get(task_id)
+        if scope is not None and not scope.expired():
+            scope.reschedule(asyncio.get_running_loop().time())

@@ -1,0 +1,227 @@
+"""The values of a task: what was asked for, how far it is, and what came of it.
+
+A worker of an older version may read what a newer one wrote: fields that it does not know are ignored.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from deployments.types import DrawnWith
+from serve_app.backends.object_store import photo_key, result_key, thumbnail_key
+from serve_app.schemas.requests import EffectiveRequest, Priority
+from serve_app.schemas.responses import Attempt, Status
+
+LEASE_S = 10.0
+DEAD_TTL_S = 7 * 24 * 3600
+UNFINISHED = frozenset({"PENDING", "STARTED"})
+IMAGE_FIELD = "avatar:"  # and the image's index
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAvatar:
+    """One finished image: where it lies, how its stages went (seconds), and what it was drawn with."""
+
+    key: str
+    thumbnail_key: str
+    seed: int
+    face_similarity: float | None
+    startup_s: float
+    diffusion_s: float
+    finish_s: float
+    store_s: float
+    attempts: tuple[Attempt, ...] = ()
+    drawn_with: DrawnWith | None = None  # None where an older version drew it
+    drawn_size: tuple[int, int] = (0, 0)
+    drawn_sha256: str = ""
+    withheld: bool = False  # by the safety checker: it lies nowhere
+
+
+AVATAR = TypeAdapter(StoredAvatar)
+
+
+class Recorded(BaseModel):
+    # What a newer version wrote must not be an error to an older one, while one replaces the other.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Webhook(Recorded):
+    """Whom to tell when a task is finished; `base_url` is that of the links to its results."""
+
+    url: str
+    base_url: str
+
+
+class Task(Recorded):
+    """One request, as it is worked on. `owner` is whose token it came with."""
+
+    task_id: str
+    owner: str
+    request: EffectiveRequest
+    submitted_at: float  # unix seconds
+    idempotency: str | None = None  # the digest of the client's key
+    webhook: Webhook | None = None
+    token: str = ""  # the id of the one it came with
+
+    @property
+    def deadline(self) -> float:
+        """Unix seconds."""
+        return self.submitted_at + self.request.deadline_s
+
+
+class Failure(Recorded):
+    """An error as its HTTP answer tells it."""
+
+    status: int
+    error: str
+    error_data: dict[str, Any]
+
+
+class Outcome(Recorded):
+    """What came of a task: its avatars, or why there are none. `stages` and `startup_s` are seconds."""
+
+    avatars: tuple[StoredAvatar, ...] = ()
+    failure: Failure | None = None
+    stages: dict[str, float] = {}
+    startup_s: float = 0.0
+
+
+class Delivery(Recorded):
+    """How far a webhook is. `status` and `error` are those of the last attempt."""
+
+    attempts: int = 0
+    delivered_at: float | None = None  # unix seconds
+    given_up: bool = False
+    status: int | None = None
+    error: str = ""
+
+
+class Pace(NamedTuple):
+    """How fast the workers were of late: seconds a task, and for each image of one."""
+
+    task_s: float
+    image_s: float
+
+
+class Queued(NamedTuple):
+    """Unfinished queued tasks of an owner, and where the next one would wait: one of each owner is in line."""
+
+    tasks: int
+    next_one: Priority
+
+
+class TaskRecord(Recorded):
+    task: Task
+    status: Status
+    revision: int = 0  # grows with every change that a client may see
+    attempts: int = 0  # how often somebody began to work on it
+    started_at: float | None = None  # unix seconds
+    finished_at: float | None = None
+    avatars: dict[int, StoredAvatar] = {}  # those of its images that are done, while it is unfinished
+    outcome: Outcome = Outcome()
+    delivery: Delivery | None = None  # of its webhook, where it has one
+    message_id: str | None = None  # in the queue
+    priority: Priority = "normal"  # of that message: low, too, where others of its owner go before it
+    dead: bool = False  # given up: it is among the dead letters, and its photo is still there
+    held: bool = False  # somebody works on it now
+
+    @property
+    def finished(self) -> bool:
+        return self.status not in UNFINISHED
+
+    @property
+    def images_done(self) -> int:
+        return len(self.avatars) or len(self.outcome.avatars)
+
+
+class Claim(StrEnum):
+    OURS = "ours"
+    HELD = "held"  # somebody else works on it
+    OVER = "over"  # finished, cancelled, or forgotten
+
+
+def record_from(fields: dict[str, Any], *, held: bool) -> TaskRecord:
+    """A record from its fields in Redis."""
+    for name, kind in (("task", Task), ("outcome", Outcome), ("delivery", Delivery)):
+        if name in fields:
+            fields[name] = kind.model_validate_json(fields[name])
+    avatars = {
+        int(name.removeprefix(IMAGE_FIELD)): AVATAR.validate_json(value)
+        for name, value in fields.items()
+        if name.startswith(IMAGE_FIELD)
+    }
+    return TaskRecord(**fields, avatars=avatars, held=held)
+
+
+def task_files(task: Task) -> list[str]:
+    """The keys of all that the store may hold of a task."""
+    request, task_id = task.request, task.task_id
+    images = [result_key(task_id, index, request.output_format) for index in range(request.batch)]
+    return [photo_key(task_id), *images, *(thumbnail_key(task_id, index) for index in range(request.batch))]
+
+
+def idempotency_digest(owner: str, key: str) -> str:
+    """What stands for a client's idempotency key: the keys of two owners never meet."""
+    return hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest()
+
+
+class Keys:
+    """The names of the keys."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.queue = f"{self._prefix}:queue"
+        self.low_queue = f"{self._prefix}:queue:low"
+        self.open = f"{self._prefix}:open"  # the tasks that were queued and are unfinished, by when they were queued
+        self.dead = f"{self._prefix}:dead"  # those that were given up, by when
+        self.changes = f"{self._prefix}:changes"  # a stream of the ids of tasks whose records changed of late
+        self.webhooks = f"{self._prefix}:webhooks"  # finished tasks to tell of, by when
+        self.pace = f"{self._prefix}:pace"
+        self.reaper = f"{self._prefix}:reaper"
+        self.cold_starts = f"{self._prefix}:cold-starts"  # seconds that each stage last took to come up from zero
+        self.tokens = f"{self._prefix}:tokens"
+        self.tokens_used = f"{self._prefix}:tokens-used"  # when each came last
+        self.rates = f"{self._prefix}:rate"
+        self.signing_key = f"{self._prefix}:signing-key"
+        self.certificate = f"{self._prefix}:certificate"  # and its key, of content credentials
+
+    def sweeper(self, what: str) -> str:
+        return f"{self._prefix}:sweeper:{what}"
+
+    def record(self, task_id: str) -> str:
+        return f"{self._prefix}:task:{task_id}"
+
+    def open_of(self, owner: str) -> str:
+        return f"{self.open}:of:{owner}"
+
+    def line(self, owner: str) -> str:
+        return f"{self.open}:line:{owner}"
+
+    def later(self, owner: str) -> str:
+        return f"{self.open}:later:{owner}"
+
+    def lease(self, task_id: str) -> str:
+        return f"{self._prefix}:lease:{task_id}"
+
+    def progress(self, task_id: str) -> str:
+        return f"{self._prefix}:progress:{task_id}"
+
+    def idempotency(self, digest: str) -> str:
+        return f"{self._prefix}:idempotency:{digest}"
+
+    def places(self, token: str) -> str:
+        return f"{self._prefix}:places:{token}"
+
+    def greedy(self, token: str) -> str:
+        return f"{self._prefix}:greedy:{token}"
+
+    def usage(self, token: str, day: str) -> str:
+        return f"{self._prefix}:usage:{token}:{day}"
+
+    def of_task(self, task_id: str) -> list[str]:
+        """In the order in which the scripts name them."""
+        of_all = [self.queue, self.low_queue, self.open, self.dead, self.changes, self.webhooks, self.pace]
+        return [self.record(task_id), self.lease(task_id), *of_all]

@@ -1,0 +1,226 @@
+"""The records of tasks: the truth about what was asked for, how far it is, and what came of it.
+
+A record is a hash in Redis. Whoever works on a task holds its lease, a key that runs out soon after its holder died.
+Photos and their URLs are never recorded.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
+
+from serve_app.errors import ConflictError
+from serve_app.schemas.responses import Status
+from serve_app.tasks import lua_scripts as scripts
+from serve_app.tasks.models import (
+    AVATAR,
+    DEAD_TTL_S,
+    LEASE_S,
+    Claim,
+    Delivery,
+    Keys,
+    Outcome,
+    Pace,
+    Queued,
+    StoredAvatar,
+    Task,
+    TaskRecord,
+    record_from,
+)
+
+OPEN_AT_MOST_S = 7200  # a queued task is over long before, unless its record was lost
+DEAD_MARGIN_S = 3600  # so much longer its record is there: whoever takes a dead letter off the list finds it
+AT_ONCE = 500  # records read in one call
+
+
+class TaskStore:
+    """Creates, reads and changes records. `holder` names this process in the leases that it takes.
+
+    Every method raises BrokerError where Redis does not answer.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        holder: str,
+        ttl_s: int,
+        lease_s: float = LEASE_S,
+        dead_ttl_s: int = DEAD_TTL_S,
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._holder = holder
+        self._ttl_s = ttl_s
+        self._lease_ms = round(lease_s * 1000)
+        self._dead_ttl_s = dead_ttl_s
+        self._scripts: dict[str, AsyncScript] = {}
+        self._due = redis.register_script(scripts.DUE)
+
+    async def create(self, task: Task, status: Status, body_digest: str = "") -> str:
+        """Record a task, held by us; gives its id, or that of the task that its idempotency key stands for already.
+
+        Raises: ConflictError where that one came with another body.
+        """
+        record = (task.model_dump_json(), status, self._lease_ms, self._record_ttl_s(task), task.request.priority)
+        rest = (body_digest, self._ttl_s, int(task.webhook is not None), task.owner)
+        known = await self._run(scripts.CREATE, task.task_id, *record, *rest, idempotency=task.idempotency)
+        task_id, _, digest = str(known).partition(" ")
+        if digest != body_digest:
+            raise ConflictError("This idempotency key came with another request before.", task_id=task_id)
+        return task_id
+
+    async def knows(self, task: Task) -> bool:
+        """Whether its idempotency key stands for a task already."""
+        if task.idempotency is None:
+            return False
+        return bool(await self._redis.exists(self._keys.idempotency(task.idempotency)))
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hgetall(self._keys.record(task_id))
+        pipe.exists(self._keys.lease(task_id))
+        fields, held = await pipe.execute()
+        return record_from(fields, held=bool(held)) if fields else None
+
+    async def enqueue(self, task_id: str) -> bool:
+        """Put a task that we hold into the queue, and let go of it; false where it was cancelled meanwhile."""
+        return bool(await self._run(scripts.ENQUEUE, task_id))
+
+    async def queued_of(self, owner: str) -> Queued:
+        """What an owner has in the queue."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.zremrangebyscore(self._keys.open_of(owner), "-inf", time.time() - OPEN_AT_MOST_S)
+        pipe.zcard(self._keys.open_of(owner))
+        pipe.exists(self._keys.line(owner))
+        _lost, tasks, in_line = await pipe.execute()
+        return Queued(int(tasks), "low" if in_line else "normal")
+
+    async def standing_back(self, task_id: str, owner: str) -> int | None:
+        """How many of its owner's tasks go before one that stands back; None where it does not."""
+        rank: Any = await self._redis.zrank(self._keys.later(owner), task_id)
+        return None if rank is None else int(rank)
+
+    async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
+        """Take a task's lease, to work on it (STARTED) or to put it into the queue (PENDING)."""
+        return Claim(str(await self._run(scripts.CLAIM, task_id, self._lease_ms, status)))
+
+    async def lease_left_s(self, task_id: str) -> float:
+        """How long the lease of a task lasts if it is not renewed; 0 where nobody has it."""
+        return max(0, int(await self._redis.pttl(self._keys.lease(task_id)))) / 1000
+
+    async def renew(self, task_ids: Sequence[str]) -> list[bool]:
+        """Hold the leases for another while; false where the task is over or somebody else's."""
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            await self._send(scripts.RENEW, task_id, self._lease_ms, client=pipe)
+        return [bool(renewed) for renewed in await pipe.execute()]
+
+    async def statuses(self, task_ids: Sequence[str]) -> list[str | None]:
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipe.hget(self._keys.record(task_id), "status")
+        statuses: list[str | None] = await pipe.execute()
+        return statuses
+
+    async def note_image(self, task_id: str, index: int, avatar: StoredAvatar) -> None:
+        """One image of an unfinished task is done: whoever begins the task again makes the others only."""
+        await self._run(scripts.NOTE_IMAGE, task_id, index, AVATAR.dump_json(avatar).decode())
+
+    async def finish(self, task: Task, status: Status, outcome: Outcome, *, dead: bool = False) -> bool:
+        """Record what came of a task; false where it was over, or in other hands.
+
+        A failure of ours (not the client's) frees its idempotency key, so that a repeat is a new attempt; so does a
+        refusal for now. A `dead` task goes to the dead letters, with the images that it has.
+        """
+        ours = outcome.failure is not None and (outcome.failure.status >= 500 or outcome.failure.status == 429)
+        frees_key = int(ours and task.idempotency is not None)
+        ttl_s = self._dead_ttl_s + DEAD_MARGIN_S if dead else self._ttl_s
+        ending = (status, outcome.model_dump_json(), ttl_s, frees_key, int(dead), task.request.batch)
+        return bool(await self._run(scripts.FINISH, task.task_id, *ending, idempotency=task.idempotency))
+
+    async def hand_back(self, task_id: str) -> bool:
+        """Put a task that we were working on back into the queue, for somebody else."""
+        return bool(await self._run(scripts.HAND_BACK, task_id))
+
+    async def cancel(self, task_id: str) -> bool:
+        """End an unfinished task; whoever works on it notices. False where it was over."""
+        return bool(await self._run(scripts.CANCEL, task_id, self._ttl_s))
+
+    async def revive(self, task_id: str, message_id: str) -> bool:
+        """Put an unfinished task whose message is lost, and on which nobody works, into the queue again."""
+        return bool(await self._run(scripts.REVIVE, task_id, message_id))
+
+    async def dead(self, until: float | None = None) -> list[str]:
+        """The ids of the tasks that were given up, the first one first; of those given up until then (unix seconds)."""
+        last = "+inf" if until is None else str(until)
+        return [str(task_id) for task_id in await self._redis.zrange(self._keys.dead, "-inf", last, byscore=True)]
+
+    async def counts(self) -> Counter[str]:
+        """How many records there are, by status. Looks at every one: for operators."""
+        counts: Counter[str] = Counter()
+        records = [name async for name in self._redis.scan_iter(self._keys.record("*"), count=1000)]
+        prefix = len(self._keys.record(""))
+        for first in range(0, len(records), AT_ONCE):
+            statuses = await self.statuses([name[prefix:] for name in records[first : first + AT_ONCE]])
+            counts.update(status for status in statuses if status is not None)
+        return counts
+
+    async def requeue(self, record: TaskRecord) -> bool:
+        """Queue a dead task as if it had come now, with all its attempts; false where it is not dead."""
+        task = record.task.model_copy(update={"submitted_at": time.time()})
+        arguments = (task.model_dump_json(), self._record_ttl_s(task))
+        return bool(await self._run(scripts.REQUEUE, task.task_id, *arguments))
+
+    async def forget_dead(self, task_ids: Sequence[str]) -> None:
+        """Take tasks off the list of the dead, their records too."""
+        pipe = self._redis.pipeline()
+        pipe.zrem(self._keys.dead, *task_ids)
+        pipe.unlink(*map(self._keys.record, task_ids))
+        await pipe.execute()
+
+    async def due_webhooks(self, count: int, lease_s: float) -> list[str]:
+        """Tasks whose webhooks are to be called now: ours for `lease_s`, then anybody's again."""
+        now = time.time()
+        due: Any = await self._due([self._keys.webhooks], [now, now + lease_s, count])
+        return list(due)
+
+    async def note_delivery(self, task_id: str, delivery: Delivery, again_at: float | None) -> None:
+        """How an attempt went; `again_at` (unix seconds) is None where it was the last."""
+        again = "" if again_at is None else again_at
+        await self._run(scripts.DELIVERED, task_id, delivery.model_dump_json(), again)
+
+    async def pace(self) -> Pace | None:
+        """None where nothing was measured of late."""
+        task_s, image_s = await self._redis.hmget(self._keys.pace, "task_s", "image_s")
+        return Pace(float(task_s), float(image_s)) if task_s and image_s else None
+
+    async def forget_avatars(self, record: TaskRecord) -> None:
+        """The record of a finished task without its results."""
+        outcome = record.outcome.model_copy(update={"avatars": ()})
+        await self._run(scripts.REPLACE_OUTCOME, record.task.task_id, outcome.model_dump_json())
+
+    async def ping(self) -> None:
+        await self._redis.ping()
+
+    def _record_ttl_s(self, task: Task) -> int:
+        return self._ttl_s + round(task.request.deadline_s)
+
+    async def _run(self, script: str, task_id: str, *arguments: str | float, idempotency: str | None = None) -> object:
+        return await self._send(script, task_id, *arguments, idempotency=idempotency)
+
+    async def _send(
+        self,
+        script: str,
+        task_id: str,
+        *arguments: str | float,
+        idempotency: str | None = None,
+        client: Redis | None = None,
+    ) -> object:
+        if script not in self._scripts:
+            self._scripts[script] = self._redis.register_script(scripts.BEGIN + script)
+        keys = [*self._keys.of_task(task_id), self._keys.idempotency(idempotency or "")]
+        return await self._scripts[script](keys, [task_id, self._holder, time.time(), *arguments], client=client)

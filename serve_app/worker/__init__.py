@@ -1,0 +1,1 @@
+"""`AvatarWorker`: queued tasks, and what is done periodically beside them."""

@@ -1,0 +1,76 @@
+"""The worker as a Serve deployment, with what it does periodically beside its tasks."""
+
+import asyncio
+import contextlib
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.auth.usage import UsageBook
+from serve_app.errors import BrokerError
+from serve_app.generation.container import Parts
+from serve_app.policies import TASKS
+from serve_app.tasks.stream import TaskQueue
+from serve_app.worker.consumer import TaskWorker
+from serve_app.worker.periodic import Rounds
+from serve_app.worker.queue_metrics import QueueWatch
+from serve_app.worker.recovery import Reaper
+from serve_app.worker.retention import Sweeper
+from serve_app.worker.settings import AvatarWorkerSettings
+from serve_app.worker.webhooks import WebhookSender
+
+CLOSE_S = 4.0  # for a webhook that is being called; it would be called again by another worker
+
+
+class AvatarWorker:
+    """Awaits other stages and computes nothing, so one replica does a lot."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        settings: AvatarWorkerSettings,
+        embedder: DeploymentHandle[Any],
+        generator: DeploymentHandle[Any],
+        remover: DeploymentHandle[Any],
+    ) -> None:
+        parts = Parts.of(settings, embedder, generator, remover)
+        queue = TaskQueue(parts.redis, parts.keys, parts.holder)
+        self._redis = parts.redis
+        self._queue = queue
+        self._grace_s = settings.worker.grace_s
+        self._usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
+        concurrency = settings.worker.concurrency
+        self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, concurrency, self._usage)
+        self._webhooks = WebhookSender(parts.tasks, parts.results, parts.signing_key, settings.fetch)
+        chores = (
+            Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s),
+            Sweeper(parts.redis, parts.keys, parts.tasks, parts.results, settings.result_ttl_s),
+            QueueWatch(parts.redis, parts.keys, parts.tasks, queue),
+            self._webhooks,
+        )
+        self._rounds = Rounds()
+        running = (self._worker.run(), *(self._rounds.run(chore) for chore in chores))
+        self._loops = [asyncio.create_task(part) for part in running]
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `TasksPolicy`; nothing while the broker does not answer."""
+        with contextlib.suppress(BrokerError):
+            return {TASKS: await self._queue.length()}
+        return {}
+
+    async def check_health(self) -> None:
+        for loop in self._loops:
+            if loop.done():
+                raise RuntimeError("the worker has stopped") from loop.exception()
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_loops"):  # the constructor may have failed
+            self._rounds.close()
+            await self._worker.close(self._grace_s)
+            await asyncio.wait({asyncio.create_task(self._finish())}, timeout=CLOSE_S)
+            await self._usage.close()
+            await self._redis.aclose()
+
+    async def _finish(self) -> None:
+        """Until nothing that was begun goes on."""
+        await asyncio.wait(self._loops)
+        await self._webhooks.wait()

@@ -1,0 +1,57 @@
+"""How full the queue is, as every worker sees it: all of them say the same, so take the greatest, never the sum."""
+
+from typing import NamedTuple
+
+from ray.serve import metrics
+from redis.asyncio import Redis
+
+from serve_app.generation.queue_eta import Forecast
+from serve_app.tasks.models import Keys
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
+
+
+class QueueState(NamedTuple):
+    """`eta_s`: seconds until an image of normal priority that came now would be done; None: nothing to tell by."""
+
+    waiting: int
+    running: int
+    dead: int
+    webhooks_due: int
+    eta_s: float | None
+
+
+class QueueWatch:
+    name = "queue watch"
+    every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
+
+    def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, queue: TaskQueue) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._tasks = tasks
+        self._queue = queue
+        self._count = metrics.Gauge("avatar_queue_tasks", "Queued tasks by state; dead: given up.", ("state",))
+        self._webhooks = metrics.Gauge("avatar_webhooks_due", "Webhooks that are still to be called.")
+        self._eta_s = metrics.Gauge("avatar_queue_eta_seconds", "Until an image queued now would be done.")
+
+    async def round(self) -> None:
+        """Look, and set the gauges. Raises: BrokerError."""
+        self._show(await self.look())
+
+    async def look(self) -> QueueState:
+        """Raises: BrokerError."""
+        running, pace = await self._queue.running(), await self._tasks.pace()
+        waiting = max(0, await self._queue.length() - running)  # what is taken meanwhile counts as running already
+        dead = int(await self._redis.zcard(self._keys.dead))
+        webhooks_due = int(await self._redis.zcard(self._keys.webhooks))
+        eta_s = None
+        if pace is not None:
+            eta_s = Forecast(pace, running).done_s(await self._queue.next_position("normal"), images=1)
+        return QueueState(waiting, running, dead, webhooks_due, eta_s)
+
+    def _show(self, state: QueueState) -> None:
+        for name, count in (("waiting", state.waiting), ("running", state.running), ("dead", state.dead)):
+            self._count.set(count, {"state": name})
+        self._webhooks.set(state.webhooks_due)
+        if state.eta_s is not None:
+            self._eta_s.set(state.eta_s)

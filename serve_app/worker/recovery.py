@@ -1,0 +1,75 @@
+"""The reaper: puts right what no single change of a record can, whatever was lost of the queue and whenever.
+
+A task whose message is gone (a stream deleted, evicted or trimmed by somebody, a group made anew) goes into the queue
+again; a dead letter that nobody wanted goes away with its files. One worker does a round at a time.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+
+from serve_app.backends.object_store import Results
+from serve_app.tasks.models import LEASE_S, UNFINISHED, Keys, task_files
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import Message, TaskQueue
+from serve_app.worker.periodic import is_our_turn
+
+AT_ONCE = 200  # tasks looked at in one call
+
+log = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Of one worker; all of them try, and whoever holds the lock does the round."""
+
+    name = "reaper"
+    every_s = LEASE_S / 2
+
+    def __init__(
+        self, redis: Redis, keys: Keys, tasks: TaskStore, queue: TaskQueue, results: Results, dead_ttl_s: int
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._tasks = tasks
+        self._queue = queue
+        self._results = results
+        self._dead_ttl_s = dead_ttl_s
+
+    async def round(self) -> None:
+        """Nothing, where another worker has begun a round a moment ago. Raises: BrokerError; StoreError."""
+        if not await is_our_turn(self._redis, self._keys.reaper, self.every_s):
+            return
+        waiting: Any = await self._redis.zrange(self._keys.open, 0, -1)
+        for first in range(0, len(waiting), AT_ONCE):
+            await self._revive(waiting[first : first + AT_ONCE])
+        await self._bury()
+
+    async def _revive(self, task_ids: Sequence[str]) -> None:
+        """Queue those again that nobody works on and whose message is lost."""
+        pipe = self._redis.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipe.hmget(self._keys.record(task_id), "status", "message_id", "priority")
+            pipe.exists(self._keys.lease(task_id))
+        found = await pipe.execute()
+        idle: list[Message] = []
+        for task_id, (status, message_id, priority), held in zip(task_ids, found[::2], found[1::2], strict=True):
+            if status not in UNFINISHED:  # its record went with its time to live
+                await self._tasks.revive(task_id, "")
+            elif message_id and not held:
+                idle.append(Message(message_id, task_id, "low" if priority == "low" else "normal"))
+        for message in await self._queue.lost(idle) if idle else ():
+            if await self._tasks.revive(message.task_id, message.message_id):
+                log.warning("task %s had fallen out of the queue", message.task_id)
+
+    async def _bury(self) -> None:
+        """Delete the dead letters whose time is over."""
+        task_ids = await self._tasks.dead(until=time.time() - self._dead_ttl_s)
+        for task_id in task_ids:
+            record = await self._tasks.get(task_id)
+            if record is not None:
+                await self._results.delete(task_files(record.task))
+        if task_ids:
+            await self._tasks.forget_dead(task_ids)

@@ -1,0 +1,78 @@
+"""The sweeper: deletes what should have been deleted already, or is to be deleted now.
+
+A photo whose task is over is an orphan: whoever was to delete it died. A result goes when its record does.
+One worker does a round at a time.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from redis.asyncio import Redis
+
+from serve_app.backends.object_store import PHOTOS, Results, task_of
+from serve_app.generation.envelope import OVERDUE_S
+from serve_app.tasks.models import Keys, TaskRecord
+from serve_app.tasks.store import TaskStore
+from serve_app.worker.periodic import is_our_turn
+
+RESULTS_EVERY_S = 300  # looks at every file of the store
+YOUNG_S = 20  # a photo is stored a moment before its task is in the queue, and is deleted a moment after its end
+AT_ONCE = 100
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Of one worker; all of them try, and whoever holds a lock does that round."""
+
+    name = "sweeper"
+    every_s = 20.0
+
+    def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, results: Results, result_ttl_s: int) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._tasks = tasks
+        self._results = results
+        self._result_ttl_s = result_ttl_s
+
+    async def round(self) -> None:
+        """Nothing, where another worker has begun one a moment ago. Raises: BrokerError; StoreError."""
+        if await is_our_turn(self._redis, self._keys.sweeper("photos"), self.every_s):
+            await self._delete(self._orphans())
+        if await is_our_turn(self._redis, self._keys.sweeper("results"), RESULTS_EVERY_S):
+            await self._delete(self._expired())
+            await asyncio.to_thread(self._results.delete_parts)
+
+    async def _orphans(self) -> AsyncIterator[str]:
+        now = time.time()
+        async for key in self._results.older(YOUNG_S, PHOTOS):
+            record = await self._tasks.get(task_of(key))
+            if record is None or not _needs_photo(record, now):
+                log.warning("task %s: its photo was left behind", task_of(key))
+                yield key
+
+    async def _expired(self) -> AsyncIterator[str]:
+        now = time.time()
+        async for key in self._results.older(self._result_ttl_s):
+            record = await self._tasks.get(task_of(key))
+            if record is None or self._is_expired(record, now):
+                yield key
+
+    def _is_expired(self, record: TaskRecord, now: float) -> bool:
+        return not record.dead and record.finished_at is not None and record.finished_at + self._result_ttl_s < now
+
+    async def _delete(self, keys: AsyncIterator[str]) -> None:
+        batch: list[str] = []
+        async for key in keys:
+            batch.append(key)
+            if len(batch) == AT_ONCE:
+                await self._results.delete(batch)
+                batch.clear()
+        await self._results.delete(batch)
+
+
+def _needs_photo(record: TaskRecord, now: float) -> bool:
+    """Somebody will work on it, or an operator may queue it again."""
+    return record.dead or (not record.finished and now < record.task.deadline + OVERDUE_S)

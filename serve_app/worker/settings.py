@@ -1,0 +1,15 @@
+"""The settings of `AvatarWorker`."""
+
+from pydantic import Field
+
+from deployments.config import Config
+from serve_app.generation.settings import GenerationSettings
+
+
+class WorkerSettings(Config):
+    concurrency: int = Field(8, ge=1)  # tasks at once in one replica
+    grace_s: float = Field(4, ge=0)  # what is not done so long after a replica is told to end goes back to the queue
+
+
+class AvatarWorkerSettings(GenerationSettings):
+    worker: WorkerSettings = WorkerSettings()

@@ -1,0 +1,146 @@
+"""Webhooks: the final envelope of a task as a POST to its client, signed, at least once.
+
+As Standard Webhooks 1.0 has it (standardwebhooks.com), whose libraries check the signature. What is due is recorded in
+the same change as the end of the task, so a process that dies delays a delivery and loses none. `webhook-id` is the
+same in every attempt: a receiver that has seen it drops the repeat.
+"""
+
+import asyncio
+import logging
+import random
+import time
+
+from aiohttp.abc import AbstractResolver
+from ray.serve import metrics
+
+from serve_app.auth.webhook_signature import signature, webhook_key
+from serve_app.backends.object_store import Results
+from serve_app.errors import BrokerError, ImageUrlError, StoreError
+from serve_app.generation.envelope import envelope_of
+from serve_app.photos.fetch import RefusedAddressError, guarded_session
+from serve_app.photos.urls import CLIENT_ERRORS, FetchSettings, check_url
+from serve_app.tasks.models import Delivery, TaskRecord
+from serve_app.tasks.store import TaskStore
+
+MAX_ATTEMPTS = 10  # over about an hour
+FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
+AT_ONCE = 16  # of one worker
+LEASE_S = 60.0  # longer than an attempt; what a process that died had begun is then begun again
+GONE = 410  # the receiver wants no more of it
+
+log = logging.getLogger(__name__)
+
+
+class WebhookSender:
+    """Calls the webhooks that are due. Belongs to one event loop."""
+
+    name = "webhook sender"
+    every_s = 1.0
+
+    def __init__(
+        self,
+        tasks: TaskStore,
+        results: Results,
+        signing_key: bytes,
+        settings: FetchSettings,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._tasks = tasks
+        self._results = results
+        self._signing_key = signing_key
+        self._settings = settings
+        self._resolver = resolver
+        self._calling: set[asyncio.Task[None]] = set()
+        self._metrics = WebhookMetrics()
+
+    async def round(self) -> None:
+        """Begin to call what is due. Raises: BrokerError."""
+        for task_id in await self._tasks.due_webhooks(AT_ONCE - len(self._calling), LEASE_S):
+            calling = asyncio.create_task(self._call(task_id))
+            self._calling.add(calling)
+            calling.add_done_callback(self._calling.discard)
+
+    async def wait(self) -> None:
+        """Until nothing is being called any more."""
+        await asyncio.gather(*self._calling)
+
+    async def _call(self, task_id: str) -> None:
+        try:
+            record = await self._tasks.get(task_id)
+            if record is None or record.delivery is None or not record.finished:  # expired, or queued again
+                await self._tasks.note_delivery(task_id, Delivery(), None)
+                return
+            delivery = await self._attempt(record)
+            self._metrics.called(delivery)
+            again_at = None
+            if delivery.delivered_at is None and not delivery.given_up:
+                again_at = time.time() + pause_s(delivery.attempts)
+            await self._tasks.note_delivery(task_id, delivery, again_at)
+        except (BrokerError, StoreError) as error:
+            log.warning("the webhook of task %s comes later: %s", task_id, error.__cause__)
+        except Exception:
+            log.exception("the webhook of task %s: the worker has a bug", task_id)
+
+    async def _attempt(self, record: TaskRecord) -> Delivery:
+        """How one call went. Raises: StoreError."""
+        webhook, before = record.task.webhook, record.delivery
+        assert webhook is not None
+        assert before is not None
+        body = (await envelope_of(record, self._results, webhook.base_url)).model_dump_json().encode()
+        attempts = before.attempts + 1
+        status, error = await self._post(webhook.url, body, self._headers(record, body))
+        if status is not None and 200 <= status < 300:
+            return Delivery(attempts=attempts, delivered_at=time.time(), status=status)
+        given_up = status == GONE or attempts >= MAX_ATTEMPTS
+        return Delivery(attempts=attempts, given_up=given_up, status=status, error=error)
+
+    def _headers(self, record: TaskRecord, body: bytes) -> dict[str, str]:
+        message_id = f"{record.task.task_id}.{round((record.finished_at or 0) * 1000)}"
+        timestamp = str(int(time.time()))
+        key = webhook_key(self._signing_key, record.task.owner)
+        return {
+            "Content-Type": "application/json",
+            "webhook-id": message_id,
+            "webhook-timestamp": timestamp,
+            "webhook-signature": signature(key, message_id, timestamp, body),
+        }
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int | None, str]:
+        """The status of the answer, and what was wrong; nothing of what an address resolved to."""
+        try:
+            target = check_url(url, self._settings)
+            async with (
+                asyncio.timeout(self._settings.timeout_s),
+                guarded_session(self._settings, headers, self._resolver) as session,
+                session.post(target, data=body, allow_redirects=False) as response,
+            ):
+                return response.status, f"answered with HTTP status {response.status}"
+        except TimeoutError:
+            return None, f"no answer within {self._settings.timeout_s:g} s"
+        except ImageUrlError as error:
+            return None, str(error)
+        except CLIENT_ERRORS as error:
+            if isinstance(getattr(error, "os_error", None), RefusedAddressError):
+                return None, "the URL leads to an address that is not public"
+            return None, "the server of the URL could not be reached or broke off"
+
+
+def pause_s(attempts: int) -> float:
+    """Between an attempt and the next; receivers that were away for all at once do not get all at once."""
+    return min(FIRST_PAUSE_S * 2.0 ** (attempts - 1), MAX_PAUSE_S) * random.uniform(0.5, 1)
+
+
+class WebhookMetrics:
+    """Calls of webhooks by how they went."""
+
+    def __init__(self) -> None:
+        self._calls = metrics.Counter("avatar_webhook_calls_total", "Webhooks called.", ("outcome",))
+
+    def called(self, delivery: Delivery) -> None:
+        self._calls.inc(1, {"outcome": delivery_outcome(delivery)})
+
+
+def delivery_outcome(delivery: Delivery) -> str:
+    if delivery.delivered_at is not None:
+        return "delivered"
+    return "given up" if delivery.given_up else "failed"
