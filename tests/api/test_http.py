@@ -518,7 +518,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(FIELDS, JSON, min_size=1, max_size=4))
 def test_nothing_that_a_client_sends_is_a_server_error(service: Service, changes: dict[str, Any]) -> None:
     body = {"app_id": "face-avatar", "file_url": "ftp://refused", **changes}
