@@ -375,11 +375,11 @@ def test_a_task_of_another_token_is_unknown_and_stays(profile: Profile, producti
 def test_a_cluster_refuses_what_is_kept_on_one_node(production: Production, missing: str, said: str) -> None:
     code = f"""
 import ray
-from serve_app.generation.container import Parts
+from serve_app.generation.container import Container
 from serve_app.settings import Settings
 ray.init(logging_level="ERROR", log_to_driver=False)
 try:
-    Parts.of(Settings({missing}={{"url": None}}), None, None, None)
+    Container.of(Settings({missing}={{"url": None}}), None, None, None)
 except ValueError as error:
     print(error)
 """

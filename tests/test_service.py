@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deployments.types import Photo
-from serve_app.auth.penalties import Greed
+from serve_app.auth.penalties import Penalties
 from serve_app.auth.tokens import UNLIMITED, Token
 from serve_app.auth.usage import usage_of
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
@@ -19,8 +19,8 @@ from serve_app.backends.redis import connect
 from serve_app.backends.secrets import sha256
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
-from serve_app.generation.container import Parts
-from serve_app.generation.executor import TaskRunner
+from serve_app.generation.container import Container
+from serve_app.generation.executor import TaskExecutor
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
@@ -41,14 +41,16 @@ class Ingress:
     def __init__(self, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
         settings = Settings(data_dir=data_dir, **changes)
         redis, keys = connect(settings.broker, data_dir), Keys("test")
-        greed = Greed(redis, keys)
+        penalties = Penalties(redis, keys)
         self.keys = keys
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(settings.catalogs)
-        runner = TaskRunner(catalog, self.pipeline, self.tasks, greed)  # type: ignore[arg-type]
-        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, greed)  # type: ignore[arg-type]
+        runner = TaskExecutor(catalog, self.pipeline, self.tasks, penalties)  # type: ignore[arg-type]
+        parts = Container(
+            redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, penalties
+        )  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
         self.gate = asyncio.Event()
         self.gate.set()
@@ -61,7 +63,7 @@ class Ingress:
 
     def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
         request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
-        task = self.service.intake.task(request, caller)
+        task = self.service.validator.task(request, caller)
         return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
 
     async def die(self) -> None:
@@ -282,7 +284,7 @@ def test_at_zero_replicas_who_waits_is_told_when_to_come_back_and_who_queues_is_
                 await refused.answer
             assert caught.value.retry_after_s == 77
             assert (await _record(ingress, refused)).status == "FAILED"
-        assert ingress.service._admission._images == 0
+        assert ingress.service._concurrency._images == 0
         assert (await ingress.send(Caller("ann"), celery=True).answer).status == "PENDING"
 
     at(scenario)

@@ -68,7 +68,7 @@ class FaceDiffusionModel:
             quicken(network)
         self._unet = RowUNet(pipeline.unet, threads)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
-        self._pace = Pace(self._device)
+        self._pace = Throughput(self._device)
 
     @classmethod
     def load(cls, config: DiffusionModelConfig) -> "FaceDiffusionModel":
@@ -208,7 +208,7 @@ class FaceDiffusionModel:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
 
 
-class Pace:
+class Throughput:
     """Lets the host launch at most one step ahead of the device, so that a new row is never far from its turn."""
 
     def __init__(self, device: torch.device) -> None:
