@@ -138,7 +138,7 @@ class AvatarService:
                 return await self._make(task, request)
 
     async def _make(self, task: Task, request: AvatarRequest, *, recorded: bool = True) -> TaskRecord:
-        """Run a leased task and record its success; `_finalising` records the rest. Raises: what the executor raises."""
+        """Run a leased task and record its success. Raises: what the executor raises; `_finalising` records it."""
         started_at, fetch_s = time.time(), 0.0
 
         async def photo() -> Photo:
