@@ -29,8 +29,8 @@ from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.launcher import CONFIG as EMBEDDED
 from serve_app.launcher import free_port
 from serve_app.photos.sample import sample_photo
-from tests.conftest import data_url
-from tests.production import CONFIG, UNLIMITED_TOKEN, LocalCluster, Valkey, is_ready, runs, s3_store, wait_until
+from tests.support.photos import data_url
+from tests.support.production import CONFIG, UNLIMITED_TOKEN, LocalCluster, Valkey, is_ready, runs, s3_store, wait_until
 
 GENERATORS = 2
 IDLE_S = 5  # until a stage that does nothing loses replicas, instead of minutes

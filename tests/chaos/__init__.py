@@ -1,0 +1,1 @@
+"""Kills the processes of a service while it works: `python -m tests.chaos`."""

@@ -1,0 +1,146 @@
+"""The commands of operators, as they are typed."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from serve_app.auth.access import Access
+from serve_app.auth.penalties import Penalties
+from serve_app.auth.tokens import OwnToken, Scope, Token, TokenSettings
+from serve_app.auth.usage import UsageBook
+from serve_app.backends.redis import BrokerSettings, connect, own_url
+from serve_app.cli.root import cli
+from serve_app.errors import GivenUpError, UnauthorizedError
+from serve_app.generation.executor import failure_outcome
+from serve_app.tasks.models import Keys
+from serve_app.tasks.store import TaskStore
+from tests.support.service import config_file
+from tests.support.tasks import task
+
+run = CliRunner()
+
+
+def token(*arguments: str) -> str:
+    """What `face-avatar token` prints."""
+    result = run.invoke(cli, ["token", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.output.strip()
+
+
+def let_in(data_dir: Path, prefix: str, secret: str, *rights: Scope) -> Token | None:
+    """The token as a running service sees it; None where it lets nobody in."""
+
+    async def admit() -> Token | None:
+        async with connect(BrokerSettings(), data_dir) as redis:
+            keys = Keys(prefix)
+            book = UsageBook(redis, keys, 90)
+            access = Access(redis, keys, TokenSettings(), book, Penalties(redis, keys), OwnToken(data_dir))
+            try:
+                return (await access.authenticate(f"Bearer {secret}", rights)).token
+            except UnauthorizedError:
+                return None
+            finally:
+                await book.close()
+
+    return asyncio.run(admit())
+
+
+def test_a_token_is_created_listed_and_revoked_on_a_cluster(valkey: Path, tmp_path: Path) -> None:
+    config = ["--config", str(config_file(tmp_path, broker={"url": own_url(valkey), "prefix": "test"}))]
+    wanted = ["--expires", "30d", "--scope", "create", "--scope", "read", "--rate", "7", "--images", "4"]
+    secret = token("create", "ann", *wanted, *config)
+    ann = let_in(valkey, "test", secret, "create")
+    assert ann is not None
+    assert (ann.rights, ann.limits.requests_per_minute, ann.limits.images) == (("create", "read"), 7, 4)
+
+    sister = let_in(valkey, "test", token("create", "ann 2", "--shares", "ann", *config))
+    assert sister is not None
+    assert (sister.owner, sister.rights) == (ann.owner, ("create", "read", "cancel"))
+
+    [listed, _] = json.loads(token("list", "--json", *config))
+    assert (listed["name"], listed["id"], listed["scopes"]) == ("ann", ann.id, ["create", "read"])
+    assert listed["expires_at"] - listed["created_at"] == pytest.approx(30 * 86400, abs=60)
+    assert listed["limits"] == {"requests_per_minute": 7, "images": 4, "queued": 200}
+    assert (listed["today"]["requests"], listed["last_30_days"]["requests"]) == (1, 1)
+    assert listed["used_at"]
+    line = next(line for line in token("list", *config).splitlines() if line.startswith("ann "))
+    assert {ann.id, "7/min", "create", "read"} <= set(line.split())
+    assert secret not in token("list", "--json", *config)
+
+    token("revoke", ann.id, *config)
+    assert let_in(valkey, "test", secret) is None
+    assert "ann 2" in token("list", *config)
+
+
+def test_one_machine_has_its_own_token_and_others_beside_it(valkey: Path, tmp_path: Path) -> None:
+    here = ["--config", str(config_file(tmp_path, broker={"prefix": "own"})), "--data-dir", str(valkey)]
+    ann = token("create", "ann", *here)
+    own = (valkey / "token").read_text().strip()
+    assert [listed["name"] for listed in json.loads(token("list", "--json", *here))] == ["owner", "ann"]
+    assert let_in(valkey, "own", own)
+    assert "token" in token("revoke", "owner", *here)
+    assert let_in(valkey, "own", own) is None
+    assert let_in(valkey, "own", (valkey / "token").read_text().strip())
+    assert let_in(valkey, "own", ann)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["revoke", "nobody"],
+        ["create", "ann", "--shares", "nobody"],
+        ["create", "ann", "--expires", "soon"],
+        ["create", "ann", "--scope", "everything"],
+        ["create", "owner"],
+    ],
+)
+def test_what_no_token_can_be_is_refused(valkey: Path, tmp_path: Path, command: list[str]) -> None:
+    here = ["--config", str(config_file(tmp_path, broker={"prefix": "odd"})), "--data-dir", str(valkey)]
+    assert run.invoke(cli, ["token", *command, *here]).exit_code == 2
+
+
+def test_an_app_that_the_catalogue_lacks_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
+    result = run.invoke(cli, ["models", "prefetch", "nobody", "--models-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "face-avatar-sd15" in result.output
+
+
+@pytest.mark.parametrize("command", [["models"], ["tasks"], ["token"]])
+def test_a_group_of_commands_shows_its_help(command: list[str]) -> None:
+    assert "Usage" in run.invoke(cli, command).output
+
+
+def test_dead_tasks_are_listed_shown_and_queued_again(valkey: Path, tmp_path: Path) -> None:
+    config = ["--config", str(config_file(tmp_path, broker={"url": own_url(valkey), "prefix": "dead"}))]
+
+    async def kill(*names: str) -> None:
+        async with connect(BrokerSettings(), valkey) as redis:
+            store = TaskStore(redis, Keys("dead"), "worker", 60)
+            for name in names:
+                await store.create(task(name), "STARTED")
+                await store.finish(task(name), "FAILED", failure_outcome(GivenUpError("Three died.")), dead=True)
+            await store.create(task("alive"), "STARTED")
+
+    asyncio.run(kill("a", "b", "c"))
+    listed = run.invoke(cli, ["tasks", "list", *config]).output
+    assert "3 FAILED, 1 STARTED" in listed
+    assert [line.split()[1] for line in listed.splitlines() if line.startswith("dead")] == ["a", "b", "c"]
+    assert "Three died." in listed
+    assert json.loads(run.invoke(cli, ["tasks", "show", "a", *config]).output)["status"] == "FAILED"
+
+    some = run.invoke(cli, ["tasks", "requeue", "a", "alive", *config])
+    assert (some.exit_code, some.output.splitlines()) == (1, ["a is queued again", "alive is not dead"])
+    assert run.invoke(cli, ["tasks", "requeue", "--all", *config]).exit_code == 0
+    assert "1 STARTED" in run.invoke(cli, ["tasks", "list", *config]).output
+    assert "3 PENDING" in run.invoke(cli, ["tasks", "list", *config]).output
+
+
+def test_a_task_that_is_not_there_is_an_error(valkey: Path, tmp_path: Path) -> None:
+    config = ["--config", str(config_file(tmp_path, broker={"url": own_url(valkey), "prefix": "none"}))]
+    result = run.invoke(cli, ["tasks", "show", "nobody", *config])
+    assert result.exit_code == 2
+    assert "nobody" in result.output
+    assert run.invoke(cli, ["tasks", "requeue", *config]).exit_code == 2

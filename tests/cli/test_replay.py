@@ -1,0 +1,113 @@
+"""`face-avatar replay` against the small service: what it asks for, what it says, how it ends."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.api.examples import RECEIPT
+from serve_app.cli.replay import ReceiptError, differences, parameters, read_receipt
+from serve_app.cli.root import main
+from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.requests import MAX_SEED, AvatarRequest
+from tests.support import fake_service
+from tests.support.fake_service import TOKEN, FakeService, picture
+
+Replay = Callable[..., tuple[object, str, str]]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeService]:
+    with fake_service.serving() as service:
+        service.receipt = RECEIPT.model_dump(mode="json")
+        service.looks = 0
+        yield service
+
+
+@pytest.fixture
+def replay(
+    fake: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Replay:
+    """The command in this process, with a receipt and the photo: its exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACE_AVATAR_TOKEN", TOKEN)
+    monkeypatch.setenv("FACE_AVATAR_URL", fake.url)
+    Path("me.png").write_bytes(picture(1))
+    Path("receipt.json").write_text(RECEIPT.model_dump_json())
+
+    def replay(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["face-avatar", "replay", *(arguments or ("receipt.json", "me.png"))])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return replay
+
+
+def test_what_the_receipt_says_is_asked_for_again(replay: Replay, fake: FakeService) -> None:
+    code, out, _ = replay()
+    assert (code, out.splitlines()) == (0, ["avatars/me-7-replay.webp", "The same pixels as then."])
+    probe, asked = (seen.fields for seen in fake.seen if seen.method == "POST")
+    assert (probe["num_inference_steps"], asked["num_inference_steps"]) == (1, 12)
+    for name, value in RECEIPT.model_dump(include=AvatarRequest.model_fields.keys()).items():
+        assert asked[name] == value
+    assert Path("avatars/me-7-replay.webp").read_bytes() == picture(7, "webp")
+
+
+def test_what_differs_is_said_before_anything_is_drawn_and_other_pixels_after(
+    replay: Replay, fake: FakeService
+) -> None:
+    weights = RECEIPT.weights | {"unet/diffusion_pytorch_model.safetensors": "new", "adapter.safetensors": "f1"}
+    changed = RECEIPT.model_copy(
+        update={"weights": weights, "versions": RECEIPT.versions | {"torch": "3"}, "drawn_sha256": "e" * 64}
+    )
+    fake.receipt = changed.model_dump(mode="json")
+    code, out, err = replay()
+    assert code == 1
+    assert out.splitlines()[:-1] == [
+        "adapter.safetensors: weights that the receipt does not name",
+        "unet/diffusion_pytorch_model.safetensors: other weights than then",
+        "torch: 2.13.0 then, 3 now",
+    ]
+    assert "not the pixels of the receipt" in err
+
+
+def test_a_service_without_receipts_is_told(replay: Replay, fake: FakeService) -> None:
+    fake.receipt = {}
+    assert "no receipts" in replay()[2]
+
+
+def test_nothing_differs_from_itself() -> None:
+    assert list(differences(RECEIPT, RECEIPT)) == []
+    assert list(differences(RECEIPT, RECEIPT.model_copy(update={"device": "H200"}))) == ["device: cpu then, H200 now"]
+    bare = RECEIPT.model_copy(update={"weights": {}})
+    assert list(differences(RECEIPT, bare)) == [
+        f"{name}: weights that are not used now" for name in sorted(RECEIPT.weights)
+    ]
+
+
+@pytest.mark.parametrize("beyond", [0, 3, 7])
+def test_the_seed_of_a_later_image_is_reached_through_the_batch(beyond: int) -> None:
+    asked = parameters(RECEIPT.model_copy(update={"seed": MAX_SEED + beyond}))
+    assert (asked["seed"], asked["batch"]) == (MAX_SEED, beyond + 1)
+
+
+def test_a_receipt_is_read_by_itself_or_out_of_an_envelope(tmp_path: Path) -> None:
+    file = tmp_path / "receipts.json"
+    second = RECEIPT.model_copy(update={"seed": 8})
+    file.write_text(json.dumps({"output": {"receipts": [RECEIPT.model_dump(), second.model_dump()]}}))
+    assert read_receipt(file, 1) == second
+    newer = RECEIPT.model_dump() | {"field_of_a_newer_version": 1}
+    file.write_text(json.dumps(newer))
+    assert read_receipt(file, 0) == Receipt.model_validate(RECEIPT)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "1", "{}", '{"output": {}}', '{"output": {"receipts": [null]}}'])
+def test_a_file_without_a_receipt_is_told(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "receipt.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ReceiptError, match=r"receipt\.json"):
+        read_receipt(file, 0)

@@ -1,0 +1,48 @@
+import re
+import shlex
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+import ray
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "serve_app" / "config"
+INSTALL_TIMEOUT_S = 1200
+
+# The library that the script leaves behind, and one of the package's own models on it.
+LOOK = """
+from importlib.metadata import packages_distributions
+import onnxruntime
+from deployments.embedded import WEIGHTS
+assert packages_distributions()["onnxruntime"] == ["onnxruntime-gpu"], packages_distributions()["onnxruntime"]
+assert "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+onnxruntime.InferenceSession(WEIGHTS / "face" / "encoder.onnx", providers=["CPUExecutionProvider"])
+"""
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> str:
+    return (CONFIG / "Dockerfile").read_text()
+
+
+def test_the_image_has_the_ray_that_the_package_is_tested_with_and_does_not_run_as_root(dockerfile: str) -> None:
+    assert re.search(r"^FROM (\S+)$", dockerfile, re.MULTILINE)[1] == f"rayproject/ray:{ray.__version__}-py311-gpu"  # type: ignore[index]
+    assert re.findall(r"^USER (\w+)$", dockerfile, re.MULTILINE)[-1] == "ray"
+
+
+def test_all_that_the_image_copies_is_there_and_it_installs_by_the_script(dockerfile: str) -> None:
+    for line in re.findall(r"^COPY (.*)$", dockerfile, re.MULTILINE):
+        *sources, _target = [word for word in shlex.split(line) if not word.startswith("--")]
+        assert all((ROOT / source).exists() for source in sources)
+    assert re.search(r"^RUN serve_app/config/install\.sh gpu python\b", dockerfile, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_script_leaves_one_onnxruntime_the_one_with_cuda(tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    script = [str(CONFIG / "install.sh"), "cpu", python]
+    subprocess.run(script, check=True, timeout=INSTALL_TIMEOUT_S, cwd=tmp_path)
+    subprocess.run([python, "-c", LOOK], check=True, timeout=120, cwd=tmp_path)

@@ -1,0 +1,375 @@
+"""The engine with a denoiser that counts: who shares which step, and what happens when something goes wrong."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.scheduler import Bucket, Row
+from deployments.errors import DeadlineError
+from deployments.types import ImageProgress
+from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face
+
+WAIT_S = 10
+
+
+class Log:
+    def __init__(self) -> None:
+        self.steps: list[tuple[list[int], Mapping[Bucket, int]]] = []
+
+    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        assert seconds >= 0
+        self.steps.append(([row.spec.seed for row in rows], waiting))
+
+
+class Unmoved(StepTimes):
+    """A step of many takes no longer than one of few, whatever is measured of steps that do nothing."""
+
+    def add(self, bucket: Bucket, width: int, seconds: float) -> None:
+        pass
+
+
+def engine_of(images: int = 4, log: Log | None = None) -> DiffusionEngine:
+    times = Unmoved(max_width=2 * images)
+    times.start_with("fake", dict.fromkeys((1, 2, 4, 8), 1.0))
+    return DiffusionEngine(times, ageing=0.3, observer=log)
+
+
+@pytest.fixture
+def denoiser() -> CountingDenoiser:
+    return CountingDenoiser()
+
+
+@pytest.fixture
+def desk(denoiser: CountingDenoiser) -> Iterator["Desk"]:
+    engine = engine_of()
+    yield Desk(engine, denoiser)
+    denoiser.gate.set()
+    engine.close()
+    assert not engine.alive
+
+
+@dataclass
+class Desk:
+    """An engine, and the denoiser that all who come get."""
+
+    engine: DiffusionEngine
+    denoiser: CountingDenoiser
+
+    def submit(self, seed: int, steps: int = 3, **changes: object) -> Row:
+        spec = avatar_spec(seed=seed, num_inference_steps=steps, **changes)
+        return self.engine.submit(spec, face(), self.denoiser)
+
+
+def shown(row: Row) -> int:
+    """The seed that a row's picture shows."""
+    pixels = row.future.result(WAIT_S).pixels
+    assert np.all(pixels == pixels.flat[0])
+    return int(pixels.flat[0])
+
+
+def test_every_row_gets_its_own_picture(desk: Desk) -> None:
+    rows = [desk.submit(seed, steps=seed) for seed in range(1, 7)]
+    assert [shown(row) for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_row_joins_the_others_at_the_next_step_and_leaves_when_it_is_done(
+    desk: Desk, denoiser: CountingDenoiser
+) -> None:
+    denoiser.gate.clear()
+    long = desk.submit(1, steps=4)
+    assert denoiser.started.wait(WAIT_S)
+    short = desk.submit(2, steps=2)  # the first step of the other is under way
+    denoiser.gate.set()
+    assert (shown(long), shown(short)) == (1, 2)
+    assert [sorted(batch) for batch in denoiser.batches] == [[1], [1, 2], [1, 2], [1]]
+
+
+def test_rows_of_different_sizes_share_no_step(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, width=4 * (1 + seed % 2)) for seed in (1, 2, 3, 4)]
+    denoiser.gate.set()
+    assert [shown(row) for row in rows] == [1, 2, 3, 4]
+    assert all(len({seed % 2 for seed in batch}) == 1 for batch in denoiser.batches)
+
+
+def test_a_cancelled_row_is_gone_before_the_next_step_and_holds_up_nobody(
+    desk: Desk, denoiser: CountingDenoiser
+) -> None:
+    denoiser.gate.clear()
+    gone, stays = desk.submit(1, steps=50), desk.submit(2, steps=3)
+    assert denoiser.started.wait(WAIT_S)
+    gone.future.cancel()
+    denoiser.gate.set()
+    assert shown(stays) == 2
+    assert sum(1 in batch for batch in denoiser.batches) <= 1
+
+
+def test_a_row_that_cannot_be_drawn_fails_alone(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.poison = 3
+    denoiser.gate.clear()
+    rows = [desk.submit(seed) for seed in (2, 3, 4)]
+    denoiser.gate.set()
+    assert (shown(rows[0]), shown(rows[2])) == (2, 4)
+    with pytest.raises(ValueError, match="seed 3"):
+        rows[1].future.result(WAIT_S)
+
+
+def test_a_prompt_that_cannot_be_started_fails_alone(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = denoiser.start
+
+    def fails_for_seven(spec: object, vector: object) -> object:
+        if spec.seed == 7:  # type: ignore[attr-defined]
+            raise ValueError("no prompt")
+        return start(spec, vector)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(denoiser, "start", fails_for_seven)
+    denoiser.gate.clear()
+    rows = [desk.submit(seed) for seed in (6, 7, 8)]
+    denoiser.gate.set()
+    assert (shown(rows[0]), shown(rows[2])) == (6, 8)
+    with pytest.raises(ValueError, match="no prompt"):
+        rows[1].future.result(WAIT_S)
+
+
+def test_too_little_memory_fails_nobody_and_halves_the_batches(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.fits = 2
+    denoiser.gate.clear()
+    rows = [desk.submit(1)]
+    assert denoiser.started.wait(WAIT_S)  # alone: the next step, the first with more of them, has the four that may be
+    rows += [desk.submit(seed) for seed in range(2, 9)]
+    denoiser.gate.set()
+    assert [shown(row) for row in rows] == list(range(1, 9))
+    assert max(map(len, denoiser.batches)) == 2
+
+
+def test_a_row_that_lacks_memory_alone_is_told_so_and_the_next_are_drawn(
+    desk: Desk, denoiser: CountingDenoiser
+) -> None:
+    denoiser.fits = 0
+    with pytest.raises(OutOfMemoryError):
+        desk.submit(1).future.result(WAIT_S)
+    denoiser.fits = 100
+    assert shown(desk.submit(2)) == 2
+
+
+def test_memory_that_was_lacking_once_costs_a_single_row_nothing(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.gate.clear()
+    denoiser.fits = 0
+    row = desk.submit(1)
+    assert denoiser.started.wait(WAIT_S)
+    threading.Timer(0.05, lambda: setattr(denoiser, "fits", 1)).run()
+    denoiser.gate.set()
+    assert shown(row) == 1
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_picture_that_finds_no_memory_is_decoded_after_the_next_step(
+    desk: Desk, denoiser: CountingDenoiser, beside: bool
+) -> None:
+    denoiser.decodes_beside, denoiser.homeless = beside, [1]
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
+    denoiser.gate.set()
+    assert [shown(row) for row in rows] == [1, 2]
+    assert desk.engine.progress() == []
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_picture_that_finds_no_memory_twice_fails_alone(desk: Desk, denoiser: CountingDenoiser, beside: bool) -> None:
+    denoiser.decodes_beside, denoiser.homeless = beside, [1, 1]
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
+    denoiser.gate.set()
+    with pytest.raises(OutOfMemoryError):
+        rows[0].future.result(WAIT_S)
+    assert shown(rows[1]) == 2
+    assert desk.engine.progress() == []
+
+
+def test_memory_that_lacks_now_and_then_fails_nobody(desk: Desk, denoiser: CountingDenoiser) -> None:
+    # Before its first step, and again before its picture.
+    denoiser.gate.clear()
+    denoiser.fits, denoiser.homeless = 0, [1]
+    row = desk.submit(1)
+    assert denoiser.started.wait(WAIT_S)
+    denoiser.fits = 1
+    denoiser.gate.set()
+    assert shown(row) == 1
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_row_whose_deadline_passes_is_told_so(desk: Desk, denoiser: CountingDenoiser, drawn: bool) -> None:
+    denoiser.gate.clear()
+    row = desk.submit(1, steps=50, deadline=time.time() + (0.2 if drawn else -1))
+    assert not drawn or denoiser.started.wait(WAIT_S)
+    while time.time() < row.spec.deadline:
+        pass
+    denoiser.gate.set()
+    with pytest.raises(DeadlineError):
+        row.future.result(WAIT_S)
+    assert len(denoiser.batches) <= 1
+
+
+def test_closing_cancels_all_rows_before_their_next_step(denoiser: CountingDenoiser) -> None:
+    engine = engine_of(images=1)
+    desk = Desk(engine, denoiser)
+    denoiser.gate.clear()
+    rows = [desk.submit(seed) for seed in (1, 2)]
+    assert denoiser.started.wait(WAIT_S)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    denoiser.gate.set()
+    closing.join(WAIT_S)
+    assert not engine.alive
+    for row in [*rows, desk.submit(3)]:
+        with pytest.raises(CancelledError):
+            row.future.result(WAIT_S)
+    assert len(denoiser.batches) <= 1
+
+
+def test_progress_says_how_far_each_row_is_and_who_waits_for_whom(denoiser: CountingDenoiser) -> None:
+    engine = engine_of(images=1)  # which take a second a step, for all that it knows
+    desk = Desk(engine, denoiser)
+    assert engine.progress() == []
+    denoiser.gate.clear()
+    begun = desk.submit(1, steps=2, task_id="a", image_index=1)
+    assert denoiser.started.wait(WAIT_S)
+    desk.submit(2, steps=5, task_id="b")
+    desk.submit(3, steps=4, task_id="c")
+    assert {each.task_id: each for each in engine.progress()} == {
+        "a": ImageProgress("a", 1, step=0, steps=2, eta_s=pytest.approx(2), queue_position=0),
+        "b": ImageProgress("b", 0, step=0, steps=5, eta_s=pytest.approx(11), queue_position=2),
+        "c": ImageProgress("c", 0, step=0, steps=4, eta_s=pytest.approx(6), queue_position=1),
+    }
+    denoiser.gate.set()
+    assert shown(begun) == 1
+    engine.close()
+    assert engine.progress() == []
+
+
+def test_no_step_waits_for_a_picture_that_can_be_decoded_beside_it(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.decodes_beside = True
+    denoiser.beside_gate.clear()
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps, task_id=str(seed)) for seed, steps in ((1, 2), (2, 2), (3, 5))]
+    denoiser.gate.set()
+    assert shown(rows[2]) == 3  # which nobody's steps are beside
+    assert {each.task_id: (each.step, each.eta_s) for each in desk.engine.progress()} == {"1": (2, 0), "2": (2, 0)}
+    denoiser.beside_gate.set()
+    assert [shown(row) for row in rows] == [1, 2, 3]
+    assert sorted(denoiser.decoded_beside) == [1, 2]
+
+
+def test_who_has_their_picture_is_not_among_those_that_wait(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.gate.clear()
+    row, ahead = desk.submit(1), SimpleQueue[list[ImageProgress]]()
+    row.future.add_done_callback(lambda _image: ahead.put(desk.engine.progress()))
+    denoiser.gate.set()
+    assert ahead.get(timeout=WAIT_S) == []
+
+
+def test_a_picture_that_fails_beside_the_steps_fails_alone(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = denoiser.decode
+
+    def fails_beside(sample: Count, beside: bool = False) -> object:
+        if beside and sample.seed == 1:
+            raise ValueError("no picture")
+        return decode(sample, beside)
+
+    monkeypatch.setattr(denoiser, "decode", fails_beside)
+    denoiser.decodes_beside = True
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 2), (3, 3))]
+    denoiser.gate.set()
+    with pytest.raises(ValueError, match="no picture"):
+        rows[0].future.result(WAIT_S)
+    assert [shown(row) for row in rows[1:]] == [2, 3]
+    assert desk.engine.progress() == []
+
+
+def test_closing_cancels_rows_whose_pictures_are_decoded_beside_the_steps(denoiser: CountingDenoiser) -> None:
+    denoiser.decodes_beside = True
+    denoiser.beside_gate.clear()
+    engine = engine_of()
+    desk = Desk(engine, denoiser)
+    denoiser.gate.clear()
+    rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 1), (3, 2))]
+    denoiser.gate.set()
+    assert shown(rows[2]) == 3
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    for row in rows[:2]:
+        with pytest.raises(CancelledError):
+            row.future.result(WAIT_S)
+    denoiser.beside_gate.set()
+    closing.join(WAIT_S)
+    assert not closing.is_alive()
+    assert denoiser.decoded_beside == [1]  # the other one had not begun
+    assert engine.progress() == []
+
+
+def test_what_the_engine_does_is_observed(denoiser: CountingDenoiser) -> None:
+    log = Log()
+    engine = engine_of(log=log)
+    desk = Desk(engine, denoiser)
+    assert shown(desk.submit(1, steps=2)) == 1
+    engine.close()
+    assert log.steps == [([1], {("fake", (4, 4)): 1}), ([1], {})]
+
+
+def test_the_wait_for_a_replica_is_told_apart_from_the_drawing(desk: Desk) -> None:
+    early = desk.submit(1, submitted_at=time.time() - 60).future.result(WAIT_S)
+    now = desk.submit(2, submitted_at=time.time()).future.result(WAIT_S)
+    assert 30 < early.startup_s <= 60
+    assert now.startup_s == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(st.integers(1, 6), st.sampled_from([4, 8]), st.sampled_from([1.0, 2.0]), st.booleans()), max_size=12
+    ),
+    fits=st.integers(1, 6),
+    poison=st.integers(0, 12),
+    beside=st.booleans(),
+    homeless=st.lists(st.integers(0, 12), unique=True),
+)
+def test_every_row_ends_once_whatever_is_cancelled_and_whatever_fails(
+    requests: list[tuple[int, int, float, bool]], fits: int, poison: int, beside: bool, homeless: list[int]
+) -> None:
+    denoiser = CountingDenoiser()
+    denoiser.fits, denoiser.poison, denoiser.decodes_beside, denoiser.homeless = fits, poison, beside, homeless
+    denoiser.gate.clear()
+    engine = engine_of()
+    desk = Desk(engine, denoiser)
+    rows = []
+    for seed, (steps, width, guidance, cancel) in enumerate(requests):
+        rows.append(desk.submit(seed, steps, width=width, guidance_scale=guidance))
+        if cancel:
+            rows[-1].future.cancel()
+    denoiser.gate.set()
+    for seed, (row, (_steps, _width, _guidance, cancel)) in enumerate(zip(rows, requests, strict=True)):
+        if cancel:
+            assert row.future.cancelled()
+        elif seed == poison:
+            with pytest.raises(ValueError, match="cannot be drawn"):
+                row.future.result(WAIT_S)
+        else:
+            assert shown(row) == seed
+    engine.close()
+    assert not engine._samples

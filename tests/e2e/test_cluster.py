@@ -1,0 +1,60 @@
+"""A burst, more load than a service can bear, an end amid work. (Nodes that come and go: `python -m tests.cluster`.)"""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import ray
+
+from loadtest.bench import overload, scaling
+from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.launcher import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
+from tests.support.service import config_file
+
+pytestmark = pytest.mark.slow
+
+
+def test_overload_is_answered_with_nothing_but_what_it_may_be_answered_with() -> None:
+    found = overload.measure(seconds=45, capacity_s=20)
+    assert found.answers.wrong == []
+    assert found.answers.statuses["200"] > 0
+    assert found.answers.statuses["503"] > found.answers.statuses["200"]
+    assert json.loads(json.dumps(asdict(found)))["answers"]["statuses"] == found.answers.statuses
+
+
+def test_a_burst_brings_a_second_replica_of_each_stage(tmp_path: Path) -> None:
+    # In a process of its own: the handles of Serve that it calls go on reporting to a controller after Ray has ended.
+    figures = tmp_path / "scaling.json"
+    command = [sys.executable, "-m", "loadtest.bench.scaling", "--rounds", "1", "--json", str(figures)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert figures.is_file(), ended.stderr  # 1 is also the status where a replica comes, but late
+    found = json.loads(figures.read_text())
+    assert found.keys() == set(scaling.STAGES)
+    assert found[scaling.WITH_TORCH]["parts_s"].keys() >= {"process", "import", "load", "warm"}
+
+
+def test_a_service_that_ends_amid_a_request_longer_than_its_drain_leaves_no_ray_and_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    config = config_file(tmp_path, fetch={"allow_private": True, "timeout_s": 10 * DRAIN_TIMEOUT_S})
+    options = ServiceOptions(config=config, port=free_port(), data_dir=tmp_path / "data")
+    with socket.create_server(("127.0.0.1", 0)) as photos, ThreadPoolExecutor(1) as pool:
+        photos.settimeout(60)
+        with run_service(options) as running:
+            token = (running.data_dir / TOKEN_FILE).read_text().strip()
+            photo = f"http://127.0.0.1:{photos.getsockname()[1]}/never.png"
+            request = partial(httpx.post, headers={"Authorization": f"Bearer {token}"}, timeout=600)
+            body = {"app_id": "face-avatar", "file_url": photo}
+            asked = pool.submit(request, f"{running.url}/getImageToImage", json=body)
+            connection, _ = photos.accept()
+        connection.close()
+        assert isinstance(asked.exception(), httpx.TransportError)
+    assert not ray.is_initialized()
+    assert set(threading.enumerate()) <= before

@@ -1,0 +1,403 @@
+"""What becomes of requests whose clients leave, repeat themselves or cancel. The broker and the store are real."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.types import Photo
+from serve_app.auth.tokens import UNLIMITED, Token
+from serve_app.auth.usage import usage_of
+from serve_app.backends.object_store import photo_key, result_key
+from serve_app.backends.secrets import sha256
+from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
+from serve_app.generation.validation import Caller
+from serve_app.tasks.models import Outcome, TaskRecord, Webhook
+from serve_app.tasks.stream import TaskQueue
+from tests.support.ingresses import KEYED, LEASE_S, Ingress, ScenarioRunner, Sent, do_nothing, scenario_runner
+from tests.support.pipelines import PIXELS
+from tests.support.polling import eventually
+from tests.support.stores import exists
+from tests.support.tasks import AVATAR, task
+
+
+@pytest.fixture
+def at(valkey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    return scenario_runner(valkey, tmp_path, monkeypatch)
+
+
+def test_a_queued_request_with_a_key_goes_on_when_its_client_leaves(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        ingress.gate.clear()
+        first = ingress.send(celery=True)
+        await eventually(lambda: ingress.tasks.get(first.task.task_id))
+        await first.leave()
+        again = ingress.send(celery=True)
+        ingress.gate.set()
+        record = await again.answer
+        assert record.task.task_id == first.task.task_id
+        assert record.status == "PENDING"
+        assert record.message_id is not None
+
+    at(scenario)
+
+
+def test_a_queued_request_without_a_key_ends_with_its_client_and_leaves_nothing(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        ingress.gate.clear()
+        sent = ingress.send(Caller("ann"), celery=True)
+        await eventually(lambda: ingress.tasks.get(sent.task.task_id))
+        await sent.leave()
+        record = await ingress.tasks.get(sent.task.task_id)
+        assert record is not None
+        assert record.status == "CANCELLED"
+        assert not await exists(ingress.results, photo_key(sent.task.task_id))
+
+    at(scenario)
+
+
+def test_a_repeat_of_a_queued_request_takes_over_from_an_ingress_that_died(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        dead, alive = make("picture"), make("picture")
+        dead.gate.clear()
+        first = dead.send(celery=True)
+        await eventually(lambda: dead.tasks.get(first.task.task_id))
+        again = alive.send(celery=True)
+        await dead.die()
+        record = await again.answer
+        assert record.task.task_id == first.task.task_id
+        assert record.message_id is not None
+        assert await exists(alive.results, photo_key(first.task.task_id))
+
+    at(scenario)
+
+
+def test_a_repeat_waits_for_the_first_and_nothing_is_drawn_twice(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, other = make(None), make("picture")
+        first = ingress.send()
+        await eventually(lambda: ingress.tasks.get(first.task.task_id))
+        repeats = [ingress.send(), other.send()]
+        ingress.pipeline.gate.set()
+        records = [await sent.answer for sent in [first, *repeats]]
+        assert {record.task.task_id for record in records} == {first.task.task_id}
+        assert {record.status for record in records} == {"SUCCESS"}
+        assert (len(ingress.pipeline.photos), len(other.pipeline.photos)) == (1, 0)
+
+    at(scenario)
+
+
+def test_a_lease_that_ran_out_in_the_same_ingress_starts_no_second_run(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(None)
+        first = ingress.send()
+        await eventually(lambda: asyncio.sleep(0, bool(ingress.pipeline.photos)))
+        await ingress.redis.delete(ingress.keys.lease(first.task.task_id))
+        again = ingress.send()
+        await asyncio.sleep(LEASE_S)
+        ingress.pipeline.gate.set()
+        assert (await again.answer).status == (await first.answer).status == "SUCCESS"
+        assert len(ingress.pipeline.photos) == 1
+
+    at(scenario)
+
+
+def test_whoever_loses_its_task_to_another_ingress_waits_for_that_one(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, other = make(None), make("picture")
+        sent = ingress.send()
+        await eventually(lambda: asyncio.sleep(0, bool(ingress.pipeline.photos)))
+        await ingress.redis.set(other.keys.lease(sent.task.task_id), "ingress1", px=60_000)
+        await asyncio.sleep(LEASE_S)
+        assert not sent.answer.done()
+        await other.tasks.finish(sent.task, "SUCCESS", (await _record(other, sent)).outcome)
+        assert (await sent.answer).status == "SUCCESS"
+
+    at(scenario)
+
+
+async def _record(ingress: Ingress, sent: Sent) -> TaskRecord:
+    record = await ingress.tasks.get(sent.task.task_id)
+    assert record is not None
+    return record
+
+
+def test_a_synchronous_request_that_is_cancelled_answers_so_and_leaves_no_files(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(None)
+        sent = ingress.send(Caller("ann"))
+        key = result_key(sent.task.task_id, 0, "png")
+        await eventually(lambda: exists(ingress.results, key))
+        await ingress.service.cancel(sent.task.task_id, "ann")
+        assert (await sent.answer).status == "CANCELLED"
+        assert not await exists(ingress.results, key)
+
+    at(scenario)
+
+
+def test_the_runtime_of_a_record_is_that_of_its_answer(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        sent = ingress.send(Caller("ann"))
+        answer = await ingress.service.envelope(await sent.answer, "http://service")
+        found = await ingress.service.find(sent.task.task_id, "ann")
+        later = await ingress.service.envelope(found, "http://service")
+        assert later.time_required.runtime == pytest.approx(answer.time_required.runtime, abs=0.5)
+        assert later.time_required.runtime > 0
+
+    at(scenario)
+
+
+def test_a_full_queue_refuses_new_tasks_and_leaves_nothing_of_them(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        known = await ingress.send(celery=True).answer
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1)
+        refused = ingress.send(Caller("ann"), celery=True)
+        with pytest.raises(OverloadedError):
+            await refused.answer
+        assert await ingress.tasks.get(refused.task.task_id) is None
+        assert (await ingress.send(celery=True).answer).task.task_id == known.task.task_id
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1000)
+
+    at(scenario)
+
+
+class ColdStages:
+    """One of the stages stands at zero replicas."""
+
+    async def require_warm(self, photo: Photo) -> None:
+        assert photo.pixels is PIXELS
+        raise OverloadedError("AvatarGenerator is being started.", 77)
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+
+def test_at_zero_replicas_who_waits_is_told_when_to_come_back_and_who_queues_is_accepted(
+    at: Callable[..., None],
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        ingress.service._stages = ColdStages()  # type: ignore[assignment]
+        for caller in (Caller("ann"), KEYED, KEYED):  # a refusal frees its key
+            refused = ingress.send(caller)
+            with pytest.raises(OverloadedError) as caught:
+                await refused.answer
+            assert caught.value.retry_after_s == 77
+            assert (await _record(ingress, refused)).status == "FAILED"
+        assert ingress.service._concurrency._images == 0
+        assert (await ingress.send(Caller("ann"), celery=True).answer).status == "PENDING"
+
+    at(scenario)
+
+
+def test_a_photo_whose_task_could_not_be_queued_is_deleted(
+    at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+
+        async def away(*_: object) -> bool:
+            raise BrokerError("away")
+
+        monkeypatch.setattr(ingress.tasks, "enqueue", away)
+        sent = ingress.send(Caller("ann"), celery=True)
+        with pytest.raises(BrokerError):
+            await sent.answer
+        assert (await _record(ingress, sent)).status == "FAILED"
+        assert not await exists(ingress.results, photo_key(sent.task.task_id))
+
+    at(scenario)
+
+
+async def _measure(ingress: Ingress, task_s: float) -> None:
+    """As if a worker had made a task of two images in so many seconds."""
+    name = f"measured{task_s}"
+    measured = task(name, batch=2)
+    await ingress.tasks.create(measured, "PENDING")
+    await ingress.tasks.enqueue(name)
+    await ingress.tasks.claim(name)
+    await ingress.redis.hset(ingress.keys.record(name), "started_at", time.time() - task_s)
+    assert await ingress.tasks.finish(measured, "SUCCESS", Outcome())
+    await ingress.redis.delete(ingress.keys.queue)
+
+
+def test_what_cannot_be_done_by_its_deadline_is_refused_and_told_when_to_come_back(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        slow = {"celery": True, "batch": 4, "deadline_s": 60}
+        known = await ingress.send(**slow).answer  # nothing was measured yet
+        await _measure(ingress, task_s=100)
+        with pytest.raises(OverloadedError) as caught:
+            await ingress.send(Caller("ann"), **slow).answer
+        assert 130 <= caught.value.retry_after_s <= 145  # 4 images of 50 s, less 60 s
+        assert (await ingress.send(Caller("ann"), **slow | {"deadline_s": 900}).answer).status == "PENDING"
+        assert (await ingress.send(**slow).answer).task.task_id == known.task.task_id
+
+    at(scenario)
+
+
+def test_a_task_says_when_it_will_be_done_by_how_fast_others_were(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        sent = await ingress.send(Caller("ann"), celery=True, batch=3).answer
+
+        async def eta_s() -> Any:
+            record = await ingress.service.find(sent.task.task_id, "ann")
+            return (await ingress.service.envelope(record, "")).output["progress"]["eta_s"]
+
+        assert await eta_s() is None
+        await _measure(ingress, task_s=4)
+        assert await eta_s() == pytest.approx(6, abs=0.5)
+        await ingress.tasks.claim(sent.task.task_id)
+        await ingress.tasks.note_image(sent.task.task_id, 0, AVATAR)
+        assert await eta_s() == pytest.approx(4, abs=0.5)
+        await _measure(ingress, task_s=40)
+        assert 8 < await eta_s() < 30  # the last ones count, one alone does not
+
+    at(scenario)
+
+
+def test_a_full_queue_says_when_there_will_be_room(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        await _measure(ingress, task_s=30)
+        await ingress.send(Caller("ann"), celery=True).answer
+        queue = TaskQueue(ingress.redis, ingress.keys, "worker")
+        await queue.take(1, 0.01)
+        assert len(await queue.take(1, 0.01)) == 1
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1)
+        with pytest.raises(OverloadedError) as caught:
+            await ingress.send(Caller("ann"), celery=True).answer
+        assert 30 <= caught.value.retry_after_s <= 32
+        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1000)
+
+    at(scenario)
+
+
+def test_a_webhook_is_recorded_whole_and_shown_without_its_query(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        caller = Caller("ann", base_url="http://service")
+        record = await ingress.send(caller, webhook_url="https://example.org/hook?secret=1").answer
+        kept = await _record(ingress, Sent(record.task, asyncio.create_task(do_nothing())))
+        assert kept.task.webhook == Webhook(url="https://example.org/hook?secret=1", base_url="http://service")
+        envelope = await ingress.service.envelope(kept, "http://service")
+        assert "secret" not in envelope.model_dump_json()
+        assert envelope.output["webhook"]["attempts"] == 0
+        assert await ingress.tasks.due_webhooks(5, 60) == [record.task.task_id]
+
+    at(scenario)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.org", "https://example.org:22/", "https://a@example.org/", "data:,x", "x"]
+)
+def test_a_webhook_that_may_not_be_called_is_refused_by_its_field(at: Callable[..., None], url: str) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        with pytest.raises(InvalidRequestError) as caught:
+            make("picture").send(webhook_url=url)
+        assert [field["field"] for field in caught.value.data["fields"]] == ["webhook_url"]
+
+    at(scenario)
+
+
+def test_without_consent_a_service_that_asks_for_it_does_nothing(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture", require_consent=True)
+        with pytest.raises(InvalidRequestError) as refused:
+            ingress.send()
+        assert [problem["field"] for problem in refused.value.data["fields"]] == ["consent"]
+        record = await ingress.send(consent=True).answer
+        kept = await ingress.tasks.get(record.task.task_id)
+        assert kept is not None
+        assert kept.task.request.consent
+        assert not (await make("picture").send(Caller("bob")).answer).task.request.consent
+
+    at(scenario)
+
+
+def test_an_app_whose_weights_forbid_commerce_is_listed_and_refused_where_commerce_is_meant(
+    at: Callable[..., None],
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(license_mode="commercial", catalogs=("production",))
+        listed = {app["app_id"]: app for app in ingress.service.apps()}
+        assert not listed["face-avatar"]["available"]
+        assert "buffalo_l" in listed["face-avatar"]["unavailable_reason"]
+        assert {"weights", "licence", "spdx_id", "commercial", "url"} == listed["face-avatar"]["licences"][0].keys()
+        with pytest.raises(ForbiddenError, match="buffalo_l"):
+            ingress.send()
+
+    at(scenario)
+
+
+def limited(secret: str = "ann", **limits: int) -> Caller:
+    """A caller whose token has these limits."""
+    digest = sha256(secret)
+    token = Token(digest=digest, name=secret, owner=secret, created_at=0, limits=UNLIMITED.model_copy(update=limits))
+    return Caller(secret, token=token)
+
+
+def test_a_token_has_only_so_many_images_made_at_once_by_all_ingresses(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        one, other, ann = make("picture"), make("picture", "picture"), limited(images=2)
+        one.gate.clear()
+        first = one.send(ann, batch=2)
+        await eventually(lambda: one.tasks.get(first.task.task_id))
+        with pytest.raises(RateLimitError):
+            await other.send(ann).answer
+        assert (await other.send(limited("bob", images=2)).answer).status == "SUCCESS"
+        one.gate.set()
+        await first.answer
+        assert (await other.send(ann).answer).status == "SUCCESS"
+        with pytest.raises(ForbiddenError):
+            await other.send(ann, batch=3).answer
+
+    at(scenario)
+
+
+def test_a_refusal_for_now_frees_the_idempotency_key(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, ann = make("picture", "picture"), limited(images=1)
+        keyed = replace(ann, idempotency_key="key")
+        ingress.gate.clear()
+        first = ingress.send(ann)
+        await eventually(lambda: ingress.tasks.get(first.task.task_id))
+        with pytest.raises(RateLimitError):
+            await ingress.send(keyed).answer
+        ingress.gate.set()
+        await first.answer
+        assert (await ingress.send(keyed).answer).status == "SUCCESS"
+
+    at(scenario)
+
+
+def test_what_a_token_has_made_is_in_its_usage(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, ann = make("picture"), limited()
+        record = await ingress.send(ann).answer
+        assert record.task.token == sha256("ann")[:16]
+        await ingress.service.usage.close()
+        assert (await usage_of(ingress.redis, ingress.keys, record.task.token, 1)).images == 1
+
+    at(scenario)
+
+
+def test_a_token_has_only_so_many_tasks_in_the_queue_at_once(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, ann = make(), limited(queued=2)
+        for _ in range(2):
+            assert (await ingress.send(ann, celery=True).answer).status == "PENDING"
+        with pytest.raises(RateLimitError, match="2 tasks"):
+            await ingress.send(ann, celery=True).answer
+        assert (await ingress.send(limited("bob", queued=2), celery=True).answer).status == "PENDING"
+
+    at(scenario)

@@ -1,0 +1,118 @@
+"""Ingresses without Serve around them, several on one broker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from deployments.types import Photo
+from serve_app.auth.penalties import Penalties
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.backends.redis import connect, own_url
+from serve_app.catalog.catalog import Catalog
+from serve_app.generation.container import Container
+from serve_app.generation.executor import TaskExecutor
+from serve_app.generation.service import AvatarService
+from serve_app.generation.validation import Caller
+from serve_app.schemas.requests import AvatarRequest
+from serve_app.settings import Settings
+from serve_app.tasks.models import Keys, Task, TaskRecord
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
+from tests.support.pipelines import PIXELS, Pipeline
+
+LEASE_S = 0.5
+PREFIX = "test"
+KEYED = Caller("ann", "key")
+
+
+class Ingress:
+    """One ingress: its service, with a pipeline that gives prepared outcomes and photos that come through a gate."""
+
+    def __init__(self, broker: Path, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
+        settings = Settings(data_dir=data_dir, **changes)
+        redis, keys = connect(settings.broker, broker), Keys(PREFIX)
+        penalties = Penalties(redis, keys)
+        self.keys = keys
+        self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
+        self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
+        self.pipeline = Pipeline(self.results, *outcomes)
+        catalog = Catalog.read(settings.catalogs)
+        runner = TaskExecutor(catalog, self.pipeline, self.tasks, penalties)  # type: ignore[arg-type]
+        parts = Container(
+            redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, penalties
+        )  # type: ignore[arg-type]
+        self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.service._photo = self._photo  # type: ignore[method-assign]
+        self.redis = redis
+
+    async def _photo(self, _url: str) -> Photo:
+        await self.gate.wait()
+        return Photo(PIXELS)
+
+    def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
+        request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
+        task = self.service.validator.task(request, caller)
+        return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
+
+    async def die(self) -> None:
+        """As after kill -9, for others: nothing is renewed, nothing recorded any more."""
+        await self.service._leases.close()
+        self.service._tasks.finish = do_nothing  # type: ignore[method-assign,assignment]
+
+
+async def do_nothing(*_: object) -> bool:
+    return True
+
+
+class Sent:
+    """A request on its way."""
+
+    def __init__(self, task: Task, answer: "asyncio.Task[TaskRecord]") -> None:
+        self.task = task
+        self.answer = answer
+
+    async def leave(self) -> None:
+        self.answer.cancel()
+        await asyncio.gather(self.answer, return_exceptions=True)
+
+
+ScenarioRunner = Callable[[Callable[[Any], Awaitable[None]]], None]
+
+
+def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
+    """Runs a scenario that gets a maker of ingresses on a broker, which is emptied first."""
+    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.generation.service.REPEAT_POLL_S", 0.05)
+
+    @asynccontextmanager
+    async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:
+        made: list[Ingress] = []
+
+        def make(*outcomes: Any, **settings: Any) -> Ingress:
+            made.append(Ingress(broker, data_dir, f"ingress{len(made)}", *outcomes, **settings))
+            return made[-1]
+
+        yield make
+        for ingress in made:
+            ingress.gate.set()
+            ingress.pipeline.gate.set()
+            await ingress.service.close()
+
+    def run(scenario: Callable[[Any], Awaitable[None]]) -> None:
+        async def within() -> None:
+            async with asyncio.timeout(30), ingresses() as make:
+                await scenario(make)
+
+        with Redis.from_url(own_url(broker)) as redis:
+            redis.flushall()
+        asyncio.run(within())
+
+    return run

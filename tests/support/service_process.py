@@ -1,0 +1,46 @@
+"""A service as a process of its own, started as an operator starts it."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from serve_app.client import data_url
+from serve_app.launcher import free_port
+from serve_app.photos.sample import sample_photo
+
+
+@contextmanager
+def running_service(data_dir: Path, poll: Callable[..., Any]) -> Iterator[tuple[httpx.Client, psutil.Process]]:
+    port = free_port()
+    command = [sys.executable, "-m", "serve_app.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            poll(lambda: answers(client), 120)
+            client.headers["Authorization"] = f"Bearer {(data_dir / 'token').read_text().strip()}"
+            yield client, process
+    finally:
+        if process.is_running():
+            process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def submit(client: httpx.Client, **fields: Any) -> str:
+    body = {"app_id": "face-avatar", "file_url": data_url(sample_photo()), "celery": True, **fields}
+    answer = client.post("/getImageToImage", json=body)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["task_id"])

@@ -1,0 +1,50 @@
+"""Tasks, and the records and queues of several processes on one broker."""
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.catalog.catalog import Catalog
+from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
+from serve_app.tasks.models import Keys, StoredAvatar, Task, idempotency_digest
+from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
+
+LEASE_S = 0.3
+AVATAR = StoredAvatar("a/0.png", "a/0.thumb.webp", 7, None, 0, 1, 0, 0)
+PREFIXES = itertools.count()
+
+
+class Office:
+    """Stores and queues of several processes on one broker, under a prefix of their own."""
+
+    def __init__(self, data_dir: Path, lease_s: float = LEASE_S) -> None:
+        self.redis = connect(BrokerSettings(), data_dir)
+        self.keys = Keys(f"test{next(PREFIXES)}")
+        self.lease_s = lease_s
+
+    def store(self, holder: str) -> TaskStore:
+        return TaskStore(self.redis, self.keys, holder, ttl_s=3600, lease_s=self.lease_s)
+
+    def queue(self, holder: str) -> TaskQueue:
+        return TaskQueue(self.redis, self.keys, holder, lease_s=self.lease_s)
+
+
+def task(task_id: str = "a", key: str | None = None, *, owner: str = "ann", **fields: Any) -> Task:
+    request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
+    app = Catalog.read(["embedded"])["face-avatar"]
+    return Task(
+        task_id=task_id,
+        owner=owner,
+        request=EffectiveRequest.fill(request, app, seed=7, deadline_s=60),
+        submitted_at=time.time(),
+        idempotency=None if key is None else idempotency_digest(owner, key),
+    )
+
+
+async def queued(store: TaskStore, name: str, **fields: Any) -> None:
+    await store.create(task(name, **fields), "PENDING")
+    while not await store.enqueue(name):  # on a busy machine its lease may have run out
+        await store.claim(name, "PENDING")

@@ -1,0 +1,246 @@
+"""Webhooks: a real receiver on loopback, a real Valkey and a real store."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from serve_app.auth.webhook_signature import webhook_secret
+from serve_app.backends.object_store import Results, StoreSettings
+from serve_app.generation.executor import failure_outcome
+from serve_app.photos.urls import FetchSettings
+from serve_app.schemas.responses import Status
+from serve_app.tasks.models import Delivery, Outcome, TaskRecord, Webhook
+from serve_app.worker.periodic import PeriodicTasks
+from serve_app.worker.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s
+from tests.support.polling import eventually
+from tests.support.resolvers import FixedResolver
+from tests.support.tasks import AVATAR, Office, task
+
+LOOPBACK = FetchSettings(allow_private=True, timeout_s=2)
+KEY = b"the service's own key"
+
+
+class Receiver:
+    """A client's server. Gives the prepared statuses one after the other, the last one for ever; None hangs up."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.statuses: list[int | None] = [200]
+        self.got: list[tuple[Mapping[str, str], bytes]] = []
+
+    async def receive(self, request: web.Request) -> web.Response:
+        self.got.append((request.headers.copy(), await request.read()))
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if status is None:
+            assert request.transport is not None
+            request.transport.close()
+        return web.Response(status=status or 200, headers={"Location": self.url})
+
+
+class Post(Office):
+    """An office whose tasks have webhooks, and processes that send them."""
+
+    def __init__(self, data_dir: Path, receiver: Receiver) -> None:
+        super().__init__(data_dir)
+        self.receiver = receiver
+        self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
+        self.senders: list[WebhookSender] = []
+        self.rounds = PeriodicTasks()
+        self.loops: list[asyncio.Task[None]] = []
+
+    def send(self, settings: FetchSettings = LOOPBACK, resolver: Any = None) -> None:
+        store = self.store(f"sender{len(self.senders)}")
+        self.senders.append(WebhookSender(store, self.results, KEY, settings, resolver))
+        self.loops.append(asyncio.create_task(self.rounds.run(self.senders[-1])))
+
+    async def finished(self, name: str = "a", status: Status = "SUCCESS", url: str | None = None) -> None:
+        """A task that ended, and whose webhook was not called yet."""
+        webhook = Webhook(url=url or f"{self.receiver.url}/hook?secret=1", base_url="http://service")
+        submitted = task(name).model_copy(update={"webhook": webhook})
+        await self.store("w").create(submitted, "STARTED")
+        outcome = Outcome(avatars=(AVATAR,)) if status == "SUCCESS" else failure_outcome(ValueError())
+        assert await self.store("w").finish(submitted, status, outcome)
+
+    async def delivery(self, name: str = "a") -> Delivery:
+        record = await self.store("x").get(name)
+        assert record is not None
+        assert record.delivery is not None
+        return record.delivery
+
+    async def until(self, check: Callable[[Delivery], bool], name: str = "a") -> Delivery:
+        async def reached() -> Delivery | None:
+            delivery = await self.delivery(name)
+            return delivery if check(delivery) else None
+
+        return await eventually(reached)
+
+
+Scenario = Callable[[Post, Receiver], Awaitable[None]]
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/hook", receiver.receive)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
+    monkeypatch.setattr(WebhookSender, "every_s", 0.02)
+    monkeypatch.setattr("serve_app.worker.webhooks.FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("serve_app.worker.webhooks.MAX_PAUSE_S", 0.05)
+
+    def run(scenario: Scenario) -> None:
+        async def within() -> None:
+            async with asyncio.timeout(30), receiving() as receiver:
+                post = Post(valkey, receiver)
+                async with post.redis:
+                    await scenario(post, receiver)
+                    post.rounds.close()
+                    await asyncio.gather(*post.loops)
+                    await asyncio.gather(*(sender.wait() for sender in post.senders))
+
+        asyncio.run(within())
+
+    return run
+
+
+def verified(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
+    """As a receiver checks it who follows the specification."""
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    digest = hmac.new(base64.b64decode(secret.removeprefix("whsec_")), signed, hashlib.sha256).digest()
+    return headers["webhook-signature"] == f"v1,{base64.b64encode(digest).decode()}"
+
+
+def test_the_final_envelope_is_posted_once_and_signed_with_the_owners_secret(at: Callable[[Scenario], None]) -> None:
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        await post.finished()
+        for _ in range(3):
+            post.send()
+        delivery = await post.until(lambda delivery: delivery.delivered_at is not None)
+        assert (delivery.attempts, delivery.status, delivery.given_up) == (1, 200, False)
+        await eventually(lambda: _is_empty(post))
+        ((headers, body),) = receiver.got
+        envelope = json.loads(body)
+        assert (envelope["task_id"], envelope["status"]) == ("a", "SUCCESS")
+        assert envelope["output"]["result"][0].startswith("http://service/files/a/0.png?")
+        assert verified(headers, body, webhook_secret(KEY, "ann"))
+        assert not verified(headers, body, webhook_secret(KEY, "bob"))
+        assert not verified(headers, body + b" ", webhook_secret(KEY, "ann"))
+
+    at(scenario)
+
+
+async def _is_empty(post: Post) -> bool:
+    return not await post.redis.zcard(post.keys.webhooks)
+
+
+@pytest.mark.parametrize("bad", [500, 302, 404, None])
+def test_a_receiver_that_fails_is_tried_again_with_the_same_id(at: Callable[[Scenario], None], bad: int | None) -> None:
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        receiver.statuses = [bad, bad, 204]
+        await post.finished(status="FAILED")
+        post.send()
+        delivery = await post.until(lambda delivery: delivery.delivered_at is not None)
+        assert (delivery.attempts, delivery.status, delivery.error) == (3, 204, "")
+        assert len({headers["webhook-id"] for headers, _body in receiver.got}) == 1
+        assert len(receiver.got) == 3
+
+    at(scenario)
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(500, MAX_ATTEMPTS), (410, 1)])
+def test_it_is_given_up_in_the_end(at: Callable[[Scenario], None], status: int, attempts: int) -> None:
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        receiver.statuses = [status]
+        await post.finished()
+        post.send()
+        delivery = await post.until(lambda delivery: delivery.given_up)
+        assert (delivery.attempts, delivery.status, len(receiver.got)) == (attempts, status, attempts)
+        assert await _is_empty(post)
+
+    at(scenario)
+
+
+def test_a_delivery_that_died_with_its_process_is_made_by_another(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.worker.webhooks.LEASE_S", 0.3)
+
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        await post.finished()
+        assert await post.store("dead").due_webhooks(5, 0.3) == ["a"]  # and there it ends
+        assert await post.store("other").due_webhooks(5, 0.3) == []
+        post.send()
+        await post.until(lambda delivery: delivery.delivered_at is not None)
+        assert len(receiver.got) == 1
+
+    at(scenario)
+
+
+def test_an_address_that_is_not_public_is_never_connected_to(at: Callable[[Scenario], None]) -> None:
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        port = int(receiver.url.rpartition(":")[2])
+        guarded = FetchSettings(ports=(port,), timeout_s=2)
+        await post.finished(url=f"http://client.example:{port}/hook")
+        post.send(guarded, FixedResolver("127.0.0.1"))
+        delivery = await post.until(lambda delivery: delivery.given_up)
+        assert "not public" in delivery.error
+        assert "127.0.0.1" not in delivery.model_dump_json()
+        assert receiver.got == []
+
+    at(scenario)
+
+
+def test_a_cancelled_task_is_told_of_and_one_without_a_webhook_is_not(at: Callable[[Scenario], None]) -> None:
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        webhook = Webhook(url=f"{receiver.url}/hook", base_url="http://service")
+        await post.store("w").create(task("quiet"), "PENDING")
+        await post.store("w").create(task("a").model_copy(update={"webhook": webhook}), "PENDING")
+        await post.store("w").cancel("quiet")
+        await post.store("w").cancel("a")
+        post.send()
+        await post.until(lambda delivery: delivery.delivered_at is not None)
+        assert [json.loads(body)["status"] for _headers, body in receiver.got] == ["CANCELLED"]
+        record: TaskRecord | None = await post.store("x").get("quiet")
+        assert record is not None
+        assert record.delivery is None
+
+    at(scenario)
+
+
+def test_what_has_expired_is_not_told_of(at: Callable[[Scenario], None]) -> None:
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        await post.finished()
+        await post.redis.delete(post.keys.record("a"))
+        post.send()
+        await eventually(lambda: _is_empty(post))
+        assert receiver.got == []
+        assert await post.store("x").get("a") is None
+
+    at(scenario)
+
+
+def test_the_pauses_grow_and_differ() -> None:
+    assert 2.5 <= pause_s(1) <= 5
+    assert 40 <= pause_s(5) <= 80
+    assert pause_s(100) <= 3600
+    assert len({pause_s(3) for _ in range(10)}) > 1
