@@ -63,6 +63,7 @@ BY_OTHERS = {
     "python -m loadtest": "tests/test_loadtest.py",
     ".venv/bin/python -m loadtest": "tests/test_loadtest.py",
     "python -m tests.chaos": "tests/test_chaos.py",
+    "python -m tests.frozen": "tests/test_frozen.py",
     "python -m deployments.embedded.training": "deployments/embedded/training",
 }
 
