@@ -51,6 +51,7 @@ BY_OTHERS = {
     ".venv/bin/pytest": ".ci/run",
     ".venv/bin/ruff ": ".ci/run",
     ".venv/bin/mypy": ".ci/run",
+    ".venv/bin/lint-imports": ".ci/run",
     ".venv/bin/face-avatar serve": "tests/cli/test_cli.py",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.edge:middlewares .venv/bin/serve run": "tests/cli/test_cli.py",
     "face-avatar demo": "tests/cli/test_cli.py",
@@ -64,6 +65,7 @@ BY_OTHERS = {
     "python -m loadtest": "tests/loadtest/test_loadtest.py",
     ".venv/bin/python -m loadtest": "tests/loadtest/test_loadtest.py",
     "python -m tests.chaos": "tests/e2e/test_chaos.py",
+    "python -m tests.frozen": "tests/test_frozen.py",
     "python -m deployments.embedded.training": "deployments/embedded/training",
 }
 
