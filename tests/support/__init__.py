@@ -1,0 +1,1 @@
+"""What tests share: one noun a file. No tests are in here."""
