@@ -108,6 +108,19 @@ def test_a_row_amid_others_is_the_row_alone(model: FaceDiffusionModel) -> None:
     assert difference(together[0], together[1]) > 1
 
 
+def test_a_row_of_a_batch_invariant_model_is_the_row_alone_to_the_last_bit() -> None:
+    """Without, the two differ on every processor seen: a batch's matrices are summed in another order."""
+    model = FaceDiffusionModel.load(CONFIG, batch_invariant=True)
+    rows = [row_of(number, num_inference_steps=2, guidance_scale=1.0 + number % 2) for number in range(3)]
+    samples = [model.start(row.spec, row.face) for row in rows]
+    for _ in range(2):
+        model.step(samples)
+    for row, sample in zip(rows, samples, strict=True):
+        alone = undecoded(model, row)
+        assert torch.equal(sample.latents, alone.latents)
+        assert np.array_equal(model.decode(sample, beside=True), model.decode(alone))
+
+
 def test_the_face_alone_changes_the_picture(model: FaceDiffusionModel) -> None:
     row = row_of(1)
     other = Row(row.spec, face(2))
@@ -146,7 +159,8 @@ class TinyModel:
 
     def load(self, **changes: Any) -> FaceDiffusionModel:
         values: dict[str, Any] = {"path": self.path, "ip_adapter": self.adapter(), "threads": 1, "dtype": "float32"}
-        return FaceDiffusionModel.load(DiffusionModelConfig(**(values | changes)))
+        batch_invariant = changes.pop("batch_invariant", False)
+        return FaceDiffusionModel.load(DiffusionModelConfig(**(values | changes)), batch_invariant)
 
     def library(self, adapter: Path, lora: Path | None = None, lora_scale: float = 1.0) -> Any:
         """The library's own pipeline, set up as its documentation says."""
@@ -297,6 +311,22 @@ def test_rows_of_any_length_guidance_and_position_are_themselves_alone(tiny_mode
     together = draw(tiny_model, *rows, joins_at=[0, 2, 1, 7])
     for row, picture in zip(rows, together, strict=True):
         assert difference(picture, draw(tiny_model, row)[0]) <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_rows_of_a_batch_invariant_model_never_matter_to_each_other(tiny: TinyModel, dtype: str, threads: int) -> None:
+    model = tiny.load(dtype=dtype, threads=threads, batch_invariant=True)
+    row = tiny_row(1, negative_prompt="glasses")
+    alone = undecoded(model, row)
+    for others in (1, 2, 4, 7):
+        sample = model.start(row.spec, row.face)
+        beside = [tiny_row(number, guidance_scale=1.0 + 2 * (number % 2)) for number in range(2, 2 + others)]
+        beside_samples = [model.start(other.spec, other.face) for other in beside]
+        for _ in range(row.spec.num_inference_steps):
+            model.step([*beside_samples, sample])
+        assert torch.equal(sample.latents, alone.latents)
+    assert np.array_equal(model.decode(sample, beside=True), model.decode(alone))
 
 
 SCHEDULERS = ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"]
