@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +14,9 @@ from deployments.embedded.training.renderer.drawing import Look
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.portrait import random_portrait
 from deployments.face.cascade import find_faces
-from serve_app.backends.secrets import TOKEN_FILE
+from loadtest.load.own_service import own_service, token_of
 from serve_app.cli.signals import end_on_signals
 from serve_app.client import FaceAvatarClient
-from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 
 CELL = 192  # pixels
@@ -32,12 +30,8 @@ def gallery(
 ) -> None:
     """A row a reference: its photo, three avatars by the default prompt, one on blue, two cut out."""
     end_on_signals()
-    with tempfile.TemporaryDirectory(prefix="face-avatar-") as folder:
-        data_dir = Path(folder)
-        with run_service(ServiceOptions(port=free_port(), data_dir=data_dir), lambda _what: None) as service:
-            token = (data_dir / TOKEN_FILE).read_text().strip()
-            with FaceAvatarClient(service.url, token) as client:
-                rows = [row(client, photo, gender) for photo, gender in references(data_dir, drawn)]
+    with own_service() as running, FaceAvatarClient(running.url, token_of(running)) as client:
+        rows = [row(client, photo, gender) for photo, gender in references(running.data_dir, drawn)]
     sheet(rows).save(out, quality=88)
 
 

@@ -97,7 +97,7 @@ class AvatarGenerator:
 
         config = self._config.models[name]
         with self._start.part("load"):
-            model = FaceDiffusionModel.load(config)
+            model = FaceDiffusionModel.load(config, self._config.batch_invariant)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("warm"):
             if config.compile:

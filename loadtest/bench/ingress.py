@@ -10,28 +10,23 @@ are on the same processors, so the table says what each process used of them.
 import argparse
 import asyncio
 import base64
-import contextlib
 import http.server
 import io
 import json
 import statistics
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.processes import cpu_s
-from serve_app.backends.secrets import TOKEN_FILE
-from serve_app.launcher import CONFIG, RunningService, ServiceOptions, free_port, run_service
+from loadtest.load.own_service import own_service, photo_server, token_of
+from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
 
 CLIENTS = 16  # at once
@@ -49,10 +44,8 @@ class Figures:
     cpu_ms: dict[str, float]  # of one request, by process
 
 
-def write_config(folder: Path) -> Path:
-    """The embedded profile with one ingress and a queue that nobody empties."""
-    config = yaml.safe_load(CONFIG.read_text())
-    application = config["applications"][0]
+def one_ingress(application: dict[str, Any]) -> None:
+    """No more than one replica of the ingress, and no worker that empties the queue."""
     application["args"] |= {"fetch": {"allow_private": True}, "queue": {"max_tasks": 1_000_000}}
     for deployment in application["deployments"]:
         deployment["ray_actor_options"]["num_cpus"] = 0.1
@@ -60,9 +53,6 @@ def write_config(folder: Path) -> Path:
             deployment["autoscaling_config"]["max_replicas"] = 1
         if deployment["name"] == "AvatarWorker":
             deployment["autoscaling_config"] |= {"min_replicas": 0, "initial_replicas": 0}
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 def photo(side: int) -> bytes:
@@ -71,9 +61,8 @@ def photo(side: int) -> bytes:
     return file.getvalue()
 
 
-@contextlib.contextmanager
-def serve_photo(data: bytes) -> Iterator[str]:
-    """The URL of a photo on this machine."""
+def handler_of(data: bytes) -> type[http.server.BaseHTTPRequestHandler]:
+    """Serves this photo under every path."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -88,21 +77,12 @@ def serve_photo(data: bytes) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/photo.jpg"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return Handler
 
 
 async def send(running: RunningService, file_url: str, seconds: float) -> list[float]:
     """Seconds that each request took, of several clients at once. Raises: RuntimeError where one is not accepted."""
-    token = (running.data_dir / TOKEN_FILE).read_text().strip()
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {token_of(running)}", "Content-Type": "application/json"}
     body = json.dumps({"app_id": "face-avatar", "file_url": file_url, "celery": True}).encode()
     took_s: list[float] = []
     ends_at = time.perf_counter() + seconds
@@ -134,17 +114,14 @@ def measure(running: RunningService, name: str, file_url: str, size: int, second
 
 def measure_all(seconds: float) -> list[Figures]:
     found = []
-    with tempfile.TemporaryDirectory(prefix="face-avatar-") as name:
-        folder = Path(name)
-        options = ServiceOptions(config=write_config(folder), port=free_port(), data_dir=folder / "data")
-        with run_service(options) as running:
-            for side in SIDES:
-                data = photo(side)
-                inline = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
-                with serve_photo(data) as url:
-                    for kind, file_url in (("data URL", inline), ("fetched", url)):
-                        title = f"{side} px, {kind}"
-                        found.append(measure(running, title, file_url, len(data), seconds))
+    with own_service(one_ingress) as running:
+        for side in SIDES:
+            data = photo(side)
+            inline = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+            with photo_server(handler_of(data)) as url:
+                for kind, file_url in (("data URL", inline), ("fetched", url)):
+                    title = f"{side} px, {kind}"
+                    found.append(measure(running, title, file_url, len(data), seconds))
     return found
 
 

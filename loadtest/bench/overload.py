@@ -15,7 +15,6 @@ import io
 import itertools
 import json
 import statistics
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -26,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.processes import memory_mb
-from serve_app.backends.secrets import TOKEN_FILE
-from serve_app.launcher import CONFIG, RunningService, ServiceOptions, free_port, run_service
+from loadtest.load.own_service import own_service, token_of
+from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
 
 FACTOR = 3.0
@@ -160,16 +158,12 @@ class Clients:
         return answers
 
 
-def write_config(folder: Path) -> Path:
-    config = yaml.safe_load(CONFIG.read_text())
-    config["applications"][0]["args"]["queue"]["max_tasks"] = MAX_TASKS
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+def short_queue(application: dict[str, Any]) -> None:
+    application["args"]["queue"]["max_tasks"] = MAX_TASKS
 
 
 async def run(running: RunningService, seconds: float, capacity_s: float) -> Overload:
-    headers = {"Authorization": f"Bearer {(running.data_dir / TOKEN_FILE).read_text().strip()}"}
+    headers = {"Authorization": f"Bearer {token_of(running)}"}
     timeout, connections = aiohttp.ClientTimeout(PATIENCE_S), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connections) as session:
         clients = Clients(running, session)
@@ -181,11 +175,8 @@ async def run(running: RunningService, seconds: float, capacity_s: float) -> Ove
 
 
 def measure(seconds: float, capacity_s: float = 20) -> Overload:
-    with tempfile.TemporaryDirectory(prefix="face-avatar-") as name:
-        folder = Path(name)
-        options = ServiceOptions(config=write_config(folder), port=free_port(), data_dir=folder / "data")
-        with run_service(options) as running:
-            return asyncio.run(run(running, seconds, capacity_s))
+    with own_service(short_queue) as running:
+        return asyncio.run(run(running, seconds, capacity_s))
 
 
 def show(found: Overload) -> Table:

@@ -17,7 +17,7 @@ KINDS = {
     r"ray::.*:EmbeddedValkey": "broker's owner",
     r"ray::ProxyActor": "proxy",
     r"ray::ServeController": "controller",
-    r".*serve_app\.(decoder|confined)": "decoder",
+    r".*serve_app\.(photos|provenance|sandbox)\.": "decoder",
     r".*valkey-server|.*redis-server": "broker",
     r".*raylet": "raylet",
     r".*gcs_server": "GCS",

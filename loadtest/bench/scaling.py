@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.types import AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage
-from serve_app.backends.secrets import TOKEN_FILE
+from loadtest.load.own_service import photo_server, token_of
 from serve_app.client import FaceAvatarClient
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.photos.sample import sample_photo
@@ -107,7 +107,7 @@ class Bursts:
         self._running = running
         self._folder = folder
         self._slow_photo = slow_photo
-        token = (running.data_dir / TOKEN_FILE).read_text().strip()
+        token = token_of(running)
         self._headers = {"Authorization": f"Bearer {token}"}
         self._client = FaceAvatarClient(running.url, token)
         rng = np.random.default_rng(7)
@@ -217,20 +217,6 @@ class SlowPhotos(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
-def slow_photos() -> Iterator[str]:
-    """The URL of a photo."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowPhotos)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/slow.jpg"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def parts_of_starts(name: str) -> dict[str, float]:
     """Seconds of each part of a start of this stage: the mean of all since the service began."""
     (node,) = ray.nodes()
@@ -251,7 +237,7 @@ def parts_of_starts(name: str) -> dict[str, float]:
 def measure(stages: list[str], rounds: int) -> dict[str, Stage]:
     os.environ.update(RAY_metrics_report_interval_ms=str(1000 * REPORT_EVERY_S))
     found = {name: Stage() for name in stages}
-    with tempfile.TemporaryDirectory(prefix="face-avatar-") as name, slow_photos() as photo:
+    with tempfile.TemporaryDirectory(prefix="face-avatar-") as name, photo_server(SlowPhotos) as photo:
         folder = Path(name)
         options = ServiceOptions(config=write_config(folder), port=free_port(), data_dir=folder / "data")
         with run_service(options) as running:

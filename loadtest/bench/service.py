@@ -12,7 +12,6 @@ processor time an image took in which process, which such a program hardly chang
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +25,8 @@ from rich.table import Table
 from loadtest.bench.engine.live import LibraryPipeline, in_own_thread
 from loadtest.bench.engine.queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
-from serve_app.backends.secrets import TOKEN_FILE
+from loadtest.load.own_service import own_service, token_of
 from serve_app.client import FaceAvatarClient
-from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 
 SIDE = 256  # pixels: a native size of the model
@@ -74,17 +72,17 @@ def loop(images: int) -> Drawn:
 
 def service(images: int) -> Drawn:
     """A service of its own that gets more requests than it can serve."""
-    with tempfile.TemporaryDirectory(prefix="face-avatar-") as folder:
-        data_dir = Path(folder)
-        with run_service(ServiceOptions(port=free_port(), data_dir=data_dir)) as running:
-            token = (data_dir / TOKEN_FILE).read_text().strip()
-            with FaceAvatarClient(running.url, token) as client, ThreadPoolExecutor(CLIENTS) as pool:
-                request(client)  # the first one is slower
-                before, started = cpu_s(), time.perf_counter()
-                for answer in [pool.submit(request, client) for _ in range(images // BATCH)]:
-                    answer.result()
-                whole_s = time.perf_counter() - started
-                return Drawn(images / whole_s, {kind: used / images for kind, used in (cpu_s() - before).items()})
+    with (
+        own_service() as running,
+        FaceAvatarClient(running.url, token_of(running)) as client,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        request(client)  # the first one is slower
+        before, started = cpu_s(), time.perf_counter()
+        for answer in [pool.submit(request, client) for _ in range(images // BATCH)]:
+            answer.result()
+        whole_s = time.perf_counter() - started
+        return Drawn(images / whole_s, {kind: used / images for kind, used in (cpu_s() - before).items()})
 
 
 def request(client: FaceAvatarClient) -> None:

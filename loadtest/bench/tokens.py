@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -35,8 +34,8 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from loadtest.bench.engine.queues import Bar
+from loadtest.load.own_service import own_service
 from serve_app.cli.root import cli
-from serve_app.launcher import ServiceOptions, free_port, run_service
 from serve_app.photos.sample import sample_photo
 
 CONNECTIONS = 8  # of the greedy token
@@ -173,19 +172,17 @@ def new_token(data_dir: Path, name: str, **limits: int) -> str:
 def measure(rounds: int, seconds: float, **limits: int) -> list[Pair]:
     """`limits` are the greedy token's."""
     pairs = []
-    with tempfile.TemporaryDirectory(prefix="face-avatar-") as folder:
-        data_dir = Path(folder)
-        with run_service(ServiceOptions(port=free_port(), data_dir=data_dir)) as service:
-            modest = Client(service.url, new_token(data_dir, "modest", rate=600), photo())
-            greedy = Client(service.url, new_token(data_dir, "greedy", **limits), photo())
-            with modest.open() as http:
-                for _ in range(WARM_UP):
-                    http.post("/getImageToImage", json=modest.body()).raise_for_status()
-            for _ in range(rounds):
-                quiet = Run.of(asked_modestly(modest, seconds), {})
-                with flooded(greedy) as counted:
-                    answers = asked_modestly(modest, seconds)
-                pairs.append(Pair(quiet, Run.of(answers, counted)))
+    with own_service() as running:
+        modest = Client(running.url, new_token(running.data_dir, "modest", rate=600), photo())
+        greedy = Client(running.url, new_token(running.data_dir, "greedy", **limits), photo())
+        with modest.open() as http:
+            for _ in range(WARM_UP):
+                http.post("/getImageToImage", json=modest.body()).raise_for_status()
+        for _ in range(rounds):
+            quiet = Run.of(asked_modestly(modest, seconds), {})
+            with flooded(greedy) as counted:
+                answers = asked_modestly(modest, seconds)
+            pairs.append(Pair(quiet, Run.of(answers, counted)))
     return pairs
 
 

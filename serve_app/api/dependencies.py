@@ -41,10 +41,10 @@ def authenticator(access: Access) -> Callable[..., Awaitable[None]]:
         _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
     ) -> None:
         wanted: Any = rights.scopes
-        admitted = await access.admit(request.headers.get("authorization"), wanted)
-        request.state.token, request.state.owner = admitted.token, admitted.token.owner
-        if admitted.quota is not None:
-            request.state.answer_headers = admitted.quota.headers()
+        authenticated = await access.authenticate(request.headers.get("authorization"), wanted)
+        request.state.token, request.state.owner = authenticated.token, authenticated.token.owner
+        if authenticated.quota is not None:
+            request.state.answer_headers = authenticated.quota.headers()
 
     return authenticate
 

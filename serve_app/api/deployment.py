@@ -12,9 +12,9 @@ from serve_app.api.app import build_http
 from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
 from serve_app.auth.tokens import OwnToken
-from serve_app.generation.container import Parts
+from serve_app.generation.container import Container
 from serve_app.generation.service import AvatarService
-from serve_app.pipeline.cold_start import StageWatch, look_at_stages
+from serve_app.pipeline.cold_start import StageMonitor, look_at_stages
 from serve_app.tasks.stream import TaskQueue
 
 
@@ -32,21 +32,23 @@ class AvatarIngress:
         remover: DeploymentHandle[Any],
         *behind: DeploymentHandle[Any],
     ) -> None:
-        parts = Parts.of(settings, embedder, generator, remover)
+        container = Container.of(settings, embedder, generator, remover)
         self._settings = settings
-        queue = TaskQueue(parts.redis, parts.keys, parts.holder)
-        self._stages = StageWatch(
+        queue = TaskQueue(container.redis, container.keys, container.lease_owner)
+        self._stages = StageMonitor(
             functools.partial(look_at_stages, serve.get_replica_context().app_name),
             [handle.deployment_name for handle in (embedder, generator, remover)],
-            parts.pipeline,
-            parts.redis,
-            parts.keys.cold_starts,
+            container.pipeline,
+            container.redis,
+            container.keys.cold_starts,
             settings.admission.cold_start_s,
         )
         self._stages.start()
-        self._service = AvatarService(settings, parts, queue, self._stages)
+        self._service = AvatarService(settings, container, queue, self._stages)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
-        self._access = Access(parts.redis, parts.keys, settings.tokens, self._service.usage, parts.greed, own)
+        self._access = Access(
+            container.redis, container.keys, settings.tokens, self._service.usage, container.penalties, own
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._access, self._settings, stage_states)

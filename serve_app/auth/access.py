@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from serve_app.auth.penalties import Greed
+from serve_app.auth.penalties import Penalties
 from serve_app.auth.rate_limit import Quota, Rate, Rates
-from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings, TokenStore
+from serve_app.auth.tokens import OwnToken, Scope, Token, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.secrets import sha256
@@ -20,7 +20,7 @@ REFUSAL_S = 1.0  # so long an answer waits that tells to come later, and any ans
 MAX_HELD_UP = 64  # of one ingress replica; each is one of its ongoing requests
 
 
-class Admitted(NamedTuple):
+class Authenticated(NamedTuple):
     """A token that may do what it asks for, its limits filled in; `quota` is None where it has none."""
 
     token: Token
@@ -36,7 +36,7 @@ class Access:
         keys: Keys,
         settings: TokenSettings,
         usage: UsageBook,
-        greed: Greed,
+        penalties: Penalties,
         own: OwnToken | None,
     ) -> None:
         breaker = CircuitBreaker()
@@ -44,10 +44,10 @@ class Access:
         self._rates = Rates(redis, keys.rates, breaker)
         self._settings = settings
         self._usage = usage
-        self._greed = greed
+        self._penalties = penalties
         self._held_up = 0
 
-    async def admit(self, authorization: str | None, rights: Sequence[Right] = ()) -> Admitted:
+    async def authenticate(self, authorization: str | None, rights: Sequence[Scope] = ()) -> Authenticated:
         """Check the token in `Bearer <token>`, that it has these rights, and count the request.
 
         Raises: UnauthorizedError; ForbiddenError; RateLimitError; BrokerError.
@@ -57,9 +57,9 @@ class Access:
             if right not in token.rights:
                 raise ForbiddenError(f"This token lacks the right {right!r}.", rights=list(token.rights))
         quota = await self._counted(token, makes="create" in rights)
-        if self._greed.shown_here(token.id):
+        if self._penalties.is_penalised_here(token.id):
             await self._hold_up()
-        return Admitted(token, quota)
+        return Authenticated(token, quota)
 
     async def _token(self, authorization: str | None) -> Token:
         scheme, _, secret = (authorization or "").partition(" ")
@@ -83,7 +83,7 @@ class Access:
         except RateLimitError:
             if makes:
                 self._usage.refused(token.id)
-            await self._greed.refused(token.id)
+            await self._penalties.count_refusal(token.id)
             await self._hold_up()
             raise
 

@@ -14,7 +14,7 @@ REMEMBERED_S = 30
 NOT_SHARED = "each process knows only the refusals that it gave itself"
 
 
-class Greed:
+class Penalties:
     """Counted by each process for itself, and told to all through the broker, where that answers."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
@@ -22,9 +22,9 @@ class Greed:
         self._keys = keys
         self._breaker = CircuitBreaker()
         self._refusals: dict[str, tuple[float, int]] = {}  # since when (monotonic), and how many
-        self._shown_at: dict[str, float] = {}  # monotonic
+        self._penalised_at: dict[str, float] = {}  # monotonic
 
-    async def refused(self, token: str) -> None:
+    async def count_refusal(self, token: str) -> None:
         """It asked for more than it may."""
         now = time.monotonic()
         since, count = self._refusals.get(token, (now, 0))
@@ -32,17 +32,17 @@ class Greed:
             since, count = now, 0
         self._refusals[token] = since, count + 1
         if count + 1 == MANY:
-            self._shown_at[token] = now
-            key = self._keys.greedy(token)
+            self._penalised_at[token] = now
+            key = self._keys.penalty(token)
             await self._breaker.call(lambda: self._redis.set(key, "", ex=REMEMBERED_S), None, NOT_SHARED)
 
-    def shown_here(self, token: str) -> bool:
+    def is_penalised_here(self, token: str) -> bool:
         """Of late, to this process."""
-        return time.monotonic() - self._shown_at.get(token, -math.inf) < REMEMBERED_S
+        return time.monotonic() - self._penalised_at.get(token, -math.inf) < REMEMBERED_S
 
-    async def shown_by(self, token: str) -> bool:
+    async def is_penalised(self, token: str) -> bool:
         """Of late, to any process."""
-        if self.shown_here(token):
+        if self.is_penalised_here(token):
             return True
-        key = self._keys.greedy(token)
+        key = self._keys.penalty(token)
         return bool(token and await self._breaker.call(lambda: self._redis.exists(key), 0, NOT_SHARED))

@@ -1,6 +1,7 @@
 """Rate limits: how many requests a token may send in a while, counted over all ingress replicas.
 
-The counts are in the broker. Rate limits are not enforced while it is away: `Admission` still bounds each replica.
+The counts are in Redis. Rate limits are not enforced while it is unavailable; `ConcurrencyLimit` still bounds each
+replica.
 """
 
 import math

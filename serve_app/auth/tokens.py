@@ -21,10 +21,10 @@ ID_CHARS = 16  # of the digest: enough to tell tokens apart, too few to stand fo
 FRESH_S = 1.0  # so long a token that was taken back may still count
 STALE_S = 3600  # so long one that was seen counts while the broker is away
 
-Right = Literal["create", "read", "cancel"]
+Scope = Literal["create", "read", "cancel"]
 """create: avatars, and looks at photos; read: its owner's tasks and their events; cancel: end or delete them."""
 
-RIGHTS: tuple[Right, ...] = get_args(Right)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 class TokenSettings(Config):
@@ -64,7 +64,7 @@ class Token(BaseModel):
     owner: str
     created_at: float  # unix seconds
     expires_at: float | None = None
-    rights: tuple[Right, ...] = RIGHTS
+    rights: tuple[Scope, ...] = SCOPES
     limits: Limits = Limits()
 
     @property
@@ -80,7 +80,7 @@ class TokenGrant(NamedTuple):
 
     name: str
     expires_at: float | None = None  # unix seconds
-    rights: Sequence[Right] = RIGHTS
+    rights: Sequence[Scope] = SCOPES
     limits: Limits = Limits()
     owner: str | None = None  # whose tasks it shares; its own without it
 

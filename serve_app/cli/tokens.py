@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.auth.tokens import RIGHTS, Limits, OwnToken, Right, Token, TokenGrant, TokenSettings, TokenStore
+from serve_app.auth.tokens import SCOPES, Limits, OwnToken, Scope, Token, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import Usage, last_used, usage_of
 from serve_app.backends.redis import connect
 from serve_app.backends.secrets import TOKEN_FILE, renew_token
@@ -62,11 +62,11 @@ def seconds(text: str) -> float:
     return float(found[1]) * UNITS_S[found[2]]
 
 
-def rights_of(scopes: Iterable[str]) -> tuple[Right, ...]:
+def scopes_of(scopes: Iterable[str]) -> tuple[Scope, ...]:
     """Raises: typer.BadParameter."""
-    if unknown := set(scopes) - set(RIGHTS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))} is none of {', '.join(RIGHTS)}")
-    return tuple(right for right in RIGHTS if right in scopes)
+    if unknown := set(scopes) - set(SCOPES):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))} is none of {', '.join(SCOPES)}")
+    return tuple(right for right in SCOPES if right in scopes)
 
 
 @token_cli.command("create")
@@ -82,7 +82,7 @@ def create_token(
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a token and print it, this once: its SHA-256 alone is kept. Limits left out are those of the settings."""
-    limits, rights = Limits(requests_per_minute=rate, images=images, queued=queued), rights_of(scope or RIGHTS)
+    limits, rights = Limits(requests_per_minute=rate, images=images, queued=queued), scopes_of(scope or SCOPES)
     expires_at = None if expires is None else time.time() + expires
 
     async def add(tokens: Tokens) -> str:

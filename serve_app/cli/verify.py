@@ -12,7 +12,7 @@ from serve_app.errors import ImageUrlError
 from serve_app.launcher import CONFIG, ServiceOptions, read_config
 from serve_app.provenance.signing import OurCertificates, Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
-from serve_app.sandbox.process import ConfinedSettings
+from serve_app.sandbox.process import SandboxSettings
 
 
 def verify(
@@ -36,7 +36,7 @@ def verify(
     raise typer.Exit(0 if genuine else 1)
 
 
-async def _verified(data: bytes, certificates: OurCertificates, settings: ConfinedSettings) -> VerifyOutput:
+async def _verified(data: bytes, certificates: OurCertificates, settings: SandboxSettings) -> VerifyOutput:
     reader = CredentialReader(certificates, settings)
     try:
         return await reader.verify(data)

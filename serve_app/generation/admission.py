@@ -13,7 +13,7 @@ from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
 from serve_app.tasks.models import LEASE_S, Keys
 
-PLACES_TTL_S = 2 * 3600  # longer than any request lasts
+SLOTS_TTL_S = 2 * 3600  # longer than any request lasts
 
 # KEYS: the places of a token; ARGV: task, its images, how many places there are, prefix of leases, seconds within which
 # a lease is taken. A place lasts as long as the lease of its task: those of a dead process are free as soon as its own.
@@ -35,7 +35,7 @@ return -1
 """
 
 
-class Admission:
+class ConcurrencyLimit:
     """How many images are being made at once; what would be too many is refused before any work is done for it."""
 
     def __init__(self, max_images: int, retry_after_s: int) -> None:
@@ -44,7 +44,7 @@ class Admission:
         self._images = 0
 
     @contextmanager
-    def admit(self, images: int) -> Iterator[None]:
+    def hold(self, images: int) -> Iterator[None]:
         """Raises: OverloadedError."""
         if self._images + images > self._max_images:
             raise OverloadedError(f"{self._images} images are being made already.", self._retry_after_s)
@@ -55,7 +55,7 @@ class Admission:
             self._images -= images
 
 
-class Places:
+class ConcurrencySlots:
     """Images being made at once, of each token."""
 
     def __init__(self, redis: Redis, keys: Keys, breaker: CircuitBreaker, retry_after_s: int) -> None:
@@ -67,7 +67,7 @@ class Places:
 
     @asynccontextmanager
     async def hold(self, token: str, task_id: str, images: int, most: int) -> AsyncIterator[None]:
-        """Places for the images of a task while the block runs; `most`: what the token may have, 0: any number.
+        """Slots for the images of a task while the block runs; `most`: what the token may have, 0: any number.
 
         Raises: ForbiddenError where these are more than it may ever have; RateLimitError.
         """
@@ -81,8 +81,8 @@ class Places:
                 await self._free(token, task_id)
 
     async def _hold(self, token: str, task_id: str, images: int, most: int) -> bool:
-        key = self._keys.places(token)
-        arguments: list[str | int] = [task_id, images, most, self._keys.lease(""), math.ceil(LEASE_S), PLACES_TTL_S]
+        key = self._keys.slots(token)
+        arguments: list[str | int] = [task_id, images, most, self._keys.lease(""), math.ceil(LEASE_S), SLOTS_TTL_S]
         taken = await self._breaker.call(lambda: self._take([key], arguments), None, "concurrency is not limited")
         if taken is None:
             return False
@@ -92,5 +92,5 @@ class Places:
         return True
 
     async def _free(self, token: str, task_id: str) -> None:
-        key = self._keys.places(token)
+        key = self._keys.slots(token)
         await self._breaker.call(lambda: self._redis.hdel(key, task_id), 0, "slots go with their leases")

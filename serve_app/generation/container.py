@@ -9,33 +9,33 @@ import ray
 from ray.serve.handle import DeploymentHandle
 from redis.asyncio import Redis
 
-from serve_app.auth.penalties import Greed
+from serve_app.auth.penalties import Penalties
 from serve_app.backends.object_store import Results
 from serve_app.backends.redis import connect, ensure_shared_secret
 from serve_app.backends.secrets import signing_key
 from serve_app.catalog.catalog import Catalog
-from serve_app.generation.executor import TaskRunner
+from serve_app.generation.executor import TaskExecutor
 from serve_app.generation.settings import GenerationSettings
-from serve_app.pipeline.gc import Leftovers
+from serve_app.pipeline.gc import ReferenceCollector
 from serve_app.pipeline.pipeline import AvatarPipeline
 from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """Belongs to one replica; `holder` is its name in leases and in the queue."""
+class Container:
+    """Belongs to one replica; `lease_owner` is its name in leases and in the queue."""
 
     redis: Redis
     keys: Keys
-    holder: str
+    lease_owner: str
     catalog: Catalog
     results: Results
     tasks: TaskStore
-    runner: TaskRunner
+    runner: TaskExecutor
     signing_key: bytes
     pipeline: AvatarPipeline
-    greed: Greed
+    penalties: Penalties
 
     @classmethod
     def of(
@@ -44,7 +44,7 @@ class Parts:
         embedder: DeploymentHandle[Any],
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],
-    ) -> "Parts":
+    ) -> "Container":
         """Raises: ValueError where the settings do not fit each other, or the cluster."""
         check_reach(settings, nodes=sum(node["Alive"] for node in ray.nodes()))
         catalog = Catalog.read(settings.catalogs)
@@ -52,8 +52,8 @@ class Parts:
         catalog.check_licences(settings.license_mode)
         redis = connect(settings.broker, settings.data_dir)
         keys = Keys(settings.broker.prefix)
-        holder = uuid.uuid4().hex
-        tasks = TaskStore(redis, keys, holder, settings.result_ttl_s, dead_ttl_s=settings.queue.dead_ttl_s)
+        lease_owner = uuid.uuid4().hex
+        tasks = TaskStore(redis, keys, lease_owner, settings.result_ttl_s, dead_ttl_s=settings.queue.dead_ttl_s)
         key = _signing_key(settings, keys)
         results = Results.open(
             settings.store,
@@ -62,10 +62,10 @@ class Parts:
             ttl_s=settings.result_ttl_s,
         )
         pipeline = AvatarPipeline(embedder, generator, remover, results)
-        Leftovers.keep_the_rest()
-        greed = Greed(redis, keys)
-        runner = TaskRunner(catalog, pipeline, tasks, greed)
-        return cls(redis, keys, holder, catalog, results, tasks, runner, key, pipeline, greed)
+        ReferenceCollector.freeze_current()
+        penalties = Penalties(redis, keys)
+        runner = TaskExecutor(catalog, pipeline, tasks, penalties)
+        return cls(redis, keys, lease_owner, catalog, results, tasks, runner, key, pipeline, penalties)
 
 
 def check_reach(settings: GenerationSettings, nodes: int) -> None:

@@ -9,7 +9,7 @@ from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
 from serve_app.backends.object_store import Results
 from serve_app.errors import InterruptedWorkError
-from serve_app.generation.executor import failed
+from serve_app.generation.executor import failure_outcome
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired
@@ -18,7 +18,7 @@ from serve_app.tasks.models import StoredAvatar, TaskRecord
 OVERDUE_S = 5  # what is not recorded so long after its deadline never will be
 
 
-class Place(NamedTuple):
+class QueuePosition(NamedTuple):
     """Where an unfinished task is: 1 is next in the queue, 0 is being worked on; `eta_s` is None where unknown.
 
     `drawing` are those of its images that the generator has, by their index.
@@ -29,13 +29,13 @@ class Place(NamedTuple):
     drawing: Mapping[int, ImageProgress] = MappingProxyType({})
 
 
-NOW = Place(0, None)
+NOW = QueuePosition(0, None)
 
 
-def settled(record: TaskRecord, now: float) -> TaskRecord:
+def finalised(record: TaskRecord, now: float) -> TaskRecord:
     """The record of a task that nobody will finish any more, as the failure that it is; any other as it stands."""
     request = record.task.request
-    if record.finished or record.held:
+    if record.finished or record.is_leased:
         return record
     if now > record.task.deadline + OVERDUE_S:
         error: Exception = DeadlineError(f"Not done within {request.deadline_s:g} s.")
@@ -43,10 +43,10 @@ def settled(record: TaskRecord, now: float) -> TaskRecord:
         error = InterruptedWorkError("The service was interrupted while it worked on this. Send it again.")
     else:
         return record
-    return record.model_copy(update={"status": "FAILED", "outcome": failed(error)})
+    return record.model_copy(update={"status": "FAILED", "outcome": failure_outcome(error)})
 
 
-async def envelope_of(record: TaskRecord, results: Results, base_url: str, place: Place = NOW) -> Envelope:
+async def envelope_of(record: TaskRecord, results: Results, base_url: str, place: QueuePosition = NOW) -> Envelope:
     """The envelope of a task as it stands, its URLs signed now. Raises: StoreError."""
     request, outcome, failure = record.task.request, record.outcome, record.outcome.failure
     return Envelope(
@@ -74,7 +74,7 @@ def _webhook(record: TaskRecord) -> dict[str, object]:
     return {} if record.delivery is None else {"webhook": record.delivery.model_dump()}
 
 
-async def _output(record: TaskRecord, results: Results, base_url: str, place: Place) -> dict[str, object]:
+async def _output(record: TaskRecord, results: Results, base_url: str, place: QueuePosition) -> dict[str, object]:
     if record.status == "SUCCESS":
         avatars = record.outcome.avatars
         shown = [avatar for avatar in avatars if not avatar.withheld]
@@ -94,7 +94,7 @@ async def _output(record: TaskRecord, results: Results, base_url: str, place: Pl
     return {"progress": _progress(record, place).model_dump()}
 
 
-def _progress(record: TaskRecord, place: Place) -> Progress:
+def _progress(record: TaskRecord, place: QueuePosition) -> Progress:
     images, steps = record.task.request.batch, record.task.request.num_inference_steps
     of_each = {index: image.step for index, image in place.drawing.items()} | dict.fromkeys(record.avatars, steps)
     return Progress(

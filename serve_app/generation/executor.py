@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
-from serve_app.auth.penalties import Greed
+from serve_app.auth.penalties import Penalties
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError
 from serve_app.pipeline.job import AvatarJob
@@ -21,12 +21,12 @@ from serve_app.tasks.store import TaskStore
 log = logging.getLogger(__name__)
 
 
-class TaskRunner:
-    def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore, greed: Greed) -> None:
+class TaskExecutor:
+    def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore, penalties: Penalties) -> None:
         self._catalog = catalog
         self._pipeline = pipeline
         self._tasks = tasks
-        self._greed = greed
+        self._penalties = penalties
 
     async def run(
         self,
@@ -64,7 +64,7 @@ class TaskRunner:
             native_size=app.native_size(request.width, request.height),
             submitted_at=task.submitted_at,
             done=done,
-            stands_back=await self._greed.shown_by(task.token),
+            stands_back=await self._penalties.is_penalised(task.token),
         )
 
 
@@ -80,7 +80,7 @@ async def within_deadline(task: Task) -> AsyncIterator[None]:
         raise DeadlineError(f"Not done within {task.request.deadline_s:g} s.") from None
 
 
-def made(done: JobResult, fetch_s: float) -> Outcome:
+def success_outcome(done: JobResult, fetch_s: float) -> Outcome:
     """The outcome of a task that went well; of each stage the slowest image counts."""
     avatars = done.avatars
     stages = {
@@ -97,7 +97,7 @@ def made(done: JobResult, fetch_s: float) -> Outcome:
     )
 
 
-def failed(error: BaseException) -> Outcome:
+def failure_outcome(error: BaseException) -> Outcome:
     """The outcome of a task that ended with an error: what its client may know of it."""
     if isinstance(error, AvatarError):
         answer = answer_to(error)

@@ -11,7 +11,7 @@ class SafetySettings(Config):
     prompt_terms: tuple[str, ...] = ()  # words or phrases: in any case, in any Unicode form, whole
 
 
-class PromptTerms:
+class PromptFilter:
     def __init__(self, terms: Iterable[str]) -> None:
         """Raises: ValueError for a term without a letter or digit."""
         plain = [_plain(term) for term in terms]

@@ -4,9 +4,9 @@ import math
 from typing import NamedTuple
 
 from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError
-from serve_app.generation.envelope import Place
+from serve_app.generation.envelope import QueuePosition
 from serve_app.generation.settings import GenerationSettings
-from serve_app.tasks.models import Pace, Queued, Task, TaskRecord
+from serve_app.tasks.models import Queued, Task, TaskRecord, Throughput
 from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
@@ -15,16 +15,16 @@ from serve_app.tasks.stream import Message, TaskQueue
 class Forecast(NamedTuple):
     """`running` tasks are being worked on. While others wait they are as many as the workers take at once."""
 
-    pace: Pace
+    throughput: Throughput
     running: int
 
     def start_s(self, position: int) -> float:
         """Until the task at a place in the queue (1 is next) is taken: each end of a task makes room for one."""
-        return position * self.pace.task_s / self.running if self.running else 0.0
+        return position * self.throughput.task_s / self.running if self.running else 0.0
 
     def done_s(self, position: int, images: int) -> float:
         """Until it is done; 0 is being worked on, and `images` are those that are left."""
-        return self.start_s(position) + images * self.pace.image_s
+        return self.start_s(position) + images * self.throughput.image_s
 
     def retry_after_s(self, too_late_s: float = 0.0) -> int:
         """When to try again: after the next end of a task, or when the queue is shorter by so many seconds."""
@@ -32,7 +32,7 @@ class Forecast(NamedTuple):
         return min(max(math.ceil(wait_s), 1), MAX_RETRY_AFTER_S)
 
 
-class QueueOutlook:
+class QueueEta:
     """Of one queue, by how fast its workers were of late and by what the generator says of the images it has."""
 
     def __init__(
@@ -43,7 +43,7 @@ class QueueOutlook:
         self._queue = queue
         self._progress = progress
 
-    async def admit(self, task: Task, most: int) -> None:
+    async def check_load(self, task: Task, most: int) -> None:
         """Refuse a task that would come too late, or whose owner has `most` in the queue (0: may have any number).
 
         A repeat of one that was queued before is never refused. Raises: RateLimitError; OverloadedError; BrokerError.
@@ -73,15 +73,15 @@ class QueueOutlook:
 
     async def _forecast(self) -> Forecast | None:
         """None where nothing was measured of late."""
-        pace = await self._tasks.pace()
-        return None if pace is None else Forecast(pace, await self._queue.running())
+        throughput = await self._tasks.throughput()
+        return None if throughput is None else Forecast(throughput, await self._queue.running())
 
-    async def place(self, record: TaskRecord) -> Place:
+    async def place(self, record: TaskRecord) -> QueuePosition:
         """Where an unfinished task is. Raises: BrokerError."""
         position, request, task_id = 0, record.task.request, record.task.task_id
         if record.status == "PENDING" and record.message_id is not None:
             position = await self._queue.position(Message(record.message_id, task_id, record.priority))
-            before = await self._tasks.standing_back(task_id, record.task.owner) if position else None
+            before = await self._tasks.own_tasks_ahead(task_id, record.task.owner) if position else None
             if before is not None:
                 position = min(position, (before + 1) * await self._queue.next_position("normal"))
         reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
@@ -89,8 +89,8 @@ class QueueOutlook:
         if drawing and len(drawing) + record.images_done == request.batch:  # the generator knows better than the past
             # Of a task whose first image is done, the others wait for a place among its own.
             waiting = 0 if record.images_done else min(image.queue_position for image in drawing.values())
-            return Place(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
+            return QueuePosition(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
         forecast = await self._forecast()
         if forecast is None:
-            return Place(position, None, drawing)
-        return Place(position, round(forecast.done_s(position, request.batch - record.images_done), 1), drawing)
+            return QueuePosition(position, None, drawing)
+        return QueuePosition(position, round(forecast.done_s(position, request.batch - record.images_done), 1), drawing)

@@ -16,23 +16,23 @@ from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.object_store import photo_key
 from serve_app.errors import BrokerError, RateLimitError, StoreError, UnknownTaskError
-from serve_app.generation.admission import Admission, Places
-from serve_app.generation.container import Parts
-from serve_app.generation.envelope import NOW, envelope_of, settled
-from serve_app.generation.executor import failed, made, within_deadline
-from serve_app.generation.queue_eta import QueueOutlook
+from serve_app.generation.admission import ConcurrencyLimit, ConcurrencySlots
+from serve_app.generation.container import Container
+from serve_app.generation.envelope import NOW, envelope_of, finalised
+from serve_app.generation.executor import failure_outcome, success_outcome, within_deadline
+from serve_app.generation.queue_eta import QueueEta
 from serve_app.generation.settings import GenerationSettings
-from serve_app.generation.validation import ANYBODY, Caller, Intake
+from serve_app.generation.validation import ANYBODY, Caller, RequestValidator
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
-from serve_app.pipeline.cold_start import StageWatch
+from serve_app.pipeline.cold_start import StageMonitor
 from serve_app.provenance.signing import Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.schemas.faces import Preflight
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope, Status
-from serve_app.tasks.change_stream import TaskChanges
+from serve_app.tasks.change_stream import ChangeStream
 from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.metrics import TaskMetrics
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
@@ -49,33 +49,35 @@ class AvatarService:
     """Takes a checked request to a record: a finished one, or that of a task in the queue."""
 
     def __init__(
-        self, settings: GenerationSettings, parts: Parts, queue: TaskQueue, stages: StageWatch | None = None
+        self, settings: GenerationSettings, container: Container, queue: TaskQueue, stages: StageMonitor | None = None
     ) -> None:
         """Without `stages` none of them is ever taken to stand at zero replicas."""
-        self.catalog = parts.catalog
-        self.results = parts.results
+        self.catalog = container.catalog
+        self.results = container.results
         self.consent_required = settings.require_consent
         self._settings = settings
-        self._redis = parts.redis
-        self._tasks = parts.tasks
-        self.intake = Intake(settings, parts.catalog)
-        self._runner = parts.runner
-        self._pipeline = parts.pipeline
-        self._greed = parts.greed
-        self._signing_key = parts.signing_key
-        self.changes = TaskChanges(parts.redis, parts.keys)
-        self._outlook = QueueOutlook(settings, parts.tasks, queue, ProgressReader(parts.redis, parts.keys))
-        self._leases = Leases(parts.tasks)
+        self._redis = container.redis
+        self._tasks = container.tasks
+        self.validator = RequestValidator(settings, container.catalog)
+        self._runner = container.runner
+        self._pipeline = container.pipeline
+        self._penalties = container.penalties
+        self._signing_key = container.signing_key
+        self.changes = ChangeStream(container.redis, container.keys)
+        self._queue_eta = QueueEta(settings, container.tasks, queue, ProgressReader(container.redis, container.keys))
+        self._leases = Leases(container.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         self._decoder = PhotoDecoder(settings.photo, settings.decoder)
         certificates = Provenance(settings.provenance, settings.broker, settings.data_dir).certificates()
         self._credentials = CredentialReader(certificates, settings.decoder)
-        self._admission = Admission(settings.admission.max_images, settings.admission.retry_after_s)
+        self._concurrency = ConcurrencyLimit(settings.admission.max_images, settings.admission.retry_after_s)
         self._stages = stages
         self._detached: set[asyncio.Task[TaskRecord]] = set()
         self._metrics = TaskMetrics()
-        self.usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
-        self._places = Places(parts.redis, parts.keys, CircuitBreaker(), settings.admission.retry_after_s)
+        self.usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
+        self._slots = ConcurrencySlots(
+            container.redis, container.keys, CircuitBreaker(), settings.admission.retry_after_s
+        )
 
     def apps(self) -> list[dict[str, Any]]:
         """What clients are told of the apps."""
@@ -108,18 +110,18 @@ class AvatarService:
             return await self._known(task.task_id)
         except RateLimitError:
             self.usage.refused(task.token)
-            await self._greed.refused(task.token)
+            await self._penalties.count_refusal(task.token)
             raise
 
     @asynccontextmanager
     async def _admitted(self, task: Task, caller: Caller) -> AsyncIterator[None]:
-        """Places for the images of a task, among those of this replica and among those of the token.
+        """ConcurrencySlots for the images of a task, among those of this replica and among those of the token.
 
         Raises: OverloadedError; RateLimitError; ForbiddenError.
         """
         images = task.request.batch
-        with self._admission.admit(images):
-            async with self._places.hold(task.token, task.task_id, images, caller.max_images):
+        with self._concurrency.hold(images):
+            async with self._slots.hold(task.token, task.task_id, images, caller.max_images):
                 yield
 
     async def _make_now(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
@@ -132,11 +134,11 @@ class AvatarService:
                 # Nobody can ask for its state, but whoever sent it waits here for the answer.
                 log.warning("task %s is not recorded: %s", task.task_id, error.__cause__)
                 return await self._make(task, request, recorded=False)
-            async with self._settled(task), self._leases.hold(task.task_id):
+            async with self._finalising(task), self._leases.hold(task.task_id):
                 return await self._make(task, request)
 
     async def _make(self, task: Task, request: AvatarRequest, *, recorded: bool = True) -> TaskRecord:
-        """Run a task that is ours and record its success; the rest is for `_settled`. Raises what the runner raises."""
+        """Run a leased task and record its success. Raises: what the executor raises; `_finalising` records it."""
         started_at, fetch_s = time.time(), 0.0
 
         async def photo() -> Photo:
@@ -147,28 +149,28 @@ class AvatarService:
                 await self._stages.require_warm(fetched)
             return fetched
 
-        outcome = made(await self._runner.run(task, photo, recorded=recorded), fetch_s)
-        if recorded and not await self._settle(task, "SUCCESS", outcome):
+        outcome = success_outcome(await self._runner.run(task, photo, recorded=recorded), fetch_s)
+        if recorded and not await self._finalise(task, "SUCCESS", outcome):
             raise TaskLostError("The task was cancelled.")
         self._metrics.ended(task, "SUCCESS", outcome)
         self.usage.made(task.token, outcome.avatars)
         return TaskRecord(task=task, status="SUCCESS", started_at=started_at, finished_at=time.time(), outcome=outcome)
 
     @asynccontextmanager
-    async def _settled(self, task: Task) -> AsyncIterator[None]:
+    async def _finalising(self, task: Task) -> AsyncIterator[None]:
         """Records the failure or the cancelling of what runs in the block."""
         try:
             yield
         except asyncio.CancelledError:
             # By a client that left; or through the record, which then says so already.
-            if await self._settle(task, "CANCELLED", Outcome()):
+            if await self._finalise(task, "CANCELLED", Outcome()):
                 self._metrics.ended(task, "CANCELLED", Outcome())
-            await self._delete_leftovers(task)
+            await self._delete_files(task)
             raise
         except Exception as error:
-            if await self._settle(task, "FAILED", failed(error)):
-                self._metrics.ended(task, "FAILED", failed(error))
-            await self._delete_leftovers(task)
+            if await self._finalise(task, "FAILED", failure_outcome(error)):
+                self._metrics.ended(task, "FAILED", failure_outcome(error))
+            await self._delete_files(task)
             raise
 
     async def _make_once(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
@@ -193,13 +195,13 @@ class AvatarService:
     async def _taken(self, record: TaskRecord, status: Status) -> Task | None:
         """The task of a record that nobody works on any more, now ours; None where somebody does."""
         task_id = record.task.task_id
-        if record.held or self._leases.holds(task_id):
+        if record.is_leased or self._leases.holds(task_id):
             return None
         return record.task if await self._tasks.claim(task_id, status) is Claim.OURS else None
 
     async def _make_held(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
-        # What is refused is settled too, so that the next repeat may try.
-        async with self._settled(task), self._admitted(task, caller), self._leases.hold(task.task_id):
+        # What is refused is finalised too, so that the next repeat may try.
+        async with self._finalising(task), self._admitted(task, caller), self._leases.hold(task.task_id):
             return await self._make(task, request)
 
     async def _detach(self, work: Coroutine[Any, Any, TaskRecord]) -> TaskRecord:
@@ -217,8 +219,8 @@ class AvatarService:
 
     async def _enqueue(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         """Fetch the photo, store it, and put the task into the queue."""
-        await self._outlook.admit(task, caller.max_queued)
-        with self._admission.admit(1):
+        await self._queue_eta.check_load(task, caller.max_queued)
+        with self._concurrency.hold(1):
             task_id = await self._tasks.create(task, "PENDING", await _body_digest(task, request))
             if task.idempotency is None:
                 return await self._enqueue_held(task, request)
@@ -236,7 +238,7 @@ class AvatarService:
             return await self._detach(self._enqueue_held(ours, request))
 
     async def _enqueue_held(self, task: Task, request: AvatarRequest) -> TaskRecord:
-        async with self._settled(task), self._leases.hold(task.task_id), within_deadline(task):
+        async with self._finalising(task), self._leases.hold(task.task_id), within_deadline(task):
             photo = await self._photo(request.file_url)
             await self.results.put(photo_key(task.task_id), await asyncio.to_thread(pack_photo, photo))
             await self._tasks.enqueue(task.task_id)
@@ -270,7 +272,7 @@ class AvatarService:
     async def _looking(self) -> AsyncIterator[None]:
         """Room and time for a look at one picture. Raises: OverloadedError; DeadlineError."""
         deadline_s = self._settings.deadline_s
-        with self._admission.admit(1):
+        with self._concurrency.hold(1):
             try:
                 async with asyncio.timeout(deadline_s):
                     yield
@@ -282,11 +284,11 @@ class AvatarService:
         record = await self._tasks.get(task_id)
         if record is None or record.task.owner != owner:
             raise UnknownTaskError("There is no task with this id.", task_id=task_id[:64])
-        return settled(record, time.time())
+        return finalised(record, time.time())
 
     async def envelope(self, record: TaskRecord, base_url: str) -> Envelope:
         """The envelope of a task as it stands. Raises: BrokerError; StoreError."""
-        place = NOW if record.finished else await self._outlook.place(record)
+        place = NOW if record.finished else await self._queue_eta.place(record)
         return await envelope_of(record, self.results, base_url, place)
 
     def webhook_secret(self, owner: str) -> str:
@@ -338,7 +340,7 @@ class AvatarService:
             raise UnknownTaskError("The record of this task has expired.", task_id=task_id)
         return record
 
-    async def _delete_leftovers(self, task: Task) -> None:
+    async def _delete_files(self, task: Task) -> None:
         """The photo, and images that were stored before the task ended without success."""
         try:
             record = await self._tasks.get(task.task_id)
@@ -347,7 +349,7 @@ class AvatarService:
         except (BrokerError, StoreError):
             log.warning("task %s: its files are not deleted", task.task_id)
 
-    async def _settle(self, task: Task, status: Status, outcome: Outcome) -> bool:
+    async def _finalise(self, task: Task, status: Status, outcome: Outcome) -> bool:
         """False where the task was over, or in other hands."""
         try:
             return await self._tasks.finish(task, status, outcome)

@@ -13,7 +13,7 @@ from serve_app.generation.prompt_filter import SafetySettings
 from serve_app.photos.decode import PhotoSettings
 from serve_app.photos.urls import FetchSettings
 from serve_app.provenance.signing import ProvenanceSettings
-from serve_app.sandbox.process import ConfinedSettings
+from serve_app.sandbox.process import SandboxSettings
 from serve_app.tasks.models import DEAD_TTL_S
 
 DEFAULT_DATA_DIR = Path("~/.face-avatar")
@@ -49,7 +49,7 @@ class GenerationSettings(BaseModel):
     tokens: TokenSettings = TokenSettings()
     fetch: FetchSettings = FetchSettings()
     photo: PhotoSettings = PhotoSettings()
-    decoder: ConfinedSettings = ConfinedSettings()
+    decoder: SandboxSettings = SandboxSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     safety: SafetySettings = SafetySettings()
     generator: AvatarGeneratorConfig = AvatarGeneratorConfig()

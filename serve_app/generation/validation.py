@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from serve_app.auth.tokens import Token
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
-from serve_app.generation.prompt_filter import PromptTerms
+from serve_app.generation.prompt_filter import PromptFilter
 from serve_app.generation.settings import GenerationSettings
 from serve_app.photos.urls import check_url
 from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
@@ -39,13 +39,13 @@ class Caller:
 ANYBODY = Caller("")
 
 
-class Intake:
+class RequestValidator:
     """Makes tasks of requests that this service takes."""
 
     def __init__(self, settings: GenerationSettings, catalog: Catalog) -> None:
         self._settings = settings
         self._catalog = catalog
-        self._terms = PromptTerms(settings.safety.prompt_terms)
+        self._terms = PromptFilter(settings.safety.prompt_terms)
 
     def task(self, request: AvatarRequest, caller: Caller) -> Task:
         """With everything filled in.

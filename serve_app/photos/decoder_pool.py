@@ -13,10 +13,10 @@ from serve_app.errors import ImageUrlError
 from serve_app.photos.decode import FORMATS, ORIENTATION_TAG, PhotoSettings, decode_photo
 from serve_app.sandbox.process import (
     ANSWER,
-    ConfinedPool,
-    ConfinedProcess,
-    ConfinedSettings,
     Receive,
+    SandboxedProcess,
+    SandboxPool,
+    SandboxSettings,
     refusal_parts,
     serve_pictures,
 )
@@ -25,15 +25,15 @@ from serve_app.sandbox.process import (
 class PhotoDecoder:
     """`decode_photo` in a few child processes, which start with `start` or else with the first photos."""
 
-    def __init__(self, limits: PhotoSettings, settings: ConfinedSettings) -> None:
-        self._pool = ConfinedPool(lambda: DecoderProcess(limits, settings), "decode", settings.processes)
+    def __init__(self, limits: PhotoSettings, settings: SandboxSettings) -> None:
+        self._pool = SandboxPool(lambda: DecoderProcess(limits, settings), "decode", settings.processes)
 
     def start(self) -> None:
         """Start the processes before the first photos come, and do not wait until they are ready."""
         self._pool.start()
 
     async def decode(self, data: bytes) -> Photo:
-        """Raises: ImageUrlError, also for a picture that killed or stalled its decoder; ConfinedStartError."""
+        """Raises: ImageUrlError, also for a picture that killed or stalled its decoder; SandboxStartError."""
         return await self._pool.ask(data)
 
     async def close(self) -> None:
@@ -41,8 +41,8 @@ class PhotoDecoder:
         await asyncio.to_thread(self._pool.close)
 
 
-class DecoderProcess(ConfinedProcess[Photo]):
-    def __init__(self, limits: PhotoSettings, settings: ConfinedSettings) -> None:
+class DecoderProcess(SandboxedProcess[Photo]):
+    def __init__(self, limits: PhotoSettings, settings: SandboxSettings) -> None:
         """Raises: OSError."""
         super().__init__(__name__, [limits.model_dump_json(), settings.model_dump_json()], settings)
         self._limits = limits
@@ -76,11 +76,11 @@ def sample_pictures() -> list[bytes]:
     return [file.getvalue() for file in files]
 
 
-def main(limits: PhotoSettings, settings: ConfinedSettings) -> None:
+def main(limits: PhotoSettings, settings: SandboxSettings) -> None:
     for picture in sample_pictures():  # so that nothing is left to be loaded
         decode_photo(picture, PhotoSettings(min_side=1))
     serve_pictures(lambda data: answer_parts(data, limits), sys.stdin.buffer, sys.stdout.buffer, settings)
 
 
 if __name__ == "__main__":
-    main(PhotoSettings.model_validate_json(sys.argv[1]), ConfinedSettings.model_validate_json(sys.argv[2]))
+    main(PhotoSettings.model_validate_json(sys.argv[1]), SandboxSettings.model_validate_json(sys.argv[2]))

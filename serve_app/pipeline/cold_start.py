@@ -103,7 +103,7 @@ class ColdStages:
         return {name: 0.0 if start.began_at is None else now - start.began_at for name, start in self._cold.items()}
 
 
-class StageWatch:
+class StageMonitor:
     """Looks at the stages now and then, and refuses what would wait for one to come up. Lives on one event loop."""
 
     def __init__(

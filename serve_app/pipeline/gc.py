@@ -11,14 +11,14 @@ import gc
 COLLECT_S = 2.0  # after the end of a piece of work, so at most so often
 
 
-class Leftovers:
+class ReferenceCollector:
     """Has them collected. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._due: asyncio.TimerHandle | None = None
 
     @staticmethod
-    def keep_the_rest() -> None:
+    def freeze_current() -> None:
         """Leave out of collections what is there now: libraries, which take a fifth of a second to look through."""
         gc.collect()
         gc.freeze()

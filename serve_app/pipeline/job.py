@@ -10,7 +10,7 @@ from serve_app.schemas.responses import Attempt
 from serve_app.tasks.models import StoredAvatar
 
 MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
-AMID_OTHERS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
+SHARED_ATTEMPTS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
 
 
 class Drawing(NamedTuple):

@@ -32,8 +32,8 @@ from deployments.types import (
 from serve_app.backends.object_store import Results, result_key, thumbnail_key
 from serve_app.errors import OverloadedError
 from serve_app.pipeline.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_of_chained
-from serve_app.pipeline.gc import Leftovers
-from serve_app.pipeline.job import AMID_OTHERS, MAX_REDRAWS, AvatarJob, Drawing, ImageDone
+from serve_app.pipeline.gc import ReferenceCollector
+from serve_app.pipeline.job import MAX_REDRAWS, SHARED_ATTEMPTS, AvatarJob, Drawing, ImageDone
 from serve_app.tasks.models import StoredAvatar
 
 MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
@@ -63,7 +63,7 @@ class AvatarPipeline:
         self._generator = generator
         self._remover = remover
         self._results = results
-        self._leftovers = Leftovers()
+        self._references = ReferenceCollector()
 
     async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
         """Make the images that are not done yet; `image_done` is called as each of them is stored.
@@ -79,7 +79,7 @@ class AvatarPipeline:
                 images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
                 return JobResult(_shown(await _all_or_none(images)), face_s)
         finally:
-            self._leftovers.collect_soon()
+            self._references.collect_soon()
 
     async def wake(self) -> None:
         """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
@@ -163,7 +163,7 @@ class AvatarPipeline:
                     _again_or_raise(error, attempt)
                     cancel(avatar, similarity)
                     if await is_lost(image):
-                        again = replace(spec, alone=attempt >= AMID_OTHERS)
+                        again = replace(spec, alone=attempt >= SHARED_ATTEMPTS)
                         image = calls.add(self._generate(again, face))
         raise AssertionError("the last attempt returns or raises")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.photos.decode import kind_of
-from serve_app.sandbox.process import ANSWER, AnswerParts, ConfinedProcess, ConfinedSettings, Receive, serve_pictures
+from serve_app.sandbox.process import ANSWER, AnswerParts, Receive, SandboxedProcess, SandboxSettings, serve_pictures
 
 MAX_ANSWER_BYTES = 1 << 16
 MAX_ENTRIES = 32  # of a statement
@@ -51,8 +51,8 @@ class Reading(BaseModel):
     credentials: Credentials | None = None
 
 
-class ReadingProcess(ConfinedProcess[Reading]):
-    def __init__(self, anchors: str, settings: ConfinedSettings) -> None:
+class ReadingProcess(SandboxedProcess[Reading]):
+    def __init__(self, anchors: str, settings: SandboxSettings) -> None:
         """`anchors` are certificates in PEM, whose issues are ours. Raises: OSError."""
         super().__init__(__name__, [anchors, settings.model_dump_json()], settings)
 
@@ -113,7 +113,7 @@ def _text(entries: Mapping[str, Any], name: str) -> str:
     return str(entries.get(name) or "")[:MAX_TEXT]
 
 
-def main(anchors: str, settings: ConfinedSettings) -> None:
+def main(anchors: str, settings: SandboxSettings) -> None:
     read = credential_reader(anchors)
 
     def answer(data: bytes) -> AnswerParts:
@@ -125,4 +125,4 @@ def main(anchors: str, settings: ConfinedSettings) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], ConfinedSettings.model_validate_json(sys.argv[2]))
+    main(sys.argv[1], SandboxSettings.model_validate_json(sys.argv[2]))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from serve_app.photos.urls import describe_url
 from serve_app.provenance.reader import Credentials, Reading, ReadingProcess
 from serve_app.provenance.signing import OurCertificates, Trust
-from serve_app.sandbox.process import ConfinedPool, ConfinedSettings
+from serve_app.sandbox.process import SandboxPool, SandboxSettings
 from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.responses import Envelope, TimeRequired
 
@@ -62,12 +62,12 @@ class VerifyOutput(BaseModel):
 class CredentialReader:
     """Reads content credentials in one child process, which starts with the first picture."""
 
-    def __init__(self, ours: OurCertificates, settings: ConfinedSettings) -> None:
+    def __init__(self, ours: OurCertificates, settings: SandboxSettings) -> None:
         self._signers = ours.signers
-        self._pool = ConfinedPool(lambda: ReadingProcess(ours.anchors, settings), "read", processes=1)
+        self._pool = SandboxPool(lambda: ReadingProcess(ours.anchors, settings), "read", processes=1)
 
     async def verify(self, data: bytes) -> VerifyOutput:
-        """Raises: ImageUrlError, also for a picture that killed or stalled the child; ConfinedStartError."""
+        """Raises: ImageUrlError, also for a picture that killed or stalled the child; SandboxStartError."""
         return VerifyOutput.of(await self._pool.ask(data), self._signers)
 
     async def close(self) -> None:

@@ -48,7 +48,7 @@ Receive = Callable[[int], bytearray]
 """Exactly so many bytes of an answer. Raises: EOFError, TimeoutError."""
 
 
-class ConfinedSettings(BaseModel):
+class SandboxSettings(BaseModel):
     """Of one ingress replica."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,21 +58,21 @@ class ConfinedSettings(BaseModel):
     max_memory_bytes: PositiveInt = 300 * 1000 * 1000  # of one process, above what it has when idle
 
 
-class ConfinedStartError(RuntimeError):
+class SandboxStartError(RuntimeError):
     """A child process does not start: nothing that a picture could be blamed for."""
 
 
-class ConfinedLostError(Exception):
+class SandboxLostError(Exception):
     """A child process died, took too long or answered nonsense, and was ended."""
 
 
-class ConfinedProcess(ABC, Generic[T]):
+class SandboxedProcess(ABC, Generic[T]):
     """One child process and the socket to it, for one thread at a time.
 
-    A ConfinedLostError or ConfinedStartError ends it. It ends by itself when this process does.
+    A SandboxLostError or SandboxStartError ends it. It ends by itself when this process does.
     """
 
-    def __init__(self, module: str, arguments: Iterable[str], settings: ConfinedSettings) -> None:
+    def __init__(self, module: str, arguments: Iterable[str], settings: SandboxSettings) -> None:
         """Raises: OSError."""
         self._settings = settings
         self._is_ready = False
@@ -101,7 +101,7 @@ class ConfinedProcess(ABC, Generic[T]):
         return self._child.pid
 
     def ask(self, data: bytes) -> T:
-        """Raises: ImageUrlError; ConfinedLostError; ConfinedStartError."""
+        """Raises: ImageUrlError; SandboxLostError; SandboxStartError."""
         self._await_ready()
         deadline = time.monotonic() + self._settings.timeout_s
         try:
@@ -110,9 +110,9 @@ class ConfinedProcess(ABC, Generic[T]):
             answer = self._answer(lambda size: self._receive(size, deadline))
         except TimeoutError:
             self.end()
-            raise ConfinedLostError(f"no answer within {self._settings.timeout_s:g} s") from None
+            raise SandboxLostError(f"no answer within {self._settings.timeout_s:g} s") from None
         except (OSError, EOFError, ValueError, TypeError) as error:
-            raise ConfinedLostError(f"{error!r}, exit status {self.end()}") from None
+            raise SandboxLostError(f"{error!r}, exit status {self.end()}") from None
         if isinstance(answer, ImageUrlError):
             raise answer
         return answer
@@ -141,7 +141,7 @@ class ConfinedProcess(ABC, Generic[T]):
             if self._receive(len(READY), time.monotonic() + START_TIMEOUT_S) != READY:
                 raise ValueError("its first word is another")
         except (OSError, EOFError, ValueError) as error:
-            raise ConfinedStartError(f"{error!r}, exit status {self.end()}") from None
+            raise SandboxStartError(f"{error!r}, exit status {self.end()}") from None
         self._is_ready = True
 
     def _send(self, data: bytes, deadline: float) -> None:
@@ -160,16 +160,16 @@ class ConfinedProcess(ABC, Generic[T]):
         return received
 
 
-class ConfinedPool(Generic[T]):
+class SandboxPool(Generic[T]):
     """A few processes of one kind, which start with `start` or else with the first pictures."""
 
-    def __init__(self, make: Callable[[], ConfinedProcess[T]], name: str, processes: int) -> None:
+    def __init__(self, make: Callable[[], SandboxedProcess[T]], name: str, processes: int) -> None:
         self._make = make
         self._name = name
         self._processes = processes
         # Its own threads: look-ups of slow names fill those of the event loop.
         self._threads = ThreadPoolExecutor(processes, name)
-        self._idle: SimpleQueue[ConfinedProcess[T] | None] = SimpleQueue()  # as many as threads; None: not started
+        self._idle: SimpleQueue[SandboxedProcess[T] | None] = SimpleQueue()  # as many as threads; None: not started
         for _ in range(processes):
             self._idle.put(None)
 
@@ -179,7 +179,7 @@ class ConfinedPool(Generic[T]):
             self._threads.submit(self._start_one)
 
     async def ask(self, data: bytes) -> T:
-        """Raises: ImageUrlError, also for a picture that killed or stalled its process; ConfinedStartError."""
+        """Raises: ImageUrlError, also for a picture that killed or stalled its process; SandboxStartError."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, data)
 
     def _ask(self, data: bytes) -> T:
@@ -187,7 +187,7 @@ class ConfinedPool(Generic[T]):
         try:
             process = self._living(process)
             return process.ask(data)
-        except ConfinedLostError as error:
+        except SandboxLostError as error:
             log.warning("a process that was to %s a picture of %d bytes was lost: %s", self._name, len(data), error)
             process = self._started()
             raise too_costly() from None
@@ -204,14 +204,14 @@ class ConfinedPool(Generic[T]):
     def _start_one(self) -> None:
         self._idle.put(self._idle.get() or self._started())
 
-    def _started(self) -> ConfinedProcess[T] | None:
+    def _started(self) -> SandboxedProcess[T] | None:
         try:
             return self._make()
         except OSError:
             log.exception("a process to %s pictures does not start", self._name)
             return None  # the next picture tries again, and tells its client
 
-    def _living(self, process: ConfinedProcess[T] | None) -> ConfinedProcess[T]:
+    def _living(self, process: SandboxedProcess[T] | None) -> SandboxedProcess[T]:
         """The same, or another for one that never started, or died with nothing to do. Raises: OSError."""
         if process is not None:
             if not process.has_ended:
@@ -238,10 +238,10 @@ def child_environment() -> dict[str, str]:
 
 
 def serve_pictures(
-    answer: Callable[[bytes], AnswerParts], requests: BinaryIO, answers: BinaryIO, settings: ConfinedSettings
+    answer: Callable[[bytes], AnswerParts], requests: BinaryIO, answers: BinaryIO, settings: SandboxSettings
 ) -> None:
     """The child: answers pictures until there are no more. Whatever `answer` needs is loaded already."""
-    confine(settings.max_memory_bytes)
+    enter_sandbox(settings.max_memory_bytes)
     answers.write(READY)
     answers.flush()
     while header := requests.read(REQUEST.size):
@@ -257,7 +257,7 @@ def refusal_parts(error: ImageUrlError) -> AnswerParts:
     return ANSWER.pack(0, len(refusal)), refusal
 
 
-def confine(max_memory_bytes: int) -> None:
+def enter_sandbox(max_memory_bytes: int) -> None:
     """From here on this process opens no file and no socket, and gets this much memory besides what it has."""
     if sys.platform == "linux":  # macOS enforces no limit of memory
         max_bytes = data_bytes() + max_memory_bytes

@@ -23,7 +23,7 @@ PAUSE_S = 1.0  # while the broker does not answer
 log = logging.getLogger(__name__)
 
 
-class TaskChanges:
+class ChangeStream:
     """Lives on one event loop; reads only while somebody listens."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:

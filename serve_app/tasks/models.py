@@ -99,7 +99,7 @@ class Delivery(Recorded):
     error: str = ""
 
 
-class Pace(NamedTuple):
+class Throughput(NamedTuple):
     """How fast the workers were of late: seconds a task, and for each image of one."""
 
     task_s: float
@@ -126,7 +126,7 @@ class TaskRecord(Recorded):
     message_id: str | None = None  # in the queue
     priority: Priority = "normal"  # of that message: low, too, where others of its owner go before it
     dead: bool = False  # given up: it is among the dead letters, and its photo is still there
-    held: bool = False  # somebody works on it now
+    is_leased: bool = False  # somebody works on it now
 
     @property
     def finished(self) -> bool:
@@ -143,7 +143,7 @@ class Claim(StrEnum):
     OVER = "over"  # finished, cancelled, or forgotten
 
 
-def record_from(fields: dict[str, Any], *, held: bool) -> TaskRecord:
+def record_from(fields: dict[str, Any], *, is_leased: bool) -> TaskRecord:
     """A record from its fields in Redis."""
     for name, kind in (("task", Task), ("outcome", Outcome), ("delivery", Delivery)):
         if name in fields:
@@ -153,7 +153,7 @@ def record_from(fields: dict[str, Any], *, held: bool) -> TaskRecord:
         for name, value in fields.items()
         if name.startswith(IMAGE_FIELD)
     }
-    return TaskRecord(**fields, avatars=avatars, held=held)
+    return TaskRecord(**fields, avatars=avatars, is_leased=is_leased)
 
 
 def task_files(task: Task) -> list[str]:
@@ -212,10 +212,10 @@ class Keys:
     def idempotency(self, digest: str) -> str:
         return f"{self._prefix}:idempotency:{digest}"
 
-    def places(self, token: str) -> str:
+    def slots(self, token: str) -> str:
         return f"{self._prefix}:places:{token}"
 
-    def greedy(self, token: str) -> str:
+    def penalty(self, token: str) -> str:
         return f"{self._prefix}:greedy:{token}"
 
     def usage(self, token: str, day: str) -> str:

@@ -1,7 +1,7 @@
 """The records of tasks: the truth about what was asked for, how far it is, and what came of it.
 
-A record is a hash in Redis. Whoever works on a task holds its lease, a key that runs out soon after its holder died.
-Photos and their URLs are never recorded.
+A record is a hash in Redis. The process that works on a task holds its lease, a key that expires soon after that
+process died. Photos and their URLs are never recorded.
 """
 
 import time
@@ -23,11 +23,11 @@ from serve_app.tasks.models import (
     Delivery,
     Keys,
     Outcome,
-    Pace,
     Queued,
     StoredAvatar,
     Task,
     TaskRecord,
+    Throughput,
     record_from,
 )
 
@@ -37,7 +37,7 @@ AT_ONCE = 500  # records read in one call
 
 
 class TaskStore:
-    """Creates, reads and changes records. `holder` names this process in the leases that it takes.
+    """Creates, reads and changes records. `lease_owner` names this process in the leases that it takes.
 
     Every method raises BrokerError where Redis does not answer.
     """
@@ -46,14 +46,14 @@ class TaskStore:
         self,
         redis: Redis,
         keys: Keys,
-        holder: str,
+        lease_owner: str,
         ttl_s: int,
         lease_s: float = LEASE_S,
         dead_ttl_s: int = DEAD_TTL_S,
     ) -> None:
         self._redis = redis
         self._keys = keys
-        self._holder = holder
+        self._lease_owner = lease_owner
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
         self._dead_ttl_s = dead_ttl_s
@@ -84,7 +84,7 @@ class TaskStore:
         pipe.hgetall(self._keys.record(task_id))
         pipe.exists(self._keys.lease(task_id))
         fields, held = await pipe.execute()
-        return record_from(fields, held=bool(held)) if fields else None
+        return record_from(fields, is_leased=bool(held)) if fields else None
 
     async def enqueue(self, task_id: str) -> bool:
         """Put a task that we hold into the queue, and let go of it; false where it was cancelled meanwhile."""
@@ -99,7 +99,7 @@ class TaskStore:
         _lost, tasks, in_line = await pipe.execute()
         return Queued(int(tasks), "low" if in_line else "normal")
 
-    async def standing_back(self, task_id: str, owner: str) -> int | None:
+    async def own_tasks_ahead(self, task_id: str, owner: str) -> int | None:
         """How many of its owner's tasks go before one that stands back; None where it does not."""
         rank: Any = await self._redis.zrank(self._keys.later(owner), task_id)
         return None if rank is None else int(rank)
@@ -150,7 +150,7 @@ class TaskStore:
         """End an unfinished task; whoever works on it notices. False where it was over."""
         return bool(await self._run(scripts.CANCEL, task_id, self._ttl_s))
 
-    async def revive(self, task_id: str, message_id: str) -> bool:
+    async def requeue_lost(self, task_id: str, message_id: str) -> bool:
         """Put an unfinished task whose message is lost, and on which nobody works, into the queue again."""
         return bool(await self._run(scripts.REVIVE, task_id, message_id))
 
@@ -193,10 +193,10 @@ class TaskStore:
         again = "" if again_at is None else again_at
         await self._run(scripts.DELIVERED, task_id, delivery.model_dump_json(), again)
 
-    async def pace(self) -> Pace | None:
+    async def throughput(self) -> Throughput | None:
         """None where nothing was measured of late."""
         task_s, image_s = await self._redis.hmget(self._keys.pace, "task_s", "image_s")
-        return Pace(float(task_s), float(image_s)) if task_s and image_s else None
+        return Throughput(float(task_s), float(image_s)) if task_s and image_s else None
 
     async def forget_avatars(self, record: TaskRecord) -> None:
         """The record of a finished task without its results."""
@@ -223,4 +223,4 @@ class TaskStore:
         if script not in self._scripts:
             self._scripts[script] = self._redis.register_script(scripts.BEGIN + script)
         keys = [*self._keys.of_task(task_id), self._keys.idempotency(idempotency or "")]
-        return await self._scripts[script](keys, [task_id, self._holder, time.time(), *arguments], client=client)
+        return await self._scripts[script](keys, [task_id, self._lease_owner, time.time(), *arguments], client=client)

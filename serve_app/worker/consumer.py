@@ -12,7 +12,7 @@ from deployments.types import Photo
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results, photo_key
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
-from serve_app.generation.executor import TaskRunner, failed, made
+from serve_app.generation.executor import TaskExecutor, failure_outcome, success_outcome
 from serve_app.photos.decode import unpack_photo
 from serve_app.pipeline.calls import STAGE_LOST
 from serve_app.schemas.responses import Status
@@ -24,7 +24,9 @@ from serve_app.tasks.stream import Message, TaskQueue
 
 TAKE_WAIT_S = 0.5
 MAX_DEATHS = 3  # a task under which so many processes died is not tried again
-AMID_SUSPECTS = 2  # after so many of them it runs beside no other such task: one that is innocent lives through that
+ISOLATE_AFTER_DEATHS = (
+    2  # after so many of them it runs beside no other such task: one that is innocent lives through that
+)
 PAUSES_S = (1, 2, 5, 10)  # between attempts while a stage, the store or the broker takes nothing; the last one for ever
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class TaskWorker:
         self,
         tasks: TaskStore,
         queue: TaskQueue,
-        runner: TaskRunner,
+        runner: TaskExecutor,
         results: Results,
         concurrency: int,
         usage: UsageBook | None = None,
@@ -121,7 +123,7 @@ class TaskWorker:
         if self._leases.holds(task_id) or task_id in self._suspects:  # its message came again
             return False
         record = await self._tasks.get(task_id)
-        if record is None or record.finished or record.attempts < AMID_SUSPECTS:
+        if record is None or record.finished or record.attempts < ISOLATE_AFTER_DEATHS:
             return await self._try(message)
         self._suspects.add(task_id)
         try:
@@ -148,7 +150,7 @@ class TaskWorker:
         self._metrics.taken(record)
         try:
             async with self._leases.hold(task.task_id, message):
-                await self._settle(task, await self._ending(record))
+                await self._finalise(task, await self._ending(record))
             return True
         except TaskLostError:
             log.info("task %s was cancelled, or is in other hands", task.task_id)
@@ -167,12 +169,12 @@ class TaskWorker:
             return Ending("SUCCESS", await self._until_made(record.task))
         except GivenUpError as error:
             log.error("task %s is given up: %s", task_id, error)
-            return Ending("FAILED", failed(error), dead=True)
+            return Ending("FAILED", failure_outcome(error), dead=True)
         except AvatarError as error:
-            return Ending("FAILED", failed(error))
+            return Ending("FAILED", failure_outcome(error))
         except Exception as error:
             log.exception("task %s failed", task_id)
-            return Ending("FAILED", failed(error))
+            return Ending("FAILED", failure_outcome(error))
 
     async def _until_made(self, task: Task) -> Outcome:
         """Run, again and again while the reason is not the task's own; its deadline ends that.
@@ -192,7 +194,9 @@ class TaskWorker:
         for pause_s in _pauses_s():
             try:
                 record = await self._tasks.get(task.task_id)
-                return made(await self._runner.run(task, photo, done=record.avatars if record else {}), fetch_s)
+                return success_outcome(
+                    await self._runner.run(task, photo, done=record.avatars if record else {}), fetch_s
+                )
             except (OverloadedError, *STAGE_LOST) as error:
                 deaths += not isinstance(error, OverloadedError)  # the pipeline has tried several times before
                 if deaths == MAX_DEATHS:
@@ -203,7 +207,7 @@ class TaskWorker:
                 await asyncio.sleep(pause_s)
         raise AssertionError("the pauses do not end")
 
-    async def _settle(self, task: Task, ending: Ending) -> None:
+    async def _finalise(self, task: Task, ending: Ending) -> None:
         """Record the ending, however long the broker is away; then what is not needed any more is deleted."""
         for pause_s in _pauses_s():
             try:

@@ -8,14 +8,14 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.auth.usage import UsageBook
 from serve_app.errors import BrokerError
-from serve_app.generation.container import Parts
+from serve_app.generation.container import Container
 from serve_app.policies import TASKS
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.consumer import TaskWorker
-from serve_app.worker.periodic import Rounds
-from serve_app.worker.queue_metrics import QueueWatch
-from serve_app.worker.recovery import Reaper
-from serve_app.worker.retention import Sweeper
+from serve_app.worker.periodic import PeriodicTasks
+from serve_app.worker.queue_metrics import QueueMetrics
+from serve_app.worker.recovery import Recovery
+from serve_app.worker.retention import Retention
 from serve_app.worker.settings import AvatarWorkerSettings
 from serve_app.worker.webhooks import WebhookSender
 
@@ -32,23 +32,25 @@ class AvatarWorker:
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],
     ) -> None:
-        parts = Parts.of(settings, embedder, generator, remover)
-        queue = TaskQueue(parts.redis, parts.keys, parts.holder)
-        self._redis = parts.redis
+        container = Container.of(settings, embedder, generator, remover)
+        queue = TaskQueue(container.redis, container.keys, container.lease_owner)
+        self._redis = container.redis
         self._queue = queue
         self._grace_s = settings.worker.grace_s
-        self._usage = UsageBook(parts.redis, parts.keys, settings.tokens.usage_days)
+        self._usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
         concurrency = settings.worker.concurrency
-        self._worker = TaskWorker(parts.tasks, queue, parts.runner, parts.results, concurrency, self._usage)
-        self._webhooks = WebhookSender(parts.tasks, parts.results, parts.signing_key, settings.fetch)
-        chores = (
-            Reaper(parts.redis, parts.keys, parts.tasks, queue, parts.results, settings.queue.dead_ttl_s),
-            Sweeper(parts.redis, parts.keys, parts.tasks, parts.results, settings.result_ttl_s),
-            QueueWatch(parts.redis, parts.keys, parts.tasks, queue),
+        self._worker = TaskWorker(container.tasks, queue, container.runner, container.results, concurrency, self._usage)
+        self._webhooks = WebhookSender(container.tasks, container.results, container.signing_key, settings.fetch)
+        periodic = (
+            Recovery(
+                container.redis, container.keys, container.tasks, queue, container.results, settings.queue.dead_ttl_s
+            ),
+            Retention(container.redis, container.keys, container.tasks, container.results, settings.result_ttl_s),
+            QueueMetrics(container.redis, container.keys, container.tasks, queue),
             self._webhooks,
         )
-        self._rounds = Rounds()
-        running = (self._worker.run(), *(self._rounds.run(chore) for chore in chores))
+        self._periodic = PeriodicTasks()
+        running = (self._worker.run(), *(self._periodic.run(chore) for chore in periodic))
         self._loops = [asyncio.create_task(part) for part in running]
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -64,7 +66,7 @@ class AvatarWorker:
 
     async def __del__(self) -> None:
         if hasattr(self, "_loops"):  # the constructor may have failed
-            self._rounds.close()
+            self._periodic.close()
             await self._worker.close(self._grace_s)
             await asyncio.wait({asyncio.create_task(self._finish())}, timeout=CLOSE_S)
             await self._usage.close()

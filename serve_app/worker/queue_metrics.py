@@ -21,7 +21,7 @@ class QueueState(NamedTuple):
     eta_s: float | None
 
 
-class QueueWatch:
+class QueueMetrics:
     name = "queue watch"
     every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
 
@@ -34,19 +34,19 @@ class QueueWatch:
         self._webhooks = metrics.Gauge("avatar_webhooks_due", "Webhooks that are still to be called.")
         self._eta_s = metrics.Gauge("avatar_queue_eta_seconds", "Until an image queued now would be done.")
 
-    async def round(self) -> None:
+    async def run_once(self) -> None:
         """Look, and set the gauges. Raises: BrokerError."""
         self._show(await self.look())
 
     async def look(self) -> QueueState:
         """Raises: BrokerError."""
-        running, pace = await self._queue.running(), await self._tasks.pace()
+        running, throughput = await self._queue.running(), await self._tasks.throughput()
         waiting = max(0, await self._queue.length() - running)  # what is taken meanwhile counts as running already
         dead = int(await self._redis.zcard(self._keys.dead))
         webhooks_due = int(await self._redis.zcard(self._keys.webhooks))
         eta_s = None
-        if pace is not None:
-            eta_s = Forecast(pace, running).done_s(await self._queue.next_position("normal"), images=1)
+        if throughput is not None:
+            eta_s = Forecast(throughput, running).done_s(await self._queue.next_position("normal"), images=1)
         return QueueState(waiting, running, dead, webhooks_due, eta_s)
 
     def _show(self, state: QueueState) -> None:

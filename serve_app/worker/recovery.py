@@ -15,14 +15,14 @@ from serve_app.backends.object_store import Results
 from serve_app.tasks.models import LEASE_S, UNFINISHED, Keys, task_files
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
-from serve_app.worker.periodic import is_our_turn
+from serve_app.worker.periodic import acquire_lock
 
 AT_ONCE = 200  # tasks looked at in one call
 
 log = logging.getLogger(__name__)
 
 
-class Reaper:
+class Recovery:
     """Of one worker; all of them try, and whoever holds the lock does the round."""
 
     name = "reaper"
@@ -38,16 +38,16 @@ class Reaper:
         self._results = results
         self._dead_ttl_s = dead_ttl_s
 
-    async def round(self) -> None:
+    async def run_once(self) -> None:
         """Nothing, where another worker has begun a round a moment ago. Raises: BrokerError; StoreError."""
-        if not await is_our_turn(self._redis, self._keys.reaper, self.every_s):
+        if not await acquire_lock(self._redis, self._keys.reaper, self.every_s):
             return
         waiting: Any = await self._redis.zrange(self._keys.open, 0, -1)
         for first in range(0, len(waiting), AT_ONCE):
-            await self._revive(waiting[first : first + AT_ONCE])
-        await self._bury()
+            await self._requeue_lost(waiting[first : first + AT_ONCE])
+        await self._purge_dead_letters()
 
-    async def _revive(self, task_ids: Sequence[str]) -> None:
+    async def _requeue_lost(self, task_ids: Sequence[str]) -> None:
         """Queue those again that nobody works on and whose message is lost."""
         pipe = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
@@ -57,14 +57,14 @@ class Reaper:
         idle: list[Message] = []
         for task_id, (status, message_id, priority), held in zip(task_ids, found[::2], found[1::2], strict=True):
             if status not in UNFINISHED:  # its record went with its time to live
-                await self._tasks.revive(task_id, "")
+                await self._tasks.requeue_lost(task_id, "")
             elif message_id and not held:
                 idle.append(Message(message_id, task_id, "low" if priority == "low" else "normal"))
         for message in await self._queue.lost(idle) if idle else ():
-            if await self._tasks.revive(message.task_id, message.message_id):
+            if await self._tasks.requeue_lost(message.task_id, message.message_id):
                 log.warning("task %s had fallen out of the queue", message.task_id)
 
-    async def _bury(self) -> None:
+    async def _purge_dead_letters(self) -> None:
         """Delete the dead letters whose time is over."""
         task_ids = await self._tasks.dead(until=time.time() - self._dead_ttl_s)
         for task_id in task_ids:

@@ -15,7 +15,7 @@ from serve_app.backends.object_store import PHOTOS, Results, task_of
 from serve_app.generation.envelope import OVERDUE_S
 from serve_app.tasks.models import Keys, TaskRecord
 from serve_app.tasks.store import TaskStore
-from serve_app.worker.periodic import is_our_turn
+from serve_app.worker.periodic import acquire_lock
 
 RESULTS_EVERY_S = 300  # looks at every file of the store
 YOUNG_S = 20  # a photo is stored a moment before its task is in the queue, and is deleted a moment after its end
@@ -24,7 +24,7 @@ AT_ONCE = 100
 log = logging.getLogger(__name__)
 
 
-class Sweeper:
+class Retention:
     """Of one worker; all of them try, and whoever holds a lock does that round."""
 
     name = "sweeper"
@@ -37,11 +37,11 @@ class Sweeper:
         self._results = results
         self._result_ttl_s = result_ttl_s
 
-    async def round(self) -> None:
+    async def run_once(self) -> None:
         """Nothing, where another worker has begun one a moment ago. Raises: BrokerError; StoreError."""
-        if await is_our_turn(self._redis, self._keys.sweeper("photos"), self.every_s):
+        if await acquire_lock(self._redis, self._keys.sweeper("photos"), self.every_s):
             await self._delete(self._orphans())
-        if await is_our_turn(self._redis, self._keys.sweeper("results"), RESULTS_EVERY_S):
+        if await acquire_lock(self._redis, self._keys.sweeper("results"), RESULTS_EVERY_S):
             await self._delete(self._expired())
             await asyncio.to_thread(self._results.delete_parts)
 

@@ -53,7 +53,7 @@ class WebhookSender:
         self._calling: set[asyncio.Task[None]] = set()
         self._metrics = WebhookMetrics()
 
-    async def round(self) -> None:
+    async def run_once(self) -> None:
         """Begin to call what is due. Raises: BrokerError."""
         for task_id in await self._tasks.due_webhooks(AT_ONCE - len(self._calling), LEASE_S):
             calling = asyncio.create_task(self._call(task_id))

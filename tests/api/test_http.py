@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from deployments.types import Pixels
 from serve_app.catalog.catalog import DEFAULT_PROMPT
 from serve_app.cli.root import cli
 from tests.support.envelopes import KEYS, QUICK, failure
 from tests.support.photos import data_url, photo_files, png
 from tests.support.service import MAX_IMAGES, Service
+from tests.support.tolerance import assert_shows
 
 # What works
 
@@ -91,8 +93,10 @@ def test_the_same_seed_gives_the_same_pixels_and_another_seed_others(service: Se
 
 def test_image_i_of_a_batch_uses_seed_plus_i(service: Service) -> None:
     batch = service.make(seed=5, batch=2, **QUICK)["output"]["result"]
-    alone = service.make(seed=6, **QUICK)["output"]["result"]
-    assert np.abs(service.pixels(batch[1]).astype(int) - service.pixels(alone[0])).max() <= 1
+    alone = {seed: service.make(seed=seed, **QUICK)["output"]["result"][0] for seed in (5, 6, 7)}
+    references = {str(seed): service.pixels(url) for seed, url in alone.items()}
+    for index, url in enumerate(batch):
+        assert_shows(service.pixels(url), str(5 + index), references)
 
 
 def test_both_spellings_are_the_same_route(service: Service) -> None:
@@ -177,18 +181,15 @@ def test_faces_of_requests_in_flight_at_once_never_mix(service: Service) -> None
     """Same seed and prompt for all: only the face tells the pictures apart."""
     names = ["astronaut.png", "hanks.png", "six.jpg"]
 
-    def draw(name: str) -> Any:
-        return service.pixels(
-            service.make(file_url=f"{service.photos}/{name}", seed=11, width=256, height=256)["output"]["result"][0]
-        ).astype(int)
+    def draw(name: str) -> Pixels:
+        made = service.make(file_url=f"{service.photos}/{name}", seed=11, width=256, height=256)
+        return service.pixels(made["output"]["result"][0])
 
     alone = {name: draw(name) for name in names}
     with ThreadPoolExecutor(len(names) * 2) as pool:
         together = list(pool.map(lambda name: (name, draw(name)), names * 2))
     for name, drawn in together:
-        distances = {other: np.abs(drawn - alone[other]).max() for other in names}
-        assert distances[name] <= 1, distances
-        assert all(distances[other] > 16 for other in names if other != name), distances
+        assert_shows(drawn, name, alone)
 
 
 # What the client gets wrong

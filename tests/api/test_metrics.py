@@ -25,14 +25,14 @@ from deployments.errors import NoFaceError
 from serve_app.api.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
 from serve_app.backends.redis import connect
 from serve_app.errors import ImageUrlError
-from serve_app.generation.executor import failed
+from serve_app.generation.executor import failure_outcome
 from serve_app.launcher import CONFIG, free_port
 from serve_app.settings import Settings
 from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s
 from serve_app.tasks.models import Delivery, Failure, Keys, Outcome, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
-from serve_app.worker.queue_metrics import QueueState, QueueWatch
+from serve_app.worker.queue_metrics import QueueMetrics, QueueState
 from serve_app.worker.webhooks import delivery_outcome
 from tests.support.service import Service
 from tests.support.tasks import AVATAR, task
@@ -151,7 +151,7 @@ def test_a_task_that_went_well_tells_its_stages_and_its_likeness_image_by_image(
     ],
 )
 def test_a_photo_is_refused_for_a_reason_that_has_a_code(error: Exception, reason: str | None) -> None:
-    failure = failed(error).failure
+    failure = failure_outcome(error).failure
     assert isinstance(failure, Failure)
     assert refusal(failure) == reason
 
@@ -174,7 +174,7 @@ def test_the_queue_is_seen_as_it_is(valkey: Path) -> None:
         async with connect(Settings().broker, valkey) as redis:
             keys = Keys("watched")
             tasks, queue = TaskStore(redis, keys, "holder", 60), TaskQueue(redis, keys, "worker")
-            watch = QueueWatch(redis, keys, tasks, queue)
+            watch = QueueMetrics(redis, keys, tasks, queue)
             states = [await watch.look()]
             for task_id in ("one", "two"):
                 await tasks.create(task(task_id), "PENDING")

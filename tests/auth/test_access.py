@@ -11,14 +11,14 @@ import pytest
 from redis.asyncio import Redis
 
 from serve_app.auth.access import Access
-from serve_app.auth.penalties import MANY, REMEMBERED_S, Greed
+from serve_app.auth.penalties import MANY, REMEMBERED_S, Penalties
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.backends.secrets import renew_token, sha256
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
-from serve_app.generation.admission import Places
+from serve_app.generation.admission import ConcurrencySlots
 from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 from tests.support.polling import eventually
@@ -37,10 +37,10 @@ class Office:
         self.keys = Keys(f"access{next(PREFIXES)}")
         self.store = TokenStore(redis, self.keys.tokens)
         self.usage = UsageBook(redis, self.keys, days=90)
-        self.greed = Greed(redis, self.keys)
+        self.penalties = Penalties(redis, self.keys)
 
     def gate(self, settings: TokenSettings = SETTINGS, own: OwnToken | None = None) -> Access:
-        return Access(self.redis, self.keys, settings, self.usage, self.greed, own)
+        return Access(self.redis, self.keys, settings, self.usage, self.penalties, own)
 
     def cut_off(self) -> Redis:
         return connect(BrokerSettings(url="unix:///nothing/here.sock", timeout_s=1), self.data_dir)
@@ -80,9 +80,9 @@ def test_a_token_is_let_in_as_its_owner_and_nothing_else_is(at: Callable[[Scenar
     async def scenario(office: Office) -> None:
         ann, bob = [await office.store.add(TokenGrant(name)) for name in ("ann", "bob")]
         gate = office.gate()
-        seen = (await gate.admit(f"Bearer {ann}")).token
+        seen = (await gate.authenticate(f"Bearer {ann}")).token
         assert (seen.name, seen.owner) == ("ann", sha256(ann)[:16])
-        assert (await gate.admit(f"bearer  {bob} ")).token.name == "bob"
+        assert (await gate.authenticate(f"bearer  {bob} ")).token.name == "bob"
         wrong = [
             None,
             "",
@@ -96,7 +96,7 @@ def test_a_token_is_let_in_as_its_owner_and_nothing_else_is(at: Callable[[Scenar
         ]
         for header in wrong:
             with pytest.raises(UnauthorizedError):
-                await gate.admit(header)
+                await gate.authenticate(header)
 
     at(scenario)
 
@@ -124,7 +124,9 @@ def test_a_token_made_for_another_shares_its_tasks(at: Callable[[Scenario], None
         first = await office.store.add(TokenGrant("ann"))
         second = await office.store.add(TokenGrant("ann's new one", owner=sha256(first)[:16]))
         gate = office.gate()
-        assert (await gate.admit(f"Bearer {first}")).token.owner == (await gate.admit(f"Bearer {second}")).token.owner
+        assert (await gate.authenticate(f"Bearer {first}")).token.owner == (
+            await gate.authenticate(f"Bearer {second}")
+        ).token.owner
 
     at(scenario)
 
@@ -133,10 +135,10 @@ def test_a_token_may_do_what_it_was_made_for(at: Callable[[Scenario], None]) -> 
     async def scenario(office: Office) -> None:
         reader = f"Bearer {await office.store.add(TokenGrant('reader', rights=('read',)))}"
         gate = office.gate()
-        assert await gate.admit(reader, ["read"])
-        assert await gate.admit(reader)
+        assert await gate.authenticate(reader, ["read"])
+        assert await gate.authenticate(reader)
         with pytest.raises(ForbiddenError) as refused:
-            await gate.admit(reader, ["create"])
+            await gate.authenticate(reader, ["create"])
         assert refused.value.data["rights"] == ["read"]
 
     at(scenario)
@@ -147,9 +149,9 @@ def test_an_expired_token_is_not_let_in(at: Callable[[Scenario], None]) -> None:
         gone = await office.store.add(TokenGrant("gone", expires_at=time.time() - 1))
         there = await office.store.add(TokenGrant("there", expires_at=time.time() + 60))
         gate = office.gate()
-        assert await gate.admit(f"Bearer {there}")
+        assert await gate.authenticate(f"Bearer {there}")
         with pytest.raises(UnauthorizedError):
-            await gate.admit(f"Bearer {gone}")
+            await gate.authenticate(f"Bearer {gone}")
 
     at(scenario)
 
@@ -158,13 +160,13 @@ def test_a_revoked_token_stops_counting_without_a_restart(at: Callable[[Scenario
     async def scenario(office: Office) -> None:
         secret = await office.store.add(TokenGrant("ann"))
         gate = office.gate(TokenSettings(reads_per_second=0))
-        token = (await gate.admit(f"Bearer {secret}")).token
+        token = (await gate.authenticate(f"Bearer {secret}")).token
         assert await office.store.revoke(token)
         assert not await office.store.revoke(token)
 
         async def is_out() -> bool:
             try:
-                return not await gate.admit(f"Bearer {secret}")
+                return not await gate.authenticate(f"Bearer {secret}")
             except UnauthorizedError:
                 return True
 
@@ -180,13 +182,13 @@ def test_the_data_directorys_token_may_do_everything_and_can_be_renewed(
         gate = office.gate(TokenSettings(requests_per_minute=1), OwnToken(tmp_path))
         before = (tmp_path / "token").read_text().strip()
         for _ in range(3):
-            admitted = await gate.admit(f"Bearer {before}", ["create", "read", "cancel"])
-            assert (admitted.token.name, admitted.quota) == ("owner", None)
+            authenticated = await gate.authenticate(f"Bearer {before}", ["create", "read", "cancel"])
+            assert (authenticated.token.name, authenticated.quota) == ("owner", None)
         monkeypatch.setattr("serve_app.auth.tokens.FRESH_S", 0)
         renew_token(tmp_path)
-        assert await gate.admit(f"Bearer {(tmp_path / 'token').read_text().strip()}")
+        assert await gate.authenticate(f"Bearer {(tmp_path / 'token').read_text().strip()}")
         with pytest.raises(UnauthorizedError):
-            await gate.admit(f"Bearer {before}")
+            await gate.authenticate(f"Bearer {before}")
 
     at(scenario)
 
@@ -196,9 +198,9 @@ def test_the_data_directorys_token_needs_its_digest_only(at: Callable[[Scenario]
         (tmp_path / "token").write_text("my-own\n")
         gate = office.gate(own=OwnToken(tmp_path))
         (tmp_path / "token").unlink()
-        assert await gate.admit("Bearer my-own")
+        assert await gate.authenticate("Bearer my-own")
         with pytest.raises(UnauthorizedError):
-            await gate.admit("Bearer ")
+            await gate.authenticate("Bearer ")
 
     at(scenario)
 
@@ -209,13 +211,13 @@ def test_a_token_that_was_seen_counts_while_the_broker_is_away(
     async def scenario(office: Office) -> None:
         seen, unseen = [await office.store.add(TokenGrant(name)) for name in ("seen", "unseen")]
         gate = office.gate()
-        await gate.admit(f"Bearer {seen}", ["create"])
+        await gate.authenticate(f"Bearer {seen}", ["create"])
         monkeypatch.setattr("serve_app.auth.tokens.FRESH_S", 0)
         async with office.cut_off() as away:
             monkeypatch.setattr(gate._tokens, "_redis", away)
-            assert (await gate.admit(f"Bearer {seen}", ["create"])).quota is None  # nobody is held to a rate
+            assert (await gate.authenticate(f"Bearer {seen}", ["create"])).quota is None  # nobody is held to a rate
             with pytest.raises(BrokerError):
-                await gate.admit(f"Bearer {unseen}")
+                await gate.authenticate(f"Bearer {unseen}")
 
     at(scenario)
 
@@ -227,15 +229,15 @@ def test_more_requests_than_a_token_may_send_are_refused_by_every_replica(at: Ca
             office.gate(TokenSettings(requests_per_minute=3)),
             office.gate(TokenSettings(requests_per_minute=3)),
         )
-        quotas = [(await gate.admit(ann, ["create"])).quota for gate in (one, other, one)]
+        quotas = [(await gate.authenticate(ann, ["create"])).quota for gate in (one, other, one)]
         assert [quota.remaining for quota in quotas if quota] == [2, 1, 0]
         for gate in (one, one, other):
             with pytest.raises(RateLimitError) as refused:
-                await gate.admit(ann, ["create"])
+                await gate.authenticate(ann, ["create"])
             assert 1 <= refused.value.retry_after_s <= 60
             assert refused.value.headers["RateLimit-Limit"] == "3"
-        assert await one.admit(bob, ["create"])
-        assert await one.admit(ann, ["read"])  # a budget of its own
+        assert await one.authenticate(bob, ["create"])
+        assert await one.authenticate(ann, ["read"])  # a budget of its own
 
     at(scenario)
 
@@ -245,11 +247,11 @@ def test_a_tokens_own_rate_goes_before_the_settings(at: Callable[[Scenario], Non
         slow = f"Bearer {await office.store.add(TokenGrant('slow', limits=Limits(requests_per_minute=1)))}"
         free = f"Bearer {await office.store.add(TokenGrant('free', limits=Limits(requests_per_minute=0)))}"
         gate = office.gate(TokenSettings(requests_per_minute=2))
-        await gate.admit(slow, ["create"])
+        await gate.authenticate(slow, ["create"])
         with pytest.raises(RateLimitError):
-            await gate.admit(slow, ["create"])
+            await gate.authenticate(slow, ["create"])
         for _ in range(4):
-            assert (await gate.admit(free, ["create"])).quota is None
+            assert (await gate.authenticate(free, ["create"])).quota is None
 
     at(scenario)
 
@@ -259,10 +261,10 @@ def test_reading_has_a_limit_too(at: Callable[[Scenario], None]) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
         gate = office.gate(TokenSettings(reads_per_second=2))
         for _ in range(2):
-            await gate.admit(ann, ["read"])
+            await gate.authenticate(ann, ["read"])
         with pytest.raises(RateLimitError):
-            await gate.admit(ann, ["read"])
-        assert await gate.admit(ann, ["create"])
+            await gate.authenticate(ann, ["read"])
+        assert await gate.authenticate(ann, ["create"])
 
     at(scenario)
 
@@ -276,8 +278,8 @@ def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
     async def scenario(office: Office) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
         gate = office.gate(TokenSettings(requests_per_minute=1))
-        await gate.admit(ann, ["create"])
-        refusals = [asyncio.create_task(gate.admit(ann, ["create"])) for _ in range(3)]
+        await gate.authenticate(ann, ["create"])
+        refusals = [asyncio.create_task(gate.authenticate(ann, ["create"])) for _ in range(3)]
         done, waiting = await asyncio.wait(refusals, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         assert (len(done), len(waiting)) == (1, 2)
         for refusal in refusals:
@@ -290,7 +292,7 @@ def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
 
 def test_images_at_once_count_over_all_replicas_and_their_places_come_free(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        one, other = [Places(office.redis, office.keys, CircuitBreaker(), 5) for _ in range(2)]
+        one, other = [ConcurrencySlots(office.redis, office.keys, CircuitBreaker(), 5) for _ in range(2)]
         async with one.hold("ann", "a", 3, 4), other.hold("ann", "b", 1, 4), other.hold("bob", "c", 4, 4):
             with pytest.raises(RateLimitError) as refused:
                 async with one.hold("ann", "d", 1, 4):
@@ -312,7 +314,7 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
 ) -> None:
     async def scenario(office: Office) -> None:
         monkeypatch.setattr("serve_app.generation.admission.LEASE_S", -1)  # a place is as good as its lease at once
-        places = Places(office.redis, office.keys, CircuitBreaker(), 5)
+        places = ConcurrencySlots(office.redis, office.keys, CircuitBreaker(), 5)
         store = TaskStore(office.redis, office.keys, "ingress", 60, lease_s=60)
         await store.create(task("a"), "STARTED")
 
@@ -332,7 +334,7 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
 def test_while_the_broker_is_away_nobody_is_refused_for_its_images(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         async with office.cut_off() as away:
-            places = Places(away, office.keys, CircuitBreaker(), 5)
+            places = ConcurrencySlots(away, office.keys, CircuitBreaker(), 5)
             async with places.hold("ann", "a", 1, 1), places.hold("ann", "b", 1, 1):
                 pass
 
@@ -344,9 +346,9 @@ def test_what_a_token_used_is_kept_by_day(at: Callable[[Scenario], None]) -> Non
         ann = await office.store.add(TokenGrant("ann"))
         gate, name = office.gate(TokenSettings(requests_per_minute=2)), sha256(ann)[:16]
         for _ in range(2):
-            await gate.admit(f"Bearer {ann}", ["create"])
+            await gate.authenticate(f"Bearer {ann}", ["create"])
         with pytest.raises(RateLimitError):
-            await gate.admit(f"Bearer {ann}", ["create"])
+            await gate.authenticate(f"Bearer {ann}", ["create"])
         office.usage.made(name, [AVATAR, AVATAR])
         await office.usage.close()
         used: Any = await usage_of(office.redis, office.keys, name, 1)
@@ -378,26 +380,26 @@ def test_a_token_that_asks_on_though_refused_is_known_as_greedy_to_every_process
 ) -> None:
     async def scenario(office: Office) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
-        asked, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), Greed(office.redis, office.keys)
-        token = (await asked.admit(ann, ["create"])).token.id
+        asked, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), Penalties(office.redis, office.keys)
+        token = (await asked.authenticate(ann, ["create"])).token.id
         for refusals in range(1, MANY + 1):
-            assert not await elsewhere.shown_by(token)
+            assert not await elsewhere.is_penalised(token)
             with pytest.raises(RateLimitError):
-                await asked.admit(ann, ["create"])
-            assert await elsewhere.shown_by(token) == (refusals == MANY)
-        assert not await elsewhere.shown_by("another")
-        assert 0 < await office.redis.ttl(office.keys.greedy(token)) <= REMEMBERED_S  # and it is forgotten
+                await asked.authenticate(ann, ["create"])
+            assert await elsewhere.is_penalised(token) == (refusals == MANY)
+        assert not await elsewhere.is_penalised("another")
+        assert 0 < await office.redis.ttl(office.keys.penalty(token)) <= REMEMBERED_S  # and it is forgotten
 
     at(scenario)
 
 
 def test_while_the_broker_is_away_a_process_knows_its_own_greedy_tokens(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        one, other = [Greed(office.cut_off(), office.keys) for _ in range(2)]
+        one, other = [Penalties(office.cut_off(), office.keys) for _ in range(2)]
         for _ in range(MANY):
-            await one.refused("token")
-        assert await one.shown_by("token")
-        assert not await other.shown_by("token")
+            await one.count_refusal("token")
+        assert await one.is_penalised("token")
+        assert not await other.is_penalised("token")
 
     at(scenario)
 
@@ -408,16 +410,16 @@ def test_who_asks_on_has_to_wait_for_every_answer(
     async def scenario(office: Office) -> None:
         ann, bob = [f"Bearer {await office.store.add(TokenGrant(name))}" for name in ("ann", "bob")]
         gate = office.gate(TokenSettings(requests_per_minute=1))
-        await gate.admit(ann, ["create"])
+        await gate.authenticate(ann, ["create"])
         for _ in range(MANY):
             with pytest.raises(RateLimitError):
-                await gate.admit(ann, ["create"])
+                await gate.authenticate(ann, ["create"])
         monkeypatch.setattr("serve_app.auth.access.REFUSAL_S", 3600)
         monkeypatch.setattr("serve_app.auth.access.MAX_HELD_UP", 1)
-        reading = [asyncio.create_task(gate.admit(ann, ["read"])) for _ in range(2)]
+        reading = [asyncio.create_task(gate.authenticate(ann, ["read"])) for _ in range(2)]
         done, waiting = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
         assert (len(done), len(waiting)) == (1, 1)  # of which the other waits
-        await gate.admit(bob, ["read"])
+        await gate.authenticate(bob, ["read"])
         waiting.pop().cancel()
 
     at(scenario)

@@ -25,18 +25,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from serve_app.backends.object_store import PROBE, Results, photo_key, result_key, thumbnail_key
 from serve_app.errors import NotFoundError, StoreError
-from tests.support.object_stores import (
-    ACCESS_KEY,
-    BUCKET,
-    PREFIX,
-    REGION,
-    S3,
-    SECRET_KEY,
-    TTL_S,
-    Gate,
-    opened,
-    served,
-)
+from tests.support.object_stores import ACCESS_KEY, BUCKET, PREFIX, REGION, S3, SECRET_KEY, TTL_S, Gate, opened, served
 
 TASK = "018f0000-0000-7000-8000-000000000000"
 FIRST, THUMBNAIL = result_key(TASK, 0, "png"), thumbnail_key(TASK, 0)

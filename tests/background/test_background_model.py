@@ -16,6 +16,7 @@ from deployments.background.model import ARCHITECTURES, RembgModel, open_session
 from deployments.config import BackgroundRemoverConfig, MattingModelConfig
 from deployments.types import DrawnWith, FinishSpec, GeneratedImage, Pixels
 from tests.support.matting_models import write_model
+from tests.support.tolerance import ONE_LEVEL
 
 U2NETS = ["u2net", "u2netp", "u2net_human_seg", "silueta", "u2net_custom"]
 ISNETS = ["isnet-general-use", "isnet-anime", "dis_custom"]
@@ -119,7 +120,8 @@ def test_a_net_that_is_sure_beyond_what_an_exponential_holds_raises_no_warning(
 def test_the_same_picture_gives_the_same_alpha_with_any_number_of_threads(u2net: Path, model: RembgModel) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     threaded = RembgModel(MattingModelConfig(model_path=u2net, threads=2))
-    assert np.array_equal(model.alpha(pixels), threaded.alpha(pixels))
+    # Threads may share a sum, and a value may lie on the edge between two levels.
+    assert np.abs(model.alpha(pixels).astype(int) - threaded.alpha(pixels)).max() <= ONE_LEVEL
 
 
 def test_the_threads_are_those_of_the_config_whatever_the_environment_says(

@@ -8,13 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.auth.access import Access
-from serve_app.auth.penalties import Greed
-from serve_app.auth.tokens import OwnToken, Right, Token, TokenSettings
+from serve_app.auth.penalties import Penalties
+from serve_app.auth.tokens import OwnToken, Scope, Token, TokenSettings
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.redis import BrokerSettings, connect, own_url
 from serve_app.cli.root import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
-from serve_app.generation.executor import failed
+from serve_app.generation.executor import failure_outcome
 from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 from tests.support.service import config_file
@@ -30,16 +30,16 @@ def token(*arguments: str) -> str:
     return result.output.strip()
 
 
-def let_in(data_dir: Path, prefix: str, secret: str, *rights: Right) -> Token | None:
+def let_in(data_dir: Path, prefix: str, secret: str, *rights: Scope) -> Token | None:
     """The token as a running service sees it; None where it lets nobody in."""
 
     async def admit() -> Token | None:
         async with connect(BrokerSettings(), data_dir) as redis:
             keys = Keys(prefix)
             book = UsageBook(redis, keys, 90)
-            access = Access(redis, keys, TokenSettings(), book, Greed(redis, keys), OwnToken(data_dir))
+            access = Access(redis, keys, TokenSettings(), book, Penalties(redis, keys), OwnToken(data_dir))
             try:
-                return (await access.admit(f"Bearer {secret}", rights)).token
+                return (await access.authenticate(f"Bearer {secret}", rights)).token
             except UnauthorizedError:
                 return None
             finally:
@@ -121,7 +121,7 @@ def test_dead_tasks_are_listed_shown_and_queued_again(valkey: Path, tmp_path: Pa
             store = TaskStore(redis, Keys("dead"), "worker", 60)
             for name in names:
                 await store.create(task(name), "STARTED")
-                await store.finish(task(name), "FAILED", failed(GivenUpError("Three died.")), dead=True)
+                await store.finish(task(name), "FAILED", failure_outcome(GivenUpError("Three died.")), dead=True)
             await store.create(task("alive"), "STARTED")
 
     asyncio.run(kill("a", "b", "c"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deployments.diffusion.model.batch_sharding import RowShares, Tensors
+from deployments.diffusion.model.batch_sharding import RowShares, SingleRows, Tensors
 
 
 class Net:
@@ -65,3 +65,27 @@ def test_an_error_in_one_share_is_the_callers() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="this share"):
         shares(fails_at_zero, latents, timesteps, conditions)
     assert len(shares(fails_at_zero, latents, timesteps + 1, conditions)) == 8
+
+
+def by_the_batch(latents: Tensor, timesteps: Tensor, _conditions: Tensors) -> Tensor:
+    """Kernels in the extreme: the sums of a row depend on how many rows and threads there are."""
+    return latents * timesteps[:, None] + len(latents) + 0.1 * torch.get_num_threads()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("rows", [1, 2, 5, 16])
+def test_a_single_row_is_computed_as_if_there_were_no_other(rows: int, threads: int) -> None:
+    torch.set_num_threads(1)  # those of the calling thread, which computes where there are 0
+    latents, timesteps, conditions = batch(rows)
+    together = SingleRows(threads)(by_the_batch, latents, timesteps, conditions)
+    for row in range(rows):
+        alone = [values[row : row + 1] for values in (latents, timesteps)]
+        assert torch.equal(together[row : row + 1], by_the_batch(*alone, {}))
+
+
+@torch.inference_mode()
+def test_single_rows_are_shared_among_threads_that_compute_alone() -> None:
+    net, given = Net(), batch(7)
+    assert torch.equal(SingleRows(2)(net, *given), Net()(*given))
+    assert net.calls == [("rows", 1, 1)] * 7

@@ -27,6 +27,7 @@ from tests.support.onnx_models import marker, photo_of
 from tests.support.photos import data_url, photo_files, png
 from tests.support.production import CONFIG as PRODUCTION
 from tests.support.production import Production, as_in_production, run_production, wait_until
+from tests.support.tolerance import assert_shows
 
 REQUEST_TIMEOUT_S = 120
 FINISH_TIMEOUT_S = 120
@@ -329,11 +330,12 @@ def test_people_who_ask_at_once_get_their_own_faces(profile: Profile) -> None:
     for one, other in itertools.combinations(alone, 2):
         assert farthest(one, other) > 20
     together = at_once(*[lambda face=face: pictures(profile.make(face, batch=2)) for face in everybody])
+    references = {str(face): picture[0] for face, picture in enumerate(alone)}
     for face in everybody:
-        assert farthest(together[face][:1], alone[face]) <= 1
+        assert_shows(together[face][0], str(face), references)
     queued = [profile.queue(face) for face in everybody]
     for face in everybody:
-        assert farthest(pictures(profile.done(queued[face])), alone[face]) <= 1
+        assert_shows(pictures(profile.done(queued[face]))[0], str(face), references)
 
 
 @on_production_alone
@@ -375,11 +377,11 @@ def test_a_task_of_another_token_is_unknown_and_stays(profile: Profile, producti
 def test_a_cluster_refuses_what_is_kept_on_one_node(production: Production, missing: str, said: str) -> None:
     code = f"""
 import ray
-from serve_app.generation.container import Parts
+from serve_app.generation.container import Container
 from serve_app.settings import Settings
 ray.init(logging_level="ERROR", log_to_driver=False)
 try:
-    Parts.of(Settings({missing}={{"url": None}}), None, None, None)
+    Container.of(Settings({missing}={{"url": None}}), None, None, None)
 except ValueError as error:
     print(error)
 """
@@ -410,4 +412,5 @@ def test_while_the_broker_is_away_what_was_accepted_waits_and_nothing_is_lost(
     production.valkey.start()
     for task_id in accepted:
         assert len(pictures(profile.done(task_id))) == 1
-    assert farthest(pictures(profile.done(profile.queue())), pictures(made)) <= 1  # made amid others, now alone
+    references = {"the same": pictures(made)[0], "another": pictures(profile.make(seed=8))[0]}
+    assert_shows(pictures(profile.done(profile.queue()))[0], "the same", references)  # made amid others, now alone

@@ -1,8 +1,8 @@
 from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.generation.queue_eta import Forecast
-from serve_app.tasks.models import Pace
+from serve_app.tasks.models import Throughput
 
-PACE = Pace(task_s=4, image_s=2)
+PACE = Throughput(task_s=4, image_s=2)
 
 
 def test_a_task_waits_for_as_many_ends_of_others_as_its_place_says() -> None:

@@ -192,7 +192,7 @@ def test_at_zero_replicas_who_waits_is_told_when_to_come_back_and_who_queues_is_
                 await refused.answer
             assert caught.value.retry_after_s == 77
             assert (await _record(ingress, refused)).status == "FAILED"
-        assert ingress.service._admission._images == 0
+        assert ingress.service._concurrency._images == 0
         assert (await ingress.send(Caller("ann"), celery=True).answer).status == "PENDING"
 
     at(scenario)

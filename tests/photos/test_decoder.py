@@ -20,12 +20,12 @@ from serve_app.errors import ImageUrlError
 from serve_app.photos.decode import PhotoSettings, decode_photo
 from serve_app.photos.decoder_pool import DecoderProcess, PhotoDecoder
 from serve_app.photos.sample import sample_photo
-from serve_app.sandbox.process import KEPT_VARIABLES, MALLOC, ConfinedLostError, ConfinedSettings, ConfinedStartError
+from serve_app.sandbox.process import KEPT_VARIABLES, MALLOC, SandboxLostError, SandboxSettings, SandboxStartError
 from tests.support.hostile_pictures import encoded, hostile_pictures, large_jpeg_of_many_scans, noise
 from tests.support.photos import insightface_images
 
 LIMITS = PhotoSettings()
-PATIENT = ConfinedSettings(timeout_s=30)  # for tests that are not about time, on a machine that may be busy
+PATIENT = SandboxSettings(timeout_s=30)  # for tests that are not about time, on a machine that may be busy
 PICTURE = encoded(noise(), "PNG")
 INSIGHTFACE = {"mask_black.jpg": "decoded", "t1.jpg": "decoded"}
 SCIKIT_IMAGE = {  # grey, with a palette, with alpha, 16 bits, JPEG and what is neither
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 class Decoder:
     """A `PhotoDecoder` for tests that are not coroutines."""
 
-    def __init__(self, settings: ConfinedSettings) -> None:
+    def __init__(self, settings: SandboxSettings) -> None:
         self._others = children()
         self.inner = PhotoDecoder(LIMITS, settings)
 
@@ -70,7 +70,7 @@ class Decoder:
 
 
 @contextmanager
-def running(settings: ConfinedSettings = PATIENT) -> Iterator[Decoder]:
+def running(settings: SandboxSettings = PATIENT) -> Iterator[Decoder]:
     decoder = Decoder(settings)
     try:
         yield decoder
@@ -137,7 +137,7 @@ def test_many_photos_share_few_processes_and_none_gets_anothers_pixels() -> None
 def test_every_hostile_picture_decodes_or_is_refused() -> None:
     pictures = hostile_pictures()
     assert len(pictures) >= 300
-    with running(ConfinedSettings()) as decoder:
+    with running(SandboxSettings()) as decoder:
         outcomes = {name: outcome(decoder, data) for name, data in pictures.items()}
         assert decoder.decode(PICTURE).pixels.shape == (64, 64, 3)
     assert {"decoded", "broken", "not_an_image", "too_many_pixels", "too_small"} <= set(outcomes.values())
@@ -166,12 +166,12 @@ def test_a_picture_from_an_installed_package_decodes_or_is_refused(decoder: Deco
 
 
 def test_a_picture_that_makes_its_decoder_spin_is_refused() -> None:
-    with running(ConfinedSettings(processes=1, timeout_s=0.3)) as decoder:
+    with running(SandboxSettings(processes=1, timeout_s=0.3)) as decoder:
         assert decoder.reason(large_jpeg_of_many_scans()) == "too_costly"
 
 
 def test_a_decoder_that_does_not_answer_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    with running(ConfinedSettings(processes=1, timeout_s=3)) as decoder:
+    with running(SandboxSettings(processes=1, timeout_s=3)) as decoder:
         decoder.decode(PICTURE)
         (first,) = decoder.processes
         first.suspend()
@@ -184,7 +184,7 @@ def test_a_decoder_that_does_not_answer_is_replaced(caplog: pytest.LogCaptureFix
 @LINUX_ONLY
 def test_a_picture_that_takes_too_much_memory_is_refused_and_its_decoder_goes_on() -> None:
     large = encoded(noise(width=4000, height=3000), "PNG", compress_level=1)
-    with running(ConfinedSettings(processes=1, timeout_s=30, max_memory_bytes=25_000_000)) as decoder:
+    with running(SandboxSettings(processes=1, timeout_s=30, max_memory_bytes=25_000_000)) as decoder:
         assert decoder.decode(PICTURE).pixels.shape == (64, 64, 3)
         before = decoder.processes
         assert decoder.reason(large) == "too_costly"
@@ -259,7 +259,7 @@ def test_megabytes_of_fill_bytes_are_looked_through_once() -> None:
     ],
 )
 def test_a_confined_process_opens_nothing_and_gets_no_more_memory(deed: str, error: str) -> None:
-    program = f"confine(50_000_000)\nbytearray(40_000_000)\ntry:\n    {deed}\nexcept {error}: print('refused')"
+    program = f"enter_sandbox(50_000_000)\nbytearray(40_000_000)\ntry:\n    {deed}\nexcept {error}: print('refused')"
     assert run_with_decoder(program).stdout == "refused\n"
 
 
@@ -287,7 +287,7 @@ def test_a_child_has_no_secrets_no_files_and_no_ray(
 def test_a_child_that_dies_on_a_picture_is_lost(process: DecoderProcess) -> None:
     process.ask(PICTURE)
     os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(ConfinedLostError, match="exit status -9"):
+    with pytest.raises(SandboxLostError, match="exit status -9"):
         process.ask(PICTURE)
     assert process.has_ended
 
@@ -315,7 +315,7 @@ def test_a_child_that_cannot_be_started_is_our_error_and_the_next_photo_tries_ag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with running() as decoder:
-        for program, error in (("/nonexistent/python", FileNotFoundError), ("/bin/false", ConfinedStartError)):
+        for program, error in (("/nonexistent/python", FileNotFoundError), ("/bin/false", SandboxStartError)):
             monkeypatch.setattr(sys, "executable", program)
             for _ in range(PATIENT.processes + 1):
                 with pytest.raises(error):
@@ -344,7 +344,7 @@ def test_the_nonsense_of_a_child_in_strange_hands_is_not_believed(
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(program))
     process = DecoderProcess(LIMITS, PATIENT)
-    with pytest.raises(ConfinedLostError):
+    with pytest.raises(SandboxLostError):
         process.ask(PICTURE)
     assert process.has_ended
 
@@ -352,7 +352,7 @@ def test_the_nonsense_of_a_child_in_strange_hands_is_not_believed(
 @LINUX_ONLY
 def test_a_child_ends_when_the_process_that_started_it_dies(poll: Callable[..., Any]) -> None:
     program = """
-process = DecoderProcess(PhotoSettings(), ConfinedSettings(timeout_s=30))
+process = DecoderProcess(PhotoSettings(), SandboxSettings(timeout_s=30))
 process.ask(sample_pictures()[1])
 print(process.pid, flush=True)
 os._exit(0)
@@ -380,4 +380,4 @@ def test_a_closed_decoder_leaves_no_process_and_no_open_socket() -> None:
 
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="extra"):
-        ConfinedSettings(process=1)  # type: ignore[call-arg]
+        SandboxSettings(process=1)  # type: ignore[call-arg]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from serve_app.pipeline import gc as leftovers
-from serve_app.pipeline.gc import Leftovers
+from serve_app.pipeline.gc import ReferenceCollector
 
 FREED_S = 10
 
@@ -35,7 +35,7 @@ def left_behind() -> asyncio.Event:
 
 def test_what_work_left_is_freed_soon_after_it_and_again_after_the_next() -> None:
     async def within() -> None:
-        ours = Leftovers()
+        ours = ReferenceCollector()
         for _ in range(2):
             freed = left_behind()
             assert not freed.is_set()
@@ -51,7 +51,7 @@ def test_many_ends_at_once_are_one_collection() -> None:
     try:
 
         async def within() -> None:
-            ours, freed = Leftovers(), left_behind()
+            ours, freed = ReferenceCollector(), left_behind()
             for _ in range(100):
                 ours.collect_soon()
             await asyncio.wait_for(freed.wait(), FREED_S)

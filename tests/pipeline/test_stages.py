@@ -14,7 +14,7 @@ from deployments.types import Photo
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import OverloadedError
 from serve_app.pipeline import cold_start as stages
-from serve_app.pipeline.cold_start import MAX_WAKING, ColdStages, StageState, StageWatch
+from serve_app.pipeline.cold_start import MAX_WAKING, ColdStages, StageMonitor, StageState
 from tests.support.polling import eventually
 
 PHOTO = Photo(np.zeros((8, 8, 3), np.uint8))
@@ -100,7 +100,7 @@ class Watched:
         self.away = threading.Event()
         self.redis = connect(BrokerSettings(), data_dir)
         names = ["Face", "Generator"]
-        self.watch = StageWatch(self._look, names, pipeline, self.redis, KEY, USUAL_S)  # type: ignore[arg-type]
+        self.watch = StageMonitor(self._look, names, pipeline, self.redis, KEY, USUAL_S)  # type: ignore[arg-type]
 
     def _look(self) -> dict[str, StageState]:
         if self.away.is_set():

@@ -27,12 +27,12 @@ from serve_app.cli.root import cli
 from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
 from serve_app.provenance.signing import BUNDLE_FILE, Provenance, ProvenanceSettings
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
-from serve_app.sandbox.process import ConfinedSettings
+from serve_app.sandbox.process import SandboxSettings
 from tests.support.hostile_pictures import hostile_pictures, noise
 
 FORMATS: tuple[OutputFormat, ...] = ("png", "webp", "jpeg")
 ORIGIN = Origin("face-avatar", "embedded", 7, 12, 1.5, 256, 256)
-PATIENT = ConfinedSettings(timeout_s=30)
+PATIENT = SandboxSettings(timeout_s=30)
 
 
 def provenance(data_dir: Path, **settings: object) -> Provenance:

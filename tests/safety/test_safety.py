@@ -20,8 +20,8 @@ from deployments.safety.picture import PictureFormat
 from deployments.types import GeneratedImage, Pixels
 from serve_app.backends.object_store import FOLDER, Results, StoreSettings
 from serve_app.generation.envelope import envelope_of
-from serve_app.generation.executor import failed, made
-from serve_app.generation.prompt_filter import PromptTerms
+from serve_app.generation.executor import failure_outcome, success_outcome
+from serve_app.generation.prompt_filter import PromptFilter
 from serve_app.tasks.models import TaskRecord
 from tests.support.diffusion_folders import write_faceid_adapter, write_tiny_model
 from tests.support.fakes import avatar_spec, face
@@ -133,18 +133,18 @@ def test_pictures_are_prepared_as_transformers_would(tmp_path: Path, shape: tupl
     ],
 )
 def test_a_refused_word_is_found_in_any_form(prompt: str) -> None:
-    assert PromptTerms(["nude", "bare chest"]).refuse(prompt)
+    assert PromptFilter(["nude", "bare chest"]).refuse(prompt)
 
 
 @pytest.mark.parametrize("prompt", ["denuded hills", "nudes", "a chest, bare", "a man", ""])
 def test_a_refused_word_is_a_whole_one(prompt: str) -> None:
-    assert not PromptTerms(["nude", "bare chest"]).refuse(prompt)
+    assert not PromptFilter(["nude", "bare chest"]).refuse(prompt)
 
 
 def test_without_terms_nothing_is_refused_and_an_empty_term_is_a_mistake() -> None:
-    assert not PromptTerms([]).refuse("nude")
+    assert not PromptFilter([]).refuse("nude")
     with pytest.raises(ValueError, match="at least one letter"):
-        PromptTerms(["nude", " ! "])
+        PromptFilter(["nude", " ! "])
 
 
 # The generator
@@ -245,7 +245,7 @@ def test_a_withheld_image_is_stored_nowhere_and_null_in_the_answer(tmp_path: Pat
     assert len([path for path in (tmp_path / FOLDER).rglob("*") if path.is_file()]) == 4  # two images and thumbnails
 
     results = Results.open(StoreSettings(), data_dir=tmp_path, signing_key=b"key", ttl_s=60)
-    record = TaskRecord(task=task(), status="SUCCESS", outcome=made(done, 0))
+    record = TaskRecord(task=task(), status="SUCCESS", outcome=success_outcome(done, 0))
     output = asyncio.run(envelope_of(record, results, "http://here")).output
     assert output["Has_NSFW_Content"] == [False, True, False]
     for name in ("result", "low_res_urls"):
@@ -256,7 +256,7 @@ def test_a_withheld_image_is_stored_nowhere_and_null_in_the_answer(tmp_path: Pat
 def test_when_all_images_are_withheld_the_request_fails_as_the_contract_says(tmp_path: Path) -> None:
     with pytest.raises(UnsafeImageError) as caught:
         run_job(tmp_path, Embedder(face()), Stage("image"), Stage(through_ray(UNSAFE)), batch=2)
-    failure = failed(caught.value).failure
+    failure = failure_outcome(caught.value).failure
     assert failure is not None
     assert (failure.status, failure.error) == (422, "NSFW Content")
     assert not [path for path in (tmp_path / FOLDER).rglob("*") if path.is_file()]

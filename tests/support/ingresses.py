@@ -10,12 +10,12 @@ import pytest
 from redis import Redis
 
 from deployments.types import Photo
-from serve_app.auth.penalties import Greed
+from serve_app.auth.penalties import Penalties
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import connect, own_url
 from serve_app.catalog.catalog import Catalog
-from serve_app.generation.container import Parts
-from serve_app.generation.executor import TaskRunner
+from serve_app.generation.container import Container
+from serve_app.generation.executor import TaskExecutor
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
@@ -36,14 +36,16 @@ class Ingress:
     def __init__(self, broker: Path, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
         settings = Settings(data_dir=data_dir, **changes)
         redis, keys = connect(settings.broker, broker), Keys(PREFIX)
-        greed = Greed(redis, keys)
+        penalties = Penalties(redis, keys)
         self.keys = keys
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(settings.catalogs)
-        runner = TaskRunner(catalog, self.pipeline, self.tasks, greed)  # type: ignore[arg-type]
-        parts = Parts(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, greed)  # type: ignore[arg-type]
+        runner = TaskExecutor(catalog, self.pipeline, self.tasks, penalties)  # type: ignore[arg-type]
+        parts = Container(
+            redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, penalties
+        )  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
         self.gate = asyncio.Event()
         self.gate.set()
@@ -56,7 +58,7 @@ class Ingress:
 
     def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
         request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
-        task = self.service.intake.task(request, caller)
+        task = self.service.validator.task(request, caller)
         return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
 
     async def die(self) -> None:

@@ -21,7 +21,7 @@ from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.generation.envelope import envelope_of
-from serve_app.generation.executor import failed
+from serve_app.generation.executor import failure_outcome
 from serve_app.tasks.models import DEAD_TTL_S, Claim, Keys, Outcome
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
@@ -58,7 +58,7 @@ def test_a_task_goes_from_its_record_through_the_queue_to_its_outcome(at: Callab
         record = await ingress.get("a")
         assert record is not None
         assert record.task.request == task().request
-        assert (record.status, record.held, record.message_id) == ("PENDING", True, None)
+        assert (record.status, record.is_leased, record.message_id) == ("PENDING", True, None)
         assert await worker.claim("a") is Claim.HELD  # nobody works on it before it is queued
         assert await ingress.enqueue("a")
 
@@ -68,14 +68,14 @@ def test_a_task_goes_from_its_record_through_the_queue_to_its_outcome(at: Callab
         await worker.note_image("a", 0, AVATAR)
         record = await ingress.get("a")
         assert record is not None
-        assert (record.status, record.attempts, record.images_done, record.held) == ("STARTED", 1, 1, True)
+        assert (record.status, record.attempts, record.images_done, record.is_leased) == ("STARTED", 1, 1, True)
 
-        outcome = failed(NoFaceError("no face found", faces_found=0))
+        outcome = failure_outcome(NoFaceError("no face found", faces_found=0))
         assert await worker.finish(record.task, "FAILED", outcome)
         await queue.remove(message)
         record = await ingress.get("a")
         assert record is not None
-        assert (record.status, record.outcome, record.held, record.finished) == ("FAILED", outcome, False, True)
+        assert (record.status, record.outcome, record.is_leased, record.finished) == ("FAILED", outcome, False, True)
         assert await queue.length() == 0
 
     at(scenario)
@@ -282,7 +282,7 @@ def test_what_is_handed_back_is_the_next_ones(at: Callable[[Scenario], None]) ->
         await queue.remove(message)
         record = await store.get("a")
         assert record is not None
-        assert (record.status, record.attempts, record.held) == ("PENDING", 0, False)
+        assert (record.status, record.attempts, record.is_leased) == ("PENDING", 0, False)
         (again,) = await office.queue("b").take(1, 1)
         assert again.task_id == "a"
         assert again.message_id == record.message_id != message.message_id
@@ -360,7 +360,7 @@ def test_an_owner_with_many_tasks_waiting_keeps_nobody_elses_back(at: Callable[[
             await queued(store, f"modest{number}", owner="modest")
         assert await store.queued_of("greedy") == (20, "low")
         assert await position(office, "modest0") == 2
-        assert [await store.standing_back(f"modest{number}", "modest") for number in range(3)] == [None, 0, 1]
+        assert [await store.own_tasks_ahead(f"modest{number}", "modest") for number in range(3)] == [None, 0, 1]
         order = await worked_off(office, store)
         assert order[:6] == ["greedy00", "modest0", "greedy01", "modest1", "greedy02", "modest2"]  # they take turns
         assert sorted(order[6:]) == [f"greedy{number:02}" for number in range(3, 20)]
@@ -455,7 +455,7 @@ def test_a_dead_task_is_queued_again_once_as_if_it_had_come_now(at: Callable[[Sc
         await queue.take(1, 0.01)
         await store.create(task().model_copy(update={"submitted_at": 1.0}), "STARTED")
         await store.note_image("a", 0, AVATAR)
-        await store.finish(task(), "FAILED", failed(GivenUpError("It kills.")), dead=True)
+        await store.finish(task(), "FAILED", failure_outcome(GivenUpError("It kills.")), dead=True)
         assert await office.redis.ttl(office.keys.record("a")) > DEAD_TTL_S
         record = await store.get("a")
         assert record is not None
@@ -500,10 +500,10 @@ def test_a_failure_of_ours_frees_the_key_and_one_of_the_clients_does_not(at: Cal
         store = office.store("a")
         theirs, ours = task("theirs", key="theirs"), task("ours", key="ours")
         await store.create(theirs, "STARTED", "body")
-        await store.finish(theirs, "FAILED", failed(NoFaceError("no face found")))
+        await store.finish(theirs, "FAILED", failure_outcome(NoFaceError("no face found")))
         assert await store.create(task("again", key="theirs"), "STARTED", "body") == "theirs"
         await store.create(ours, "STARTED", "body")
-        await store.finish(ours, "FAILED", failed(OverloadedError("full")))
+        await store.finish(ours, "FAILED", failure_outcome(OverloadedError("full")))
         assert await store.create(task("again", key="ours"), "STARTED", "body") == "again"
 
     at(scenario)

@@ -18,10 +18,10 @@ from serve_app.backends.object_store import (
     thumbnail_key,
 )
 from serve_app.errors import GivenUpError
-from serve_app.generation.executor import failed
+from serve_app.generation.executor import failure_outcome
 from serve_app.generation.validation import new_task_id
 from serve_app.tasks.models import Outcome
-from serve_app.worker.retention import YOUNG_S, Sweeper
+from serve_app.worker.retention import YOUNG_S, Retention
 from tests.support.tasks import AVATAR, Office, task
 
 TTL_S = 3600
@@ -36,7 +36,7 @@ class Household(Office):
         self.folder = folder / FOLDER
         self.results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"key", ttl_s=TTL_S)
         self.tasks = self.store("w")
-        self.sweeper = Sweeper(self.redis, self.keys, self.tasks, self.results, TTL_S)
+        self.sweeper = Retention(self.redis, self.keys, self.tasks, self.results, TTL_S)
 
     async def put(self, key: str, age_s: float) -> None:
         await self.results.put(key, b"bytes")
@@ -45,7 +45,7 @@ class Household(Office):
 
     async def sweep(self) -> None:
         await self.redis.delete(self.keys.sweeper("photos"), self.keys.sweeper("results"))
-        await self.sweeper.round()
+        await self.sweeper.run_once()
 
     def has(self, key: str) -> bool:
         return (self.folder / key).exists()
@@ -71,7 +71,7 @@ async def ended(household: Household, *, dead: bool = False) -> str:
     """A task that is over; its id."""
     own = task(new_task_id())
     await household.tasks.create(own, "STARTED")
-    outcome = failed(GivenUpError("enough")) if dead else Outcome(avatars=(AVATAR,))
+    outcome = failure_outcome(GivenUpError("enough")) if dead else Outcome(avatars=(AVATAR,))
     assert await household.tasks.finish(own, "FAILED" if dead else "SUCCESS", outcome, dead=dead)
     return own.task_id
 
@@ -173,10 +173,10 @@ def test_more_files_than_are_listed_at_once_are_all_seen(
 
 def test_one_sweeper_at_a_time_does_a_round(at: Callable[[Scenario], None]) -> None:
     async def scenario(household: Household) -> None:
-        await household.sweeper.round()
+        await household.sweeper.run_once()
         orphan = photo_key(new_task_id())
         await household.put(orphan, HOUR_S)
-        await household.sweeper.round()
+        await household.sweeper.run_once()
         assert household.has(orphan)
         await household.sweep()
         assert not household.has(orphan)

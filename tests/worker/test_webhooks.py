@@ -15,11 +15,11 @@ from aiohttp import web
 
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.object_store import Results, StoreSettings
-from serve_app.generation.executor import failed
+from serve_app.generation.executor import failure_outcome
 from serve_app.photos.urls import FetchSettings
 from serve_app.schemas.responses import Status
 from serve_app.tasks.models import Delivery, Outcome, TaskRecord, Webhook
-from serve_app.worker.periodic import Rounds
+from serve_app.worker.periodic import PeriodicTasks
 from serve_app.worker.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s
 from tests.support.polling import eventually
 from tests.support.resolvers import FixedResolver
@@ -54,7 +54,7 @@ class Post(Office):
         self.receiver = receiver
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.senders: list[WebhookSender] = []
-        self.rounds = Rounds()
+        self.rounds = PeriodicTasks()
         self.loops: list[asyncio.Task[None]] = []
 
     def send(self, settings: FetchSettings = LOOPBACK, resolver: Any = None) -> None:
@@ -67,7 +67,7 @@ class Post(Office):
         webhook = Webhook(url=url or f"{self.receiver.url}/hook?secret=1", base_url="http://service")
         submitted = task(name).model_copy(update={"webhook": webhook})
         await self.store("w").create(submitted, "STARTED")
-        outcome = Outcome(avatars=(AVATAR,)) if status == "SUCCESS" else failed(ValueError())
+        outcome = Outcome(avatars=(AVATAR,)) if status == "SUCCESS" else failure_outcome(ValueError())
         assert await self.store("w").finish(submitted, status, outcome)
 
     async def delivery(self, name: str = "a") -> Delivery:

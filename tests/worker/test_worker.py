@@ -14,19 +14,19 @@ from ray.exceptions import ActorDiedError
 
 from deployments.errors import NoFaceError
 from deployments.types import Photo
-from serve_app.auth.penalties import Greed
+from serve_app.auth.penalties import Penalties
 from serve_app.backends.embedded_valkey import ValkeyKeeper
 from serve_app.backends.object_store import Results, StoreSettings, photo_key
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
-from serve_app.generation.executor import TaskRunner
+from serve_app.generation.executor import TaskExecutor
 from serve_app.photos.decode import pack_photo
 from serve_app.schemas.responses import Status
 from serve_app.tasks.models import Keys, Outcome, Task, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import GROUP, TaskQueue
-from serve_app.worker.consumer import AMID_SUSPECTS, MAX_DEATHS, TaskWorker
+from serve_app.worker.consumer import ISOLATE_AFTER_DEATHS, MAX_DEATHS, TaskWorker
 from tests.support.brokers import PROGRAMS, servers_of
 from tests.support.pipelines import PIXELS, Pipeline
 from tests.support.polling import eventually
@@ -54,7 +54,7 @@ class Shop:
         name = f"worker{len(self.workers)}"
         pipeline = Pipeline(self.results, *outcomes)
         store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, self.keys, name, lease_s=lease_s)
-        runner = TaskRunner(Catalog.read(["embedded"]), pipeline, store, Greed(self.redis, self.keys))  # type: ignore[arg-type]
+        runner = TaskExecutor(Catalog.read(["embedded"]), pipeline, store, Penalties(self.redis, self.keys))  # type: ignore[arg-type]
         worker = TaskWorker(store, queue, runner, self.results, concurrency)
         self.workers.append(worker)
         self.loops.append(asyncio.create_task(worker.run()))
@@ -373,7 +373,7 @@ def test_tasks_that_workers_died_under_run_one_by_one_so_that_the_innocent_live(
     async def scenario(shop: Shop) -> None:
         for name in ("guilty", "innocent"):
             await shop.submit(name)
-        for number in range(AMID_SUSPECTS):
+        for number in range(ISOLATE_AFTER_DEATHS):
             worker, _ = shop.worker(None)
             for name in ("guilty", "innocent"):
                 await eventually(lambda name=name, number=number: _attempted(shop, name, number + 1))
@@ -386,10 +386,10 @@ def test_tasks_that_workers_died_under_run_one_by_one_so_that_the_innocent_live(
             pipeline.jobs[0].task_id,
             [(await shop.record(name)).attempts for name in ("guilty", "innocent")],
         )
-        assert sorted(attempts) == [AMID_SUSPECTS, AMID_SUSPECTS + 1]
+        assert sorted(attempts) == [ISOLATE_AFTER_DEATHS, ISOLATE_AFTER_DEATHS + 1]
         pipeline.gate.set()
         second = {"guilty": "innocent", "innocent": "guilty"}[first]
-        assert (await shop.until(second, "SUCCESS")).attempts == AMID_SUSPECTS + 1
+        assert (await shop.until(second, "SUCCESS")).attempts == ISOLATE_AFTER_DEATHS + 1
 
     at(scenario)
 
@@ -450,7 +450,7 @@ def test_a_worker_that_ends_hands_back_what_it_cannot_finish(at: Callable[..., N
         await shop.until("a", "STARTED")
         await worker.close(grace_s=0.1)
         record = await shop.record("a")
-        assert (record.status, record.held, record.attempts) == ("PENDING", False, 0)
+        assert (record.status, record.is_leased, record.attempts) == ("PENDING", False, 0)
         shop.worker("picture")
         started = time.monotonic()
         await shop.until("a", "SUCCESS")

@@ -23,13 +23,30 @@ def use_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+class SingleRows:
+    """Calls a function for every row by itself, always with one thread: its neighbours cannot change its last bits.
+
+    Kernels choose the order of their sums by the size of the batch and by the number of threads; here both are one.
+    """
+
+    def __init__(self, threads: int) -> None:
+        """As many rows at a time as there are `threads`; in the calling thread where that is 0, as on a GPU."""
+        self._pool = _one_thread_each(threads) if threads else None
+
+    def __call__(self, predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+        def of(row: int) -> Tensor:
+            return _predicted(predict, latents, timesteps, conditions, row, row + 1)
+
+        each = map if self._pool is None else self._pool.map
+        return torch.cat(list(each(of, range(len(latents)))))
+
+
 class RowShares:
     """Calls a function for the rows of a batch, in as many threads as there are shares of some rows."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        # OpenMP's number of threads is each thread's own: these compute alone.
-        self._pool = ThreadPoolExecutor(max(threads, 1), "rows", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = _one_thread_each(max(threads, 1))
 
     def __call__(self, predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
         """What `predict` gives for all rows; the calling thread's own threads compute it where they are few."""
@@ -39,9 +56,20 @@ class RowShares:
             return predict(latents, timesteps, conditions)
         bounds = [rows * share // shares for share in range(shares + 1)]
 
-        @torch.inference_mode()  # which is each thread's own, too
         def of(begin: int, end: int) -> Tensor:
-            part = {name: values[begin:end] for name, values in conditions.items()}
-            return predict(latents[begin:end], timesteps[begin:end], part)
+            return _predicted(predict, latents, timesteps, conditions, begin, end)
 
         return torch.cat(list(self._pool.map(of, bounds[:-1], bounds[1:])))
+
+
+def _one_thread_each(threads: int) -> ThreadPoolExecutor:
+    """OpenMP's number of threads is each thread's own: these compute alone."""
+    return ThreadPoolExecutor(threads, "rows", initializer=torch.set_num_threads, initargs=(1,))
+
+
+@torch.inference_mode()  # which is each thread's own, too
+def _predicted(
+    predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors, begin: int, end: int
+) -> Tensor:
+    part = {name: values[begin:end] for name, values in conditions.items()}
+    return predict(latents[begin:end], timesteps[begin:end], part)

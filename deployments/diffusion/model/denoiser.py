@@ -56,24 +56,28 @@ class FaceDiffusionModel:
 
     Latents are float32 between two steps, whatever the dtype of the model: the first sigma of a model with zero
     terminal SNR is 4096.
+
+    Where it is `batch_invariant`, a sample becomes the same picture to the last bit whatever else is drawn, but for
+    pictures that are decoded in tiles because memory is short.
     """
 
-    def __init__(self, pipeline: FacePipeline, threads: int = 1) -> None:
+    def __init__(self, pipeline: FacePipeline, threads: int = 1, batch_invariant: bool = False) -> None:
         self._pipeline = pipeline
         self._device: torch.device = pipeline.device  # diffusers looks through all modules to say it
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
         self._threads = threads
+        self._batch_invariant = batch_invariant
         for network in (pipeline.unet, pipeline.vae):
             quicken(network)
-        self._unet = RowUNet(pipeline.unet, threads)
+        self._unet = RowUNet(pipeline.unet, threads, batch_invariant)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
-        self._pace = Pace(self._device)
+        self._pace = Throughput(self._device)
 
     @classmethod
-    def load(cls, config: DiffusionModelConfig) -> "FaceDiffusionModel":
+    def load(cls, config: DiffusionModelConfig, batch_invariant: bool = False) -> "FaceDiffusionModel":
         """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
-        return cls(load_pipeline(config), config.threads)
+        return cls(load_pipeline(config), config.threads, batch_invariant)
 
     @property
     def decodes_beside(self) -> bool:
@@ -87,6 +91,7 @@ class FaceDiffusionModel:
     @lacking_memory()
     def start(self, spec: AvatarSpec, face: Vector) -> Sample:
         """A sample with no step made. Raises: OutOfMemoryError."""
+        use_threads(self._threads)
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
         chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
@@ -142,7 +147,7 @@ class FaceDiffusionModel:
 
         One for which memory lacks is decoded in tiles that are blended where they meet. Raises: OutOfMemoryError.
         """
-        use_threads(1 if beside else self._threads)
+        use_threads(1 if beside or self._batch_invariant else self._threads)
         vae = self._pipeline.vae
         latents = _unscaled(sample.latents, vae.config).to(vae.dtype)
         image = _whole(vae, latents)
@@ -208,7 +213,7 @@ class FaceDiffusionModel:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
 
 
-class Pace:
+class Throughput:
     """Lets the host launch at most one step ahead of the device, so that a new row is never far from its turn."""
 
     def __init__(self, device: torch.device) -> None:

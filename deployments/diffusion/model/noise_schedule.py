@@ -1,4 +1,9 @@
-"""The noise levels of a model, and the plan that a request makes of them."""
+"""The noise levels of a model, and the plan that a request makes of them.
+
+Computed in numpy, with the roundings to float32 of diffusers' schedulers. IEEE 754 fixes the result of each operation
+used, so a model has the same levels on every machine; torch's square roots and `linspace` differ in the last bit
+between processors.
+"""
 
 import math
 from collections.abc import Mapping
@@ -9,9 +14,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 Numbers = npt.NDArray[np.floating[Any]]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -77,18 +80,17 @@ class NoiseSchedule(BaseModel):
     @cached_property
     def training_sigmas(self) -> Numbers:
         """(num_train_timesteps,) float32, rising."""
-        alphas_cumprod = torch.cumprod(1 - self._betas(), 0)
+        alphas_cumprod = _products(1 - self._betas())
         if self.rescale_betas_zero_snr:
-            alphas_cumprod[-1] = 2**-24  # near enough to zero, while sigma stays finite: 4096
-        sigmas: Numbers = (((1 - alphas_cumprod) / alphas_cumprod) ** 0.5).numpy()
-        return sigmas
+            alphas_cumprod[-1] = 2**-24  # near enough to zero, while sigma stays finite: the float before 4096
+        return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
     def sigmas_at(self, timesteps: Numbers) -> Numbers:
         return np.interp(timesteps, np.arange(len(self.training_sigmas)), self.training_sigmas)
 
     def timesteps_at(self, sigmas: Numbers) -> Numbers:
         """Interpolated on the logarithm of sigma."""
-        levels = np.log(self.training_sigmas)
+        levels = np.log(self.training_sigmas, dtype=np.float64)
         return np.interp(np.log(sigmas), levels, np.arange(len(levels)))
 
     def karras_sigmas(self, first: float, last: float, steps: int) -> Numbers:
@@ -106,15 +108,17 @@ class NoiseSchedule(BaseModel):
         times = timesteps.astype(np.float32).tolist()
         return Plan(tuple(Step(time, *level) for time, level in zip(times, levels, strict=True)), init_noise_sigma)
 
-    def _betas(self) -> Tensor:
+    def _betas(self) -> Numbers:
+        """(num_train_timesteps,) float32."""
+        count = self.num_train_timesteps
         if self.trained_betas is not None:
-            betas = torch.tensor(self.trained_betas, dtype=torch.float32)
+            betas = np.array(self.trained_betas, np.float32)
         elif self.beta_schedule == "squaredcos_cap_v2":
-            betas = _cosine_betas(self.num_train_timesteps)
+            betas = _cosine_betas(count)
         elif self.beta_schedule == "scaled_linear":
-            betas = torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_train_timesteps) ** 2
+            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, count).astype(np.float32) ** 2
         else:
-            betas = torch.linspace(self.beta_start, self.beta_end, self.num_train_timesteps)
+            betas = np.linspace(self.beta_start, self.beta_end, count).astype(np.float32)
         return _with_zero_snr(betas) if self.rescale_betas_zero_snr else betas
 
 
@@ -136,20 +140,24 @@ class SolverSchedule(NoiseSchedule):
         return int(np.count_nonzero(-np.log(self.training_sigmas) >= self.lambda_min_clipped))
 
 
-def _cosine_betas(count: int) -> Tensor:
+def _products(factors: Numbers) -> Numbers:
+    """Running products, each rounded to float32 once."""
+    return np.cumprod(factors, dtype=np.float64).astype(np.float32)
+
+
+def _cosine_betas(count: int) -> Numbers:
     """Nichol and Dhariwal 2021."""
 
     def alpha_bar(time: float) -> float:
         return math.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    return torch.tensor(
-        [min(1 - alpha_bar((index + 1) / count) / alpha_bar(index / count), 0.999) for index in range(count)]
-    )
+    betas = [min(1 - alpha_bar((index + 1) / count) / alpha_bar(index / count), 0.999) for index in range(count)]
+    return np.array(betas, np.float32)
 
 
-def _with_zero_snr(betas: Tensor) -> Tensor:
+def _with_zero_snr(betas: Numbers) -> Numbers:
     """Lin et al. 2023, algorithm 1."""
-    roots = torch.cumprod(1 - betas, 0).sqrt()
+    roots = np.sqrt(_products(1 - betas))
     roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
     alphas_cumprod = roots**2
-    return 1 - torch.cat([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
+    return 1 - np.concatenate([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])

@@ -44,18 +44,26 @@ DRAWN_WITH_EULER: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Positions:
-    """Where the rows of a batch stand: their steps as float32 tensors, (rows,) and else (rows, 1, 1, 1)."""
+    """Where the rows of a batch stand: their steps as float32 tensors, (rows,) and else (rows, 1, 1, 1).
+
+    `norm` is sqrt(sigma² + 1), the standard deviation of the noisy latents. It is computed on the host: what torch
+    gives for a square root depends on the processor.
+    """
 
     timestep: Tensor
     sigma: Tensor
     sigma_next: Tensor
     extrapolation: Tensor
+    norm: Tensor
+    norm_next: Tensor
 
     @classmethod
     def of(cls, steps: Sequence[Step], device: torch.device) -> Self:
         """One copy to the device, which the host does not wait for."""
-        table = torch.tensor(steps, dtype=torch.float32, pin_memory=device.type == "cuda")  # (rows, 4)
-        timestep, *others = table.to(device, non_blocking=True).unbind(1)
+        table = np.array(steps, np.float32)  # (rows, 4)
+        table = np.hstack([table, np.sqrt(table[:, 1:3] ** 2 + 1)])
+        rows = torch.tensor(table, pin_memory=device.type == "cuda")
+        timestep, *others = rows.to(device, non_blocking=True).unbind(1)
         return cls(timestep, *(column[:, None, None, None] for column in others))
 
 
@@ -109,16 +117,16 @@ class Euler:
         if schedule.use_karras_sigmas:
             sigmas = schedule.karras_sigmas(float(sigmas[0]), float(sigmas[-1]), steps)
             timesteps = schedule.timesteps_at(sigmas)
-        highest = torch.tensor(sigmas[0], dtype=torch.float32)
+        highest = np.float32(sigmas[0])
         # With leading spacing the first level lies below the last one of training, where the signal still counts.
-        init = (highest**2 + 1) ** 0.5 if schedule.timestep_spacing == "leading" else highest
+        init = np.sqrt(highest**2 + 1) if schedule.timestep_spacing == "leading" else highest
         return schedule.plan(timesteps, sigmas, float(init))
 
     def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
-        return latents / (at.sigma**2 + 1) ** 0.5
+        return latents / at.norm
 
     def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
-        denoised = denoise(latents, prediction, at.sigma, self.schedule.prediction_type)
+        denoised = denoise(latents, prediction, at, self.schedule.prediction_type)
         return euler_step(latents, denoised, at.sigma, at.sigma_next), denoised
 
     def _timesteps(self, steps: int) -> Numbers:
@@ -154,10 +162,10 @@ class DPMSolver2M:
         return latents
 
     def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
-        noisy = latents * (at.sigma**2 + 1) ** 0.5  # x0 + sigma * noise
-        denoised = denoise(noisy, prediction, at.sigma, self.schedule.prediction_type)
+        noisy = latents * at.norm  # x0 + sigma * noise
+        denoised = denoise(noisy, prediction, at, self.schedule.prediction_type)
         stepped = dpm_solver_2m_step(noisy, denoised, previous, at.sigma, at.sigma_next, at.extrapolation)
-        return stepped / (at.sigma_next**2 + 1) ** 0.5, denoised
+        return stepped / at.norm_next, denoised
 
     def _timesteps(self, steps: int) -> Numbers:
         count = self.schedule.used_levels
@@ -181,12 +189,12 @@ class DPMSolver2M:
         )
 
 
-def denoise(latents: Tensor, prediction: Tensor, sigma: Tensor, prediction_type: PredictionType) -> Tensor:
+def denoise(latents: Tensor, prediction: Tensor, at: Positions, prediction_type: PredictionType) -> Tensor:
     """What the model thinks x0 is, where latents are x0 + sigma * noise."""
     if prediction_type == "epsilon":
-        return latents - sigma * prediction
+        return latents - at.sigma * prediction
     if prediction_type == "v_prediction":
-        return prediction * (-sigma / (sigma**2 + 1) ** 0.5) + latents / (sigma**2 + 1)
+        return prediction * (-at.sigma / at.norm) + latents / (at.sigma**2 + 1)
     return prediction.to(latents.dtype)
 
 

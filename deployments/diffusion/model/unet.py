@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor
 
-from deployments.diffusion.model.batch_sharding import RowShares, Tensors
+from deployments.diffusion.model.batch_sharding import RowShares, SingleRows, Tensors
 
 Size = tuple[int, int]
 """Height and width of latents."""
@@ -55,12 +55,17 @@ class RowUNet:
     runs as it would without: compiling takes a minute, in which everybody would wait.
     """
 
-    def __init__(self, unet: Any, threads: int = 1) -> None:
-        """On a CPU the rows of a large batch are shared among so many `threads`."""
+    def __init__(self, unet: Any, threads: int = 1, batch_invariant: bool = False) -> None:
+        """On a CPU the rows of a large batch are shared among so many `threads`.
+
+        Where it is to be `batch_invariant`, each row is a batch of its own.
+        """
         self._unet = self._forward = unet
         # diffusers looks through all modules to say these two, which takes 2 ms each.
         self._device, self.dtype = unet.device, unet.dtype
-        self._shares = RowShares(threads if self._device.type == "cpu" else 1)
+        on_cpu = self._device.type == "cpu"
+        self._shares = RowShares(threads if on_cpu else 1)
+        self._single_rows = SingleRows(threads if on_cpu else 0) if batch_invariant else None
         self._compiled: dict[Size, list[int]] = {}  # widths, the smallest first
         # Faces are projected once each, not in every step: what is None the UNet leaves to us.
         self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
@@ -76,8 +81,13 @@ class RowUNet:
 
         Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, the others as diffusers names them.
         """
-        rows, _channels, *size = latents.shape
         latents = latents.to(self.dtype)
+        if self._single_rows is not None:
+            return self._single_rows(self._batch, latents, timesteps, conditions)
+        return self._batch(latents, timesteps, conditions)
+
+    def _batch(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+        rows, _channels, *size = latents.shape
         widths = self._compiled.get((size[0], size[1]), [])
         place = bisect_left(widths, rows)
         if place == len(widths):

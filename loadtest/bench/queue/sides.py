@@ -21,7 +21,7 @@ from redis import Redis
 
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
-from serve_app.generation.executor import TaskRunner
+from serve_app.generation.executor import TaskExecutor
 from serve_app.pipeline.pipeline import JobResult
 from serve_app.schemas.requests import EffectiveRequest
 from serve_app.tasks.models import Keys, StoredAvatar, Task
@@ -160,7 +160,7 @@ def waiting_task(wait_s: float) -> Task:
     return Task(task_id=str(uuid4()), owner="", request=request, submitted_at=time.time())
 
 
-class WaitingRunner(TaskRunner):
+class WaitingRunner(TaskExecutor):
     """Waits for as many seconds as the prompt says."""
 
     def __init__(self, journal_url: str) -> None:

@@ -27,7 +27,7 @@ def add_avatar_routes(
         links = base_url(request, settings)
         caller = Caller(request.state.owner, _idempotency_key(request), links, request.state.token)
         avatar_request = await bodies.model(AvatarRequest, request, progress)
-        progress.task = service.intake.task(avatar_request, caller)
+        progress.task = service.validator.task(avatar_request, caller)
         record = await service.create(progress.task, avatar_request, caller)
         status, headers = _answer_of_a_wait(record)
         if avatar_request.celery:
