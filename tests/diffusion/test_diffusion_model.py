@@ -37,7 +37,7 @@ from tests.support.fakes import avatar_spec
 from tests.support.tolerance import ONE_LEVEL
 
 CONFIG = AvatarGeneratorConfig().models["embedded"].model_copy(update={"dtype": "float32"})
-SMALL = {"num_inference_steps": 3, "width": 256, "height": 256}
+SMALL = {"num_inference_steps": 2, "width": 256, "height": 256}
 TINY = {"num_inference_steps": 4, "width": 64, "height": 72, "guidance_scale": 3.0}
 FAMILIES: list[Family] = ["sd", "sdxl"]
 LIBRARY: dict[Family, tuple[type, dict[str, Any]]] = {
@@ -108,8 +108,7 @@ def test_a_row_equals_the_librarys_own_pipeline(model: FaceDiffusionModel, guida
 
 
 def test_a_row_amid_others_is_the_row_alone(model: FaceDiffusionModel) -> None:
-    prompts = ["a woman, red background", "a man", "a person, white background"]
-    rows = [row_of(number, prompt=prompt) for number, prompt in enumerate(prompts)]
+    rows = [row_of(number, prompt=prompt) for number, prompt in enumerate(["a woman, red background", "a man"])]
     together = draw(model, *rows)
     for row, picture in zip(rows, together, strict=True):
         assert difference(picture, draw(model, row)[0]) <= ONE_LEVEL
@@ -549,10 +548,18 @@ def compiled(tiny: TinyModel) -> Iterator[Compiled]:
     torch._dynamo.reset()
 
 
+# Half a minute a family, which differ by a condition: the other one is for the slow tests.
+COMPILED = pytest.mark.parametrize(
+    "tiny", ["sdxl", pytest.param("sd", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
+
+
+@COMPILED
 def test_a_graph_is_compiled_for_each_width_before_the_first_request(compiled: Compiled) -> None:
     assert compiled.graphs == 2
 
 
+@COMPILED
 def test_rows_of_any_number_equal_themselves_uncompiled_and_nothing_is_compiled_for_them(
     compiled: Compiled, tiny_model: FaceDiffusionModel
 ) -> None:
@@ -571,6 +578,7 @@ def test_rows_of_any_number_equal_themselves_uncompiled_and_nothing_is_compiled_
     assert graphs() == before
 
 
+@COMPILED
 def test_what_no_graph_was_compiled_for_is_drawn_without_one(
     compiled: Compiled, tiny_model: FaceDiffusionModel
 ) -> None:
