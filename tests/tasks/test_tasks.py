@@ -509,7 +509,9 @@ def test_a_failure_of_ours_frees_the_key_and_one_of_the_clients_does_not(at: Cal
     at(scenario)
 
 
-def test_a_broker_that_is_away_is_an_overload(tmp_path: Path) -> None:
+def test_a_broker_that_is_away_is_an_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.backends.redis.TRIES", 0)
+
     async def scenario() -> None:
         settings = BrokerSettings(url="unix:///nothing/here.sock")
         async with connect(settings, tmp_path) as redis:
