@@ -125,7 +125,7 @@ class AvatarGeneratorConfig(Config):
     }
     memory_gb: float | None = Field(None, gt=0)  # of the device for models; None: all of them stay once they are loaded
     max_rows: int = Field(8, ge=1)  # images that may share a step; fewer do where more would only make all wait
-    batch_invariant: bool = False  # each row of a step by itself: an image is the same bits whoever shares its steps
+    batch_invariant: bool = False  # rows are computed one by one: an image's last bits do not depend on its neighbours
     ageing: float = Field(0.25, ge=0)  # seconds of remaining work that a second of waiting makes up for
     progress_every_s: float = Field(0.5, ge=0.2)  # between two reports of how far the images are
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -17,12 +19,13 @@ from serve_app.schemas.requests import MAX_FIELDS
 
 FILE = "file"
 CHUNK_BYTES = 256 * 1024
+BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # RFC 2046, section 5.1.1
 
 
 async def read_form(body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
     """The fields of a form as if they had come as JSON; the `file` is the `file_url`. Raises: InvalidRequestError."""
     parser = MultiPartParser(
-        Headers({"content-type": content_type}),
+        Headers({"content-type": _utf8_type(content_type)}),
         _chunks(body),
         max_files=1,
         max_fields=MAX_FIELDS,
@@ -39,6 +42,17 @@ async def read_form(body: bytes, content_type: str, model: type[BaseModel]) -> d
             raise _refused(name, "given more than once")
         data[name] = value
     return await _with_photo(data, model)
+
+
+def _utf8_type(content_type: str) -> str:
+    """The content type with its boundary and nothing else: a `charset` would let the client choose a codec of Python.
+
+    Some of these take quadratic time, others are no text encodings. Raises: InvalidRequestError.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not BOUNDARY.fullmatch(boundary):
+        raise _refused("body", "the content type names no boundary, or not a valid one")
+    return f'multipart/form-data; boundary="{boundary.decode()}"'
 
 
 async def _with_photo(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:

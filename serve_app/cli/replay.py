@@ -60,7 +60,9 @@ def replay(
     write_file(path, data)
     out.print(str(path), markup=False)
     if read(image).drawn_sha256 != receipt.drawn_sha256:
-        raise OtherPixelsError("These are not the pixels of the receipt. Amid other requests they may be 1/255 off.")
+        raise OtherPixelsError(
+            "These are not the pixels of the receipt. Amid other requests their last digits may differ."
+        )
     out.print("The same pixels as then.")
 
 

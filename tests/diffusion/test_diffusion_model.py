@@ -116,7 +116,7 @@ def test_a_row_amid_others_is_the_row_alone(model: FaceDiffusionModel) -> None:
 
 
 def test_a_row_of_a_batch_invariant_model_is_the_row_alone_to_the_last_bit() -> None:
-    """Without, the two differ on every processor seen: a batch's matrices are summed in another order."""
+    """Without, the two differ in float32 on AVX2: a batch's matrices are summed in another order."""
     model = FaceDiffusionModel.load(CONFIG, batch_invariant=True)
     rows = [row_of(number, num_inference_steps=2, guidance_scale=1.0 + number % 2) for number in range(3)]
     samples = [model.start(row.spec, row.face) for row in rows]
