@@ -1,4 +1,4 @@
-"""Error handlers: every error becomes an envelope with its HTTP status."""
+"""Error handlers: turn every error into an envelope with its HTTP status."""
 
 from typing import Any
 
@@ -43,6 +43,6 @@ def add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def on_bug(request: Request, _error: Exception) -> JSONResponse:
         message = "Something went wrong here; the log of the service has it under this request id."
-        # Serve's proxy gives every request an id, tells the application, and sets the answer's header.
+        # Serve's proxy gives every request an id, passes it on in this header, and sets it on the answer.
         request_id = request.headers.get("x-request-id", "")
         return failed(request, INTERNAL_ERROR, {"message": message, "request_id": request_id}, {})

@@ -1,4 +1,4 @@
-"""Routes that look at a picture, and the one that serves results."""
+"""Routes that inspect a picture, and the one that serves results."""
 
 import time
 from typing import Any
@@ -50,6 +50,6 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
     async def files(key: str, expires: str = "", signature: str = "") -> Response:
         """A result or thumbnail, under the URL that an answer gave."""
         service.results.check_signature(key, expires, signature)
-        # Whoever has the URL may show the picture, on a page of their own, too.
+        # The URL is the permission: its holder may show the picture on another origin, too.
         headers = {"Cache-Control": "private, max-age=3600", "Cross-Origin-Resource-Policy": "cross-origin"}
         return Response(await service.results.get(key), media_type=media_type(key), headers=headers)

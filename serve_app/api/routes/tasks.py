@@ -64,7 +64,7 @@ def add_task_routes(
         record = await service.find(task_id, request.state.owner)
         seen = last_event_id(request.headers.get("last-event-id"))
         if record.finished and seen == record.revision:
-            return Response(status_code=204)  # EventSource comes back after the end, unless it is told this
+            return Response(status_code=204)  # otherwise EventSource reconnects after the end
         check_room(service, record.task.owner)
         stream = follow(service, record, base_url(request, settings), seen)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
