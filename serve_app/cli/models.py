@@ -1,4 +1,4 @@
-"""`face-avatar models`: the files of pretrained models."""
+"""`face-avatar models`: fetches the files of pretrained models."""
 
 from pathlib import Path
 from typing import Annotated

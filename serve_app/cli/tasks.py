@@ -1,4 +1,4 @@
-"""`face-avatar tasks`: a look at the tasks, and a second try for those that were given up."""
+"""`face-avatar tasks`: lists tasks, and requeues dead ones."""
 
 import asyncio
 from collections import Counter
@@ -19,11 +19,6 @@ from serve_app.tasks.store import TaskStore
 tasks_cli = typer.Typer(no_args_is_help=True, help="The tasks of a service, and those that were given up.")
 
 T = TypeVar("T")
-
-
-@tasks_cli.callback()
-def tasks() -> None:
-    """The tasks of a service, and those that were given up."""
 
 
 @tasks_cli.command("list")
@@ -51,7 +46,7 @@ def show_task(
     record = _with_tasks(config, data_dir, lambda store: store.get(task_id))
     if record is None:
         raise typer.BadParameter(f"there is no task {task_id}, or not any more")
-    console.print_json(record.model_dump_json(exclude={"task": {"webhook"}}))  # its URL may hold a secret
+    console.print_json(record.model_dump_json(exclude={"task": {"webhook"}}))  # its URL may contain a secret
 
 
 @tasks_cli.command("requeue")
@@ -78,11 +73,11 @@ def requeue_tasks(
 
 
 def _with_tasks(config: Path, data_dir: Path | None, work: Callable[[TaskStore], Awaitable[T]]) -> T:
-    """What `work` makes of the tasks of the service that a config file describes. Raises: StartError; BrokerError."""
+    """Calls `work` with the tasks of a configured service. Raises: StartError; BrokerError."""
     _, settings = read_config(ServiceOptions(config, data_dir=data_dir))
 
-    async def within() -> T:
+    async def run() -> T:
         async with connect(settings.broker, settings.data_dir) as redis:
             return await work(TaskStore(redis, Keys(settings.broker.prefix), "operator", settings.result_ttl_s))
 
-    return asyncio.run(within())
+    return asyncio.run(run())

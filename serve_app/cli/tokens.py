@@ -1,4 +1,4 @@
-"""`face-avatar token`: make tokens, list them with what they used, take them back; a running service obeys at once."""
+"""`face-avatar token`: creates, lists and revokes tokens; a running service notices within a second."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ token_cli = typer.Typer(no_args_is_help=True, help="Bearer tokens: who may ask, 
 
 
 class Tokens(NamedTuple):
-    """The tokens of a service, as an operator gets at them."""
+    """What the commands need to work with the tokens of a service."""
 
     redis: Redis
     keys: Keys
@@ -43,19 +43,14 @@ class Tokens(NamedTuple):
 
 class Listed(NamedTuple):
     token: Token
-    limits: Limits  # the settings' own filled in
+    limits: Limits  # defaults filled in from the settings
     used_at: float | None  # unix seconds
     today: Usage
     month: Usage
 
 
-@token_cli.callback()
-def token() -> None:
-    """Bearer tokens: who may ask, for what, and how often."""
-
-
 def seconds(text: str) -> float:
-    """A time such as 30d, 12h or 90m. Raises: typer.BadParameter."""
+    """Parses a duration such as 30d, 12h or 90m. Raises: typer.BadParameter."""
     found = re.fullmatch(r"([1-9]\d{0,5})([dhm])", text)
     if found is None:
         raise typer.BadParameter(f"{text!r} is no time such as 30d, 12h or 90m")
@@ -66,7 +61,7 @@ def scopes_of(scopes: Iterable[str]) -> tuple[Scope, ...]:
     """Raises: typer.BadParameter."""
     if unknown := set(scopes) - set(SCOPES):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))} is none of {', '.join(SCOPES)}")
-    return tuple(right for right in SCOPES if right in scopes)
+    return tuple(scope for scope in SCOPES if scope in scopes)
 
 
 @token_cli.command("create")
@@ -82,13 +77,13 @@ def create_token(
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a token and print it, this once: its SHA-256 alone is kept. Limits left out are those of the settings."""
-    limits, rights = Limits(requests_per_minute=rate, images=images, queued=queued), scopes_of(scope or SCOPES)
+    limits, granted = Limits(requests_per_minute=rate, images=images, queued=queued), scopes_of(scope or SCOPES)
     expires_at = None if expires is None else time.time() + expires
 
     async def add(tokens: Tokens) -> str:
         owner = None if shares is None else (await _named(tokens.store, shares)).owner
         try:
-            return await tokens.store.add(TokenGrant(name, expires_at, rights, limits, owner))
+            return await tokens.store.add(TokenGrant(name, expires_at, granted, limits, owner))
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
 
@@ -106,7 +101,7 @@ def list_tokens(
     if as_json:
         console.print_json(json.dumps([_as_json(each) for each in listed]))
     elif listed:
-        wide = Console(highlight=False, width=max(console.width, TABLE_CHARS))  # an id cut off is none
+        wide = Console(highlight=False, width=max(console.width, TABLE_CHARS))  # must not truncate ids
         wide.print(_table(listed))
     else:
         console.print("no tokens: `face-avatar token create NAME` makes one")
@@ -139,16 +134,16 @@ async def _named(store: TokenStore, name: str) -> Token:
 
 
 def _with_tokens(config: Path, data_dir: Path | None, work: Callable[[Tokens], Awaitable[T]]) -> T:
-    """What `work` makes of the tokens of the service that a config file describes. Raises: StartError; BrokerError."""
+    """Calls `work` with the tokens of a configured service. Raises: StartError; BrokerError."""
     _, settings = read_config(ServiceOptions(config, data_dir=data_dir))
     own = OwnToken(settings.data_dir) if settings.broker.url is None else None
 
-    async def within() -> T:
+    async def run() -> T:
         async with connect(settings.broker, settings.data_dir) as redis:
             keys = Keys(settings.broker.prefix)
             return await work(Tokens(redis, keys, TokenStore(redis, keys.tokens, own), settings))
 
-    return asyncio.run(within())
+    return asyncio.run(run())
 
 
 async def _listed(tokens: Tokens) -> list[Listed]:

@@ -1,4 +1,4 @@
-"""What the service talks to: broker, store, and the certificates of both."""
+"""Checks of the services in use: the broker, the object store, and their certificates."""
 
 import re
 import socket
@@ -23,7 +23,7 @@ from serve_app.settings import Settings
 from serve_app.tasks.models import Keys
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
-FULL = 0.8  # of the memory that a broker may take
+FULL = 0.8  # of a broker's maxmemory
 SKEW_WARN_S, SKEW_FAIL_S = 1.0, 5.0  # a lease lasts 10 s
 EXPIRY_WARN_DAYS = 14
 CONNECT_TIMEOUT_S = 5
@@ -31,7 +31,7 @@ ENDPOINT = re.compile(r"(aws_|s3_|azure_(storage_)?|google_)?endpoint(_url)?(_s3
 
 
 async def check_broker(settings: Settings, *, many_nodes: bool) -> list[Finding]:
-    """Our own server, running or not, or the one that the settings name."""
+    """The embedded server, running or not, or the one that the settings name."""
     if settings.broker.url is None:
         if many_nodes:
             remedy = "export FACE_AVATAR_BROKER__URL=rediss://… where `ray start` runs"
@@ -39,7 +39,7 @@ async def check_broker(settings: Settings, *, many_nodes: bool) -> list[Finding]
         try:
             check_folder_free(settings.data_dir)
         except FolderInUseError:
-            pass  # it runs: ask it
+            pass  # it is running, so check it
         else:
             return [check_own_server(get_binary_path())]
     async with connect(settings.broker, settings.data_dir) as redis:
@@ -74,7 +74,7 @@ async def _ask_broker(redis: Redis, keys: Keys, *, shared: bool) -> list[Finding
 
 
 def judge_broker(info: Mapping[str, Any]) -> list[Finding]:
-    """By what the server says of itself in INFO."""
+    """Judges a server by its INFO."""
     kind = "valkey" if info.get("server_name") == "valkey" else "redis"
     version = str(info.get(f"{kind}_version") or info.get("redis_version", "0"))
     name, least = f"{kind.capitalize()} {version}", MIN_VERSIONS[kind]
@@ -101,7 +101,7 @@ def _judge_memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def judge_clock(skew_s: float) -> Finding:
-    """The clock of this machine against the broker's: leases and deadlines are told by the clocks of many machines."""
+    """Compares this machine's clock with the broker's: leases and deadlines compare clocks of several machines."""
     reason = f"{abs(skew_s):.2f} s {'behind' if skew_s > 0 else 'before'} the broker's"
     remedy = "Run chrony or systemd-timesyncd on every node."
     if abs(skew_s) >= SKEW_FAIL_S:
@@ -137,7 +137,7 @@ async def check_store(settings: Settings, *, many_nodes: bool) -> Finding:
 
 
 class Endpoint(NamedTuple):
-    """Where TLS is spoken; `authorities` is a file with the certificates to trust, in place of the machine's."""
+    """A TLS server; `authorities` is a file of trusted certificates that replaces the system's."""
 
     name: str
     host: str
@@ -146,7 +146,7 @@ class Endpoint(NamedTuple):
 
 
 def tls_endpoints(settings: Settings, environment: Mapping[str, str]) -> Iterator[Endpoint]:
-    """Of the settings and, as the store's client reads it, of the environment."""
+    """The TLS servers in the settings and in the environment that the store's client reads."""
     if settings.broker.url is not None:
         url = urlsplit(settings.broker.url.get_secret_value())
         if url.scheme == "rediss":
@@ -161,7 +161,7 @@ def tls_endpoints(settings: Settings, environment: Mapping[str, str]) -> Iterato
 
 
 def check_certificate(endpoint: Endpoint) -> Finding:
-    """Whether its certificate is trusted here, and for how long."""
+    """Whether its certificate is trusted on this machine, and for how long."""
     check, name = f"certificate of {endpoint.name}", f"{endpoint.host}:{endpoint.port}"
     try:
         context = ssl.create_default_context(cafile=endpoint.authorities)
