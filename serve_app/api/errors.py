@@ -35,10 +35,12 @@ def add_error_handlers(api: FastAPI) -> None:
         headers = dict(error.headers or {})
         method, path = request.method, request.url.path[:200]
         if error.status_code == 405:
-            known: AvatarError = MethodNotAllowedError(f"{path} does not take {method}.", accepted=headers.get("Allow"))
+            avatar_error: AvatarError = MethodNotAllowedError(
+                f"{path} does not take {method}.", accepted=headers.get("Allow")
+            )
         else:
-            known = NotFoundError(f"There is nothing at {path}.")
-        return failed(request, answer_to(known), known.data, headers)
+            avatar_error = NotFoundError(f"There is nothing at {path}.")
+        return failed(request, answer_to(avatar_error), avatar_error.data, headers)
 
     @api.exception_handler(Exception)
     async def on_bug(request: Request, _error: Exception) -> JSONResponse:

@@ -131,8 +131,8 @@ ERROR_DATA: dict[str, dict[str, Any]] = {
 
 def request_examples(model: type) -> dict[str, Any]:
     """Named examples as OpenAPI has them; empty for a model without any."""
-    known: dict[str, Any] = next((REQUESTS[kind] for kind in model.__mro__ if kind in REQUESTS), {})
-    return {name: {"value": body} for name, body in known.items()}
+    bodies: dict[str, Any] = next((REQUESTS[kind] for kind in model.__mro__ if kind in REQUESTS), {})
+    return {name: {"value": body} for name, body in bodies.items()}
 
 
 def answer_examples(status: int) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def route_of(scope: Scope) -> str:
 
 def outcome_of(scope: Scope, status: int) -> str:
     """OK, or the name of the error, which the application stores in the request's state."""
-    named = scope.get("state", {}).get("outcome")
-    if isinstance(named, str):
-        return named
+    error_name = scope.get("state", {}).get("outcome")
+    if isinstance(error_name, str):
+        return error_name
     return OK if status < 400 else str(status)

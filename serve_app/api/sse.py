@@ -21,11 +21,13 @@ MAX_STREAM_S = 300.0  # then the client reconnects with its last id, so that a s
 RETRY_MS = 1000
 
 
-async def follow(service: AvatarService, record: TaskRecord, base_url: str, seen: int | None) -> AsyncIterator[str]:
-    """The events of a task, except one that the client has already seen (`seen`: its revision)."""
+async def follow(
+    service: AvatarService, record: TaskRecord, base_url: str, last_seen: int | None
+) -> AsyncIterator[str]:
+    """The events of a task, except one that the client has already seen (`last_seen`: its revision)."""
     task = record.task
     ends = time.monotonic() + MAX_STREAM_S
-    shown, finished = None, False
+    sent, finished = None, False
     yield f"retry: {RETRY_MS}\n\n"
     async with service.changes.listen(task.task_id, task.owner) as changed:
         while True:
@@ -39,9 +41,9 @@ async def follow(service: AvatarService, record: TaskRecord, base_url: str, seen
                 yield ": away\n\n"
             else:
                 state, finished = (record.revision, envelope.output.get("progress")), record.finished
-                news = shown != state and not (shown is None and seen == record.revision)
-                yield encode(record, envelope) if news else ": still there\n\n"
-                shown = state
+                is_new = sent != state and not (sent is None and last_seen == record.revision)
+                yield encode(record, envelope) if is_new else ": still there\n\n"
+                sent = state
             if finished or time.monotonic() >= ends:
                 return
             with suppress(TimeoutError):

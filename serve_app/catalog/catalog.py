@@ -181,8 +181,8 @@ class Catalog:
         self.apps = apps
         self.downloads = downloads
         for app_id, app in apps.items():
-            if absent := set(app.downloads) - downloads.keys():
-                raise ValueError(f"app {app_id}: there is no download {', '.join(sorted(absent))}")
+            if missing := set(app.downloads) - downloads.keys():
+                raise ValueError(f"app {app_id}: there is no download {', '.join(sorted(missing))}")
 
     @classmethod
     def read(cls, names: Sequence[str]) -> "Catalog":

@@ -289,8 +289,8 @@ def _missing_or_wrong(files: Iterable[ModelFile], models_dir: Path, pins: Pins) 
 def _require_room(files: Sequence[ModelFile], models_dir: Path) -> None:
     free = shutil.disk_usage(models_dir).free
     parts = [_part_of(models_dir / file.path) for file in files]
-    there = sum(part.stat().st_size for part in parts if part.exists())
-    if (needed := sum(file.size or 0 for file in files) - there) > free:
+    downloaded = sum(part.stat().st_size for part in parts if part.exists())
+    if (needed := sum(file.size or 0 for file in files) - downloaded) > free:
         raise PrefetchError(f"{models_dir} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are to come")
 
 

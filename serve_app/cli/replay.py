@@ -140,7 +140,7 @@ def replay_command(
     token_file: TokenFileOption = None,
 ) -> None:
     """Draw an avatar again from its receipt, and say what differs; exit code 1 if the pixels do."""
-    known = read_receipt(receipt, image)
+    expected = read_receipt(receipt, image)
     source = photo if is_url(photo) else Path(photo)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
-        replay(client, known, source, output, console, errors, consent=consent)
+        replay(client, expected, source, output, console, errors, consent=consent)

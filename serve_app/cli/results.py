@@ -67,9 +67,9 @@ def summary(task: Task, saved: tuple[SavedAvatar, ...]) -> Iterator[str]:
     """A line for each image, and one with the run times."""
     for avatar in saved:
         image = avatar.image
-        shown = "no face found" if image.face_similarity is None else f"{image.face_similarity:.2f}"
+        similarity = "no face found" if image.face_similarity is None else f"{image.face_similarity:.2f}"
         where = avatar.path if avatar.path is not None else "withheld by the safety stage"
         tries = f"  best of {len(image.attempts)}" if len(image.attempts) > 1 else ""
-        yield f"{where}  seed {image.seed}  similarity {shown}{tries}"
+        yield f"{where}  seed {image.seed}  similarity {similarity}{tries}"
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in task.stages.items())
     yield f"{times}; together {task.runtime_s:.2f} s" if times else f"together {task.runtime_s:.2f} s"

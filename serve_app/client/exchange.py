@@ -75,8 +75,8 @@ class Answer:
             error = f"HTTP {self.status} {httpx.codes.get_reason_phrase(self.status)}".strip()
             raise ServiceError(self.status, error, {"message": "the answer is not the service's own"})
         data = envelope.get("error_data")
-        known = data if isinstance(data, dict) else {}
-        raise ServiceError(self.status, str(envelope["error"]), known, str(envelope.get("task_id", "")))
+        error_data = data if isinstance(data, dict) else {}
+        raise ServiceError(self.status, str(envelope["error"]), error_data, str(envelope.get("task_id", "")))
 
 
 Outcome = Answer | httpx.RequestError

@@ -202,8 +202,10 @@ class _FollowState:
 
     def update(self, task: Task) -> Flow[None]:
         """Report a new state; a finished task is the result of the flow instead."""
-        known, self.task = self.task, task
-        if not task.finished and (known is None or (known.status, known.progress) != (task.status, task.progress)):
+        previous, self.task = self.task, task
+        if not task.finished and (
+            previous is None or (previous.status, previous.progress) != (task.status, task.progress)
+        ):
             yield Report(task)
 
 

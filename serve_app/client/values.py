@@ -197,10 +197,10 @@ class _Output(BaseModel):
         """Raises: ValueError where the lists differ in length."""
         receipts: list[dict[str, Any] | None] = self.receipts or [None] * len(self.result)
         attempts: list[list[dict[str, Any]]] = self.attempts or [[]] * len(self.result)
-        shown = zip(self.result, self.low_res_urls, self.seeds, self.face_similarity, receipts, attempts, strict=True)
+        rows = zip(self.result, self.low_res_urls, self.seeds, self.face_similarity, receipts, attempts, strict=True)
         return tuple(
             AvatarImage(url, thumbnail_url, seed, similarity, receipt or {}, tuple(tries))
-            for url, thumbnail_url, seed, similarity, receipt, tries in shown
+            for url, thumbnail_url, seed, similarity, receipt, tries in rows
         )
 
 

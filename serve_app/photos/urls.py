@@ -134,8 +134,8 @@ def describe_url(url: str) -> str:
     if match is None:
         return "(not an http, https or data URL)"
     scheme, authority, path = match.groups()
-    shown = f"{scheme}://{authority.rpartition('@')[2]}{path}"
-    return shown.encode("utf-8", "replace").decode()  # JSON can contain lone surrogates, a UTF-8 answer cannot
+    described = f"{scheme}://{authority.rpartition('@')[2]}{path}"
+    return described.encode("utf-8", "replace").decode()  # JSON can contain lone surrogates, a UTF-8 answer cannot
 
 
 def is_data_url(url: str) -> bool:

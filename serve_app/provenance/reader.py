@@ -99,9 +99,9 @@ def credentials_of(manifest: Mapping[str, Any]) -> Credentials:
     actions = assertions.get("c2pa.actions.v2", {}).get("actions", ())
     created: Mapping[str, Any] = next((action for action in actions if action["action"] == "c2pa.created"), {})
     generator: Mapping[str, Any] = next(iter(manifest.get("claim_generator_info", ())), {})
-    named = [_text(generator, "name"), _text(generator, "version")]
+    name_and_version = [_text(generator, "name"), _text(generator, "version")]
     return Credentials(
-        generator=" ".join(part for part in named if part),
+        generator=" ".join(part for part in name_and_version if part),
         made_at=_text(created, "when"),
         source_type=_text(created, "digitalSourceType"),
         issuer=_text(manifest["signature_info"], "issuer"),

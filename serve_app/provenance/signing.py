@@ -70,7 +70,7 @@ class Provenance:
         anchors: list[x509.Certificate] = [chain[-1] for chain, _ in chains]
         return OurCertificates(
             anchors=to_pem(anchors).decode(),
-            signers={str(chain[0].serial_number): whose for chain, whose in chains},
+            signers={str(chain[0].serial_number): kind for chain, kind in chains},
         )
 
     def _own(self) -> tuple[bytes, bytes] | None:

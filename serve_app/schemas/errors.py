@@ -71,9 +71,9 @@ def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidReq
         name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
         entry: dict[str, Any] = {"field": name, "message": problem["msg"].removeprefix("Value error, ")}
         if problem["type"] == "extra_forbidden":
-            known = ALIAS_OF.get(name)
+            field = ALIAS_OF.get(name)
             entry["message"] = (
-                f"differs from {known}, whose alias it is: send one of them" if known else "unknown field"
+                f"differs from {field}, whose alias it is: send one of them" if field else "unknown field"
             )
             entry["accepted"] = sorted(schemas)
         elif name in schemas:

@@ -130,8 +130,8 @@ class AvatarRequest(BaseModel):
         """Turns empty optional strings into null and aliases into field names."""
         if not isinstance(data, dict):
             return data
-        named = unaliased(data, *ALIASES)
-        return {key: value for key, value in named.items() if not (value == "" and key in OPTIONAL_STRINGS)}
+        renamed = unaliased(data, *ALIASES)
+        return {key: value for key, value in renamed.items() if not (value == "" and key in OPTIONAL_STRINGS)}
 
     @model_validator(mode="after")
     def _format_carries_transparency(self) -> "AvatarRequest":

@@ -27,9 +27,9 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
     async def faces(request: Request) -> JSONResponse:
         """The faces of a photo and whether it would be accepted, before anything is generated."""
         request.state.progress = RequestProgress()
-        asked = await bodies.model(FacesRequest, request)
-        seen = await service.preflight(asked.file_url)
-        return envelope_response(seen.envelope(asked.file_url))
+        body = await bodies.model(FacesRequest, request)
+        preflight = await service.preflight(body.file_url)
+        return envelope_response(preflight.envelope(body.file_url))
 
     @api.post(
         "/api/v1/verify",
@@ -41,9 +41,9 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
     async def verify(request: Request) -> JSONResponse:
         """Whether a picture is one of ours and as it left us, by its content credentials (C2PA)."""
         progress = request.state.progress = RequestProgress()
-        asked = await bodies.model(VerifyRequest, request)
-        found = await service.verify(asked.file_url)
-        return envelope_response(found.envelope(asked.file_url, time.perf_counter() - progress.started))
+        body = await bodies.model(VerifyRequest, request)
+        verification = await service.verify(body.file_url)
+        return envelope_response(verification.envelope(body.file_url, time.perf_counter() - progress.started))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)
     @api.get(FILES_ROUTE + "/{key:path}", responses=envelopes(403, 404, 422, 503))

