@@ -103,7 +103,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """The faces of an upright photo of `width` x `height` pixels, the largest first; `used` is the index of its choice.
+    """The faces of an upright photo of `width` x `height` pixels, the largest first; avatars use `faces[used]`.
 
     `reason` and `message` say why the photo would not be accepted.
     """

@@ -190,7 +190,7 @@ class SandboxPool(Generic[T]):
             process = self._living(process)
             return process.ask(data)
         except SandboxLostError as error:
-            log.warning("a process that was to %s a picture of %d bytes was lost: %s", self._name, len(data), error)
+            log.warning("sandboxed process (%s) lost on a picture of %d bytes: %s", self._name, len(data), error)
             process = self._started()
             raise too_costly() from None
         finally:
@@ -210,7 +210,7 @@ class SandboxPool(Generic[T]):
         try:
             return self._make()
         except OSError:
-            log.exception("a process to %s pictures does not start", self._name)
+            log.exception("cannot start a sandboxed process (%s)", self._name)
             return None  # the next picture tries again and reports the error
 
     def _living(self, process: SandboxedProcess[T] | None) -> SandboxedProcess[T]:

@@ -151,7 +151,7 @@ class StatusRequest(BaseModel):
 
 
 class EffectiveRequest(BaseModel):
-    """A request with everything filled in, as the answer's `input` shows it: the photo by its description only."""
+    """A request with all defaults filled in, as `input` of the answer shows it; of the photo only a description."""
 
     model_config = ConfigDict(frozen=True)
 
