@@ -118,15 +118,15 @@ class ImageProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What the content credentials of an image say of how it was drawn. Nothing in it is about a person."""
+class C2paAssertion:
+    """The C2PA assertion of an image: how it was generated. Contains nothing about a person."""
 
     app: str
     model: str
     seed: int
     num_inference_steps: int
     guidance_scale: float
-    width: int  # as drawn; the file may have another size
+    width: int  # as generated; the file may have another size
     height: int
     sampler: str = ""
 
@@ -136,14 +136,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class FinishSpec:
-    """How a generated image becomes a file, signed if it has an `origin`. `bg_color` wins over `remove_background`."""
+    """How an image becomes a file, signed if it has an assertion. `bg_color` wins over `remove_background`."""
 
     width: int
     height: int
     remove_background: bool = False
     bg_color: tuple[int, int, int] | None = None
     output_format: OutputFormat = "png"
-    origin: Origin | None = None
+    assertion: C2paAssertion | None = None
 
     @property
     def cuts_out(self) -> bool:

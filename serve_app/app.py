@@ -1,4 +1,4 @@
-"""The graph: how the deployments are bound together. Numbers of replicas and resources are in the config file."""
+"""The application graph: how the deployments are bound. Replica counts and resources are in the config file."""
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
@@ -13,7 +13,7 @@ from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter
 from serve_app.worker.deployment import AvatarWorker
 
-# By its name: what is imported here is imported on the ingress too, whose handles do the routing.
+# By name: its module is then imported only where handles route requests, such as the ingress.
 ROUTING = RequestRouterConfig(
     request_router_class="deployments.diffusion.router.ModelRouter", request_routing_stats_period_s=2
 )
@@ -25,7 +25,7 @@ def build_app(settings: Settings) -> serve.Application:
 
 
 def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Application:
-    """The deployments, with this one to draw."""
+    """The bound deployments, with this class as the generator."""
     stages = (
         serve.deployment(FaceEmbedder).bind(settings.face.located(settings.models_dir)),
         serve.deployment(name=AvatarGenerator.__name__, request_router_config=ROUTING)(generator).bind(
@@ -36,7 +36,7 @@ def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Applica
             Provenance(settings.provenance, settings.broker, settings.data_dir),
         ),
     )
-    behind = [serve.deployment(AvatarWorker).bind(settings, *stages)]
+    unrouted = [serve.deployment(AvatarWorker).bind(settings, *stages)]
     if settings.broker.url is None:
-        behind.append(serve.deployment(EmbeddedValkey).bind(settings.broker, settings.data_dir))
-    return serve.deployment(serve.ingress()(AvatarIngress)).bind(settings, *stages, *behind)
+        unrouted.append(serve.deployment(EmbeddedValkey).bind(settings.broker, settings.data_dir))
+    return serve.deployment(serve.ingress()(AvatarIngress)).bind(settings, *stages, *unrouted)

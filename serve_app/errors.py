@@ -1,15 +1,15 @@
-"""The errors that a client is told of. `error_answers` says which HTTP answer each becomes.
+"""The errors that clients can receive. `schemas.errors` maps them to HTTP status and name.
 
 AvatarError
-├── RequestError           the client's request cannot be served as it is
+├── RequestError           the request cannot be served
 │   ├── UnauthorizedError, ForbiddenError, NotFoundError, MethodNotAllowedError
 │   ├── TooLargeError, MediaTypeError, InvalidRequestError, ConflictError
-│   ├── UnknownTaskError   there is no such task, or it is another token's
-│   └── OverloadedError    it could be served later
+│   ├── UnknownTaskError   no such task, or it belongs to another token
+│   └── OverloadedError    can be retried later
 │       └── BrokerError, StoreError, RateLimitError
-├── InterruptedWorkError   it was lost on our side
-├── GivenUpError           processes died under it again and again
-├── UnknownAppError        the catalogue has no such app
+├── InterruptedWorkError   the worker process died
+├── GivenUpError           worker processes died repeatedly
+├── UnknownAppError        no such app in the catalogue
 ├── ImageUrlError          the photo cannot be fetched, decoded or used
 ├── NoFaceError            (deployments)
 ├── UnsafeImageError       (deployments)
@@ -26,7 +26,7 @@ MAX_RETRY_AFTER_S = 600
 
 
 class RequestError(AvatarError):
-    """An error of the request itself."""
+    """The request itself is at fault, or cannot be served now."""
 
 
 class UnauthorizedError(RequestError):
@@ -54,11 +54,11 @@ class MediaTypeError(RequestError):
 
 
 class InvalidRequestError(RequestError):
-    """A body that is not what the contract says; `fields` has one entry a field."""
+    """The request does not match its schema; `fields` has one entry for each invalid field."""
 
 
 class OverloadedError(RequestError):
-    """More work than this service takes on now; `retry_after_s` says when to try again."""
+    """The service is overloaded; `retry_after_s` says when to retry."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
@@ -66,7 +66,7 @@ class OverloadedError(RequestError):
 
 
 class RateLimitError(OverloadedError):
-    """More than the token may ask for now; `headers` say how much that is."""
+    """The token exceeded its rate limit; `headers` state the limit."""
 
     def __init__(self, message: str, retry_after_s: int, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(message, retry_after_s)
@@ -74,27 +74,27 @@ class RateLimitError(OverloadedError):
 
 
 class BrokerError(OverloadedError):
-    """The broker does not answer."""
+    """Redis does not answer."""
 
 
 class StoreError(OverloadedError):
-    """The store does not answer."""
+    """The object store does not answer."""
 
 
 class InterruptedWorkError(AvatarError):
-    """The process that worked on a request died with it: an internal error, which a repeat may not meet."""
+    """The process that worked on a request died: an internal error, which a retry may avoid."""
 
 
 class GivenUpError(AvatarError):
-    """Processes died under the work again and again: it is not tried any more, and is with the dead letters."""
+    """Worker processes died on the task repeatedly; it is a dead letter and not retried."""
 
 
 class UnknownTaskError(RequestError):
-    """No record of the task, or not one of this token's."""
+    """No record of the task, or it belongs to another token."""
 
 
 class ConflictError(RequestError):
-    """An idempotency key that came with another body before."""
+    """The idempotency key was used with a different body before."""
 
 
 Reason = Literal[
@@ -118,18 +118,18 @@ Reason = Literal[
 
 
 class ImageUrlError(AvatarError):
-    """The client's photo could not be had or used; `reason` is a short stable code for programs.
+    """The client's photo could not be fetched or used; `reason` is a stable code for programs.
 
-    Says nothing of what an address resolved to or what stood behind it.
+    Never reveals what an address resolved to or what it answered.
     """
 
-    # `reason` has a default because unpickling passes the message alone, then restores `data`.
+    # `reason` needs a default: unpickling passes only the message, then restores `data`.
     def __init__(self, message: str, *, reason: Reason = "url", **data: Any) -> None:
         super().__init__(message, reason=reason, **data)
 
 
 class UnknownAppError(AvatarError):
-    """The client named an app that the catalogue does not have."""
+    """The request names an app that is not in the catalogue."""
 
 
 def too_costly() -> ImageUrlError:

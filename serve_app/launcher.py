@@ -1,4 +1,4 @@
-"""A whole service on this machine: its own Ray, started and ended with it."""
+"""Runs a complete service on this machine, with its own Ray cluster."""
 
 import contextlib
 import logging
@@ -23,20 +23,20 @@ from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.settings import Settings
 
 CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
-QUIET_PORTS = range(20_000, 30_000)  # above those of Ray's workers, below those that systems give out by themselves
-MIN_CPUS = 2  # the embedded deployments share 2, also where the machine has one
+QUIET_PORTS = range(20_000, 30_000)  # above Ray's worker ports, below the ephemeral range
+MIN_CPUS = 2  # what the embedded deployments need, also on a machine with one CPU
 START_TIMEOUT_S = 300
 DRAIN_TIMEOUT_S = 8
-MEMORY_FOLDER = Path("/dev/shm")  # a file system in memory, which Linux has
+MEMORY_FOLDER = Path("/dev/shm")  # in-memory file system of Linux
 
 
 class StartError(Exception):
-    """The service did not come up; the message says why."""
+    """The service did not start; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
-    """What the command line changes in a config file; None leaves the file's own value."""
+    """Command-line overrides of a config file; None keeps the file's value."""
 
     config: Path = CONFIG
     host: str | None = None
@@ -53,9 +53,9 @@ class RunningService:
 
 
 def read_config(options: ServiceOptions) -> tuple[ServeDeploySchema, Settings]:
-    """The Serve config with the options put in, and the settings that its application will have.
+    """The Serve config with the overrides applied, and the settings of its application.
 
-    Raises: StartError where the file cannot be read or does not fit.
+    Raises: StartError where the file cannot be read or is invalid.
     """
     try:
         raw: dict[str, Any] = yaml.safe_load(options.config.read_text())
@@ -76,13 +76,13 @@ def read_config(options: ServiceOptions) -> tuple[ServeDeploySchema, Settings]:
 
 @contextlib.contextmanager
 def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda _: None) -> Iterator[RunningService]:
-    """Start Ray and the application; ready inside the block, all ended after it.
+    """Start Ray and the application; ready inside the block, stopped after it.
 
-    `report` is told what is being waited for. Raises: StartError.
+    `report` receives the current phase of the start. Raises: StartError.
     """
     config, settings = read_config(options)
     host, port = config.http_options.host, config.http_options.port
-    _check_port_free(host, port)
+    check_port_free(host, port)
     try:
         ensure_token(settings.data_dir)
         if settings.broker.url is None:
@@ -104,11 +104,11 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
 
 
 def _start_ray() -> str:
-    """Start a cluster of our own and give its dashboard's URL. Raises: StartError."""
-    os.environ[PROXY_CALLBACK] = MIDDLEWARES  # for the proxy, which inherits it
+    """Start a local cluster and return the URL of its dashboard. Raises: StartError."""
+    os.environ[PROXY_CALLBACK] = MIDDLEWARES  # inherited by the proxy
     try:
         context = ray.init(
-            address="local",  # always: the address in the environment may belong to somebody else
+            address="local",  # never RAY_ADDRESS, which may name an unrelated cluster
             num_cpus=max(MIN_CPUS, os.cpu_count() or 1),
             namespace="serve",
             include_dashboard=True,
@@ -117,17 +117,17 @@ def _start_ray() -> str:
             logging_level=logging.ERROR,
             **in_memory_only(),
         )
-    except Exception as error:  # Ray raises plain Exceptions where its processes do not come up in time
+    except Exception as error:  # Ray raises plain Exceptions when its processes do not start in time
         raise StartError(f"Ray did not start: {error}") from error
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return f"http://{context.dashboard_url}"
 
 
 def in_memory_only() -> dict[str, Any]:
-    """Arguments of `ray.init` that keep objects, photos among them, off the disks when the object store is full.
+    """Arguments of `ray.init` that keep objects, which include photos, off the disk when the object store is full.
 
-    What does not fit goes to the folder named last, where Ray has its store anyway, until memory is at an end: then the
-    request that wanted more is refused. Without them Ray writes to the session's folder.
+    Objects that do not fit go to MEMORY_FOLDER, where Ray keeps its store anyway; when memory runs out, the request
+    fails. By default Ray would spill to the session's folder on disk.
     """
     if not MEMORY_FOLDER.is_dir():
         return {}
@@ -138,7 +138,7 @@ def in_memory_only() -> dict[str, Any]:
 
 
 def _deploy(config: ServeDeploySchema) -> None:
-    # What `serve run FILE` does; Serve has no public function for it.
+    # As `serve run FILE` does; Serve has no public function for it.
     _get_global_client().deploy_apps(config)
 
 
@@ -162,16 +162,16 @@ def _wait_until_running(config: ServeDeploySchema, report: Callable[[str], None]
 
 
 def _stop(config: ServeDeploySchema) -> None:
-    """End the replicas gracefully, but not for longer than DRAIN_TIMEOUT_S, then everything."""
+    """Stop the replicas gracefully within DRAIN_TIMEOUT_S, then Ray."""
     if ray.is_initialized():
-        # A deleted application ends the work that it has; Ray's own shutdown just ends every process.
-        with contextlib.suppress(Exception):  # whatever is wrong with Serve, Ray is ended next
+        # Deleting an application lets it finish its work; Ray's shutdown just kills every process.
+        with contextlib.suppress(Exception):  # Ray is shut down next, whatever fails in Serve
             _drain([application.name for application in config.applications])
-    ray.shutdown()  # also what an interrupted start left behind
+    ray.shutdown()  # also cleans up after an interrupted start
 
 
 def _drain(names: list[str]) -> None:
-    # Not by `serve.delete` in a thread: one that outlives its time finds no Ray, and starts another that nobody ends.
+    # Not `serve.delete` in a thread: one that outlives the timeout finds no Ray and starts a new one.
     controller = _get_global_client()._controller
     controller.delete_apps.remote(names)
     deadline = time.monotonic() + DRAIN_TIMEOUT_S
@@ -181,7 +181,8 @@ def _drain(names: list[str]) -> None:
         time.sleep(0.1)
 
 
-def _check_port_free(host: str, port: int) -> None:
+def check_port_free(host: str, port: int) -> None:
+    """Raises: StartError where something listens on the port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -191,12 +192,12 @@ def _check_port_free(host: str, port: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nothing listens on now, nor will by chance: Ray and the system take theirs from other ranges.
+    """A free port, outside the ranges from which Ray and the system assign ports.
 
     Raises: StartError.
     """
     for port in random.sample(QUIET_PORTS, len(QUIET_PORTS)):
         with contextlib.suppress(StartError):
-            _check_port_free(host, port)
+            check_port_free(host, port)
             return port
     raise StartError(f"No port of {QUIET_PORTS.start} to {QUIET_PORTS.stop - 1} is free on {host}.")

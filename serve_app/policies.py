@@ -1,9 +1,9 @@
-"""How many replicas a deployment needs, by the work that waits and runs.
+"""Autoscaling policies: how many replicas a deployment needs for its queued and running work.
 
-Serve's controller asks ten times a second, so nothing here waits for anything: the replicas report what there is
-(`record_autoscaling_stats`). What comes out is bounded, and delayed, by the deployment's `autoscaling_config`; its
-`target_ongoing_requests` is how much work one replica takes. A stage at zero gets its first replica from Serve itself,
-as soon as a call waits for it.
+Serve's controller calls them ten times a second, so nothing here blocks: the replicas report their work
+(`record_autoscaling_stats`). The deployment's `autoscaling_config` limits and delays the result; its
+`target_ongoing_requests` is the work of one replica. Serve itself starts the first replica of a stage at zero, as soon
+as a call waits for it.
 """
 
 import math
@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-TASKS = "tasks"  # in the queue and in the hands of workers: every worker reports all of them
-ROWS = "rows"  # images in a generator's engine, waiting and being drawn: every generator reports its own
+TASKS = "tasks"  # queued and running; every worker reports the total
+ROWS = "rows"  # images queued and running in an engine; every generator reports its own
 SPARE = 0.2
 
 
 class Context(Protocol):
-    """What a policy reads of `ray.serve.config.AutoscalingContext`."""
+    """The part of `ray.serve.config.AutoscalingContext` that the policies read."""
 
     @property
     def target_num_replicas(self) -> int: ...
@@ -32,16 +32,16 @@ class Context(Protocol):
 
 
 def replicas_for(work: float, per_replica: float, now: int, spare: float = SPARE) -> int:
-    """How many replicas do this work. Of `now`, one goes only where the rest would have that share of them to spare.
+    """The number of replicas for this work. Scales down from `now` only if the rest keep the share `spare` free.
 
-    So work that swings around what some replicas just do keeps them, and starts and stops none.
+    This hysteresis keeps work that fluctuates around a threshold from starting and stopping replicas.
     """
     needed = math.ceil(work / per_replica)
     return needed if needed >= now else min(now, math.ceil(work / (per_replica * (1 - spare))))
 
 
 class DemandPolicy(ABC):
-    """As many replicas as the work needs that waits and runs; as many as there are while nothing is known of it."""
+    """As many replicas as queued and running work needs; no change while the work is unknown."""
 
     def __init__(self, spare: float = SPARE) -> None:
         if not 0 <= spare < 1:
@@ -56,11 +56,11 @@ class DemandPolicy(ABC):
 
     @abstractmethod
     def work(self, context: Context) -> float | None:
-        """In the unit of `target_ongoing_requests`, a mean over the look-back period; None where unknown."""
+        """Mean over the look-back period in the unit of `target_ongoing_requests`; None where unknown."""
 
 
 class TasksPolicy(DemandPolicy):
-    """Of `AvatarWorker`: tasks that wait in the queue, and those that run."""
+    """For `AvatarWorker`: queued and running tasks."""
 
     def work(self, context: Context) -> float | None:
         reported = (context.aggregated_metrics or {}).get(TASKS, {})
@@ -68,9 +68,9 @@ class TasksPolicy(DemandPolicy):
 
 
 class RowsPolicy(DemandPolicy):
-    """Of `AvatarGenerator`: images that wait, at the callers' or in the engines, and those that are being drawn."""
+    """For `AvatarGenerator`: images queued at callers or in engines, and images being generated."""
 
     def work(self, context: Context) -> float | None:
         reported = (context.aggregated_metrics or {}).get(ROWS, {})
-        # The calls that Serve counts are the same images. Either count may be late, and the larger one is safe.
+        # Serve's request counts are the same images. Either count may lag; the larger one is safe.
         return max(context.total_num_requests, context.total_queued_requests + sum(reported.values()))

@@ -1,6 +1,6 @@
-"""The settings of the application: one frozen object, read from the arguments in the Serve config file.
+"""The settings of the application: one frozen object from the arguments in the Serve config file.
 
-What the file leaves out may come from the environment: FACE_AVATAR_DATA_DIR, FACE_AVATAR_FETCH__TIMEOUT_S.
+Missing values come from the environment: FACE_AVATAR_DATA_DIR, FACE_AVATAR_FETCH__TIMEOUT_S.
 """
 
 from pathlib import Path

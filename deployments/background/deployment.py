@@ -12,7 +12,7 @@ from deployments.background.signing_identity import IdentitySource
 from deployments.common.checksums import sha256_by_name
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
-from deployments.types import Avatar, DrawnWith, FinishSpec, GeneratedImage, Origin
+from deployments.types import Avatar, C2paAssertion, DrawnWith, FinishSpec, GeneratedImage
 
 
 class BackgroundRemover:
@@ -46,12 +46,12 @@ class BackgroundRemover:
         started = time.perf_counter()
         alpha = decided(self._model.alpha(image.pixels)) if spec.cuts_out else None
         data, thumbnail = finish(image.pixels, spec, alpha)
-        origin = spec.origin
-        if origin is not None and image.drawn_with is not None:
-            origin = replace(origin, sampler=image.drawn_with.sampler)
+        assertion = spec.assertion
+        if assertion is not None and image.drawn_with is not None:
+            assertion = replace(assertion, sampler=image.drawn_with.sampler)
         return Avatar(
-            data=self._signed(data, f"image/{spec.output_format}", origin),
-            thumbnail=self._signed(thumbnail, "image/webp", origin),
+            data=self._signed(data, f"image/{spec.output_format}", assertion),
+            thumbnail=self._signed(thumbnail, "image/webp", assertion),
             output_format=spec.output_format,
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
@@ -64,5 +64,5 @@ class BackgroundRemover:
         """With the weights that found the background: the file depends on them, too."""
         return None if drawn_with is None else replace(drawn_with, weights={**drawn_with.weights, **self._weights})
 
-    def _signed(self, data: bytes, media_type: str, origin: Origin | None) -> bytes:
-        return data if self._signer is None or origin is None else self._signer.sign(data, media_type, origin)
+    def _signed(self, data: bytes, media_type: str, assertion: C2paAssertion | None) -> bytes:
+        return data if self._signer is None or assertion is None else self._signer.sign(data, media_type, assertion)

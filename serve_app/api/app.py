@@ -1,4 +1,4 @@
-"""The HTTP surface: routes, and how every answer becomes an envelope."""
+"""Builds the HTTP application: routes, error handlers and middleware."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Bodies of requests: read within limits, JSON or a form, and checked against a model."""
+"""Reads request bodies within limits, as JSON or a form, and validates them against a model."""
 
 import asyncio
 from typing import Any, TypeVar
@@ -15,23 +15,21 @@ from serve_app.schemas.errors import invalid_fields
 
 JSON, FORM = "application/json", "multipart/form-data"
 BODY_TIMEOUT_S = 30
-MAX_STRUCTURE = (
-    20_000  # brackets, braces and commas; a prompt, the longest text that people write, has 2,000 characters
-)
-MAX_OPEN_BODIES = 128  # being read at once; far fewer than the replica's max_ongoing_requests
+MAX_STRUCTURE = 20_000  # brackets, braces and commas; prompts have at most 2,000 characters
+MAX_OPEN_BODIES = 128  # read at once; far below the replica's max_ongoing_requests
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class BodyReader:
-    """Reads bodies within limits on size and time, few at once: clients that stall must not fill the replica."""
+    """Reads bodies with limits on size, time and number, so that stalled clients cannot block the replica."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._open = 0
 
     async def read(self, request: Request) -> bytes:
-        """Raises: TooLargeError as soon as too much is announced or has come; DeadlineError; OverloadedError."""
+        """Raises: TooLargeError once the announced or received size is too large; DeadlineError; OverloadedError."""
         if self._open >= MAX_OPEN_BODIES:
             raise OverloadedError(f"{self._open} requests are on their way in already.")
         announced = request.headers.get("content-length", "")
@@ -49,7 +47,7 @@ class BodyReader:
             self._open -= 1
 
     async def model(self, model: type[M], request: Request, progress: RequestProgress | None = None) -> M:
-        """The body, checked; a form only where there is a photo to send. Notes which app the request is for.
+        """The validated body; forms are accepted only for models with a photo. Records the app id in `progress`.
 
         Raises: MediaTypeError; InvalidRequestError; what `read` raises.
         """

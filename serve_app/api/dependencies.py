@@ -1,4 +1,4 @@
-"""What routes share: who asks, how far their request came, and how an answer is made of an envelope."""
+"""Shared by the routes: authentication, request progress and envelope responses."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from serve_app.tasks.models import Task
 
 @dataclass
 class RequestProgress:
-    """Of one request: enough for the envelope of an error."""
+    """The state of one request: enough to build the envelope of an error."""
 
     started: float = field(default_factory=time.perf_counter)
     app_id: str = ""
@@ -37,11 +37,11 @@ def authenticator(access: Access) -> Callable[..., Awaitable[None]]:
 
     async def authenticate(
         request: Request,
-        rights: SecurityScopes,
+        scopes: SecurityScopes,
         _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
     ) -> None:
-        wanted: Any = rights.scopes
-        authenticated = await access.authenticate(request.headers.get("authorization"), wanted)
+        required: Any = scopes.scopes
+        authenticated = await access.authenticate(request.headers.get("authorization"), required)
         request.state.token, request.state.owner = authenticated.token, authenticated.token.owner
         if authenticated.quota is not None:
             request.state.answer_headers = authenticated.quota.headers()

@@ -1,4 +1,4 @@
-"""The ingress as a Serve deployment: the shell around the HTTP application."""
+"""The ingress deployment: a thin Serve shell around the HTTP application."""
 
 import asyncio
 import functools
@@ -19,9 +19,9 @@ from serve_app.tasks.stream import TaskQueue
 
 
 class AvatarIngress:
-    """Authenticates, validates, fetches, admits, and runs the pipeline or queues the task.
+    """Authenticates and validates requests, fetches photos, and runs the pipeline or queues the task.
 
-    `behind` are deployments that it never calls: Serve starts what it finds bound to the ingress.
+    It never calls the deployments in `unrouted`; Serve only starts what is bound to the ingress.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class AvatarIngress:
         embedder: DeploymentHandle[Any],
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],
-        *behind: DeploymentHandle[Any],
+        *unrouted: DeploymentHandle[Any],
     ) -> None:
         container = Container.of(settings, embedder, generator, remover)
         self._settings = settings
@@ -55,6 +55,6 @@ class AvatarIngress:
 
 
 async def stage_states() -> dict[str, str]:
-    """The deployments of this application and what Serve says of each."""
+    """The Serve status of each deployment of this application, by name."""
     stages = await asyncio.to_thread(look_at_stages, serve.get_replica_context().app_name)
     return {name: stage.status for name, stage in stages.items()}

@@ -1,4 +1,4 @@
-"""Error handlers: every error becomes an envelope with its HTTP status."""
+"""Error handlers: turn every error into an envelope with its HTTP status."""
 
 from typing import Any
 
@@ -35,14 +35,16 @@ def add_error_handlers(api: FastAPI) -> None:
         headers = dict(error.headers or {})
         method, path = request.method, request.url.path[:200]
         if error.status_code == 405:
-            known: AvatarError = MethodNotAllowedError(f"{path} does not take {method}.", accepted=headers.get("Allow"))
+            avatar_error: AvatarError = MethodNotAllowedError(
+                f"{path} does not take {method}.", accepted=headers.get("Allow")
+            )
         else:
-            known = NotFoundError(f"There is nothing at {path}.")
-        return failed(request, answer_to(known), known.data, headers)
+            avatar_error = NotFoundError(f"There is nothing at {path}.")
+        return failed(request, answer_to(avatar_error), avatar_error.data, headers)
 
     @api.exception_handler(Exception)
     async def on_bug(request: Request, _error: Exception) -> JSONResponse:
         message = "Something went wrong here; the log of the service has it under this request id."
-        # Serve's proxy gives every request an id, tells the application, and sets the answer's header.
+        # Serve's proxy gives every request an id, passes it on in this header, and sets it on the answer.
         request_id = request.headers.get("x-request-id", "")
         return failed(request, INTERNAL_ERROR, {"message": message, "request_id": request_id}, {})

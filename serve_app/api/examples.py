@@ -1,8 +1,8 @@
-"""What requests and answers look like, for the description of the API: one of every field and of every error."""
+"""Example requests and answers for the OpenAPI document, covering every field and every error."""
 
 from typing import Any
 
-from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR, ErrorAnswer
+from serve_app.schemas.errors import ANSWERS, ErrorAnswer
 from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import AvatarRequest, StatusRequest
@@ -130,22 +130,18 @@ ERROR_DATA: dict[str, dict[str, Any]] = {
 
 
 def request_examples(model: type) -> dict[str, Any]:
-    """By their names, as OpenAPI has them; none for a model of no request here."""
-    known: dict[str, Any] = next((REQUESTS[kind] for kind in model.__mro__ if kind in REQUESTS), {})
-    return {name: {"value": body} for name, body in known.items()}
+    """Named examples as OpenAPI has them; empty for a model without any."""
+    bodies: dict[str, Any] = next((REQUESTS[kind] for kind in model.__mro__ if kind in REQUESTS), {})
+    return {name: {"value": body} for name, body in bodies.items()}
 
 
 def answer_examples(status: int) -> dict[str, Any]:
-    """The answers that come with an HTTP status, by the names of their errors."""
+    """Example answers with an HTTP status, by the names of their errors."""
     if status < 300:
         answers = {"done": SUCCESS} if status == 200 else {"queued": QUEUED}
     else:
-        answers = {answer.name: _failure(answer) for answer in _errors() if answer.status == status}
+        answers = {answer.name: _failure(answer) for answer in ANSWERS.values() if answer.status == status}
     return {name: {"value": envelope.model_dump()} for name, envelope in answers.items()}
-
-
-def _errors() -> list[ErrorAnswer]:
-    return list(dict.fromkeys([*ANSWERS.values(), INTERNAL_ERROR]))
 
 
 def _failure(answer: ErrorAnswer) -> Envelope:

@@ -1,4 +1,4 @@
-"""Multipart forms: the photo as a file, and the other fields of a request as text."""
+"""Multipart forms: the photo as a file, the other fields as text."""
 
 import asyncio
 import base64
@@ -23,15 +23,15 @@ BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # RFC 2046, section 5
 
 
 async def read_form(body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
-    """The fields of a form as if they had come as JSON; the `file` is the `file_url`. Raises: InvalidRequestError."""
+    """A form as the equivalent JSON body, with `file` as a data URL in `file_url`. Raises: InvalidRequestError."""
     parser = MultiPartParser(
         Headers({"content-type": _utf8_type(content_type)}),
         _chunks(body),
         max_files=1,
         max_fields=MAX_FIELDS,
-        max_part_size=len(body),  # as long as the body may be, so may a photo in a data URL be
+        max_part_size=len(body),  # a photo in a data URL may be as long as the body
     )
-    parser.spool_max_size = len(body) + 1  # a photo of a person is not written to the disk
+    parser.spool_max_size = len(body) + 1  # keeps photos of people off the disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -41,7 +41,7 @@ async def read_form(body: bytes, content_type: str, model: type[BaseModel]) -> d
         if name in data:
             raise _refused(name, "given more than once")
         data[name] = value
-    return await _with_photo(data, model)
+    return await _with_data_url(data, model)
 
 
 def _utf8_type(content_type: str) -> str:
@@ -55,11 +55,12 @@ def _utf8_type(content_type: str) -> str:
     return f'multipart/form-data; boundary="{boundary.decode()}"'
 
 
-async def _with_photo(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+async def _with_data_url(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     file = data.pop(FILE, None)
     if any(isinstance(value, UploadFile) for value in data.values()):
         raise _refused(FILE, f"the photo is the field {FILE}; no other one is a file")
-    typed = {name: _typed(value, _schema(model, name)) for name, value in data.items() if value}
+    schemas = field_schemas(model)
+    typed = {name: _typed(value, schemas.get(ALIAS_OF.get(name, name), {})) for name, value in data.items() if value}
     if file is None:
         return typed
     if not isinstance(file, UploadFile):
@@ -70,19 +71,14 @@ async def _with_photo(data: dict[str, Any], model: type[BaseModel]) -> dict[str,
 
 
 def form_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The JSON schema of a body as that of the form that stands for it."""
+    """The form schema for a JSON body."""
     file = {"type": "string", "format": "binary", "description": "The reference photo, in place of a `file_url`."}
     required = [name for name in schema.get("required", []) if name != "file_url"]
     return {**schema, "properties": {FILE: file, **schema["properties"]}, "required": required}
 
 
-def _schema(model: type[BaseModel], name: str) -> dict[str, Any]:
-    schema: dict[str, Any] = field_schemas(model).get(ALIAS_OF.get(name, name), {})
-    return schema
-
-
 def _typed(text: str, schema: dict[str, Any]) -> Any:
-    """A number or a boolean as JSON writes it; what is none stays text, which the model refuses with its rule."""
+    """Parses numbers and booleans as JSON; other text is kept, for the model to reject with its own message."""
     if "string" in {schema.get("type"), *(kind.get("type") for kind in schema.get("anyOf", []))}:
         return text
     try:
@@ -93,14 +89,14 @@ def _typed(text: str, schema: dict[str, Any]) -> Any:
 
 
 def _data_url(photo: bytes) -> str:
-    """By its first bytes, not by what its sender calls it; the decoder looks at the rest."""
+    """A data URL with the media type of the first bytes, not the declared one; the decoder checks the rest."""
     return f"data:image/{kind_of(photo)};base64,{base64.b64encode(photo).decode()}"
 
 
 async def _chunks(body: bytes) -> AsyncGenerator[bytes, None]:
     for start in range(0, len(body), CHUNK_BYTES):
         yield body[start : start + CHUNK_BYTES]
-        await asyncio.sleep(0)  # between them others get their turn
+        await asyncio.sleep(0)  # lets other tasks run between chunks
 
 
 def _refused(name: str, message: str) -> InvalidRequestError:

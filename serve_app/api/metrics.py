@@ -1,7 +1,7 @@
-"""What the application tells Prometheus, through Ray, which puts `ray_` before the names.
+"""Request metrics for Prometheus, exported through Ray, which prefixes the names with `ray_`.
 
-Labels take few values: routes by their pattern, errors by their stable name, never a path, a task or a token. A metric
-costs microseconds and no input or output: Ray sends them every 10 s.
+Labels have few values: route patterns and stable error names, never paths, tasks or tokens. Updating a metric takes
+microseconds and no I/O: Ray sends them every 10 s.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from serve_app.schemas.errors import INTERNAL_ERROR
 REQUEST_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300]
 
 OK = "OK"
-LEFT = "Client Left"
-OTHER_ROUTE = "other"  # the pages for people, and what there is not
+LEFT = "Client Left"  # disconnected before the answer
+OTHER_ROUTE = "other"  # pages, and paths that do not exist
 
 
 class RequestMetrics:
-    """An ASGI middleware that counts requests by their route and by how they were answered."""
+    """ASGI middleware that counts requests by route and outcome, and measures their duration."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -49,20 +49,20 @@ class RequestMetrics:
             raise
         finally:
             route = route_of(scope)
-            # Without an answer it is a bug, of which the framework makes an answer further out.
+            # No outcome means an unhandled exception, which an outer layer turns into an answer.
             self._requests.inc(1, {"route": route, "outcome": outcome or INTERNAL_ERROR.name})
             self._seconds.observe(time.perf_counter() - started, {"route": route})
 
 
 def route_of(scope: Scope) -> str:
-    """The pattern of the route that took a request."""
+    """The pattern of the route that handled a request."""
     pattern = getattr(scope.get("route"), "path", None)
     return pattern if isinstance(pattern, str) else OTHER_ROUTE
 
 
 def outcome_of(scope: Scope, status: int) -> str:
-    """OK, or the name of the error, which the application left in the request's state."""
-    named = scope.get("state", {}).get("outcome")
-    if isinstance(named, str):
-        return named
+    """OK, or the name of the error, which the application stores in the request's state."""
+    error_name = scope.get("state", {}).get("outcome")
+    if isinstance(error_name, str):
+        return error_name
     return OK if status < 400 else str(status)

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of an operation: its body, its parameters and its answers, with examples."""
+"""Parts of the OpenAPI document: bodies, parameters and answers of operations, with examples."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ PHRASES = {413: {"description": "Request Entity Too Large"}, 422: {"description"
 
 
 def envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The answers with these HTTP statuses."""
+    """The documented answers with these HTTP statuses."""
     return {
         status: {"model": Envelope, "content": {JSON: {"examples": answer_examples(status)}}} | PHRASES.get(status, {})
         for status in statuses
@@ -33,7 +33,7 @@ def envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The body that `BodyReader` reads as this model."""
+    """The request body that `BodyReader` validates with this model."""
     schema = model.model_json_schema()
     content = {JSON: {"schema": schema, "examples": request_examples(model)}}
     if "file_url" in model.model_fields:

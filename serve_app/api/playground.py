@@ -1,4 +1,4 @@
-"""The playground at `/`: a static page that uses the public API only, under as strict a policy as it works with."""
+"""The playground at `/`: a static page on the public API, with a strict Content-Security-Policy."""
 
 import base64
 import hashlib
@@ -20,12 +20,12 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",
-    "Cache-Control": "no-cache",  # asked for anew each time, and mostly answered 304
+    "Cache-Control": "no-cache",  # revalidated each time, mostly with a 304
 }
 
 
 class PageFiles(StaticFiles):
-    """The files of the page, with its headers."""
+    """Serves the files of the page with its headers."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         super().__init__(directory=PAGE)
@@ -44,7 +44,7 @@ class PageFiles(StaticFiles):
 
 
 def add_playground(api: FastAPI, *, results_elsewhere: bool) -> None:
-    """`results_elsewhere`: answers have links to an object store, whose pictures the page must be let show."""
+    """`results_elsewhere`: results are in an object store, so the page must be allowed to show its pictures."""
     html = whole_page()
     headers = HEADERS | {"Content-Security-Policy": policy(results_elsewhere=results_elsewhere)}
     page_headers = headers | {"ETag": f'"{hashlib.sha256(html.encode()).hexdigest()}"'}
@@ -64,12 +64,12 @@ def add_playground(api: FastAPI, *, results_elsewhere: bool) -> None:
 
 
 def whole_page() -> str:
-    """The page with its stylesheet inside: it is painted without a second question to the service."""
+    """The page with its stylesheet inlined, so that it renders without a second request."""
     return (PAGE / "index.html").read_text().replace(STYLESHEET, f"<style>{_style()}</style>")
 
 
 def policy(*, results_elsewhere: bool) -> str:
-    """The Content-Security-Policy: nothing from other hosts, nothing inline but the page's own style, no frames."""
+    """The Content-Security-Policy: no other hosts, nothing inline except the page's style, no frames."""
     images = "'self' blob: https:" if results_elsewhere else "'self' blob:"
     style = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
     return (

@@ -1,7 +1,9 @@
-"""The headers that every answer has, and those that let pages of other origins read answers.
+"""Security headers of every answer, and CORS headers for pages of other origins.
 
-Set last, around everything: what an answer says of itself stays.
+The outermost middleware: headers that an answer already has are kept.
 """
+
+from collections.abc import Mapping
 
 from pydantic import Field, field_validator
 from starlette.datastructures import MutableHeaders
@@ -10,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.config import Config
 
-ANSWER_HEADERS = "answer_headers"  # of one answer: what its route left in the request's state
+ANSWER_HEADERS = "answer_headers"  # in the request's state: extra headers of its answer
 HSTS = "max-age=31536000"
 ALWAYS = {
     "X-Content-Type-Options": "nosniff",
@@ -18,7 +20,7 @@ ALWAYS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-BARE = {  # of what is no page: it loads nothing, and nothing frames it
+JSON_ONLY = {  # answers that are not pages load nothing and cannot be framed
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
@@ -34,13 +36,13 @@ EXPOSED = (
 
 
 class CorsSettings(Config):
-    """Pages of which origins may use the service from a browser: `https://app.example.org`; `*`: of any.
+    """The origins whose pages may call the service from a browser, such as `https://app.example.org`; `*`: any.
 
-    Cookies never count, here or elsewhere: a page has to have a token.
+    Cookies are never used for authentication: a page needs a token.
     """
 
     origins: tuple[str, ...] = ()
-    max_age_s: int = Field(600, ge=0)  # so long a browser does not ask again whether it may
+    max_age_s: int = Field(600, ge=0)  # how long browsers cache a preflight answer
 
     @field_validator("origins")
     @classmethod
@@ -53,7 +55,7 @@ class CorsSettings(Config):
 
 
 class AnswerHeaders:
-    """An ASGI middleware. `https`: whether the service is reached by https alone."""
+    """ASGI middleware that adds the headers. `https`: the service is reached by https only."""
 
     def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self._app = app
@@ -66,26 +68,31 @@ class AnswerHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                bare = BARE if headers.get("content-type", "").startswith(JSON) else {}
-                for name, value in {**self._always, **bare, **scope.get("state", {}).get(ANSWER_HEADERS, {})}.items():
-                    headers.setdefault(name, value)
+                add_headers(message, self._always | scope.get("state", {}).get(ANSWER_HEADERS, {}))
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
 
+def add_headers(message: Message, headers: Mapping[str, str]) -> None:
+    """Adds these headers, and JSON_ONLY where it applies, to the start of an answer; existing headers are kept."""
+    present = MutableHeaders(scope=message)
+    json_only = JSON_ONLY if present.get("content-type", "").startswith(JSON) else {}
+    for name, value in {**json_only, **headers}.items():
+        present.setdefault(name, value)
+
+
 def with_headers(app: ASGIApp, settings: CorsSettings, public_url: str | None) -> ASGIApp:
-    """The application, with the headers around it that these settings ask for."""
+    """The application wrapped in the headers of these settings."""
     https = public_url is not None and public_url.startswith("https://")
-    around: ASGIApp = AnswerHeaders(app, https=https)
+    wrapped: ASGIApp = AnswerHeaders(app, https=https)
     if settings.origins:
-        around = CORSMiddleware(
-            around,
+        wrapped = CORSMiddleware(
+            wrapped,
             allow_origins=settings.origins,
             allow_methods=("GET", "POST", "DELETE"),
             allow_headers=("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Request-Id"),
             expose_headers=EXPOSED,
             max_age=settings.max_age_s,
         )
-    return around
+    return wrapped

@@ -7,6 +7,6 @@ from serve_app.generation.settings import GenerationSettings
 
 
 class IngressSettings(GenerationSettings):
-    public_url: str | None = None  # of the links in answers; without it, that of the request
+    public_url: str | None = None  # base of the links in answers; None: the URL of the request
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
     cors: CorsSettings = CorsSettings()

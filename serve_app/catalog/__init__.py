@@ -1,1 +1,1 @@
-"""The catalogue: which apps there are, what models they need, and under which licences."""
+"""The catalogue: the apps, the models they need, and their licences."""

@@ -1,6 +1,6 @@
-"""The catalogue: which apps there are, what each draws with, what it takes when the client says nothing, and the files.
+"""The catalogue: the apps, their models, default parameters and model files.
 
-A catalogue file has `apps`, and under `downloads` what those need that the package does not bring.
+A catalogue file has `apps`, and under `downloads` the files they need that are not in the package.
 """
 
 import re
@@ -19,12 +19,12 @@ Size = tuple[int, int]
 """width, height"""
 
 LicenseMode = Literal["any", "commercial"]
-"""Which apps may be used: all, or those whose weights all allow commercial use."""
+"""Which apps may be used: any, or only those whose weights all allow commercial use."""
 
 CATALOGUES = Path(__file__).parent
 HUB = "https://huggingface.co"
 
-# Formats that hold numbers and text. An old `.bin` is a pickle, which may hold code: it has to be marked.
+# Formats that contain data only. A `.bin` is a pickle, which may contain code, so it must be marked.
 SAFE_SUFFIXES = {".safetensors", ".onnx", ".json", ".txt"}
 
 DEFAULT_PROMPT = (
@@ -47,19 +47,19 @@ def _inside(path: str) -> str:
 
 
 InnerPath = Annotated[str, AfterValidator(_inside)]
-"""A path that stays within the folder that it is joined to."""
+"""A relative path that cannot leave the folder it is joined to."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ModelFile(Entry):
-    """One file of a model: where it comes from, and where it lies under the models folder."""
+    """One file of a model: its source, and its path under the models folder."""
 
     path: InnerPath
     url: str
     member: str | None = None  # the file's name within the zip archive at `url`
-    size: int | None = Field(None, ge=0)  # bytes; None: not known
-    sha256: Sha256 | None = None  # None: nobody published it
+    size: int | None = Field(None, ge=0)  # bytes; None: unknown
+    sha256: Sha256 | None = None  # None: not published
 
     @property
     def source(self) -> str:
@@ -67,20 +67,20 @@ class ModelFile(Entry):
 
 
 class DownloadedFile(Entry):
-    """What a download says of one file; the key that it stands under is the path in the download's folder."""
+    """One file of a download; its key in `files` is the path in the download's folder."""
 
-    source: InnerPath | None = None  # its path at the source, where that is another
+    source: InnerPath | None = None  # path at the source, if different
     size: int | None = Field(None, ge=0)
     sha256: Sha256 | None = None
-    weights_only: bool = False  # a pickle, of which torch reads nothing but tensors
+    weights_only: bool = False  # a pickle that torch loads with weights_only
 
 
 class Licence(Entry):
-    """Under what some weights of an app are. `commercial`: whether it allows commercial use."""
+    """The licence of some weights of an app. `commercial`: whether it allows commercial use."""
 
     weights: str
     licence: str
-    spdx_id: str  # `LicenseRef-…` where SPDX has none
+    spdx_id: str  # `LicenseRef-…` if not in SPDX
     commercial: bool
     url: str = Field(pattern=r"^https://")
 
@@ -88,16 +88,16 @@ class Licence(Entry):
 class Download(Entry):
     """Files of one source at one revision under one licence.
 
-    They are files of a Hugging Face `repo`, or lie under `url`, or are members of it where it ends in `.zip`.
+    The source is a Hugging Face `repo`, or a base `url`, or a zip archive if the URL ends in `.zip`.
     """
 
     repo: str | None = Field(None, pattern=r"^\w[\w.-]*/\w[\w.-]*$")
-    url: str | None = Field(None, pattern=r"^https://\S+\{revision\}\S*$")  # where `{revision}` stands for it
+    url: str | None = Field(None, pattern=r"^https://\S+\{revision\}\S*$")  # contains `{revision}`
     revision: str
     licence: str
     licence_url: str = Field(pattern=r"^https://")
     spdx_id: str = "LicenseRef-unknown"
-    commercial: bool = False  # what is not said to allow it, does not
+    commercial: bool = False  # not allowed unless stated
     folder: InnerPath
     files: dict[InnerPath, DownloadedFile] = Field(min_length=1)
 
@@ -142,21 +142,21 @@ class AppDefaults(Entry):
 
 
 class App(Entry):
-    """One app. `model` names a model of the generator's settings, `downloads` what has to lie in the models folder."""
+    """One app. `model` names a model of the generator's settings, `downloads` its files in the models folder."""
 
     title: str
     description: str
     licence: str
-    safety: str = "none"  # what keeps unsafe pictures back
+    safety: str = "none"  # the safety checker
     model: str
     native_sizes: tuple[Size, ...] = Field(min_length=1)
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
-    downloads: tuple[str, ...] = Field((), exclude=True)  # the operator's business, not the client's
-    weights: tuple[Licence, ...] = Field((), exclude=True)  # those that no download brings
+    downloads: tuple[str, ...] = Field((), exclude=True)  # for operators, not shown to clients
+    weights: tuple[Licence, ...] = Field((), exclude=True)  # of weights that are not downloads
 
     def native_size(self, width: int, height: int) -> Size:
-        """The native size nearest in aspect ratio, and among those of one ratio the nearest in area."""
+        """The native size nearest in aspect ratio; among equal ratios, the nearest in area."""
 
         def distance(size: Size) -> tuple[float, float]:
             ratio = abs(log(size[0] / size[1]) - log(width / height))
@@ -172,42 +172,42 @@ class CatalogFile(Entry):
 
 
 class Catalog:
-    """Apps by their ids, downloads by their names.
+    """Apps by id, downloads by name.
 
-    Raises: ValueError where an app needs a download that is not there and, when read, where two files name the same.
+    Raises: ValueError where an app needs a missing download, and on reading, where two files define the same name.
     """
 
     def __init__(self, apps: Mapping[str, App], downloads: Mapping[str, Download] = MappingProxyType({})) -> None:
         self.apps = apps
         self.downloads = downloads
         for app_id, app in apps.items():
-            if absent := set(app.downloads) - downloads.keys():
-                raise ValueError(f"app {app_id}: there is no download {', '.join(sorted(absent))}")
+            if missing := set(app.downloads) - downloads.keys():
+                raise ValueError(f"app {app_id}: there is no download {', '.join(sorted(missing))}")
 
     @classmethod
     def read(cls, names: Sequence[str]) -> "Catalog":
-        """Read catalogues by name (`embedded` is a file of this package) or by path of a YAML file."""
+        """Read catalogues by name (such as `embedded`, a file of this package) or by path of a YAML file."""
         apps: dict[str, App] = {}
         downloads: dict[str, Download] = {}
         for name in names:
             path = Path(name) if name.endswith((".yaml", ".yml")) else CATALOGUES / f"{name}.yaml"
-            read = CatalogFile.model_validate(yaml.safe_load(path.read_text()))
-            if twice := (apps.keys() & read.apps.keys()) | (downloads.keys() & read.downloads.keys()):
-                raise ValueError(f"{path}: these are in another catalogue too: {', '.join(sorted(twice))}")
-            apps |= read.apps
-            downloads |= read.downloads
+            file = CatalogFile.model_validate(yaml.safe_load(path.read_text()))
+            if duplicates := (apps.keys() & file.apps.keys()) | (downloads.keys() & file.downloads.keys()):
+                raise ValueError(f"{path}: these are in another catalogue too: {', '.join(sorted(duplicates))}")
+            apps |= file.apps
+            downloads |= file.downloads
         return cls(apps, downloads)
 
     def check_models(self, models: Container[str]) -> None:
-        """Raises: ValueError where an app draws with a model that is none of these."""
+        """Raises: ValueError where the model of an app is not one of these."""
         for app_id, app in self.apps.items():
             if app.model not in models:
                 raise ValueError(f"app {app_id}: the generator has no model {app.model!r}")
 
     def licences(self, app_id: str) -> list[Licence]:
-        """Those of all weights of an app."""
+        """The licences of all weights of an app."""
         downloads = {name: self.downloads[name] for name in self.apps[app_id].downloads}
-        brought = [
+        downloaded = [
             Licence(
                 weights=name,
                 licence=download.licence,
@@ -217,10 +217,10 @@ class Catalog:
             )
             for name, download in downloads.items()
         ]
-        return [*self.apps[app_id].weights, *brought]
+        return [*self.apps[app_id].weights, *downloaded]
 
     def refusal(self, app_id: str, mode: LicenseMode) -> str:
-        """Why an app may not be used; empty where it may."""
+        """Why an app may not be used; empty if it may."""
         if mode == "any":
             return ""
         forbidding = [licence.weights for licence in self.licences(app_id) if not licence.commercial]
@@ -229,16 +229,16 @@ class Catalog:
         return "" if self.licences(app_id) else "The app does not say under which licences its weights are."
 
     def check_licences(self, mode: LicenseMode) -> None:
-        """Raises: ValueError where no app may be used."""
+        """Raises: ValueError if no app may be used."""
         refusals = {app_id: self.refusal(app_id, mode) for app_id in self.apps}
         if all(refusals.values()):
             reasons = " ".join(f"{app_id}: {reason}" for app_id, reason in refusals.items())
             raise ValueError(f"license_mode {mode} leaves no app. {reasons}")
 
     def needed(self, names: Iterable[str]) -> dict[str, Download]:
-        """The downloads that these apps need, by name. A name may be that of a download as well.
+        """The downloads that these apps need, by name. `names` may also name downloads.
 
-        Raises: ValueError where it is neither.
+        Raises: ValueError for a name that is neither.
         """
         needed: dict[str, Download] = {}
         for name in names:
@@ -249,7 +249,7 @@ class Catalog:
         return needed
 
     def files(self, names: Iterable[str]) -> list[ModelFile]:
-        """The files of what is `needed`, each once."""
+        """The files of the `needed` downloads."""
         return [file for download in self.needed(names).values() for file in download.model_files()]
 
     def __getitem__(self, app_id: str) -> App:

@@ -1,7 +1,7 @@
-"""Brings the files of models to where replicas look for them: fetched, verified by SHA-256, then renamed into place.
+"""Downloads model files to the folder that replicas read: fetched, verified by SHA-256, then renamed into place.
 
-Replicas themselves download nothing. A file whose digest nobody published is taken only when the operator asks for it
-(`pin`); what came is then written to a lock file in the models folder, and every later prefetch holds it to that.
+Replicas download nothing. A file without a published digest is accepted only on the operator's request (`pin`); its
+digest is then written to a lock file in the models folder and checked by every later prefetch.
 """
 
 import fcntl
@@ -20,30 +20,31 @@ import httpx
 import yaml
 from pydantic import TypeAdapter
 
+from deployments.common.checksums import file_sha256
 from serve_app.catalog.catalog import HUB, ModelFile, Sha256
 
 LOCK_FILE = "sha256.lock.yaml"
-PART = ".part"  # ends the name of a file that is still being fetched
+PART = ".part"  # suffix of a file that is being fetched
 CHUNK_BYTES = 1 << 20
-ATTEMPTS = 5  # in a row that brought not a byte more
+ATTEMPTS = 5  # consecutive ones without progress
 RETRY_WAIT_S = 2.0
 TIMEOUT_S = 60.0  # without a byte
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 Report = Callable[[ModelFile, int], None]
-"""Is told how many bytes of a file are there; of a file in an archive, first those of the archive."""
+"""Receives how many bytes of a file are there; for a file in an archive, first those of the archive."""
 
 
 class PrefetchError(Exception):
-    """A file could not be had, or is not what it has to be."""
+    """A file could not be fetched or is not the expected one."""
 
 
 class BrokenOffError(Exception):
-    """Worth another attempt."""
+    """A failure that another attempt may fix."""
 
 
 def missing(files: Iterable[ModelFile], models_dir: Path) -> list[ModelFile]:
-    """Those that are not there, or not in their size. Quick: nothing is read."""
+    """The files that are missing or have the wrong size. Fast: reads no contents."""
     return [file for file in files if not _is_there(file, models_dir / file.path)]
 
 
@@ -56,17 +57,17 @@ def prefetch(
     report: Report = lambda _file, _size: None,
     retry_wait_s: float = RETRY_WAIT_S,
 ) -> list[ModelFile]:
-    """Fetch what is not there yet, or is not right, and return that. `mirror` stands in for Hugging Face.
+    """Fetch and return the files that are missing or wrong. `mirror` replaces Hugging Face.
 
-    Raises: PrefetchError. What came of a broken download stays as `*.part`, and the next prefetch goes on from there.
+    Raises: PrefetchError. A partial download stays as `*.part`, and the next prefetch resumes it.
     """
     if not mirror.startswith(("https://", "http://")):
         raise PrefetchError(f"a mirror is a URL, not {mirror!r}")
     models_dir.mkdir(parents=True, exist_ok=True)
     # httpx takes proxies and certificates from the environment.
-    with _alone_in(models_dir), httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
+    with _locked(models_dir), httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
         pins = Pins(models_dir / LOCK_FILE)
-        wanted = _wanted(files, models_dir, pins)
+        wanted = _missing_or_wrong(files, models_dir, pins)
         if not pin and (unknown := [file.path for file in wanted if pins.expected(file) is None]):
             raise PrefetchError(f"no SHA-256 is known of {', '.join(unknown)}; pinning takes them as they come")
         _require_room(wanted, models_dir)
@@ -80,7 +81,7 @@ def prefetch(
 
 
 class Pins:
-    """The digests of files that the catalogue knows none of, by their sources."""
+    """The lock file: digests of files for which the catalogue has none, by source."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -98,7 +99,7 @@ class Pins:
 
 
 class Part:
-    """What is there of a file that is being fetched, and the SHA-256 of that. It goes on where an earlier one ended."""
+    """A partial file and the SHA-256 of its contents so far. Continues an existing partial file."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ class Part:
         self._digest, self.size = hashlib.sha256(), 0
 
     def save(self) -> None:
-        """After a crash the file is whole, or still has the name of a part."""
+        """Flush to disk, so that after a crash a file is complete or still named as a part."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -153,7 +154,7 @@ class Fetcher:
             self._accept(part, file)
 
     def fetch_members(self, files: Sequence[ModelFile]) -> None:
-        """Files of one archive. Only their own contents are taken from it: the paths are the catalogue's."""
+        """Files of one archive. Only contents are taken from it: the paths come from the catalogue."""
         path = (self.models_dir / files[0].path).with_name(PurePosixPath(files[0].url).name)
         with closing(Part(_part_of(path))) as archive:
             self._fill(archive, files[0], None)
@@ -162,7 +163,7 @@ class Fetcher:
                 with zipfile.ZipFile(archive.path) as opened:
                     for file in files:
                         self._extract(opened, file)
-            # Not a zip, without that member, encrypted or packed in a way that zipfile lacks, damaged.
+            # Not a zip, member missing, encrypted, unsupported compression, or damaged.
             except (zipfile.BadZipFile, KeyError, RuntimeError, zlib.error) as error:
                 raise PrefetchError(f"{files[0].url}: {error}") from error
             finally:
@@ -178,7 +179,7 @@ class Fetcher:
             self._accept(part, file)
 
     def _fill(self, part: Part, file: ModelFile, size: int | None) -> None:
-        """Read until the end, in as many connections as that takes."""
+        """Read to the end, reconnecting as often as needed. Raises: PrefetchError."""
         furthest, idle = part.size, 0
         while True:
             try:
@@ -194,7 +195,7 @@ class Fetcher:
 
     def _read(self, part: Part, file: ModelFile, size: int | None) -> None:
         url = self.mirror + file.url.removeprefix(HUB) if file.url.startswith(f"{HUB}/") else file.url
-        # Encoded, the bytes would be others, and so would the place to go on from.
+        # A content encoding would change the bytes, and the offset to resume from.
         headers = {"Accept-Encoding": "identity"}
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
@@ -229,7 +230,7 @@ class Fetcher:
 
 
 def _require_rest(response: httpx.Response, part: Part) -> None:
-    """Lets through what `part` lacks, or the whole from its start.
+    """Accepts the rest of `part`, or the whole file, for which it restarts the part.
 
     Raises: BrokenOffError, PrefetchError.
     """
@@ -246,10 +247,10 @@ def _require_rest(response: httpx.Response, part: Part) -> None:
 
 
 def _require_safe(part: Part, file: ModelFile) -> None:
-    """Raises: PrefetchError for an ONNX file that has other files opened."""
+    """Raises: PrefetchError for an ONNX file that refers to external files."""
     if not file.path.endswith(".onnx"):
         return
-    # Here, because onnxruntime takes a while to import.
+    # Imported here because onnxruntime is slow to import.
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     from deployments.common.onnx_session import require_self_contained
@@ -272,12 +273,12 @@ def _is_there(file: ModelFile, path: Path) -> bool:
     return path.is_file() and file.size in (None, path.stat().st_size)
 
 
-def _wanted(files: Iterable[ModelFile], models_dir: Path, pins: Pins) -> list[ModelFile]:
-    """What is not there or not right; what is proven wrong is deleted, so that no replica loads it."""
+def _missing_or_wrong(files: Iterable[ModelFile], models_dir: Path, pins: Pins) -> list[ModelFile]:
+    """The files that are missing or wrong; wrong ones are deleted, so that no replica loads them."""
     wanted = []
     for file in dict.fromkeys(files):
         path, expected = models_dir / file.path, pins.expected(file)
-        if expected is not None and _is_there(file, path) and _sha256(path) == expected:
+        if expected is not None and _is_there(file, path) and file_sha256(path) == expected:
             continue
         if expected is not None:
             path.unlink(missing_ok=True)
@@ -285,22 +286,17 @@ def _wanted(files: Iterable[ModelFile], models_dir: Path, pins: Pins) -> list[Mo
     return wanted
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _require_room(files: Sequence[ModelFile], models_dir: Path) -> None:
     free = shutil.disk_usage(models_dir).free
     parts = [_part_of(models_dir / file.path) for file in files]
-    there = sum(part.stat().st_size for part in parts if part.exists())
-    if (needed := sum(file.size or 0 for file in files) - there) > free:
+    downloaded = sum(part.stat().st_size for part in parts if part.exists())
+    if (needed := sum(file.size or 0 for file in files) - downloaded) > free:
         raise PrefetchError(f"{models_dir} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are to come")
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Two would write into the same parts."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Two prefetches at once would write to the same partial files. Raises: PrefetchError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -1,4 +1,4 @@
-"""Where commands write: what was asked for to stdout, everything else to stderr."""
+"""The consoles of commands: results go to stdout, everything else to stderr."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`face-avatar demo`: a service of its own, one photo, and its avatars."""
+"""`face-avatar demo`: starts a temporary service and generates avatars of one photo."""
 
 import contextlib
 import tempfile
@@ -21,7 +21,7 @@ from serve_app.photos.sample import sample_photo
 from serve_app.schemas.requests import MAX_SEED
 
 
-def draw_avatars(
+def generate_avatars(
     service: RunningService,
     photo: Path,
     folder: Path,
@@ -30,26 +30,26 @@ def draw_avatars(
     seed: int | None,
     report: Callable[[str], None],
 ) -> tuple[Task, tuple[SavedAvatar, ...]]:
-    """Have avatars made of a photo and write them to a folder.
+    """Generate avatars of a photo and write them to a folder.
 
     Raises: ClientError.
     """
     token = (service.data_dir / TOKEN_FILE).read_text().strip()
-    with FaceAvatarClient(service.url, token) as client, _ticking(report, f"drawing {batch} avatars"):
+    with FaceAvatarClient(service.url, token) as client, _repeating(report, f"drawing {batch} avatars"):
         task = client.avatars.create(photo, batch=batch, seed=seed).require_success()
         return task, save_avatars(client, task, folder, photo.stem)
 
 
 @contextlib.contextmanager
-def _ticking(report: Callable[[str], None], what: str) -> Iterator[None]:
-    """Keeps reporting what is being done, so that whoever waits sees time pass."""
+def _repeating(report: Callable[[str], None], text: str) -> Iterator[None]:
+    """Repeats a report every half second, so that the elapsed time shown with it advances."""
     done = threading.Event()
 
-    def tick() -> None:
+    def repeat() -> None:
         while not done.wait(0.5):
-            report(what)
+            report(text)
 
-    thread = threading.Thread(target=tick, daemon=True)
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield
@@ -70,20 +70,17 @@ def demo(
     """Start the service, send it a photo, write the avatars, and end it again."""
     started = time.monotonic()
     picture = photo if photo is not None else sample_photo()
+    count = f"{batch} {'avatar' if batch == 1 else 'avatars'}"
     end_on_signals()
     with tempfile.TemporaryDirectory(prefix="face-avatar-") as data_dir, console.status("") as status:
         options = ServiceOptions(port=free_port(), data_dir=Path(data_dir))
 
-        def report(what: str) -> None:
-            status.update(f"{time.monotonic() - started:4.0f} s  {what}")
+        def report(text: str) -> None:
+            status.update(f"{time.monotonic() - started:4.0f} s  {text}")
 
         with run_service(options, report) as service:
             console.print(f"{time.monotonic() - started:5.1f} s  service ready at {service.url}")
-            task, saved = draw_avatars(service, picture, output, batch=batch, seed=seed, report=report)
-            console.print(f"{time.monotonic() - started:5.1f} s  {_count(batch)} of {picture.name}", markup=False)
+            task, saved = generate_avatars(service, picture, output, batch=batch, seed=seed, report=report)
+            console.print(f"{time.monotonic() - started:5.1f} s  {count} of {picture.name}", markup=False)
     for line in summary(task, saved):
         console.print(f"         {line}", markup=False)
-
-
-def _count(avatars: int) -> str:
-    return f"{avatars} {'avatar' if avatars == 1 else 'avatars'}"

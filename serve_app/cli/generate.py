@@ -1,4 +1,4 @@
-"""`face-avatar generate`: queue a photo, wait for its avatars, and write them."""
+"""`face-avatar generate`: queues a photo, waits for its avatars, and writes them to files."""
 
 import json
 import shlex
@@ -33,7 +33,7 @@ def generate(
     context: typer.Context,
     photo: Annotated[str | None, typer.Argument(help="A photo of a face: a file, or an http(s) URL.")] = None,
     output: OutputOption = AVATARS,
-    # An option that has the name of a field of the request is that field; `requested` takes it from the context.
+    # Options named like a field of the request set that field; `requested` takes them from the context.
     app_id: Annotated[str | None, typer.Option("--app", help="Which app draws.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Replaces the app's prompt whole.")] = None,
     gender: Annotated[str | None, typer.Option(help="male, female, or another word for the prompt.")] = None,
@@ -75,27 +75,27 @@ def generate(
     if task is not None and (no_wait or parameters):
         raise typer.BadParameter("--task fetches what was made: nothing can be asked of it")
     source = photo if photo is None or is_url(photo) else Path(photo)
-    order = Order(source, task, parameters, not no_wait, receipts, output, url)
+    request = GenerateRequest(source, task, parameters, not no_wait, receipts, output, url)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
-        fulfil(client, order, console, errors, as_json=as_json)
+        run_request(client, request, console, errors, as_json=as_json)
 
 
 def requested(options: Mapping[str, Any]) -> AvatarParameters:
-    """The fields of a request among the options. What was not given is the service's to choose."""
+    """The request fields among the options. Those not given take the service's defaults."""
     fields = ((name, options[name]) for name in AvatarParameters.__annotations__)
-    # A flag that is off is not asked for; the seed 0 is.
+    # A flag that is off is left out; the seed 0 is not.
     return cast(AvatarParameters, {name: value for name, value in fields if value is not None and value is not False})
 
 
 class InterruptedWaitError(ClientError):
-    """Somebody stopped waiting for a task, which goes on; the message says how to fetch its avatars."""
+    """The user stopped waiting for a task, which continues; the message says how to fetch its avatars."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be made, or the id of a task whose avatars are to be fetched; exactly one of the two.
+class GenerateRequest:
+    """A photo to generate avatars of, or the id of a task whose avatars to fetch: exactly one of the two.
 
-    Without `waits` a task is queued and named, and that is all.
+    Without `waits` the task is only queued, and its id printed.
     """
 
     photo: Photo | None
@@ -107,51 +107,53 @@ class Order:
     url: str
 
 
-def fulfil(client: FaceAvatarClient, order: Order, out: Console, err: Console, *, as_json: bool) -> None:
-    """Have an order made, write its avatars and tell of them; as JSON: the envelope, and all else on stderr.
+def run_request(
+    client: FaceAvatarClient, request: GenerateRequest, out: Console, err: Console, *, as_json: bool
+) -> None:
+    """Run a request, write its avatars and print their paths; `as_json` prints the envelope, the rest on stderr.
 
     Raises: ClientError.
     """
-    told = err if as_json else out
-    task = _make(client, order, told, err)
+    messages = err if as_json else out
+    task = _run_task(client, request, messages, err)
     if as_json:
         print(json.dumps(task.envelope, indent=2))
-    if not order.waits and not task.finished:
-        told.print(f"Fetch its avatars later: {_again(order, task.task_id)}", markup=False)
+    if not request.waits and not task.finished:
+        messages.print(f"Fetch its avatars later: {_fetch_command(request, task.task_id)}", markup=False)
         return
     task.require_success()
     with err.status("fetching the avatars"):
-        saved = save_avatars(client, task, order.output, file_stem(order.photo, task), receipts=order.receipts)
+        saved = save_avatars(client, task, request.output, file_stem(request.photo, task), receipts=request.receipts)
     for line in summary(task, saved):
-        told.print(line, markup=False)
+        messages.print(line, markup=False)
 
 
-def _make(client: FaceAvatarClient, order: Order, told: Console, err: Console) -> Task:
-    """The finished task of an order, whatever its end; where nobody waits, as it stands.
+def _run_task(client: FaceAvatarClient, request: GenerateRequest, messages: Console, err: Console) -> Task:
+    """The finished task of a request, successful or not; without `waits`, its current state.
 
-    All tasks are queued: one that is has an id from the start, so that it can be watched, and fetched by another run.
+    Tasks are always queued: a queued task has an id from the start, so that a later run can fetch its avatars.
     """
-    if order.photo is None:
-        return _wait(client, order, order.task_id or "", err)
-    # Nothing is printed while a status turns: on a terminal it would take stdout along to stderr.
+    if request.photo is None:
+        return _wait(client, request, request.task_id or "", err)
+    # Print nothing inside a status: on a terminal it redirects stdout to stderr.
     with err.status("sending the photo"):
-        task = client.avatars.submit(order.photo, **order.parameters)
-    told.print(f"task {task.task_id}", markup=False)
-    return _wait(client, order, task.task_id, err) if order.waits else task
+        task = client.avatars.submit(request.photo, **request.parameters)
+    messages.print(f"task {task.task_id}", markup=False)
+    return _wait(client, request, task.task_id, err) if request.waits else task
 
 
-def _wait(client: FaceAvatarClient, order: Order, task_id: str, err: Console) -> Task:
-    timeout_s = (order.parameters.get("deadline_s") or WAIT_S) + GRACE_S
+def _wait(client: FaceAvatarClient, request: GenerateRequest, task_id: str, err: Console) -> Task:
+    timeout_s = (request.parameters.get("deadline_s") or WAIT_S) + GRACE_S
     try:
         with TaskView(err) as view:
             return client.avatars.wait(task_id, timeout_s=timeout_s, progress=view.show)
     except KeyboardInterrupt:
-        message = f"The task goes on. Fetch its avatars later: {_again(order, task_id)}"
+        message = f"The task goes on. Fetch its avatars later: {_fetch_command(request, task_id)}"
         raise InterruptedWaitError(message) from None
 
 
-def _again(order: Order, task_id: str) -> str:
-    """The command that fetches the avatars of an order."""
-    command = ["face-avatar", "generate", "--task", task_id, "-o", str(order.output)]
-    command += ["--receipts"] if order.receipts else []
-    return shlex.join(command if order.url == DEFAULT_URL else [*command, "--url", order.url])
+def _fetch_command(request: GenerateRequest, task_id: str) -> str:
+    """The command that fetches the avatars of a request later."""
+    command = ["face-avatar", "generate", "--task", task_id, "-o", str(request.output)]
+    command += ["--receipts"] if request.receipts else []
+    return shlex.join(command if request.url == DEFAULT_URL else [*command, "--url", request.url])

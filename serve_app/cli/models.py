@@ -1,4 +1,4 @@
-"""`face-avatar models`: the files of pretrained models."""
+"""`face-avatar models`: fetches the files of pretrained models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,12 +38,12 @@ def prefetch_models(
     for name, download in needed.items():
         console.print(f"{name}: {download.licence}, {download.licence_url}")
     with Progress(TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), console=console) as bars:
-        shown: dict[ModelFile, TaskID] = {}
+        bar_ids: dict[ModelFile, TaskID] = {}
 
         def report(file: ModelFile, size: int) -> None:
-            if file not in shown:
-                shown[file] = bars.add_task(file.path, total=file.size)
-            bars.update(shown[file], completed=size)
+            if file not in bar_ids:
+                bar_ids[file] = bars.add_task(file.path, total=file.size)
+            bars.update(bar_ids[file], completed=size)
 
         fetched = prefetch(read.files(names), models_dir.expanduser(), mirror=mirror, pin=pin, report=report)
     console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ def is_url(text: str) -> bool:
 
 
 def read_token(token: str | None, file: Path | None) -> str:
-    """The token itself, or that of a file; without either, of the data directory. Raises: ClientSettingsError."""
+    """The given token, or the one in `file`, or that of the data directory. Raises: ClientSettingsError."""
     if token:
         return token
     try:

@@ -1,4 +1,4 @@
-"""`face-avatar replay`: draw an image again from its receipt, and say whether it is the same one."""
+"""`face-avatar replay`: generates an image again from its receipt and compares the pixels."""
 
 import json
 from collections.abc import Iterator
@@ -31,27 +31,27 @@ COMPARED = ("model", "sampler", "schedule", "drawn_width", "drawn_height", "lora
 
 
 class ReceiptError(ClientError):
-    """There is no receipt in the file."""
+    """No valid receipt was found."""
 
 
 class OtherPixelsError(ClientError):
-    """What was drawn is another image than that of the receipt."""
+    """The new image differs from that of the receipt."""
 
 
 def replay(
     client: FaceAvatarClient, receipt: Receipt, photo: Photo, folder: Path, out: Console, err: Console, *, consent: bool
 ) -> None:
-    """Say what differs between then and now, draw the image, write it, and compare.
+    """Print what differs from the receipt, generate the image, write it, and compare its pixels.
 
     Raises: ClientError.
     """
-    asked = parameters(receipt, consent=consent)
+    request = parameters(receipt, consent=consent)
     with err.status("asking what the service draws with"):
-        now = drawn_with(client, asked, photo)
-    for line in differences(receipt, now):
+        current = current_receipt(client, request, photo)
+    for line in differences(receipt, current):
         out.print(line, markup=False)
     with err.status("sending the photo"):
-        task = client.avatars.submit(photo, **asked)
+        task = client.avatars.submit(photo, **request)
     with TaskView(err) as view:
         task = client.avatars.wait(task, progress=view.show).require_success()
     image = task.images[-1]
@@ -59,21 +59,21 @@ def replay(
     path = folder / f"{file_stem(photo, task)}-{image.seed}-replay.{image_format(data)}"
     write_file(path, data)
     out.print(str(path), markup=False)
-    if read(image).drawn_sha256 != receipt.drawn_sha256:
+    if receipt_of(image).drawn_sha256 != receipt.drawn_sha256:
         raise OtherPixelsError(
             "These are not the pixels of the receipt. Amid other requests their last digits may differ."
         )
     out.print("The same pixels as then.")
 
 
-def drawn_with(client: FaceAvatarClient, asked: AvatarParameters, photo: Photo) -> Receipt:
-    """What the service draws such an image with now: that of one step tells. Raises: ClientError."""
-    first = asked | AvatarParameters(num_inference_steps=1, batch=1)
-    return read(client.avatars.create(photo, **first).require_success().images[0])
+def current_receipt(client: FaceAvatarClient, request: AvatarParameters, photo: Photo) -> Receipt:
+    """The receipt of such an image from the service as it is now, from a run of one step. Raises: ClientError."""
+    one_step = request | AvatarParameters(num_inference_steps=1, batch=1)
+    return receipt_of(client.avatars.create(photo, **one_step).require_success().images[0])
 
 
 def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
-    """The request whose last image is that of the receipt: seeds beyond the largest one are those of later images."""
+    """The request whose last image has the receipt's seed: only later images of a batch have seeds above MAX_SEED."""
     seed = min(receipt.seed, MAX_SEED)
     return AvatarParameters(
         app_id=receipt.app_id,
@@ -94,7 +94,7 @@ def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
 
 
 def differences(then: Receipt, now: Receipt) -> Iterator[str]:
-    """A line for each thing that may make other pixels."""
+    """A line for each difference that may change the pixels."""
     for name in sorted(then.weights.keys() | now.weights.keys()):
         if name not in then.weights:
             yield f"{name}: weights that the receipt does not name"
@@ -112,7 +112,7 @@ def differences(then: Receipt, now: Receipt) -> Iterator[str]:
             yield f"{name}: {old} then, {new} now"
 
 
-def read(image: AvatarImage) -> Receipt:
+def receipt_of(image: AvatarImage) -> Receipt:
     """Raises: ReceiptError."""
     try:
         return Receipt.model_validate(image.receipt)
@@ -121,7 +121,7 @@ def read(image: AvatarImage) -> Receipt:
 
 
 def read_receipt(path: Path, image: int) -> Receipt:
-    """The receipt in a JSON file: by itself, or that of one of the images of an envelope. Raises: ReceiptError."""
+    """The receipt in a JSON file: on its own, or that of one image of an envelope. Raises: ReceiptError."""
     try:
         data: Any = json.loads(path.read_text())
         return Receipt.model_validate(data["output"]["receipts"][image] if "output" in data else data)
@@ -142,7 +142,7 @@ def replay_command(
     token_file: TokenFileOption = None,
 ) -> None:
     """Draw an avatar again from its receipt, and say what differs; exit code 1 if the pixels do."""
-    known = read_receipt(receipt, image)
+    expected = read_receipt(receipt, image)
     source = photo if is_url(photo) else Path(photo)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
-        replay(client, known, source, output, console, errors, consent=consent)
+        replay(client, expected, source, output, console, errors, consent=consent)

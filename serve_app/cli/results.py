@@ -1,4 +1,4 @@
-"""The avatars of a finished task as files, and as lines for people to read."""
+"""Writes the avatars of a finished task to files, and summarises them for the terminal."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class OutputError(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class SavedAvatar:
-    """`path` is None where the safety stage withheld the image. With a receipt it lies beside the image, as JSON."""
+    """`path` is None where the safety stage withheld the image. A receipt is a JSON file beside the image."""
 
     path: Path | None
     image: AvatarImage
@@ -27,7 +27,7 @@ class SavedAvatar:
 def save_avatars(
     client: FaceAvatarClient, task: Task, folder: Path, stem: str, *, receipts: bool = False
 ) -> tuple[SavedAvatar, ...]:
-    """Write the images of a task as `<stem>-<seed>.<format>`, over files of the same name; receipts as `.json`.
+    """Write the images of a task as `<stem>-<seed>.<format>`, overwriting existing files; receipts as `.json`.
 
     Raises: ClientError.
     """
@@ -55,7 +55,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def file_stem(photo: Photo | None, task: Task) -> str:
-    """What the files are called after: the photo; of a task whose photo had no name, its id."""
+    """The stem of file names: that of the photo, or the task id if the photo has no name."""
     if isinstance(photo, Path):
         return photo.stem
     source = photo or str(task.envelope["input"].get("file_url", ""))
@@ -64,12 +64,12 @@ def file_stem(photo: Photo | None, task: Task) -> str:
 
 
 def summary(task: Task, saved: tuple[SavedAvatar, ...]) -> Iterator[str]:
-    """A line for each image, and one for the times."""
+    """A line for each image, and one with the run times."""
     for avatar in saved:
         image = avatar.image
-        shown = "no face found" if image.face_similarity is None else f"{image.face_similarity:.2f}"
+        similarity = "no face found" if image.face_similarity is None else f"{image.face_similarity:.2f}"
         where = avatar.path if avatar.path is not None else "withheld by the safety stage"
         tries = f"  best of {len(image.attempts)}" if len(image.attempts) > 1 else ""
-        yield f"{where}  seed {image.seed}  similarity {shown}{tries}"
+        yield f"{where}  seed {image.seed}  similarity {similarity}{tries}"
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in task.stages.items())
     yield f"{times}; together {task.runtime_s:.2f} s" if times else f"together {task.runtime_s:.2f} s"

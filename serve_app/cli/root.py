@@ -1,4 +1,4 @@
-"""`face-avatar`: the commands, and what their errors become."""
+"""`face-avatar`: the commands, and the exit codes of their errors."""
 
 import sys
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`face-avatar serve`: the service on this machine, until it is interrupted."""
+"""`face-avatar serve`: runs the service on this machine until interrupted."""
 
 import contextlib
 import threading
@@ -43,9 +43,9 @@ def serve(
 
 
 def page_url(service: RunningService) -> str:
-    """Where the playground is. Whoever sees the terminal of a service may use it; what goes into a log has no token."""
+    """The URL of the playground; with the token only on a terminal, so that no log contains it."""
     loopback = urlsplit(service.url).hostname in ("127.0.0.1", "::1", "localhost")
-    token = service.data_dir / TOKEN_FILE  # which may have been deleted
+    token = service.data_dir / TOKEN_FILE  # may have been deleted
     if not (loopback and console.is_terminal and token.exists()):
         return f"{service.url}/"
-    return f"{service.url}/#token={token.read_text().strip()}"  # a fragment: browsers do not send it
+    return f"{service.url}/#token={token.read_text().strip()}"  # browsers do not send the fragment

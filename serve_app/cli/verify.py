@@ -1,4 +1,4 @@
-"""`face-avatar verify`: whether a picture is one of ours, found out here, without a running service."""
+"""`face-avatar verify`: checks whether this service made a picture, without a running service."""
 
 import asyncio
 from pathlib import Path
@@ -24,7 +24,7 @@ def verify(
     _, settings = read_config(ServiceOptions(config, data_dir=data_dir))
     certificates = Provenance(settings.provenance, settings.broker, settings.data_dir).certificates()
     try:
-        found = asyncio.run(_verified(picture.read_bytes(), certificates, settings.decoder))
+        found = asyncio.run(_verify(picture.read_bytes(), certificates, settings.decoder))
     except ImageUrlError as error:
         console.print(f"[red]unreadable[/red]: {error}")
         raise typer.Exit(1) from None
@@ -36,7 +36,7 @@ def verify(
     raise typer.Exit(0 if genuine else 1)
 
 
-async def _verified(data: bytes, certificates: OurCertificates, settings: SandboxSettings) -> VerifyOutput:
+async def _verify(data: bytes, certificates: OurCertificates, settings: SandboxSettings) -> VerifyOutput:
     reader = CredentialReader(certificates, settings)
     try:
         return await reader.verify(data)

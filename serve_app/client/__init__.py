@@ -1,11 +1,11 @@
-"""A client of the service over HTTP: typed requests and results, and repeats that never have a picture drawn twice.
+"""The HTTP client of the service: typed requests and results, and retries that never generate a picture twice.
 
     with FaceAvatarClient("http://127.0.0.1:8000", token) as client:
         task = client.avatars.create(Path("me.jpg"), batch=2, gender="female")
         pictures = [client.avatars.download(image) for image in task.images]
 
-`AsyncFaceAvatarClient` has the same methods for an event loop. Every method raises ClientError; its kinds are drawn in
-`errors`.
+`AsyncFaceAvatarClient` has the same methods for an event loop. Every method raises ClientError; `errors` shows its
+subclasses.
 """
 
 from serve_app.client.asynchronous import AsyncFaceAvatarClient

@@ -1,4 +1,4 @@
-"""URLs as a client takes and shows them."""
+"""The URLs that a client accepts and shows."""
 
 from ipaddress import ip_address
 
@@ -6,19 +6,19 @@ import httpx
 
 
 def web_address(text: str) -> httpx.URL | None:
-    """None unless it is an http(s) URL that can be connected to."""
+    """The parsed URL; None unless it is an http(s) URL that can be connected to."""
     try:
         url = httpx.URL(text)
-        url.host.encode("idna")  # as the resolver will: a label that is too long fails there
+        url.host.encode("idna")  # as the resolver does: fails on a label that is too long
     except (httpx.InvalidURL, ValueError):
         return None
-    # A name in the URL would take the place of the token.
+    # httpx would send user info in the URL instead of the token.
     usable = url.scheme in ("http", "https") and url.host and (url.port or 0) <= 65535 and not url.userinfo
     return url if usable else None
 
 
 def origin(url: httpx.URL) -> str:
-    """A URL for messages: without a path, a signature or a password."""
+    """A URL for messages: without path, signature and password."""
     return f"{url.scheme}://{url.netloc.decode()}"
 
 

@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Unpack
 
-from serve_app.client.connection import AsyncConnection, nothing
-from serve_app.client.exchange import Tell
-from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests
+from serve_app.client.connection import AsyncConnection
+from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests, Resource
 from serve_app.client.values import AppInfo, AvatarImage, AvatarParameters, Faces, Photo, Task, Verdict, task_id_of
 
 
 class AsyncFaceAvatarClient:
-    """One service, and one token for it; for `timeout_s`, `retries` and `sleep` see FaceAvatarClient."""
+    """The asyncio client of one service with one token; see FaceAvatarClient for `timeout_s`, `retries` and `sleep`."""
 
     def __init__(
         self,
@@ -42,15 +41,11 @@ class AsyncFaceAvatarClient:
         await self._connection.close()
 
 
-class AsyncAvatars:
-    """`client.avatars`; see `serve_app.client.blocking.Avatars` for what each does."""
-
-    def __init__(self, requests: Requests, connection: AsyncConnection) -> None:
-        self._requests = requests
-        self._connection = connection
+class AsyncAvatars(Resource[AsyncConnection]):
+    """`client.avatars`: the methods of `serve_app.client.blocking.Avatars`."""
 
     async def create(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
-        # In a thread: the photo is read from its file.
+        # In a thread, because it reads the photo's file.
         return await self._connection.run(await asyncio.to_thread(self._requests.create, photo, parameters))
 
     async def submit(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
@@ -60,15 +55,14 @@ class AsyncAvatars:
         return await self._connection.run(self._requests.get(task_id))
 
     async def wait(
-        self, task: Task | str, *, timeout_s: float = WAIT_S, progress: Callable[[Task], None] = nothing
+        self, task: Task | str, *, timeout_s: float = WAIT_S, progress: Callable[[Task], None] = lambda _task: None
     ) -> Task:
         return await self._connection.run(self._requests.follow(task_id_of(task), timeout_s), progress)
 
     async def events(self, task: Task | str, *, timeout_s: float = WAIT_S) -> AsyncIterator[Task]:
-        async with aclosing(self._connection.steps(self._requests.follow(task_id_of(task), timeout_s))) as steps:
-            async for said in steps:
-                if isinstance(said, Tell):
-                    yield said.value
+        async with aclosing(self._connection.values(self._requests.follow(task_id_of(task), timeout_s))) as states:
+            async for state in states:
+                yield state
 
     async def cancel(self, task: Task | str) -> Task:
         return await self._connection.run(self._requests.cancel(task_id_of(task)))
@@ -77,23 +71,15 @@ class AsyncAvatars:
         return await self._connection.run(self._requests.download(image))
 
 
-class AsyncFaceFinder:
+class AsyncFaceFinder(Resource[AsyncConnection]):
     """`client.faces`"""
-
-    def __init__(self, requests: Requests, connection: AsyncConnection) -> None:
-        self._requests = requests
-        self._connection = connection
 
     async def inspect(self, photo: Photo) -> Faces:
         return await self._connection.run(await asyncio.to_thread(self._requests.inspect, photo))
 
 
-class AsyncApps:
+class AsyncApps(Resource[AsyncConnection]):
     """`client.apps`"""
-
-    def __init__(self, requests: Requests, connection: AsyncConnection) -> None:
-        self._requests = requests
-        self._connection = connection
 
     async def list(self) -> tuple[AppInfo, ...]:
         return await self._connection.run(self._requests.apps())

@@ -1,41 +1,28 @@
-"""Carries plans out over HTTP: one connection that waits, and one for an event loop. Neither decides anything."""
+"""Runs flows over HTTP: one connection that blocks, and one for an event loop. Neither makes decisions."""
 
 import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
 import serve_app
 from serve_app.client.addresses import is_this_machine
 from serve_app.client.errors import ClientSettingsError
-from serve_app.client.exchange import Answer, Body, Call, Open, Outcome, Plan, Read, Send, Sleep, Tell
+from serve_app.client.exchange import Answer, Body, Flow, Outcome, Read, Report, Send, Sleep
 
 CONNECT_TIMEOUT_S = 10
-LEAST_S = 0.001
+MIN_TIMEOUT_S = 0.001
 EVENT_STREAM = "text/event-stream"
 
 T = TypeVar("T")
-Heard = Callable[[Any], None]
-"""Is told what a plan tells on its way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
-    """What a plan came to; comes after all that it told."""
-
-    value: T
-
-
-def nothing(_told: Any) -> None:
-    """Hears what a plan tells, and does not care."""
+Pool = TypeVar("Pool", httpx.Client, httpx.AsyncClient)
 
 
 class Connection:
-    """To a service and to wherever its results lie; `sleep` is how it waits between repeats."""
+    """To a service and to the hosts of its results; `sleep` waits between retries."""
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
@@ -45,51 +32,32 @@ class Connection:
         for pool in self._pools.values():
             pool.close()
 
-    def run(self, plan: Plan[T], heard: Heard = nothing) -> T:
-        for said in self.steps(plan):
-            if isinstance(said, Done):
-                return said.value
-            heard(said.value)
-        raise AssertionError("a plan ends with what it came to")
+    def run(self, flow: Flow[T], progress: Callable[[T], None] = lambda _value: None) -> T:
+        """The result of a flow; `progress` is called with each value it yields, the result included."""
+        for value in self.values(flow):
+            progress(value)
+        return value
 
-    def steps(self, plan: Plan[T]) -> Iterator[Tell | Done[T]]:
-        """What the plan tells, as it comes, and last what it came to."""
-        came: Any = None
-        with _Stream() as stream:
+    def values(self, flow: Flow[T]) -> Iterator[T]:
+        """The values that a flow reports, then its result."""
+        received: Any = None
+        with _Response() as response:
             while True:
                 try:
-                    step = plan.send(came)
+                    step = flow.send(received)
                 except StopIteration as end:
-                    yield Done(end.value)
+                    yield end.value
                     return
-                came = None
+                received = None
                 match step:
-                    case Tell():
-                        yield step
+                    case Report():
+                        yield step.value
                     case Sleep():
                         self._sleep(step.seconds)
                     case Send():
-                        came = self._send(step)
-                    case Open():
-                        came = stream.open(self._pool(step.call.url), step)
+                        received = response.open(_pool_for(step, self._pools, httpx.Client), step)
                     case Read():
-                        came = stream.read()
-
-    def _send(self, step: Send) -> Outcome:
-        pool = self._pool(step.call.url)
-        try:
-            with pool.stream(**_request(step.call, _left(step.deadline))) as response:
-                return _whole(response, Body(response, step.call.max_bytes, step.deadline))
-        except httpx.RequestError as error:
-            return error
-
-    def _pool(self, url: httpx.URL) -> httpx.Client:
-        """Connections to that host: a proxy of the environment leads to others, never to this machine's own."""
-        by_environment = not is_this_machine(url.host)
-        if by_environment not in self._pools:
-            with _proxy_errors():
-                self._pools[by_environment] = httpx.Client(trust_env=by_environment)
-        return self._pools[by_environment]
+                        received = response.read()
 
 
 class AsyncConnection:
@@ -103,65 +71,50 @@ class AsyncConnection:
         for pool in self._pools.values():
             await pool.aclose()
 
-    async def run(self, plan: Plan[T], heard: Heard = nothing) -> T:
-        async with contextlib.aclosing(self.steps(plan)) as steps:
-            async for said in steps:
-                if isinstance(said, Done):
-                    return said.value
-                heard(said.value)
-        raise AssertionError("a plan ends with what it came to")
+    async def run(self, flow: Flow[T], progress: Callable[[T], None] = lambda _value: None) -> T:
+        async with contextlib.aclosing(self.values(flow)) as values:
+            async for value in values:
+                progress(value)
+        return value
 
-    async def steps(self, plan: Plan[T]) -> AsyncGenerator[Tell | Done[T], None]:
-        came: Any = None
-        async with _AsyncStream() as stream:
+    async def values(self, flow: Flow[T]) -> AsyncGenerator[T, None]:
+        received: Any = None
+        async with _AsyncResponse() as response:
             while True:
                 try:
-                    step = plan.send(came)
+                    step = flow.send(received)
                 except StopIteration as end:
-                    yield Done(end.value)
+                    yield end.value
                     return
-                came = None
+                received = None
                 match step:
-                    case Tell():
-                        yield step
+                    case Report():
+                        yield step.value
                     case Sleep():
                         await self._sleep(step.seconds)
                     case Send():
-                        came = await self._send(step)
-                    case Open():
-                        came = await stream.open(self._pool(step.call.url), step)
+                        received = await response.open(_pool_for(step, self._pools, httpx.AsyncClient), step)
                     case Read():
-                        came = await stream.read()
-
-    async def _send(self, step: Send) -> Outcome:
-        pool = self._pool(step.call.url)
-        try:
-            async with pool.stream(**_request(step.call, _left(step.deadline))) as response:
-                return await _async_whole(response, Body(response, step.call.max_bytes, step.deadline))
-        except httpx.RequestError as error:
-            return error
-
-    def _pool(self, url: httpx.URL) -> httpx.AsyncClient:
-        by_environment = not is_this_machine(url.host)
-        if by_environment not in self._pools:
-            with _proxy_errors():
-                self._pools[by_environment] = httpx.AsyncClient(trust_env=by_environment)
-        return self._pools[by_environment]
+                        received = await response.read()
 
 
-class _Stream(contextlib.ExitStack):
-    """The one answer of a plan that goes on."""
+class _Response(contextlib.ExitStack):
+    """The response that a flow is reading; the next one closes it."""
 
-    def open(self, pool: httpx.Client, step: Open) -> Outcome:
+    def open(self, pool: httpx.Client, step: Send) -> Outcome:
         self.close()
         try:
-            response = self.enter_context(pool.stream(**_request(step.call, step.silence_s)))
-            if not _goes_on(response):
-                return _whole(response, Body(response, step.call.max_bytes, time.monotonic() + step.silence_s))
+            response = self.enter_context(pool.stream(**_request(step)))
+            self._chunks = response.iter_bytes()
+            if _is_open_stream(step, response):
+                return Answer(response.status_code, response.headers, b"")
+            body = Body(response, step)
+            for chunk in self._chunks:
+                body.add(chunk)
         except httpx.RequestError as error:
+            self.close()
             return error
-        self._chunks = response.iter_bytes()
-        return Answer(response.status_code, response.headers, b"")
+        return body.answer()
 
     def read(self) -> bytes | httpx.RequestError | None:
         try:
@@ -170,18 +123,21 @@ class _Stream(contextlib.ExitStack):
             return error
 
 
-class _AsyncStream(contextlib.AsyncExitStack):
-    async def open(self, pool: httpx.AsyncClient, step: Open) -> Outcome:
+class _AsyncResponse(contextlib.AsyncExitStack):
+    async def open(self, pool: httpx.AsyncClient, step: Send) -> Outcome:
         await self.aclose()
         try:
-            response = await self.enter_async_context(pool.stream(**_request(step.call, step.silence_s)))
-            if not _goes_on(response):
-                body = Body(response, step.call.max_bytes, time.monotonic() + step.silence_s)
-                return await _async_whole(response, body)
+            response = await self.enter_async_context(pool.stream(**_request(step)))
+            self._chunks = response.aiter_bytes()
+            if _is_open_stream(step, response):
+                return Answer(response.status_code, response.headers, b"")
+            body = Body(response, step)
+            async for chunk in self._chunks:
+                body.add(chunk)
         except httpx.RequestError as error:
+            await self.aclose()
             return error
-        self._chunks = response.aiter_bytes()
-        return Answer(response.status_code, response.headers, b"")
+        return body.answer()
 
     async def read(self) -> bytes | httpx.RequestError | None:
         try:
@@ -190,28 +146,29 @@ class _AsyncStream(contextlib.AsyncExitStack):
             return error
 
 
-def _whole(response: httpx.Response, body: Body) -> Answer:
-    for chunk in response.iter_bytes():
-        body.add(chunk)
-    return body.answer()
+def _is_open_stream(step: Send, response: httpx.Response) -> bool:
+    """Whether the flow reads this response itself, event by event."""
+    content_type = response.headers.get("content-type", "")
+    return step.streams and response.status_code == 200 and content_type.startswith(EVENT_STREAM)
 
 
-async def _async_whole(response: httpx.Response, body: Body) -> Answer:
-    async for chunk in response.aiter_bytes():
-        body.add(chunk)
-    return body.answer()
+def _pool_for(step: Send, pools: dict[bool, Pool], make: type[Pool]) -> Pool:
+    """The pool for a call: the proxy of the environment is used for other hosts, never for this machine.
+
+    Raises: ClientSettingsError.
+    """
+    by_environment = not is_this_machine(step.call.url.host)
+    if by_environment not in pools:
+        try:
+            pools[by_environment] = make(trust_env=by_environment)
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ClientSettingsError(f"the proxy that the environment names cannot be used: {error}") from error
+    return pools[by_environment]
 
 
-def _goes_on(response: httpx.Response) -> bool:
-    return response.status_code == 200 and response.headers.get("content-type", "").startswith(EVENT_STREAM)
-
-
-def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), LEAST_S)
-
-
-def _request(call: Call, timeout_s: float) -> dict[str, Any]:
-    """What httpx wants to know of a call."""
+def _request(step: Send) -> dict[str, Any]:
+    """The arguments of `httpx.Client.stream`."""
+    call, timeout_s = step.call, max(step.deadline - time.monotonic(), MIN_TIMEOUT_S)
     return {
         "method": call.method,
         "url": call.url,
@@ -219,11 +176,3 @@ def _request(call: Call, timeout_s: float) -> dict[str, Any]:
         "content": call.content,
         "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
     }
-
-
-@contextlib.contextmanager
-def _proxy_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
-        raise ClientSettingsError(f"the proxy that the environment names cannot be used: {error}") from error

@@ -1,13 +1,13 @@
-"""What can go wrong for a client.
+"""The errors of the client.
 
 ClientError
 ├── ClientSettingsError      the URL, the token or the environment's proxy cannot be used
-├── ConnectionFailedError    no whole answer came: refused, dropped or too slow
-├── UnexpectedAnswerError    an answer that the contract does not know: no envelope, no image, too large
+├── ConnectionFailedError    no complete answer: refused, dropped or too slow
+├── UnexpectedAnswerError    the answer breaks the contract: no envelope, no image, too large
 ├── ServiceError             the service refused the request, or its task failed
-├── PhotoFileError           the photo cannot be read, or is too large to be sent
-├── WithheldError            the safety stage kept the image back
-└── NotFinishedError         nobody wanted to wait longer for the task
+├── PhotoFileError           the photo cannot be read, or is too large to send
+├── WithheldError            the safety stage withheld the image
+└── NotFinishedError         the task did not finish within the time to wait
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import httpx
 
 
 class ClientError(Exception):
-    """The avatars did not come; the message says why."""
+    """Base of all errors of the client; the message says what failed."""
 
 
 class ClientSettingsError(ClientError):
@@ -24,7 +24,7 @@ class ClientSettingsError(ClientError):
 
 
 class ConnectionFailedError(ClientError):
-    """`reached` is false where not even a connection was made: nothing listens there, or no way leads there."""
+    """`reached` is false where no connection could be made."""
 
     def __init__(self, place: str, cause: httpx.RequestError) -> None:
         self.reached = not isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout)
@@ -37,9 +37,9 @@ class UnexpectedAnswerError(ClientError):
 
 
 class ServiceError(ClientError):
-    """What the service said: `error` is its short stable name, `error_data` what was wrong and what would be accepted.
+    """An error of the service: `error` is its stable name, `error_data` says what was wrong and what is accepted.
 
-    `status_code` is that of the answer: 200 where a status read told of a task that had failed.
+    `status_code` is that of the answer: 200 where reading a task showed that it had failed.
     """
 
     def __init__(self, status_code: int, error: str, error_data: dict[str, Any], task_id: str = "") -> None:
@@ -63,7 +63,7 @@ class NotFinishedError(ClientError):
 
 
 def _readable(error: str, data: dict[str, Any]) -> str:
-    """One line, and one more for each field that was wrong."""
+    """One line, and one more for each invalid field."""
     text = f"{error}: {data['message']}" if data.get("message") else error
     accepted = data.get("accepted")
     if isinstance(accepted, list):

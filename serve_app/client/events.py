@@ -1,4 +1,4 @@
-"""Server-sent events, read from bytes as they come."""
+"""An incremental parser of server-sent events."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ class Event:
 
 
 class EventReader:
-    """Cuts a stream into its events; comments, and all fields but `id` and `data`, are passed over."""
+    """Splits a stream into events; ignores comments and all fields but `id` and `data`."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def add(self, chunk: bytes) -> list[Event]:
-        """The events that this chunk completes. Raises: UnexpectedAnswerError where one is too large, or no text."""
+        """The events that this chunk completes. Raises: UnexpectedAnswerError where one is too large or not UTF-8."""
         *blocks, self._rest = (self._rest + chunk).replace(b"\r\n", b"\n").split(b"\n\n")
         if len(self._rest) > MAX_EVENT_BYTES:
             raise UnexpectedAnswerError(f"an event has more than {MAX_EVENT_BYTES} bytes")

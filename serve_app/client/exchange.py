@@ -1,7 +1,7 @@
-"""One call and its answer, and what is done about an answer that did not come. Sends nothing itself.
+"""One call, its answer and its retries, without I/O.
 
-A plan is a generator: it yields the steps that somebody with a connection takes for it, is sent what came of each, and
-returns what all of them were for. `connection` carries plans out, waiting or on an event loop, and decides nothing.
+A flow is a generator, as httpx's auth flows are: it yields steps, is sent the outcome of each, and returns a result.
+`connection` runs flows, blocking or on an event loop.
 """
 
 import itertools
@@ -21,15 +21,15 @@ from serve_app.client.errors import ConnectionFailedError, ServiceError, Unexpec
 FIRST_PAUSE_S = 0.25
 MAX_PAUSE_S = 60.0
 
-# What the next try may not meet again; all else (a URL that no transport knows, a body in a broken encoding) it would.
-PASSING = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
+# Errors that a retry may avoid; others, such as an unknown URL scheme or a broken encoding, would happen again.
+TRANSIENT = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that may be sent more than once."""
+    """An HTTP request; a retry sends it again unchanged."""
 
     method: str
     url: httpx.URL
@@ -40,7 +40,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole HTTP answer; of one that goes on, its head."""
+    """An HTTP answer; of an event stream its head only, with an empty body."""
 
     status: int
     headers: httpx.Headers
@@ -48,7 +48,7 @@ class Answer:
 
     @property
     def envelope(self) -> dict[str, Any] | None:
-        """None where the answer is not the service's own, but that of a proxy or of something else."""
+        """None where the answer does not come from the service but, for example, from a proxy."""
         try:
             data = from_json(self.body)
         except ValueError:
@@ -57,7 +57,7 @@ class Answer:
 
     @property
     def retry_after_s(self) -> float | None:
-        """RFC 9110, 10.2.3: a number of seconds, or a date."""
+        """RFC 9110, 10.2.3: a number of seconds, or a date. None where the header is missing or invalid."""
         value = self.headers.get("retry-after", "").strip()
         if value.isascii() and value.isdigit():
             return float(value[:9])
@@ -75,33 +75,29 @@ class Answer:
             error = f"HTTP {self.status} {httpx.codes.get_reason_phrase(self.status)}".strip()
             raise ServiceError(self.status, error, {"message": "the answer is not the service's own"})
         data = envelope.get("error_data")
-        known = data if isinstance(data, dict) else {}
-        raise ServiceError(self.status, str(envelope["error"]), known, str(envelope.get("task_id", "")))
+        error_data = data if isinstance(data, dict) else {}
+        raise ServiceError(self.status, str(envelope["error"]), error_data, str(envelope.get("task_id", "")))
 
 
 Outcome = Answer | httpx.RequestError
-"""What came of a call."""
+"""The result of a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a call and read its answer to the end: an Outcome. `deadline` is by the monotonic clock."""
+    """Send a call and read its answer: an Outcome. `deadline` is by the monotonic clock.
+
+    With `streams`, an event stream is left to `Read`; the time left until `deadline` is then its longest silence.
+    """
 
     call: Call
     deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Send a call whose answer goes on: an Outcome, of a good answer its head. `silence_s` ends it."""
-
-    call: Call
-    silence_s: float
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Wait for more of the answer that was opened last: bytes, None after its end, or what broke it."""
+    """Read more of the current event stream: bytes, None at its end, or the error that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,39 +106,39 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Tell whoever waits of something on the way."""
+class Report:
+    """Pass an intermediate value to the caller."""
 
     value: Any
 
 
-Step = Send | Open | Read | Sleep | Tell
-Plan = Generator[Step, Any, T]
+Step = Send | Read | Sleep | Report
+Flow = Generator[Step, Any, T]
 
 
 class Body:
-    """An answer's body as it comes. The time-outs of a connection count from byte to byte; this looks at the whole."""
+    """The body of an answer, limited in size and in total time: httpx only limits the time between two chunks."""
 
-    def __init__(self, response: httpx.Response, max_bytes: int, deadline: float) -> None:
+    def __init__(self, response: httpx.Response, step: Send) -> None:
         self._response = response
-        self._max_bytes = max_bytes
-        self._deadline = deadline
+        self._step = step
         self._read = bytearray()
 
     def add(self, chunk: bytes) -> None:
-        """Raises: UnexpectedAnswerError where it is too large; httpx.ReadTimeout where it takes too long."""
+        """Raises: UnexpectedAnswerError if it is too large; httpx.ReadTimeout if it takes too long."""
         self._read += chunk
-        if len(self._read) > self._max_bytes:
-            raise UnexpectedAnswerError(f"{origin(self._response.url)} answered more than {self._max_bytes} bytes")
-        if time.monotonic() > self._deadline:
+        max_bytes = self._step.call.max_bytes
+        if len(self._read) > max_bytes:
+            raise UnexpectedAnswerError(f"{origin(self._response.url)} answered more than {max_bytes} bytes")
+        if time.monotonic() > self._step.deadline:
             raise httpx.ReadTimeout("the answer takes too long", request=self._response.request)
 
     def answer(self) -> Answer:
         return Answer(self._response.status_code, self._response.headers, bytes(self._read))
 
 
-def answered(call: Call, timeout_s: float, retries: int) -> Plan[Answer]:
-    """The answer to a call, repeated at most `retries` times while that may help, all within `timeout_s`.
+def send_with_retries(call: Call, timeout_s: float, retries: int) -> Flow[Answer]:
+    """The answer to a call, retried at most `retries` times after transient errors, all within `timeout_s`.
 
     Raises: ConnectionFailedError, UnexpectedAnswerError.
     """
@@ -159,20 +155,20 @@ def answered(call: Call, timeout_s: float, retries: int) -> Plan[Answer]:
 
 
 def repeat_pause_s(outcome: Outcome, repeats: int) -> float | None:
-    """Seconds until a call that went so may be repeated, None where that would not help; `repeats` came before."""
+    """Seconds until the next retry, None where one would not help; `repeats` is how many there have been."""
     if isinstance(outcome, httpx.RequestError):
-        asked_s, passing = None, isinstance(outcome, PASSING)
+        asked_s, transient = None, isinstance(outcome, TRANSIENT)
     else:
-        asked_s, passing = outcome.retry_after_s, _is_passing(outcome)
-    if not passing:
+        asked_s, transient = outcome.retry_after_s, _is_transient(outcome)
+    if not transient:
         return None
-    # Clients that failed at the same moment shall not come back at the same moment.
+    # Jitter: clients that failed at the same moment must not retry at the same moment.
     backoff_s = FIRST_PAUSE_S * 2.0 ** min(repeats, 16) * random.uniform(0.5, 1)
     return min(max(backoff_s, asked_s or 0), MAX_PAUSE_S)
 
 
-def _is_passing(answer: Answer) -> bool:
+def _is_transient(answer: Answer) -> bool:
     if answer.status == 429:
         return answer.retry_after_s is not None
-    # The service's own 504 says that the deadline of the request is over; a proxy's, that it did not wait long enough.
+    # A 504 of the service means that the request's deadline has passed; a proxy's, that the proxy stopped waiting.
     return answer.status in (502, 503) or (answer.status == 504 and answer.envelope is None)

@@ -1,22 +1,24 @@
-"""What each method of a client sends, and how it reads what comes: plans, which both clients carry out."""
+"""The requests of each client method and how their answers are read: flows that both clients run."""
 
 import json
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from serve_app.client.addresses import origin, web_address
 from serve_app.client.connection import CONNECT_TIMEOUT_S, EVENT_STREAM
 from serve_app.client.errors import ClientSettingsError, NotFinishedError, UnexpectedAnswerError, WithheldError
 from serve_app.client.events import EventReader
-from serve_app.client.exchange import Answer, Call, Open, Outcome, Plan, Read, Sleep, Tell, answered
+from serve_app.client.exchange import Answer, Call, Flow, Outcome, Read, Report, Send, Sleep, send_with_retries
 from serve_app.client.values import (
     AppInfo,
+    AppList,
     AvatarImage,
     AvatarParameters,
     Envelope,
@@ -24,28 +26,29 @@ from serve_app.client.values import (
     Photo,
     Task,
     Verdict,
-    apps_of,
-    faces_of,
     image_format,
     photo_url,
-    verdict_of,
 )
 
 DEFAULT_APP = "face-avatar"
-TIMEOUT_S = 150  # more than the service's own deadline, so that its answer comes before this end
-GRACE_S = 30  # beyond the deadline that a request names
-WAIT_S = 3600.0  # what the service gives a queued task that names no deadline
+TIMEOUT_S = 150  # more than the service's own deadline, so that its answer comes first
+GRACE_S = 30  # added to the deadline of a request
+WAIT_S = 3600.0  # the service's default deadline of a queued task
 RETRIES = 4
-POLL_RETRIES = 8  # these take most of a minute, so that a wait outlasts a restart of the service
+POLL_RETRIES = 8  # about a minute, so that a wait survives a restart of the service
 FIRST_POLL_S = 0.5
 MAX_POLL_S = 5.0
-SILENCE_S = 25.0  # of a stream of events; the service says something every ten seconds
+SILENCE_S = 25.0  # longest gap in an event stream; the service sends a heartbeat every 10 s
 MAX_ENVELOPE_BYTES = 4 * 1024 * 1024
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 
+APPS, FACES, VERDICT = TypeAdapter(AppList), TypeAdapter(Faces), TypeAdapter(Verdict)
+T = TypeVar("T")
+C = TypeVar("C")
+
 
 class Requests:
-    """Those of one token to one service; see FaceAvatarClient for `timeout_s` and `retries`.
+    """The requests of one token to one service; see FaceAvatarClient for `timeout_s` and `retries`.
 
     Raises: ClientSettingsError.
     """
@@ -61,85 +64,91 @@ class Requests:
         self._timeout_s = timeout_s
         self._retries = retries
 
-    def create(self, photo: Photo, parameters: AvatarParameters) -> Plan[Task]:
+    def create(self, photo: Photo, parameters: AvatarParameters) -> Flow[Task]:
         timeout_s = max(self._timeout_s, (parameters.get("deadline_s") or 0) + GRACE_S)
-        return self._task(self._order(photo, parameters, queued=False), timeout_s)
+        return self._task(self._create_call(photo, parameters, queued=False), timeout_s)
 
-    def submit(self, photo: Photo, parameters: AvatarParameters) -> Plan[Task]:
-        return self._task(self._order(photo, parameters, queued=True), self._timeout_s)
+    def submit(self, photo: Photo, parameters: AvatarParameters) -> Flow[Task]:
+        return self._task(self._create_call(photo, parameters, queued=True), self._timeout_s)
 
-    def get(self, task_id: str) -> Plan[Task]:
+    def get(self, task_id: str) -> Flow[Task]:
         return self._task(self._call("GET", _task_path(task_id)), self._timeout_s)
 
-    def cancel(self, task_id: str) -> Plan[Task]:
+    def cancel(self, task_id: str) -> Flow[Task]:
         return self._task(self._call("DELETE", _task_path(task_id)), self._timeout_s)
 
-    def apps(self) -> Plan[tuple[AppInfo, ...]]:
-        return apps_of((yield from self._envelope(self._call("GET", "/api/v1/apps"))))
+    def apps(self) -> Flow[tuple[AppInfo, ...]]:
+        listed = self._output(self._call("GET", "/api/v1/apps"), APPS, "the answer is not a list of apps")
+        return (yield from listed).apps
 
-    def inspect(self, photo: Photo) -> Plan[Faces]:
-        return self._faces(self._call("POST", "/api/v1/faces", {"file_url": photo_url(photo)}))
+    def inspect(self, photo: Photo) -> Flow[Faces]:
+        call = self._call("POST", "/api/v1/faces", {"file_url": photo_url(photo)})
+        return self._output(call, FACES, "the answer does not tell what a photo shows")
 
-    def download(self, image: AvatarImage | str) -> Plan[bytes]:
+    def verify(self, picture: Photo) -> Flow[Verdict]:
+        call = self._call("POST", "/api/v1/verify", {"file_url": photo_url(picture)})
+        return self._output(call, VERDICT, "the answer is no verdict on a picture")
+
+    def download(self, image: AvatarImage | str) -> Flow[bytes]:
         url = image if isinstance(image, str) else image.url
         if url is None:
             raise WithheldError("the safety stage withheld this image")
         address = web_address(url)
         if address is None:
             raise UnexpectedAnswerError(f"{url!r} is not the http(s) URL of an image")
-        # The token stays here: the URL is signed, and may be that of another host.
-        answer = yield from answered(Call("GET", address, {}, MAX_IMAGE_BYTES), self._timeout_s, self._retries)
+        # Without the token: the URL is signed, and may belong to another host.
+        answer = yield from send_with_retries(Call("GET", address, {}, MAX_IMAGE_BYTES), self._timeout_s, self._retries)
         data = answer.require_success().body
         if image_format(data) is None:
             raise UnexpectedAnswerError(f"what came from {origin(address)} is not a PNG, WebP or JPEG")
         return data
 
-    def follow(self, task_id: str, timeout_s: float) -> Plan[Task]:
-        """Tells each state of a task until it is finished, which it comes to, whatever its end.
+    def follow(self, task_id: str, timeout_s: float) -> Flow[Task]:
+        """Reports each state of a task until it is finished, successfully or not, and returns that last state.
 
-        By its events; where they do not come, or break off, by asking.
+        Follows the task's event stream, and polls while there is none. Raises: NotFinishedError.
         """
-        following, deadline, pauses_s = _Following(), time.monotonic() + timeout_s, _poll_pauses_s()
+        state, deadline, pauses_s = _FollowState(), time.monotonic() + timeout_s, _poll_pauses_s()
         while True:
-            if following.streams and time.monotonic() < deadline:
-                yield from self._listen(task_id, following, deadline)
-                if following.heard:
-                    pauses_s, following.heard = _poll_pauses_s(), False
-            if not following.finished:
+            if state.has_events and time.monotonic() < deadline:
+                yield from self._listen(task_id, state, deadline)
+                if state.received_event:
+                    pauses_s, state.received_event = _poll_pauses_s(), False
+            if not state.finished:
                 left_s = max(deadline - time.monotonic(), CONNECT_TIMEOUT_S)
                 call = self._call("GET", _task_path(task_id))
-                asked = self._task(call, min(self._timeout_s, left_s), max(self._retries, POLL_RETRIES))
-                yield from following.take((yield from asked))
-            if following.task is not None and following.finished:
-                return following.task
+                poll = self._task(call, min(self._timeout_s, left_s), max(self._retries, POLL_RETRIES))
+                yield from state.update((yield from poll))
+            if state.task is not None and state.finished:
+                return state.task
             pause_s = next(pauses_s)
             if time.monotonic() + pause_s >= deadline:
                 raise NotFinishedError(f"task {task_id} was not finished within {timeout_s:g} s")
             yield Sleep(pause_s)
 
-    def _listen(self, task_id: str, following: "_Following", deadline: float) -> Plan[None]:
-        """Tell of a task by its events, until the stream ends."""
+    def _listen(self, task_id: str, state: "_FollowState", deadline: float) -> Flow[None]:
+        """Report the events of a task until the stream ends."""
         call = self._call("GET", f"{_task_path(task_id)}/events", accept=EVENT_STREAM)
-        if following.last_id:
-            call.headers["Last-Event-ID"] = following.last_id
-        opened: Outcome = yield Open(call, min(SILENCE_S, self._timeout_s))
+        if state.last_id:
+            call.headers["Last-Event-ID"] = state.last_id
+        opened: Outcome = yield Send(call, time.monotonic() + min(SILENCE_S, self._timeout_s), streams=True)
         if isinstance(opened, httpx.RequestError) or opened.status in (429, 502, 503, 504):
             return
-        following.streams = opened.status == 200 and opened.headers.get("content-type", "").startswith(EVENT_STREAM)
+        state.has_events = opened.status == 200 and opened.headers.get("content-type", "").startswith(EVENT_STREAM)
         reader = EventReader()
-        while following.streams and not following.finished and time.monotonic() < deadline:
+        while state.has_events and not state.finished and time.monotonic() < deadline:
             chunk: bytes | httpx.RequestError | None = yield Read()
             if not isinstance(chunk, bytes):
                 return
             for event in reader.add(chunk):
-                following.last_id, following.heard = event.id, True
-                yield from following.take(Task.from_envelope(_read_json(event.data)))
+                state.last_id, state.received_event = event.id, True
+                yield from state.update(Task.from_envelope(_read_json(event.data)))
 
-    def _order(self, photo: Photo, parameters: AvatarParameters, *, queued: bool) -> Call:
+    def _create_call(self, photo: Photo, parameters: AvatarParameters, *, queued: bool) -> Call:
         given = {name: value for name, value in parameters.items() if value is not None}
         body = {"app_id": DEFAULT_APP, **given, "file_url": photo_url(photo), "celery": queued}
         call = self._call("POST", "/getImageToImage", body)
-        call.headers["Idempotency-Key"] = str(uuid.uuid4())  # the same in every repeat of this call
+        call.headers["Idempotency-Key"] = str(uuid.uuid4())  # the same in every retry
         return call
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None, accept: str = "*/*") -> Call:
@@ -149,46 +158,55 @@ class Requests:
         content = None if body is None else json.dumps(body).encode()
         return Call(method, httpx.URL(self._base + path), headers, MAX_ENVELOPE_BYTES, content)
 
-    def _task(self, call: Call, timeout_s: float, retries: int | None = None) -> Plan[Task]:
+    def _task(self, call: Call, timeout_s: float, retries: int | None = None) -> Flow[Task]:
         return Task.from_envelope((yield from self._envelope(call, timeout_s, retries)))
 
-    def verify(self, picture: Photo) -> Plan[Verdict]:
-        return self._verdict(self._call("POST", "/api/v1/verify", {"file_url": photo_url(picture)}))
+    def _output(self, call: Call, kind: TypeAdapter[T], problem: str) -> Flow[T]:
+        """The `output` of an answer. Raises: UnexpectedAnswerError with `problem` where it does not fit."""
+        envelope = yield from self._envelope(call)
+        try:
+            return kind.validate_python(envelope["output"])
+        except ValidationError as error:
+            raise UnexpectedAnswerError(problem) from error
 
-    def _verdict(self, call: Call) -> Plan[Verdict]:
-        return verdict_of((yield from self._envelope(call)))
-
-    def _faces(self, call: Call) -> Plan[Faces]:
-        return faces_of((yield from self._envelope(call)))
-
-    def _envelope(self, call: Call, timeout_s: float | None = None, retries: int | None = None) -> Plan[Envelope]:
-        """The envelope of an answer that went well."""
+    def _envelope(self, call: Call, timeout_s: float | None = None, retries: int | None = None) -> Flow[Envelope]:
+        """The envelope of a successful answer. Raises: ServiceError, UnexpectedAnswerError, ConnectionFailedError."""
         tries = self._retries if retries is None else retries
-        answer: Answer = yield from answered(call, timeout_s or self._timeout_s, tries)
+        answer: Answer = yield from send_with_retries(call, timeout_s or self._timeout_s, tries)
         envelope = answer.require_success().envelope
         if envelope is None:
             raise UnexpectedAnswerError(f"{origin(call.url)} does not answer as a Face Avatar service does")
         return envelope
 
 
-class _Following:
-    """How far somebody is who follows a task."""
+class Resource(Generic[C]):
+    """A group of methods of a client, sent over its connection."""
+
+    def __init__(self, requests: Requests, connection: C) -> None:
+        self._requests = requests
+        self._connection = connection
+
+
+class _FollowState:
+    """What is known of a task that is being followed."""
 
     def __init__(self) -> None:
         self.task: Task | None = None
         self.last_id = ""  # of its events
-        self.heard = False  # an event, since it was last asked for
-        self.streams = True  # the service has events
+        self.received_event = False  # since the last poll
+        self.has_events = True  # the service has an event stream
 
     @property
     def finished(self) -> bool:
         return self.task is not None and self.task.finished
 
-    def take(self, task: Task) -> Plan[None]:
-        """Tell of a state that is another one."""
-        known, self.task = self.task, task
-        if known is None or (known.status, known.progress) != (task.status, task.progress):
-            yield Tell(task)
+    def update(self, task: Task) -> Flow[None]:
+        """Report a new state; a finished task is the result of the flow instead."""
+        previous, self.task = self.task, task
+        if not task.finished and (
+            previous is None or (previous.status, previous.progress) != (task.status, task.progress)
+        ):
+            yield Report(task)
 
 
 def _read_json(data: str) -> Envelope:

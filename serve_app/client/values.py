@@ -1,4 +1,4 @@
-"""What a client of the service sends and gets, typed."""
+"""The typed values that a client sends and receives."""
 
 import base64
 import mimetypes
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel
 
 from deployments.types import OutputFormat
 from serve_app.client.errors import PhotoFileError, ServiceError, UnexpectedAnswerError
 
-MAX_PHOTO_BYTES = 12 * 1024 * 1024  # more would not fit, as base64, into the 16 MiB of a body
+MAX_PHOTO_BYTES = 12 * 1024 * 1024  # as base64 a larger one would not fit into a body of 16 MiB
 
 Photo = Path | str
 """A file, or a URL that the service fetches: http(s), or `data:image/...;base64,`."""
@@ -22,7 +22,7 @@ FINISHED = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 
 
 class AvatarParameters(TypedDict, total=False):
-    """A request besides its photo. What is None or left out takes the service's own value."""
+    """The fields of a request besides the photo. Fields that are None or missing take the service's defaults."""
 
     app_id: str | None
     prompt: str | None
@@ -50,9 +50,8 @@ class AvatarParameters(TypedDict, total=False):
 class AvatarImage:
     """One image of a task. `url` is None where the safety stage withheld it.
 
-    `face_similarity` is the cosine (-1..1) to the face of the photo, None where the image shows no face. `receipt` has
-    all that it takes to draw the image again, `attempts` what was drawn for it; both are empty where an older service
-    does not tell.
+    `face_similarity` is the cosine (-1..1) to the face of the photo, None where the image shows no face. `receipt`
+    holds everything needed to generate the image again, `attempts` each try at it; older services send neither.
     """
 
     url: str | None
@@ -65,7 +64,7 @@ class AvatarImage:
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """How far a task is; None for what the service does not know yet. `image_steps` are those made of each image."""
+    """The progress of a task; None for what is not known yet. `image_steps` counts the finished steps of each image."""
 
     step: int | None = None
     steps: int | None = None
@@ -78,7 +77,7 @@ class TaskProgress:
 
 @dataclass(frozen=True, slots=True)
 class AppInfo:
-    """An app that `app_id` can name; `defaults` by field name."""
+    """An app that `app_id` can name; `defaults` are by field name."""
 
     app_id: str
     title: str
@@ -89,8 +88,13 @@ class AppInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class AppList:
+    apps: tuple[AppInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Face:
-    """A face on a photo: `box` is left, top, right, bottom in pixels; a `sharpness` below 5 is blurred."""
+    """A face on a photo: `box` is left, top, right, bottom in pixels; `sharpness` below 5 means blurred."""
 
     box: tuple[float, float, float, float]
     score: float
@@ -99,9 +103,9 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """What a photo shows, upright, of `width` x `height` pixels: the largest face first, which is the one `used`.
+    """The faces of an upright photo of `width` x `height` pixels, the largest first; avatars use `faces[used]`.
 
-    `message` says why the photo would not be accepted.
+    `reason` and `message` say why the photo would not be accepted.
     """
 
     width: int
@@ -115,7 +119,7 @@ class Faces:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a picture's content credentials say, `message` in words; `credentials` hold of a genuine picture only."""
+    """The result of checking content credentials; `credentials` can be trusted for a genuine picture only."""
 
     verdict: str  # genuine, altered, foreign, unreadable, unsigned
     ours: bool
@@ -127,10 +131,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A request as the service told of it last; `envelope` is the whole answer."""
+    """The latest known state of a request; `envelope` is the whole answer."""
 
     task_id: str
-    status: str  # a status that this client does not know counts as not finished
+    status: str  # an unknown status counts as not finished
     images: tuple[AvatarImage, ...]
     error: str
     error_data: dict[str, Any]
@@ -141,7 +145,7 @@ class Task:
 
     @classmethod
     def from_envelope(cls, envelope: Envelope) -> "Task":
-        """Raises: UnexpectedAnswerError where a part is missing or of another kind."""
+        """Raises: UnexpectedAnswerError where a field is missing or has the wrong type."""
         try:
             read = _Envelope.model_validate(envelope)
             images = read.output.images() if read.status == "SUCCESS" else ()
@@ -164,7 +168,7 @@ class Task:
         return self.status in FINISHED
 
     def require_success(self) -> "Task":
-        """This task. Raises: ServiceError unless it ended well."""
+        """This task. Raises: ServiceError unless it succeeded."""
         if self.status == "SUCCESS":
             return self
         data = self.error_data or {"message": f"task {self.task_id} is {self.status}"}
@@ -190,18 +194,18 @@ class _Output(BaseModel):
     progress: TaskProgress | None = None
 
     def images(self) -> tuple[AvatarImage, ...]:
-        """Raises: ValueError where the lists are of different lengths."""
+        """Raises: ValueError where the lists differ in length."""
         receipts: list[dict[str, Any] | None] = self.receipts or [None] * len(self.result)
         attempts: list[list[dict[str, Any]]] = self.attempts or [[]] * len(self.result)
-        shown = zip(self.result, self.low_res_urls, self.seeds, self.face_similarity, receipts, attempts, strict=True)
+        rows = zip(self.result, self.low_res_urls, self.seeds, self.face_similarity, receipts, attempts, strict=True)
         return tuple(
             AvatarImage(url, thumbnail_url, seed, similarity, receipt or {}, tuple(tries))
-            for url, thumbnail_url, seed, similarity, receipt, tries in shown
+            for url, thumbnail_url, seed, similarity, receipt, tries in rows
         )
 
 
 class _Envelope(BaseModel):
-    """What a client takes from an envelope; more than that may come."""
+    """The fields of an envelope that a client reads; others are ignored."""
 
     time_required: _TimeRequired
     error: str
@@ -212,42 +216,13 @@ class _Envelope(BaseModel):
     status: str
 
 
-_APPS = TypeAdapter(tuple[AppInfo, ...])
-_FACES = TypeAdapter(Faces)
-_VERDICT = TypeAdapter(Verdict)
-
-
-def apps_of(envelope: Envelope) -> tuple[AppInfo, ...]:
-    """Raises: UnexpectedAnswerError."""
-    try:
-        return _APPS.validate_python(envelope["output"]["apps"])
-    except (ValidationError, LookupError, TypeError) as error:
-        raise UnexpectedAnswerError("the answer is not a list of apps") from error
-
-
-def faces_of(envelope: Envelope) -> Faces:
-    """Raises: UnexpectedAnswerError."""
-    try:
-        return _FACES.validate_python(envelope["output"])
-    except ValidationError as error:
-        raise UnexpectedAnswerError("the answer does not tell what a photo shows") from error
-
-
-def verdict_of(envelope: Envelope) -> Verdict:
-    """Raises: UnexpectedAnswerError."""
-    try:
-        return _VERDICT.validate_python(envelope["output"])
-    except ValidationError as error:
-        raise UnexpectedAnswerError("the answer is no verdict on a picture") from error
-
-
 def photo_url(photo: Photo) -> str:
-    """What goes into `file_url`. Raises: PhotoFileError."""
+    """The value of `file_url`. Raises: PhotoFileError."""
     return photo if isinstance(photo, str) else data_url(photo)
 
 
 def data_url(photo: Path) -> str:
-    """The file as a data URL. Raises: PhotoFileError where it cannot be read or is larger than MAX_PHOTO_BYTES."""
+    """A file as a data URL. Raises: PhotoFileError where it cannot be read or is larger than MAX_PHOTO_BYTES."""
     try:
         with photo.open("rb") as file:
             data = file.read(MAX_PHOTO_BYTES + 1)
@@ -260,7 +235,7 @@ def data_url(photo: Path) -> str:
 
 
 def image_format(data: bytes) -> OutputFormat | None:
-    """The format of a file by its first bytes; None if it is no format of results."""
+    """The image format by the first bytes; None if it is not PNG, JPEG or WebP."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):

@@ -1,1 +1,1 @@
-"""Photos of clients: their URLs, the guarded fetch, and decoding in sandboxed processes."""
+"""Photos of clients: URLs, the guarded fetch, and decoding in sandboxed processes."""

@@ -1,8 +1,8 @@
-"""From the bytes that a client sent to a `Photo`: upright, sRGB, no larger than needed.
+"""Decodes the bytes of a client into a `Photo`: upright, sRGB, no larger than needed.
 
-The bytes are hostile until decoded. Only three decoders of Pillow are reachable, the size is checked before pixels are
-made, and whatever a decoder throws is the client's error. Work goes band by band, so that the memory of a large photo
-stays near that of its decoded pixels alone.
+The bytes are hostile until decoded. Only three of Pillow's decoders are reachable, the size is checked before pixels
+are allocated, and any exception of a decoder is the client's error. Work proceeds in bands, so that a large photo
+takes little more memory than its decoded pixels.
 """
 
 import re
@@ -17,8 +17,8 @@ from math import ceil
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-# Imported here so that Pillow never loads its forty other decoders to find the one for WEBP, and loads none later: a
-# decoder process opens no files. (MPO is the JPEG of several frames.)
+# Imported here so that Pillow does not load its forty other decoders to find the one for WEBP, and loads none later: a
+# decoder process cannot open files. (MPO is a JPEG with several frames.)
 from PIL import JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
@@ -29,13 +29,13 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 STARTS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF", "webp"))
 BAND_PIXELS = 1 << 20
 
-# A few bytes of each of these cost a decoder a pass over the picture or over its header, so that a file within the size
-# limit could keep it busy for an hour. Cameras and editors stay far below.
+# Each of these costs a few bytes in the file and a pass over the picture or its header in the decoder, so a file within
+# the size limit could take an hour. Files of cameras and editors stay far below these limits.
 MAX_JPEG_SEGMENTS = 1024
 MAX_JPEG_SCANS = 64
 MAX_PNG_CHUNKS = 16384
 
-# The markers that start a segment: all but fill bytes, restarts, start and end of the image.
+# The markers that start a segment: all except fill bytes, restarts, start and end of image.
 _JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd9])")
 
 DECODE_ERRORS = (
@@ -45,19 +45,19 @@ DECODE_ERRORS = (
     EOFError,
     LookupError,  # IndexError, KeyError
     NotImplementedError,
-    OSError,  # most of the damaged files
-    SyntaxError,  # Pillow's word for a malformed file
+    OSError,  # most damaged files
+    SyntaxError,  # Pillow's error for a malformed file
     TypeError,
     ValueError,
-    Warning,  # where warnings are turned into errors
+    Warning,  # where warnings are errors
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
     ImageCms.PyCMSError,
 )
 
-# Pillow warns of what is refused or repaired here anyway (large sizes, damaged EXIF). The filter is set once for the
-# process because `warnings.catch_warnings` is not safe in threads.
+# Pillow warns about what is rejected or repaired here anyway: large sizes, damaged EXIF. The filter is set once because
+# `warnings.catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 ORIENTATION_TAG = 0x0112
@@ -78,13 +78,13 @@ class PhotoSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_side: PositiveInt = 1536
-    min_side: PositiveInt = 16  # after shrinking, so that it bounds the aspect ratio too
+    min_side: PositiveInt = 16  # after downscaling, so that it limits the aspect ratio too
     max_pixels: PositiveInt = 40_000_000
     max_webp_pixels: PositiveInt = 16_000_000  # its decoder keeps several copies of the picture
 
 
 def decode_photo(data: bytes, limits: PhotoSettings) -> Photo:
-    """Decodes the first frame of a JPEG, PNG or WEBP, told by its content. Raises ImageUrlError. Safe in threads."""
+    """The first frame of a JPEG, PNG or WEBP, detected by its content. Thread-safe. Raises: ImageUrlError."""
     _check_structure(data)
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
@@ -103,25 +103,25 @@ def decode_photo(data: bytes, limits: PhotoSettings) -> Photo:
 
 
 def kind_of(data: bytes) -> str:
-    """jpeg, png or webp, by the first bytes; else unknown."""
+    """jpeg, png or webp by the first bytes, otherwise unknown."""
     return next((kind for start, kind in STARTS if data.startswith(start)), "unknown")
 
 
 def pack_photo(photo: Photo) -> bytes:
-    """A decoded photo for the store, without loss."""
+    """A decoded photo as lossless WebP, for the object store."""
     file = BytesIO()
     Image.fromarray(photo.pixels).save(file, "WEBP", lossless=True, quality=0, method=0)
     return file.getvalue()
 
 
 def unpack_photo(data: bytes) -> Photo:
-    """What `pack_photo` packed."""
+    """The inverse of `pack_photo`."""
     with Image.open(BytesIO(data), formats=["WEBP"]) as image:
         return Photo(np.asarray(image.convert("RGB")))
 
 
 def _check_structure(data: bytes) -> None:
-    """Refuses what would decode for very long, before a decoder sees it."""
+    """Rejects files that would take very long to decode, before a decoder sees them. Raises: ImageUrlError."""
     if data.startswith(b"\xff\xd8"):
         markers = list(islice(_jpeg_markers(data), MAX_JPEG_SEGMENTS + 1))
         bounded = len(markers) <= MAX_JPEG_SEGMENTS and markers.count(b"\xda") <= MAX_JPEG_SCANS
@@ -147,7 +147,7 @@ def _png_chunks(data: bytes) -> Iterator[bytes]:
 
 
 def _fitted_size(image: Image.Image, limits: PhotoSettings) -> tuple[int, int]:
-    """The size to shrink to, from the header alone."""
+    """Width and height to downscale to, from the header alone. Raises: ImageUrlError."""
     max_pixels = limits.max_webp_pixels if image.format == "WEBP" else limits.max_pixels
     width, height = image.size
     if width * height > max_pixels:
@@ -162,18 +162,18 @@ def _fitted_size(image: Image.Image, limits: PhotoSettings) -> tuple[int, int]:
 
 
 def _decoded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """RGB of `size`, then turned upright."""
-    image.draft(None, size)  # a JPEG decodes at 1/2, 1/4 or 1/8, no smaller than `size`; the others ignore it
+    """RGB, scaled to `size`, then turned upright."""
+    image.draft(None, size)  # JPEGs decode at 1/2, 1/4 or 1/8, no smaller than `size`; other formats ignore it
     image.load()
     profile = image.info.get("icc_profile")
-    turn = _turn(image)
+    transpose = _exif_transpose(image)
     reduced = _reduced(image, min(image.width // size[0], image.height // size[1]))
     rgb = _in_srgb(reduced.resize(size, Image.Resampling.LANCZOS), profile)
-    return rgb if turn is None else rgb.transpose(turn)
+    return rgb if transpose is None else rgb.transpose(transpose)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How EXIF says to turn the picture; a damaged EXIF says nothing."""
+def _exif_transpose(image: Image.Image) -> Image.Transpose | None:
+    """The transposition that EXIF asks for; None if there is none or the EXIF is damaged."""
     try:
         return UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
     except DECODE_ERRORS:
@@ -181,7 +181,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    """`image` flattened and divided by `factor`, band by band: flattening the whole would double the memory."""
+    """`image` flattened and reduced by `factor`, in bands: flattening the whole would double the memory."""
     rows = factor * ceil(BAND_PIXELS / (image.width * factor))
     bands = [
         _flat(image.crop((0, top, image.width, min(top + rows, image.height)))).reduce(factor)
@@ -194,7 +194,7 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """8 bits a channel, no palette, what is transparent on white: mode L, RGB or CMYK."""
+    """8 bits a channel, without palette, composited on white: mode L, RGB or CMYK."""
     if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip to white
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if image.has_transparency_data:
@@ -208,7 +208,7 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """`image` as sRGB; a profile that is damaged, or made for other channels, is ignored."""
+    """`image` converted to sRGB; a damaged profile, or one for other channels, is ignored."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))

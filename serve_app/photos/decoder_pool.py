@@ -1,6 +1,5 @@
-"""Decodes photos in confined child processes: a picture that breaks or occupies its decoder harms nothing else."""
+"""Decodes photos in sandboxed child processes: a photo that crashes or stalls its decoder harms nothing else."""
 
-import asyncio
 import sys
 from collections.abc import Iterable
 from io import BytesIO
@@ -22,23 +21,15 @@ from serve_app.sandbox.process import (
 )
 
 
-class PhotoDecoder:
-    """`decode_photo` in a few child processes, which start with `start` or else with the first photos."""
+class PhotoDecoder(SandboxPool[Photo]):
+    """`decode_photo` in a few child processes."""
 
     def __init__(self, limits: PhotoSettings, settings: SandboxSettings) -> None:
-        self._pool = SandboxPool(lambda: DecoderProcess(limits, settings), "decode", settings.processes)
-
-    def start(self) -> None:
-        """Start the processes before the first photos come, and do not wait until they are ready."""
-        self._pool.start()
+        super().__init__(lambda: DecoderProcess(limits, settings), "decode", settings.processes)
 
     async def decode(self, data: bytes) -> Photo:
-        """Raises: ImageUrlError, also for a picture that killed or stalled its decoder; SandboxStartError."""
-        return await self._pool.ask(data)
-
-    async def close(self) -> None:
-        """Waits for the photos that are being decoded."""
-        await asyncio.to_thread(self._pool.close)
+        """Raises: ImageUrlError, also for a photo that killed or stalled its decoder; SandboxStartError."""
+        return await self.ask(data)
 
 
 class DecoderProcess(SandboxedProcess[Photo]):
@@ -57,7 +48,7 @@ class DecoderProcess(SandboxedProcess[Photo]):
 
 
 def answer_parts(data: bytes, limits: PhotoSettings) -> Iterable[bytes | memoryview]:
-    """Height, width and pixels, or the refusal."""
+    """Height, width and pixels, or a refusal."""
     try:
         pixels = decode_photo(data, limits).pixels
     except ImageUrlError as error:
@@ -66,7 +57,7 @@ def answer_parts(data: bytes, limits: PhotoSettings) -> Iterable[bytes | memoryv
 
 
 def sample_pictures() -> list[bytes]:
-    """One of each format, with a colour profile and EXIF."""
+    """A small picture of each format, with a colour profile and EXIF."""
     exif = Image.Exif()
     exif[ORIENTATION_TAG] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -77,7 +68,7 @@ def sample_pictures() -> list[bytes]:
 
 
 def main(limits: PhotoSettings, settings: SandboxSettings) -> None:
-    for picture in sample_pictures():  # so that nothing is left to be loaded
+    for picture in sample_pictures():  # loads all codecs: the sandbox opens no files
         decode_photo(picture, PhotoSettings(min_side=1))
     serve_pictures(lambda data: answer_parts(data, limits), sys.stdin.buffer, sys.stdout.buffer, settings)
 

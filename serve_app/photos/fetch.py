@@ -1,7 +1,7 @@
-"""The guarded fetch of the photo that a client names: a stranger chooses the URL, so nothing in it is trusted.
+"""Fetches photos by URL, guarded against SSRF: strangers choose the URLs, so nothing in them is trusted.
 
-Every address that is connected to is checked at the socket. A host name, a number in an odd notation, a redirect and a
-second DNS answer all end there, so no way of writing an address needs to be recognised in the URL itself.
+Every address is checked when its socket is created. Host names, unusual number notations, redirects and changed DNS
+answers all end there, so no notation of an address has to be recognised in the URL itself.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
 class RefusedAddressError(OSError):
-    """Raised in place of a connection; an OSError, so that the other addresses of a name are still tried."""
+    """Raised instead of connecting; an OSError, so that the other addresses of a host are still tried."""
 
 
 class PhotoFetcher:
-    """Fetches `http:`, `https:` and `data:` URLs. Belongs to the event loop on which it first fetches."""
+    """Fetches `http:`, `https:` and `data:` URLs. Bound to the event loop of its first fetch."""
 
     def __init__(self, settings: FetchSettings, resolver: AbstractResolver | None = None) -> None:
         self._settings = settings
@@ -40,10 +40,10 @@ class PhotoFetcher:
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, url: str) -> bytes:
-        """The bytes behind `url`, whatever they are. Raises ImageUrlError."""
+        """The bytes behind `url`, unchecked. Raises: ImageUrlError."""
         if is_data_url(url):
             return decode_data_url(url, self._settings.max_bytes)
-        # The causes name resolved addresses, so they are cut off (`from None`) before anything can log them.
+        # `from None`: the causes name resolved addresses, which must not reach a log.
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 return await self._follow(url)
@@ -81,14 +81,14 @@ class PhotoFetcher:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", "deflate"):
             raise ImageUrlError("the answer is compressed in a way that was not asked for", reason="encoding")
-        # 32: zlib tells gzip from deflate by itself
+        # 32: zlib detects gzip or deflate
         inflater = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
         max_bytes = self._settings.max_bytes
         body = bytearray()
         if inflater is None and (response.content_length or 0) > max_bytes:
             raise photo_too_large(max_bytes)
         async for chunk in response.content.iter_any():
-            # One byte over the limit is enough to know; the rest of a bomb is never inflated.
+            # One byte over the limit is enough; the rest of a decompression bomb is never inflated.
             body += chunk if inflater is None else inflater.decompress(chunk, max_bytes + 1 - len(body))
             if len(body) > max_bytes:
                 raise photo_too_large(max_bytes)
@@ -104,7 +104,7 @@ class PhotoFetcher:
 def guarded_session(
     settings: FetchSettings, headers: dict[str, str], resolver: AbstractResolver | None = None
 ) -> aiohttp.ClientSession:
-    """A session that connects to public addresses only; for URLs that `check_url` has let through."""
+    """A session that connects to public addresses only; for URLs that passed `check_url`."""
 
     def guarded_socket(address: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, sockaddr = address
@@ -117,11 +117,11 @@ def guarded_session(
             resolver=resolver,
             socket_factory=guarded_socket,
             force_close=True,
-            limit=0,  # whoever uses it bounds the concurrency; a queue here would eat the deadline
+            limit=0,  # callers limit the concurrency; a queue here would use up the deadline
         ),
         headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # whoever uses it has one deadline for all
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # callers set one deadline for the whole fetch
         auto_decompress=False,
         trust_env=False,
     )

@@ -1,4 +1,4 @@
-"""URLs that clients name: which of them may be fetched, what data URLs hold, and what an answer shows of either."""
+"""URLs of clients: which may be fetched, the contents of data URLs, and how answers show either."""
 
 import base64
 import re
@@ -13,7 +13,7 @@ from yarl import URL
 from serve_app.errors import ImageUrlError
 
 MAX_URL_CHARS = 8192  # of an http(s) URL; a data URL is bounded by `max_bytes`
-# Kept as a list because `ip_address.is_global` calls several of these global.
+# An explicit list, because `ip_address.is_global` counts several of these as global.
 REFUSED_NETWORKS = tuple(
     ip_network(network)
     for network in (
@@ -36,7 +36,7 @@ REFUSED_NETWORKS = tuple(
         "203.0.113.0/24",  # documentation
         "224.0.0.0/4",  # multicast
         "240.0.0.0/4",  # reserved, and broadcast
-        # Only 2000::/3 is global unicast. The rest holds ::, ::1, v4-compatible ::/96, NAT64 64:ff9b::/96 and
+        # Only 2000::/3 is global unicast. The rest contains ::, ::1, v4-compatible ::/96, NAT64 64:ff9b::/96 and
         # 64:ff9b:1::/48, v4-mapped ::ffff:0:0/96, discard 100::/64, segment routing 5f00::/16, unique local fc00::/7,
         # link-local fe80::/10, site-local fec0::/10 and multicast ff00::/8.
         "::/3",
@@ -44,24 +44,24 @@ REFUSED_NETWORKS = tuple(
         "8000::/1",
         "2001::/23",  # IETF protocol assignments: Teredo, ORCHID, benchmarking
         "2001:db8::/32",  # documentation
-        "2002::/16",  # 6to4 holds any v4 address
+        "2002::/16",  # 6to4 can embed any v4 address
         "2620:4f:8000::/48",  # AS112
         "3ffe::/16",  # the former 6bone
         "3fff::/20",  # documentation
     )
 )
-# The middle of an ISATAP address (RFC 5214), which holds any v4 address under any prefix: 0000:5efe or 0200:5efe.
+# The middle of an ISATAP address (RFC 5214), which embeds any v4 address under any prefix: 0000:5efe or 0200:5efe.
 ISATAP, ISATAP_MASK = 0x0000_5EFE, 0xFDFF_FFFF
-# What aiohttp and yarl are known to throw for URLs and answers that they cannot handle.
+# The exceptions of aiohttp and yarl for URLs and answers that they cannot handle.
 CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError, AssertionError, zlib.error)
 _UNSAFE_CHARACTER = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
-_USER_INFO = re.compile(r"[^/?#]*//[^/?#]*@")  # an empty one too, which yarl forgets
+_USER_INFO = re.compile(r"[^/?#]*//[^/?#]*@")  # also an empty one, which yarl drops
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}")
 
 
 class FetchSettings(BaseModel):
-    """Limits of one fetch, all redirects of it together."""
+    """Limits of one fetch, including its redirects."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +73,7 @@ class FetchSettings(BaseModel):
 
 
 def check_url(text: str, settings: FetchSettings) -> URL:
-    """Parses an http(s) URL that may be fetched; its address is checked later, at the socket. Raises ImageUrlError."""
+    """Parses an http(s) URL that may be fetched; the address is checked later, at the socket. Raises: ImageUrlError."""
     if len(text) > MAX_URL_CHARS:
         raise ImageUrlError(f"a URL has at most {MAX_URL_CHARS} characters", reason="url")
     if _UNSAFE_CHARACTER.search(text):
@@ -96,7 +96,7 @@ def check_url(text: str, settings: FetchSettings) -> URL:
 
 
 def is_refused(address: str) -> bool:
-    """Whether a numeric address is none that a photo of the public internet can have."""
+    """Whether a numeric address is not on the public internet, or invalid."""
     try:
         ip = ip_address(address.partition("%")[0])  # without the IPv6 zone
     except ValueError:
@@ -107,7 +107,7 @@ def is_refused(address: str) -> bool:
 
 
 def decode_data_url(url: str, max_bytes: int) -> bytes:
-    """The bytes of a `data:image/...;base64,` URL. Raises ImageUrlError."""
+    """The bytes of a `data:image/...;base64,` URL. Raises: ImageUrlError."""
     media_type, is_base64, payload = _split_data_url(url)
     if not media_type.startswith("image/"):
         raise ImageUrlError("the data URL is not an image: data:image/...;base64, is expected", reason="not_an_image")
@@ -125,7 +125,7 @@ def decode_data_url(url: str, max_bytes: int) -> bytes:
 
 
 def describe_url(url: str) -> str:
-    """What the envelope shows of any `file_url`: no query, fragment or user info, and no picture. Never raises."""
+    """A `file_url` as the envelope shows it: without query, fragment, user info or picture data. Never raises."""
     if is_data_url(url):
         media_type, is_base64, payload = _split_data_url(url)
         size = len(payload) * 3 // 4 - payload[-2:].count("=") if is_base64 else len(payload)
@@ -134,8 +134,8 @@ def describe_url(url: str) -> str:
     if match is None:
         return "(not an http, https or data URL)"
     scheme, authority, path = match.groups()
-    shown = f"{scheme}://{authority.rpartition('@')[2]}{path}"
-    return shown.encode("utf-8", "replace").decode()  # JSON can hold lone surrogates, an answer in UTF-8 cannot
+    described = f"{scheme}://{authority.rpartition('@')[2]}{path}"
+    return described.encode("utf-8", "replace").decode()  # JSON can contain lone surrogates, a UTF-8 answer cannot
 
 
 def is_data_url(url: str) -> bool:
@@ -143,11 +143,11 @@ def is_data_url(url: str) -> bool:
 
 
 def _split_data_url(url: str) -> tuple[str, bool, str]:
-    """Media type (empty where it is none), whether it is base64, and the payload with its escapes undone."""
+    """Media type (empty if invalid), whether it is base64, and the payload without percent-escapes."""
     header, comma, payload = url[5:].partition(",")
     media_type, *parameters = unquote(header[:1024]).lower().split(";")
-    # RFC 2397 allows escapes. Base64 has three characters that anybody escapes, and replacing those is fast on a
-    # payload made of nothing but escapes, where a general decoder takes seconds and hundreds of megabytes.
+    # RFC 2397 allows percent-escapes. Only three base64 characters are ever escaped, and replacing just those is fast,
+    # while a general decoder takes seconds and hundreds of megabytes for a payload of nothing but escapes.
     if "%" in payload:
         for escaped, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
             payload = payload.replace(escaped, character).replace(escaped.lower(), character)

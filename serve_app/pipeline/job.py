@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from deployments.types import Avatar, AvatarSpec, FinishSpec, Origin
+from deployments.types import Avatar, AvatarSpec, C2paAssertion, FinishSpec
 from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
 from serve_app.schemas.responses import Attempt
 from serve_app.tasks.models import StoredAvatar
@@ -83,7 +83,7 @@ class AvatarJob:
 
     def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:
         request = self.request
-        origin = Origin(
+        assertion = C2paAssertion(
             app=request.app_id,
             model=drawn.model,
             seed=drawn.seed,
@@ -98,5 +98,5 @@ class AvatarJob:
             remove_background=request.remove_background,
             bg_color=rgb(request.bg_color) if request.bg_color else None,
             output_format=request.output_format,
-            origin=origin,
+            assertion=assertion,
         )

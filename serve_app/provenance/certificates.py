@@ -1,4 +1,4 @@
-"""Certificates that content credentials are signed with: made for development, or read and checked."""
+"""The certificates that sign content credentials: generated for development, or read and checked."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-DEVELOPMENT = "Face Avatar (development)"  # the organisation in certificates of our own making
-LIFETIME = timedelta(days=3650)  # without a timestamp authority a signature is worth as long as its certificate
+DEVELOPMENT = "Face Avatar (development)"  # the organisation in generated certificates
+LIFETIME = timedelta(days=3650)  # without a timestamp authority a signature is valid as long as its certificate
 DOCUMENT_SIGNING = ObjectIdentifier("1.3.6.1.5.5.7.3.36")  # RFC 9336
 USES = (
     "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
@@ -20,7 +20,7 @@ USES = (
 
 
 def development_bundle() -> str:
-    """A key, a certificate for it and that of the authority made for it, whose own key is forgotten: PEM."""
+    """PEM of a key, its certificate and that of a new authority, whose own key is thrown away."""
     authority_key, key = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
     authority = _signed(
         _certificate("authority", authority_key, authority_key)
@@ -39,7 +39,7 @@ def development_bundle() -> str:
 
 
 def read_chain(pem: bytes) -> list[x509.Certificate]:
-    """The signer's own certificate, then that of its issuer, and so on. Raises: ValueError."""
+    """The signer's certificate, then its issuer's, and so on. Raises: ValueError for a broken chain."""
     chain = x509.load_pem_x509_certificates(pem)
     if len(chain) < 2:
         raise ValueError("a chain is the signer's certificate and that of its issuer, at least")
@@ -52,9 +52,9 @@ def read_chain(pem: bytes) -> list[x509.Certificate]:
 
 
 def read_key(chain: Sequence[x509.Certificate], pem: bytes) -> bytes:
-    """The key of a chain's first certificate, as PKCS #8.
+    """The private key of a chain's first certificate, as PKCS #8.
 
-    Raises: ValueError where it is that of another one, or on a curve that is not P-256.
+    Raises: ValueError if it belongs to another certificate or is not on the curve P-256.
     """
     key = load_pem_private_key(pem, password=None)
     if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
@@ -75,15 +75,15 @@ def _pkcs8(key: EllipticCurvePrivateKey) -> bytes:
 def _certificate(
     name: str, key: EllipticCurvePrivateKey, authority_key: EllipticCurvePrivateKey
 ) -> x509.CertificateBuilder:
-    begins = datetime.now(UTC) - timedelta(hours=1)  # clocks of nodes differ
+    not_before = datetime.now(UTC) - timedelta(hours=1)  # the clocks of nodes differ
     return (
         x509.CertificateBuilder()
         .subject_name(_name(name))
         .issuer_name(_name("authority"))
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(begins + LIFETIME)
+        .not_valid_before(not_before)
+        .not_valid_after(not_before + LIFETIME)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
     )

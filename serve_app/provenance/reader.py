@@ -1,7 +1,7 @@
-"""What the content credentials of a picture say: read in a confined child process.
+"""Reads the content credentials (C2PA) of a picture in a sandboxed child process.
 
-What reads them is native code that parses hostile bytes. It is told to fetch nothing, and could not: the child opens no
-sockets.
+The c2pa library is native code that parses hostile bytes. It is configured to fetch nothing, and the sandbox cannot
+open sockets.
 """
 
 import io
@@ -16,13 +16,13 @@ from serve_app.photos.decode import kind_of
 from serve_app.sandbox.process import ANSWER, AnswerParts, Receive, SandboxedProcess, SandboxSettings, serve_pictures
 
 MAX_ANSWER_BYTES = 1 << 16
-MAX_ENTRIES = 32  # of a statement
-MAX_TEXT = 200  # characters, of what strangers wrote
+MAX_ENTRIES = 32  # of a C2PA assertion
+MAX_TEXT = 200  # characters; the texts are written by strangers
 VERIFY = {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": True}
 TRUSTED, UNTRUSTED = "signingCredential.trusted", "signingCredential.untrusted"
 SIGNED = "claimSignature.validated"
 STATEMENT = "org.face-avatar.generation"
-DAMAGED = (LookupError, TypeError, AttributeError, ValueError, RecursionError)  # a report that says nothing sensible
+DAMAGED = (LookupError, TypeError, AttributeError, ValueError, RecursionError)  # a malformed report
 
 
 class Credentials(BaseModel):
@@ -40,7 +40,7 @@ class Credentials(BaseModel):
 
 
 class Reading(BaseModel):
-    """What was found. `signer` is the serial number of a certificate that one of our anchors issued."""
+    """What was found. `signer` is the serial number of the certificate, if one of our trust anchors issued it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,9 +51,9 @@ class Reading(BaseModel):
     credentials: Credentials | None = None
 
 
-class ReadingProcess(SandboxedProcess[Reading]):
+class ReaderProcess(SandboxedProcess[Reading]):
     def __init__(self, anchors: str, settings: SandboxSettings) -> None:
-        """`anchors` are certificates in PEM, whose issues are ours. Raises: OSError."""
+        """`anchors`: the trust anchors of this service, in PEM. Raises: OSError."""
         super().__init__(__name__, [anchors, settings.model_dump_json()], settings)
 
     def _read(self, first: int, second: int, receive: Receive) -> Reading:
@@ -63,7 +63,7 @@ class ReadingProcess(SandboxedProcess[Reading]):
 
 
 def credential_reader(anchors: str) -> Callable[[bytes], Reading]:
-    import c2pa  # 23 MB of native code, for the child alone
+    import c2pa  # 23 MB of native code, needed in the child only
 
     context = c2pa.Context.from_dict({"version": 1, "verify": VERIFY, "trust": {"user_anchors": anchors}})
 
@@ -80,7 +80,7 @@ def credential_reader(anchors: str) -> Callable[[bytes], Reading]:
 
 
 def reading_of(report: Mapping[str, Any]) -> Reading:
-    """c2pa's report, as far as it is about the picture as it is now. Raises: one of DAMAGED."""
+    """The part of c2pa's report about the picture's current state. Raises: one of DAMAGED."""
     active = report["manifests"][report["active_manifest"]]
     results = report["validation_results"]["activeManifest"]
     passed = {entry["code"] for entry in results["success"]}
@@ -99,9 +99,9 @@ def credentials_of(manifest: Mapping[str, Any]) -> Credentials:
     actions = assertions.get("c2pa.actions.v2", {}).get("actions", ())
     created: Mapping[str, Any] = next((action for action in actions if action["action"] == "c2pa.created"), {})
     generator: Mapping[str, Any] = next(iter(manifest.get("claim_generator_info", ())), {})
-    named = [_text(generator, "name"), _text(generator, "version")]
+    name_and_version = [_text(generator, "name"), _text(generator, "version")]
     return Credentials(
-        generator=" ".join(part for part in named if part),
+        generator=" ".join(part for part in name_and_version if part),
         made_at=_text(created, "when"),
         source_type=_text(created, "digitalSourceType"),
         issuer=_text(manifest["signature_info"], "issuer"),
@@ -120,7 +120,7 @@ def main(anchors: str, settings: SandboxSettings) -> None:
         found = read(data).model_dump_json().encode()
         return ANSWER.pack(1, len(found)), found
 
-    read(b"\xff\xd8\xff\xd9")  # so that nothing is left to be loaded
+    read(b"\xff\xd8\xff\xd9")  # loads everything: the sandbox opens no files
     serve_pictures(answer, sys.stdin.buffer, sys.stdout.buffer, settings)
 
 

@@ -1,7 +1,7 @@
-"""Whose certificate signs the content credentials of results, and whose are known as ours.
+"""Which certificate signs the content credentials of results, and which certificates count as ours.
 
-An operator's own, from files that every node has; or one for development, made at the first start and shared by all
-nodes as the key of the URLs is: in the data directory, or in the broker where there is one for all.
+Either the operator's own, from files on every node, or one for development, generated at the first start and shared by
+all nodes: in the data directory, or in a shared Redis.
 """
 
 from pathlib import Path
@@ -23,12 +23,14 @@ Trust = Literal["own", "development"]
 
 
 class ProvenanceSettings(Config):
-    """Files in PEM. `chain` begins with the signer's certificate and ends with whom a verifier trusts."""
+    """PEM files. `chain` begins with the signer's certificate and ends with the trust anchor."""
 
     chain: Path | None = None
     key: Path | None = None  # on the curve P-256
-    former_chains: tuple[Path, ...] = ()  # of certificates that signed before: what they signed is ours too
-    timestamp_url: str | None = Field(None, pattern=r"^https?://")  # every image then waits for this authority
+    former_chains: tuple[Path, ...] = ()  # of earlier signers: their signatures still count as ours
+    timestamp_url: str | None = Field(
+        None, pattern=r"^https?://"
+    )  # every image then waits for this timestamp authority
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -38,16 +40,16 @@ class ProvenanceSettings(Config):
 
 
 class OurCertificates(BaseModel):
-    """What a verifier needs to tell ours from others': the ends of our chains, and the serial numbers of signers."""
+    """What a verifier needs to recognise our signatures: trust anchors, and serial numbers of signers."""
 
     model_config = ConfigDict(frozen=True)
 
     anchors: str  # PEM
-    signers: dict[str, Trust]  # by serial number, decimal
+    signers: dict[str, Trust]  # by decimal serial number
 
 
 class Provenance:
-    """The `IdentitySource` of background removers. Picklable; reads nothing before it is asked."""
+    """The `IdentitySource` of background removers. Picklable; reads files only when called."""
 
     def __init__(self, settings: ProvenanceSettings, broker: BrokerSettings, data_dir: Path) -> None:
         self._settings = settings
@@ -68,7 +70,7 @@ class Provenance:
         anchors: list[x509.Certificate] = [chain[-1] for chain, _ in chains]
         return OurCertificates(
             anchors=to_pem(anchors).decode(),
-            signers={str(chain[0].serial_number): whose for chain, whose in chains},
+            signers={str(chain[0].serial_number): kind for chain, kind in chains},
         )
 
     def _own(self) -> tuple[bytes, bytes] | None:
@@ -77,7 +79,7 @@ class Provenance:
         return self._settings.chain.expanduser().read_bytes(), self._settings.key.expanduser().read_bytes()
 
     def _development(self) -> tuple[bytes, bytes]:
-        """One PEM text has both."""
+        """Chain and key, both in one PEM text."""
         if self._broker.url is None:
             bundle = ensure_secret(self._data_dir / BUNDLE_FILE, development_bundle)
         else:

@@ -1,13 +1,12 @@
-"""Whether a picture is one of ours, and as it left us."""
+"""Verifies whether this service made a picture and whether it is unchanged."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from serve_app.photos.urls import describe_url
-from serve_app.provenance.reader import Credentials, Reading, ReadingProcess
+from serve_app.provenance.reader import Credentials, ReaderProcess, Reading
 from serve_app.provenance.signing import OurCertificates, Trust
 from serve_app.sandbox.process import SandboxPool, SandboxSettings
 from serve_app.schemas.faces import FacesRequest
@@ -39,7 +38,7 @@ class VerifyOutput(BaseModel):
 
     @classmethod
     def of(cls, reading: Reading, signers: Mapping[str, Trust]) -> "VerifyOutput":
-        """`signers` are the kinds of our certificates, by their serial numbers."""
+        """`signers`: the kind of each of our certificates, by serial number."""
         trust = signers.get(reading.signer) if reading.signer and reading.signed else None
         verdict = _verdict(reading, ours=trust is not None)
         return cls(
@@ -59,19 +58,16 @@ class VerifyOutput(BaseModel):
         )
 
 
-class CredentialReader:
-    """Reads content credentials in one child process, which starts with the first picture."""
+class CredentialReader(SandboxPool[Reading]):
+    """Reads content credentials in one child process, started by the first picture."""
 
     def __init__(self, ours: OurCertificates, settings: SandboxSettings) -> None:
+        super().__init__(lambda: ReaderProcess(ours.anchors, settings), "read", processes=1)
         self._signers = ours.signers
-        self._pool = SandboxPool(lambda: ReadingProcess(ours.anchors, settings), "read", processes=1)
 
     async def verify(self, data: bytes) -> VerifyOutput:
         """Raises: ImageUrlError, also for a picture that killed or stalled the child; SandboxStartError."""
-        return VerifyOutput.of(await self._pool.ask(data), self._signers)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self._pool.close)
+        return VerifyOutput.of(await self.ask(data), self._signers)
 
 
 def _verdict(reading: Reading, *, ours: bool) -> Verdict:

@@ -1,9 +1,8 @@
-"""Child processes for code that parses hostile bytes, so that what breaks or occupies it harms nothing else.
+"""Child processes for code that parses hostile bytes, so that a crash or a hang stays inside the child.
 
-A child is a new program, not a fork: it has none of this process's memory, files or environment. Before it sees a
-byte it gives up opening files and sockets and bounds its memory and its CPU time; its parent bounds the wall time and
-ends it. Between them there is one socket: a length and that many bytes go out, two numbers and what they announce come
-back.
+A child is a new program, not a fork: it shares no memory, files or environment with this process. Before it reads any
+input it drops the right to open files and sockets and limits its memory and CPU time; the parent enforces the wall-time
+limit. They talk over one socket: a request is a length and that many bytes, an answer two numbers and a payload.
 """
 
 import asyncio
@@ -28,16 +27,16 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from serve_app.errors import ImageUrlError, too_costly
 
-START_TIMEOUT_S = 60.0  # it takes half a second on a machine that is not busy
-KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without which some installations of Python do not start
+START_TIMEOUT_S = 60.0  # a start takes half a second on an idle machine
+KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # some Python installations do not start without them
 MAX_REFUSAL_BYTES = 4096
 
-# Left alone, glibc learns from large pictures to keep their memory, in pieces that are too small for the next one but
-# count for the limit. Lower thresholds than these cost a small picture half its time in page faults.
+# By default glibc adapts to large pictures and keeps their memory, in fragments too small for the next picture that
+# still count towards the limit. Lower thresholds than these make a small picture spend half its time in page faults.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 
-REQUEST = struct.Struct("!I")  # bytes of the picture that follows
-ANSWER = struct.Struct("!II")  # two numbers that say what follows; 0 and the length of a refusal, which is JSON
+REQUEST = struct.Struct("!I")  # size of the picture that follows, bytes
+ANSWER = struct.Struct("!II")  # two numbers that describe the payload; 0 and a length: a refusal, as JSON
 READY = ANSWER.pack(0, 0)
 
 T = TypeVar("T")
@@ -45,31 +44,31 @@ log = logging.getLogger(__name__)
 
 AnswerParts = Iterable[bytes | memoryview]
 Receive = Callable[[int], bytearray]
-"""Exactly so many bytes of an answer. Raises: EOFError, TimeoutError."""
+"""Reads exactly that many bytes of an answer. Raises: EOFError, TimeoutError."""
 
 
 class SandboxSettings(BaseModel):
-    """Of one ingress replica."""
+    """Limits of the sandboxed processes of one ingress replica."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    processes: PositiveInt = 2  # pictures looked at at once
-    timeout_s: PositiveFloat = 1.8  # for one picture; what takes longer is refused within 2 s
-    max_memory_bytes: PositiveInt = 300 * 1000 * 1000  # of one process, above what it has when idle
+    processes: PositiveInt = 2  # pictures processed at once
+    timeout_s: PositiveFloat = 1.8  # for one picture; slower ones are rejected within 2 s
+    max_memory_bytes: PositiveInt = 300 * 1000 * 1000  # of one process, on top of its idle memory
 
 
 class SandboxStartError(RuntimeError):
-    """A child process does not start: nothing that a picture could be blamed for."""
+    """A child process does not start; no picture is the cause."""
 
 
 class SandboxLostError(Exception):
-    """A child process died, took too long or answered nonsense, and was ended."""
+    """A child process died, timed out or sent an invalid answer, and was killed."""
 
 
 class SandboxedProcess(ABC, Generic[T]):
-    """One child process and the socket to it, for one thread at a time.
+    """One child process and its socket, for one thread at a time.
 
-    A SandboxLostError or SandboxStartError ends it. It ends by itself when this process does.
+    SandboxLostError and SandboxStartError kill the child. It exits by itself when this process does.
     """
 
     def __init__(self, module: str, arguments: Iterable[str], settings: SandboxSettings) -> None:
@@ -83,7 +82,7 @@ class SandboxedProcess(ABC, Generic[T]):
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 cwd="/",
-                process_group=0,  # ctrl-C in a terminal is for the service, which ends this process
+                process_group=0,  # ctrl-C in a terminal must reach the service only, which ends this process
                 env=child_environment(),
             )
         except OSError:
@@ -101,7 +100,7 @@ class SandboxedProcess(ABC, Generic[T]):
         return self._child.pid
 
     def ask(self, data: bytes) -> T:
-        """Raises: ImageUrlError; SandboxLostError; SandboxStartError."""
+        """The child's answer to a picture. Raises: ImageUrlError; SandboxLostError; SandboxStartError."""
         self._await_ready()
         deadline = time.monotonic() + self._settings.timeout_s
         try:
@@ -118,17 +117,17 @@ class SandboxedProcess(ABC, Generic[T]):
         return answer
 
     def end(self) -> int:
-        """The exit status."""
+        """Kill the child and return its exit status."""
         self._socket.close()
         self._child.kill()
         return self._child.wait()
 
     @abstractmethod
     def _read(self, first: int, second: int, receive: Receive) -> T:
-        """What the two numbers of an answer announce. Raises: ValueError, TypeError for what cannot be."""
+        """Reads the payload that the two numbers of an answer describe. Raises: ValueError, TypeError if invalid."""
 
     def _answer(self, receive: Receive) -> T | ImageUrlError:
-        """What the child says is believed no more than a picture is: it may be in the hands of one."""
+        """Validates the answer like a picture: a picture may have taken over the child."""
         first, second = ANSWER.unpack(receive(ANSWER.size))
         if first == 0 and second <= MAX_REFUSAL_BYTES:
             return ImageUrlError(**json.loads(receive(second)))
@@ -161,25 +160,28 @@ class SandboxedProcess(ABC, Generic[T]):
 
 
 class SandboxPool(Generic[T]):
-    """A few processes of one kind, which start with `start` or else with the first pictures."""
+    """A few processes of one kind, started by `start` or else by the first pictures."""
 
     def __init__(self, make: Callable[[], SandboxedProcess[T]], name: str, processes: int) -> None:
         self._make = make
         self._name = name
         self._processes = processes
-        # Its own threads: look-ups of slow names fill those of the event loop.
+        # Own threads: slow DNS look-ups can occupy all threads of the event loop.
         self._threads = ThreadPoolExecutor(processes, name)
-        self._idle: SimpleQueue[SandboxedProcess[T] | None] = SimpleQueue()  # as many as threads; None: not started
+        self._idle: SimpleQueue[SandboxedProcess[T] | None] = SimpleQueue()  # one entry a thread; None: not started
         for _ in range(processes):
             self._idle.put(None)
 
     def start(self) -> None:
-        """Start the processes before the first pictures come, and do not wait until they are ready."""
+        """Start the processes ahead of the first pictures, without waiting until they are ready."""
         for _ in range(self._processes):
             self._threads.submit(self._start_one)
 
     async def ask(self, data: bytes) -> T:
-        """Raises: ImageUrlError, also for a picture that killed or stalled its process; SandboxStartError."""
+        """The answer to a picture.
+
+        Raises: ImageUrlError, also for a picture that killed or stalled its process; SandboxStartError.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, data)
 
     def _ask(self, data: bytes) -> T:
@@ -188,15 +190,15 @@ class SandboxPool(Generic[T]):
             process = self._living(process)
             return process.ask(data)
         except SandboxLostError as error:
-            log.warning("a process that was to %s a picture of %d bytes was lost: %s", self._name, len(data), error)
+            log.warning("sandboxed process (%s) lost on a picture of %d bytes: %s", self._name, len(data), error)
             process = self._started()
             raise too_costly() from None
         finally:
             self._idle.put(process)
 
-    def close(self) -> None:
-        """Waits for the pictures that are being looked at."""
-        self._threads.shutdown(cancel_futures=True)
+    async def close(self) -> None:
+        """Waits for the pictures that are being processed, then kills the processes."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
         while not self._idle.empty():
             if process := self._idle.get():
                 process.end()
@@ -208,11 +210,11 @@ class SandboxPool(Generic[T]):
         try:
             return self._make()
         except OSError:
-            log.exception("a process to %s pictures does not start", self._name)
-            return None  # the next picture tries again, and tells its client
+            log.exception("cannot start a sandboxed process (%s)", self._name)
+            return None  # the next picture tries again and reports the error
 
     def _living(self, process: SandboxedProcess[T] | None) -> SandboxedProcess[T]:
-        """The same, or another for one that never started, or died with nothing to do. Raises: OSError."""
+        """The same process, or a new one if it has not started or died while idle. Raises: OSError."""
         if process is not None:
             if not process.has_ended:
                 return process
@@ -228,10 +230,10 @@ def _seconds_until(deadline: float) -> float:
 
 
 def child_environment() -> dict[str, str]:
-    """What a child needs to import this package, and nothing that could be a secret."""
+    """What a child needs to import this package, without anything that could be secret."""
     return {
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-        "OPENBLAS_NUM_THREADS": "1",  # threads would take memory for nothing
+        "OPENBLAS_NUM_THREADS": "1",  # more threads would only cost memory
         **MALLOC,
         **{name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
     }
@@ -240,7 +242,7 @@ def child_environment() -> dict[str, str]:
 def serve_pictures(
     answer: Callable[[bytes], AnswerParts], requests: BinaryIO, answers: BinaryIO, settings: SandboxSettings
 ) -> None:
-    """The child: answers pictures until there are no more. Whatever `answer` needs is loaded already."""
+    """The main loop of a child, until its input ends. Everything that `answer` imports must be loaded already."""
     enter_sandbox(settings.max_memory_bytes)
     answers.write(READY)
     answers.flush()
@@ -258,21 +260,21 @@ def refusal_parts(error: ImageUrlError) -> AnswerParts:
 
 
 def enter_sandbox(max_memory_bytes: int) -> None:
-    """From here on this process opens no file and no socket, and gets this much memory besides what it has."""
-    if sys.platform == "linux":  # macOS enforces no limit of memory
+    """Forbid this process to open files and sockets, and limit the memory it can still allocate."""
+    if sys.platform == "linux":  # macOS does not enforce memory limits
         max_bytes = data_bytes() + max_memory_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # those that are open: stdin, stdout, stderr
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))  # stdin, stdout and stderr, which are open
 
 
 def bound_cpu_time(seconds: float) -> None:
-    """Ends this process where it computes for so long, even if nobody watches it any more. In whole seconds."""
+    """Have the kernel kill this process after so much more CPU time, rounded up to seconds; needs no parent."""
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (ceil(time.process_time() + seconds), most))
 
 
 def data_bytes() -> int:
-    """Memory that this process asked for, whether it uses it or not: what RLIMIT_DATA counts, and the stack."""
+    """Memory that this process has allocated, used or not: what RLIMIT_DATA counts, plus the stack."""
     pages = Path("/proc/self/statm").read_text().split()[5]
     return int(pages) * resource.getpagesize()

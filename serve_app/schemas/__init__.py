@@ -1,1 +1,1 @@
-"""The HTTP contract: requests, answers, and the errors that both name."""
+"""The HTTP contract: requests, answers and errors."""

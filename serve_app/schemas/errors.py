@@ -1,4 +1,4 @@
-"""The HTTP status and the stable name of each error. Task records keep both, so more than HTTP needs them."""
+"""The HTTP status and stable name of each error; task records store both, too."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
 
 
 def answer_to(error: AvatarError) -> ErrorAnswer:
-    """The HTTP status and the stable name of an error, by its nearest class."""
+    """The HTTP status and stable name of an error, by its nearest class."""
     return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL_ERROR)
 
 
@@ -64,16 +64,16 @@ _PROSE = {"title", "description", "examples"}
 
 
 def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:
-    """A pydantic error as one entry a field: what was wrong, and the JSON schema of what would be accepted."""
+    """A pydantic error as one entry per field: the problem, and the JSON schema of accepted values."""
     schemas = field_schemas(model)
     fields = []
     for problem in error.errors(include_url=False, include_input=False):
         name = str(problem.get("ctx", {}).get("field") or (problem["loc"][0] if problem["loc"] else "body"))[:64]
         entry: dict[str, Any] = {"field": name, "message": problem["msg"].removeprefix("Value error, ")}
         if problem["type"] == "extra_forbidden":
-            known = ALIAS_OF.get(name)
+            field = ALIAS_OF.get(name)
             entry["message"] = (
-                f"differs from {known}, whose alias it is: send one of them" if known else "unknown field"
+                f"differs from {field}, whose alias it is: send one of them" if field else "unknown field"
             )
             entry["accepted"] = sorted(schemas)
         elif name in schemas:

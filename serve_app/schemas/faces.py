@@ -1,4 +1,4 @@
-"""The pre-flight: what a photo shows and whether it would be accepted, before anything is generated for it."""
+"""The pre-flight check: the faces of a photo and whether it would be accepted."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,7 +48,7 @@ class FacesOutput(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What a look at a photo found, and how long it took in seconds."""
+    """The result of a pre-flight check, and how long its stages took in seconds."""
 
     output: FacesOutput
     fetch_s: float
@@ -59,7 +59,7 @@ class Preflight:
         height, width = photo.pixels.shape[:2]
         faces = [
             ShownFace(
-                box=_within(face.box, width, height), score=round(face.score, 4), sharpness=round(face.sharpness, 1)
+                box=_clipped(face.box, width, height), score=round(face.score, 4), sharpness=round(face.sharpness, 1)
             )
             for face in found.faces
         ]
@@ -70,7 +70,7 @@ class Preflight:
             used=0 if found.refusal is None else None,
             accepted=found.refusal is None,
             reason=found.refusal,
-            message=_in_words(found),
+            message=_refusal_message(found),
         )
         return cls(output, fetch_s, face_s)
 
@@ -83,15 +83,15 @@ class Preflight:
         )
 
 
-def _within(box: Box, width: int, height: int) -> Box:
-    """A detector's box can reach beyond the photo."""
+def _clipped(box: Box, width: int, height: int) -> Box:
+    """Clips a box to the photo: a detector's box can extend beyond it."""
     left, top, right, bottom = box
     x0, x1 = (round(min(max(x, 0.0), width), 1) for x in (left, right))
     y0, y1 = (round(min(max(y, 0.0), height), 1) for y in (top, bottom))
     return x0, y0, x1, y1
 
 
-def _in_words(found: FoundFaces) -> str:
+def _refusal_message(found: FoundFaces) -> str:
     if found.refusal is None:
         return ""
     if found.refusal == "no_face":

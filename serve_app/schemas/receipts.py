@@ -1,4 +1,4 @@
-"""Receipts: all that it takes to draw an image again, but for the photo. `replay` reads what is written here."""
+"""Receipts: everything except the photo that is needed to generate an image again, for example with `replay`."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from deployments.types import OutputFormat
 class Receipt(BaseModel):
     """`output.receipts[i]`: what image i was drawn with. Nothing in it is of the photo."""
 
-    # What a newer service wrote must not be an error to an older command line.
+    # An older command line must accept the receipts of a newer service.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     app_id: str

@@ -1,4 +1,4 @@
-"""The contract: what a client may ask for, and the envelope of every answer."""
+"""The requests of clients, and the same requests with all defaults filled in."""
 
 import re
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,7 +14,7 @@ MAX_BATCH = 8
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
 GENDER_WORDS = {"male": "man", "man": "man", "boy": "man", "female": "woman", "woman": "woman", "girl": "woman"}
 ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
-MAX_FIELDS = 64  # of a body, known or not: each unknown one costs an entry in the answer
+MAX_FIELDS = 64  # of a body: each unknown field adds an entry to the answer
 OPTIONAL_STRINGS = frozenset(
     {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "webhook_url"}
 )
@@ -24,7 +24,7 @@ Priority = Literal["normal", "low"]
 
 
 def _whole_number(value: Any) -> Any:
-    """JSON has one kind of number: 4.0 is the integer 4. Booleans and strings are not numbers."""
+    """Accepts 4.0 as the integer 4, since JSON has one number type; rejects booleans and strings."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a JSON number without a fraction")
     if isinstance(value, float):
@@ -40,20 +40,20 @@ def _number(value: Any) -> Any:
     return value
 
 
-# Bounds come before these: after them, and beside null, they would not be bounds in the JSON schema.
+# Put bounds before these: after them, and next to null, they would not appear in the JSON schema.
 WHOLE, NUMBER = BeforeValidator(_whole_number), BeforeValidator(_number)
 Side = Annotated[int, Field(ge=256, le=1536), WHOLE]
 HexColor = Annotated[str, Field(pattern=r"^#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})$", examples=["#FFFFFF"])]
 
 
 def unaliased(data: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A body with the aliases of these fields replaced by the names that they stand for."""
+    """A body with the aliases of these fields replaced by the field names. Raises: PydanticCustomError."""
     if len(data) > MAX_FIELDS:
         raise PydanticCustomError("too_many_fields", "the body has too many fields")
     data = dict(data)
     for name in names:
         for alias in ALIASES[name]:
-            # An alias that contradicts its name stays, and is refused with the unknown fields.
+            # An alias that contradicts its field is kept, and rejected as an unknown field.
             if alias in data and data.setdefault(name, data[alias]) == data[alias]:
                 del data[alias]
     return data
@@ -127,11 +127,11 @@ class AvatarRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _normalise(cls, data: Any) -> Any:
-        """Empty optional strings mean null; aliases become the names that they stand for."""
+        """Turns empty optional strings into null and aliases into field names."""
         if not isinstance(data, dict):
             return data
-        named = unaliased(data, *ALIASES)
-        return {key: value for key, value in named.items() if not (value == "" and key in OPTIONAL_STRINGS)}
+        renamed = unaliased(data, *ALIASES)
+        return {key: value for key, value in renamed.items() if not (value == "" and key in OPTIONAL_STRINGS)}
 
     @model_validator(mode="after")
     def _format_carries_transparency(self) -> "AvatarRequest":
@@ -151,7 +151,7 @@ class StatusRequest(BaseModel):
 
 
 class EffectiveRequest(BaseModel):
-    """A request with everything filled in, as the answer's `input` shows it: the photo by its description only."""
+    """A request with all defaults filled in, as `input` of the answer shows it; of the photo only a description."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -175,12 +175,12 @@ class EffectiveRequest(BaseModel):
     ref_id: str | None
     deadline_s: float
     priority: Priority = "normal"
-    webhook_url: str | None = None  # without its query
+    webhook_url: str | None = None  # without the query
     consent: bool = False
 
     @classmethod
     def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
-        """Fill the gaps of a request from the app's defaults; `seed` and `deadline_s` where it names none."""
+        """Fill missing fields from the app's defaults; `seed` and `deadline_s` apply if the request has none."""
         defaults = app.defaults
         gender = gender_word(request.gender)
         own_prompt = None if request.prompt == "None" else request.prompt
@@ -211,7 +211,7 @@ def _first(value: T | None, default: T) -> T:
 
 
 def gender_word(gender: str | None) -> str:
-    """The word that stands for {gender_word} in a prompt."""
+    """The word that replaces {gender_word} in a prompt."""
     return "person" if gender is None else GENDER_WORDS.get(gender.lower(), gender)
 
 

@@ -1,4 +1,4 @@
-"""The answers of the contract: the envelope and what is in its `output`."""
+"""The answers of the API: the envelope and the contents of its `output`."""
 
 from typing import Any, Literal
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from deployments.background.c2pa_signer import GENERATOR, SOURCE_TYPE, ContentSigner, manifest
 from deployments.background.postprocess import encode
 from deployments.background.signing_identity import SigningIdentity
-from deployments.types import Origin, OutputFormat, Pixels
+from deployments.types import C2paAssertion, OutputFormat, Pixels
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret, own_url
 from serve_app.cli.root import cli
 from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
@@ -31,7 +31,7 @@ from serve_app.sandbox.process import SandboxSettings
 from tests.support.hostile_pictures import hostile_pictures, noise
 
 FORMATS: tuple[OutputFormat, ...] = ("png", "webp", "jpeg")
-ORIGIN = Origin("face-avatar", "embedded", 7, 12, 1.5, 256, 256)
+ASSERTION = C2paAssertion("face-avatar", "embedded", 7, 12, 1.5, 256, 256)
 PATIENT = SandboxSettings(timeout_s=30)
 
 
@@ -92,10 +92,10 @@ def verdict_of(provenance: Provenance, data: bytes) -> VerifyOutput:
 def test_a_signed_picture_is_genuine_and_says_what_drew_it(
     signer: ContentSigner, verify: Verifier, output_format: OutputFormat
 ) -> None:
-    found = verify(signer.sign(picture(output_format), f"image/{output_format}", ORIGIN))
+    found = verify(signer.sign(picture(output_format), f"image/{output_format}", ASSERTION))
     assert (found.verdict, found.ours, found.intact, found.trust) == ("genuine", True, True, "development")
     assert found.credentials is not None
-    assert found.credentials.statement == ORIGIN.statement()
+    assert found.credentials.statement == ASSERTION.statement()
     assert found.credentials.generator == f"face-avatar {GENERATOR['version']}"
     assert found.credentials.source_type == SOURCE_TYPE
     assert datetime.fromisoformat(found.credentials.made_at).tzinfo is not None
@@ -106,13 +106,13 @@ def test_a_signed_picture_is_genuine_and_says_what_drew_it(
 )
 def test_signing_changes_no_pixel(signer: ContentSigner, output_format: OutputFormat, mode: str) -> None:
     plain = picture(output_format, mode)
-    signed = signer.sign(plain, f"image/{output_format}", ORIGIN)
+    signed = signer.sign(plain, f"image/{output_format}", ASSERTION)
     assert np.array_equal(decoded(signed), decoded(plain))
     assert len(signed) - len(plain) < 5000  # no thumbnail within
 
 
 def test_the_statement_has_nothing_but_parameters_of_the_drawing() -> None:
-    said = manifest("image/png", ORIGIN)
+    said = manifest("image/png", ASSERTION)
     (actions, statement) = said["assertions"]
     assert said.keys() == {"claim_generator_info", "format", "assertions"}
     assert actions["data"]["actions"][0].keys() == {"action", "digitalSourceType", "softwareAgent", "when"}
@@ -125,7 +125,7 @@ def test_c2pa_complains_of_nothing_but_the_certificate_and_trusts_it_with_our_an
     ours: Provenance, signer: ContentSigner
 ) -> None:
     for output_format in FORMATS:
-        signed = signer.sign(picture(output_format), f"image/{output_format}", ORIGIN)
+        signed = signer.sign(picture(output_format), f"image/{output_format}", ASSERTION)
         for trust, state, complaints in (
             ({}, "Valid", ["signingCredential.untrusted"]),
             ({"user_anchors": ours.certificates().anchors}, "Trusted", []),
@@ -140,7 +140,7 @@ def test_c2pa_complains_of_nothing_but_the_certificate_and_trusts_it_with_our_an
 
 def test_many_threads_sign_at_once(signer: ContentSigner, verify: Verifier) -> None:
     def sign(seed: int) -> bytes:
-        return signer.sign(picture("webp"), "image/webp", Origin("a", "b", seed, 1, 1.0, 8, 8))
+        return signer.sign(picture("webp"), "image/webp", C2paAssertion("a", "b", seed, 1, 1.0, 8, 8))
 
     with ThreadPoolExecutor(8) as pool:
         found = [verify(signed) for signed in pool.map(sign, range(40))]
@@ -153,7 +153,7 @@ def test_many_threads_sign_at_once(signer: ContentSigner, verify: Verifier) -> N
 
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_a_changed_pixel_is_detected(signer: ContentSigner, verify: Verifier, output_format: OutputFormat) -> None:
-    signed = signer.sign(picture(output_format), f"image/{output_format}", ORIGIN)
+    signed = signer.sign(picture(output_format), f"image/{output_format}", ASSERTION)
     pixels = np.array(Image.open(io.BytesIO(picture("png"))))
     pixels[40, 48] ^= 255
     changed = encode(Image.fromarray(pixels), output_format)
@@ -177,14 +177,14 @@ def with_credentials_of(signed: bytes, other: bytes, output_format: OutputFormat
 
 
 def test_a_single_bit_of_the_picture_is_enough(signer: ContentSigner, verify: Verifier) -> None:
-    signed = bytearray(signer.sign(picture("jpeg"), "image/jpeg", ORIGIN))
+    signed = bytearray(signer.sign(picture("jpeg"), "image/jpeg", ASSERTION))
     signed[-100] ^= 1
     assert verify(bytes(signed)).verdict == "altered"
 
 
 def test_what_another_service_signed_is_foreign(tmp_path: Path, verify: Verifier) -> None:
     other = ContentSigner(provenance(tmp_path).identity())
-    found = verify(other.sign(picture("png"), "image/png", ORIGIN))
+    found = verify(other.sign(picture("png"), "image/png", ASSERTION))
     assert (found.verdict, found.ours, found.intact, found.trust) == ("foreign", False, True, None)
 
 
@@ -195,7 +195,7 @@ def test_a_picture_without_credentials_is_unsigned(verify: Verifier) -> None:
 
 
 def test_no_forged_statement_is_believed(signer: ContentSigner, verify: Verifier) -> None:
-    signed = signer.sign(picture("png"), "image/png", ORIGIN)
+    signed = signer.sign(picture("png"), "image/png", ASSERTION)
     honest, verdicts = verify(signed), set()
     start = signed.index(b"caBX")
     for place in range(start + 40, start + 3400, 37):  # everywhere in the credentials
@@ -211,10 +211,10 @@ def test_no_forged_statement_is_believed(signer: ContentSigner, verify: Verifier
 def test_no_hostile_picture_breaks_the_child(ours: Provenance, signer: ContentSigner) -> None:
     verifier = Verifier(ours)
     pictures = list(hostile_pictures().values())
-    signed = signer.sign(picture("webp"), "image/webp", ORIGIN)
+    signed = signer.sign(picture("webp"), "image/webp", ASSERTION)
     pictures += [signed[:length] for length in range(0, len(signed), len(signed) // 40)]
     verdicts = [verifier(data).verdict for data in pictures]
-    child = verifier._reader._pool._idle.get()
+    child = verifier._reader._idle.get()
     assert len(pictures) >= 300
     assert not {"genuine", "foreign"} & set(verdicts)
     assert child is not None
@@ -245,7 +245,7 @@ def test_a_reader_fetches_no_credentials_from_elsewhere(ours: Provenance, verify
 def picture_with_credentials_at(url: str, identity: SigningIdentity) -> bytes:
     info = c2pa.C2paSignerInfo(b"es256", identity.chain, identity.key, None)
     file = io.BytesIO()
-    with c2pa.Builder(json.dumps(manifest("image/jpeg", ORIGIN))) as builder, c2pa.Signer.from_info(info) as signer:
+    with c2pa.Builder(json.dumps(manifest("image/jpeg", ASSERTION))) as builder, c2pa.Signer.from_info(info) as signer:
         builder.set_no_embed()
         builder.set_remote_url(url)
         builder.sign(signer, "image/jpeg", io.BytesIO(picture("jpeg")), file)
@@ -293,8 +293,8 @@ def own_files(folder: Path) -> dict[str, Path]:
 
 def test_an_operators_own_certificate_signs_and_former_ones_are_still_known(tmp_path: Path) -> None:
     before, now = own_files(tmp_path / "before"), own_files(tmp_path / "now")
-    old = ContentSigner(provenance(tmp_path, **before).identity()).sign(picture("png"), "image/png", ORIGIN)
-    new = ContentSigner(provenance(tmp_path, **now).identity()).sign(picture("png"), "image/png", ORIGIN)
+    old = ContentSigner(provenance(tmp_path, **before).identity()).sign(picture("png"), "image/png", ASSERTION)
+    new = ContentSigner(provenance(tmp_path, **now).identity()).sign(picture("png"), "image/png", ASSERTION)
 
     alone = provenance(tmp_path, **now)
     both = provenance(tmp_path, **now, former_chains=[before["chain"]])
@@ -338,7 +338,7 @@ def test_the_command_line_says_whether_a_picture_is_ours(
 ) -> None:
     data = picture("png")
     if signed:
-        data = ContentSigner(provenance(tmp_path).identity()).sign(data, "image/png", ORIGIN)
+        data = ContentSigner(provenance(tmp_path).identity()).sign(data, "image/png", ASSERTION)
     (tmp_path / "picture.png").write_bytes(data)
     ran = CliRunner().invoke(cli, ["verify", str(tmp_path / "picture.png"), "--data-dir", str(tmp_path)])
     assert ran.exit_code == exit_code, ran.output

@@ -16,7 +16,7 @@ from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope
 from serve_app.tasks.models import TaskRecord
 
-CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients know both spellings
+CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients use both spellings
 
 
 def add_avatar_routes(
@@ -29,7 +29,7 @@ def add_avatar_routes(
         avatar_request = await bodies.model(AvatarRequest, request, progress)
         progress.task = service.validator.task(avatar_request, caller)
         record = await service.create(progress.task, avatar_request, caller)
-        status, headers = _answer_of_a_wait(record)
+        status, headers = _status_and_headers(record)
         if avatar_request.celery:
             status, headers = 200 if record.finished else 202, {}
         elif record.outcome.failure is not None:
@@ -57,8 +57,8 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _answer_of_a_wait(record: TaskRecord) -> tuple[int, dict[str, str]]:
-    """HTTP status and headers for who waited for a task: of a failed one those of its error."""
+def _status_and_headers(record: TaskRecord) -> tuple[int, dict[str, str]]:
+    """HTTP status and headers of a finished synchronous request; those of its error if it failed."""
     failure = record.outcome.failure
     if failure is None:
         return 200, {}

@@ -1,4 +1,4 @@
-"""Routes that look at a picture, and the one that serves results."""
+"""Routes that inspect a picture, and the one that serves results."""
 
 import time
 from typing import Any
@@ -27,9 +27,9 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
     async def faces(request: Request) -> JSONResponse:
         """The faces of a photo and whether it would be accepted, before anything is generated."""
         request.state.progress = RequestProgress()
-        asked = await bodies.model(FacesRequest, request)
-        seen = await service.preflight(asked.file_url)
-        return envelope_response(seen.envelope(asked.file_url))
+        body = await bodies.model(FacesRequest, request)
+        preflight = await service.preflight(body.file_url)
+        return envelope_response(preflight.envelope(body.file_url))
 
     @api.post(
         "/api/v1/verify",
@@ -41,15 +41,15 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
     async def verify(request: Request) -> JSONResponse:
         """Whether a picture is one of ours and as it left us, by its content credentials (C2PA)."""
         progress = request.state.progress = RequestProgress()
-        asked = await bodies.model(VerifyRequest, request)
-        found = await service.verify(asked.file_url)
-        return envelope_response(found.envelope(asked.file_url, time.perf_counter() - progress.started))
+        body = await bodies.model(VerifyRequest, request)
+        verification = await service.verify(body.file_url)
+        return envelope_response(verification.envelope(body.file_url, time.perf_counter() - progress.started))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)
     @api.get(FILES_ROUTE + "/{key:path}", responses=envelopes(403, 404, 422, 503))
     async def files(key: str, expires: str = "", signature: str = "") -> Response:
         """A result or thumbnail, under the URL that an answer gave."""
         service.results.check_signature(key, expires, signature)
-        # Whoever has the URL may show the picture, on a page of their own, too.
+        # The URL is the permission: its holder may show the picture on another origin, too.
         headers = {"Cache-Control": "private, max-age=3600", "Cross-Origin-Resource-Policy": "cross-origin"}
         return Response(await service.results.get(key), media_type=media_type(key), headers=headers)

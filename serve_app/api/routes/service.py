@@ -1,4 +1,4 @@
-"""Routes about the service: its apps, its health, and the secret of its webhooks."""
+"""Routes about the service: apps, health, and the webhook secret."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from serve_app.schemas.responses import Envelope
 
 PROBE_TIMEOUT_S = 5
 StageStates = Callable[[], Awaitable[dict[str, str]]]
-"""What each stage is doing now: HEALTHY, UPSCALING, ... as Serve calls it."""
+"""Returns the Serve status of each stage: HEALTHY, UPSCALING, ..."""
 
 
 def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None:

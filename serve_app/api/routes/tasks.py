@@ -47,8 +47,8 @@ def add_task_routes(
     )
     async def get_image(request: Request) -> JSONResponse:
         """The same, with the id in the body."""
-        asked = await bodies.model(StatusRequest, request)
-        return await answer(request, await service.find(asked.id, request.state.owner))
+        body = await bodies.model(StatusRequest, request)
+        return await answer(request, await service.find(body.id, request.state.owner))
 
     @api.get(
         "/api/v1/tasks/{task_id}/events",
@@ -62,11 +62,11 @@ def add_task_routes(
         `Last-Event-ID` takes up a stream that broke off. 204: that was the last one.
         """
         record = await service.find(task_id, request.state.owner)
-        seen = last_event_id(request.headers.get("last-event-id"))
-        if record.finished and seen == record.revision:
-            return Response(status_code=204)  # EventSource comes back after the end, unless it is told this
+        last_seen = last_event_id(request.headers.get("last-event-id"))
+        if record.finished and last_seen == record.revision:
+            return Response(status_code=204)  # otherwise EventSource reconnects after the end
         check_room(service, record.task.owner)
-        stream = follow(service, record, base_url(request, settings), seen)
+        stream = follow(service, record, base_url(request, settings), last_seen)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 

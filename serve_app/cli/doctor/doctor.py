@@ -1,4 +1,4 @@
-"""`face-avatar doctor`: looks at this machine and at what a configuration needs, and says what to do."""
+"""`face-avatar doctor`: checks this machine against a configuration and says what to do."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def examine(schema: ServeDeploySchema, settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
-    """Every check, in the order in which one puts things right. Starts nothing, and leaves nothing behind."""
+    """All checks, in the order in which to fix problems. Starts nothing and leaves no files behind."""
     gpu_wanted = wants_gpu(schema, settings)
     return [
         check_versions(),
@@ -58,7 +58,7 @@ async def _services(settings: Settings, *, many_nodes: bool) -> list[Finding]:
 
 
 def lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """A line a finding, in rich's markup, and under it what to do; never folded, so that commands can be copied."""
+    """A line for each finding in rich markup, and one for its remedy; never wrapped, so that commands can be copied."""
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
         colour = COLOURS[finding.state]

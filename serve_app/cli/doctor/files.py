@@ -1,6 +1,5 @@
-"""What lies on the disks of this machine: the models, the data directory, its secrets."""
+"""Checks of files: the models, the data directory and its secrets."""
 
-import hashlib
 import os
 import re
 import stat
@@ -8,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from deployments.common.checksums import file_sha256
 from deployments.config import EMBEDDED, WEIGHTS, model_path
 from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
@@ -20,7 +20,7 @@ from serve_app.settings import Settings
 CARD = WEIGHTS / "README.md"
 DIGEST = re.compile(r"^\| `([^`]+)` \| \d+ \| `([0-9a-f]{64})` \|$", re.MULTILINE)
 SECRETS = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE, PASSWORD_FILE, BUNDLE_FILE)
-SHOWN = 3  # of a long list
+SHOWN = 3  # entries of a long list
 
 
 def check_catalog(settings: Settings) -> Finding:
@@ -36,26 +36,26 @@ def check_catalog(settings: Settings) -> Finding:
 def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
     """The files that the stages load, and those that the catalogue's apps need.
 
-    `runs_them`: whether this machine is one that loads models; elsewhere they may be missing.
+    `runs_them`: whether this machine loads models; elsewhere they may be missing.
     """
     paths = set(model_paths(settings))
     found = [check_card(CARD)] if any(str(path).startswith(EMBEDDED) for path in paths) else []
     folder = settings.models_dir.expanduser()
-    absent = [str(path) for path in map(model_path, sorted(paths)) if not _is_readable(path)]
+    missing_paths = [str(path) for path in map(model_path, sorted(paths)) if not _is_readable(path)]
     try:
         catalog = Catalog.read(settings.catalogs)
-    except (OSError, ValueError):  # said by check_catalog
+    except (OSError, ValueError):  # check_catalog reports it
         return found
-    absent += [str(folder / file.path) for file in missing(catalog.files(catalog.apps), folder)]
-    if not absent:
+    missing_paths += [str(folder / file.path) for file in missing(catalog.files(catalog.apps), folder)]
+    if not missing_paths:
         return [*found, ok("models", f"{len(paths)} paths are there and readable")]
-    reason = f"missing, unreadable or not whole: {_some(absent)}"
+    reason = f"missing, unreadable or not whole: {_some(missing_paths)}"
     remedy = f"face-avatar models prefetch {' '.join(catalog.apps)} --models-dir {folder}"
     return [*found, (fail if runs_them else warn)("models", reason, f"{remedy}, on every node that runs them")]
 
 
 def model_paths(settings: Settings) -> Iterator[Path]:
-    """Every path of a model in the settings; `embedded:` ones stay as they are."""
+    """All model paths of the settings; `embedded:` ones are not resolved."""
     for stage in (settings.face, settings.generator, settings.background):
         yield from _paths(stage.located(settings.models_dir).model_dump())
 
@@ -72,19 +72,18 @@ def _is_readable(path: Path) -> bool:
 
 
 def check_card(card: Path) -> Finding:
-    """The weights of the package against the digests in their card."""
+    """Compares the packaged weights with the digests in their model card."""
     digests = dict(DIGEST.findall(card.read_text()))
-    damaged = [name for name, digest in digests.items() if _sha256(card.parent / name) != digest]
+    damaged = [name for name, digest in digests.items() if _sha256_or_empty(card.parent / name) != digest]
     if damaged or not digests:
         reason = f"not as in their card: {_some(damaged)}" if damaged else "their card names none"
         return fail("weights", reason, "pip install --force-reinstall --no-deps face-avatar")
     return ok("weights", f"{len(digests)} files of the package are intact")
 
 
-def _sha256(path: Path) -> str:
+def _sha256_or_empty(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""
 
@@ -109,13 +108,13 @@ def check_data_dir(folder: Path) -> Finding:
 
 
 def check_secrets(folder: Path) -> list[Finding]:
-    """The files of the data directory that only its owner may read; tells nothing of what is in them."""
-    there = {name: folder / name for name in SECRETS if (folder / name).is_file()}
-    found = [_check_mode(path) for path in there.values()]
-    if TOKEN_FILE in there and TOKEN_DIGEST_FILE in there:
-        found.append(_check_token(there))
+    """The files of the data directory that only its owner may read; never shows their contents."""
+    present = {name: folder / name for name in SECRETS if (folder / name).is_file()}
+    found = [_check_mode(path) for path in present.values()]
+    if TOKEN_FILE in present and TOKEN_DIGEST_FILE in present:
+        found.append(_check_token(present))
     return [finding for finding in found if finding.state != "ok"] or [
-        ok("secrets", f"{', '.join(there)}: for their owner only" if there else "made at the first start")
+        ok("secrets", f"{', '.join(present)}: for their owner only" if present else "made at the first start")
     ]
 
 
@@ -133,11 +132,11 @@ def _check_mode(path: Path) -> Finding:
     return ok("secrets", path.name)
 
 
-def _check_token(there: Mapping[str, Path]) -> Finding:
-    digest = there[TOKEN_DIGEST_FILE]
-    if sha256(there[TOKEN_FILE].read_text().strip()) == digest.read_text().strip():
+def _check_token(present: Mapping[str, Path]) -> Finding:
+    digest = present[TOKEN_DIGEST_FILE]
+    if sha256(present[TOKEN_FILE].read_text().strip()) == digest.read_text().strip():
         return ok("secrets", TOKEN_FILE)
-    return warn("secrets", f"{there[TOKEN_FILE]} is not the token that counts", f"rm {digest}: then it counts")
+    return warn("secrets", f"{present[TOKEN_FILE]} is not the token that counts", f"rm {digest}: then it counts")
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a check found, and what to do about it."""
+"""The result of a check, and its remedy."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`fail`: the service will not work like this. No text of it ever holds a secret."""
+    """`fail`: the service cannot work like this. The texts never contain secrets."""
 
     check: str
     state: State

