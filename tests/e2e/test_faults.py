@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,16 +15,10 @@ import pytest
 import ray
 from ray.util.state import list_actors
 
-from tests.support.service import Service, service_on
+from tests.support.service import Service
 
 pytestmark = pytest.mark.slow
 LONG = {"num_inference_steps": 50, "batch": 4, "width": 256, "height": 256, "deadline_s": 600}
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iterator[Service]:
-    with service_on(tmp_path_factory.mktemp("service"), photo_server) as running:
-        yield running
 
 
 def replica_pid(deployment: str) -> int:
