@@ -72,7 +72,7 @@ class Ingress:
         self.service._tasks.finish = _nothing  # type: ignore[method-assign,assignment]
 
 
-async def _nothing(*_: object) -> bool:
+async def _nothing(*_: object, **__: object) -> bool:
     return True
 
 

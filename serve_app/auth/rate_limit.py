@@ -1,6 +1,7 @@
 """Rate limits: how many requests a token may send in a while, counted over all ingress replicas.
 
-The counts are in Redis. Rate limits are not enforced while it is unavailable: `ConcurrencyLimit` still bounds each replica.
+Counts are kept in Redis. While it is unavailable, rate limits are not enforced; `ConcurrencyLimit` still bounds each
+replica.
 """
 
 import math

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import contextvars
+import logging
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -13,6 +16,7 @@ from deployments.errors import AvatarError
 PATIENCE_S = 5.0  # with a call that waits for another one
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 # Serve wraps the death of an earlier stage in a RayServeException of the later one.
 STAGE_LOST = (RayActorError, ObjectLostError, RayServeException)
@@ -89,3 +93,21 @@ def cancel(*responses: DeploymentResponse[Any]) -> None:
         # Cancelling a call that was never assigned to a replica raises the reason why it was not.
         with contextlib.suppress(Exception):
             response.cancel()
+
+
+def detach(work: Coroutine[Any, Any, T], running: set[asyncio.Task[Any]], failure: str) -> asyncio.Task[T]:
+    """Start work that continues when its caller is cancelled; it is in `running` until it is done.
+
+    An error that is not an AvatarError is logged as `failure`.
+    """
+
+    def finished(task: asyncio.Task[T]) -> None:
+        running.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, AvatarError):
+            log.error(failure, exc_info=error)
+
+    # In a context of its own: Serve cancels the calls that were made in the context of a cancelled request.
+    task = asyncio.create_task(work, context=contextvars.Context())
+    running.add(task)
+    task.add_done_callback(finished)
+    return task

@@ -157,10 +157,17 @@ def record_from(fields: dict[str, Any], *, is_leased: bool) -> TaskRecord:
 
 
 def task_files(task: Task) -> list[str]:
-    """The keys of all that the store may hold of a task."""
+    """The keys of all files that the store may have of a task: its photo, images and thumbnails."""
     request, task_id = task.request, task.task_id
     images = [result_key(task_id, index, request.output_format) for index in range(request.batch)]
     return [photo_key(task_id), *images, *(thumbnail_key(task_id, index) for index in range(request.batch))]
+
+
+def unneeded_files(task: Task, status: Status, *, dead: bool) -> list[str]:
+    """The keys of the files that a task with this status no longer needs; a dead one may be requeued, and needs all."""
+    if dead or status in UNFINISHED:
+        return []
+    return [photo_key(task.task_id)] if status == "SUCCESS" else task_files(task)
 
 
 def idempotency_digest(owner: str, key: str) -> str:
