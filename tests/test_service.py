@@ -93,7 +93,7 @@ def at(
     tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[Any], Awaitable[None]]], None]:
     """Runs a scenario that gets a maker of ingresses on one broker."""
-    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
     monkeypatch.setattr("serve_app.generation.service.REPEAT_POLL_S", 0.05)
 

@@ -122,7 +122,7 @@ def at(
     tmp_path: Path, broker_program: str, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[[Shop, ValkeyKeeper], Awaitable[None]]], None]:
     monkeypatch.setattr("serve_app.worker.consumer.PAUSES_S", (0.02, 0.05))
-    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
 
     def run(scenario: Callable[[Shop, ValkeyKeeper], Awaitable[None]]) -> None:

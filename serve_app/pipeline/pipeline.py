@@ -81,7 +81,7 @@ class AvatarPipeline:
         finally:
             self._references.collect_soon()
 
-    async def wake(self) -> None:
+    async def scale_from_zero(self) -> None:
         """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
         await asyncio.gather(value_of(self._generator.wake.remote()), value_of(self._remover.wake.remote()))
 

@@ -12,7 +12,7 @@ from serve_app.tasks.models import LEASE_S, UNFINISHED
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 
-LOOK_S = 0.25  # so long a cancelled task may go unnoticed
+POLL_S = 0.25  # so long a cancelled task may go unnoticed
 RENEW_S = LEASE_S / 4
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Leases:
     async def _keep(self) -> None:
         renewed_at = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
             try:
                 if time.monotonic() - renewed_at >= RENEW_S:
                     await self._renew()
