@@ -51,6 +51,7 @@ async def envelope_of(
 ) -> Envelope:
     """The envelope of a task in its present state, with newly signed URLs. Raises: StoreError."""
     request, outcome, failure = record.task.request, record.outcome, record.outcome.failure
+    webhook = {} if record.delivery is None else {"webhook": record.delivery.model_dump()}
     return Envelope(
         time_required=TimeRequired(
             startup_time=outcome.startup_s, runtime=round(_runtime_s(record), 4), stages=outcome.stages
@@ -58,7 +59,7 @@ async def envelope_of(
         error=failure.error if failure else "",
         error_data=failure.error_data if failure else "",
         input=request.model_dump(),
-        output=await _output(record, results, base_url, position) | _webhook(record),
+        output=await _output(record, results, base_url, position) | webhook,
         app_id=request.app_id,
         task_id=record.task.task_id,
         status=record.status,
@@ -70,10 +71,6 @@ def _runtime_s(record: TaskRecord) -> float:
     if record.started_at is None:
         return 0.0
     return (record.finished_at or time.time()) - record.started_at
-
-
-def _webhook(record: TaskRecord) -> dict[str, object]:
-    return {} if record.delivery is None else {"webhook": record.delivery.model_dump()}
 
 
 async def _output(record: TaskRecord, results: Results, base_url: str, position: QueuePosition) -> dict[str, object]:

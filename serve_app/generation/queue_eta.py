@@ -7,7 +7,6 @@ from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError
 from serve_app.generation.envelope import QueuePosition
 from serve_app.generation.settings import GenerationSettings
 from serve_app.tasks.models import Queued, Task, TaskRecord, Throughput
-from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 
@@ -35,13 +34,10 @@ class Forecast(NamedTuple):
 class QueueEta:
     """Estimates by recent worker throughput, and by the progress that the generator reports."""
 
-    def __init__(
-        self, settings: GenerationSettings, tasks: TaskStore, queue: TaskQueue, progress: ProgressReader
-    ) -> None:
+    def __init__(self, settings: GenerationSettings, tasks: TaskStore, queue: TaskQueue) -> None:
         self._settings = settings
         self._tasks = tasks
         self._queue = queue
-        self._progress = progress
 
     async def check_load(self, task: Task, most: int) -> None:
         """Refuse a task that would miss its deadline, or whose owner has `most` in the queue already (0: no limit).
@@ -84,7 +80,7 @@ class QueueEta:
             before = await self._tasks.own_tasks_ahead(task_id, record.task.owner) if position else None
             if before is not None:
                 position = min(position, (before + 1) * await self._queue.next_position("normal"))
-        reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
+        reported = await self._tasks.progress(task_id) if record.status == "STARTED" else {}
         drawing = {index: image for index, image in reported.items() if index not in record.avatars}
         if (
             drawing and len(drawing) + record.images_done == request.batch

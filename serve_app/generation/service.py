@@ -35,7 +35,6 @@ from serve_app.schemas.responses import Envelope, Status
 from serve_app.tasks.change_stream import ChangeStream
 from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
-from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.stream import TaskQueue
 
 REPEAT_POLL_S = 0.2  # between two looks of a repeated request at the record of the first one
@@ -64,7 +63,7 @@ class AvatarService:
         self._penalties = container.penalties
         self._signing_key = container.signing_key
         self.changes = ChangeStream(container.redis, container.keys)
-        self._queue_eta = QueueEta(settings, container.tasks, queue, ProgressReader(container.redis, container.keys))
+        self._queue_eta = QueueEta(settings, container.tasks, queue)
         self._leases = Leases(container.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         self._decoder = PhotoDecoder(settings.photo, settings.decoder)
