@@ -37,9 +37,8 @@ class AvatarWorker:
         self._queue = queue = TaskQueue(container.redis, container.keys, container.lease_owner)
         self._grace_s = settings.worker.grace_s
         self._usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
-        concurrency = settings.worker.concurrency
         self._worker = TaskWorker(
-            container.tasks, queue, container.executor, container.results, concurrency, self._usage
+            container.tasks, queue, container.executor, container.results, settings.worker.concurrency, self._usage
         )
         self._webhooks = WebhookSender(container.tasks, container.results, container.signing_key, settings.fetch)
         periodic = (
