@@ -69,7 +69,7 @@ class Container:
 
 
 def check_reach(settings: GenerationSettings, nodes: int) -> None:
-    """Raises: ValueError where several machines need what the settings keep on one."""
+    """Raises: ValueError where a cluster of several nodes has its store or its broker on one of them."""
     if nodes <= 1:
         return
     if not settings.store.is_shared:

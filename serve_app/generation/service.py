@@ -37,7 +37,7 @@ from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
 from serve_app.tasks.stream import TaskQueue
 
-REPEAT_POLL_S = 0.2  # between two looks of a repeated request at the record of the first one
+REPEAT_POLL_S = 0.2  # between reads of the first request's record by a repeat
 CLOSE_TIMEOUT_S = 10
 CANCELLED = FinalOutcome("CANCELLED", Outcome())
 
@@ -160,7 +160,7 @@ class AvatarService:
         try:
             yield
         except (asyncio.CancelledError, Exception) as error:
-            # CancelledError: the client disconnected. TaskLostError: the record says already what became of the task.
+            # CancelledError: the client disconnected. TaskLostError: the record has the outcome already.
             cancelled = isinstance(error, asyncio.CancelledError)
             with suppress(TaskLostError):
                 await self._finaliser.finalise(
@@ -204,7 +204,7 @@ class AvatarService:
         task_id = record.task.task_id
         if record.is_leased or self._leases.holds(task_id):
             return None
-        return record.task if await self._tasks.claim(task_id, status) is Claim.OURS else None
+        return record.task if await self._tasks.claim(task_id, status) is Claim.ACQUIRED else None
 
     async def _enqueue(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         await self._queue_eta.check_load(task, caller.max_queued)

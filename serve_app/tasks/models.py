@@ -139,9 +139,9 @@ class TaskRecord(Recorded):
 
 
 class Claim(StrEnum):
-    OURS = "ours"
-    HELD = "held"  # leased by another process
-    OVER = "over"  # finished, cancelled, or expired
+    ACQUIRED = "ours"
+    LEASED = "held"  # by another process
+    FINISHED = "over"  # or cancelled, or expired
 
 
 def record_from(fields: dict[str, Any], *, is_leased: bool) -> TaskRecord:

@@ -48,7 +48,7 @@ class TaskQueue:
         self._count = redis.register_script(COUNT)
         self._normal_in_a_row = 0
         self._next_sweep = 0.0
-        # Where the sweep of each stream goes on: XAUTOCLAIM scans ten pending messages for each that it may take.
+        # Where the next sweep of a stream continues: XAUTOCLAIM scans ten pending messages for each that it may take.
         self._cursors: dict[Priority, str] = dict.fromkeys(self._streams, FIRST)
 
     async def take(self, count: int, wait_s: float, left: int | None = None) -> list[Message]:
@@ -149,7 +149,7 @@ class TaskQueue:
         return [_message(entry, priority) for _stream, entries in answer or () for entry in entries]
 
     async def _take_over(self, count: int) -> list[Message]:
-        # Later than the lease expires, which begins a moment after the delivery of the message.
+        # Longer than a lease, which starts a moment after the delivery of the message.
         idle_ms = round((self._lease_s + LEASE_MARGIN_S) * 1000)
         for priority, stream in self._streams.items():
             self._cursors[priority], entries, *_deleted = await self._redis.xautoclaim(

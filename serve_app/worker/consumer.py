@@ -121,13 +121,15 @@ class TaskWorker:
         """Claim the task and run it. False where another process has leased it."""
         claim = await self._tasks.claim(message.task_id)
         record = await self._tasks.get(message.task_id)
-        if claim is Claim.OURS and record is not None:
+        if claim is Claim.ACQUIRED and record is not None:
             return await self._perform(record, message)
-        if claim is Claim.OVER and not (record and record.dead):  # its worker may have died before it deleted the photo
+        if claim is Claim.FINISHED and not (
+            record and record.dead
+        ):  # its worker may have died before it deleted the photo
             await self._finaliser.delete([photo_key(message.task_id)])
-        if claim is Claim.HELD:  # should its owner be dead: the lease is newer than the message, and expires later
+        if claim is Claim.LEASED:  # in case its owner is dead: try again when the lease has expired
             await self._queue.postpone(message, await self._tasks.lease_left_s(message.task_id))
-        return claim is not Claim.HELD
+        return claim is not Claim.LEASED
 
     async def _perform(self, record: TaskRecord, message: Message) -> bool:
         """Run a leased task and finalise it.
