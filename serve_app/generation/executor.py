@@ -1,11 +1,11 @@
 """Runs leased tasks through the pipeline and finalises them; the ingress and the worker share it."""
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -132,16 +132,21 @@ class TaskFinaliser:
             log.warning("a file of a task is not deleted: %s", error)
 
 
-@contextlib.asynccontextmanager
-async def within_deadline(task: Task) -> AsyncIterator[None]:
+def within_deadline(task: Task) -> AbstractAsyncContextManager[None]:
     """Raises: DeadlineError when the block is not done by the task's deadline."""
+    return time_limit(task.deadline - time.time(), limit_s=task.request.deadline_s)
+
+
+@asynccontextmanager
+async def time_limit(left_s: float, *, limit_s: float) -> AsyncIterator[None]:
+    """Raises: DeadlineError when the block is not done in the rest of `limit_s`."""
     try:
-        async with asyncio.timeout(max(0.0, task.deadline - time.time())) as scope:
+        async with asyncio.timeout(max(0.0, left_s)) as scope:
             yield
     except TimeoutError:
         if not scope.expired():
             raise
-        raise DeadlineError(f"Not done within {task.request.deadline_s:g} s.") from None
+        raise DeadlineError(f"Not done within {limit_s:g} s.") from None
 
 
 def success_outcome(done: JobResult, fetch_s: float) -> Outcome:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from deployments.errors import DeadlineError
 from deployments.types import Photo
 from serve_app.auth.usage import UsageBook
 from serve_app.auth.webhook_signature import webhook_secret
@@ -18,7 +17,7 @@ from serve_app.errors import BrokerError, RateLimitError, UnknownTaskError
 from serve_app.generation.admission import ConcurrencyLimit, ConcurrencySlots
 from serve_app.generation.container import Container
 from serve_app.generation.envelope import IN_PROGRESS, effective_record, envelope_of
-from serve_app.generation.executor import FinalOutcome, TaskFinaliser, failure_outcome, within_deadline
+from serve_app.generation.executor import FinalOutcome, TaskFinaliser, failure_outcome, time_limit, within_deadline
 from serve_app.generation.queue_eta import QueueEta
 from serve_app.generation.settings import GenerationSettings
 from serve_app.generation.validation import ANYBODY, Caller, RequestValidator
@@ -251,11 +250,8 @@ class AvatarService:
         """Limits how many pictures are inspected at once, and how long. Raises: OverloadedError; DeadlineError."""
         deadline_s = self._settings.deadline_s
         with self._concurrency.hold(1):
-            try:
-                async with asyncio.timeout(deadline_s):
-                    yield
-            except TimeoutError:
-                raise DeadlineError(f"Not done within {deadline_s:g} s.") from None
+            async with time_limit(deadline_s, limit_s=deadline_s):
+                yield
 
     async def find(self, task_id: str, owner: str) -> TaskRecord:
         """Raises: UnknownTaskError, also for tasks of another owner; BrokerError."""
