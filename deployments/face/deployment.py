@@ -34,9 +34,9 @@ class FaceEmbedder:
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
-    async def embed(self, photo: Photo, stands_back: bool = False) -> FaceEmbedding:
+    async def embed(self, photo: Photo, deprioritised: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
-        async with self._courtesy.turn(stands_back=stands_back):
+        async with self._courtesy.turn(deprioritised=deprioritised):
             found: FaceEmbedding | NoFaceError = await self._embed_batch(photo)
         if isinstance(found, NoFaceError):
             raise found
@@ -48,10 +48,10 @@ class FaceEmbedder:
             return await asyncio.to_thread(self._model.inspect, photo)
 
     async def similarity(
-        self, image: GeneratedImage, reference: FaceEmbedding, stands_back: bool = False
+        self, image: GeneratedImage, reference: FaceEmbedding, deprioritised: bool = False
     ) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
-        async with self._courtesy.turn(stands_back=stands_back):
+        async with self._courtesy.turn(deprioritised=deprioritised):
             found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, drawn=True))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 

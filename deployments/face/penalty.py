@@ -17,9 +17,9 @@ class Courtesy:
         self._one = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, *, stands_back: bool) -> AsyncIterator[None]:
+    async def turn(self, *, deprioritised: bool) -> AsyncIterator[None]:
         """The block is the work."""
-        if stands_back:
+        if deprioritised:
             async with self._one:  # who comes now finds one of them at work, at most
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._patience_s):

@@ -21,13 +21,13 @@ class Work:
         self.under_way: list[bool] = []  # whether each stands back
         self.begun: list[tuple[bool, list[bool]]] = []
 
-    async def call(self, stands_back: bool, pause: int, turns: int) -> None:
+    async def call(self, deprioritised: bool, pause: int, turns: int) -> None:
         await ticks(pause)
-        async with self.courtesy.turn(stands_back=stands_back):
-            self.begun.append((stands_back, self.under_way.copy()))
-            self.under_way.append(stands_back)
+        async with self.courtesy.turn(deprioritised=deprioritised):
+            self.begun.append((deprioritised, self.under_way.copy()))
+            self.under_way.append(deprioritised)
             await ticks(turns)
-            self.under_way.remove(stands_back)
+            self.under_way.remove(deprioritised)
 
 
 async def ticks(count: int) -> None:
@@ -46,8 +46,8 @@ def test_who_stands_back_begins_alone_and_all_come_to_their_turn(arrivals: list[
 
     begun = asyncio.run(scenario())
     assert len(begun) == len(arrivals)
-    for stands_back, under_way in begun:
-        assert not (stands_back and under_way)
+    for deprioritised, under_way in begun:
+        assert not (deprioritised and under_way)
         assert under_way.count(True) <= 1
 
 
@@ -55,13 +55,13 @@ def test_others_never_wait() -> None:
     async def scenario() -> None:
         courtesy, release = Courtesy(LONG_S), asyncio.Event()
 
-        async def hold(stands_back: bool) -> None:
-            async with courtesy.turn(stands_back=stands_back):
+        async def hold(deprioritised: bool) -> None:
+            async with courtesy.turn(deprioritised=deprioritised):
                 await release.wait()
 
-        holding = [asyncio.create_task(hold(stands_back)) for stands_back in (True, True, False)]
+        holding = [asyncio.create_task(hold(deprioritised)) for deprioritised in (True, True, False)]
         await ticks(5)
-        async with asyncio.timeout(LONG_S), courtesy.turn(stands_back=False):
+        async with asyncio.timeout(LONG_S), courtesy.turn(deprioritised=False):
             release.set()
         await asyncio.gather(*holding)
 
@@ -71,9 +71,9 @@ def test_others_never_wait() -> None:
 def test_who_stands_back_does_not_wait_for_ever() -> None:
     async def scenario() -> None:
         courtesy = Courtesy(patience_s=0.01)
-        async with asyncio.timeout(LONG_S), courtesy.turn(stands_back=False):
+        async with asyncio.timeout(LONG_S), courtesy.turn(deprioritised=False):
             for _ in range(2):
-                async with courtesy.turn(stands_back=True):
+                async with courtesy.turn(deprioritised=True):
                     pass
 
     asyncio.run(scenario())
@@ -84,17 +84,17 @@ def test_who_leaves_while_it_waits_holds_nobody_up() -> None:
         courtesy = Courtesy(LONG_S)
 
         async def wait() -> None:
-            async with courtesy.turn(stands_back=True):
+            async with courtesy.turn(deprioritised=True):
                 raise AssertionError("others are at work")
 
-        async with courtesy.turn(stands_back=False):
+        async with courtesy.turn(deprioritised=False):
             waiting = [asyncio.create_task(wait()) for _ in range(2)]
             await ticks(3)
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
             assert all(task.cancelled() for task in waiting)
-        async with asyncio.timeout(LONG_S), courtesy.turn(stands_back=True):
+        async with asyncio.timeout(LONG_S), courtesy.turn(deprioritised=True):
             pass
 
     asyncio.run(scenario())

@@ -54,8 +54,8 @@ class Row:
     def abandoned(self) -> bool:
         return self.future.cancelled()
 
-    def stands_back(self, now: float) -> bool:
-        return self.spec.stands_back and now - self.arrived_at < PATIENCE_S
+    def is_deprioritised(self, now: float) -> bool:
+        return self.spec.deprioritised and now - self.arrived_at < PATIENCE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,8 @@ class RowScheduler:
         return kept
 
     def _goes_behind(self, row: Row, first: Row, now: float) -> bool:
-        if row.stands_back(now) != first.stands_back(now):
-            return row.stands_back(now)
+        if row.is_deprioritised(now) != first.is_deprioritised(now):
+            return row.is_deprioritised(now)
         return self._shares.greedier(row.spec.tenant, first.spec.tenant, now)
 
     def forecast(self, now: float, costs: Costs) -> dict[Row, Outlook]:
@@ -179,7 +179,7 @@ class RowScheduler:
         turns: list[tuple[bool, int, int, int, Row]] = []
         for place, row in enumerate(sorted(self._rows, key=ranks.__getitem__)):
             turn = seen[row.spec.tenant] = seen.get(row.spec.tenant, -1) + 1
-            turns.append((row.stands_back(now), turn, levels[row.spec.tenant], place, row))
+            turns.append((row.is_deprioritised(now), turn, levels[row.spec.tenant], place, row))
         return [row for *_order, row in sorted(turns, key=lambda each: each[:4])]
 
     def _rank(self, row: Row, now: float, costs: Costs) -> tuple[float, float]:
