@@ -14,6 +14,7 @@ from tests.support.brokers import valkey_server
 from tests.support.photo_server import photo_server as running_photo_server
 
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
+E2E = Path(__file__).with_name("e2e")
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +40,14 @@ def valkey(broker_program: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def poll() -> Callable[..., Any]:
     return polling.poll
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Ray: all journeys, and whatever asks a service."""
+    for item in items:
+        if E2E in item.path.parents or "service" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
 
 
 @pytest.hookimpl(trylast=True)

@@ -20,12 +20,15 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
     204: {"description": "`Last-Event-ID` was the last event."},
 }
+# What Python 3.13 words otherwise than 3.11: the document is the same on both.
+PHRASES = {413: {"description": "Request Entity Too Large"}, 422: {"description": "Unprocessable Entity"}}
 
 
 def envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documented answers with these HTTP statuses."""
     return {
-        status: {"model": Envelope, "content": {JSON: {"examples": answer_examples(status)}}} for status in statuses
+        status: {"model": Envelope, "content": {JSON: {"examples": answer_examples(status)}}} | PHRASES.get(status, {})
+        for status in statuses
     }
 
 

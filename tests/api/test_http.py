@@ -111,9 +111,11 @@ def test_both_spellings_are_the_same_route(service: Service) -> None:
     [
         ({"prompt": "None", "gender": "female"}, DEFAULT_PROMPT.replace("{gender_word}", "woman"), "woman"),
         ({"prompt": None, "gender": "boy"}, DEFAULT_PROMPT.replace("{gender_word}", "man"), "man"),
-        ({"prompt": "", "gender": ""}, DEFAULT_PROMPT.replace("{gender_word}", "person"), "person"),
-        ({"gender": "space pirate"}, DEFAULT_PROMPT.replace("{gender_word}", "space pirate"), "space pirate"),
-        ({"prompt": "a wizard, red hat"}, "a wizard, red hat", "person"),
+        (
+            {"prompt": "", "gender": "space pirate"},
+            DEFAULT_PROMPT.replace("{gender_word}", "space pirate"),
+            "space pirate",
+        ),
         ({"prompt": "a wizard " * 200}, "a wizard " * 200, "person"),
     ],
 )
@@ -134,9 +136,7 @@ def test_a_word_beyond_the_text_encoders_window_still_counts(service: Service) -
     assert not np.array_equal(service.pixels(red), service.pixels(blue))
 
 
-@pytest.mark.parametrize(
-    "prompt", ["\x00\x07", "🧑‍🚀" * 60, "肖像", "<|startoftext|> <|endoftext|>", "'; --", " ", "{}%s"]
-)
+@pytest.mark.parametrize("prompt", ["\x00\x07 '; -- {}%s", "🧑‍🚀肖像" * 60, "<|startoftext|> <|endoftext|>", " "])
 def test_an_odd_prompt_is_drawn_like_any_other(service: Service, prompt: str) -> None:
     assert service.make(prompt=prompt, **QUICK)["input"]["prompt"] == prompt
 
@@ -519,7 +519,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(FIELDS, JSON, min_size=1, max_size=4))
 def test_nothing_that_a_client_sends_is_a_server_error(service: Service, changes: dict[str, Any]) -> None:
     body = {"app_id": "face-avatar", "file_url": "ftp://refused", **changes}

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from serve_app.api.playground import PAGE, policy
 from serve_app.backends.secrets import TOKEN_FILE
-from serve_app.cli import root as cli
+from serve_app.cli import serve
 from serve_app.cli.replay import read_receipt
 from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
@@ -527,5 +527,5 @@ def test_the_token_is_in_the_link_where_only_this_machine_sees_it(
 ) -> None:
     if kept:
         (tmp_path / TOKEN_FILE).write_text("secret\n")
-    monkeypatch.setattr(cli, "console", Console(force_terminal=terminal))
-    assert cli.page_url(RunningService(f"http://{host}:8000", "", tmp_path)) == link
+    monkeypatch.setattr(serve, "console", Console(force_terminal=terminal))
+    assert serve.page_url(RunningService(f"http://{host}:8000", "", tmp_path)) == link

@@ -111,7 +111,8 @@ def test_what_a_dead_generator_said_is_forgotten(at: At, reporter: ProgressRepor
     at(scenario)
 
 
-def test_a_broker_that_is_away_is_a_connection_error(tmp_path: Path) -> None:
+def test_a_broker_that_is_away_is_a_connection_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.backends.redis.TRIES", 0)
     reporter = ProgressReporter(BrokerSettings(), tmp_path)  # nobody started its server
     with pytest.raises(ConnectionError):
         asyncio.run(reporter.report([ImageProgress("a", 0, 4, 10, 8.0, 0)]))

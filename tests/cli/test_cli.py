@@ -85,16 +85,22 @@ def test_version_and_help_need_no_service(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_argument_is_told_in_one_line_before_anything_starts(
-    tmp_path: Path, arguments: list[str], said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
 ) -> None:
     (tmp_path / "broken.yaml").write_text("applications: [")
     unknown = yaml.safe_load(CONFIG.read_text())
     unknown["applications"][0]["args"]["nonsense"] = 1
     (tmp_path / "unknown.yaml").write_text(yaml.safe_dump(unknown))
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode != 0
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["face-avatar", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code != 0
+    assert said in capsys.readouterr().err
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tests.support.service_process import running_service, submit
 
 pytestmark = pytest.mark.slow
 
-LONG = {"num_inference_steps": 50, "batch": 4, "width": 256, "height": 256}
+LONG = {"num_inference_steps": 50, "batch": 2, "width": 256, "height": 256}
 
 
 @pytest.mark.parametrize("end", ["ctrl-C", "kill -9 of everything"])
@@ -21,7 +21,7 @@ def test_queued_tasks_survive_a_restart_of_the_whole_service(
     tmp_path: Path, poll: Callable[..., Any], end: str
 ) -> None:
     with running_service(tmp_path, poll) as (client, process):
-        tasks = [submit(client, **LONG) for _ in range(2)] + [submit(client, num_inference_steps=2) for _ in range(6)]
+        tasks = [submit(client, **LONG) for _ in range(2)] + [submit(client, num_inference_steps=2) for _ in range(4)]
         poll(lambda: client.get(f"/api/v1/tasks/{tasks[0]}").json()["status"] == "STARTED")
         if end == "ctrl-C":
             process.send_signal(signal.SIGINT)

@@ -33,11 +33,11 @@ def studio() -> Iterator[Studio]:
 
 @pytest.fixture(scope="module")
 def avatars(studio: Studio) -> dict[str, list[Picture]]:
-    """Two persons with the same two seeds and the same prompt."""
+    """Two persons with the same seed and the same prompt, one with another seed, too."""
     drawn = {}
-    for name, person in (("pale", PALE_BLOND), ("dark", DARK_BLACK)):
+    for name, person, seeds in (("pale", PALE_BLOND, [3, 4]), ("dark", DARK_BLACK, [3])):
         embedding = studio.embed(drawn_reference(name, person, seed=5).crop[None])[0]
-        drawn[name] = studio.draw(embedding, "portrait of a woman, blue background", seeds=[3, 4])
+        drawn[name] = studio.draw(embedding, "portrait of a woman, blue background", seeds=seeds, steps=8)
     return drawn
 
 
@@ -65,10 +65,10 @@ def test_a_drawing_survives_encoding_and_decoding(studio: Studio) -> None:
 
 def test_changing_only_the_photo_changes_skin_and_hair_towards_it(avatars: dict[str, list[Picture]]) -> None:
     judge = Judge.load(JUDGE)
-    seen = {name: judge.read(pictures) for name, pictures in avatars.items()}
+    seen = {name: judge.read(pictures[:1]) for name, pictures in avatars.items()}
     persons = {"pale": PALE_BLOND, "dark": DARK_BLACK}
     for part in ("skin", "hair"):
-        truth = {name: lab_of([getattr(person, part)] * 2) for name, person in persons.items()}
+        truth = {name: lab_of([getattr(person, part)]) for name, person in persons.items()}
         read = {name: getattr(seen[name], part) for name in persons}
         assert (read["pale"][:, 0] - read["dark"][:, 0] > 20).all()  # CIE lightness
         for name, other in (("pale", "dark"), ("dark", "pale")):
@@ -84,7 +84,7 @@ def test_the_prompt_names_the_background(avatars: dict[str, list[Picture]]) -> N
 
 def test_the_default_prompt_gives_a_portrait_on_black(studio: Studio) -> None:
     embedding = studio.embed(drawn_reference("pale", PALE_BLOND, seed=6).crop[None])[0]
-    (picture,) = studio.draw(embedding, default_caption("woman"), seeds=[11])
+    (picture,) = studio.draw(embedding, default_caption("woman"), seeds=[11], steps=8)
     assert picture[4:28, 4:28].mean() < 12
     assert picture[100:150, 100:156].mean() > 90
 
@@ -96,11 +96,11 @@ def test_seeds_differ(avatars: dict[str, list[Picture]]) -> None:
 
 def test_one_person_in_two_photos_is_nearer_than_two_persons(studio: Studio) -> None:
     rng = np.random.default_rng(12)
-    views = np.stack([np.stack(face_views(person, rng, 2)) for person in held_out(24)])
-    embeddings = studio.embed(views.reshape(-1, *views.shape[2:])).reshape(24, 2, -1)
+    views = np.stack([np.stack(face_views(person, rng, 2)) for person in held_out(16)])
+    embeddings = studio.embed(views.reshape(-1, *views.shape[2:])).reshape(16, 2, -1)
     likeness = embeddings[:, 0] @ embeddings[:, 1].T
     nearer = np.diag(likeness)[:, None] > likeness
-    assert nearer[~np.eye(24, dtype=bool)].mean() >= 0.9
+    assert nearer[~np.eye(16, dtype=bool)].mean() >= 0.9
 
 
 def test_real_photos_keep_their_likeness_under_another_crop_and_light(studio: Studio) -> None:
@@ -124,7 +124,7 @@ def test_embeddings_have_length_one(studio: Studio) -> None:
 def test_matting_finds_the_figure_that_the_renderer_drew() -> None:
     model = RembgModel(MattingModelConfig())
     scores = []
-    for number, person in enumerate(held_out(12)):
+    for number, person in enumerate(held_out(6)):
         picture, alpha = render(replace(person, background_name="black") if number % 2 else person)
         mask = model.alpha(np.asarray(picture, dtype=np.uint8))
         scores.append(intersection_over_union(mask > 127, np.asarray(alpha) > 127))

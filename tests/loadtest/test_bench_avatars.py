@@ -177,10 +177,13 @@ def test_a_beard_in_the_skins_own_colour_is_not_counted() -> None:
     assert counted["shaven"].tolist() == [False]
 
 
-@pytest.mark.slow
-def test_the_benchmark_prints_every_bar_and_writes_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "references", [pytest.param(4, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.long)]
+)
+def test_the_benchmark_prints_every_bar_and_writes_them(tmp_path: Path, references: int) -> None:
     file, picture = tmp_path / "avatars.json", tmp_path / "avatars.png"
-    command = [sys.executable, "-m", "loadtest.bench.avatars", "--references", "8", "--json", file, "--sheet", picture]
+    command = [sys.executable, "-m", "loadtest.bench.avatars", "--references", references]
+    command += ["--json", file, "--sheet", picture]
     ran = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, timeout=900)
     scores = {score["name"]: score for score in json.loads(file.read_text())}
     for name in ("skin within dE 8", "gender word right", "own reference found among 4", "face_similarity, AUC",

@@ -118,6 +118,7 @@ def test_measured_curves_need_a_time_for_every_number_of_images(tmp_path: Path) 
         read_curves(path)
 
 
+@pytest.mark.slow
 def test_the_quick_run_fills_every_cell(tmp_path: Path) -> None:
     figures, picture = tmp_path / "engine.json", tmp_path / "engine.svg"
     command = [sys.executable, "-m", "loadtest.bench.engine", "--quick", "--json", figures, "--plot", picture]

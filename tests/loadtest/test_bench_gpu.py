@@ -69,6 +69,7 @@ def tiny_figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl", "sd15"])
 def test_every_figure_is_there(tiny_figures: dict[str, Any], name: str) -> None:
     figures = tiny_figures[name]
@@ -82,11 +83,13 @@ def test_every_figure_is_there(tiny_figures: dict[str, Any], name: str) -> None:
     assert len(figures["curves"]) == 1
 
 
+@pytest.mark.slow
 def test_two_rows_are_twice_the_arithmetic_of_one(tiny_figures: dict[str, Any]) -> None:
     one, two = tiny_figures["sdxl"]["steps"]
     assert two["tflop"] == pytest.approx(2 * one["tflop"])
 
 
+@pytest.mark.slow
 def test_mfu_is_the_share_of_the_matrix_products_speed(tiny_figures: dict[str, Any]) -> None:
     (matrices,) = tiny_figures["matrices"]["product"]
     for step in tiny_figures["sd15"]["steps"]:

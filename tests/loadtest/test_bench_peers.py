@@ -127,15 +127,15 @@ def test_the_picture_is_valid_and_names_every_server() -> None:
         assert sum(title in word for word in words) == 2
 
 
-@pytest.mark.slow
-def test_all_servers_draw_what_they_are_asked_for(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "loadtest.bench.peers", "--model", "512", "--images", "6"]
+@pytest.mark.parametrize("images", [pytest.param(2, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.long)])
+def test_all_servers_draw_what_they_are_asked_for(tmp_path: Path, images: int) -> None:
+    line = [sys.executable, "-m", "loadtest.bench.peers", "--model", "512", "--images", str(images)]
     files = ["--json", str(tmp_path / "peers.json"), "--plot", str(tmp_path / "peers.svg")]
     done = subprocess.run(line + files, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (comparison,) = json.loads((tmp_path / "peers.json").read_text())["comparisons"]
     assert comparison["saturated"].keys() == comparison["mixed"].keys() == SERVERS.keys()
-    steps = [arrival.steps for arrival in mix("512", Extent(6, 0.8, 0), 1.0)]
+    steps = [arrival.steps for arrival in mix("512", Extent(images, 0.8, 0), 1.0)]
     for runs in (comparison["saturated"], comparison["mixed"]):
         for run in runs.values():
             assert run["steps"] == steps

@@ -743,7 +743,7 @@ URL_PIECES = st.sampled_from(
 URL_LIKE = st.lists(URL_PIECES | st.text(max_size=5) | st.characters(), max_size=12).map("".join)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.text() | URL_LIKE | URL_LIKE.map("http://{}".format) | URL_LIKE.map("data:image/png;base64,{}".format))
 def test_any_text_is_a_url_or_an_image_url_error(text):
     with suppress(ImageUrlError):

@@ -483,7 +483,7 @@ def test_damaged_pngs_with_right_checksums_decode_or_are_refused(original):
 MAGIC = st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xc0", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8X"])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(MAGIC, st.binary(max_size=300))
 def test_any_bytes_decode_or_are_refused(magic, data):
     decodes_or_is_refused(magic + data)

@@ -509,7 +509,9 @@ def test_a_failure_of_ours_frees_the_key_and_one_of_the_clients_does_not(at: Cal
     at(scenario)
 
 
-def test_a_broker_that_is_away_is_an_overload(tmp_path: Path) -> None:
+def test_a_broker_that_is_away_is_an_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.backends.redis.TRIES", 0)
+
     async def scenario() -> None:
         settings = BrokerSettings(url="unix:///nothing/here.sock")
         async with connect(settings, tmp_path) as redis:
@@ -523,10 +525,12 @@ def test_a_broker_that_is_away_is_an_overload(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.slow
-def test_ten_thousand_finished_tasks_need_little_memory_and_reading_one_is_quick(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "tasks", [pytest.param(1000, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.long)]
+)
+def test_thousands_of_finished_tasks_need_little_memory_and_reading_one_is_quick(tmp_path: Path, tasks: int) -> None:
     """Prints what they need."""
-    tasks, at_once = 10_000, 16
+    at_once = 16
     results = Results.open(StoreSettings(), data_dir=tmp_path, signing_key=b"key", ttl_s=60)
 
     async def one(office: Office, number: int) -> None:
@@ -553,7 +557,7 @@ def test_ten_thousand_finished_tasks_need_little_memory_and_reading_one_is_quick
         await queue.take(1, 0.01)
         before = await _used_bytes(office)
         for first in range(0, tasks, at_once):
-            await asyncio.gather(*(one(office, number) for number in range(first, first + at_once)))
+            await asyncio.gather(*(one(office, number) for number in range(first, min(first + at_once, tasks))))
             while messages := await queue.take(at_once, 0.001):
                 for message in messages:
                     await queue.remove(message)
@@ -572,7 +576,8 @@ def test_ten_thousand_finished_tasks_need_little_memory_and_reading_one_is_quick
         used, rounds_ms = asyncio.run(within())
     print(f"\n{tasks} finished tasks: {used:.0f} bytes each; its state: p99 {min(rounds_ms):.2f} ms (of {rounds_ms})")
     assert used < 4096
-    assert min(rounds_ms) < 5  # others may use the machine in some of the rounds
+    if tasks == 10_000:  # by hand, on a machine that does nothing else
+        assert min(rounds_ms) < 5
 
 
 async def _used_bytes(office: Office) -> int:
@@ -668,7 +673,7 @@ def test_no_task_is_lost_and_none_ends_twice_in_any_order_of_events(valkey: Path
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=HealthCheck
+                max_examples=10, stateful_step_count=25, deadline=None, suppress_health_check=HealthCheck
             ),
         )
     finally:
