@@ -397,7 +397,7 @@ def test_while_the_broker_is_away_a_process_knows_its_own_greedy_tokens(at: Call
     async def scenario(office: Office) -> None:
         one, other = [Penalties(office.cut_off(), office.keys) for _ in range(2)]
         for _ in range(MAX_REFUSALS):
-            await one.refused("token")
+            await one.count_refusal("token")
         assert await one.is_penalised("token")
         assert not await other.is_penalised("token")
 

@@ -127,7 +127,7 @@ def test_tasks_that_are_forgotten_leave_the_list_of_the_open_ones(at: Callable[[
 
 def test_one_reaper_at_a_time_does_a_round(at: Callable[[Scenario], None]) -> None:
     async def scenario(ward: Ward) -> None:
-        await ward.new_reaper().round()
+        await ward.new_reaper().run_once()
         await queued(ward.store("a"), "a")
         await ward.redis.xtrim(ward.keys.queue, maxlen=0)
         await ward.reaper.run_once()
