@@ -76,7 +76,7 @@ class AvatarSpec:
     deadline: float  # unix seconds
     tenant: str = ""  # whose request it is: tenants take turns
     alone: bool = False  # shares no step with others: processes died under it
-    stands_back: bool = False  # its tenant asks for more than it may: others go first, for a while
+    deprioritised: bool = False  # its tenant exceeds its limits: other rows go first, for a while
     adapter_scale: float | None = None  # how much the face counts, 0 to 1; None: as the model is set up
 
 

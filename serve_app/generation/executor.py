@@ -64,7 +64,7 @@ class TaskExecutor:
             native_size=app.native_size(request.width, request.height),
             submitted_at=task.submitted_at,
             done=done,
-            stands_back=await self._penalties.is_penalised(task.token),
+            deprioritised=await self._penalties.is_penalised(task.token),
         )
 
 

@@ -43,7 +43,7 @@ class AvatarJob:
     native_size: tuple[int, int]
     submitted_at: float  # unix seconds
     done: Mapping[int, StoredAvatar] = field(default_factory=dict)
-    stands_back: bool = False  # its tenant asks for more than it may
+    deprioritised: bool = False  # its tenant exceeds its limits
 
     @property
     def deadline(self) -> float:
@@ -78,7 +78,7 @@ class AvatarJob:
             deadline=self.deadline,
             tenant=self.tenant,
             adapter_scale=request.ip_adapter_scale,
-            stands_back=self.stands_back,
+            deprioritised=self.deprioritised,
         )
 
     def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:

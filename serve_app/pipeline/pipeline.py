@@ -74,7 +74,7 @@ class AvatarPipeline:
         started = time.perf_counter()
         try:
             with _refusals():
-                face = await self.embed(photo, stands_back=job.stands_back)
+                face = await self.embed(photo, deprioritised=job.deprioritised)
                 face_s = time.perf_counter() - started
                 images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
                 return JobResult(_shown(await _all_or_none(images)), face_s)
@@ -85,9 +85,9 @@ class AvatarPipeline:
         """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
         await asyncio.gather(value_of(self._generator.wake.remote()), value_of(self._remover.wake.remote()))
 
-    async def embed(self, photo: Photo, *, stands_back: bool = False) -> FaceEmbedding:
+    async def embed(self, photo: Photo, *, deprioritised: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
-        return await self._seen(lambda: self._embedder.embed.remote(photo, stands_back))
+        return await self._seen(lambda: self._embedder.embed.remote(photo, deprioritised))
 
     async def inspect(self, photo: Photo) -> FoundFaces:
         """The faces of a photo; wakes no generator. Raises: OverloadedError."""
@@ -156,7 +156,7 @@ class AvatarPipeline:
             image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 avatar = calls.add(self._remover.finish.remote(image, finish))
-                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.stands_back))
+                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.deprioritised))
                 try:
                     return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
                 except STAGE_LOST as error:

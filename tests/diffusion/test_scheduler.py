@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.engine.scheduler import PATIENCE_S, Bucket, Outlook, Row, RowScheduler
+from deployments.diffusion.engine.scheduler import MAX_DEPRIORITISED_WAIT_S, Bucket, Outlook, Row, RowScheduler
 from tests.support.fakes import row
 
 
@@ -144,35 +144,35 @@ def modest_waits(curve: Curve, greedy_rows: int) -> list[float]:
     return waits_beside(refill, curve, until=60)
 
 
-def test_who_stands_back_goes_behind_the_others_but_not_for_ever() -> None:
-    back, other = row(tenant="greedy", stands_back=True), row(tenant="modest", num_inference_steps=50, arrived_at=5)
+def test_a_deprioritised_row_goes_behind_the_others_but_not_for_ever() -> None:
+    back, other = row(tenant="greedy", deprioritised=True), row(tenant="modest", num_inference_steps=50, arrived_at=5)
     assert scheduler_with([back, other]).next_batch(5, Curve()) == [other]
-    assert scheduler_with([back, other]).next_batch(PATIENCE_S, Curve(most=2)) == [back]
+    assert scheduler_with([back, other]).next_batch(MAX_DEPRIORITISED_WAIT_S, Curve(most=2)) == [back]
     assert scheduler_with([back]).next_batch(5, Curve()) == [back]
 
 
-def test_who_stands_back_may_share_a_step_where_that_slows_nobody() -> None:
-    back, other = row(tenant="greedy", stands_back=True), row(tenant="modest")
+def test_a_deprioritised_row_may_share_a_step_where_that_slows_no_other() -> None:
+    back, other = row(tenant="greedy", deprioritised=True), row(tenant="modest")
     assert scheduler_with([back, other]).next_batch(0, Curve(fixed_s=0.1, row_s=0.001)) == [other, back]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ann", "bob", "cid"]), st.booleans(), st.integers(1, 50)), min_size=1))
 @settings(deadline=None)
-def test_a_step_is_first_of_all_for_who_does_not_stand_back(requests: list[tuple[str, bool, int]]) -> None:
-    rows = [row(tenant=name, stands_back=back, num_inference_steps=steps) for name, back, steps in requests]
+def test_a_step_goes_first_to_rows_that_are_not_deprioritised(requests: list[tuple[str, bool, int]]) -> None:
+    rows = [row(tenant=name, deprioritised=back, num_inference_steps=steps) for name, back, steps in requests]
     first = scheduler_with(rows).next_batch(1, Curve())[0]
-    assert first.spec.stands_back == all(each.spec.stands_back for each in rows)
+    assert first.spec.deprioritised == all(each.spec.deprioritised for each in rows)
 
 
 @pytest.mark.parametrize("curve", [Curve(), Curve(fixed_s=0.005, row_s=0.01)])
 def test_bursts_of_one_who_had_little_and_asks_too_much_slow_nobody(curve: Curve) -> None:
     alone = burst_waits(curve, burst=0)
-    assert p95(burst_waits(curve, burst=3, stands_back=True)) <= 1.2 * p95(alone)
+    assert p95(burst_waits(curve, burst=3, deprioritised=True)) <= 1.2 * p95(alone)
     if curve.row_s > curve.fixed_s:  # where rows cost much, the turns of tenants would not do
-        assert p95(burst_waits(curve, burst=3, stands_back=False)) > 2 * p95(alone)
+        assert p95(burst_waits(curve, burst=3, deprioritised=False)) > 2 * p95(alone)
 
 
-def burst_waits(curve: Curve, burst: int, stands_back: bool = False, every_s: float = 3.1) -> list[float]:
+def burst_waits(curve: Curve, burst: int, deprioritised: bool = False, every_s: float = 3.1) -> list[float]:
     """Beside one who has bursts of images."""
     moments = itertools.count(0, every_s)
     next_at = next(moments)
@@ -182,7 +182,7 @@ def burst_waits(curve: Curve, burst: int, stands_back: bool = False, every_s: fl
         if now < next_at:
             return []
         next_at = next(moments)
-        images = {"tenant": "greedy", "num_inference_steps": 4, "stands_back": stands_back, "arrived_at": now}
+        images = {"tenant": "greedy", "num_inference_steps": 4, "deprioritised": deprioritised, "arrived_at": now}
         return [row(**images) for _ in range(burst)]
 
     return waits_beside(bursts, curve, until=120)

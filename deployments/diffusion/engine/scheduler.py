@@ -21,7 +21,7 @@ from deployments.types import AvatarSpec, GeneratedImage, Vector
 # in the fullest step.
 LATECOMERS = 2.0
 SLOWED = 1.15  # so much longer a step may take for those who had much more than its first row's tenant
-PATIENCE_S = 10.0  # for which a row stands back; then it takes its turn like the others
+MAX_DEPRIORITISED_WAIT_S = 10.0  # for which a row stands back; then it takes its turn like the others
 
 Bucket = tuple[str, Hashable]
 """Model, and what its rows must have in common to share a step: the shape of their latents."""
@@ -54,8 +54,8 @@ class Row:
     def abandoned(self) -> bool:
         return self.future.cancelled()
 
-    def stands_back(self, now: float) -> bool:
-        return self.spec.stands_back and now - self.arrived_at < PATIENCE_S
+    def deprioritised(self, now: float) -> bool:
+        return self.spec.deprioritised and now - self.arrived_at < MAX_DEPRIORITISED_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +157,8 @@ class RowScheduler:
         return kept
 
     def _goes_behind(self, row: Row, first: Row, now: float) -> bool:
-        if row.stands_back(now) != first.stands_back(now):
-            return row.stands_back(now)
+        if row.deprioritised(now) != first.deprioritised(now):
+            return row.deprioritised(now)
         return self._shares.greedier(row.spec.tenant, first.spec.tenant, now)
 
     def forecast(self, now: float, costs: Costs) -> dict[Row, Outlook]:
@@ -179,7 +179,7 @@ class RowScheduler:
         turns: list[tuple[bool, int, int, int, Row]] = []
         for place, row in enumerate(sorted(self._rows, key=ranks.__getitem__)):
             turn = seen[row.spec.tenant] = seen.get(row.spec.tenant, -1) + 1
-            turns.append((row.stands_back(now), turn, levels[row.spec.tenant], place, row))
+            turns.append((row.deprioritised(now), turn, levels[row.spec.tenant], place, row))
         return [row for *_order, row in sorted(turns, key=lambda each: each[:4])]
 
     def _rank(self, row: Row, now: float, costs: Costs) -> tuple[float, float]:
