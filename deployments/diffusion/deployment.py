@@ -11,7 +11,7 @@ from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.engine.denoiser import Denoiser
 from deployments.diffusion.engine.engine import DiffusionEngine
-from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.progress import ProgressSink, keep_reporting
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.diffusion.model_cache import ModelPool
@@ -21,8 +21,8 @@ from deployments.safety.checker import SharedChecker
 from deployments.types import AvatarSpec, DrawnWith, FaceEmbedding, GeneratedImage
 
 SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-WIDTHS_PROFILED = (1, 2, 4, 8, 16)
-WIDTHS_COMPILED = (1, 2, 3, 4, 6, 8, 12, 16)
+PROFILED_BATCH_SIZES = (1, 2, 4, 8, 16)
+COMPILED_BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 class LoadedModel(NamedTuple):
@@ -40,14 +40,14 @@ class AvatarGenerator:
     ) -> None:
         self._start = ColdStart()
         self._config = config
-        self._times = StepTimes(max_width=2 * config.max_rows)
+        self._latency_model = LatencyModel(max_batch_size=2 * config.max_rows)
         sizes_gb = {name: model.memory_gb for name, model in config.models.items()}
         self._pool = ModelPool(self._load, sizes_gb, config.memory_gb)
         self._facts: dict[str, asyncio.Task[DrawnWith]] = {}
         for name in self._pool.fitting():
             async with self._pool.lease(name):
                 pass
-        self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
+        self._engine = DiffusionEngine(self._latency_model, config.ageing, EngineMetrics())
         self._start.publish()
         if sink is not None:
             self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))
@@ -101,12 +101,12 @@ class AvatarGenerator:
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("warm"):
             if config.compile:
-                model.compile(self._possible(WIDTHS_COMPILED), config.compile_sizes)
-            self._times.start_with(name, model.profile(self._possible(WIDTHS_PROFILED)))
+                model.compile(self._up_to_max(COMPILED_BATCH_SIZES), config.compile_sizes)
+            self._latency_model.set_profile(name, model.profile(self._up_to_max(PROFILED_BATCH_SIZES)))
         return LoadedModel(model, checker)
 
-    def _possible(self, widths: Sequence[int]) -> list[int]:
-        return [width for width in widths if width <= self._times.max_width]
+    def _up_to_max(self, batch_sizes: Sequence[int]) -> list[int]:
+        return [size for size in batch_sizes if size <= self._latency_model.max_batch_size]
 
 
 class EngineMetrics:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.engine.scheduler import MAX_DEPRIORITISED_WAIT_S, Bucket, Outlook, Row, RowScheduler
+from deployments.diffusion.engine.scheduler import MAX_DEPRIORITISED_WAIT_S, Bucket, Row, RowEta, RowScheduler
 from tests.support.fakes import row
 
 
@@ -20,8 +20,8 @@ class Curve:
     row_s: float = 0.003
     most: int = 16
 
-    def step_s(self, _bucket: Bucket, width: int) -> float:
-        return self.fixed_s + self.row_s * width
+    def step_s(self, _bucket: Bucket, batch_size: int) -> float:
+        return self.fixed_s + self.row_s * batch_size
 
     def cap(self, _bucket: Bucket) -> int:
         return self.most
@@ -56,7 +56,7 @@ def test_a_step_is_for_rows_of_one_bucket() -> None:
 def test_a_row_without_guidance_takes_half_the_room() -> None:
     rows = [row(guidance_scale=1.0) for _ in range(4)] + [row(guidance_scale=2.0) for _ in range(2)]
     batch = scheduler_with(rows).next_batch(0, Curve(most=6))
-    assert sum(each.width for each in batch) == 6
+    assert sum(each.batch_size for each in batch) == 6
     assert len(batch) == 5
 
 
@@ -123,7 +123,7 @@ def waits_beside(others: Arrivals, curve: Curve, until: float) -> list[float]:
         for each in others(now, len(scheduler) - (modest is not None)):
             scheduler.add(each)
         rows = scheduler.next_batch(now, curve)
-        step_s = curve.step_s(rows[0].bucket, sum(each.width for each in rows)) if rows else IDLE_S
+        step_s = curve.step_s(rows[0].bucket, sum(each.batch_size for each in rows)) if rows else IDLE_S
         now += step_s
         for each in rows:
             each.steps_done += 1
@@ -263,10 +263,10 @@ def test_the_forecast_knows_who_goes_first_and_who_shares_a_step() -> None:
     short, long, other = row(num_inference_steps=2), row(num_inference_steps=6), row(size="b", num_inference_steps=9)
     forecast = scheduler_with([other, long, short, begun]).forecast(0, curve)
     assert forecast == {
-        begun: Outlook(eta_s=10, queue_position=0),
-        short: Outlook(eta_s=10, queue_position=1),
-        long: Outlook(eta_s=28, queue_position=2),
-        other: Outlook(eta_s=55, queue_position=3),
+        begun: RowEta(eta_s=10, queue_position=0),
+        short: RowEta(eta_s=10, queue_position=1),
+        long: RowEta(eta_s=28, queue_position=2),
+        other: RowEta(eta_s=55, queue_position=3),
     }
 
 
@@ -289,9 +289,9 @@ def simulate(scheduler: RowScheduler, arrivals: list[Row], curve: Curve) -> dict
         for late in scheduler.drop_expired(now):
             done[late] = now
         batch = scheduler.next_batch(now, curve)
-        assert sum(each.width for each in batch) <= max(curve.most, 2)
+        assert sum(each.batch_size for each in batch) <= max(curve.most, 2)
         assert len({each.bucket for each in batch}) <= 1
-        now += curve.step_s(("", ""), sum(each.width for each in batch))
+        now += curve.step_s(("", ""), sum(each.batch_size for each in batch))
         for each in batch:
             each.steps_done += 1
         over = [each for each in batch if not each.steps_left]
@@ -338,8 +338,8 @@ def test_every_row_comes_to_its_end_once(requests: list[tuple], most: int, agein
     for each in rows:
         finished = each.steps_left == 0
         late = each.spec.deadline == 0.5 and not finished
-        assert (each in done) == (not each.abandoned or finished)
-        assert finished or late or each.abandoned
+        assert (each in done) == (not each.is_cancelled or finished)
+        assert finished or late or each.is_cancelled
 
 
 @settings(deadline=None)

@@ -80,7 +80,7 @@ class FaceDiffusionModel:
         return cls(load_pipeline(config), config.threads, batch_invariant)
 
     @property
-    def decodes_beside(self) -> bool:
+    def overlaps_decoding(self) -> bool:
         """On a CPU: on a GPU a step and a picture would want their memory at once."""
         return self._device.type == "cpu"
 
@@ -142,12 +142,12 @@ class FaceDiffusionModel:
 
     @lacking_memory()
     @torch.inference_mode()
-    def decode(self, sample: Sample, beside: bool = False) -> Pixels:
+    def decode(self, sample: Sample, overlapped: bool = False) -> Pixels:
         """(h, w, 3) of a sample whose steps are all made; `beside` a step it takes one core.
 
         One for which memory lacks is decoded in tiles that are blended where they meet. Raises: OutOfMemoryError.
         """
-        use_threads(1 if beside or self._batch_invariant else self._threads)
+        use_threads(1 if overlapped or self._batch_invariant else self._threads)
         vae = self._pipeline.vae
         latents = _unscaled(sample.latents, vae.config).to(vae.dtype)
         image = _whole(vae, latents)
