@@ -14,7 +14,7 @@ import c2pa
 from PIL import Image
 
 from deployments.background.signing_identity import SigningIdentity
-from deployments.types import Origin
+from deployments.types import C2paAssertion
 
 GENERATOR = {"name": "face-avatar", "version": version("face-avatar")}
 STATEMENT = "org.face-avatar.generation"  # the label of the parameters
@@ -41,10 +41,10 @@ class ContentSigner:
         except c2pa.C2paError as error:
             raise ValueError(f"these certificates cannot sign: {error}") from error
 
-    def sign(self, data: bytes, media_type: str, origin: Origin) -> bytes:
+    def sign(self, data: bytes, media_type: str, assertion: C2paAssertion) -> bytes:
         """The same file with its credentials. `media_type` is image/png, image/webp or image/jpeg."""
         signed = io.BytesIO()
-        with c2pa.Builder(json.dumps(manifest(media_type, origin)), self._context) as builder:
+        with c2pa.Builder(json.dumps(manifest(media_type, assertion)), self._context) as builder:
             builder.sign(media_type, io.BytesIO(data), signed)
         return signed.getvalue()
 
@@ -52,10 +52,10 @@ class ContentSigner:
         """With a picture of nothing, so that what is wrong shows before the first request."""
         file = io.BytesIO()
         Image.new("RGB", (8, 8)).save(file, "PNG")
-        self.sign(file.getvalue(), "image/png", Origin("", "", 0, 1, 1.0, 8, 8))
+        self.sign(file.getvalue(), "image/png", C2paAssertion("", "", 0, 1, 1.0, 8, 8))
 
 
-def manifest(media_type: str, origin: Origin) -> dict[str, Any]:
+def manifest(media_type: str, assertion: C2paAssertion) -> dict[str, Any]:
     """What is signed, in the words of C2PA's manifest definition."""
     created = {
         "action": "c2pa.created",
@@ -68,6 +68,6 @@ def manifest(media_type: str, origin: Origin) -> dict[str, Any]:
         "format": media_type,
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
-            {"label": STATEMENT, "data": origin.statement()},
+            {"label": STATEMENT, "data": assertion.statement()},
         ],
     }

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from deployments.background.postprocess import decided, finish
+from deployments.background.postprocess import decided, postprocess
 from deployments.background.signing_identity import IdentitySource
 from deployments.common.checksums import sha256_by_name
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
-from deployments.types import Avatar, DrawnWith, FinishSpec, GeneratedImage, Origin
+from deployments.types import Avatar, C2paAssertion, GeneratedImage, GenerationMetadata, PostprocessSpec
 
 
 class BackgroundRemover:
@@ -36,22 +36,22 @@ class BackgroundRemover:
             self._model.alpha(np.zeros((256, 256, 3), np.uint8))
         start.publish()
 
-    async def finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
-        return await asyncio.to_thread(self._finish, image, spec)
+    async def postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
+        return await asyncio.to_thread(self._postprocess, image, spec)
 
-    async def wake(self) -> None:
-        """Nothing; a call has a replica start where there is none."""
+    async def scale_from_zero(self) -> None:
+        """Does nothing: the call itself makes Serve start a replica where there is none."""
 
-    def _finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
+    def _postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
         started = time.perf_counter()
         alpha = decided(self._model.alpha(image.pixels)) if spec.cuts_out else None
-        data, thumbnail = finish(image.pixels, spec, alpha)
-        origin = spec.origin
-        if origin is not None and image.drawn_with is not None:
-            origin = replace(origin, sampler=image.drawn_with.sampler)
+        data, thumbnail = postprocess(image.pixels, spec, alpha)
+        assertion = spec.assertion
+        if assertion is not None and image.drawn_with is not None:
+            assertion = replace(assertion, sampler=image.drawn_with.sampler)
         return Avatar(
-            data=self._signed(data, f"image/{spec.output_format}", origin),
-            thumbnail=self._signed(thumbnail, "image/webp", origin),
+            data=self._signed(data, f"image/{spec.output_format}", assertion),
+            thumbnail=self._signed(thumbnail, "image/webp", assertion),
             output_format=spec.output_format,
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
@@ -60,9 +60,9 @@ class BackgroundRemover:
             drawn_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
         )
 
-    def _noted(self, drawn_with: DrawnWith | None) -> DrawnWith | None:
+    def _noted(self, drawn_with: GenerationMetadata | None) -> GenerationMetadata | None:
         """With the weights that found the background: the file depends on them, too."""
         return None if drawn_with is None else replace(drawn_with, weights={**drawn_with.weights, **self._weights})
 
-    def _signed(self, data: bytes, media_type: str, origin: Origin | None) -> bytes:
-        return data if self._signer is None or origin is None else self._signer.sign(data, media_type, origin)
+    def _signed(self, data: bytes, media_type: str, assertion: C2paAssertion | None) -> bytes:
+        return data if self._signer is None or assertion is None else self._signer.sign(data, media_type, assertion)

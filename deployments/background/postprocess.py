@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from deployments.types import FinishSpec, OutputFormat, Pixels
+from deployments.types import OutputFormat, Pixels, PostprocessSpec
 
 Alpha = npt.NDArray[np.uint8]
 """(h, w): 0 is background, 255 is foreground."""
@@ -28,7 +28,7 @@ CLEAR, SOLID = 20, 236  # of 255; what lies between keeps its softness
 MIN_WEIGHT = 24  # of 255; the blur keeps whole numbers, so less of the figure in reach gives too coarse a colour
 
 
-def finish(pixels: Pixels, spec: FinishSpec, alpha: Alpha | None) -> tuple[bytes, bytes]:
+def postprocess(pixels: Pixels, spec: PostprocessSpec, alpha: Alpha | None) -> tuple[bytes, bytes]:
     """The encoded picture and its WebP thumbnail. `pixels` is (h, w, 3), `alpha` (h, w); both are resized to `spec`."""
     if spec.cuts_out and alpha is None:
         raise ValueError("this spec needs an alpha")

@@ -27,7 +27,7 @@ class FaceEmbedder:
             self._model = load_face_model(config.model)
         with start.part("warm"):
             blank = np.zeros((256, 256, 3), np.uint8)
-            self._model.embed([Photo(blank), Photo(blank, drawn=True)])
+            self._model.embed([Photo(blank), Photo(blank, is_generated=True)])
         start.publish()
         self._deprioritised_turns = DeprioritisedTurns(MAX_DEPRIORITISED_WAIT_S)
         self._model_lock = asyncio.Lock()  # one thread at a time: no face library documents that it is thread-safe
@@ -52,7 +52,7 @@ class FaceEmbedder:
     ) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
         async with self._deprioritised_turns.turn(deprioritised=deprioritised):
-            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, drawn=True))
+            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, is_generated=True))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 
     @serve.batch

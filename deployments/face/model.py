@@ -69,7 +69,7 @@ class CascadeFaceModel:
 
     def _face(self, photo: Photo) -> Detection | NoFaceError:
         height, width = photo.pixels.shape[:2]
-        if photo.drawn and self._avatar_face is not None and height == width:
+        if photo.is_generated and self._avatar_face is not None and height == width:
             left, top, right, bottom = (share * width for share in self._avatar_face)
             return Detection((left, top, right, bottom), score=1.0)
         return largest_face(find_largest(photo.pixels), self._min_face_px)

@@ -169,7 +169,7 @@ class StageMonitor:
     async def _wake_after(self, embedding: asyncio.Task[FaceEmbedding]) -> None:
         await asyncio.wait({embedding})
         if not embedding.cancelled() and embedding.exception() is None:
-            await self._pipeline.wake()
+            await self._pipeline.scale_from_zero()
 
     def _detach(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Work that goes on when whoever began it is answered."""

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from deployments.types import Avatar, AvatarSpec, FinishSpec, Origin
+from deployments.types import Avatar, AvatarSpec, C2paAssertion, PostprocessSpec
 from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
 from serve_app.schemas.responses import Attempt
 from serve_app.tasks.models import StoredAvatar
@@ -81,9 +81,9 @@ class AvatarJob:
             deprioritised=self.deprioritised,
         )
 
-    def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:
+    def postprocess_spec(self, drawn: AvatarSpec) -> PostprocessSpec:
         request = self.request
-        origin = Origin(
+        assertion = C2paAssertion(
             app=request.app_id,
             model=drawn.model,
             seed=drawn.seed,
@@ -92,11 +92,11 @@ class AvatarJob:
             width=drawn.width,
             height=drawn.height,
         )
-        return FinishSpec(
+        return PostprocessSpec(
             width=request.width,
             height=request.height,
             remove_background=request.remove_background,
             bg_color=rgb(request.bg_color) if request.bg_color else None,
             output_format=request.output_format,
-            origin=origin,
+            assertion=assertion,
         )

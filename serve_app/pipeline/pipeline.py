@@ -22,12 +22,12 @@ from deployments.errors import UnsafeImageError
 from deployments.types import (
     Avatar,
     AvatarSpec,
-    DrawnWith,
     FaceEmbedding,
-    FinishSpec,
     FoundFaces,
     GeneratedImage,
+    GenerationMetadata,
     Photo,
+    PostprocessSpec,
 )
 from serve_app.backends.object_store import Results, result_key, thumbnail_key
 from serve_app.errors import OverloadedError
@@ -81,9 +81,11 @@ class AvatarPipeline:
         finally:
             self._references.collect_soon()
 
-    async def wake(self) -> None:
+    async def scale_from_zero(self) -> None:
         """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
-        await asyncio.gather(value_of(self._generator.wake.remote()), value_of(self._remover.wake.remote()))
+        await asyncio.gather(
+            value_of(self._generator.scale_from_zero.remote()), value_of(self._remover.scale_from_zero.remote())
+        )
 
     async def embed(self, photo: Photo, *, deprioritised: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
@@ -140,7 +142,7 @@ class AvatarPipeline:
         for redraw in range(1 + MAX_REDRAWS):
             spec, started = job.avatar_spec(index, redraw), time.time()
             try:
-                drawings.append(Drawing(spec, *await self._draw(spec, job.finish_spec(spec), face)))
+                drawings.append(Drawing(spec, *await self._draw(spec, job.postprocess_spec(spec), face)))
             except (BackPressureError, DeploymentUnavailableError, UnsafeImageError):
                 if not drawings:
                     raise
@@ -150,12 +152,14 @@ class AvatarPipeline:
                 break
         return drawings
 
-    async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
+    async def _draw(
+        self, spec: AvatarSpec, postprocessing: PostprocessSpec, face: FaceEmbedding
+    ) -> tuple[Avatar, float | None]:
         """Generate and finish one image; where the chain broke, what had been generated is not generated again."""
         with Calls() as calls:
             image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
-                avatar = calls.add(self._remover.finish.remote(image, finish))
+                avatar = calls.add(self._remover.postprocess.remote(image, postprocessing))
                 similarity = calls.add(self._embedder.similarity.remote(image, face, spec.deprioritised))
                 try:
                     return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
@@ -172,7 +176,7 @@ class AvatarPipeline:
         return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
 
 
-def _noted(drawn_with: DrawnWith | None, face: FaceEmbedding) -> DrawnWith | None:
+def _noted(drawn_with: GenerationMetadata | None, face: FaceEmbedding) -> GenerationMetadata | None:
     """With what the face was read with, and this version."""
     if drawn_with is None:
         return None

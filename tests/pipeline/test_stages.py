@@ -84,7 +84,7 @@ class Pipeline:
         if not self._face:
             raise NoFaceError("There is no face.")
 
-    async def wake(self) -> None:
+    async def scale_from_zero(self) -> None:
         self.asked.append("generator")
         await asyncio.Event().wait()
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from deployments.background.c2pa_signer import GENERATOR, SOURCE_TYPE, ContentSigner, manifest
 from deployments.background.postprocess import encode
 from deployments.background.signing_identity import SigningIdentity
-from deployments.types import Origin, OutputFormat, Pixels
+from deployments.types import C2paAssertion, OutputFormat, Pixels
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret, own_url
 from serve_app.cli.root import cli
 from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
@@ -31,7 +31,7 @@ from serve_app.sandbox.process import SandboxSettings
 from tests.support.hostile_pictures import hostile_pictures, noise
 
 FORMATS: tuple[OutputFormat, ...] = ("png", "webp", "jpeg")
-ORIGIN = Origin("face-avatar", "embedded", 7, 12, 1.5, 256, 256)
+ORIGIN = C2paAssertion("face-avatar", "embedded", 7, 12, 1.5, 256, 256)
 PATIENT = SandboxSettings(timeout_s=30)
 
 
@@ -140,7 +140,7 @@ def test_c2pa_complains_of_nothing_but_the_certificate_and_trusts_it_with_our_an
 
 def test_many_threads_sign_at_once(signer: ContentSigner, verify: Verifier) -> None:
     def sign(seed: int) -> bytes:
-        return signer.sign(picture("webp"), "image/webp", Origin("a", "b", seed, 1, 1.0, 8, 8))
+        return signer.sign(picture("webp"), "image/webp", C2paAssertion("a", "b", seed, 1, 1.0, 8, 8))
 
     with ThreadPoolExecutor(8) as pool:
         found = [verify(signed) for signed in pool.map(sign, range(40))]

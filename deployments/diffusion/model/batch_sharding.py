@@ -14,7 +14,7 @@ Tensors = Mapping[str, Tensor]
 Predict = Callable[[Tensor, Tensor, Tensors], Tensor]
 """Latents (rows, c, h, w), time steps (rows,) and conditions (rows, ...) to a prediction (rows, c, h, w)."""
 
-LEAST_ROWS = 2  # of a share: with fewer, threads are faster together
+MIN_SHARD_ROWS = 2  # of a share: with fewer, threads are faster together
 
 
 def use_threads(count: int) -> None:
@@ -41,7 +41,7 @@ class SingleRows:
         return torch.cat(list(each(of, range(len(latents)))))
 
 
-class RowShares:
+class BatchSharding:
     """Calls a function for the rows of a batch, in as many threads as there are shares of some rows."""
 
     def __init__(self, threads: int) -> None:
@@ -51,7 +51,7 @@ class RowShares:
     def __call__(self, predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
         """What `predict` gives for all rows; the calling thread's own threads compute it where they are few."""
         rows = len(latents)
-        shares = min(self._threads, rows // LEAST_ROWS)
+        shares = min(self._threads, rows // MIN_SHARD_ROWS)
         if shares < 2:
             return predict(latents, timesteps, conditions)
         bounds = [rows * share // shares for share in range(shares + 1)]

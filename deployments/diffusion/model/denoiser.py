@@ -17,7 +17,7 @@ from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.ip_adapter import FACE_WIDTH
 from deployments.diffusion.model.loader import FacePipeline, Tensors, load_pipeline
 from deployments.diffusion.model.noise_schedule import Plan, Step
-from deployments.diffusion.model.optimized_layers import quicken
+from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, Pixels, Vector
@@ -69,7 +69,7 @@ class FaceDiffusionModel:
         self._threads = threads
         self._batch_invariant = batch_invariant
         for network in (pipeline.unet, pipeline.vae):
-            quicken(network)
+            replace_layers(network)
         self._unet = RowUNet(pipeline.unet, threads, batch_invariant)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
         self._pace = Throughput(self._device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 FEW_PIXELS = 1024  # with fewer, torch normalises bfloat16 with channels last by another algorithm
 
 
-def quicken(network: nn.Module) -> None:
+def replace_layers(network: nn.Module) -> None:
     """Change the layers of a UNet or a decoder of pictures whose weights lie where and as they will be used."""
     for module in list(network.modules()):
         if isinstance(module, Transformer2DModel):

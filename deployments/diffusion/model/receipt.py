@@ -12,18 +12,18 @@ from deployments.common.checksums import sha256_by_name
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.model.precision import precision_of
 from deployments.diffusion.model.sampler import sampler_of
-from deployments.types import DrawnWith
+from deployments.types import GenerationMetadata
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def drawn_with(name: str, config: DiffusionModelConfig) -> DrawnWith:
+def generation_metadata(name: str, config: DiffusionModelConfig) -> GenerationMetadata:
     """Reads every byte of the weights: seconds for a large model. Raises: OSError where a file is not there."""
     folder = model_path(config.path)
     scheduler: dict[str, Any] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     sampler = sampler_of(scheduler)
-    return DrawnWith(
+    return GenerationMetadata(
         model=name,
         weights=sha256_by_name(weight_files(config)),
         sampler=type(sampler).__name__,

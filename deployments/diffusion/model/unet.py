@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor
 
-from deployments.diffusion.model.batch_sharding import RowShares, SingleRows, Tensors
+from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
 
 Size = tuple[int, int]
 """Height and width of latents."""
@@ -64,7 +64,7 @@ class RowUNet:
         # diffusers looks through all modules to say these two, which takes 2 ms each.
         self._device, self.dtype = unet.device, unet.dtype
         on_cpu = self._device.type == "cpu"
-        self._shares = RowShares(threads if on_cpu else 1)
+        self._shares = BatchSharding(threads if on_cpu else 1)
         self._single_rows = SingleRows(threads if on_cpu else 0) if batch_invariant else None
         self._compiled: dict[Size, list[int]] = {}  # widths, the smallest first
         # Faces are projected once each, not in every step: what is None the UNet leaves to us.
