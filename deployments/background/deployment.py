@@ -16,7 +16,7 @@ from deployments.types import Avatar, C2paAssertion, GeneratedImage, GenerationM
 
 
 class BackgroundRemover:
-    """Finishes every image: cut-out and fill where asked, exact size, thumbnail, encoding, content credentials.
+    """Post-processes every image: cut-out and fill where asked, exact size, thumbnail, encoding, content credentials.
 
     Without `identities` files are not signed.
     """
@@ -56,12 +56,12 @@ class BackgroundRemover:
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
             finish_s=time.perf_counter() - started,
-            drawn_with=self._noted(image.drawn_with) if spec.cuts_out else image.drawn_with,
+            drawn_with=self._with_matting(image.drawn_with) if spec.cuts_out else image.drawn_with,
             drawn_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
         )
 
-    def _noted(self, drawn_with: GenerationMetadata | None) -> GenerationMetadata | None:
-        """With the weights that found the background: the file depends on them, too."""
+    def _with_matting(self, drawn_with: GenerationMetadata | None) -> GenerationMetadata | None:
+        """Adds the weights of the matting model: the file depends on them, too."""
         return None if drawn_with is None else replace(drawn_with, weights={**drawn_with.weights, **self._weights})
 
     def _signed(self, data: bytes, media_type: str, assertion: C2paAssertion | None) -> bytes:

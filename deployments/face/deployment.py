@@ -43,7 +43,7 @@ class FaceEmbedder:
         return found
 
     async def inspect(self, photo: Photo) -> FoundFaces:
-        """The faces of a photo and whether it could be used, before anything is generated for it."""
+        """The faces of a photo and whether it is usable, without generating anything."""
         async with self._model_lock:
             return await asyncio.to_thread(self._model.inspect, photo)
 

@@ -1,4 +1,4 @@
-"""Which models are in memory, and when one makes room for another."""
+"""Which models are in memory, and when one is evicted for another."""
 
 import asyncio
 import threading
