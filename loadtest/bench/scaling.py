@@ -33,7 +33,7 @@ from ray.serve.handle import DeploymentResponse
 from rich.console import Console
 from rich.table import Table
 
-from deployments.types import AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage
+from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, PostprocessSpec
 from loadtest.load.own_service import photo_server, token_of
 from serve_app.client import FaceAvatarClient
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
@@ -138,13 +138,13 @@ class Bursts:
 
     def _call(self, name: str) -> Call:
         embedder, generator, remover = (serve.get_deployment_handle(stage, APP) for stage in STAGES[2:])
-        image, finish = GeneratedImage(self._picture, 0, 0), FinishSpec(512, 512, remove_background=True)
+        image, postprocessing = GeneratedImage(self._picture, 0, 0), PostprocessSpec(512, 512, remove_background=True)
         calls: dict[str, Call] = {
             "AvatarIngress": self._send_slow_photo,
             "AvatarWorker": self._queue,
             "FaceEmbedder": lambda _: embedder.similarity.remote(image, self._face).result(),
             "AvatarGenerator": lambda stop: until(stop, generator.generate.remote(long_row(), self._face)),
-            "BackgroundRemover": lambda _: remover.finish.remote(image, finish).result(),
+            "BackgroundRemover": lambda _: remover.postprocess.remote(image, postprocessing).result(),
         }
         return calls[name]
 

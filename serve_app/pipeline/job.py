@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from deployments.types import Avatar, AvatarSpec, C2paAssertion, FinishSpec
+from deployments.types import Avatar, AvatarSpec, C2paAssertion, PostprocessSpec
 from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
 from serve_app.schemas.responses import Attempt
 from serve_app.tasks.models import StoredAvatar
@@ -43,7 +43,7 @@ class AvatarJob:
     native_size: tuple[int, int]
     submitted_at: float  # unix seconds
     done: Mapping[int, StoredAvatar] = field(default_factory=dict)
-    deprioritised: bool = False  # its tenant exceeds its rate limit
+    deprioritised: bool = False  # its tenant exceeds its limits
 
     @property
     def deadline(self) -> float:
@@ -81,7 +81,7 @@ class AvatarJob:
             deprioritised=self.deprioritised,
         )
 
-    def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:
+    def postprocess_spec(self, drawn: AvatarSpec) -> PostprocessSpec:
         request = self.request
         assertion = C2paAssertion(
             app=request.app_id,
@@ -92,7 +92,7 @@ class AvatarJob:
             width=drawn.width,
             height=drawn.height,
         )
-        return FinishSpec(
+        return PostprocessSpec(
             width=request.width,
             height=request.height,
             remove_background=request.remove_background,

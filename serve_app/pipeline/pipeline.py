@@ -22,12 +22,12 @@ from deployments.errors import UnsafeImageError
 from deployments.types import (
     Avatar,
     AvatarSpec,
-    DrawnWith,
     FaceEmbedding,
-    FinishSpec,
     FoundFaces,
     GeneratedImage,
+    GenerationMetadata,
     Photo,
+    PostprocessSpec,
 )
 from serve_app.backends.object_store import Results, result_key, thumbnail_key
 from serve_app.errors import OverloadedError
@@ -82,7 +82,9 @@ class AvatarPipeline:
 
     async def scale_from_zero(self) -> None:
         """Scale the stages after the embedder up from zero, and wait until they have a replica."""
-        await asyncio.gather(value_of(self._generator.wake.remote()), value_of(self._remover.wake.remote()))
+        await asyncio.gather(
+            value_of(self._generator.scale_from_zero.remote()), value_of(self._remover.scale_from_zero.remote())
+        )
 
     async def embed(self, photo: Photo, *, deprioritised: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
@@ -139,7 +141,7 @@ class AvatarPipeline:
         for redraw in range(1 + MAX_REDRAWS):
             spec, started = job.avatar_spec(index, redraw), time.time()
             try:
-                drawings.append(Drawing(spec, *await self._draw(spec, job.finish_spec(spec), face)))
+                drawings.append(Drawing(spec, *await self._draw(spec, job.postprocess_spec(spec), face)))
             except (BackPressureError, DeploymentUnavailableError, UnsafeImageError):
                 if not drawings:
                     raise
@@ -149,12 +151,14 @@ class AvatarPipeline:
                 break
         return drawings
 
-    async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
+    async def _draw(
+        self, spec: AvatarSpec, postprocessing: PostprocessSpec, face: FaceEmbedding
+    ) -> tuple[Avatar, float | None]:
         """Generate and post-process one image; after a failure, an image that was generated is not generated again."""
         with Calls() as calls:
             image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
-                avatar = calls.add(self._remover.finish.remote(image, finish))
+                avatar = calls.add(self._remover.postprocess.remote(image, postprocessing))
                 similarity = calls.add(self._embedder.similarity.remote(image, face, spec.deprioritised))
                 try:
                     return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
@@ -171,7 +175,7 @@ class AvatarPipeline:
         return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
 
 
-def _with_face_weights(drawn_with: DrawnWith | None, face: FaceEmbedding) -> DrawnWith | None:
+def _with_face_weights(drawn_with: GenerationMetadata | None, face: FaceEmbedding) -> GenerationMetadata | None:
     """The generation metadata with the weights of the face stage and the version of this package."""
     if drawn_with is None:
         return None

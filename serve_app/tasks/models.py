@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from deployments.types import DrawnWith, ImageProgress
+from deployments.types import GenerationMetadata, ImageProgress
 from serve_app.backends.object_store import photo_key, result_key, thumbnail_key
 from serve_app.schemas.requests import EffectiveRequest, Priority
 from serve_app.schemas.responses import Attempt, Status
@@ -34,7 +34,7 @@ class StoredAvatar:
     finish_s: float
     store_s: float
     attempts: tuple[Attempt, ...] = ()
-    drawn_with: DrawnWith | None = None  # None where an older version made it
+    drawn_with: GenerationMetadata | None = None  # None where an older version drew it
     drawn_size: tuple[int, int] = (0, 0)
     drawn_sha256: str = ""
     withheld: bool = False  # by the safety checker: it is not stored
