@@ -1,4 +1,4 @@
-"""How the stages are set up. Light on purpose: the graph is built in processes that never load a model library.
+"""Settings of the stages. Imports little: the graph is built in processes that never load a model library.
 
 A model path that starts with `embedded:` names a file of this package, one that starts with `models:` a file under the
 folder of downloaded models. Both are resolved where the model is loaded, so the same settings serve every node.
@@ -39,14 +39,14 @@ def model_path(path: Path) -> Path:
 
 
 class CascadeFaceModelConfig(Config):
-    """An ONNX encoder of aligned faces; `providers` as onnxruntime calls them, the first of which must be had."""
+    """An ONNX encoder of aligned faces; `providers` by their onnxruntime names; the first one must be available."""
 
     kind: Literal["cascade"] = "cascade"
     encoder: Path = Path("embedded:face/encoder.onnx")
     threads: int = Field(1, ge=1)
     min_face_px: int = Field(48, ge=1)  # pixels of the photo
     avatar_face: tuple[Share, Share, Share, Share] | None = None
-    """Where a square avatar's face always is: left, top, right, bottom in shares of its side. None: looked for."""
+    """Where a square avatar's face always is: left, top, right, bottom as fractions of its side. None: detected."""
     providers: tuple[str, ...] = CPU
 
 
@@ -60,7 +60,7 @@ class InsightFaceModelConfig(Config):
     min_face_px: int = Field(48, ge=1)  # pixels of the photo
     threads: int = Field(1, ge=1)
     providers: tuple[str, ...] = CPU
-    gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: as much as it takes
+    gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: no limit
 
 
 FaceModelConfig = Annotated[CascadeFaceModelConfig | InsightFaceModelConfig, Field(discriminator="kind")]
@@ -75,7 +75,7 @@ class FaceEmbedderConfig(Config):
 class ConceptCheckerConfig(Config):
     """The safety checker of Stable Diffusion in diffusers' format: a folder with its configuration and weights.
 
-    `preprocessor` is the folder of its `preprocessor_config.json`, where that is another.
+    `preprocessor` is the folder of its `preprocessor_config.json`, where it is a different one.
     """
 
     kind: Literal["concepts"] = "concepts"
@@ -86,7 +86,7 @@ class ConceptCheckerConfig(Config):
 
 
 class ClassifierConfig(Config):
-    """An image classifier in transformers' format: a picture with one of these labels, so sure, is withheld."""
+    """An image classifier in transformers' format: `threshold` for one of `labels` withholds an image."""
 
     kind: Literal["classifier"]
     path: Path
@@ -108,12 +108,12 @@ class DiffusionModelConfig(Config):
     lora: Path | None = None  # the LoRA part of the FaceID adapter
     lora_scale: float = Field(1.0, ge=0, le=1)
     variant: str | None = None  # of the weight files: `fp16` takes *.fp16.safetensors
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # bfloat16 where the device computes with it
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device supports it
     device: str = "cpu"
     threads: int = Field(2, ge=1)
-    memory_gb: float = Field(0, ge=0)  # of the device, with what its steps and its safety checker need
-    safety: SafetyConfig | None = None  # looks at every image on the same device; what it flags goes nowhere
-    compile: bool = False  # the UNet, for `compile_sizes`; all other sizes are drawn without
+    memory_gb: float = Field(0, ge=0)  # of the device, including its steps and its safety checker
+    safety: SafetyConfig | None = None  # checks every image on the same device; flagged ones are withheld
+    compile: bool = False  # the UNet, for `compile_sizes`; other sizes run uncompiled
     compile_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) in pixels; empty: the model's own square
 
 
@@ -123,15 +123,15 @@ class AvatarGeneratorConfig(Config):
             path=Path("embedded:diffusion"), ip_adapter=Path("embedded:diffusion/ip-adapter-faceid.safetensors")
         )
     }
-    memory_gb: float | None = Field(None, gt=0)  # of the device for models; None: all of them stay once they are loaded
-    max_rows: int = Field(8, ge=1)  # images that may share a step; fewer do where more would only make all wait
-    batch_invariant: bool = False  # rows are computed one by one: an image's last bits do not depend on its neighbours
-    ageing: float = Field(0.25, ge=0)  # seconds of remaining work that a second of waiting makes up for
-    progress_every_s: float = Field(0.5, ge=0.2)  # between two reports of how far the images are
+    memory_gb: float | None = Field(None, gt=0)  # of the device for models; None: no model is evicted
+    max_rows: int = Field(8, ge=1)  # images that may share a step; fewer do where more would only slow all of them
+    batch_invariant: bool = False  # each row of a step alone: an image is bit-identical whatever shares its steps
+    ageing: float = Field(0.25, ge=0)  # seconds of remaining work that a second of waiting offsets
+    progress_every_s: float = Field(0.5, ge=0.2)  # between two progress reports
 
 
 class MattingModelConfig(Config):
-    """`session` is what rembg calls an architecture, `model_path` its ONNX file."""
+    """`session` is rembg's name of the architecture, `model_path` its ONNX file."""
 
     session: str = "u2net_custom"
     model_path: Path = Path("embedded:matting/u2net.onnx")

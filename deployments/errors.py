@@ -1,16 +1,16 @@
-"""The errors that stages raise on purpose. Anything else that leaves a stage is a bug.
+"""The errors that stages raise deliberately. Any other exception from a stage is a bug.
 
 AvatarError
-├── NoFaceError          the photo shows no face that can be used
-├── UnsafeImageError     the safety checker withholds what was drawn
-└── DeadlineError        the work could not be done in the time that its client gave
+├── NoFaceError          the photo has no usable face
+├── UnsafeImageError     the safety checker withholds the image
+└── DeadlineError        the deadline passed
 """
 
 from typing import Any
 
 
 class AvatarError(Exception):
-    """An error that the client is told of; `data` says what was wrong and what would be accepted."""
+    """An error that is reported to the client; `data` says what was wrong and what would be accepted."""
 
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)
@@ -22,8 +22,8 @@ class NoFaceError(AvatarError):
 
 
 class UnsafeImageError(AvatarError):
-    """A generated image, or all images of a request, are withheld."""
+    """A generated image, or every image of a request, is withheld."""
 
 
 class DeadlineError(AvatarError):
-    """The deadline of a request passed before its work was done."""
+    """The deadline of a request passed before it was completed."""

@@ -1,4 +1,4 @@
-"""The values that the stages exchange. All are frozen; arrays are never written after they were made."""
+"""The values that the stages exchange. All are frozen; arrays are never modified."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ OutputFormat = Literal["png", "webp", "jpeg"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A picture of a face, upright, in sRGB: `pixels` is (h, w, 3). `drawn`: an avatar, not a reference photo."""
+    """A picture of a face, upright, in sRGB: `pixels` is (h, w, 3). `is_generated`: an avatar, no reference photo."""
 
     pixels: Pixels
-    drawn: bool = False
+    is_generated: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceEmbedding:
     """One face of a photo: `vector` is (512,) and has length 1, `landmarks` is (5, 2) where the detector gives them.
 
-    `weights` are the SHA-256 of the files that it was read with, by their names in a receipt.
+    `weights` are the SHA-256 of the face model's files, by their names in a receipt.
     """
 
     vector: Vector
@@ -42,7 +42,7 @@ class FaceEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class FoundFace:
-    """One face that a look at a photo found; `sharpness` is what `deployments.face.quality.sharpness` says."""
+    """One detected face; `sharpness` is that of `deployments.face.quality.sharpness`."""
 
     box: Box
     score: float
@@ -51,7 +51,7 @@ class FoundFace:
 
 @dataclass(frozen=True, slots=True)
 class FoundFaces:
-    """All faces of a photo, the largest first, which is the one that is used; `refusal` says why it cannot be."""
+    """All faces of a photo, the largest first. That one is embedded, unless `refusal` says why it cannot be."""
 
     faces: tuple[FoundFace, ...]
     min_face_px: int
@@ -60,7 +60,7 @@ class FoundFaces:
 
 @dataclass(frozen=True, slots=True)
 class AvatarSpec:
-    """All that one generated image depends on besides the face, and who waits for it: one row of the generator."""
+    """Everything that one generated image depends on besides the face, and whose it is: one row of the generator."""
 
     model: str
     seed: int
@@ -74,21 +74,21 @@ class AvatarSpec:
     image_index: int
     submitted_at: float  # unix seconds
     deadline: float  # unix seconds
-    tenant: str = ""  # whose request it is: tenants take turns
-    alone: bool = False  # shares no step with others: processes died under it
-    stands_back: bool = False  # its tenant asks for more than it may: others go first, for a while
-    adapter_scale: float | None = None  # how much the face counts, 0 to 1; None: as the model is set up
+    tenant: str = ""  # tenants take turns
+    alone: bool = False  # shares no step with other rows: suspected of killing its process
+    deprioritised: bool = False  # its tenant exceeds its limits: other rows go first, for a while
+    adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnWith:
-    """What an image depends on besides its spec and the photo. `weights` are the SHA-256 of files, by their names."""
+class GenerationMetadata:
+    """What an image depends on besides its spec and the photo. `weights` are SHA-256 digests by file name."""
 
     model: str
     weights: Mapping[str, str]
     sampler: str
-    schedule: Mapping[str, Any]  # what differs from the defaults of diffusers
-    adapter_scale: float  # where the spec names none
+    schedule: Mapping[str, Any]  # where it differs from the defaults of diffusers
+    adapter_scale: float  # used where the spec has none
     lora_scale: float | None
     precision: str
     device: str
@@ -97,29 +97,29 @@ class DrawnWith:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneratedImage:
-    """What the generator drew: `pixels` is (h, w, 3) at a native size of the model."""
+    """Output of the generator: `pixels` is (h, w, 3) at a native size of the model."""
 
     pixels: Pixels
     runtime_s: float
-    startup_s: float  # how long the request waited for this replica to come up
-    drawn_with: DrawnWith | None = None
+    startup_s: float  # how long the request waited for this replica to start
+    drawn_with: GenerationMetadata | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageProgress:
-    """How far an unfinished image is. `queue_position` is 0 once its first step has begun, before it 1 or more."""
+    """Progress of an unfinished image. `queue_position` is 1 or more until its first step begins, then 0."""
 
     task_id: str
     image_index: int
-    step: int  # so many are made
+    step: int  # steps made
     steps: int
-    eta_s: float  # seconds until all of them are made, as far as is known now
+    eta_s: float  # estimated seconds until its last step
     queue_position: int
 
 
 @dataclass(frozen=True, slots=True)
 class C2paAssertion:
-    """The C2PA assertion of an image: how it was generated. Contains nothing about a person."""
+    """What the content credentials of an image state about its generation. It holds no personal data."""
 
     app: str
     model: str
@@ -135,8 +135,8 @@ class C2paAssertion:
 
 
 @dataclass(frozen=True, slots=True)
-class FinishSpec:
-    """How an image becomes a file, signed if it has an assertion. `bg_color` wins over `remove_background`."""
+class PostprocessSpec:
+    """How a generated image becomes a file; signed with `assertion`. `bg_color` wins over `remove_background`."""
 
     width: int
     height: int
@@ -152,7 +152,7 @@ class FinishSpec:
 
 @dataclass(frozen=True, slots=True)
 class Avatar:
-    """A finished avatar: the encoded picture, its WebP thumbnail, and how long the stages took."""
+    """A finished avatar: the encoded image, its WebP thumbnail, and how long the stages took."""
 
     data: bytes
     thumbnail: bytes
@@ -160,5 +160,5 @@ class Avatar:
     startup_s: float
     diffusion_s: float
     finish_s: float
-    drawn_with: DrawnWith | None = None
-    drawn_sha256: str = ""  # of the pixels as they were drawn, before size and background
+    drawn_with: GenerationMetadata | None = None
+    drawn_sha256: str = ""  # of the generated pixels, before resizing and background removal

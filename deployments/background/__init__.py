@@ -1,1 +1,1 @@
-"""Background removal and the finishing of pictures."""
+"""Background removal and post-processing of generated images."""

@@ -1,7 +1,7 @@
-"""Content credentials: a signed statement within the file (C2PA) that a model drew the picture, and how.
+"""Content credentials (C2PA): a signed statement in the file that a model generated the image, and how.
 
-It says nothing of the client: no prompt, no name, no URL, no task. Nothing is asked of the network, unless a timestamp
-authority is named.
+It holds nothing about the client: no prompt, name, URL or task. Signing makes no network request, unless a timestamp
+authority is configured.
 """
 
 import io
@@ -18,45 +18,45 @@ from deployments.types import C2paAssertion
 
 GENERATOR = {"name": "face-avatar", "version": version("face-avatar")}
 STATEMENT = "org.face-avatar.generation"  # the label of the parameters
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"  # IPTC's word for it
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"  # the IPTC term
 SETTINGS = {
     "version": 1,
-    # A thumbnail in each file would take thirty times as long as all the rest.
+    # A thumbnail in the manifest takes thirty times as long as everything else.
     "builder": {"thumbnail": {"enabled": False}},
     "verify": {"verify_after_sign": False, "remote_manifest_fetch": False, "ocsp_fetch": False},
 }
 
 
 class ContentSigner:
-    """Signs files in memory. Safe in threads."""
+    """Signs files in memory. Thread-safe."""
 
     def __init__(self, identity: SigningIdentity) -> None:
-        """Raises: ValueError where chain and key do not fit each other, or are none to sign with."""
+        """Raises: ValueError where chain and key do not match or cannot sign."""
         timestamp_url = None if identity.timestamp_url is None else identity.timestamp_url.encode()
         try:
             info = c2pa.C2paSignerInfo(b"es256", identity.chain, identity.key, timestamp_url)
             self._context = c2pa.Context(c2pa.Settings.from_dict(SETTINGS), c2pa.Signer.from_info(info))
-            if timestamp_url is None:  # an authority may be away for a moment
+            if timestamp_url is None:  # an authority may be briefly unavailable
                 self._try()
         except c2pa.C2paError as error:
             raise ValueError(f"these certificates cannot sign: {error}") from error
 
     def sign(self, data: bytes, media_type: str, assertion: C2paAssertion) -> bytes:
-        """The same file with its credentials. `media_type` is image/png, image/webp or image/jpeg."""
+        """The file with its credentials. `media_type` is image/png, image/webp or image/jpeg."""
         signed = io.BytesIO()
         with c2pa.Builder(json.dumps(manifest(media_type, assertion)), self._context) as builder:
             builder.sign(media_type, io.BytesIO(data), signed)
         return signed.getvalue()
 
     def _try(self) -> None:
-        """With a picture of nothing, so that what is wrong shows before the first request."""
+        """Sign a blank image, so that errors show before the first request."""
         file = io.BytesIO()
         Image.new("RGB", (8, 8)).save(file, "PNG")
         self.sign(file.getvalue(), "image/png", C2paAssertion("", "", 0, 1, 1.0, 8, 8))
 
 
 def manifest(media_type: str, assertion: C2paAssertion) -> dict[str, Any]:
-    """What is signed, in the words of C2PA's manifest definition."""
+    """What is signed: a C2PA manifest definition."""
     created = {
         "action": "c2pa.created",
         "digitalSourceType": SOURCE_TYPE,

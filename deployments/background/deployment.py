@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from deployments.background.postprocess import decided, finish
+from deployments.background.postprocess import decided, postprocess
 from deployments.background.signing_identity import IdentitySource
 from deployments.common.checksums import sha256_by_name
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
-from deployments.types import Avatar, C2paAssertion, DrawnWith, FinishSpec, GeneratedImage
+from deployments.types import Avatar, C2paAssertion, GeneratedImage, GenerationMetadata, PostprocessSpec
 
 
 class BackgroundRemover:
-    """Finishes every image: cut-out and fill where asked, exact size, thumbnail, encoding, content credentials.
+    """Post-processes every image: cut-out and fill where asked, exact size, thumbnail, encoding, content credentials.
 
     Without `identities` files are not signed.
     """
@@ -36,16 +36,16 @@ class BackgroundRemover:
             self._model.alpha(np.zeros((256, 256, 3), np.uint8))
         start.publish()
 
-    async def finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
-        return await asyncio.to_thread(self._finish, image, spec)
+    async def postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
+        return await asyncio.to_thread(self._postprocess, image, spec)
 
-    async def wake(self) -> None:
-        """Nothing; a call has a replica start where there is none."""
+    async def scale_from_zero(self) -> None:
+        """Does nothing: the call itself makes Serve start a replica where there is none."""
 
-    def _finish(self, image: GeneratedImage, spec: FinishSpec) -> Avatar:
+    def _postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
         started = time.perf_counter()
         alpha = decided(self._model.alpha(image.pixels)) if spec.cuts_out else None
-        data, thumbnail = finish(image.pixels, spec, alpha)
+        data, thumbnail = postprocess(image.pixels, spec, alpha)
         assertion = spec.assertion
         if assertion is not None and image.drawn_with is not None:
             assertion = replace(assertion, sampler=image.drawn_with.sampler)
@@ -56,12 +56,12 @@ class BackgroundRemover:
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
             finish_s=time.perf_counter() - started,
-            drawn_with=self._noted(image.drawn_with) if spec.cuts_out else image.drawn_with,
+            drawn_with=self._with_matting(image.drawn_with) if spec.cuts_out else image.drawn_with,
             drawn_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
         )
 
-    def _noted(self, drawn_with: DrawnWith | None) -> DrawnWith | None:
-        """With the weights that found the background: the file depends on them, too."""
+    def _with_matting(self, drawn_with: GenerationMetadata | None) -> GenerationMetadata | None:
+        """Adds the weights of the matting model: the file depends on them, too."""
         return None if drawn_with is None else replace(drawn_with, weights={**drawn_with.weights, **self._weights})
 
     def _signed(self, data: bytes, media_type: str, assertion: C2paAssertion | None) -> bytes:

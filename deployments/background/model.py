@@ -1,4 +1,4 @@
-"""Which pixels belong to the figure: rembg's sessions behind one method."""
+"""Foreground matting: rembg's sessions behind one method."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from deployments.config import MattingModelConfig, model_path
 from deployments.types import Pixels
 
 # rembg imports pymatting, whose numba functions compile for 44 s at their first import in an environment and are never
-# called for a mask. numba reads this once, at import: it must stand here, before rembg, for all who use this module.
+# called for a mask. numba reads this once, at import: it must be set here, before rembg is imported.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 import rembg
@@ -22,8 +22,7 @@ from rembg.sessions.base import BaseSession
 
 Alpha = npt.NDArray[np.uint8]
 
-# Those that would send the picture to somebody's server are left out, and those that need more than the picture or give
-# more than one mask.
+# Without those that send the picture to a remote server, need more than the picture, or return several masks.
 ARCHITECTURES: dict[str, type[BaseSession]] = {
     name: session for name, session in sessions.items() if session.is_local() and name not in ("sam", "u2net_cloth_seg")
 }
@@ -41,17 +40,17 @@ class RembgModel:
 
     def alpha(self, pixels: Pixels) -> Alpha:
         # rembg divides by the range of its mask; a mask of one value has none, becomes NaN, and then background.
-        # The exponential in its sigmoid overflows for a pixel that is background beyond doubt, which comes out as 0.
+        # The exponential in its sigmoid overflows for pixels that are certainly background, which correctly gives 0.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             mask = rembg.remove(Image.fromarray(pixels), session=self._session, only_mask=True)
         return np.asarray(mask.convert("L"), dtype=np.uint8)
 
 
 def open_session(config: MattingModelConfig) -> BaseSession:
-    """A rembg session on the given file and on the first of `providers`, or none; nothing is downloaded.
+    """A rembg session on the given file and on the first of `providers`; nothing is downloaded.
 
-    Raises: ValueError for a session that rembg lacks or that is of no use here, and for a model in several files;
-    FileNotFoundError; RuntimeError where the provider is not to be had.
+    Raises: ValueError for an unknown or unsupported session, and for a model in several files;
+    FileNotFoundError; RuntimeError where the provider is unavailable.
     """
     if config.session not in ARCHITECTURES:
         raise ValueError(f"there is no session {config.session!r}, but {', '.join(sorted(ARCHITECTURES))}")
@@ -67,7 +66,7 @@ def open_session(config: MattingModelConfig) -> BaseSession:
 
 
 def _reading(path: Path, architecture: type[BaseSession]) -> type[BaseSession]:
-    """The architecture on a file of ours: rembg takes only what lies under its own home, or downloads."""
+    """The architecture on the given file: rembg itself only loads files from its own home, or downloads them."""
 
     class OnOurFile(architecture):  # type: ignore[misc]  # rembg has no types
         @classmethod

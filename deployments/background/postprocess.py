@@ -1,6 +1,6 @@
-"""From what the generator drew to the files that the client gets: exact size, cut-out, fill, thumbnail, encoding.
+"""Turns a generated image into the client's files: exact size, cut-out, fill, thumbnail, encoding.
 
-Nothing here knows how the alpha was found.
+Independent of how the alpha was computed.
 """
 
 import io
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from deployments.types import FinishSpec, OutputFormat, Pixels
+from deployments.types import OutputFormat, Pixels, PostprocessSpec
 
 Alpha = npt.NDArray[np.uint8]
 """(h, w): 0 is background, 255 is foreground."""
@@ -20,16 +20,16 @@ WEBP_QUALITY = 90
 THUMBNAIL_QUALITY = 80
 JPEG_QUALITY = 92
 
-# How far a colour of the figure is carried over its soft edge, in parts of the longer side. The shortest reach that
-# touches a pixel gives its colour, as it is the truest to the nearest part of the figure.
+# How far a colour of the figure is extended over its soft edge, in parts of the longer side. A pixel takes the colour
+# of the shortest reach that covers it, which is the closest to the nearest part of the figure.
 EDGE_REACHES = (1 / 150, 1 / 40, 1 / 10)
-SURE_ALPHA = 250  # from here on a pixel's colour is the figure's own
-CLEAR, SOLID = 20, 236  # of 255; what lies between keeps its softness
-MIN_WEIGHT = 24  # of 255; the blur keeps whole numbers, so less of the figure in reach gives too coarse a colour
+SURE_ALPHA = 250  # from this on a pixel's colour is the figure's own
+CLEAR, SOLID = 20, 236  # of 255; values between them stay soft
+MIN_WEIGHT = 24  # of 255; the blur rounds to integers, so a lower weight gives too coarse a colour
 
 
-def finish(pixels: Pixels, spec: FinishSpec, alpha: Alpha | None) -> tuple[bytes, bytes]:
-    """The encoded picture and its WebP thumbnail. `pixels` is (h, w, 3), `alpha` (h, w); both are resized to `spec`."""
+def postprocess(pixels: Pixels, spec: PostprocessSpec, alpha: Alpha | None) -> tuple[bytes, bytes]:
+    """The encoded image and its WebP thumbnail. `pixels` is (h, w, 3), `alpha` (h, w); both are resized to `spec`."""
     if spec.cuts_out and alpha is None:
         raise ValueError("this spec needs an alpha")
     if spec.cuts_out and alpha is not None:
@@ -42,13 +42,13 @@ def finish(pixels: Pixels, spec: FinishSpec, alpha: Alpha | None) -> tuple[bytes
 
 
 def decided(alpha: Alpha) -> Alpha:
-    """(h, w): a matting net is seldom quite sure. What it holds nearly clear is clear, what nearly solid is solid."""
+    """(h, w): nearly transparent becomes transparent, nearly opaque opaque: matting networks are seldom certain."""
     levels = np.clip((np.arange(256) - CLEAR) * (255 / (SOLID - CLEAR)) + 0.5, 0, 255)
     return np.take(levels.astype(np.uint8), alpha)
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Resampled to cover width x height exactly; what is too much goes at both sides, or below: the face is above."""
+    """Resample to cover width x height exactly; crops both sides, or the bottom, as the face is at the top."""
     if picture.size == (width, height):
         return picture
     scale = max(width / picture.width, height / picture.height)
@@ -59,9 +59,9 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def figure_colours(pixels: Pixels, alpha: Alpha) -> Pixels:
-    """(h, w, 3): at soft edges and beyond, the figure's own colours carried outwards, not mixtures with what is behind.
+    """(h, w, 3): at soft edges and beyond, the figure's own colours instead of mixtures with the background.
 
-    A normalised blur of the sure foreground: a rough, fast stand-in for the foreground estimation of matting.
+    A normalised blur of the certain foreground: a rough, fast approximation of foreground estimation.
     """
     sure = alpha >= SURE_ALPHA
     if not sure.any():
@@ -79,7 +79,7 @@ def figure_colours(pixels: Pixels, alpha: Alpha) -> Pixels:
 
 
 def without_hidden_colours(figure: Image.Image) -> Image.Image:
-    """RGBA, black wherever it is wholly transparent: a smaller file, which gives nothing of the background away."""
+    """RGBA, black wherever it is fully transparent: a smaller file that reveals nothing of the background."""
     rgba = np.array(figure)
     rgba[rgba[..., 3] == 0] = 0
     return Image.fromarray(rgba)
@@ -105,7 +105,7 @@ def encode(picture: Image.Image, output_format: OutputFormat) -> bytes:
 
 
 def thumbnail(picture: Image.Image) -> bytes:
-    """WebP that keeps the transparency, `THUMBNAIL_SIDE` long or as large as the picture is."""
+    """WebP with transparency, at most `THUMBNAIL_SIDE` on its longer side."""
     small = picture.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
     file = io.BytesIO()

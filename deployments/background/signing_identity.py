@@ -1,4 +1,4 @@
-"""Who signs: light on purpose, as the graph is built where nothing signs."""
+"""The signing identity. Imports little: the graph is built in processes that never sign."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -6,9 +6,9 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class SigningIdentity:
-    """A chain of certificates, the signer's own first, and its key on the curve P-256: PEM.
+    """A certificate chain, the signer's own first, and its P-256 key, as PEM.
 
-    `timestamp_url` is that of a timestamp authority (RFC 3161), for which every signature then waits.
+    `timestamp_url`: a timestamp authority (RFC 3161); every signature then waits for it.
     """
 
     chain: bytes
@@ -17,8 +17,8 @@ class SigningIdentity:
 
 
 class IdentitySource(Protocol):
-    """Where a replica gets what it signs with. It must be picklable."""
+    """Provides a replica with its signing identity. Must be picklable."""
 
     def identity(self) -> SigningIdentity:
-        """Raises: ValueError where it is none to sign with; ConnectionError, OSError where it is not to be had."""
+        """Raises: ValueError where it cannot sign; ConnectionError, OSError where it is unavailable."""
         ...

@@ -1,1 +1,1 @@
-"""What several stages share."""
+"""Shared by several stages: checksums, ONNX sessions, startup metrics."""

@@ -1,4 +1,4 @@
-"""The files that a model was loaded from, by what is in them: receipts of images name these."""
+"""Checksums of model files, which the receipts of images name."""
 
 import hashlib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def sha256_by_name(files: Iterable[tuple[str, Path]]) -> dict[str, str]:
-    """The digests of files under the names that a receipt gives them. Reads every byte. Raises: OSError."""
+    """SHA-256 digests by the names that a receipt gives the files. Reads every byte. Raises: OSError."""
     return {name: file_sha256(path) for name, path in files}
 
 

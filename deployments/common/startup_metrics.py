@@ -1,4 +1,4 @@
-"""How long a replica takes from nothing to ready, by part."""
+"""Cold start time of a replica, by part."""
 
 import time
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ Part = Literal["process", "import", "load", "warm"]
 
 
 class ColdStart:
-    """One replica's start. Made first in a deployment's constructor, published last.
+    """The start of one replica. Created first in a deployment's constructor, published last.
 
-    `process` is time of the processor, not of the clock: Ray may have had the process ready long before. It holds
-    Python, Ray and the modules of the graph. Serve's own startup latency has the whole by the clock.
+    `process` is CPU time, not wall time: Ray may have started the process long before. It covers Python, Ray and the
+    modules of the graph. Serve's own startup latency covers the whole start in wall time.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class ColdStart:
 
     @contextmanager
     def part(self, name: Part) -> Iterator[None]:
-        """Counts the block as one of the parts: the libraries, the weights, or the first run of a model."""
+        """Adds the block's duration to a part: importing libraries, loading weights, or the first run of a model."""
         started = time.perf_counter()
         try:
             yield
@@ -30,7 +30,7 @@ class ColdStart:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def publish(self) -> None:
-        """As counters: their quotient is exact, while Ray takes the sums of histograms from the middles of buckets."""
+        """As counters: their quotient is exact, while Ray estimates the sums of histograms from bucket midpoints."""
         of_parts = metrics.Counter("avatar_cold_start_seconds_total", "Time of the starts of replicas.", ("part",))
         for part, seconds in self.seconds.items():
             if seconds > 0:

@@ -1,1 +1,1 @@
-"""Latent diffusion of avatars."""
+"""Image generation by latent diffusion."""

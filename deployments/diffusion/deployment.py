@@ -11,43 +11,43 @@ from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.engine.denoiser import Denoiser
 from deployments.diffusion.engine.engine import DiffusionEngine
-from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.progress import ProgressSink, keep_reporting
 from deployments.diffusion.engine.scheduler import Bucket, Row
-from deployments.diffusion.model_cache import ModelPool
+from deployments.diffusion.model_cache import ModelCache
 from deployments.diffusion.router import STATS_KEY
 from deployments.errors import UnsafeImageError
 from deployments.safety.checker import SharedChecker
-from deployments.types import AvatarSpec, DrawnWith, FaceEmbedding, GeneratedImage
+from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, GenerationMetadata
 
 SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-WIDTHS_PROFILED = (1, 2, 4, 8, 16)
-WIDTHS_COMPILED = (1, 2, 3, 4, 6, 8, 12, 16)
+PROFILED_BATCH_SIZES = (1, 2, 4, 8, 16)
+COMPILED_BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 class LoadedModel(NamedTuple):
-    """What draws, and what looks at what was drawn."""
+    """A denoiser and the safety checker of its images."""
 
     denoiser: Denoiser
     checker: SharedChecker | None
 
 
 class AvatarGenerator:
-    """Draws images, each a row that shares its denoising steps with those of other requests."""
+    """Generates images; each is a row that shares its denoising steps with rows of other requests."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: AvatarGeneratorConfig, sink: ProgressSink | None = None
     ) -> None:
         self._start = ColdStart()
         self._config = config
-        self._times = StepTimes(max_width=2 * config.max_rows)
+        self._latency_model = LatencyModel(max_batch_size=2 * config.max_rows)
         sizes_gb = {name: model.memory_gb for name, model in config.models.items()}
-        self._pool = ModelPool(self._load, sizes_gb, config.memory_gb)
-        self._facts: dict[str, asyncio.Task[DrawnWith]] = {}
-        for name in self._pool.fitting():
-            async with self._pool.lease(name):
+        self._models = ModelCache(self._load, sizes_gb, config.memory_gb)
+        self._metadata: dict[str, asyncio.Task[GenerationMetadata]] = {}
+        for name in self._models.fitting():
+            async with self._models.lease(name):
                 pass
-        self._engine = DiffusionEngine(self._times, config.ageing, EngineMetrics())
+        self._engine = DiffusionEngine(self._latency_model, config.ageing, EngineMetrics())
         self._start.publish()
         if sink is not None:
             self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))
@@ -55,23 +55,23 @@ class AvatarGenerator:
 
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
         """Raises: DeadlineError; UnsafeImageError. A cancelled call frees its row before the next step."""
-        drawn_with = self._drawn_with(spec.model)  # read while it draws
-        async with self._pool.lease(spec.model) as model:
+        drawn_with = self._generation_metadata(spec.model)  # computed during the generation
+        async with self._models.lease(spec.model) as model:
             image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
             if model.checker is not None and await model.checker.flags(image.pixels):
                 raise UnsafeImageError("The safety checker withholds this image.")
         return replace(image, drawn_with=await asyncio.shield(drawn_with))
 
-    async def wake(self) -> None:
-        """Nothing; a call has a replica start where there is none."""
+    async def scale_from_zero(self) -> None:
+        """Does nothing: the call itself makes Serve start a replica where there is none."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For the policy that decides how many replicas there are: the images that wait here and are being drawn."""
+        """For the autoscaling policy: the images that wait or are being generated here."""
         return {"rows": len(self._engine.progress())}
 
     def record_routing_stats(self) -> dict[str, list[str]]:
-        """For the router: the models that are in memory."""
-        return {STATS_KEY: self._pool.loaded}
+        """For the router: the models in memory."""
+        return {STATS_KEY: self._models.loaded}
 
     def check_health(self) -> None:
         if not self._engine.alive:
@@ -81,15 +81,17 @@ class AvatarGenerator:
         if hasattr(self, "_engine"):  # the constructor may have failed
             self._engine.close()
 
-    def _drawn_with(self, name: str) -> asyncio.Task[DrawnWith]:
-        from deployments.diffusion.model.receipt import drawn_with
+    def _generation_metadata(self, name: str) -> asyncio.Task[GenerationMetadata]:
+        from deployments.diffusion.model.receipt import generation_metadata
 
-        if name not in self._facts:
-            self._facts[name] = asyncio.create_task(asyncio.to_thread(drawn_with, name, self._config.models[name]))
-        return self._facts[name]
+        if name not in self._metadata:
+            self._metadata[name] = asyncio.create_task(
+                asyncio.to_thread(generation_metadata, name, self._config.models[name])
+            )
+        return self._metadata[name]
 
     def _load(self, name: str) -> LoadedModel:
-        """Load a model and measure its steps; in a thread."""
+        """Load a model and profile its steps. Blocks: called on a thread."""
         with self._start.part("import"):
             # Imported here, so that building the graph loads no model library.
             from deployments.diffusion.model.denoiser import FaceDiffusionModel
@@ -101,16 +103,16 @@ class AvatarGenerator:
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("warm"):
             if config.compile:
-                model.compile(self._possible(WIDTHS_COMPILED), config.compile_sizes)
-            self._times.start_with(name, model.profile(self._possible(WIDTHS_PROFILED)))
+                model.compile(self._up_to_max(COMPILED_BATCH_SIZES), config.compile_sizes)
+            self._latency_model.set_profile(name, model.profile(self._up_to_max(PROFILED_BATCH_SIZES)))
         return LoadedModel(model, checker)
 
-    def _possible(self, widths: Sequence[int]) -> list[int]:
-        return [width for width in widths if width <= self._times.max_width]
+    def _up_to_max(self, batch_sizes: Sequence[int]) -> list[int]:
+        return [size for size in batch_sizes if size <= self._latency_model.max_batch_size]
 
 
 class EngineMetrics:
-    """What the engine does, for Prometheus through Ray."""
+    """Prometheus metrics of the engine, through Ray."""
 
     def __init__(self) -> None:
         model = ("model",)

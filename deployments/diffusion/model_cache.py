@@ -1,4 +1,4 @@
-"""The models of one replica: loaded when they are first asked for, as many as its memory holds."""
+"""The models of one replica: loaded on first use, and evicted by least recent use to stay within its memory."""
 
 import asyncio
 import logging
@@ -13,25 +13,25 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Place(Generic[M]):
-    """One model in memory, or on its way there."""
+class CacheEntry(Generic[M]):
+    """One model that is loaded or loading."""
 
     loading: "asyncio.Task[M]"
     leases: int = 0
 
 
 @dataclass(slots=True)
-class ModelPool(Generic[M]):
-    """Models by name. While somebody holds a lease on one it stays; else the one unused for longest makes room.
+class ModelCache(Generic[M]):
+    """Models by name. A leased model stays; otherwise the least recently used one is evicted.
 
-    `load` is called in a thread of its own. `sizes_gb` and `budget_gb` are of the device's memory; without a
-    budget nothing is ever put out.
+    `load` is called on its own thread. `sizes_gb` and `budget_gb` are of the device's memory; without a budget nothing
+    is evicted.
     """
 
     load: Callable[[str], M]
     sizes_gb: Mapping[str, float]
     budget_gb: float | None = None
-    _places: dict[str, Place[M]] = field(default_factory=dict)  # the one used last comes last
+    _entries: dict[str, CacheEntry[M]] = field(default_factory=dict)  # the most recently used last
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def __post_init__(self) -> None:
@@ -41,10 +41,10 @@ class ModelPool(Generic[M]):
 
     @property
     def loaded(self) -> list[str]:
-        return [name for name, place in self._places.items() if place.loading.done()]
+        return [name for name, entry in self._entries.items() if entry.loading.done()]
 
     def fitting(self) -> list[str]:
-        """The first models, in the order in which they were named, that fit into memory together."""
+        """The first models, in the order of `sizes_gb`, that fit into memory together."""
         names: list[str] = []
         for name in self.sizes_gb:
             if self.budget_gb is None or sum(map(self.sizes_gb.__getitem__, [*names, name])) <= self.budget_gb:
@@ -53,43 +53,43 @@ class ModelPool(Generic[M]):
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[M]:
-        """The model, which stays while the block runs. Raises: KeyError for an unknown one; what `load` raises."""
-        place = await self._take(name)
+        """The model, kept in memory while the block runs. Raises: KeyError for an unknown one; what `load` raises."""
+        entry = await self._take(name)
         try:
-            yield await asyncio.shield(place.loading)  # whoever gives up waiting does not stop it for the others
+            yield await asyncio.shield(entry.loading)  # a cancelled caller does not cancel the load for others
         finally:
             async with self._changed:
-                place.leases -= 1
-                if place.loading.done() and (place.loading.cancelled() or place.loading.exception()):
-                    self._places.pop(name, None)  # the next one tries again
+                entry.leases -= 1
+                if entry.loading.done() and (entry.loading.cancelled() or entry.loading.exception()):
+                    self._entries.pop(name, None)  # the next lease retries the load
                 self._changed.notify_all()
 
-    async def _take(self, name: str) -> Place[M]:
+    async def _take(self, name: str) -> CacheEntry[M]:
         size_gb = self.sizes_gb[name]
         async with self._changed:
-            while name not in self._places and not self._make_room(size_gb):
+            while name not in self._entries and not self._evict_for(size_gb):
                 await self._changed.wait()
-            place = self._places.pop(name, None) or Place(asyncio.create_task(self._load(name)))
-            self._places[name] = place
-            place.leases += 1
-            return place
+            entry = self._entries.pop(name, None) or CacheEntry(asyncio.create_task(self._load(name)))
+            self._entries[name] = entry
+            entry.leases += 1
+            return entry
 
-    def _make_room(self, size_gb: float) -> bool:
-        """Put out what nobody holds until the model fits; false where too much is held."""
+    def _evict_for(self, size_gb: float) -> bool:
+        """Evict unleased models until the new one fits; False where the leased ones leave too little memory."""
         if self.budget_gb is None:
             return True
-        used_gb = sum(self.sizes_gb[name] for name in self._places)
-        idle = [name for name, place in self._places.items() if not place.leases]
+        used_gb = sum(self.sizes_gb[name] for name in self._entries)
+        idle = [name for name, entry in self._entries.items() if not entry.leases]
         while used_gb + size_gb > self.budget_gb and idle:
             name = idle.pop(0)
             used_gb -= self.sizes_gb[name]
-            del self._places[name]
-            log.info("model %s makes room", name)
+            del self._entries[name]
+            log.info("evicted model %s", name)
         return used_gb + size_gb <= self.budget_gb
 
     async def _load(self, name: str) -> M:
-        # A thread that ends with the load: OpenMP keeps its team for every thread that ever computed, and two teams on
-        # the same cores slow each other.
+        # A thread that ends with the load: OpenMP keeps a team of threads for every thread that ever computed, and two
+        # teams on the same cores slow each other.
         loader = ThreadPoolExecutor(1, "load")
         try:
             return await asyncio.get_running_loop().run_in_executor(loader, self.load, name)

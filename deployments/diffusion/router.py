@@ -1,4 +1,4 @@
-"""Which generator replica gets a request: one that has its model in memory, while there is one that takes it."""
+"""Routes requests to generator replicas that have the model in memory, as long as one of them accepts."""
 
 import random
 from collections.abc import Sequence
@@ -9,17 +9,16 @@ STATS_KEY = "models"
 
 
 class ModelRouter(FIFOMixin, MultiplexMixin, RequestRouter):  # type: ignore[misc]  # ray has no types
-    """For handles that name the model of a request as `multiplexed_model_id`.
+    """For handles that pass the model of a request as `multiplexed_model_id`.
 
-    Of each group of replicas two are asked for the length of their queues, and the shorter one is taken. The mixins let
-    a replica that was chosen take any waiting request of the same model: without them, Serve knows the requests of one
-    parent request by one id, and would route one of them alone.
+    Power of two choices within each group of replicas. The mixins let a chosen replica take any waiting request of the
+    same model: without them, Serve knows all requests of one parent request by one id, and would route only one.
     """
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Groups of replicas, the best first; the next is tried where none of a group takes the request."""
+        """Groups of replicas, best first; Serve tries the next where none of a group accepts the request."""
         model = pending_request.metadata.multiplexed_model_id if pending_request else ""
         ready = [each for each in candidate_replicas if model in each.routing_stats.get(STATS_KEY, ())]
         others = [each for each in candidate_replicas if each not in ready]

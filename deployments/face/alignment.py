@@ -1,4 +1,4 @@
-"""The crop that the embedded face encoder sees: the detector's box, enlarged so that hair and chin show too."""
+"""The input crop of the embedded face encoder: the detector's box, enlarged to include hair and chin."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ UPWARD_SHIFT = 0.08  # of the box's side: more hair, less chest
 
 
 def crop_square(box: tuple[float, float, float, float]) -> tuple[int, int, int]:
-    """Left, top and side, in pixels, of the enlarged square; it may reach over the picture's edges."""
+    """Left, top and side, in pixels, of the enlarged square; it may extend beyond the picture."""
     x0, y0, x1, y1 = box
     longer = max(x1 - x0, y1 - y0)
     side = max(2, round(longer * ENLARGEMENT))

@@ -1,13 +1,13 @@
-"""Frontal faces with scikit-image's LBP cascade (Liao et al. 2007), its false positives filtered.
+"""Frontal face detection with scikit-image's LBP cascade (Liao et al. 2007) and a filter for its false positives.
 
-A window that passes the cascade is no face yet: windows on texture pass as well. On a face its neighbours pass too, and
-still do when the picture is mirrored or blurred. So every candidate is cut out, brought to one size and scanned again
-densely, three times; the mean number of windows that pass is the support, which does not depend on the size of face or
-photo, and of which photos without a face reach about 10 and faces 20 to 90.
+Windows on texture pass the cascade as well as faces. On a face the neighbouring windows pass too, even when the picture
+is mirrored or blurred. So every candidate is cropped, scaled to one size and scanned densely three times; the support,
+the mean number of passing windows, does not depend on the size of face or photo. Photos without a face reach about 10,
+faces 20 to 90.
 
-Two planes are searched. Luminance shows eyes, brows and mouth as dark on light. On dark skin, in drawings above all,
-the white of the eyes turns that round; in the plane of warmth (red over green and blue) skin is bright, and eyes,
-brows and hair are dark, whatever the skin.
+Two planes are searched. In luminance, eyes, brows and mouth are dark on light. On dark skin, mostly in drawings, the
+white of the eyes inverts that; in the warmth plane (red over green and blue) skin is bright, and eyes, brows and hair
+are dark, for every skin colour.
 """
 
 import math
@@ -26,22 +26,22 @@ from deployments.face.detection import Detection
 from deployments.types import Box, Pixels
 
 WINDOW = 24  # pixels; the cascade's own
-PATCH = 96  # pixels; a candidate is scanned again at this size, its own box being half of it
-BLURRED_PATCH = 40  # pixels; the patch shrunk to this and back
-COARSE_FACTOR, COARSE_STEP = 1.12, 1.5  # of the first scan: one window on a face is enough
+PATCH = 96  # pixels; candidates are rescanned at this size, the box being half of it
+BLURRED_PATCH = 40  # pixels; the patch is shrunk to this and scaled back
+COARSE_FACTOR, COARSE_STEP = 1.12, 1.5  # of the first scan, where one window on a face is enough
 MAX_CANDIDATES = 12  # a scan
 
 SETTLING_ROUNDS = 3
-MIN_SUPPORT = 5  # of the first dense scan; with fewer the others are not worth their time
+MIN_SUPPORT = 5  # of the first dense scan; with less the others are skipped
 EVEN_SUPPORT = 10.0  # the mean support at which the score is 0.5
-SUPPORT_SPREAD = 3.0  # so much more and the score is 0.73
+SUPPORT_SPREAD = 3.0  # above it by this, the score is 0.73
 FULL_CONTRAST = 20.0  # standard deviation of the patch, of 255; support on a flatter patch counts less
-SKIN_SHARE_OF_WARM_FACES = 0.5  # of the box at least, where the face was seen by its warmth
-SKIN_SHARE = 0.3  # with less of it, a coloured patch needs more support; a grey one never does
-UNLIKELY_HUE = 0.4  # what its support then counts
+SKIN_SHARE_OF_WARM_FACES = 0.5  # minimum of the box for faces found in the warmth plane
+SKIN_SHARE = 0.3  # with less, a coloured patch needs more support; a grey one does not
+UNLIKELY_HUE = 0.4  # weight of its support then
 GREY_SATURATION = 0.12  # mean of (max - min) / max of the channels
 
-CERTAIN_SCORE = 0.95  # such a face ends the search
+CERTAIN_SCORE = 0.95  # a face with this score ends the search
 
 Gray = npt.NDArray[np.uint8]
 Window = tuple[float, float, float]  # left, top, side
@@ -50,43 +50,43 @@ Windows = npt.NDArray[np.float64]  # (n, 3): left, top, side
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One search of one plane: the photo shrunk to `side` pixels, turned by `degrees`, windows of these sizes."""
+    """One search of one plane: the photo shrunk to `side` pixels, rotated by `degrees`, windows of these sizes."""
 
     plane: Literal["luminance", "warmth"]
     side: int
     degrees: int = 0
     min_window: int = WINDOW
     max_window: int = 1024
-    min_score: float = 0.5  # small and tilted windows are many, so chance finds more among them
+    min_score: float = 0.5  # scans with many windows have more chance hits
 
 
-# Coarse first: the largest face is the one wanted. Small faces, then tilted ones, only where nothing was found.
-LOOKS: tuple[tuple[Scan, ...], ...] = (
+# Coarse first, as the largest face is wanted. Small faces, then tilted ones, only where nothing was found.
+PASSES: tuple[tuple[Scan, ...], ...] = (
     (Scan("luminance", 256), Scan("warmth", 256)),
     (Scan("luminance", 576, max_window=72, min_score=0.9),),
     (Scan("luminance", 256, 15, min_score=0.9), Scan("luminance", 256, -15, min_score=0.9)),
 )
 
-# A fifth of the side of the photo and more: such windows are few.
-GLANCE = Scan("luminance", 256, min_window=48)
+# Windows from about a fifth of the photo's side: there are few.
+LARGE_ONLY = Scan("luminance", 256, min_window=48)
 
 
 def find_largest(pixels: Pixels) -> list[Detection]:
-    """As `find_faces`, but where a large face is certain, only such: the others take most of the time."""
-    glanced = _search(Image.fromarray(pixels), GLANCE)
-    return _largest_first(filter(_is_certain, glanced)) or find_faces(pixels)
+    """As `find_faces`, but returns only large faces if one is certain: the other scans take most of the time."""
+    large = _search(Image.fromarray(pixels), LARGE_ONLY)
+    return _largest_first(filter(_is_certain, large)) or find_faces(pixels)
 
 
 def find_faces(pixels: Pixels) -> list[Detection]:
-    """The faces of an (h, w, 3) RGB picture, largest first; of small or tilted ones only if there is no other."""
+    """The faces of an (h, w, 3) RGB picture, largest first; small or tilted ones only if there are no others."""
     photo = Image.fromarray(pixels)
-    for look in LOOKS:
+    for scans in PASSES:
         faces: list[Detection] = []
-        for scan in look:
+        for scan in scans:
             faces += _search(photo, scan)
             if any(map(_is_certain, faces)):
                 break
-        if faces:  # beside a certain face, an uncertain one is more likely a fault than a neighbour
+        if faces:  # next to a certain face, an uncertain one is more likely a false positive
             return _largest_first(filter(_is_certain, faces)) or _largest_first(faces)
     return []
 
@@ -102,7 +102,7 @@ def _largest_first(faces: Iterable[Detection]) -> list[Detection]:
 def _search(photo: Image.Image, scan: Scan) -> list[Detection]:
     shrink = min(1.0, scan.side / max(photo.size))
     size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
-    margin = max(size) // 8  # a face that fills the photo needs ground around it
+    margin = max(size) // 8  # a face that fills the photo needs a margin
     small = np.asarray(photo.resize(size, Image.Resampling.BOX if shrink < 1 else Image.Resampling.NEAREST))
     padded = Image.fromarray(np.pad(small, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
     turned = padded.rotate(scan.degrees, Image.Resampling.BILINEAR) if scan.degrees else padded
@@ -119,22 +119,22 @@ def _search(photo: Image.Image, scan: Scan) -> list[Detection]:
         score = face_score(evidence if skin >= SKIN_SHARE or saturation < GREY_SATURATION else evidence * UNLIKELY_HUE)
         if score >= scan.min_score:
             left, top, side = _settled(plane, window)
-            x, y = _turned_back(left + side / 2, top + side / 2, turned.size, scan.degrees)
+            x, y = _rotated_back(left + side / 2, top + side / 2, turned.size, scan.degrees)
             if not (margin <= x < margin + size[0] and margin <= y < margin + size[1]):
-                continue  # in the ground around the photo
+                continue  # in the margin
             faces.append(Detection(_box((x - margin) / shrink, (y - margin) / shrink, side / shrink), score))
     return faces
 
 
 def warmth(rgb: Pixels) -> Image.Image:
-    """How much red exceeds green and blue: skin of every tone is bright in it, grey and green are black."""
+    """The warmth plane: how much red exceeds green and blue. Skin of every tone is bright, grey and green are black."""
     red, green, blue = (rgb[..., channel].astype(np.float32) for channel in range(3))
     warm = np.minimum(red - blue, 1.5 * (red - green))
     return Image.fromarray(np.clip(warm * 2, 0, 255).astype(np.uint8))
 
 
 def skin_share(picture: Image.Image, window: Window) -> tuple[float, float]:
-    """The part of a box whose hue any skin could have, light or dark, and the mean saturation of the box."""
+    """The share of a box with a hue of skin, light or dark, and the mean saturation of the box."""
     left, top, side = window
     box = max(0.0, left), max(0.0, top), min(picture.width, left + side), min(picture.height, top + side)
     patch = np.asarray(picture.resize((24, 24), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
@@ -144,7 +144,7 @@ def skin_share(picture: Image.Image, window: Window) -> tuple[float, float]:
     return float(skin.mean()), float(saturation.mean())
 
 
-def _turned_back(x: float, y: float, size: tuple[int, int], degrees: int) -> tuple[float, float]:
+def _rotated_back(x: float, y: float, size: tuple[int, int], degrees: int) -> tuple[float, float]:
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     x, y = x - size[0] / 2, y - size[1] / 2
     return x * cosine - y * sine + size[0] / 2, x * sine + y * cosine + size[1] / 2
@@ -170,7 +170,7 @@ def _cascade() -> Cascade:
 
 
 def _windows(gray: Gray, scale_factor: float, step_ratio: float, sides: tuple[int, int]) -> Windows:
-    """Every window that passes the cascade, unmerged, in an order that does not depend on its threads."""
+    """Every window that passes the cascade, unmerged, in an order independent of its threads."""
     found = _cascade().detect_multi_scale(
         gray,
         scale_factor=scale_factor,
@@ -185,7 +185,7 @@ def _windows(gray: Gray, scale_factor: float, step_ratio: float, sides: tuple[in
 
 
 def _groups(windows: Windows) -> list[tuple[int, Windows]]:
-    """Neighbouring windows together: how many they are, and their mean; the largest group first."""
+    """Groups of neighbouring windows as (count, mean window); the largest group first."""
     groups = []
     while len(windows):
         side = windows[:, 2]
@@ -212,7 +212,7 @@ def _patch(plane: Image.Image, window: Window) -> Image.Image:
 
 
 def _evidence(plane: Image.Image, candidate: Window) -> tuple[float, Window]:
-    """A second look at one candidate: its support as far as there is contrast, and the window corrected."""
+    """Rescan of one candidate: its support, scaled down at low contrast, and the corrected window."""
     patch = _patch(plane, candidate)
     support, corrected = _support(patch, candidate)
     if support < MIN_SUPPORT:
@@ -225,14 +225,14 @@ def _evidence(plane: Image.Image, candidate: Window) -> tuple[float, Window]:
 
 
 def _settled(plane: Image.Image, window: Window) -> Window:
-    """The window that dense scans around it agree on: one face gets one box, wherever the first scan met it."""
+    """The window after repeated dense scans: one face gets one box, independent of where the first scan hit it."""
     for _ in range(SETTLING_ROUNDS):
         _, window = _support(_patch(plane, window), window)
     return window
 
 
 def _support(patch: Image.Image, window: Window) -> tuple[int, Window]:
-    """How many windows pass around the middle of a window's patch, and their mean in the plane; (0, window) if none."""
+    """Number of windows that pass around the patch's centre, and their mean in the plane; (0, window) if none."""
     left, top, side = window
     unit = 2 * side / PATCH
     for count, mean in _groups(_windows(np.asarray(patch), 1.05, 1.0, (PATCH * 3 // 8, PATCH * 3 // 4))):
@@ -243,5 +243,5 @@ def _support(patch: Image.Image, window: Window) -> tuple[int, Window]:
 
 
 def face_score(evidence: float) -> float:
-    """0..1; 0.5 where a patch is as likely a face as not."""
+    """0..1; 0.5 where a patch is equally likely to be a face or not."""
     return 1 / (1 + math.exp((EVEN_SUPPORT - evidence) / SUPPORT_SPREAD))

@@ -8,11 +8,11 @@ from ray import serve
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
-from deployments.face.penalty import Courtesy
+from deployments.face.penalty import DeprioritisedTurns
 from deployments.face.similarity import face_similarity
 from deployments.types import FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
-PATIENCE_S = 2.0  # of a call that stands back; many of them wait for each other
+MAX_DEPRIORITISED_WAIT_S = 2.0  # of the deprioritised call that is next; the others queue behind it
 
 
 class FaceEmbedder:
@@ -27,35 +27,35 @@ class FaceEmbedder:
             self._model = load_face_model(config.model)
         with start.part("warm"):
             blank = np.zeros((256, 256, 3), np.uint8)
-            self._model.embed([Photo(blank), Photo(blank, drawn=True)])
+            self._model.embed([Photo(blank), Photo(blank, is_generated=True)])
         start.publish()
-        self._courtesy = Courtesy(PATIENCE_S)
-        self._turn = asyncio.Lock()  # one thread at a time: no face library says that it takes several
+        self._deprioritised_turns = DeprioritisedTurns(MAX_DEPRIORITISED_WAIT_S)
+        self._model_lock = asyncio.Lock()  # one thread at a time: no face library documents that it is thread-safe
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
-    async def embed(self, photo: Photo, stands_back: bool = False) -> FaceEmbedding:
+    async def embed(self, photo: Photo, deprioritised: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
-        async with self._courtesy.turn(stands_back=stands_back):
+        async with self._deprioritised_turns.turn(deprioritised=deprioritised):
             found: FaceEmbedding | NoFaceError = await self._embed_batch(photo)
         if isinstance(found, NoFaceError):
             raise found
         return found
 
     async def inspect(self, photo: Photo) -> FoundFaces:
-        """The faces of a photo and whether it could be used, before anything is generated for it."""
-        async with self._turn:
+        """The faces of a photo and whether it is usable, without generating anything."""
+        async with self._model_lock:
             return await asyncio.to_thread(self._model.inspect, photo)
 
     async def similarity(
-        self, image: GeneratedImage, reference: FaceEmbedding, stands_back: bool = False
+        self, image: GeneratedImage, reference: FaceEmbedding, deprioritised: bool = False
     ) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
-        async with self._courtesy.turn(stands_back=stands_back):
-            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, drawn=True))
+        async with self._deprioritised_turns.turn(deprioritised=deprioritised):
+            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, is_generated=True))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 
     @serve.batch
     async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:
-        async with self._turn:
+        async with self._model_lock:
             return await asyncio.to_thread(self._model.embed, photos)

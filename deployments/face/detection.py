@@ -1,4 +1,4 @@
-"""A face that a detector found, and which of several is the one to embed."""
+"""Detected faces, and the choice of the one to embed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Detection:
 
 
 def largest_face(faces: Sequence[Detection], min_face_px: int) -> Detection | NoFaceError:
-    """The face to embed. An error is a value here: it must not fail the other photos of a batch."""
+    """The face to embed. The error is returned, not raised: it must not fail the other photos of a batch."""
     accepted = {"min_face_px": min_face_px, "pose": "frontal", "faces": "one or more; the largest is used"}
     if not faces:
         return NoFaceError("no face found", faces_found=0, accepted=accepted)

@@ -1,4 +1,4 @@
-"""InsightFace: an SCRFD detector and an ArcFace recogniser from a folder of ONNX files, run as insightface does."""
+"""InsightFace: an SCRFD detector and an ArcFace recogniser from a folder of ONNX files, run by insightface."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ from deployments.face.quality import inspected
 from deployments.face.similarity import normalised
 from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
 
-# Pixels of a side. SCRFD knows no face as large as its input, so a portrait that the face fills is lost at 640; shrunk
-# to 128 it is within its range. insightface's own default is both sizes too, whose detections it merges.
+# Pixels of a side. SCRFD detects no face as large as its input: a portrait filled by the face is missed at 640 and
+# found at 128. insightface's own default also merges the detections of both sizes.
 CLOSE_UP_SIZE = 128
 
 VECTOR_LENGTH = 512
 
 
 class InsightFaceModel:
-    """Detection a photo at a time, recognition of all faces of a batch at once. insightface's pictures are BGR."""
+    """Detects photo by photo, embeds all faces of a batch at once. insightface's pictures are BGR."""
 
     def __init__(self, config: InsightFaceModelConfig) -> None:
         analysis = open_pack(config)
@@ -33,7 +33,7 @@ class InsightFaceModel:
         self._min_face_px = config.min_face_px
         files = [Path(model.model_file) for model in (self._detector, self._recogniser)]
         self._weights = sha256_by_name((f"face/{file.name}", file) for file in files)
-        self._try_out()
+        self._warm_up()
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
         pictures = [np.ascontiguousarray(photo.pixels[..., ::-1]) for photo in photos]
@@ -58,7 +58,7 @@ class InsightFaceModel:
     def _find_faces(self, picture: Pixels) -> list[Detection]:
         """The faces of an (h, w, 3) BGR picture."""
         if max(picture.shape[:2]) > CLOSE_UP_SIZE * min(picture.shape[:2]):
-            return []  # shrunk it would be thinner than a pixel, on which insightface fails
+            return []  # scaled down it would be thinner than a pixel, which insightface fails on
         boxes, landmarks = self._detector.detect(picture)
         return [
             Detection((float(x0), float(y0), float(x1), float(y1)), float(score), points)
@@ -71,10 +71,10 @@ class InsightFaceModel:
             return np.empty((0, VECTOR_LENGTH), dtype=np.float32)
         return normalised(self._recogniser.get_feat(list(crops)))
 
-    def _try_out(self) -> None:
-        """One run of each model at load: what does not work is seen now, and the first request need not wait for it.
+    def _warm_up(self) -> None:
+        """Run each model once at load: errors show now, and the first request does not pay for it.
 
-        Raises: ValueError where the detector gives no landmarks, or the recogniser not 512 numbers for each of two.
+        Raises: ValueError where the detector gives no landmarks, or the recogniser not (2, 512) for two faces.
         """
         width, height = self._recogniser.input_size
         black = np.zeros((height, width, 3), dtype=np.uint8)
@@ -87,13 +87,13 @@ class InsightFaceModel:
 
 
 def open_pack(config: InsightFaceModelConfig) -> FaceAnalysis:
-    """The detector and the recogniser of a pack, both on the first of `providers` or not at all.
+    """The detector and the recogniser of a pack, both on the first of `providers`.
 
-    Raises: FileNotFoundError; ValueError where a file or the pack is not whole; RuntimeError without the provider.
+    Raises: FileNotFoundError; ValueError where a file or the pack is incomplete; RuntimeError without the provider.
     """
     pack = model_path(config.pack)
     files = sorted(pack.rglob("*.onnx"))
-    if not files:  # insightface would take the name for one of its own packs, and download it
+    if not files:  # insightface would download a pack of that name
         raise FileNotFoundError(f"{pack} is no folder with ONNX files")
     for file in files:
         require_self_contained(file)
@@ -118,7 +118,7 @@ def _analysis(pack: Path, config: InsightFaceModelConfig) -> FaceAnalysis:
             providers=provider_list(config.providers, config.gpu_memory_mb),
             sess_options=session_options(config.threads),
         )
-    except AssertionError as error:  # all that insightface says where there is no detector
+    except AssertionError as error:  # insightface raises nothing else without a detector
         raise ValueError(f"{pack} is no pack with a face detector") from error
     if missing := tasks - analysis.models.keys():
         raise ValueError(f"{pack} has no model for {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""A face in a photo as a vector: what a face model does, which one a config asks for, and the embedded profile's."""
+"""Face embedding: the protocol of face models, their loader, and the model of the embedded profile."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,11 +20,11 @@ from deployments.types import FaceEmbedding, FoundFaces, Photo, Vector
 
 class FaceModel(Protocol):
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
-        """The largest usable face of each photo, in order. An error is a value: it must not fail its neighbours."""
+        """The largest usable face of each photo, in order. Errors are values: they must not fail the other photos."""
         ...
 
     def inspect(self, photo: Photo) -> FoundFaces:
-        """All faces of a photo, and whether `embed` would take the largest; nothing is embedded."""
+        """All faces of a photo, and whether `embed` would accept the largest; nothing is embedded."""
         ...
 
 
@@ -33,14 +33,14 @@ def load_face_model(config: FaceModelConfig) -> FaceModel:
         case CascadeFaceModelConfig():
             return CascadeFaceModel(config)
         case InsightFaceModelConfig():
-            # Imported here: it brings OpenCV, whose system library the other model does not need.
+            # Imported here: it needs OpenCV and its system library, which the other model does not.
             from deployments.face.insightface import InsightFaceModel
 
             return InsightFaceModel(config)
 
 
 class CascadeFaceModel:
-    """scikit-image's cascade finds the face, an ONNX encoder reads it: (n, 3, 112, 112) in -1..1 -> (n, 512)."""
+    """scikit-image's cascade detects the face, an ONNX encoder embeds it: (n, 3, 112, 112) in -1..1 -> (n, 512)."""
 
     def __init__(self, config: CascadeFaceModelConfig) -> None:
         self._min_face_px = config.min_face_px
@@ -69,13 +69,13 @@ class CascadeFaceModel:
 
     def _face(self, photo: Photo) -> Detection | NoFaceError:
         height, width = photo.pixels.shape[:2]
-        if photo.drawn and self._avatar_face is not None and height == width:
+        if photo.is_generated and self._avatar_face is not None and height == width:
             left, top, right, bottom = (share * width for share in self._avatar_face)
             return Detection((left, top, right, bottom), score=1.0)
         return largest_face(find_largest(photo.pixels), self._min_face_px)
 
     def _encode(self, crops: Sequence[np.ndarray]) -> list[Vector]:
-        """One by one: on a CPU a batch of faces gains nothing, and a vector cannot depend on its neighbours."""
+        """One by one: on a CPU batching gains nothing, and a vector must not depend on the other faces."""
         return [self._encode_one(crop) for crop in crops]
 
     def _encode_one(self, crop: np.ndarray) -> Vector:
@@ -84,7 +84,7 @@ class CascadeFaceModel:
 
 
 def open_encoder(config: CascadeFaceModelConfig) -> onnxruntime.InferenceSession:
-    """A session on the first of `providers`, or none."""
+    """A session on the first of `providers`. Raises: RuntimeError where that is unavailable."""
     path = str(model_path(config.encoder))
     providers = provider_list(config.providers)
     session = onnxruntime.InferenceSession(path, session_options(config.threads), providers=providers)

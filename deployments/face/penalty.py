@@ -1,37 +1,40 @@
-"""Who goes before whom: work of tenants who ask for more than they may stands back behind that of others."""
+"""Throttling in the face stage: work of tenants that exceed their limits runs behind the work of all others."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 
-class Courtesy:
-    """Of one event loop. Who stands back goes one at a time, and only while no others are at work; but not for ever."""
+class DeprioritisedTurns:
+    """Runs deprioritised work one at a time and only while no other work runs, but never delays it indefinitely.
 
-    def __init__(self, patience_s: float) -> None:
-        """`patience_s`: the longest wait of the next one that stands back."""
-        self._patience_s = patience_s
+    Belongs to one event loop.
+    """
+
+    def __init__(self, max_wait_s: float) -> None:
+        """`max_wait_s`: the longest wait of the deprioritised call that is next."""
+        self._max_wait_s = max_wait_s
         self._others = 0
-        self._free = asyncio.Event()
-        self._free.set()
-        self._one = asyncio.Lock()
+        self._no_others = asyncio.Event()
+        self._no_others.set()
+        self._one_at_a_time = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, *, stands_back: bool) -> AsyncIterator[None]:
+    async def turn(self, *, deprioritised: bool) -> AsyncIterator[None]:
         """The block is the work."""
-        if stands_back:
-            async with self._one:  # who comes now finds one of them at work, at most
+        if deprioritised:
+            async with self._one_at_a_time:  # other work that arrives now waits for one deprioritised call at most
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._patience_s):
-                        while self._others:  # another may have come before this one woke up
-                            await self._free.wait()
+                    async with asyncio.timeout(self._max_wait_s):
+                        while self._others:  # new work may have arrived before this task resumed
+                            await self._no_others.wait()
                 yield
             return
         self._others += 1
-        self._free.clear()
+        self._no_others.clear()
         try:
             yield
         finally:
             self._others -= 1
             if not self._others:
-                self._free.set()
+                self._no_others.set()

@@ -1,4 +1,4 @@
-"""A look at a photo before anything is generated for it: every face, how sharp it is, and whether it can be used."""
+"""Inspection of a photo before anything is generated: every face, its sharpness, and whether it can be used."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from PIL import Image
 from deployments.face.detection import Detection, largest_face
 from deployments.types import Box, FoundFace, FoundFaces, Pixels
 
-SHARPNESS_SIDE = 112  # pixels; what face encoders see of a face
-INSIDE = 2  # pixels at least of a box that are in the photo
+SHARPNESS_SIDE = 112  # pixels; the input size of face encoders
+INSIDE = 2  # pixels of a box that must be in the photo
 
 
 def inspected(pixels: Pixels, faces: Sequence[Detection], min_face_px: int) -> FoundFaces:
-    """What the detector found on an (h, w, 3) RGB photo."""
+    """The detected faces of an (h, w, 3) RGB photo."""
     found = tuple(
         FoundFace(face.box, face.score, sharpness(pixels, face.box))
         for face in sorted(faces, key=lambda face: -face.area)
@@ -24,10 +24,10 @@ def inspected(pixels: Pixels, faces: Sequence[Detection], min_face_px: int) -> F
 
 
 def sharpness(pixels: Pixels, box: Box) -> float:
-    """How much fine detail a face shows: the spread of the Laplacian of its luminance, in grey levels.
+    """Standard deviation of the Laplacian of a face's luminance, in grey levels.
 
-    Measured at the size that encoders see, so that faces of all sizes compare. Sharp ones have 10 and more, blurred
-    ones less than 5.
+    Measured at the encoder's input size, so that faces of all sizes are comparable. Sharp faces have 10 or more,
+    blurred ones less than 5.
     """
     height, width = pixels.shape[:2]
     left, right = np.clip((box[0], box[2]), 0, width)

@@ -1,4 +1,4 @@
-"""The vectors of faces: brought to length 1, and compared."""
+"""Normalisation and comparison of face vectors."""
 
 import numpy as np
 
@@ -14,5 +14,5 @@ def normalised(vectors: Vector) -> Vector:
 
 
 def face_similarity(a: FaceEmbedding, b: FaceEmbedding) -> float:
-    """Cosine of the two vectors, -1..1: 1 is the same face, about 0 two strangers."""
+    """Cosine of the two vectors, -1..1: 1 is the same face, about 0 are different people."""
     return float(np.clip(np.dot(a.vector, b.vector), -1.0, 1.0))

@@ -1,1 +1,1 @@
-"""Which generated images are withheld: run where the images are drawn, so that those never leave the process."""
+"""The safety checker. Runs in the generator, so that withheld images never leave its process."""

@@ -1,4 +1,4 @@
-"""The checkers: which of some pictures are not for everybody's eyes."""
+"""Safety checkers: which images are to be withheld."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from deployments.safety.checker import SafetyChecker
 from deployments.safety.picture import PictureFormat
 from deployments.types import Pixels
 
-SPECIAL_CARE = 0.01  # a picture near to what needs special care is held to stricter thresholds, by so much of a cosine
+SPECIAL_CARE = 0.01  # added to the cosine similarities of pictures that are close to a special-care concept
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 class ConceptChecker:
-    """The checker of Stable Diffusion: how near CLIP finds a picture to seventeen concepts that nobody names.
+    """The checker of Stable Diffusion: CLIP similarity of a picture to seventeen unnamed concepts.
 
-    diffusers' own forward blackens the pictures and logs; this is its decision alone, on the device, without a loop.
+    diffusers' own forward also blackens the pictures and logs; this makes the same decision, vectorised, on the device.
     """
 
     def __init__(self, model: StableDiffusionSafetyChecker, picture_format: PictureFormat) -> None:
@@ -42,7 +42,7 @@ class ConceptChecker:
 
 
 class ImageClassifier:
-    """Any image classifier of transformers: a picture is withheld where one of some labels reaches the threshold."""
+    """An image classifier of transformers: a picture is withheld where one of `labels` reaches the threshold."""
 
     def __init__(self, model: Any, picture_format: PictureFormat, labels: Sequence[str], threshold: float) -> None:
         """Raises: ValueError where the model lacks a label."""
@@ -62,7 +62,7 @@ class ImageClassifier:
 
 
 def load_checker(config: SafetyConfig, device: str) -> SafetyChecker:
-    """Raises: OSError where files are missing; ValueError where they do not fit."""
+    """Raises: OSError where files are missing; ValueError where they are not valid."""
     folder = model_path(config.path)
     if not folder.is_dir():
         raise FileNotFoundError(folder)
@@ -78,5 +78,5 @@ def load_checker(config: SafetyConfig, device: str) -> SafetyChecker:
 
 
 def _rounded(margins: Tensor) -> Tensor:
-    """To three digits, as diffusers does before it compares with zero."""
+    """To three decimals, as diffusers does before it compares with zero."""
     return torch.round(margins, decimals=3)

@@ -1,4 +1,4 @@
-"""Pictures as vision models take them, by the `preprocessor_config.json` that comes with each.
+"""Preprocessing of pictures for vision models, by the `preprocessor_config.json` of each model.
 
 The processors of transformers would need torchvision for the same few lines.
 """
@@ -21,7 +21,7 @@ Channels = tuple[float, float, float]
 
 
 def _size(value: Any) -> Any:
-    """A number is the shorter side of what is resized, and both sides of what is cropped."""
+    """A number is the shorter side of a resize, and both sides of a crop."""
     return {"shortest_edge": value, "height": value, "width": value} if isinstance(value, int) else value
 
 
@@ -34,7 +34,7 @@ class Size(BaseModel):
 
 
 class PictureFormat(BaseModel):
-    """What a model wants of a picture. Values are those that CLIP was trained with, where the file names none."""
+    """How a model expects its input. Defaults are those of CLIP's training."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -15,8 +15,8 @@ from typing import get_args
 import numpy as np
 
 from deployments.background.c2pa_signer import ContentSigner
-from deployments.background.postprocess import finish
-from deployments.types import C2paAssertion, FinishSpec, OutputFormat, Pixels
+from deployments.background.postprocess import postprocess
+from deployments.types import C2paAssertion, OutputFormat, Pixels, PostprocessSpec
 from serve_app.backends.redis import BrokerSettings
 from serve_app.provenance.signing import Provenance, ProvenanceSettings
 
@@ -46,12 +46,12 @@ def portrait(side: int) -> Pixels:
 
 
 def measure(signer: ContentSigner, output_format: OutputFormat, side: int, rounds: int) -> Cost:
-    pixels, spec = portrait(side), FinishSpec(side, side, output_format=output_format)
+    pixels, spec = portrait(side), PostprocessSpec(side, side, output_format=output_format)
     assertion = C2paAssertion("face-avatar", "embedded", 7, 12, 1.5, side, side)
     plain_s, added_s, added_bytes, data = [], [], 0, b""
     for _ in range(rounds + 1):
         started = time.perf_counter()
-        data, thumbnail = finish(pixels, spec, None)
+        data, thumbnail = postprocess(pixels, spec, None)
         finished = time.perf_counter()
         signed = signer.sign(data, f"image/{output_format}", assertion)
         signed_thumbnail = signer.sign(thumbnail, "image/webp", assertion)

@@ -33,12 +33,12 @@ from ray.serve.handle import DeploymentResponse
 from rich.console import Console
 from rich.table import Table
 
-from deployments.types import AvatarSpec, FaceEmbedding, FinishSpec, GeneratedImage
+from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, PostprocessSpec
 from loadtest.load.own_service import photo_server, token_of
 from serve_app.client import FaceAvatarClient
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.photos.sample import sample_photo
-from serve_app.pipeline.cold_start import StageState, look_at_stages
+from serve_app.pipeline.cold_start import StageState, fetch_stage_states
 
 APP = "face-avatar"
 STAGES = ("AvatarIngress", "AvatarWorker", "FaceEmbedder", "AvatarGenerator", "BackgroundRemover")
@@ -120,9 +120,9 @@ class Bursts:
         self._scale(name)
         started = time.monotonic()
         with keep_calling(self._call(name)):
-            wait_until(lambda: (state := look_at_stages(APP)[name]).starting > 0 or state.serving > 1)
+            wait_until(lambda: (state := fetch_stage_states(APP)[name]).starting > 0 or state.serving > 1)
             decided_s = time.monotonic() - started
-            wait_until(lambda: look_at_stages(APP)[name].serving > 1)
+            wait_until(lambda: fetch_stage_states(APP)[name].serving > 1)
             running_s = time.monotonic() - started
         wait_until(settled)
         return Reaction(decided_s, running_s)
@@ -138,13 +138,13 @@ class Bursts:
 
     def _call(self, name: str) -> Call:
         embedder, generator, remover = (serve.get_deployment_handle(stage, APP) for stage in STAGES[2:])
-        image, finish = GeneratedImage(self._picture, 0, 0), FinishSpec(512, 512, remove_background=True)
+        image, postprocessing = GeneratedImage(self._picture, 0, 0), PostprocessSpec(512, 512, remove_background=True)
         calls: dict[str, Call] = {
             "AvatarIngress": self._send_slow_photo,
             "AvatarWorker": self._queue,
             "FaceEmbedder": lambda _: embedder.similarity.remote(image, self._face).result(),
             "AvatarGenerator": lambda stop: until(stop, generator.generate.remote(long_row(), self._face)),
-            "BackgroundRemover": lambda _: remover.finish.remote(image, finish).result(),
+            "BackgroundRemover": lambda _: remover.postprocess.remote(image, postprocessing).result(),
         }
         return calls[name]
 
@@ -193,7 +193,7 @@ def keep_calling(call: Call) -> Iterator[None]:
 
 def settled() -> bool:
     """Whether each stage has one replica, and nothing changes."""
-    states = look_at_stages(APP)
+    states = fetch_stage_states(APP)
     return all(states.get(name) == StageState("HEALTHY", serving=1, starting=0) for name in STAGES)
 
 
@@ -202,7 +202,7 @@ def wait_until(question: Callable[[], bool]) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while not question():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {TIMEOUT_S} s; the stages: {look_at_stages(APP)}")
+            raise TimeoutError(f"not within {TIMEOUT_S} s; the stages: {fetch_stage_states(APP)}")
         time.sleep(LOOK_EVERY_S)
 
 

@@ -14,7 +14,7 @@ from serve_app.auth.access import Access
 from serve_app.auth.tokens import OwnToken
 from serve_app.generation.container import Container
 from serve_app.generation.service import AvatarService
-from serve_app.pipeline.cold_start import StageMonitor, look_at_stages
+from serve_app.pipeline.cold_start import StageMonitor, fetch_stage_states
 from serve_app.tasks.stream import TaskQueue
 
 
@@ -36,7 +36,7 @@ class AvatarIngress:
         self._settings = settings
         queue = TaskQueue(container.redis, container.keys, container.lease_owner)
         self._stages = StageMonitor(
-            functools.partial(look_at_stages, serve.get_replica_context().app_name),
+            functools.partial(fetch_stage_states, serve.get_replica_context().app_name),
             [handle.deployment_name for handle in (embedder, generator, remover)],
             container.pipeline,
             container.redis,
@@ -56,5 +56,5 @@ class AvatarIngress:
 
 async def stage_states() -> dict[str, str]:
     """The Serve status of each deployment of this application, by name."""
-    stages = await asyncio.to_thread(look_at_stages, serve.get_replica_context().app_name)
+    stages = await asyncio.to_thread(fetch_stage_states, serve.get_replica_context().app_name)
     return {name: stage.status for name, stage in stages.items()}

@@ -1,1 +1,1 @@
-"""Who may do what, how often, and what they used."""
+"""Authentication, rate limits and usage of tokens."""

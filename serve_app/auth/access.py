@@ -1,4 +1,4 @@
-"""Who asks, what they may do, and how often: the first thing that happens to a request, before its body is read."""
+"""Authentication, scopes and rate limits, which are checked before the body of a request is read."""
 
 import asyncio
 import time
@@ -16,19 +16,19 @@ from serve_app.backends.secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.tasks.models import Keys
 
-REFUSAL_S = 1.0  # so long an answer waits that tells to come later, and any answer to who asks on all the same
-MAX_HELD_UP = 64  # of one ingress replica; each is one of its ongoing requests
+REFUSAL_DELAY_S = 1.0  # of each 429, and of every answer to a client that keeps retrying after one
+MAX_DELAYED = 64  # in one ingress replica; each occupies one of its ongoing requests
 
 
 class Authenticated(NamedTuple):
-    """A token that may do what it asks for, its limits filled in; `quota` is None where it has none."""
+    """A token that passed all checks, with its limits filled in; `quota` is None where it has no rate limit."""
 
     token: Token
     quota: Quota | None
 
 
 class Access:
-    """Of one ingress replica."""
+    """Authenticates the requests to one ingress replica, and limits their rates."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class Access:
         self._settings = settings
         self._usage = usage
         self._penalties = penalties
-        self._held_up = 0
+        self._delayed = 0
 
     async def authenticate(self, authorization: str | None, rights: Sequence[Scope] = ()) -> Authenticated:
-        """Check the token in `Bearer <token>`, that it has these rights, and count the request.
+        """Check the token in `Bearer <token>` and that it has these rights, and count the request.
 
         Raises: UnauthorizedError; ForbiddenError; RateLimitError; BrokerError.
         """
@@ -58,7 +58,7 @@ class Access:
                 raise ForbiddenError(f"This token lacks the right {right!r}.", rights=list(token.rights))
         quota = await self._counted(token, makes="create" in rights)
         if self._penalties.is_penalised_here(token.id):
-            await self._hold_up()
+            await self._delay()
         return Authenticated(token, quota)
 
     async def _token(self, authorization: str | None) -> Token:
@@ -70,13 +70,13 @@ class Access:
         return token.model_copy(update={"limits": token.limits.filled(self._settings)})
 
     async def _counted(self, token: Token, *, makes: bool) -> Quota | None:
-        """Reading has a budget of its own: who asks for states often may still ask for avatars."""
+        """Count the request. Reads have their own limit, so that polling does not use up the limit of avatars."""
         own = token.limits.requests_per_minute or 0
         name, rate = f"{token.id}:read", Rate(self._settings.reads_per_second, 1)
         if makes:
             self._usage.request(token.id)
             name, rate = token.id, Rate(own, 60)
-        if not (own and rate.requests):  # a token without a limit may read as it likes, too
+        if not (own and rate.requests):  # a token without a limit for work has none for reads
             return None
         try:
             return await self._rates.hit(name, rate)
@@ -84,14 +84,14 @@ class Access:
             if makes:
                 self._usage.refused(token.id)
             await self._penalties.count_refusal(token.id)
-            await self._hold_up()
+            await self._delay()
             raise
 
-    async def _hold_up(self) -> None:
-        """Who asks again and again without a pause has one here: a flood must not cost what it asks for."""
-        if self._held_up < MAX_HELD_UP:
-            self._held_up += 1
+    async def _delay(self) -> None:
+        """Slow down clients that retry without a pause, so that a flood of requests costs little."""
+        if self._delayed < MAX_DELAYED:
+            self._delayed += 1
             try:
-                await asyncio.sleep(REFUSAL_S)
+                await asyncio.sleep(REFUSAL_DELAY_S)
             finally:
-                self._held_up -= 1
+                self._delayed -= 1

@@ -1,6 +1,6 @@
-"""Rate limits: how many requests a token may send in a while, counted over all ingress replicas.
+"""Rate limits: requests of a token in a time window, counted over all ingress replicas.
 
-The counts are in Redis. Rate limits are not enforced while it is unavailable; `ConcurrencyLimit` still bounds each
+Counts are kept in Redis. While it is unavailable, rate limits are not enforced; `ConcurrencyLimit` still bounds each
 replica.
 """
 
@@ -19,7 +19,7 @@ from serve_app.errors import RateLimitError
 
 
 class Quota(NamedTuple):
-    """What is left of a limit: `remaining` requests now, and `reset_s` until one more."""
+    """The rest of a limit: `remaining` requests now, and seconds until one more is allowed."""
 
     rate: "Rate"
     remaining: int
@@ -36,24 +36,26 @@ class Quota(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """So many requests in any `window_s` seconds."""
+    """`requests` in any `window_s` seconds."""
 
     requests: int
     window_s: int
 
 
 class Rates:
-    """Requests of the last while, by name: a moving window, so that no two windows' worth come at once."""
+    """Counts requests by name, in a moving window: with fixed windows, the requests of two could come at once."""
 
     def __init__(self, redis: Redis, prefix: str, breaker: CircuitBreaker) -> None:
         pool: Any = redis.connection_pool
         storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=prefix, connection_pool=pool)
         self._windows = MovingWindowRateLimiter(storage)
         self._breaker = breaker
-        self._full_until: dict[str, float] = {}  # unix seconds; who goes on asking costs no call of the broker
+        self._full_until: dict[
+            str, float
+        ] = {}  # unix seconds; until then requests are refused without asking the broker
 
     async def hit(self, name: str, rate: Rate) -> Quota | None:
-        """Count a request; None where nothing is known of others. Raises: RateLimitError."""
+        """Count a request; None while the broker is unavailable. Raises: RateLimitError."""
         if (full_until := self._full_until.get(name, 0.0)) > time.time():
             raise _too_many(Quota(rate, 0, _seconds_until(full_until)))
         counted = await self._breaker.call(lambda: self._count(name, rate), None, "rate limits are not enforced")
@@ -68,9 +70,9 @@ class Rates:
         return quota
 
     async def _count(self, name: str, rate: Rate) -> tuple[bool, WindowStats]:
-        """Whether it is within the rate, and how the window is then. Raises: BrokerError."""
+        """Whether the request is within the rate, and the state of the window then. Raises: BrokerError."""
         item = RateLimitItemPerSecond(*rate)
-        async with broker_errors():  # the storage has a client of its own
+        async with broker_errors():  # the storage uses its own client
             return await self._windows.hit(item, name), await self._windows.get_window_stats(item, name)
 
 

@@ -1,4 +1,4 @@
-"""The tokens: what each may do, and where they are kept. Of the token itself that is its SHA-256 alone."""
+"""Tokens, their scopes and limits, and where they are stored: only the SHA-256 of a token is."""
 
 import hmac
 import math
@@ -16,29 +16,29 @@ from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
 from serve_app.errors import BrokerError
 
-OWNER = "owner"  # the name of the token that a data directory has
-ID_CHARS = 16  # of the digest: enough to tell tokens apart, too few to stand for one
-FRESH_S = 1.0  # so long a token that was taken back may still count
-STALE_S = 3600  # so long one that was seen counts while the broker is away
+OWNER = "owner"  # the name of the token of a data directory
+ID_CHARS = 16  # of the digest: enough to tell tokens apart, too few to authenticate
+FRESH_S = 1.0  # a revoked token may work for so long
+STALE_S = 3600  # a token that was seen works for so long while the broker is unavailable
 
 Scope = Literal["create", "read", "cancel"]
-"""create: avatars, and looks at photos; read: its owner's tasks and their events; cancel: end or delete them."""
+"""create: avatars and preflights; read: the owner's tasks and their events; cancel: cancel or delete them."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 class TokenSettings(Config):
-    """What goes for tokens that were made without limits of their own. 0: no limit."""
+    """The limits of tokens without limits of their own. 0: no limit."""
 
-    requests_per_minute: int = Field(60, ge=0)  # that ask for work: avatars, looks at photos
-    reads_per_second: int = Field(20, ge=0)  # all others; of every token that has a limit for work
-    images: int = Field(8, ge=0)  # being made at once for synchronous requests, over all ingress replicas
+    requests_per_minute: int = Field(60, ge=0)  # for work: avatars and preflights
+    reads_per_second: int = Field(20, ge=0)  # all others; only for tokens that have a limit for work
+    images: int = Field(8, ge=0)  # at once in synchronous requests, over all ingress replicas
     queued: int = Field(200, ge=0)  # unfinished queued tasks of the token's owner
     usage_days: int = Field(90, ge=30)  # how long usage is kept
 
 
 class Limits(BaseModel):
-    """A token's own limits; None: that of the settings, 0: none."""
+    """A token's own limits; None: the limit of the settings, 0: no limit."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -47,7 +47,7 @@ class Limits(BaseModel):
     queued: int | None = Field(None, ge=0)
 
     def filled(self, defaults: TokenSettings) -> "Limits":
-        """These, with the settings' own where there are none."""
+        """These limits, with those of the settings where they are None."""
         return Limits(**(defaults.model_dump() | self.model_dump(exclude_none=True)))
 
 
@@ -55,7 +55,7 @@ UNLIMITED = Limits(requests_per_minute=0, images=0, queued=0)
 
 
 class Token(BaseModel):
-    """What is known of a token. `owner` is whose the tasks are that come with it: tokens of one owner share them."""
+    """A stored token. `owner` owns the tasks that are created with it: tokens of one owner share them."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -76,26 +76,26 @@ class Token(BaseModel):
 
 
 class TokenGrant(NamedTuple):
-    """What a new token shall be."""
+    """The properties of a new token."""
 
     name: str
     expires_at: float | None = None  # unix seconds
     rights: Sequence[Scope] = SCOPES
     limits: Limits = Limits()
-    owner: str | None = None  # whose tasks it shares; its own without it
+    owner: str | None = None  # whose tasks it shares; None: it becomes its own owner
 
 
 class OwnToken:
-    """The one of a data directory, made at the first start: it may do everything, without limits.
+    """The token of a data directory, created at the first start, with all rights and without limits.
 
-    `token` may be deleted once it was noted down; a new `token.sha256` counts within FRESH_S.
+    The file `token` may be deleted once its content is saved elsewhere; a new `token.sha256` applies within FRESH_S.
     """
 
     def __init__(self, data_dir: Path) -> None:
         ensure_token(data_dir)
         self._file = data_dir / TOKEN_DIGEST_FILE
         self._token: Token | None = None
-        self._read_at = -math.inf  # by the monotonic clock
+        self._read_at = -math.inf  # monotonic
 
     @property
     def token(self) -> Token | None:
@@ -113,9 +113,9 @@ class OwnToken:
 
 
 class TokenStore:
-    """Tokens by their ids in the broker, and the one of the data directory where the service has its own broker.
+    """Tokens by their ids in the broker, and the token of the data directory where the service has its own broker.
 
-    Whoever was seen lately still counts while the broker is away.
+    A token that was seen within STALE_S still works while the broker is unavailable.
     """
 
     def __init__(
@@ -125,10 +125,10 @@ class TokenStore:
         self._key = key
         self._own = own
         self._breaker = breaker or CircuitBreaker()
-        self._seen: dict[str, tuple[Token, float]] = {}  # and when, by the monotonic clock
+        self._seen: dict[str, tuple[Token, float]] = {}  # and when (monotonic)
 
     async def find(self, digest: str) -> Token | None:
-        """The token of a digest; an expired one, too. Raises: BrokerError."""
+        """The token of a digest, even if it has expired. Raises: BrokerError."""
         own = self._own.token if self._own is not None else None
         if own is not None and hmac.compare_digest(own.digest, digest):
             return own
@@ -137,12 +137,13 @@ class TokenStore:
         if seen is not None and age_s < (STALE_S if self._breaker.is_open else FRESH_S):
             return seen
         try:
-            found = await self._get(token_id(digest))
+            value: Any = await self._redis.hget(self._key, token_id(digest))
         except BrokerError as error:
             if seen is not None and age_s < STALE_S:
-                self._breaker.open(error, "tokens that were seen lately count")
+                self._breaker.open(error, "recently seen tokens still work")
                 return seen
             raise
+        found = None if value is None else Token.model_validate_json(value)
         if found is None or not hmac.compare_digest(found.digest, digest):
             self._seen.pop(digest, None)
             return None
@@ -150,7 +151,7 @@ class TokenStore:
         return found
 
     async def add(self, grant: TokenGrant) -> str:
-        """A new token, which is kept nowhere but in the hands of the caller.
+        """Create a token; returns its secret, which is not stored.
 
         Raises: ValueError where another has its name; BrokerError.
         """
@@ -182,12 +183,8 @@ class TokenStore:
         return next((token for token in await self.all() if name in (token.name, token.id)), None)
 
     async def revoke(self, token: Token) -> bool:
-        """Take a token back; false where somebody did already. Raises: BrokerError."""
+        """Revoke a token; false where it was revoked already. Raises: BrokerError."""
         return bool(await self._redis.hdel(self._key, token.id))
-
-    async def _get(self, name: str) -> Token | None:
-        value: Any = await self._redis.hget(self._key, name)
-        return None if value is None else Token.model_validate_json(value)
 
 
 def token_id(digest: str) -> str:

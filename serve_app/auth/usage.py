@@ -1,6 +1,6 @@
-"""What each token used, by day: counted in memory, written to the broker once a second in one call.
+"""Usage of each token by day, counted in memory and written to the broker once a second.
 
-A process that is killed takes the counts of its last second along.
+A process that is killed loses the counts of its last second.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from serve_app.tasks.models import Keys, StoredAvatar
 
 FLUSH_S = 1.0
 DAY_S = 24 * 3600
-MAX_COUNTS = 10_000  # kept while the broker is away
+MAX_COUNTS = 10_000  # kept in memory while the broker is unavailable
 
 Counted = Literal["requests", "refused", "images", "diffusion_ms"]
 
 
 class Usage(NamedTuple):
-    """Of a token in some days. `refused` of its requests came too soon; `diffusion_s` is the generators' time."""
+    """Usage of a token over some days. `refused` requests were rate limited; `diffusion_s` is generator time."""
 
     requests: int = 0
     refused: int = 0
@@ -32,27 +32,27 @@ class Usage(NamedTuple):
 
 
 class UsageBook:
-    """Of one process; lives on one event loop."""
+    """Counts the usage in one process. Lives on one event loop."""
 
     def __init__(self, redis: Redis, keys: Keys, days: int) -> None:
         self._redis = redis
         self._keys = keys
         self._ttl_s = days * DAY_S
         self._counts: Counter[tuple[str, str]] = Counter()  # by key and field
-        self._used: dict[str, int] = {}  # tokens, and when they came last, in unix seconds
+        self._used: dict[str, int] = {}  # tokens and when each was last used, in unix seconds
         self._writer: asyncio.Task[None] | None = None
 
     def request(self, token: str) -> None:
-        """A request for work came."""
+        """Count a request for work."""
         self._used[token] = int(time.time())
         self._count(token, "requests", 1)
 
     def refused(self, token: str) -> None:
-        """It was more than the token may ask for."""
+        """Count a request that was rate limited."""
         self._count(token, "refused", 1)
 
     def made(self, token: str, avatars: Sequence[StoredAvatar]) -> None:
-        """A task of the token's succeeded."""
+        """Count the images of a task that succeeded."""
         self._count(token, "images", len(avatars))
         self._count(token, "diffusion_ms", round(1000 * sum(avatar.diffusion_s for avatar in avatars)))
 
@@ -74,7 +74,7 @@ class UsageBook:
             await self._write()
 
     async def _write(self) -> None:
-        """What was counted; it stays for the next time where the broker does not answer."""
+        """Write the counts; they are kept for the next time while the broker is unavailable."""
         counts, used = self._counts.copy(), self._used.copy()
         if not counts:
             return
@@ -99,7 +99,7 @@ def today(days_ago: int = 0) -> str:
 
 
 async def usage_of(redis: Redis, keys: Keys, token: str, days: int) -> Usage:
-    """What a token used today and in the days before. Raises: BrokerError."""
+    """Usage of a token in the last `days`, with today. Raises: BrokerError."""
     pipe = redis.pipeline(transaction=False)
     for days_ago in range(days):
         pipe.hgetall(keys.usage(token, today(days_ago)))
@@ -111,6 +111,6 @@ async def usage_of(redis: Redis, keys: Keys, token: str, days: int) -> Usage:
 
 
 async def last_used(redis: Redis, keys: Keys) -> dict[str, float]:
-    """When each token came last (unix seconds), of those that did. Raises: BrokerError."""
+    """When each token was last used (unix seconds). Raises: BrokerError."""
     used: Any = await redis.hgetall(keys.tokens_used)
     return {token: float(at) for token, at in used.items()}

@@ -1,4 +1,4 @@
-"""Signatures of webhooks, as Standard Webhooks 1.0 has them (standardwebhooks.com)."""
+"""Signatures of webhooks by Standard Webhooks 1.0 (standardwebhooks.com)."""
 
 import base64
 import hashlib
@@ -6,12 +6,12 @@ import hmac
 
 
 def webhook_key(signing_key: bytes, owner: str) -> bytes:
-    """32 bytes, another for each token: a receiver cannot sign what others receive."""
+    """32 bytes, different for each owner, so that a receiver cannot sign what others receive."""
     return hmac.new(signing_key, f"webhook\n{owner}".encode(), hashlib.sha256).digest()
 
 
 def webhook_secret(signing_key: bytes, owner: str) -> str:
-    """The key as libraries take it."""
+    """The key in the format of the libraries."""
     return f"whsec_{base64.b64encode(webhook_key(signing_key, owner)).decode()}"
 
 

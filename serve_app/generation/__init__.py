@@ -1,1 +1,1 @@
-"""From a checked request to avatars or a queued task, free of HTTP and Serve's deployments."""
+"""Turns requests into avatars or queued tasks, without HTTP and Serve's deployments."""

@@ -1,6 +1,6 @@
-"""Concurrency limits: how many images are made at once by one ingress replica, and for one token by all of them.
+"""Concurrency limits: how many images one ingress replica makes at once, and all replicas for one token.
 
-The limit of a token is in the broker; while that is away only the limit of the replica counts.
+The slots of a token are in the broker; while that is unavailable, only the limit of the replica applies.
 """
 
 import math
@@ -15,9 +15,9 @@ from serve_app.tasks.models import LEASE_S, Keys
 
 SLOTS_TTL_S = 2 * 3600  # longer than any request lasts
 
-# KEYS: the places of a token; ARGV: task, its images, how many places there are, prefix of leases, seconds within which
-# a lease is taken. A place lasts as long as the lease of its task: those of a dead process are free as soon as its own.
-TAKE = """
+# KEYS: the slots of a token; ARGV: task, its images, the limit, prefix of lease keys, seconds within which a new task
+# is leased, TTL of the slots (s). A slot lasts as long as its task's lease, so those of a dead process become free.
+ACQUIRE = """
 local now, taken = redis.call('TIME')[1], 0
 local places = redis.call('HGETALL', KEYS[1])
 for at = 1, #places, 2 do
@@ -36,7 +36,7 @@ return -1
 
 
 class ConcurrencyLimit:
-    """How many images are being made at once; what would be too many is refused before any work is done for it."""
+    """The number of images that one replica makes at once; requests beyond it are refused before any work is done."""
 
     def __init__(self, max_images: int, retry_after_s: int) -> None:
         self._max_images = max_images
@@ -56,41 +56,40 @@ class ConcurrencyLimit:
 
 
 class ConcurrencySlots:
-    """Images being made at once, of each token."""
+    """The numbers of images that are made at once for each token."""
 
     def __init__(self, redis: Redis, keys: Keys, breaker: CircuitBreaker, retry_after_s: int) -> None:
         self._redis = redis
         self._keys = keys
         self._breaker = breaker
         self._retry_after_s = retry_after_s
-        self._take = redis.register_script(TAKE)
+        self._acquire_script = redis.register_script(ACQUIRE)
 
     @asynccontextmanager
     async def hold(self, token: str, task_id: str, images: int, most: int) -> AsyncIterator[None]:
-        """Slots for the images of a task while the block runs; `most`: what the token may have, 0: any number.
+        """Slots for the images of a task while the block runs; `most` is the token's limit, 0: none.
 
-        Raises: ForbiddenError where these are more than it may ever have; RateLimitError.
+        Raises: ForbiddenError where the task alone exceeds the limit; RateLimitError.
         """
         if most and images > most:
             raise ForbiddenError(f"This token may have {most} images made at once.", accepted=f"a batch of 1 to {most}")
-        held = bool(most) and await self._hold(token, task_id, images, most)
+        key = self._keys.slots(token)
+        acquired = bool(most) and await self._acquire(key, task_id, images, most)
         try:
             yield
         finally:
-            if held:
-                await self._free(token, task_id)
+            if acquired:
+                await self._breaker.call(lambda: self._redis.hdel(key, task_id), 0, "slots expire with their leases")
 
-    async def _hold(self, token: str, task_id: str, images: int, most: int) -> bool:
-        key = self._keys.slots(token)
+    async def _acquire(self, key: str, task_id: str, images: int, most: int) -> bool:
+        """False where the broker is unavailable. Raises: RateLimitError."""
         arguments: list[str | int] = [task_id, images, most, self._keys.lease(""), math.ceil(LEASE_S), SLOTS_TTL_S]
-        taken = await self._breaker.call(lambda: self._take([key], arguments), None, "concurrency is not limited")
+        taken = await self._breaker.call(
+            lambda: self._acquire_script([key], arguments), None, "concurrency per token is not limited"
+        )
         if taken is None:
             return False
         if taken >= 0:
             message = f"{taken} images of this token are being made; it may have {most} at once."
             raise RateLimitError(message, self._retry_after_s)
         return True
-
-    async def _free(self, token: str, task_id: str) -> None:
-        key = self._keys.slots(token)
-        await self._breaker.call(lambda: self._redis.hdel(key, task_id), 0, "slots go with their leases")

@@ -1,4 +1,4 @@
-"""What the ingress and the worker are both put together from."""
+"""The dependencies that the ingress and the worker share."""
 
 import secrets
 import uuid
@@ -24,7 +24,7 @@ from serve_app.tasks.store import TaskStore
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """Belongs to one replica; `lease_owner` is its name in leases and in the queue."""
+    """The dependencies of one replica; `lease_owner` is its name in leases and in the queue."""
 
     redis: Redis
     keys: Keys
@@ -32,7 +32,7 @@ class Container:
     catalog: Catalog
     results: Results
     tasks: TaskStore
-    runner: TaskExecutor
+    executor: TaskExecutor
     signing_key: bytes
     pipeline: AvatarPipeline
     penalties: Penalties
@@ -45,7 +45,7 @@ class Container:
         generator: DeploymentHandle[Any],
         remover: DeploymentHandle[Any],
     ) -> "Container":
-        """Raises: ValueError where the settings do not fit each other, or the cluster."""
+        """Raises: ValueError where the settings contradict each other, or do not suit the cluster."""
         check_reach(settings, nodes=sum(node["Alive"] for node in ray.nodes()))
         catalog = Catalog.read(settings.catalogs)
         catalog.check_models(settings.generator.models)
@@ -64,12 +64,12 @@ class Container:
         pipeline = AvatarPipeline(embedder, generator, remover, results)
         ReferenceCollector.freeze_current()
         penalties = Penalties(redis, keys)
-        runner = TaskExecutor(catalog, pipeline, tasks, penalties)
-        return cls(redis, keys, lease_owner, catalog, results, tasks, runner, key, pipeline, penalties)
+        executor = TaskExecutor(catalog, pipeline, tasks, penalties)
+        return cls(redis, keys, lease_owner, catalog, results, tasks, executor, key, pipeline, penalties)
 
 
 def check_reach(settings: GenerationSettings, nodes: int) -> None:
-    """Raises: ValueError where the settings keep on one machine what several machines need."""
+    """Raises: ValueError where a cluster of several nodes has its store or its broker on one of them."""
     if nodes <= 1:
         return
     if not settings.store.is_shared:
@@ -79,7 +79,7 @@ def check_reach(settings: GenerationSettings, nodes: int) -> None:
 
 
 def _signing_key(settings: GenerationSettings, keys: Keys) -> bytes:
-    """32 bytes, the same for all replicas: in the data directory, or where there is a broker for all, in that."""
+    """32 bytes, the same for all replicas: from the shared broker if there is one, else from the data directory."""
     if settings.broker.url is None:
         return signing_key(settings.data_dir)
     return bytes.fromhex(ensure_shared_secret(settings.broker.url, keys.signing_key, lambda: secrets.token_hex(32)))

@@ -1,4 +1,4 @@
-"""Records as envelopes: what a client is told of its task."""
+"""Builds the envelope that a client receives from the record of its task."""
 
 import time
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from serve_app.schemas.requests import EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired
 from serve_app.tasks.models import StoredAvatar, TaskRecord
 
-OVERDUE_S = 5  # what is not recorded so long after its deadline never will be
+OVERDUE_S = 5  # a task without an outcome so long after its deadline will never have one
 
 
 class QueuePosition(NamedTuple):
-    """Where an unfinished task is: 1 is next in the queue, 0 is being worked on; `eta_s` is None where unknown.
+    """Where an unfinished task is: 1 is next in the queue, 0 is in progress; `eta_s` is None where unknown.
 
-    `drawing` are those of its images that the generator has, by their index.
+    `drawing` has those of its images that the generator works on, by their index.
     """
 
     position: int
@@ -29,26 +29,29 @@ class QueuePosition(NamedTuple):
     drawing: Mapping[int, ImageProgress] = MappingProxyType({})
 
 
-NOW = QueuePosition(0, None)
+IN_PROGRESS = QueuePosition(0, None)
 
 
-def finalised(record: TaskRecord, now: float) -> TaskRecord:
-    """The record of a task that nobody will finish any more, as the failure that it is; any other as it stands."""
+def effective_record(record: TaskRecord, now: float) -> TaskRecord:
+    """The record, or if no process will finish its task any more, a copy that says that it failed."""
     request = record.task.request
     if record.finished or record.is_leased:
         return record
     if now > record.task.deadline + OVERDUE_S:
         error: Exception = DeadlineError(f"Not done within {request.deadline_s:g} s.")
-    elif record.message_id is None:  # not in the queue, and its ingress has died
+    elif record.message_id is None:  # not in the queue: its ingress died
         error = InterruptedWorkError("The service was interrupted while it worked on this. Send it again.")
     else:
         return record
     return record.model_copy(update={"status": "FAILED", "outcome": failure_outcome(error)})
 
 
-async def envelope_of(record: TaskRecord, results: Results, base_url: str, place: QueuePosition = NOW) -> Envelope:
-    """The envelope of a task as it stands, its URLs signed now. Raises: StoreError."""
+async def envelope_of(
+    record: TaskRecord, results: Results, base_url: str, position: QueuePosition = IN_PROGRESS
+) -> Envelope:
+    """The envelope of a task in its present state, with newly signed URLs. Raises: StoreError."""
     request, outcome, failure = record.task.request, record.outcome, record.outcome.failure
+    webhook = {} if record.delivery is None else {"webhook": record.delivery.model_dump()}
     return Envelope(
         time_required=TimeRequired(
             startup_time=outcome.startup_s, runtime=round(_runtime_s(record), 4), stages=outcome.stages
@@ -56,7 +59,7 @@ async def envelope_of(record: TaskRecord, results: Results, base_url: str, place
         error=failure.error if failure else "",
         error_data=failure.error_data if failure else "",
         input=request.model_dump(),
-        output=await _output(record, results, base_url, place) | _webhook(record),
+        output=await _output(record, results, base_url, position) | webhook,
         app_id=request.app_id,
         task_id=record.task.task_id,
         status=record.status,
@@ -64,17 +67,13 @@ async def envelope_of(record: TaskRecord, results: Results, base_url: str, place
 
 
 def _runtime_s(record: TaskRecord) -> float:
-    """Without the time in the queue."""
+    """Since its start, so without the time in the queue."""
     if record.started_at is None:
         return 0.0
     return (record.finished_at or time.time()) - record.started_at
 
 
-def _webhook(record: TaskRecord) -> dict[str, object]:
-    return {} if record.delivery is None else {"webhook": record.delivery.model_dump()}
-
-
-async def _output(record: TaskRecord, results: Results, base_url: str, place: QueuePosition) -> dict[str, object]:
+async def _output(record: TaskRecord, results: Results, base_url: str, position: QueuePosition) -> dict[str, object]:
     if record.status == "SUCCESS":
         avatars = record.outcome.avatars
         shown = [avatar for avatar in avatars if not avatar.withheld]
@@ -91,25 +90,25 @@ async def _output(record: TaskRecord, results: Results, base_url: str, place: Qu
         ).model_dump()
     if record.finished:
         return {}
-    return {"progress": _progress(record, place).model_dump()}
+    return {"progress": _progress(record, position).model_dump()}
 
 
-def _progress(record: TaskRecord, place: QueuePosition) -> Progress:
+def _progress(record: TaskRecord, position: QueuePosition) -> Progress:
     images, steps = record.task.request.batch, record.task.request.num_inference_steps
-    of_each = {index: image.step for index, image in place.drawing.items()} | dict.fromkeys(record.avatars, steps)
+    of_each = {index: image.step for index, image in position.drawing.items()} | dict.fromkeys(record.avatars, steps)
     return Progress(
         step=sum(of_each.values()) // images,
         steps=steps,
         images_done=record.images_done,
         images=images,
-        queue_position=place.position,
-        eta_s=place.eta_s,
+        queue_position=position.position,
+        eta_s=position.eta_s,
         image_steps=[of_each.get(index, 0) for index in range(images)],
     )
 
 
 def receipt(request: EffectiveRequest, avatar: StoredAvatar) -> Receipt | None:
-    """None where the record is one of a version that did not note it."""
+    """None where an older version recorded the avatar, without its metadata."""
     drawn = avatar.drawn_with
     if drawn is None:
         return None

@@ -1,21 +1,28 @@
-"""From a task that is ours to its avatars: what the ingress and the worker do alike."""
+"""Runs leased tasks through the pipeline and finalises them; the ingress and the worker share it."""
 
 import asyncio
-import contextlib
+import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
+from typing import NamedTuple
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
 from serve_app.auth.penalties import Penalties
+from serve_app.auth.usage import UsageBook
+from serve_app.backends.object_store import Results
 from serve_app.catalog.catalog import Catalog
-from serve_app.errors import BrokerError
+from serve_app.errors import BrokerError, StoreError
 from serve_app.pipeline.job import AvatarJob
 from serve_app.pipeline.pipeline import AvatarPipeline, JobResult
 from serve_app.schemas.errors import INTERNAL_ERROR, answer_to
-from serve_app.tasks.models import Failure, Outcome, StoredAvatar, Task
+from serve_app.schemas.responses import Status
+from serve_app.tasks.leases import TaskLostError
+from serve_app.tasks.metrics import TaskMetrics
+from serve_app.tasks.models import Failure, Outcome, StoredAvatar, Task, TaskRecord, task_files, unneeded_files
 from serve_app.tasks.store import TaskStore
 
 log = logging.getLogger(__name__)
@@ -35,8 +42,8 @@ class TaskExecutor:
         *,
         done: Mapping[int, StoredAvatar] = MappingProxyType({}),
         recorded: bool = True,
-    ) -> JobResult:
-        """Make the images of a task but those that are `done`, by their index.
+    ) -> Outcome:
+        """Make the images of a task that are not in `done` (by index); `recorded`: note each in the task's record.
 
         Raises: DeadlineError, UnknownAppError, and what `get_photo` and the pipeline raise.
         """
@@ -47,11 +54,13 @@ class TaskExecutor:
             try:
                 await self._tasks.note_image(task.task_id, index, avatar)
             except BrokerError:
-                log.warning("task %s: an image is done, but the broker does not answer", task.task_id)
+                log.warning("task %s: an image is done but not recorded: the broker is unavailable", task.task_id)
 
         async with within_deadline(task):
+            started = time.perf_counter()
             photo = await get_photo()
-            return await self._pipeline.run(await self._job(task, done), photo, image_done)
+            fetch_s = time.perf_counter() - started
+            return success_outcome(await self._pipeline.run(await self._job(task, done), photo, image_done), fetch_s)
 
     async def _job(self, task: Task, done: Mapping[int, StoredAvatar]) -> AvatarJob:
         request = task.request
@@ -64,24 +73,84 @@ class TaskExecutor:
             native_size=app.native_size(request.width, request.height),
             submitted_at=task.submitted_at,
             done=done,
-            stands_back=await self._penalties.is_penalised(task.token),
+            deprioritised=await self._penalties.is_penalised(task.token),
         )
 
 
-@contextlib.asynccontextmanager
-async def within_deadline(task: Task) -> AsyncIterator[None]:
-    """Raises: DeadlineError where the block is not done by the task's deadline."""
+class FinalOutcome(NamedTuple):
+    """How a task ends. A `dead` task goes to the dead letters, from which an operator may requeue it."""
+
+    status: Status
+    outcome: Outcome
+    dead: bool = False
+
+
+class TaskFinaliser:
+    """Records how tasks ended, counts them in metrics and usage, and deletes files that they no longer need."""
+
+    def __init__(self, tasks: TaskStore, results: Results, usage: UsageBook | None) -> None:
+        self._tasks = tasks
+        self._results = results
+        self._usage = usage
+        self.metrics = TaskMetrics()
+
+    async def finalise(self, task: Task, final: FinalOutcome, retry_pauses_s: Iterable[float] = ()) -> None:
+        """Record how a task ended, and count it.
+
+        While the broker is unavailable it tries again after each pause (seconds), without pauses once only: then the
+        task is counted, but stays unrecorded.
+
+        Raises: TaskLostError where the task was over already, or another process has leased it.
+        """
+        for pause_s in itertools.chain(retry_pauses_s, (0.0,)):
+            try:
+                if not await self._tasks.finish(task, final.status, final.outcome, dead=final.dead):
+                    raise TaskLostError("The task was cancelled.")
+                break
+            except BrokerError as error:
+                log.warning("task %s: its outcome is not recorded: %s", task.task_id, error.__cause__)
+                await asyncio.sleep(pause_s)
+        self.count(task, final)
+
+    def count(self, task: Task, final: FinalOutcome) -> None:
+        """Count a task that ended, recorded or not."""
+        self.metrics.ended(task, final.status, final.outcome)
+        if self._usage is not None:
+            self._usage.made(task.token, final.outcome.avatars)
+
+    async def clean_up(self, task: Task) -> TaskRecord | None:
+        """Delete the files that a task no longer needs, judged by its record; returns that. Raises: BrokerError."""
+        record = await self._tasks.get(task.task_id)
+        await self.delete(unneeded_files(task, record.status, dead=record.dead) if record else task_files(task))
+        return record
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Delete files; those that remain when the store fails are deleted later, by `Retention`."""
+        try:
+            await self._results.delete(keys)
+        except StoreError as error:
+            log.warning("a file of a task is not deleted: %s", error)
+
+
+def within_deadline(task: Task) -> AbstractAsyncContextManager[None]:
+    """Raises: DeadlineError when the block is not done by the task's deadline."""
+    return time_limit(task.deadline - time.time(), limit_s=task.request.deadline_s)
+
+
+@asynccontextmanager
+async def time_limit(left_s: float, *, limit_s: float) -> AsyncIterator[None]:
+    """Raises: DeadlineError when the block is not done in the rest of `limit_s`."""
     try:
-        async with asyncio.timeout(max(0.0, task.deadline - time.time())) as scope:
+        async with asyncio.timeout(max(0.0, left_s)) as scope:
             yield
     except TimeoutError:
         if not scope.expired():
             raise
-        raise DeadlineError(f"Not done within {task.request.deadline_s:g} s.") from None
+        raise DeadlineError(f"Not done within {limit_s:g} s.") from None
 
 
 def success_outcome(done: JobResult, fetch_s: float) -> Outcome:
-    """The outcome of a task that went well; of each stage the slowest image counts."""
+    """The outcome of a task that succeeded; the time of a stage is that of its slowest image."""
     avatars = done.avatars
     stages = {
         "fetch": fetch_s,
@@ -98,7 +167,7 @@ def success_outcome(done: JobResult, fetch_s: float) -> Outcome:
 
 
 def failure_outcome(error: BaseException) -> Outcome:
-    """The outcome of a task that ended with an error: what its client may know of it."""
+    """The outcome of a failed task, with only what its client may know of the error."""
     if isinstance(error, AvatarError):
         answer = answer_to(error)
         return Outcome(failure=Failure(status=answer.status, error=answer.name, error_data=error.data))

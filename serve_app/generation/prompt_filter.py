@@ -1,4 +1,4 @@
-"""Words that an operator refuses in prompts."""
+"""Refuses prompts with terms that the operator has listed."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from deployments.config import Config
 
 
 class SafetySettings(Config):
-    prompt_terms: tuple[str, ...] = ()  # words or phrases: in any case, in any Unicode form, whole
+    prompt_terms: tuple[str, ...] = ()  # whole words or phrases, in any case and Unicode form
 
 
 class PromptFilter:
@@ -17,7 +17,7 @@ class PromptFilter:
         plain = [_plain(term) for term in terms]
         if not all(plain):
             raise ValueError("a refused term has at least one letter or digit")
-        # A phrase matches whatever stands between its words; longer ones need not come first, as none is reported.
+        # A phrase matches whatever separates its words. The order of the terms does not matter: no match is reported.
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, plain))})(?!\w)") if plain else None
 
     def refuse(self, prompt: str) -> bool:
@@ -25,10 +25,10 @@ class PromptFilter:
 
 
 def _plain(text: str) -> str:
-    """Folded for comparison: without case, accents, ligatures and full-width forms; what is no word is one space."""
+    """Folded for comparison: without case, accents, ligatures and full-width forms; all else is one space."""
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     letters = "".join(char for char in folded if not unicodedata.combining(char) and char not in INVISIBLE)
     return re.sub(r"[\W_]+", " ", letters).strip()
 
 
-INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"  # with which a word could be hidden from this, not from a model
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"  # could hide a word from this filter, but not from a model

@@ -1,4 +1,4 @@
-"""Where queued tasks stand, when they will be done, and which come too late to be queued at all."""
+"""Positions and ETAs of queued tasks, and load shedding: tasks that would miss their deadline are refused."""
 
 import math
 from typing import NamedTuple
@@ -7,46 +7,42 @@ from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError
 from serve_app.generation.envelope import QueuePosition
 from serve_app.generation.settings import GenerationSettings
 from serve_app.tasks.models import Queued, Task, TaskRecord, Throughput
-from serve_app.tasks.progress import ProgressReader
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 
 
 class Forecast(NamedTuple):
-    """`running` tasks are being worked on. While others wait they are as many as the workers take at once."""
+    """Estimates from recent throughput. While tasks wait, `running` is the number that the workers run at once."""
 
     throughput: Throughput
     running: int
 
     def start_s(self, position: int) -> float:
-        """Until the task at a place in the queue (1 is next) is taken: each end of a task makes room for one."""
+        """Seconds until the task at a position (1 is next) starts: each task that ends makes room for one."""
         return position * self.throughput.task_s / self.running if self.running else 0.0
 
     def done_s(self, position: int, images: int) -> float:
-        """Until it is done; 0 is being worked on, and `images` are those that are left."""
+        """Seconds until it is done. Position 0 is in progress; `images` are those that remain."""
         return self.start_s(position) + images * self.throughput.image_s
 
     def retry_after_s(self, too_late_s: float = 0.0) -> int:
-        """When to try again: after the next end of a task, or when the queue is shorter by so many seconds."""
+        """Seconds until a retry is useful: the next task has ended, and the queue is `too_late_s` shorter."""
         wait_s = max(self.start_s(1), too_late_s)
         return min(max(math.ceil(wait_s), 1), MAX_RETRY_AFTER_S)
 
 
 class QueueEta:
-    """Of one queue, by how fast its workers were of late and by what the generator says of the images it has."""
+    """Estimates by recent worker throughput, and by the progress that the generator reports."""
 
-    def __init__(
-        self, settings: GenerationSettings, tasks: TaskStore, queue: TaskQueue, progress: ProgressReader
-    ) -> None:
+    def __init__(self, settings: GenerationSettings, tasks: TaskStore, queue: TaskQueue) -> None:
         self._settings = settings
         self._tasks = tasks
         self._queue = queue
-        self._progress = progress
 
     async def check_load(self, task: Task, most: int) -> None:
-        """Refuse a task that would come too late, or whose owner has `most` in the queue (0: may have any number).
+        """Refuse a task that would miss its deadline, or whose owner has `most` in the queue already (0: no limit).
 
-        A repeat of one that was queued before is never refused. Raises: RateLimitError; OverloadedError; BrokerError.
+        A repeat of a queued task is never refused. Raises: RateLimitError; OverloadedError; BrokerError.
         """
         queued, forecast = await self._tasks.queued_of(task.owner), await self._forecast()
         retry_after_s = self._settings.admission.retry_after_s
@@ -64,30 +60,32 @@ class QueueEta:
             raise refusal
 
     async def _done_s(self, task: Task, queued: Queued, forecast: Forecast) -> float:
-        """Seconds until a task would be done that is queued now."""
-        stands_back = task.request.priority == "normal" and queued.next_one == "low"
-        position = await self._queue.next_position("low" if stands_back else task.request.priority)
-        if stands_back:  # its owner's tasks take turns with those of others
+        """Seconds until a task that is queued now would be done."""
+        takes_turns = task.request.priority == "normal" and queued.next_one == "low"
+        position = await self._queue.next_position("low" if takes_turns else task.request.priority)
+        if takes_turns:  # its owner has queued tasks already: they alternate with those of other owners
             position = min(position, queued.tasks * await self._queue.next_position("normal"))
         return forecast.done_s(position, task.request.batch)
 
     async def _forecast(self) -> Forecast | None:
-        """None where nothing was measured of late."""
+        """None without recent measurements."""
         throughput = await self._tasks.throughput()
         return None if throughput is None else Forecast(throughput, await self._queue.running())
 
-    async def place(self, record: TaskRecord) -> QueuePosition:
-        """Where an unfinished task is. Raises: BrokerError."""
+    async def position(self, record: TaskRecord) -> QueuePosition:
+        """The position and ETA of an unfinished task. Raises: BrokerError."""
         position, request, task_id = 0, record.task.request, record.task.task_id
         if record.status == "PENDING" and record.message_id is not None:
             position = await self._queue.position(Message(record.message_id, task_id, record.priority))
             before = await self._tasks.own_tasks_ahead(task_id, record.task.owner) if position else None
             if before is not None:
                 position = min(position, (before + 1) * await self._queue.next_position("normal"))
-        reported = await self._progress.of(task_id) if record.status == "STARTED" else {}
+        reported = await self._tasks.progress(task_id) if record.status == "STARTED" else {}
         drawing = {index: image for index, image in reported.items() if index not in record.avatars}
-        if drawing and len(drawing) + record.images_done == request.batch:  # the generator knows better than the past
-            # Of a task whose first image is done, the others wait for a place among its own.
+        if (
+            drawing and len(drawing) + record.images_done == request.batch
+        ):  # the generator knows more than past throughput
+            # Once the first image of a task is done, its others only wait for each other.
             waiting = 0 if record.images_done else min(image.queue_position for image in drawing.values())
             return QueuePosition(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
         forecast = await self._forecast()

@@ -1,4 +1,4 @@
-"""The settings that turning requests into avatars needs, in the ingress and in the worker alike."""
+"""The settings that the ingress and the worker share."""
 
 from pathlib import Path
 
@@ -20,17 +20,17 @@ DEFAULT_DATA_DIR = Path("~/.face-avatar")
 
 
 class AdmissionSettings(Config):
-    """What one ingress replica takes on before it answers 503."""
+    """What one ingress replica accepts before it answers 503."""
 
     max_images: int = Field(32, ge=8)  # being made at once; a request counts as many as its batch
     retry_after_s: int = Field(5, ge=1)
-    cold_start_s: int = Field(120, ge=1)  # of a stage at zero replicas, until it was seen how long it takes to come up
+    cold_start_s: int = Field(120, ge=1)  # assumed for a stage at zero replicas until a cold start was measured
 
 
 class QueueSettings(Config):
-    max_tasks: int = Field(1000, ge=1)  # waiting and running; what would be more is answered 503
+    max_tasks: int = Field(1000, ge=1)  # waiting and running; more are refused with 503
     deadline_s: float = Field(3600, gt=0, le=3600)  # of a queued request that names none
-    dead_ttl_s: int = Field(DEAD_TTL_S, ge=60)  # so long a task that was given up may be queued again
+    dead_ttl_s: int = Field(DEAD_TTL_S, ge=60)  # how long a dead letter may be requeued
 
 
 class GenerationSettings(BaseModel):
@@ -40,7 +40,7 @@ class GenerationSettings(BaseModel):
     catalogs: tuple[str, ...] = ("embedded",)
     deadline_s: float = Field(120, gt=0)  # of a synchronous request that names none
     license_mode: LicenseMode = "any"  # commercial: apps whose weights forbid commercial use are refused
-    require_consent: bool = False  # true: only requests with `"consent": true` are taken
+    require_consent: bool = False  # true: only requests with `"consent": true` are accepted
     result_ttl_s: int = Field(24 * 3600, ge=60)
     broker: BrokerSettings = BrokerSettings()
     store: StoreSettings = StoreSettings()

@@ -1,4 +1,4 @@
-"""Tasks of requests: everything that can be said of a request before any work is done for it."""
+"""Turns requests into tasks, with every check that needs no work on the photo."""
 
 import os
 import secrets
@@ -18,21 +18,21 @@ from serve_app.tasks.models import Task, Webhook, idempotency_digest
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose request it is, and the key under which a repeat of it is the same task."""
+    """The owner of a request, and the idempotency key under which its repeats are the same task."""
 
     owner: str
     idempotency_key: str | None = None
-    base_url: str = ""  # as they see this service
-    token: Token | None = None  # with its limits filled in; None: there are none
+    base_url: str = ""  # of this service, as the client sees it
+    token: Token | None = None  # with its limits filled in; None: without limits
 
     @property
     def max_images(self) -> int:
-        """At once; 0: any number."""
+        """Images at once; 0: no limit."""
         return (self.token.limits.images or 0) if self.token else 0
 
     @property
     def max_queued(self) -> int:
-        """Tasks; 0: any number."""
+        """Unfinished queued tasks; 0: no limit."""
         return (self.token.limits.queued or 0) if self.token else 0
 
 
@@ -40,7 +40,7 @@ ANYBODY = Caller("")
 
 
 class RequestValidator:
-    """Makes tasks of requests that this service takes."""
+    """Turns requests that this service accepts into tasks."""
 
     def __init__(self, settings: GenerationSettings, catalog: Catalog) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class RequestValidator:
         self._terms = PromptFilter(settings.safety.prompt_terms)
 
     def task(self, request: AvatarRequest, caller: Caller) -> Task:
-        """With everything filled in.
+        """The task of a request, with all defaults filled in.
 
         Raises: UnknownAppError; InvalidRequestError; ForbiddenError where the licences of the app forbid its use.
         """
@@ -76,28 +76,29 @@ class RequestValidator:
         )
 
     def _check_consent(self, request: AvatarRequest) -> None:
-        """Raises: InvalidRequestError where this service asks for consent, and the request does not say so."""
+        """Raises: InvalidRequestError where this service requires consent and the request does not confirm it."""
         if self._settings.require_consent and not request.consent:
             message = "this service takes a photo only with the consent of the person on it"
-            problem = {"field": "consent", "message": message, "accepted": {"const": True}}
-            raise InvalidRequestError("The request is not valid.", fields=[problem])
+            raise _invalid(field="consent", message=message, accepted={"const": True})
 
     def _check_prompt(self, prompt: str, field: str) -> None:
-        """Raises: InvalidRequestError where it has a word that this service refuses; which one is not said."""
+        """Raises: InvalidRequestError where the prompt has a refused term; it does not tell which one."""
         if self._terms.refuse(prompt):
-            problem = {"field": field, "message": "has a word that this service refuses"}
-            raise InvalidRequestError("The request is not valid.", fields=[problem])
+            raise _invalid(field=field, message="has a word that this service refuses")
 
     def _webhook(self, request: AvatarRequest, caller: Caller) -> Webhook | None:
-        """Raises: InvalidRequestError where its URL is none that may be called."""
+        """Raises: InvalidRequestError where its URL may not be called."""
         if request.webhook_url is None:
             return None
         try:
             check_url(request.webhook_url, self._settings.fetch)
         except ImageUrlError as error:
-            problem = {"field": "webhook_url", "message": str(error), "accepted": "an http or https URL"}
-            raise InvalidRequestError("The request is not valid.", fields=[problem]) from None
+            raise _invalid(field="webhook_url", message=str(error), accepted="an http or https URL") from None
         return Webhook(url=request.webhook_url, base_url=caller.base_url)
+
+
+def _invalid(**problem: object) -> InvalidRequestError:
+    return InvalidRequestError("The request is not valid.", fields=[problem])
 
 
 def new_task_id() -> str:

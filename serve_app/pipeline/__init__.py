@@ -1,1 +1,1 @@
-"""The order of the stages, and what is done again when a replica dies."""
+"""The order of the stages, and retries when a replica dies."""

@@ -1,7 +1,10 @@
-"""Calls to stages: their values and errors, as Serve 2.60 hands them out, and what becomes of them when work ends."""
+"""Calls to stages through Serve 2.60: their values, errors and cancellation."""
 
 import asyncio
 import contextlib
+import contextvars
+import logging
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -10,18 +13,19 @@ from ray.serve.handle import DeploymentResponse
 
 from deployments.errors import AvatarError
 
-PATIENCE_S = 5.0  # with a call that waits for another one
+PATIENCE_S = 5.0  # for a chained call, before its argument is checked
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 # Serve wraps the death of an earlier stage in a RayServeException of the later one.
 STAGE_LOST = (RayActorError, ObjectLostError, RayServeException)
 
 
 class Calls(list[DeploymentResponse[Any]]):
-    """The responses of one piece of work: leaving the block with an error cancels them all, finished ones included.
+    """The responses of one job. Leaving the block with an error cancels them all, finished ones included.
 
-    Cancelling only the last of a chain would not stop the stage in the middle.
+    Cancelling only the last one of a chain would not stop the stages before it.
     """
 
     def __enter__(self) -> "Calls":
@@ -37,7 +41,7 @@ class Calls(list[DeploymentResponse[Any]]):
 
 
 async def value_of(response: DeploymentResponse[T]) -> T:
-    """The value of a response; an error that a stage raised on purpose comes out as itself."""
+    """The value of a response. Raises: the AvatarError that the stage raised; RayTaskError for its bugs."""
     try:
         value: T = await response
         return value
@@ -45,7 +49,9 @@ async def value_of(response: DeploymentResponse[T]) -> T:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise RayServeException("the stage gave the work up") from None  # it is being stopped; we are not
+        raise RayServeException(
+            "the stage gave the work up"
+        ) from None  # the stage is shutting down, the caller is not cancelled
     except RayTaskError as error:
         cause: BaseException = error
         while isinstance(cause, RayTaskError):
@@ -56,16 +62,16 @@ async def value_of(response: DeploymentResponse[T]) -> T:
 
 
 async def value_of_chained(response: DeploymentResponse[T], source: DeploymentResponse[Any]) -> T:
-    """The value of a call that was made with another one's response.
+    """The value of a call whose argument is the response of another call.
 
-    An argument that failed because its replica was out of reach, as on a node that has just gone, Serve 2.60 takes for
-    the called replica being so, and makes the call again without end. So whoever waits long looks at the argument.
+    If the argument fails because its replica is unreachable, as on a node that is gone, Serve 2.60 blames the called
+    replica and retries without end. So after a while the argument is checked, too.
     """
     value: asyncio.Task[T] = asyncio.create_task(value_of(response))
     try:
         done, _ = await asyncio.wait({value}, timeout=PATIENCE_S)
         if not done:
-            # Not cancelled in the end: that would cancel the other call itself.
+            # Never cancelled: that would cancel the other call itself.
             argument: asyncio.Task[Any] = asyncio.create_task(value_of(source))
             argument.add_done_callback(lambda task: task.cancelled() or task.exception())
             await asyncio.wait({value, argument}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,3 +95,21 @@ def cancel(*responses: DeploymentResponse[Any]) -> None:
         # Cancelling a call that was never assigned to a replica raises the reason why it was not.
         with contextlib.suppress(Exception):
             response.cancel()
+
+
+def detach(work: Coroutine[Any, Any, T], running: set[asyncio.Task[Any]], failure: str) -> asyncio.Task[T]:
+    """Start work that continues when its caller is cancelled; it is in `running` until it is done.
+
+    An error that is not an AvatarError is logged as `failure`.
+    """
+
+    def finished(task: asyncio.Task[T]) -> None:
+        running.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, AvatarError):
+            log.error(failure, exc_info=error)
+
+    # In a context of its own: Serve cancels the calls that were made in the context of a cancelled request.
+    task = asyncio.create_task(work, context=contextvars.Context())
+    running.add(task)
+    task.add_done_callback(finished)
+    return task

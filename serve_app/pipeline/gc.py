@@ -1,25 +1,24 @@
-"""What Ray leaves behind of responses that one stage passed on to the next.
+"""Works around a leak in Ray 2.60: chained responses stay in a reference cycle (`ObjectRef._ready`).
 
-Ray 2.60 leaves each in a cycle of references (`ObjectRef._ready`), which only Python's collector finds: hours later in
-a process that does little. Until then the pixels stay in the memory of the node that drew them, and an autoscaler keeps
-a node whose memory is in use.
+Only Python's garbage collector frees them, in a mostly idle process hours later. Until then the pixels stay in the
+memory of the node that generated them, and an autoscaler keeps that node.
 """
 
 import asyncio
 import gc
 
-COLLECT_S = 2.0  # after the end of a piece of work, so at most so often
+COLLECT_S = 2.0  # delay after a job, and least time between collections
 
 
 class ReferenceCollector:
-    """Has them collected. Lives on one event loop."""
+    """Runs the garbage collector after jobs. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._due: asyncio.TimerHandle | None = None
 
     @staticmethod
     def freeze_current() -> None:
-        """Leave out of collections what is there now: libraries, which take a fifth of a second to look through."""
+        """Exclude all present objects from collections: those of the libraries take 0.2 s to scan."""
         gc.collect()
         gc.freeze()
 

@@ -1,20 +1,20 @@
-"""The values of the pipeline: one request on its way through the stages, and what was drawn of it."""
+"""The values of the pipeline: a job, and the drawings of its images."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from deployments.types import Avatar, AvatarSpec, C2paAssertion, FinishSpec
+from deployments.types import Avatar, AvatarSpec, C2paAssertion, PostprocessSpec
 from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
 from serve_app.schemas.responses import Attempt
 from serve_app.tasks.models import StoredAvatar
 
-MAX_REDRAWS = 2  # of an image that is less like the photo than was asked for
-SHARED_ATTEMPTS = 2  # so often a row shares its steps; then it is drawn alone, and only it can be what kills
+MAX_REDRAWS = 2  # of an image whose face similarity is below the requested one
+SHARED_ATTEMPTS = 2  # then the image is generated alone, as it may be what kills the replica
 
 
 class Drawing(NamedTuple):
-    """One drawing of an image, finished but not stored."""
+    """One drawing of an image, post-processed but not stored."""
 
     spec: AvatarSpec
     avatar: Avatar
@@ -34,7 +34,7 @@ ImageDone = Callable[[int, StoredAvatar], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class AvatarJob:
-    """One request on its way through the stages. `tenant` is whose it is; `done` are the images that are stored."""
+    """One request in the pipeline. `tenant` is its owner; `done` are the images that are stored already."""
 
     task_id: str
     tenant: str
@@ -43,21 +43,21 @@ class AvatarJob:
     native_size: tuple[int, int]
     submitted_at: float  # unix seconds
     done: Mapping[int, StoredAvatar] = field(default_factory=dict)
-    stands_back: bool = False  # its tenant asks for more than it may
+    deprioritised: bool = False  # its tenant exceeds its limits
 
     @property
     def deadline(self) -> float:
-        """Unix seconds. The stages keep it themselves; whoever runs the pipeline ends it then."""
+        """Unix seconds. The stages enforce it themselves; the caller of the pipeline stops it then."""
         return self.submitted_at + self.request.deadline_s
 
     def seed(self, index: int, redraw: int) -> int:
-        """Image i takes seed + i, drawn again one of those after the batch's: no two images of a task share one."""
+        """Image i has seed + i, its redraws have seeds after those of the batch: all drawings of a task differ."""
         if redraw == 0:
             return self.request.seed + index
         return (self.request.seed + self.request.batch + MAX_REDRAWS * index + redraw - 1) % (MAX_SEED + 1)
 
     def is_like(self, face_similarity: float | None) -> bool:
-        """As was asked for."""
+        """Whether a face similarity satisfies the request."""
         least = self.request.min_similarity
         return least is None or (face_similarity is not None and face_similarity >= least)
 
@@ -78,10 +78,10 @@ class AvatarJob:
             deadline=self.deadline,
             tenant=self.tenant,
             adapter_scale=request.ip_adapter_scale,
-            stands_back=self.stands_back,
+            deprioritised=self.deprioritised,
         )
 
-    def finish_spec(self, drawn: AvatarSpec) -> FinishSpec:
+    def postprocess_spec(self, drawn: AvatarSpec) -> PostprocessSpec:
         request = self.request
         assertion = C2paAssertion(
             app=request.app_id,
@@ -92,7 +92,7 @@ class AvatarJob:
             width=drawn.width,
             height=drawn.height,
         )
-        return FinishSpec(
+        return PostprocessSpec(
             width=request.width,
             height=request.height,
             remove_background=request.remove_background,

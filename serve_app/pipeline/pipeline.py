@@ -1,8 +1,8 @@
-"""The pipeline: the only place that knows the order of the stages.
+"""The pipeline, the only module that knows the order of the stages.
 
 face embedding -> for each image: generator -> background remover -> store, and generator -> similarity. The embedding
-is awaited first, so that a photo without a face never wakes a generator. The rest is chained by reference: pixels go
-from stage to stage through the object store, never through here.
+is awaited first, so that a photo without a face never scales a generator up from zero. The rest is chained by
+reference: pixels go from stage to stage through Ray's object store, not through this process.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from deployments.errors import UnsafeImageError
 from deployments.types import (
     Avatar,
     AvatarSpec,
-    DrawnWith,
     FaceEmbedding,
-    FinishSpec,
     FoundFaces,
     GeneratedImage,
+    GenerationMetadata,
     Photo,
+    PostprocessSpec,
 )
 from serve_app.backends.object_store import Results, result_key, thumbnail_key
 from serve_app.errors import OverloadedError
@@ -36,8 +36,7 @@ from serve_app.pipeline.gc import ReferenceCollector
 from serve_app.pipeline.job import MAX_REDRAWS, SHARED_ATTEMPTS, AvatarJob, Drawing, ImageDone
 from serve_app.tasks.models import StoredAvatar
 
-MAX_ATTEMPTS = 4  # of one stage's work on one image, when replicas die under it
-BUSY = "A stage takes no more work now."
+MAX_ATTEMPTS = 4  # of one stage on one image, when its replicas die
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class JobResult:
 
 
 class AvatarPipeline:
-    """Runs a job through the stages; a stage that dies on the way is asked again, a cancelled job stops them all."""
+    """Runs a job through the stages. Calls to replicas that die are retried; a cancelled job stops all its stages."""
 
     def __init__(
         self,
@@ -66,42 +65,44 @@ class AvatarPipeline:
         self._references = ReferenceCollector()
 
     async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
-        """Make the images that are not done yet; `image_done` is called as each of them is stored.
+        """Make the images that are not done yet; `image_done` is called when one of them is stored.
 
         Raises: NoFaceError; DeadlineError; OverloadedError; UnsafeImageError where all images are withheld;
         RayTaskError where a stage has a bug.
         """
         started = time.perf_counter()
         try:
-            with _refusals():
-                face = await self.embed(photo, stands_back=job.stands_back)
+            with _overload_errors():
+                face = await self.embed(photo, deprioritised=job.deprioritised)
                 face_s = time.perf_counter() - started
                 images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
-                return JobResult(_shown(await _all_or_none(images)), face_s)
+                return JobResult(_require_shown(await _all_or_none(images)), face_s)
         finally:
             self._references.collect_soon()
 
-    async def wake(self) -> None:
-        """Have the stages that an embedding is for start a replica where they have none, and wait for it."""
-        await asyncio.gather(value_of(self._generator.wake.remote()), value_of(self._remover.wake.remote()))
+    async def scale_from_zero(self) -> None:
+        """Scale the stages after the embedder up from zero, and wait until they have a replica."""
+        await asyncio.gather(
+            value_of(self._generator.scale_from_zero.remote()), value_of(self._remover.scale_from_zero.remote())
+        )
 
-    async def embed(self, photo: Photo, *, stands_back: bool = False) -> FaceEmbedding:
+    async def embed(self, photo: Photo, *, deprioritised: bool = False) -> FaceEmbedding:
         """Raises: NoFaceError."""
-        return await self._seen(lambda: self._embedder.embed.remote(photo, stands_back))
+        return await self._from_embedder(lambda: self._embedder.embed.remote(photo, deprioritised))
 
     async def inspect(self, photo: Photo) -> FoundFaces:
-        """The faces of a photo; wakes no generator. Raises: OverloadedError."""
-        with _refusals():
-            return await self._seen(lambda: self._embedder.inspect.remote(photo))
+        """The faces of a photo; does not scale the generator up from zero. Raises: OverloadedError."""
+        with _overload_errors():
+            return await self._from_embedder(lambda: self._embedder.inspect.remote(photo))
 
-    async def _seen(self, look: Callable[[], DeploymentResponse[T]]) -> T:
-        """What the embedder says of a photo; asked again where it died on the way."""
+    async def _from_embedder(self, call: Callable[[], DeploymentResponse[T]]) -> T:
+        """The value of a call to the embedder, which is repeated where its replica died."""
         with Calls() as calls:
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 try:
-                    return await value_of(calls.add(look()))
+                    return await value_of(calls.add(call()))
                 except STAGE_LOST as error:
-                    _again_or_raise(error, attempt)
+                    _log_retry_or_raise(error, attempt)
         raise AssertionError("the last attempt returns or raises")
 
     async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding, image_done: ImageDone) -> StoredAvatar:
@@ -127,7 +128,7 @@ class AvatarPipeline:
             finish_s=avatar.finish_s,
             store_s=time.perf_counter() - started,
             attempts=tuple(drawing.attempt for drawing in drawings),
-            drawn_with=_noted(avatar.drawn_with, face),
+            drawn_with=_with_face_weights(avatar.drawn_with, face),
             drawn_size=(spec.width, spec.height),
             drawn_sha256=avatar.drawn_sha256,
         )
@@ -135,12 +136,12 @@ class AvatarPipeline:
         return stored
 
     async def _drawings(self, job: AvatarJob, index: int, face: FaceEmbedding) -> list[Drawing]:
-        """Draw an image, and again while it is less like the photo than was asked for and there is time for it."""
+        """Draw an image, and again while its face similarity is below the requested one and there is time."""
         drawings: list[Drawing] = []
         for redraw in range(1 + MAX_REDRAWS):
             spec, started = job.avatar_spec(index, redraw), time.time()
             try:
-                drawings.append(Drawing(spec, *await self._draw(spec, job.finish_spec(spec), face)))
+                drawings.append(Drawing(spec, *await self._draw(spec, job.postprocess_spec(spec), face)))
             except (BackPressureError, DeploymentUnavailableError, UnsafeImageError):
                 if not drawings:
                     raise
@@ -150,17 +151,19 @@ class AvatarPipeline:
                 break
         return drawings
 
-    async def _draw(self, spec: AvatarSpec, finish: FinishSpec, face: FaceEmbedding) -> tuple[Avatar, float | None]:
-        """Generate and finish one image; where the chain broke, what had been generated is not generated again."""
+    async def _draw(
+        self, spec: AvatarSpec, postprocessing: PostprocessSpec, face: FaceEmbedding
+    ) -> tuple[Avatar, float | None]:
+        """Generate and post-process one image; after a failure, an image that was generated is not generated again."""
         with Calls() as calls:
             image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
-                avatar = calls.add(self._remover.finish.remote(image, finish))
-                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.stands_back))
+                avatar = calls.add(self._remover.postprocess.remote(image, postprocessing))
+                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.deprioritised))
                 try:
                     return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
                 except STAGE_LOST as error:
-                    _again_or_raise(error, attempt)
+                    _log_retry_or_raise(error, attempt)
                     cancel(avatar, similarity)
                     if await is_lost(image):
                         again = replace(spec, alone=attempt >= SHARED_ATTEMPTS)
@@ -168,43 +171,43 @@ class AvatarPipeline:
         raise AssertionError("the last attempt returns or raises")
 
     def _generate(self, spec: AvatarSpec, face: FaceEmbedding) -> DeploymentResponse[GeneratedImage]:
-        # The id is for the router: replicas that have the model in memory come first.
+        # The router prefers replicas that have the model with this id in memory.
         return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
 
 
-def _noted(drawn_with: DrawnWith | None, face: FaceEmbedding) -> DrawnWith | None:
-    """With what the face was read with, and this version."""
+def _with_face_weights(drawn_with: GenerationMetadata | None, face: FaceEmbedding) -> GenerationMetadata | None:
+    """The generation metadata with the weights of the face stage and the version of this package."""
     if drawn_with is None:
         return None
     versions = {"face-avatar": serve_app.__version__, **drawn_with.versions}
     return replace(drawn_with, weights={**drawn_with.weights, **face.weights}, versions=versions)
 
 
-def _shown(avatars: list[StoredAvatar]) -> list[StoredAvatar]:
+def _require_shown(avatars: list[StoredAvatar]) -> list[StoredAvatar]:
     if all(avatar.withheld for avatar in avatars):
         raise UnsafeImageError("The safety checker withholds every image. Another prompt or seed may help.")
     return avatars
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """What a stage, or Ray's store of objects, has no room for now. Raises: OverloadedError."""
+def _overload_errors() -> Iterator[None]:
+    """Raises: OverloadedError where a stage is busy, or Ray's object store is full."""
     try:
         yield
     except (BackPressureError, DeploymentUnavailableError):
-        raise OverloadedError(BUSY) from None
+        raise OverloadedError("A stage takes no more work now.") from None
     except (ObjectStoreFullError, OutOfDiskError):
         raise OverloadedError("There is no memory for more pictures now.") from None
 
 
-def _again_or_raise(error: Exception, attempt: int) -> None:
+def _log_retry_or_raise(error: Exception, attempt: int) -> None:
     if attempt == MAX_ATTEMPTS or isinstance(error, (BackPressureError, DeploymentUnavailableError)):
         raise error
     log.warning("a stage was lost (%s); attempt %d", type(error).__name__, attempt + 1)
 
 
 async def _all_or_none(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; at the first error the rest is cancelled and waited for."""
+    """All results in order; the first error cancels the others and waits for them."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         return await asyncio.gather(*tasks)

@@ -1,7 +1,7 @@
-"""Changes of tasks, told to whoever waits for them: one reader a process, however many wait.
+"""Notifies listeners of changes to tasks, with one reader per process for any number of listeners.
 
-A stream of ids, not pub/sub: after a broken connection the reader goes on where it stopped. It is short and may lose
-what is old, so who waits looks for itself now and then.
+A stream of ids rather than pub/sub: after a broken connection the reader resumes where it stopped. The stream is short
+and may drop old entries, so listeners also poll now and then.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from redis.asyncio import Redis
 from serve_app.errors import BrokerError
 from serve_app.tasks.models import Keys
 
-READ_S = 2.0  # of one call, while nothing changes
+READ_S = 2.0  # of one blocking read
 AT_ONCE = 500
-PAUSE_S = 1.0  # while the broker does not answer
+PAUSE_S = 1.0  # while the broker is unavailable
 
 log = logging.getLogger(__name__)
 
 
 class ChangeStream:
-    """Lives on one event loop; reads only while somebody listens."""
+    """Lives on one event loop; reads only while there are listeners."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
@@ -42,7 +42,7 @@ class ChangeStream:
 
     @contextlib.asynccontextmanager
     async def listen(self, task_id: str, owner: str) -> AsyncIterator[asyncio.Event]:
-        """An event that every change of the task sets; whoever waits clears it, then reads the record."""
+        """An event that every change of the task sets; the listener clears it, then reads the record."""
         changed = asyncio.Event()
         self._listeners[task_id].add(changed)
         self._owners[owner] += 1
@@ -65,19 +65,19 @@ class ChangeStream:
 
     async def _read(self) -> None:
         last = None
-        while self._reader is asyncio.current_task():  # a call to Redis may swallow that this was cancelled
+        while self._reader is asyncio.current_task():  # a call to Redis may swallow the cancellation
             try:
                 if last is None:
                     last = await self._newest()
-                    self._wake(*self._listeners)  # what changed until now was not read
+                    self._notify(*self._listeners)  # earlier changes are not read
                 changes = await self._after(last)
             except BrokerError as error:
-                log.warning("changes of tasks are not read: %s", error.__cause__)
+                log.warning("cannot read changes of tasks: %s", error.__cause__)
                 await asyncio.sleep(PAUSE_S)
                 continue
             if changes:
                 last = changes[-1][0]
-                self._wake(*(fields["task_id"] for _id, fields in changes))
+                self._notify(*(fields["task_id"] for _id, fields in changes))
 
     async def _newest(self) -> str:
         newest: Any = await self._redis.xrevrange(self._stream, count=1)
@@ -88,7 +88,7 @@ class ChangeStream:
         answer: Any = await self._redis.xread(streams, count=AT_ONCE, block=round(READ_S * 1000))
         return [entry for _stream, entries in answer or () for entry in entries]
 
-    def _wake(self, *task_ids: str) -> None:
+    def _notify(self, *task_ids: str) -> None:
         for task_id in task_ids:
             for changed in self._listeners.get(task_id, ()):
                 changed.set()

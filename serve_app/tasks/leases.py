@@ -1,10 +1,10 @@
-"""The leases of the tasks that this process works on: kept while it works, noticed when they are gone."""
+"""The leases of the tasks that this process runs: renewed while it does, and the work stops when one is lost."""
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from deployments.errors import AvatarError
 from serve_app.errors import BrokerError
@@ -12,20 +12,21 @@ from serve_app.tasks.models import LEASE_S, UNFINISHED
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 
-LOOK_S = 0.25  # so long a cancelled task may go unnoticed
+POLL_S = 0.25  # a cancellation is noticed within this time
 RENEW_S = LEASE_S / 4
 
 log = logging.getLogger(__name__)
 
 
 class TaskLostError(AvatarError):
-    """The task was cancelled, or somebody else works on it now."""
+    """The task was cancelled, or another process has leased it."""
 
 
 class Leases:
-    """Renews what is held, and stops the work on a task that was cancelled. Lives on one event loop.
+    """Renews leases, and stops the work on tasks that were cancelled. Lives on one event loop.
 
-    While the broker does not answer, work goes on: a lease that ran out meanwhile is taken again, if nobody else did.
+    While the broker is unavailable, work continues: a lease that expired meanwhile is renewed unless another process
+    has taken it.
     """
 
     def __init__(self, tasks: TaskStore, queue: TaskQueue | None = None) -> None:
@@ -37,7 +38,7 @@ class Leases:
 
     @contextlib.asynccontextmanager
     async def hold(self, task_id: str, message: Message | None = None) -> AsyncIterator[None]:
-        """Keep the lease of a claimed task while the block runs. Raises: TaskLostError, in the middle of the block."""
+        """Keep the lease of a claimed task while the block runs. Raises: TaskLostError, interrupting the block."""
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
         if message is not None:
@@ -64,32 +65,28 @@ class Leases:
     async def _keep(self) -> None:
         renewed_at = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
             try:
                 if time.monotonic() - renewed_at >= RENEW_S:
                     await self._renew()
                     renewed_at = time.monotonic()
                 else:
-                    await self._look()
+                    await self._check()
             except BrokerError as error:
                 log.warning("leases are not renewed: %s", error.__cause__)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         task_ids = list(self._scopes)
-        for task_id, status in zip(task_ids, await self._tasks.statuses(task_ids), strict=True):
-            if status not in UNFINISHED:
-                self._lost(task_id)
+        self._stop_lost(task_ids, [status in UNFINISHED for status in await self._tasks.statuses(task_ids)])
 
     async def _renew(self) -> None:
         task_ids = list(self._scopes)
-        held = await self._tasks.renew(task_ids)
-        for task_id, ours in zip(task_ids, held, strict=True):
-            if not ours:
-                self._lost(task_id)
+        self._stop_lost(task_ids, await self._tasks.renew(task_ids))
         if self._queue is not None:
             await self._queue.touch([self._messages[task_id] for task_id in self._scopes if task_id in self._messages])
 
-    def _lost(self, task_id: str) -> None:
-        scope = self._scopes.get(task_id)
-        if scope is not None and not scope.expired():
-            scope.reschedule(asyncio.get_running_loop().time())
+    def _stop_lost(self, task_ids: Sequence[str], kept: Sequence[bool]) -> None:
+        for task_id, is_kept in zip(task_ids, kept, strict=True):
+            scope = self._scopes.get(task_id)
+            if not is_kept and scope is not None and not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time())

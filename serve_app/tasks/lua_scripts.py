@@ -1,11 +1,11 @@
-"""The changes of a task's record, each one script in Redis: of two who try the same at once one wins.
+"""The changes of a task's record, each an atomic Lua script: of two processes that try the same, one wins.
 
-Every script gets the same keys and begins with the same lines, which read what stands and name what is done to it.
+Every script gets the same keys and starts with BEGIN, which reads the record and defines the steps of the changes.
 """
 
 BEGIN = """
-local record, lease, normal_queue, low_queue, open, dead, changes, webhooks, pace = unpack(KEYS)
-local task_id, holder, now = ARGV[1], ARGV[2], ARGV[3]
+local record, lease, normal_queue, low_queue, open, dead, changes, webhooks, throughput = unpack(KEYS)
+local task_id, lease_owner, now = ARGV[1], ARGV[2], ARGV[3]
 local status = redis.call('HGET', record, 'status')
 local unfinished = status == 'PENDING' or status == 'STARTED'
 local queue = redis.call('HGET', record, 'priority') == 'low' and low_queue or normal_queue
@@ -16,15 +16,15 @@ local function record_of(other)
     return string.sub(record, 1, -#task_id - 1) .. other
 end
 
-local function held()
-    return redis.call('GET', lease) == holder
+local function leased()
+    return redis.call('GET', lease) == lease_owner
 end
 
--- What nobody holds is still whose it was, but not while it waits in the queue.
-local function ours()
+-- A task whose lease expired still belongs to its last owner until another takes it, but not while it is queued.
+local function may_write()
     if not unfinished then return false end
     local other = redis.call('GET', lease)
-    if other then return other == holder end
+    if other then return other == lease_owner end
     return status == 'STARTED' or redis.call('HEXISTS', record, 'message_id') == 0
 end
 
@@ -33,10 +33,10 @@ local function changed()
     redis.call('XADD', changes, 'MAXLEN', '~', 1000, '*', 'task_id', task_id)
 end
 
--- Owners take turns: in the usual queue waits one task of each. Its others stand back, in the queue of low priority.
+-- Owners take turns: the normal queue has one task of each owner. Its other tasks wait in the queue of low priority.
 local function lane()
     if redis.call('HGET', record, 'asked') == 'low' then return 'low' end
-    if redis.call('HEXISTS', record, 'started_at') == 1 then return 'normal' end  -- it had its turn
+    if redis.call('HEXISTS', record, 'started_at') == 1 then return 'normal' end  -- it has had its turn
     for _, other in ipairs(redis.call('ZRANGE', line, 0, -1)) do
         if other == task_id or redis.call('HGET', record_of(other), 'status') ~= 'PENDING' then
             redis.call('ZREM', line, other)
@@ -48,8 +48,8 @@ local function lane()
     return back and 'low' or 'normal'
 end
 
--- The oldest of those that stand back takes the place of this one. Where a worker has just got it, its message comes
--- twice, and the second is dropped.
+-- The owner's oldest waiting task takes the turn of this one. If a worker has just taken it, its message is delivered
+-- twice, and the second one is dropped.
 local function leave_line()
     redis.call('ZREM', later, task_id)
     if redis.call('ZREM', line, task_id) == 0 then return end
@@ -89,8 +89,8 @@ local function forget_images()
     for index = 0, 7 do redis.call('HDEL', record, 'avatar:' .. index) end
 end
 
-local function over(ending, ttl_s)
-    redis.call('HSET', record, 'status', ending, 'finished_at', now)
+local function finish(final, ttl_s)
+    redis.call('HSET', record, 'status', final, 'finished_at', now)
     redis.call('EXPIRE', record, ttl_s)
     redis.call('DEL', lease)
     redis.call('ZREM', open, task_id)
@@ -103,11 +103,11 @@ local function over(ending, ttl_s)
     changed()
 end
 
--- A mean of the last few, which is forgotten when nothing was measured for long.
+-- An exponential moving average, which expires an hour after the last measurement.
 local function measured(what, seconds)
-    local before = redis.call('HGET', pace, what)
-    redis.call('HSET', pace, what, before and before * 0.8 + seconds * 0.2 or seconds)
-    redis.call('EXPIRE', pace, 3600)
+    local before = redis.call('HGET', throughput, what)
+    redis.call('HSET', throughput, what, before and before * 0.8 + seconds * 0.2 or seconds)
+    redis.call('EXPIRE', throughput, 3600)
 end
 """
 
@@ -124,12 +124,12 @@ if ARGV[8] == 'low' then redis.call('HSET', record, 'asked', 'low') end
 if ARGV[5] == 'STARTED' then redis.call('HSET', record, 'started_at', now) end
 if ARGV[11] == '1' then redis.call('HSET', record, 'delivery', '{}') end
 redis.call('EXPIRE', record, ARGV[7])
-redis.call('SET', lease, holder, 'PX', ARGV[6])
+redis.call('SET', lease, lease_owner, 'PX', ARGV[6])
 return task_id .. ' ' .. ARGV[9]
 """
 
 ENQUEUE = """
-if status ~= 'PENDING' or not held() then return 0 end
+if status ~= 'PENDING' or not leased() then return 0 end
 to_queue()
 return 1
 """
@@ -137,7 +137,7 @@ return 1
 # ARGV: lease_ms, status to set
 CLAIM = """
 if not unfinished then return 'over' end
-if not redis.call('SET', lease, holder, 'NX', 'PX', ARGV[4]) then return 'held' end
+if not redis.call('SET', lease, lease_owner, 'NX', 'PX', ARGV[4]) then return 'held' end
 if ARGV[5] == 'STARTED' then
     redis.call('HSET', record, 'status', 'STARTED')
     redis.call('HSETNX', record, 'started_at', now)
@@ -148,10 +148,10 @@ end
 return 'ours'
 """
 
-# ARGV: lease_ms. A lease that ran out and that nobody took is taken again.
+# ARGV: lease_ms. An expired lease that no other process has taken is renewed.
 RENEW = """
-if not ours() then return 0 end
-redis.call('SET', lease, holder, 'PX', ARGV[4])
+if not may_write() then return 0 end
+redis.call('SET', lease, lease_owner, 'PX', ARGV[4])
 return 1
 """
 
@@ -164,14 +164,14 @@ changed()
 
 # KEYS[10]: idempotency; ARGV: status, outcome, ttl_s, forget the idempotency key: 0 or 1, a dead letter: 0 or 1, images
 FINISH = """
-if not ours() then return 0 end
-if ARGV[4] == 'SUCCESS' and redis.call('HGET', record, 'attempts') == '1' then  -- by a worker, and not after a death
+if not may_write() then return 0 end
+if ARGV[4] == 'SUCCESS' and redis.call('HGET', record, 'attempts') == '1' then  -- by a worker, at the first attempt
     local seconds = now - redis.call('HGET', record, 'started_at')
     measured('task_s', seconds)
     measured('image_s', seconds / ARGV[9])
 end
 redis.call('HSET', record, 'outcome', ARGV[5])
-over(ARGV[4], ARGV[6])
+finish(ARGV[4], ARGV[6])
 if ARGV[7] == '1' then redis.call('DEL', KEYS[10]) end
 if ARGV[8] == '1' then
     redis.call('HSET', record, 'dead', 1)
@@ -183,7 +183,7 @@ return 1
 """
 
 HAND_BACK = """
-if status ~= 'STARTED' or not held() then return 0 end
+if status ~= 'STARTED' or not leased() then return 0 end
 to_queue()
 redis.call('HINCRBY', record, 'attempts', -1)
 return 1
@@ -192,19 +192,19 @@ return 1
 # ARGV: ttl_s
 CANCEL = """
 if not unfinished then return 0 end
-over('CANCELLED', ARGV[4])
+finish('CANCELLED', ARGV[4])
 forget_images()
 from_queue()
 return 1
 """
 
-# ARGV: outcome. Of a finished task; a record that has expired is not begun again.
+# ARGV: outcome. Only of a finished task; an expired record is not created again.
 REPLACE_OUTCOME = """
 if status and not unfinished then redis.call('HSET', record, 'outcome', ARGV[4]) end
 """
 
-# ARGV: the message that is lost. Nobody else may have put the task into the queue, or taken it, since that was found.
-REVIVE = """
+# ARGV: the lost message. Nothing is done if the task was queued or leased again since that was found.
+REQUEUE_LOST = """
 if not unfinished then
     redis.call('ZREM', open, task_id)
     return 0
@@ -225,7 +225,7 @@ to_queue()
 return 1
 """
 
-# KEYS: webhooks; ARGV: now, until when they are ours, at most
+# KEYS: webhooks; ARGV: now, end of their lease, at most
 DUE = """
 local task_ids = redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[3])
 for _, task_id in ipairs(task_ids) do redis.call('ZADD', KEYS[1], ARGV[2], task_id) end

@@ -1,6 +1,6 @@
-"""Metrics of tasks, which Ray exports to Prometheus with `ray_` before their names.
+"""Metrics of tasks, which Ray exports to Prometheus with the prefix `ray_`.
 
-Labels take few values: errors by their stable name, never a task or a token.
+Labels have low cardinality: errors by their stable name, never a task or a token.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from serve_app.tasks.models import Failure, Outcome, Task, TaskRecord
 
 STAGE_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120]
 WAIT_S = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600]
-SIMILARITY = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]  # what is below 0 counts as below 0.1
+SIMILARITY = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]  # negative ones count as below 0.1
 
 
 class TaskMetrics:
-    """Tasks by how they ended, what their stages took, and how like the avatars are. Of an ingress or a worker."""
+    """Outcomes of tasks, durations of stages and face similarities, in an ingress or a worker."""
 
     def __init__(self) -> None:
         labels = ("kind", "status", "error")
@@ -31,7 +31,7 @@ class TaskMetrics:
         self._wait_s = metrics.Histogram("avatar_queue_wait_seconds", "Until first taken.", WAIT_S, ("priority",))
 
     def taken(self, record: TaskRecord) -> None:
-        """A worker begins a task."""
+        """Count a task that a worker starts."""
         if (wait_s := waited_s(record)) is not None:
             self._wait_s.observe(wait_s, {"priority": record.task.request.priority})
 
@@ -52,14 +52,14 @@ class TaskMetrics:
 
 
 def waited_s(record: TaskRecord) -> float | None:
-    """How long a task was in the queue; None where it was begun before, and its time was not spent waiting alone."""
+    """Seconds that a task waited in the queue; None where it was started before, as it did not only wait."""
     if record.attempts > 1 or record.started_at is None:
         return None
-    return max(0.0, record.started_at - record.task.submitted_at)  # the clocks of two machines
+    return max(0.0, record.started_at - record.task.submitted_at)  # clocks of two machines may differ
 
 
 def durations(outcome: Outcome) -> Iterator[tuple[str, float]]:
-    """Stages and their seconds: of the photo once, of every image its own."""
+    """Stages and their seconds: once for the photo, and for each image."""
     for stage in ("fetch", "face"):
         if stage in outcome.stages:
             yield stage, outcome.stages[stage]
@@ -70,7 +70,7 @@ def durations(outcome: Outcome) -> Iterator[tuple[str, float]]:
 
 
 def refusal(failure: Failure) -> str | None:
-    """The reason why a photo was of no use; None where the failure was another."""
+    """The reason why a photo was unusable; None for other failures."""
     if failure.error == ANSWERS[ImageUrlError].name:
         return str(failure.error_data.get("reason", "url"))
     if failure.error == ANSWERS[NoFaceError].name:

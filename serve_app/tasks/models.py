@@ -1,6 +1,6 @@
-"""The values of a task: what was asked for, how far it is, and what came of it.
+"""The values of a task: its request, its state and its outcome.
 
-A worker of an older version may read what a newer one wrote: fields that it does not know are ignored.
+A worker may read what a newer version wrote: it ignores fields that it does not know.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from deployments.types import DrawnWith
+from deployments.types import GenerationMetadata, ImageProgress
 from serve_app.backends.object_store import photo_key, result_key, thumbnail_key
 from serve_app.schemas.requests import EffectiveRequest, Priority
 from serve_app.schemas.responses import Attempt, Status
@@ -23,7 +23,7 @@ IMAGE_FIELD = "avatar:"  # and the image's index
 
 @dataclass(frozen=True, slots=True)
 class StoredAvatar:
-    """One finished image: where it lies, how its stages went (seconds), and what it was drawn with."""
+    """One finished image: its keys in the store, the times of its stages (seconds), and its generation metadata."""
 
     key: str
     thumbnail_key: str
@@ -34,29 +34,30 @@ class StoredAvatar:
     finish_s: float
     store_s: float
     attempts: tuple[Attempt, ...] = ()
-    drawn_with: DrawnWith | None = None  # None where an older version drew it
+    drawn_with: GenerationMetadata | None = None  # None where an older version drew it
     drawn_size: tuple[int, int] = (0, 0)
     drawn_sha256: str = ""
-    withheld: bool = False  # by the safety checker: it lies nowhere
+    withheld: bool = False  # by the safety checker: it is not stored
 
 
 AVATAR = TypeAdapter(StoredAvatar)
+IMAGE_PROGRESS = TypeAdapter(ImageProgress)
 
 
 class Recorded(BaseModel):
-    # What a newer version wrote must not be an error to an older one, while one replaces the other.
+    # During an upgrade, older replicas read what newer ones wrote.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Webhook(Recorded):
-    """Whom to tell when a task is finished; `base_url` is that of the links to its results."""
+    """The URL to call when a task is finished; `base_url` is the start of the links to its results."""
 
     url: str
     base_url: str
 
 
 class Task(Recorded):
-    """One request, as it is worked on. `owner` is whose token it came with."""
+    """One request with all its values filled in. `owner` is the owner of its token."""
 
     task_id: str
     owner: str
@@ -64,7 +65,7 @@ class Task(Recorded):
     submitted_at: float  # unix seconds
     idempotency: str | None = None  # the digest of the client's key
     webhook: Webhook | None = None
-    token: str = ""  # the id of the one it came with
+    token: str = ""  # the id of the request's token
 
     @property
     def deadline(self) -> float:
@@ -73,7 +74,7 @@ class Task(Recorded):
 
 
 class Failure(Recorded):
-    """An error as its HTTP answer tells it."""
+    """An error as in its HTTP response."""
 
     status: int
     error: str
@@ -81,7 +82,7 @@ class Failure(Recorded):
 
 
 class Outcome(Recorded):
-    """What came of a task: its avatars, or why there are none. `stages` and `startup_s` are seconds."""
+    """The avatars of a task, or why there are none. `stages` and `startup_s` are seconds."""
 
     avatars: tuple[StoredAvatar, ...] = ()
     failure: Failure | None = None
@@ -90,7 +91,7 @@ class Outcome(Recorded):
 
 
 class Delivery(Recorded):
-    """How far a webhook is. `status` and `error` are those of the last attempt."""
+    """The state of a webhook. `status` and `error` are those of the last attempt."""
 
     attempts: int = 0
     delivered_at: float | None = None  # unix seconds
@@ -100,14 +101,14 @@ class Delivery(Recorded):
 
 
 class Throughput(NamedTuple):
-    """How fast the workers were of late: seconds a task, and for each image of one."""
+    """Recent worker throughput: seconds per task, and per image."""
 
     task_s: float
     image_s: float
 
 
 class Queued(NamedTuple):
-    """Unfinished queued tasks of an owner, and where the next one would wait: one of each owner is in line."""
+    """The unfinished queued tasks of an owner, and the queue of the next one: the normal one has one of each."""
 
     tasks: int
     next_one: Priority
@@ -117,16 +118,16 @@ class TaskRecord(Recorded):
     task: Task
     status: Status
     revision: int = 0  # grows with every change that a client may see
-    attempts: int = 0  # how often somebody began to work on it
+    attempts: int = 0  # how often a process began to run it
     started_at: float | None = None  # unix seconds
     finished_at: float | None = None
-    avatars: dict[int, StoredAvatar] = {}  # those of its images that are done, while it is unfinished
+    avatars: dict[int, StoredAvatar] = {}  # the images that are done, while the task is unfinished
     outcome: Outcome = Outcome()
     delivery: Delivery | None = None  # of its webhook, where it has one
     message_id: str | None = None  # in the queue
-    priority: Priority = "normal"  # of that message: low, too, where others of its owner go before it
-    dead: bool = False  # given up: it is among the dead letters, and its photo is still there
-    is_leased: bool = False  # somebody works on it now
+    priority: Priority = "normal"  # of that message; also low while other tasks of its owner precede it
+    dead: bool = False  # a dead letter: its photo is kept
+    is_leased: bool = False  # a process works on it now
 
     @property
     def finished(self) -> bool:
@@ -138,9 +139,9 @@ class TaskRecord(Recorded):
 
 
 class Claim(StrEnum):
-    OURS = "ours"
-    HELD = "held"  # somebody else works on it
-    OVER = "over"  # finished, cancelled, or forgotten
+    ACQUIRED = "ours"
+    LEASED = "held"  # by another process
+    FINISHED = "over"  # or cancelled, or expired
 
 
 def record_from(fields: dict[str, Any], *, is_leased: bool) -> TaskRecord:
@@ -157,36 +158,45 @@ def record_from(fields: dict[str, Any], *, is_leased: bool) -> TaskRecord:
 
 
 def task_files(task: Task) -> list[str]:
-    """The keys of all that the store may hold of a task."""
+    """The keys of all files that the store may have of a task: its photo, images and thumbnails."""
     request, task_id = task.request, task.task_id
     images = [result_key(task_id, index, request.output_format) for index in range(request.batch)]
     return [photo_key(task_id), *images, *(thumbnail_key(task_id, index) for index in range(request.batch))]
 
 
+def unneeded_files(task: Task, status: Status, *, dead: bool) -> list[str]:
+    """The keys of the files that a task with this status no longer needs; a dead one may be requeued, and needs all."""
+    if dead or status in UNFINISHED:
+        return []
+    return [photo_key(task.task_id)] if status == "SUCCESS" else task_files(task)
+
+
 def idempotency_digest(owner: str, key: str) -> str:
-    """What stands for a client's idempotency key: the keys of two owners never meet."""
+    """The digest of a client's idempotency key; those of two owners never collide."""
     return hashlib.sha256(f"{owner}\n{key}".encode()).hexdigest()
 
 
 class Keys:
-    """The names of the keys."""
+    """The names of the Redis keys."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self.queue = f"{self._prefix}:queue"
         self.low_queue = f"{self._prefix}:queue:low"
-        self.open = f"{self._prefix}:open"  # the tasks that were queued and are unfinished, by when they were queued
-        self.dead = f"{self._prefix}:dead"  # those that were given up, by when
-        self.changes = f"{self._prefix}:changes"  # a stream of the ids of tasks whose records changed of late
-        self.webhooks = f"{self._prefix}:webhooks"  # finished tasks to tell of, by when
-        self.pace = f"{self._prefix}:pace"
+        self.open = f"{self._prefix}:open"  # unfinished queued tasks, by the time they were queued
+        self.dead = f"{self._prefix}:dead"  # dead letters, by the time they died
+        self.changes = f"{self._prefix}:changes"  # a stream of the ids of tasks whose records changed recently
+        self.webhooks = (
+            f"{self._prefix}:webhooks"  # finished tasks whose webhooks are due, by the time of the next attempt
+        )
+        self.throughput = f"{self._prefix}:pace"
         self.reaper = f"{self._prefix}:reaper"
-        self.cold_starts = f"{self._prefix}:cold-starts"  # seconds that each stage last took to come up from zero
+        self.cold_starts = f"{self._prefix}:cold-starts"  # seconds that the last cold start of each stage took
         self.tokens = f"{self._prefix}:tokens"
-        self.tokens_used = f"{self._prefix}:tokens-used"  # when each came last
+        self.tokens_used = f"{self._prefix}:tokens-used"  # when each was last used
         self.rates = f"{self._prefix}:rate"
         self.signing_key = f"{self._prefix}:signing-key"
-        self.certificate = f"{self._prefix}:certificate"  # and its key, of content credentials
+        self.certificate = f"{self._prefix}:certificate"  # and its key, for content credentials
 
     def sweeper(self, what: str) -> str:
         return f"{self._prefix}:sweeper:{what}"
@@ -222,6 +232,6 @@ class Keys:
         return f"{self._prefix}:usage:{token}:{day}"
 
     def of_task(self, task_id: str) -> list[str]:
-        """In the order in which the scripts name them."""
-        of_all = [self.queue, self.low_queue, self.open, self.dead, self.changes, self.webhooks, self.pace]
+        """In the order in which the scripts unpack them."""
+        of_all = [self.queue, self.low_queue, self.open, self.dead, self.changes, self.webhooks, self.throughput]
         return [self.record(task_id), self.lease(task_id), *of_all]

@@ -1,7 +1,7 @@
-"""The records of tasks: the truth about what was asked for, how far it is, and what came of it.
+"""The records of tasks, which are authoritative for their requests, states and outcomes.
 
-A record is a hash in Redis. The process that works on a task holds its lease, a key that expires soon after that
-process died. Photos and their URLs are never recorded.
+A record is a hash in Redis. The process that works on a task owns its lease, a key that expires soon after the process
+dies. Photos and their URLs are never recorded.
 """
 
 import time
@@ -12,12 +12,14 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
+from deployments.types import ImageProgress
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
 from serve_app.tasks import lua_scripts as scripts
 from serve_app.tasks.models import (
     AVATAR,
     DEAD_TTL_S,
+    IMAGE_PROGRESS,
     LEASE_S,
     Claim,
     Delivery,
@@ -31,15 +33,15 @@ from serve_app.tasks.models import (
     record_from,
 )
 
-OPEN_AT_MOST_S = 7200  # a queued task is over long before, unless its record was lost
-DEAD_MARGIN_S = 3600  # so much longer its record is there: whoever takes a dead letter off the list finds it
+MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
+DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
 AT_ONCE = 500  # records read in one call
 
 
 class TaskStore:
-    """Creates, reads and changes records. `lease_owner` names this process in the leases that it takes.
+    """Creates, reads and changes records. `lease_owner` names this process in its leases.
 
-    Every method raises BrokerError where Redis does not answer.
+    Every method raises BrokerError while Redis is unavailable.
     """
 
     def __init__(
@@ -61,9 +63,9 @@ class TaskStore:
         self._due = redis.register_script(scripts.DUE)
 
     async def create(self, task: Task, status: Status, body_digest: str = "") -> str:
-        """Record a task, held by us; gives its id, or that of the task that its idempotency key stands for already.
+        """Record a task, leased by this process; returns its id, or that of the task that has its idempotency key.
 
-        Raises: ConflictError where that one came with another body.
+        Raises: ConflictError where that task has another request body.
         """
         record = (task.model_dump_json(), status, self._lease_ms, self._record_ttl_s(task), task.request.priority)
         rest = (body_digest, self._ttl_s, int(task.webhook is not None), task.owner)
@@ -74,49 +76,46 @@ class TaskStore:
         return task_id
 
     async def knows(self, task: Task) -> bool:
-        """Whether its idempotency key stands for a task already."""
+        """Whether a task with its idempotency key exists already."""
         if task.idempotency is None:
             return False
         return bool(await self._redis.exists(self._keys.idempotency(task.idempotency)))
 
     async def get(self, task_id: str) -> TaskRecord | None:
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.hgetall(self._keys.record(task_id))
-        pipe.exists(self._keys.lease(task_id))
-        fields, held = await pipe.execute()
-        return record_from(fields, is_leased=bool(held)) if fields else None
+        pipe: Any = self._redis.pipeline(transaction=False)
+        fields, leased = await pipe.hgetall(self._keys.record(task_id)).exists(self._keys.lease(task_id)).execute()
+        return record_from(fields, is_leased=bool(leased)) if fields else None
 
     async def enqueue(self, task_id: str) -> bool:
-        """Put a task that we hold into the queue, and let go of it; false where it was cancelled meanwhile."""
+        """Queue a task that this process has leased, and release it; false where it was cancelled meanwhile."""
         return bool(await self._run(scripts.ENQUEUE, task_id))
 
     async def queued_of(self, owner: str) -> Queued:
-        """What an owner has in the queue."""
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.zremrangebyscore(self._keys.open_of(owner), "-inf", time.time() - OPEN_AT_MOST_S)
-        pipe.zcard(self._keys.open_of(owner))
-        pipe.exists(self._keys.line(owner))
+        """The unfinished queued tasks of an owner."""
+        pipe: Any = self._redis.pipeline(transaction=False)
+        queued = self._keys.open_of(owner)
+        pipe.zremrangebyscore(queued, "-inf", time.time() - MAX_OPEN_S).zcard(queued).exists(self._keys.line(owner))
         _lost, tasks, in_line = await pipe.execute()
         return Queued(int(tasks), "low" if in_line else "normal")
 
     async def own_tasks_ahead(self, task_id: str, owner: str) -> int | None:
-        """How many of its owner's tasks go before one that stands back; None where it does not."""
+        """How many tasks of its owner precede one that waits for its owner's turn; None where it does not."""
         rank: Any = await self._redis.zrank(self._keys.later(owner), task_id)
         return None if rank is None else int(rank)
 
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
-        """Take a task's lease, to work on it (STARTED) or to put it into the queue (PENDING)."""
+        """Lease a task, to run it (STARTED) or to put it into the queue (PENDING)."""
         return Claim(str(await self._run(scripts.CLAIM, task_id, self._lease_ms, status)))
 
     async def lease_left_s(self, task_id: str) -> float:
-        """How long the lease of a task lasts if it is not renewed; 0 where nobody has it."""
+        """Seconds until the lease of a task expires unless it is renewed; 0 where it is not leased."""
         return max(0, int(await self._redis.pttl(self._keys.lease(task_id)))) / 1000
 
     async def renew(self, task_ids: Sequence[str]) -> list[bool]:
-        """Hold the leases for another while; false where the task is over or somebody else's."""
+        """Renew leases; false where the task is finished or leased by another process."""
         pipe = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
-            await self._send(scripts.RENEW, task_id, self._lease_ms, client=pipe)
+            await self._run(scripts.RENEW, task_id, self._lease_ms, client=pipe)
         return [bool(renewed) for renewed in await pipe.execute()]
 
     async def statuses(self, task_ids: Sequence[str]) -> list[str | None]:
@@ -127,40 +126,40 @@ class TaskStore:
         return statuses
 
     async def note_image(self, task_id: str, index: int, avatar: StoredAvatar) -> None:
-        """One image of an unfinished task is done: whoever begins the task again makes the others only."""
+        """Record a finished image of an unfinished task: if the task is run again, only the other images are made."""
         await self._run(scripts.NOTE_IMAGE, task_id, index, AVATAR.dump_json(avatar).decode())
 
     async def finish(self, task: Task, status: Status, outcome: Outcome, *, dead: bool = False) -> bool:
-        """Record what came of a task; false where it was over, or in other hands.
+        """Record how a task ended; false where it was finished already, or is leased by another process.
 
-        A failure of ours (not the client's) frees its idempotency key, so that a repeat is a new attempt; so does a
-        refusal for now. A `dead` task goes to the dead letters, with the images that it has.
+        A failure of the service (5xx) or a rate limit (429) frees its idempotency key, so that a repeat is a new
+        attempt. A `dead` task goes to the dead letters, with the images that it has.
         """
-        ours = outcome.failure is not None and (outcome.failure.status >= 500 or outcome.failure.status == 429)
-        frees_key = int(ours and task.idempotency is not None)
+        retryable = outcome.failure is not None and (outcome.failure.status >= 500 or outcome.failure.status == 429)
+        frees_key = int(retryable and task.idempotency is not None)
         ttl_s = self._dead_ttl_s + DEAD_MARGIN_S if dead else self._ttl_s
-        ending = (status, outcome.model_dump_json(), ttl_s, frees_key, int(dead), task.request.batch)
-        return bool(await self._run(scripts.FINISH, task.task_id, *ending, idempotency=task.idempotency))
+        final = (status, outcome.model_dump_json(), ttl_s, frees_key, int(dead), task.request.batch)
+        return bool(await self._run(scripts.FINISH, task.task_id, *final, idempotency=task.idempotency))
 
     async def hand_back(self, task_id: str) -> bool:
-        """Put a task that we were working on back into the queue, for somebody else."""
+        """Return a task that this process was running to the queue, for another worker."""
         return bool(await self._run(scripts.HAND_BACK, task_id))
 
     async def cancel(self, task_id: str) -> bool:
-        """End an unfinished task; whoever works on it notices. False where it was over."""
+        """Cancel an unfinished task; the process that runs it notices. False where it was finished already."""
         return bool(await self._run(scripts.CANCEL, task_id, self._ttl_s))
 
     async def requeue_lost(self, task_id: str, message_id: str) -> bool:
-        """Put an unfinished task whose message is lost, and on which nobody works, into the queue again."""
-        return bool(await self._run(scripts.REVIVE, task_id, message_id))
+        """Put an unfinished task that no process runs, and whose message is lost, into the queue again."""
+        return bool(await self._run(scripts.REQUEUE_LOST, task_id, message_id))
 
     async def dead(self, until: float | None = None) -> list[str]:
-        """The ids of the tasks that were given up, the first one first; of those given up until then (unix seconds)."""
+        """The ids of the dead letters, the oldest first; with `until` (unix seconds), of those that died by then."""
         last = "+inf" if until is None else str(until)
         return [str(task_id) for task_id in await self._redis.zrange(self._keys.dead, "-inf", last, byscore=True)]
 
     async def counts(self) -> Counter[str]:
-        """How many records there are, by status. Looks at every one: for operators."""
+        """The number of records by status. Reads every record, so it is for operators only."""
         counts: Counter[str] = Counter()
         records = [name async for name in self._redis.scan_iter(self._keys.record("*"), count=1000)]
         prefix = len(self._keys.record(""))
@@ -170,38 +169,41 @@ class TaskStore:
         return counts
 
     async def requeue(self, record: TaskRecord) -> bool:
-        """Queue a dead task as if it had come now, with all its attempts; false where it is not dead."""
+        """Requeue a dead letter as if it were new, with all its attempts; false where it is none."""
         task = record.task.model_copy(update={"submitted_at": time.time()})
         arguments = (task.model_dump_json(), self._record_ttl_s(task))
         return bool(await self._run(scripts.REQUEUE, task.task_id, *arguments))
 
     async def forget_dead(self, task_ids: Sequence[str]) -> None:
-        """Take tasks off the list of the dead, their records too."""
-        pipe = self._redis.pipeline()
-        pipe.zrem(self._keys.dead, *task_ids)
-        pipe.unlink(*map(self._keys.record, task_ids))
-        await pipe.execute()
+        """Delete dead letters with their records."""
+        pipe: Any = self._redis.pipeline()
+        await pipe.zrem(self._keys.dead, *task_ids).unlink(*map(self._keys.record, task_ids)).execute()
 
     async def due_webhooks(self, count: int, lease_s: float) -> list[str]:
-        """Tasks whose webhooks are to be called now: ours for `lease_s`, then anybody's again."""
+        """Lease tasks whose webhooks are due, for `lease_s`; after that another process may take them."""
         now = time.time()
         due: Any = await self._due([self._keys.webhooks], [now, now + lease_s, count])
         return list(due)
 
     async def note_delivery(self, task_id: str, delivery: Delivery, again_at: float | None) -> None:
-        """How an attempt went; `again_at` (unix seconds) is None where it was the last."""
+        """Record an attempt; the next one is at `again_at` (unix seconds), None where there is none."""
         again = "" if again_at is None else again_at
         await self._run(scripts.DELIVERED, task_id, delivery.model_dump_json(), again)
 
     async def throughput(self) -> Throughput | None:
-        """None where nothing was measured of late."""
-        task_s, image_s = await self._redis.hmget(self._keys.pace, "task_s", "image_s")
+        """Recent worker throughput; None without recent measurements."""
+        task_s, image_s = await self._redis.hmget(self._keys.throughput, "task_s", "image_s")
         return Throughput(float(task_s), float(image_s)) if task_s and image_s else None
 
     async def forget_avatars(self, record: TaskRecord) -> None:
-        """The record of a finished task without its results."""
+        """Delete the avatars from the record of a finished task."""
         outcome = record.outcome.model_copy(update={"avatars": ()})
         await self._run(scripts.REPLACE_OUTCOME, record.task.task_id, outcome.model_dump_json())
+
+    async def progress(self, task_id: str) -> dict[int, ImageProgress]:
+        """The progress of the images that are being made or wait for that, by their index."""
+        found = await self._redis.hgetall(self._keys.progress(task_id))
+        return {int(index): IMAGE_PROGRESS.validate_json(value) for index, value in found.items()}
 
     async def ping(self) -> None:
         await self._redis.ping()
@@ -209,10 +211,7 @@ class TaskStore:
     def _record_ttl_s(self, task: Task) -> int:
         return self._ttl_s + round(task.request.deadline_s)
 
-    async def _run(self, script: str, task_id: str, *arguments: str | float, idempotency: str | None = None) -> object:
-        return await self._send(script, task_id, *arguments, idempotency=idempotency)
-
-    async def _send(
+    async def _run(
         self,
         script: str,
         task_id: str,

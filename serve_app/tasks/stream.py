@@ -1,10 +1,10 @@
-"""The queue: two Redis streams that a group of workers reads. Its messages are hints; the records are the truth.
+"""The queue: two Redis streams with a consumer group of workers. Messages are hints; the records are authoritative.
 
-A message stays pending until the task is over. Its worker touches it while it works; what nobody touched for as long as
-a lease lasts belongs to a worker that died, and the next one that looks takes it over (XAUTOCLAIM).
+A message stays pending until its task is finished. Its worker touches it meanwhile; a message that was not touched for
+the length of a lease belongs to a dead worker, and another one takes it over (XAUTOCLAIM).
 
-Tasks of low priority have a stream of their own. They are taken when no other waits; while others wait, one after every
-NORMAL_IN_A_ROW of those, so that they come to their turn in any case.
+Tasks of low priority have their own stream. They are taken when no normal ones wait, and otherwise one after every
+NORMAL_IN_A_ROW normal ones, so that they never starve.
 """
 
 import time
@@ -21,13 +21,13 @@ from serve_app.tasks.models import LEASE_S, Keys
 
 GROUP = "workers"
 LEASE_MARGIN_S = 0.5
-SWEEPS = 8  # for what dead workers left, in the time of a lease
+SWEEPS = 8  # for messages of dead workers, in the time of a lease
 NORMAL_IN_A_ROW = 7
-MAX_POSITION = 1000  # further back nobody counts
+MAX_POSITION = 1000  # counting stops there
 GONE_CONSUMER_S = 3600
 FIRST = "0-0"
 
-# KEYS: stream; ARGV: first, last, at most. The entries themselves would be a thousand for each client that asks.
+# KEYS: stream; ARGV: first, last, at most. Counted in Redis: returning the entries would send up to a thousand of them.
 COUNT = "return #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])"
 
 
@@ -38,7 +38,7 @@ class Message(NamedTuple):
 
 
 class TaskQueue:
-    """One worker's view of the queue. Every method raises BrokerError where Redis does not answer."""
+    """One worker's view of the queue. Every method raises BrokerError while Redis is unavailable."""
 
     def __init__(self, redis: Redis, keys: Keys, consumer: str, lease_s: float = LEASE_S) -> None:
         self._redis = redis
@@ -48,13 +48,13 @@ class TaskQueue:
         self._count = redis.register_script(COUNT)
         self._normal_in_a_row = 0
         self._next_sweep = 0.0
-        # Of the sweep of each stream, which looks at ten pending messages for each that it may take.
+        # Where the next sweep of a stream continues: XAUTOCLAIM scans ten pending messages for each that it may take.
         self._cursors: dict[Priority, str] = dict.fromkeys(self._streams, FIRST)
 
     async def take(self, count: int, wait_s: float, left: int | None = None) -> list[Message]:
-        """Up to `left` messages that a dead worker left; else up to `count` new ones, waiting a while for the first.
+        """Up to `left` messages of dead workers, or else up to `count` new ones, waiting up to `wait_s` for the first.
 
-        Without `left`, `count` is that of both kinds.
+        Without `left`, `count` applies to both.
         """
         try:
             return await self._take(count, wait_s, count if left is None else left)
@@ -62,57 +62,49 @@ class TaskQueue:
             if "NOGROUP" in str(error.__cause__):
                 await self._make_groups()
                 return []
-            # Nobody could touch a message meanwhile: the living come first when it is back.
+            # No worker could touch its messages meanwhile: let the living ones do that before the next sweep.
             self._next_sweep = time.monotonic() + self._lease_s + LEASE_MARGIN_S
             raise
 
     async def touch(self, messages: Iterable[Message]) -> None:
-        """Keep messages that are being worked on from being taken over."""
-        held: defaultdict[Priority, list[Any]] = defaultdict(list)
+        """Keep messages whose tasks are running from being taken over."""
+        by_priority: defaultdict[Priority, list[Any]] = defaultdict(list)
         for message in messages:
-            held[message.priority].append(message.message_id)
-        for priority, message_ids in held.items():
+            by_priority[message.priority].append(message.message_id)
+        for priority, message_ids in by_priority.items():
             await self._redis.xclaim(self._streams[priority], GROUP, self._consumer, 0, message_ids, justid=True)
 
     async def postpone(self, message: Message, wait_s: float) -> None:
-        """Let a message that was taken come again, to any worker, so many seconds from now."""
+        """Have a message delivered again, to any worker, after `wait_s`."""
         idle_s = max(0.0, self._lease_s + LEASE_MARGIN_S - wait_s)
         stream, ids, idle_ms = self._streams[message.priority], (message.message_id,), round(idle_s * 1000)
         await self._redis.xclaim(stream, GROUP, self._consumer, 0, ids, idle=idle_ms, justid=True)
 
     async def remove(self, message: Message) -> None:
         stream = self._streams[message.priority]
-        pipe = self._redis.pipeline()
-        pipe.xack(stream, GROUP, message.message_id)
-        pipe.xdel(stream, message.message_id)
-        await pipe.execute()
+        pipe: Any = self._redis.pipeline()
+        await pipe.xack(stream, GROUP, message.message_id).xdel(stream, message.message_id).execute()
 
     async def length(self) -> int:
-        """How many tasks wait and run."""
+        """The number of tasks that wait or run."""
         return sum([int(await self._redis.xlen(stream)) for stream in self._streams.values()])
 
     async def running(self) -> int:
-        """How many of them are in the hands of workers."""
-        try:
-            pending = [await self._redis.xpending(stream, GROUP) for stream in self._streams.values()]
-        except BrokerError as error:
-            if not isinstance(error.__cause__, ResponseError):
-                raise
-            return 0  # no worker was here yet
-        return sum(int(of_stream["pending"]) for of_stream in pending)
+        """The number of tasks that workers have taken."""
+        return sum([int((await self._group(priority))["pending"]) for priority in self._streams])
 
     async def position(self, message: Message) -> int:
-        """1 is next; 0 has been handed to a worker. Of what waits now; who comes later may pass one of low priority."""
-        place = await self._waiting(message.priority, message.message_id)
-        return await self._among_both(place, message.priority) if place else 0
+        """1 is next, 0 was delivered to a worker. Messages that come later may still pass one of low priority."""
+        position = await self._waiting(message.priority, message.message_id)
+        return await self._in_both_streams(position, message.priority) if position else 0
 
     async def next_position(self, priority: Priority) -> int:
-        """That of a message that would come now."""
-        return await self._among_both(await self._waiting(priority, "+") + 1, priority)
+        """The position of a message that is queued now."""
+        return await self._in_both_streams(await self._waiting(priority, "+") + 1, priority)
 
     async def lost(self, messages: Sequence[Message]) -> list[Message]:
-        """Those that will reach no worker: neither waiting nor in the hands of one."""
-        handed_out = {priority: _order(await self._handed_out(priority)) for priority in self._streams}
+        """Those of the messages that no worker will get: they neither wait nor are pending."""
+        delivered = {priority: _order(await self._last_delivered(priority)) for priority in self._streams}
         pipe = self._redis.pipeline(transaction=False)
         for message_id, _, priority in messages:
             pipe.xrange(self._streams[priority], message_id, message_id)
@@ -121,7 +113,7 @@ class TaskQueue:
         return [
             message
             for message, entry, pending in zip(messages, found[::2], found[1::2], strict=True)
-            if not entry or (not pending and _order(message.message_id) <= handed_out[message.priority])
+            if not entry or (not pending and _order(message.message_id) <= delivered[message.priority])
         ]
 
     async def _take(self, count: int, wait_s: float, left: int) -> list[Message]:
@@ -134,7 +126,7 @@ class TaskQueue:
                 return taken_over
         if not count:
             return []
-        # Whoever waits, waits for the usual ones: one of low priority may be found a moment later.
+        # It waits for normal messages only: one of low priority is found with the next call.
         return await self._take_new(count) or await self._read("normal", count, wait_s)
 
     async def _take_new(self, count: int) -> list[Message]:
@@ -150,14 +142,14 @@ class TaskQueue:
         return await self._read("low", count)
 
     async def _read(self, priority: Priority, count: int, wait_s: float | None = None) -> list[Message]:
-        """Messages that nobody got yet; waits for the first where it is told how long."""
+        """Undelivered messages; with `wait_s`, waits that long for the first."""
         block_ms = None if wait_s is None else max(1, round(wait_s * 1000))
         streams: Any = {self._streams[priority]: ">"}
         answer: Any = await self._redis.xreadgroup(GROUP, self._consumer, streams, count=count, block=block_ms)
         return [_message(entry, priority) for _stream, entries in answer or () for entry in entries]
 
     async def _take_over(self, count: int) -> list[Message]:
-        # Later than the lease, which begins a moment after the message was handed out.
+        # Longer than a lease, which starts a moment after the delivery of the message.
         idle_ms = round((self._lease_s + LEASE_MARGIN_S) * 1000)
         for priority, stream in self._streams.items():
             self._cursors[priority], entries, *_deleted = await self._redis.xautoclaim(
@@ -169,30 +161,35 @@ class TaskQueue:
         return []
 
     async def _waiting(self, priority: Priority, last: str) -> int:
-        """How many messages up to the last one no worker was handed yet."""
-        first = f"({await self._handed_out(priority)}"
+        """The number of undelivered messages up to `last`."""
+        first = f"({await self._last_delivered(priority)}"
         count: Any = await self._count([self._streams[priority]], [first, last, MAX_POSITION])
         return int(count)
 
-    async def _among_both(self, place: int, priority: Priority) -> int:
-        """The place in both streams together of a message that is at a place in its own."""
+    async def _in_both_streams(self, position: int, priority: Priority) -> int:
+        """The position in the whole queue of a message by that in its own stream."""
         if priority == "low":
-            return place + min(place * NORMAL_IN_A_ROW, await self._waiting("normal", "+"))
-        low_turns = (place - 1) // NORMAL_IN_A_ROW
-        return place + (min(low_turns, await self._waiting("low", "+")) if low_turns else 0)
+            return position + min(position * NORMAL_IN_A_ROW, await self._waiting("normal", "+"))
+        low_turns = (position - 1) // NORMAL_IN_A_ROW
+        return position + (min(low_turns, await self._waiting("low", "+")) if low_turns else 0)
 
-    async def _handed_out(self, priority: Priority) -> str:
-        """The last message that a worker was handed."""
+    async def _last_delivered(self, priority: Priority) -> str:
+        """The id of the last message that was delivered to a worker."""
+        return str((await self._group(priority))["last-delivered-id"])
+
+    async def _group(self, priority: Priority) -> dict[str, Any]:
+        """The consumer group of a stream as XINFO GROUPS describes it."""
         try:
             groups = await self._redis.xinfo_groups(self._streams[priority])
         except BrokerError as error:
             if not isinstance(error.__cause__, ResponseError):
                 raise
-            groups = []  # no worker was here yet
-        return next((group["last-delivered-id"] for group in groups if group["name"] == GROUP), FIRST)
+            groups = []  # no stream yet
+        before_first_worker = {"pending": 0, "last-delivered-id": FIRST}
+        return next((group for group in groups if group["name"] == GROUP), before_first_worker)
 
     async def _forget_consumers(self, stream: str) -> None:
-        """Every worker process is a consumer of its own; those that went long ago with nothing pending are dropped."""
+        """Delete the consumers of worker processes that ended long ago, with nothing pending."""
         for consumer in await self._redis.xinfo_consumers(stream, GROUP):
             if consumer["pending"] == 0 and consumer["idle"] > GONE_CONSUMER_S * 1000:
                 await self._redis.xgroup_delconsumer(stream, GROUP, consumer["name"])

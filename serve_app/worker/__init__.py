@@ -1,1 +1,1 @@
-"""`AvatarWorker`: queued tasks, and what is done periodically beside them."""
+"""`AvatarWorker`: runs queued tasks and periodic tasks."""

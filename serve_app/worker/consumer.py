@@ -1,56 +1,42 @@
-"""The worker: takes queued tasks and runs them through the same pipeline as the ingress."""
+"""The worker takes queued tasks and runs them through the same pipeline as the ingress."""
 
 import asyncio
 import itertools
 import logging
-import time
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results, photo_key
-from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
-from serve_app.generation.executor import TaskExecutor, failure_outcome, success_outcome
+from serve_app.errors import BrokerError, GivenUpError, OverloadedError
+from serve_app.generation.executor import FinalOutcome, TaskExecutor, TaskFinaliser, failure_outcome
 from serve_app.photos.decode import unpack_photo
 from serve_app.pipeline.calls import STAGE_LOST
-from serve_app.schemas.responses import Status
 from serve_app.tasks.leases import Leases, TaskLostError
-from serve_app.tasks.metrics import TaskMetrics
-from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
+from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, unneeded_files
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 
 TAKE_WAIT_S = 0.5
-MAX_DEATHS = 3  # a task under which so many processes died is not tried again
-ISOLATE_AFTER_DEATHS = (
-    2  # after so many of them it runs beside no other such task: one that is innocent lives through that
-)
-PAUSES_S = (1, 2, 5, 10)  # between attempts while a stage, the store or the broker takes nothing; the last one for ever
+MAX_DEATHS = 3  # a task whose processes died so often is not tried again
+ISOLATE_AFTER_DEATHS = 2  # from then on no two such tasks run at once, so that an innocent one survives
+PAUSES_S = (1, 2, 5, 10)  # between attempts while a stage, the store or the broker is unavailable; the last one repeats
 
 log = logging.getLogger(__name__)
 
 
-class Ending(NamedTuple):
-    """How a task ends; a `dead` one was given up."""
-
-    status: Status
-    outcome: Outcome
-    dead: bool = False
-
-
 class TaskWorker:
-    """Runs up to `concurrency` tasks at once; nothing that it took is lost when it, or the broker, dies.
+    """Runs up to `concurrency` tasks at once; tasks that it took survive its death and the broker's.
 
-    What a dead worker left has waited for its turn once, and comes on top of those: as many again at most.
+    Tasks of dead workers have waited in the queue already: up to `concurrency` of them run in addition.
     """
 
     def __init__(
         self,
         tasks: TaskStore,
         queue: TaskQueue,
-        runner: TaskExecutor,
+        executor: TaskExecutor,
         results: Results,
         concurrency: int,
         usage: UsageBook | None = None,
@@ -58,16 +44,15 @@ class TaskWorker:
         self._tasks = tasks
         self._queue = queue
         self._leases = Leases(tasks, queue)
-        self._runner = runner
+        self._executor = executor
         self._results = results
         self._concurrency = concurrency
-        self._usage = usage
+        self._finaliser = TaskFinaliser(tasks, results, usage)
         self._running: set[asyncio.Task[None]] = set()
-        self._suspect = asyncio.Lock()  # held for the one task that may be what kills its workers
+        self._isolation = asyncio.Lock()  # held by the one running task that may have killed its workers
         self._suspects: set[str] = set()
         self._closing = False
         self._stopped = asyncio.Event()
-        self._metrics = TaskMetrics()
 
     async def run(self) -> None:
         """Take and start tasks until `close`."""
@@ -78,9 +63,9 @@ class TaskWorker:
             self._stopped.set()
 
     async def close(self, grace_s: float) -> None:
-        """Take nothing more, wait for what runs, and hand back to the queue what is not done in time."""
+        """Take no more tasks, wait `grace_s` for the running ones, and return the unfinished ones to the queue."""
         self._closing = True
-        await self._stopped.wait()  # what its last `take` brings is ours too, and what we hand back is not
+        await self._stopped.wait()  # its last `take` must not take what is returned below
         if self._running:
             await asyncio.wait(self._running, timeout=grace_s)
         for running in self._running:
@@ -95,7 +80,7 @@ class TaskWorker:
         try:
             messages = await self._queue.take(max(free, 0), TAKE_WAIT_S, left=free + self._concurrency)
         except BrokerError as error:
-            log.warning("no tasks are taken: %s", error.__cause__)
+            log.warning("cannot take tasks: %s", error.__cause__)
             await asyncio.sleep(TAKE_WAIT_S)
             return
         for message in messages:
@@ -104,13 +89,13 @@ class TaskWorker:
             running.add_done_callback(self._running.discard)
 
     async def _work(self, message: Message) -> None:
-        """One message, to its end. Where the broker fails on the way, the message stays, and comes again."""
+        """Handle one message. If the broker fails meanwhile, the message stays in the queue and is delivered again."""
         try:
             if await self._is_over(message):
                 await self._queue.remove(message)
         except BrokerError as error:
-            log.warning("task %s will come again: %s", message.task_id, error.__cause__)
-        except asyncio.CancelledError:  # this worker ends
+            log.warning("task %s will be delivered again: %s", message.task_id, error.__cause__)
+        except asyncio.CancelledError:  # this worker shuts down
             if await self._tasks.hand_back(message.task_id):
                 await self._queue.remove(message)
             raise
@@ -118,116 +103,90 @@ class TaskWorker:
             log.exception("task %s: the worker has a bug", message.task_id)
 
     async def _is_over(self, message: Message) -> bool:
-        """Do what the message says, if nobody else does. False while somebody else works on its task."""
+        """Run the task of a message unless it runs already. False while another process works on it."""
         task_id = message.task_id
-        if self._leases.holds(task_id) or task_id in self._suspects:  # its message came again
+        if self._leases.holds(task_id) or task_id in self._suspects:  # its message was delivered again
             return False
         record = await self._tasks.get(task_id)
         if record is None or record.finished or record.attempts < ISOLATE_AFTER_DEATHS:
             return await self._try(message)
         self._suspects.add(task_id)
         try:
-            async with self._suspect:
+            async with self._isolation:
                 return await self._try(message)
         finally:
             self._suspects.discard(task_id)
 
     async def _try(self, message: Message) -> bool:
-        """Claim the task and do it. False where somebody else has it."""
+        """Claim the task and run it. False where another process has leased it."""
         claim = await self._tasks.claim(message.task_id)
         record = await self._tasks.get(message.task_id)
-        if claim is Claim.OURS and record is not None:
+        if claim is Claim.ACQUIRED and record is not None:
             return await self._perform(record, message)
-        if claim is Claim.OVER and not (record and record.dead):  # its worker may have died before it deleted the photo
-            await self._delete([photo_key(message.task_id)])
-        if claim is Claim.HELD:  # if by a dead one, it took the message and claimed the task a moment later
+        if claim is Claim.FINISHED and not (
+            record and record.dead
+        ):  # its worker may have died before it deleted the photo
+            await self._finaliser.delete([photo_key(message.task_id)])
+        if claim is Claim.LEASED:  # in case its owner is dead: try again when the lease has expired
             await self._queue.postpone(message, await self._tasks.lease_left_s(message.task_id))
-        return claim is not Claim.HELD
+        return claim is not Claim.LEASED
 
     async def _perform(self, record: TaskRecord, message: Message) -> bool:
-        """False where somebody else works on the task now, and needs its message should they die."""
+        """Run a leased task and finalise it.
+
+        False where another process works on it now, which needs the message in case it dies.
+        """
         task = record.task
-        self._metrics.taken(record)
+        self._finaliser.metrics.taken(record)
         try:
             async with self._leases.hold(task.task_id, message):
-                await self._finalise(task, await self._ending(record))
+                final = await self._run(record)
+                await self._finaliser.finalise(task, final, retry_pauses_s=_pauses_s())
+                await self._finaliser.delete(unneeded_files(task, final.status, dead=final.dead))
             return True
         except TaskLostError:
-            log.info("task %s was cancelled, or is in other hands", task.task_id)
-            now = await self._tasks.get(task.task_id)
-            if now is None or now.status == "CANCELLED":
-                await self._delete(task_files(task))
-            elif now.finished and not now.dead:
-                await self._delete([photo_key(task.task_id)])
+            log.info("task %s was cancelled, or another process leased it", task.task_id)
+            now = await self._finaliser.clean_up(task)
             return now is None or now.finished
 
-    async def _ending(self, record: TaskRecord) -> Ending:
+    async def _run(self, record: TaskRecord) -> FinalOutcome:
         task_id = record.task.task_id
         try:
             if record.attempts > MAX_DEATHS:
                 raise GivenUpError(f"The process that worked on this died, {MAX_DEATHS} times. It is not tried again.")
-            return Ending("SUCCESS", await self._until_made(record.task))
+            return FinalOutcome("SUCCESS", await self._run_with_retries(record.task))
         except GivenUpError as error:
-            log.error("task %s is given up: %s", task_id, error)
-            return Ending("FAILED", failure_outcome(error), dead=True)
+            log.error("task %s is a dead letter now: %s", task_id, error)
+            return FinalOutcome("FAILED", failure_outcome(error), dead=True)
         except AvatarError as error:
-            return Ending("FAILED", failure_outcome(error))
+            return FinalOutcome("FAILED", failure_outcome(error))
         except Exception as error:
             log.exception("task %s failed", task_id)
-            return Ending("FAILED", failure_outcome(error))
+            return FinalOutcome("FAILED", failure_outcome(error))
 
-    async def _until_made(self, task: Task) -> Outcome:
-        """Run, again and again while the reason is not the task's own; its deadline ends that.
+    async def _run_with_retries(self, task: Task) -> Outcome:
+        """Run a task, again after each failure of the service, until its deadline.
 
-        Raises: GivenUpError where stages go on dying under it; what the runner raises.
+        Raises: GivenUpError where its stages died MAX_DEATHS times; what the executor raises.
         """
-        fetch_s, deaths = 0.0, 0
-
-        async def photo() -> Photo:
-            nonlocal fetch_s
-            started = time.perf_counter()
-            packed = await self._results.get(photo_key(task.task_id))
-            fetched = await asyncio.to_thread(unpack_photo, packed)
-            fetch_s = time.perf_counter() - started
-            return fetched
-
+        deaths = 0
         for pause_s in _pauses_s():
             try:
                 record = await self._tasks.get(task.task_id)
-                return success_outcome(
-                    await self._runner.run(task, photo, done=record.avatars if record else {}), fetch_s
-                )
+                done = record.avatars if record else {}
+                return await self._executor.run(task, lambda: self._photo(task.task_id), done=done)
             except (OverloadedError, *STAGE_LOST) as error:
-                deaths += not isinstance(error, OverloadedError)  # the pipeline has tried several times before
+                deaths += not isinstance(error, OverloadedError)  # the pipeline has retried several times already
                 if deaths == MAX_DEATHS:
                     raise GivenUpError(
                         "The stages that worked on this died, every time. It is not tried again."
                     ) from error
-                log.warning("task %s: %s; again in %g s", task.task_id, type(error).__name__, pause_s)
+                log.warning("task %s: %s; next attempt in %g s", task.task_id, type(error).__name__, pause_s)
                 await asyncio.sleep(pause_s)
         raise AssertionError("the pauses do not end")
 
-    async def _finalise(self, task: Task, ending: Ending) -> None:
-        """Record the ending, however long the broker is away; then what is not needed any more is deleted."""
-        for pause_s in _pauses_s():
-            try:
-                if not await self._tasks.finish(task, ending.status, ending.outcome, dead=ending.dead):
-                    raise TaskLostError("The task was cancelled.")
-                break
-            except BrokerError as error:
-                log.warning("task %s: its outcome is not recorded yet: %s", task.task_id, error.__cause__)
-                await asyncio.sleep(pause_s)
-        self._metrics.ended(task, ending.status, ending.outcome)
-        if self._usage is not None:
-            self._usage.made(task.token, ending.outcome.avatars)
-        if not ending.dead:  # an operator may queue it again
-            await self._delete([photo_key(task.task_id)] if ending.status == "SUCCESS" else task_files(task))
-
-    async def _delete(self, keys: Iterable[str]) -> None:
-        try:
-            await self._results.delete(keys)
-        except StoreError as error:
-            log.warning("a file of a task could not be deleted: %s", error)
+    async def _photo(self, task_id: str) -> Photo:
+        return await asyncio.to_thread(unpack_photo, await self._results.get(photo_key(task_id)))
 
 
 def _pauses_s() -> Iterator[float]:

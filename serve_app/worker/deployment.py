@@ -1,4 +1,4 @@
-"""The worker as a Serve deployment, with what it does periodically beside its tasks."""
+"""The worker as a Serve deployment, with its periodic tasks."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,11 @@ from serve_app.worker.retention import Retention
 from serve_app.worker.settings import AvatarWorkerSettings
 from serve_app.worker.webhooks import WebhookSender
 
-CLOSE_S = 4.0  # for a webhook that is being called; it would be called again by another worker
+CLOSE_S = 4.0  # for webhooks that are being called; after that another worker calls them again
 
 
 class AvatarWorker:
-    """Awaits other stages and computes nothing, so one replica does a lot."""
+    """Awaits other stages and computes nothing, so one replica runs many tasks."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
@@ -33,13 +33,13 @@ class AvatarWorker:
         remover: DeploymentHandle[Any],
     ) -> None:
         container = Container.of(settings, embedder, generator, remover)
-        queue = TaskQueue(container.redis, container.keys, container.lease_owner)
         self._redis = container.redis
-        self._queue = queue
+        self._queue = queue = TaskQueue(container.redis, container.keys, container.lease_owner)
         self._grace_s = settings.worker.grace_s
         self._usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
-        concurrency = settings.worker.concurrency
-        self._worker = TaskWorker(container.tasks, queue, container.runner, container.results, concurrency, self._usage)
+        self._worker = TaskWorker(
+            container.tasks, queue, container.executor, container.results, settings.worker.concurrency, self._usage
+        )
         self._webhooks = WebhookSender(container.tasks, container.results, container.signing_key, settings.fetch)
         periodic = (
             Recovery(
@@ -50,11 +50,11 @@ class AvatarWorker:
             self._webhooks,
         )
         self._periodic = PeriodicTasks()
-        running = (self._worker.run(), *(self._periodic.run(chore) for chore in periodic))
+        running = (self._worker.run(), *(self._periodic.run(task) for task in periodic))
         self._loops = [asyncio.create_task(part) for part in running]
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """For `TasksPolicy`; nothing while the broker does not answer."""
+        """For `TasksPolicy`; empty while the broker is unavailable."""
         with contextlib.suppress(BrokerError):
             return {TASKS: await self._queue.length()}
         return {}
@@ -73,6 +73,6 @@ class AvatarWorker:
             await self._redis.aclose()
 
     async def _finish(self) -> None:
-        """Until nothing that was begun goes on."""
+        """Wait for everything that is still running."""
         await asyncio.wait(self._loops)
         await self._webhooks.wait()

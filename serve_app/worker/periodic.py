@@ -1,7 +1,4 @@
-"""PeriodicTasks: what every worker does now and then beside its tasks, until it ends.
-
-Where it is enough that one of all workers does a round, `acquire_lock` says which.
-"""
+"""Periodic tasks, which every worker runs until it shuts down; `acquire_lock` selects one worker for a run."""
 
 import asyncio
 import contextlib
@@ -16,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class PeriodicTask(Protocol):
-    """What is done in rounds: one every `every_s` seconds."""
+    """Work that is done once every `every_s` seconds."""
 
     @property
     def name(self) -> str: ...
@@ -29,27 +26,27 @@ class PeriodicTask(Protocol):
 
 
 class PeriodicTasks:
-    """All the rounds of one worker. Belongs to one event loop."""
+    """The periodic tasks of one worker. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._closing = asyncio.Event()
 
     async def run(self, task: PeriodicTask) -> None:
-        """Round after round, until `close`; one that broker or store cut short is made up for by the next."""
+        """Run a task periodically until `close`. After a failure of broker or store, the next run makes up for it."""
         while not self._closing.is_set():
             try:
                 await task.run_once()
             except (BrokerError, StoreError) as error:
-                log.warning("a round of the %s was cut short: %s", task.name, error.__cause__)
+                log.warning("the %s failed, and will run again: %s", task.name, error.__cause__)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), task.every_s)
 
     def close(self) -> None:
-        """Begin no more of them. (To cancel `run` would not do: a call to Redis may swallow that.)"""
+        """Start no more runs. (`run` is not cancelled, because a call to Redis may swallow the cancellation.)"""
         self._closing.set()
 
 
 async def acquire_lock(redis: Redis, key: str, every_s: float) -> bool:
-    """Whether nobody took the round of this `key` in the last so many seconds; it is taken now. Raises: BrokerError."""
-    # Never released: it is also what keeps the next round away for a while.
+    """Take a distributed lock for `every_s` seconds; false while another worker has it. Raises: BrokerError."""
+    # It is never released, so that it also spaces the runs.
     return bool(await redis.set(key, 1, nx=True, px=round(every_s * 1000)))

@@ -1,4 +1,4 @@
-"""How full the queue is, as every worker sees it: all of them say the same, so take the greatest, never the sum."""
+"""Gauges of the queue. Every worker reports the same values: aggregate them with `max`, never with `sum`."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from serve_app.tasks.stream import TaskQueue
 
 
 class QueueState(NamedTuple):
-    """`eta_s`: seconds until an image of normal priority that came now would be done; None: nothing to tell by."""
+    """`eta_s`: seconds until an image of normal priority queued now would be done; None: unknown."""
 
     waiting: int
     running: int
@@ -22,7 +22,7 @@ class QueueState(NamedTuple):
 
 
 class QueueMetrics:
-    name = "queue watch"
+    name = "queue metrics"
     every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
 
     def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, queue: TaskQueue) -> None:
@@ -35,23 +35,25 @@ class QueueMetrics:
         self._eta_s = metrics.Gauge("avatar_queue_eta_seconds", "Until an image queued now would be done.")
 
     async def run_once(self) -> None:
-        """Look, and set the gauges. Raises: BrokerError."""
-        self._show(await self.look())
-
-    async def look(self) -> QueueState:
-        """Raises: BrokerError."""
-        running, throughput = await self._queue.running(), await self._tasks.throughput()
-        waiting = max(0, await self._queue.length() - running)  # what is taken meanwhile counts as running already
-        dead = int(await self._redis.zcard(self._keys.dead))
-        webhooks_due = int(await self._redis.zcard(self._keys.webhooks))
-        eta_s = None
-        if throughput is not None:
-            eta_s = Forecast(throughput, running).done_s(await self._queue.next_position("normal"), images=1)
-        return QueueState(waiting, running, dead, webhooks_due, eta_s)
-
-    def _show(self, state: QueueState) -> None:
+        """Set the gauges. Raises: BrokerError."""
+        state = await self.state()
         for name, count in (("waiting", state.waiting), ("running", state.running), ("dead", state.dead)):
             self._count.set(count, {"state": name})
         self._webhooks.set(state.webhooks_due)
         if state.eta_s is not None:
             self._eta_s.set(state.eta_s)
+
+    async def state(self) -> QueueState:
+        """Raises: BrokerError."""
+        running, throughput = await self._queue.running(), await self._tasks.throughput()
+        waiting = max(0, await self._queue.length() - running)  # a task that was taken meanwhile counts as running
+        eta_s = None
+        if throughput is not None:
+            eta_s = Forecast(throughput, running).done_s(await self._queue.next_position("normal"), images=1)
+        return QueueState(
+            waiting=waiting,
+            running=running,
+            dead=int(await self._redis.zcard(self._keys.dead)),
+            webhooks_due=int(await self._redis.zcard(self._keys.webhooks)),
+            eta_s=eta_s,
+        )

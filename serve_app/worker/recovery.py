@@ -1,7 +1,7 @@
-"""The reaper: puts right what no single change of a record can, whatever was lost of the queue and whenever.
+"""Recovery of lost queue messages, and purge of dead letters. One worker at a time runs it.
 
-A task whose message is gone (a stream deleted, evicted or trimmed by somebody, a group made anew) goes into the queue
-again; a dead letter that nobody wanted goes away with its files. One worker does a round at a time.
+A task whose message is lost (a stream that was deleted, evicted or trimmed, a new consumer group) is queued again. A
+dead letter that was not requeued in time is deleted with its files.
 """
 
 import logging
@@ -17,15 +17,15 @@ from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 from serve_app.worker.periodic import acquire_lock
 
-AT_ONCE = 200  # tasks looked at in one call
+AT_ONCE = 200  # tasks checked in one call
 
 log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Of one worker; all of them try, and whoever holds the lock does the round."""
+    """Runs in every worker; the one that gets the lock does the work."""
 
-    name = "reaper"
+    name = "recovery"
     every_s = LEASE_S / 2
 
     def __init__(
@@ -39,7 +39,7 @@ class Recovery:
         self._dead_ttl_s = dead_ttl_s
 
     async def run_once(self) -> None:
-        """Nothing, where another worker has begun a round a moment ago. Raises: BrokerError; StoreError."""
+        """Does nothing if another worker has run it recently. Raises: BrokerError; StoreError."""
         if not await acquire_lock(self._redis, self._keys.reaper, self.every_s):
             return
         waiting: Any = await self._redis.zrange(self._keys.open, 0, -1)
@@ -48,24 +48,24 @@ class Recovery:
         await self._purge_dead_letters()
 
     async def _requeue_lost(self, task_ids: Sequence[str]) -> None:
-        """Queue those again that nobody works on and whose message is lost."""
+        """Queue the tasks again that no process runs and whose message is lost."""
         pipe = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
             pipe.hmget(self._keys.record(task_id), "status", "message_id", "priority")
             pipe.exists(self._keys.lease(task_id))
         found = await pipe.execute()
         idle: list[Message] = []
-        for task_id, (status, message_id, priority), held in zip(task_ids, found[::2], found[1::2], strict=True):
-            if status not in UNFINISHED:  # its record went with its time to live
+        for task_id, (status, message_id, priority), leased in zip(task_ids, found[::2], found[1::2], strict=True):
+            if status not in UNFINISHED:  # its record has expired
                 await self._tasks.requeue_lost(task_id, "")
-            elif message_id and not held:
+            elif message_id and not leased:
                 idle.append(Message(message_id, task_id, "low" if priority == "low" else "normal"))
         for message in await self._queue.lost(idle) if idle else ():
             if await self._tasks.requeue_lost(message.task_id, message.message_id):
-                log.warning("task %s had fallen out of the queue", message.task_id)
+                log.warning("task %s was lost from the queue, and is queued again", message.task_id)
 
     async def _purge_dead_letters(self) -> None:
-        """Delete the dead letters whose time is over."""
+        """Delete the dead letters that are older than their time to live."""
         task_ids = await self._tasks.dead(until=time.time() - self._dead_ttl_s)
         for task_id in task_ids:
             record = await self._tasks.get(task_id)

@@ -1,7 +1,7 @@
-"""The sweeper: deletes what should have been deleted already, or is to be deleted now.
+"""Retention: deletes orphaned photos and expired results. One worker at a time runs it.
 
-A photo whose task is over is an orphan: whoever was to delete it died. A result goes when its record does.
-One worker does a round at a time.
+A photo whose task is finished is orphaned: the process that should have deleted it died. A result expires with its
+record.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from serve_app.tasks.models import Keys, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.worker.periodic import acquire_lock
 
-RESULTS_EVERY_S = 300  # looks at every file of the store
-YOUNG_S = 20  # a photo is stored a moment before its task is in the queue, and is deleted a moment after its end
+RESULTS_EVERY_S = 300  # lists every file of the store
+YOUNG_S = 20  # a photo is stored just before its task is queued, and deleted just after its end
 AT_ONCE = 100
 
 log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Of one worker; all of them try, and whoever holds a lock does that round."""
+    """Runs in every worker; the one that gets a lock does that work."""
 
-    name = "sweeper"
+    name = "retention"
     every_s = 20.0
 
     def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, results: Results, result_ttl_s: int) -> None:
@@ -38,7 +38,7 @@ class Retention:
         self._result_ttl_s = result_ttl_s
 
     async def run_once(self) -> None:
-        """Nothing, where another worker has begun one a moment ago. Raises: BrokerError; StoreError."""
+        """Does nothing if another worker has run it recently. Raises: BrokerError; StoreError."""
         if await acquire_lock(self._redis, self._keys.sweeper("photos"), self.every_s):
             await self._delete(self._orphans())
         if await acquire_lock(self._redis, self._keys.sweeper("results"), RESULTS_EVERY_S):
@@ -50,7 +50,7 @@ class Retention:
         async for key in self._results.older(YOUNG_S, PHOTOS):
             record = await self._tasks.get(task_of(key))
             if record is None or not _needs_photo(record, now):
-                log.warning("task %s: its photo was left behind", task_of(key))
+                log.warning("task %s: its orphaned photo is deleted", task_of(key))
                 yield key
 
     async def _expired(self) -> AsyncIterator[str]:
@@ -74,5 +74,5 @@ class Retention:
 
 
 def _needs_photo(record: TaskRecord, now: float) -> bool:
-    """Somebody will work on it, or an operator may queue it again."""
+    """Whether a process will still run the task, or an operator may requeue it."""
     return record.dead or (not record.finished and now < record.task.deadline + OVERDUE_S)

@@ -8,7 +8,7 @@ from serve_app.generation.settings import GenerationSettings
 
 class WorkerSettings(Config):
     concurrency: int = Field(8, ge=1)  # tasks at once in one replica
-    grace_s: float = Field(4, ge=0)  # what is not done so long after a replica is told to end goes back to the queue
+    grace_s: float = Field(4, ge=0)  # a replica that shuts down returns tasks to the queue that are not done by then
 
 
 class AvatarWorkerSettings(GenerationSettings):

@@ -1,8 +1,8 @@
-"""Webhooks: the final envelope of a task as a POST to its client, signed, at least once.
+"""Webhooks: the final envelope of a task as a signed POST to its client, delivered at least once.
 
-As Standard Webhooks 1.0 has it (standardwebhooks.com), whose libraries check the signature. What is due is recorded in
-the same change as the end of the task, so a process that dies delays a delivery and loses none. `webhook-id` is the
-same in every attempt: a receiver that has seen it drops the repeat.
+They follow Standard Webhooks 1.0 (standardwebhooks.com), whose libraries verify the signature. The script that records
+the end of a task also marks its webhook as due, so a process that dies delays a delivery but loses none. `webhook-id`
+is the same in every attempt, so that a receiver can drop repeats.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from serve_app.tasks.store import TaskStore
 MAX_ATTEMPTS = 10  # over about an hour
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
 AT_ONCE = 16  # of one worker
-LEASE_S = 60.0  # longer than an attempt; what a process that died had begun is then begun again
-GONE = 410  # the receiver wants no more of it
+LEASE_S = 60.0  # longer than an attempt; those of a dead process are then repeated
+GONE = 410  # HTTP status: the receiver wants no more attempts
 
 log = logging.getLogger(__name__)
 
 
 class WebhookSender:
-    """Calls the webhooks that are due. Belongs to one event loop."""
+    """Calls the webhooks that are due. Lives on one event loop."""
 
     name = "webhook sender"
     every_s = 1.0
@@ -51,38 +51,38 @@ class WebhookSender:
         self._settings = settings
         self._resolver = resolver
         self._calling: set[asyncio.Task[None]] = set()
-        self._metrics = WebhookMetrics()
+        self._calls = metrics.Counter("avatar_webhook_calls_total", "Webhooks called.", ("outcome",))
 
     async def run_once(self) -> None:
-        """Begin to call what is due. Raises: BrokerError."""
+        """Start calling the webhooks that are due. Raises: BrokerError."""
         for task_id in await self._tasks.due_webhooks(AT_ONCE - len(self._calling), LEASE_S):
             calling = asyncio.create_task(self._call(task_id))
             self._calling.add(calling)
             calling.add_done_callback(self._calling.discard)
 
     async def wait(self) -> None:
-        """Until nothing is being called any more."""
+        """Wait for the calls that are in progress."""
         await asyncio.gather(*self._calling)
 
     async def _call(self, task_id: str) -> None:
         try:
             record = await self._tasks.get(task_id)
-            if record is None or record.delivery is None or not record.finished:  # expired, or queued again
+            if record is None or record.delivery is None or not record.finished:  # expired or requeued
                 await self._tasks.note_delivery(task_id, Delivery(), None)
                 return
             delivery = await self._attempt(record)
-            self._metrics.called(delivery)
+            self._calls.inc(1, {"outcome": delivery_outcome(delivery)})
             again_at = None
             if delivery.delivered_at is None and not delivery.given_up:
                 again_at = time.time() + pause_s(delivery.attempts)
             await self._tasks.note_delivery(task_id, delivery, again_at)
         except (BrokerError, StoreError) as error:
-            log.warning("the webhook of task %s comes later: %s", task_id, error.__cause__)
+            log.warning("the webhook of task %s is delayed: %s", task_id, error.__cause__)
         except Exception:
             log.exception("the webhook of task %s: the worker has a bug", task_id)
 
     async def _attempt(self, record: TaskRecord) -> Delivery:
-        """How one call went. Raises: StoreError."""
+        """Call a webhook once. Raises: StoreError."""
         webhook, before = record.task.webhook, record.delivery
         assert webhook is not None
         assert before is not None
@@ -106,7 +106,7 @@ class WebhookSender:
         }
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int | None, str]:
-        """The status of the answer, and what was wrong; nothing of what an address resolved to."""
+        """The HTTP status of the response, and an error message that does not reveal what an address resolved to."""
         try:
             target = check_url(url, self._settings)
             async with (
@@ -126,18 +126,8 @@ class WebhookSender:
 
 
 def pause_s(attempts: int) -> float:
-    """Between an attempt and the next; receivers that were away for all at once do not get all at once."""
+    """Seconds until the next attempt; with jitter, so that a receiver that was down does not get all calls at once."""
     return min(FIRST_PAUSE_S * 2.0 ** (attempts - 1), MAX_PAUSE_S) * random.uniform(0.5, 1)
-
-
-class WebhookMetrics:
-    """Calls of webhooks by how they went."""
-
-    def __init__(self) -> None:
-        self._calls = metrics.Counter("avatar_webhook_calls_total", "Webhooks called.", ("outcome",))
-
-    def called(self, delivery: Delivery) -> None:
-        self._calls.inc(1, {"outcome": delivery_outcome(delivery)})
 
 
 def delivery_outcome(delivery: Delivery) -> str:

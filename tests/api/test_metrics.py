@@ -175,16 +175,16 @@ def test_the_queue_is_seen_as_it_is(valkey: Path) -> None:
             keys = Keys("watched")
             tasks, queue = TaskStore(redis, keys, "holder", 60), TaskQueue(redis, keys, "worker")
             watch = QueueMetrics(redis, keys, tasks, queue)
-            states = [await watch.look()]
+            states = [await watch.state()]
             for task_id in ("one", "two"):
                 await tasks.create(task(task_id), "PENDING")
                 await tasks.enqueue(task_id)
             while not (await queue.take(1, wait_s=0.01)):
-                states = [await watch.look()]  # the first call makes the group
-            states.append(await watch.look())
+                states = [await watch.state()]  # the first call makes the group
+            states.append(await watch.state())
             await tasks.claim("one")
             await tasks.finish(task("one"), "FAILED", Outcome(), dead=True)
-            return [*states, await watch.look()]
+            return [*states, await watch.state()]
 
     before, taken, over = asyncio.run(scenario())
     assert before == QueueState(waiting=2, running=0, dead=0, webhooks_due=0, eta_s=None)

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from serve_app.auth.access import Access
-from serve_app.auth.penalties import MANY, REMEMBERED_S, Penalties
+from serve_app.auth.penalties import MAX_REFUSALS, PENALTY_S, Penalties
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
 from serve_app.backends.circuit_breaker import CircuitBreaker
@@ -51,7 +51,7 @@ Scenario = Callable[[Office], Awaitable[None]]
 
 @pytest.fixture
 def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
-    monkeypatch.setattr("serve_app.auth.access.REFUSAL_S", 0)
+    monkeypatch.setattr("serve_app.auth.access.REFUSAL_DELAY_S", 0)
     monkeypatch.setattr("serve_app.backends.redis.TRIES", 0)  # what is cut off stays so
 
     def run(scenario: Scenario) -> None:
@@ -273,8 +273,8 @@ def test_reading_has_a_limit_too(at: Callable[[Scenario], None]) -> None:
 def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
     at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.auth.access.REFUSAL_S", 3600)
-    monkeypatch.setattr("serve_app.auth.access.MAX_HELD_UP", 2)
+    monkeypatch.setattr("serve_app.auth.access.REFUSAL_DELAY_S", 3600)
+    monkeypatch.setattr("serve_app.auth.access.MAX_DELAYED", 2)
 
     async def scenario(office: Office) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
@@ -383,13 +383,13 @@ def test_a_token_that_asks_on_though_refused_is_known_as_greedy_to_every_process
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
         asked, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), Penalties(office.redis, office.keys)
         token = (await asked.authenticate(ann, ["create"])).token.id
-        for refusals in range(1, MANY + 1):
+        for refusals in range(1, MAX_REFUSALS + 1):
             assert not await elsewhere.is_penalised(token)
             with pytest.raises(RateLimitError):
                 await asked.authenticate(ann, ["create"])
-            assert await elsewhere.is_penalised(token) == (refusals == MANY)
+            assert await elsewhere.is_penalised(token) == (refusals == MAX_REFUSALS)
         assert not await elsewhere.is_penalised("another")
-        assert 0 < await office.redis.ttl(office.keys.penalty(token)) <= REMEMBERED_S  # and it is forgotten
+        assert 0 < await office.redis.ttl(office.keys.penalty(token)) <= PENALTY_S  # and it is forgotten
 
     at(scenario)
 
@@ -397,7 +397,7 @@ def test_a_token_that_asks_on_though_refused_is_known_as_greedy_to_every_process
 def test_while_the_broker_is_away_a_process_knows_its_own_greedy_tokens(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         one, other = [Penalties(office.cut_off(), office.keys) for _ in range(2)]
-        for _ in range(MANY):
+        for _ in range(MAX_REFUSALS):
             await one.count_refusal("token")
         assert await one.is_penalised("token")
         assert not await other.is_penalised("token")
@@ -412,11 +412,11 @@ def test_who_asks_on_has_to_wait_for_every_answer(
         ann, bob = [f"Bearer {await office.store.add(TokenGrant(name))}" for name in ("ann", "bob")]
         gate = office.gate(TokenSettings(requests_per_minute=1))
         await gate.authenticate(ann, ["create"])
-        for _ in range(MANY):
+        for _ in range(MAX_REFUSALS):
             with pytest.raises(RateLimitError):
                 await gate.authenticate(ann, ["create"])
-        monkeypatch.setattr("serve_app.auth.access.REFUSAL_S", 3600)
-        monkeypatch.setattr("serve_app.auth.access.MAX_HELD_UP", 1)
+        monkeypatch.setattr("serve_app.auth.access.REFUSAL_DELAY_S", 3600)
+        monkeypatch.setattr("serve_app.auth.access.MAX_DELAYED", 1)
         reading = [asyncio.create_task(gate.authenticate(ann, ["read"])) for _ in range(2)]
         done, waiting = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
         assert (len(done), len(waiting)) == (1, 1)  # of which the other waits

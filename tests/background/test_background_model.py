@@ -14,7 +14,7 @@ from PIL import Image
 from deployments.background.deployment import BackgroundRemover
 from deployments.background.model import ARCHITECTURES, RembgModel, open_session
 from deployments.config import BackgroundRemoverConfig, MattingModelConfig
-from deployments.types import DrawnWith, FinishSpec, GeneratedImage, Pixels
+from deployments.types import GeneratedImage, GenerationMetadata, Pixels, PostprocessSpec
 from tests.support.matting_models import write_model
 from tests.support.tolerance import ONE_LEVEL
 
@@ -170,9 +170,9 @@ def test_importing_the_model_keeps_numba_from_compiling() -> None:
 @pytest.mark.parametrize("cuts_out", [True, False])
 def test_a_file_with_another_background_says_which_weights_found_it(u2net: Path, cuts_out: bool) -> None:
     remover = BackgroundRemover(BackgroundRemoverConfig(model=MattingModelConfig(model_path=u2net)))
-    drawn_with = DrawnWith("m", {"unet": "ab"}, "Euler", {}, 1.0, None, "float32", "cpu", {})
+    drawn_with = GenerationMetadata("m", {"unet": "ab"}, "Euler", {}, 1.0, None, "float32", "cpu", {})
     image = GeneratedImage(picture(64, 64), runtime_s=1, startup_s=0, drawn_with=drawn_with)
-    avatar = asyncio.run(remover.finish(image, FinishSpec(64, 64, remove_background=cuts_out)))
+    avatar = asyncio.run(remover.postprocess(image, PostprocessSpec(64, 64, remove_background=cuts_out)))
     assert avatar.drawn_with is not None
     named = {f"background/{u2net.name}": hashlib.sha256(u2net.read_bytes()).hexdigest()} if cuts_out else {}
     assert avatar.drawn_with.weights == {"unet": "ab"} | named

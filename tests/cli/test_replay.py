@@ -5,15 +5,18 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from serve_app.api.examples import RECEIPT
-from serve_app.cli.replay import ReceiptError, differences, parameters, read_receipt
+from serve_app.cli.replay import ReceiptError, differences, parameters, read_receipt, rounding_levels
 from serve_app.cli.root import main
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import MAX_SEED, AvatarRequest
 from tests.support import fake_service
 from tests.support.fake_service import TOKEN, FakeService, picture
+from tests.support.photos import png
 
 Replay = Callable[..., tuple[object, str, str]]
 
@@ -72,6 +75,25 @@ def test_what_differs_is_said_before_anything_is_drawn_and_other_pixels_after(
         "torch: 2.13.0 then, 3 now",
     ]
     assert "not the pixels of the receipt" in err
+
+
+def test_other_pixels_of_the_same_picture_are_told_from_another_picture(replay: Replay, fake: FakeService) -> None:
+    fake.receipt = RECEIPT.model_copy(update={"drawn_sha256": "e" * 64}).model_dump(mode="json")
+    for shown, code in ((7, 0), (200, 1)):  # the service sends the picture of seed 7
+        Path("receipt.webp").write_bytes(picture(shown, "webp"))
+        assert replay()[0] == code
+    Path("receipt.webp").write_bytes(b"no picture")
+    assert replay()[0] == 1
+
+
+def test_roundings_are_levels_and_another_picture_is_none(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 250, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "then.png")
+    assert rounding_levels(tmp_path / "then.png", png(pixels)) == 0
+    assert rounding_levels(tmp_path / "then.png", png(pixels + rng.integers(0, 2, pixels.shape, np.uint8))) == 1
+    assert rounding_levels(tmp_path / "then.png", png(pixels + np.uint8(5))) is None
+    assert rounding_levels(tmp_path / "then.png", png(pixels[:32])) is None
 
 
 def test_a_service_without_receipts_is_told(replay: Replay, fake: FakeService) -> None:

@@ -125,7 +125,7 @@ def test_a_row_of_a_batch_invariant_model_is_the_row_alone_to_the_last_bit() -> 
     for row, sample in zip(rows, samples, strict=True):
         alone = undecoded(model, row)
         assert torch.equal(sample.latents, alone.latents)
-        assert np.array_equal(model.decode(sample, beside=True), model.decode(alone))
+        assert np.array_equal(model.decode(sample, overlapped=True), model.decode(alone))
 
 
 def test_the_face_alone_changes_the_picture(model: FaceDiffusionModel) -> None:
@@ -255,7 +255,7 @@ def test_the_thread_that_asks_computes_with_all_threads_and_beside_a_step_with_o
     def draw_alone() -> None:
         sample = model.start(tiny_row(1).spec, tiny_row(1).face)
         model.step([sample])
-        model.decode(sample, beside=True)
+        model.decode(sample, overlapped=True)
         model.decode(sample)
 
     with ThreadPoolExecutor(1) as new:
@@ -332,7 +332,7 @@ def test_rows_of_a_batch_invariant_model_never_matter_to_each_other(tiny: TinyMo
         for _ in range(row.spec.num_inference_steps):
             model.step([*beside_samples, sample])
         assert torch.equal(sample.latents, alone.latents)
-    assert np.array_equal(model.decode(sample, beside=True), model.decode(alone))
+    assert np.array_equal(model.decode(sample, overlapped=True), model.decode(alone))
 
 
 SCHEDULERS = ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"]

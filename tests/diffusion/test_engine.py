@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.engine.engine import DiffusionEngine
-from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
@@ -32,16 +32,16 @@ class Log:
         self.steps.append(([row.spec.seed for row in rows], waiting))
 
 
-class Unmoved(StepTimes):
+class Unmoved(LatencyModel):
     """A step of many takes no longer than one of few, whatever is measured of steps that do nothing."""
 
-    def add(self, bucket: Bucket, width: int, seconds: float) -> None:
+    def add(self, bucket: Bucket, batch_size: int, seconds: float) -> None:
         pass
 
 
 def engine_of(images: int = 4, log: Log | None = None) -> DiffusionEngine:
-    times = Unmoved(max_width=2 * images)
-    times.start_with("fake", dict.fromkeys((1, 2, 4, 8), 1.0))
+    times = Unmoved(max_batch_size=2 * images)
+    times.set_profile("fake", dict.fromkeys((1, 2, 4, 8), 1.0))
     return DiffusionEngine(times, ageing=0.3, observer=log)
 
 
@@ -175,11 +175,11 @@ def test_memory_that_was_lacking_once_costs_a_single_row_nothing(desk: Desk, den
     assert shown(row) == 1
 
 
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("overlapped", [False, True])
 def test_a_picture_that_finds_no_memory_is_decoded_after_the_next_step(
-    desk: Desk, denoiser: CountingDenoiser, beside: bool
+    desk: Desk, denoiser: CountingDenoiser, overlapped: bool
 ) -> None:
-    denoiser.decodes_beside, denoiser.homeless = beside, [1]
+    denoiser.overlaps_decoding, denoiser.undecodable = overlapped, [1]
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
     denoiser.gate.set()
@@ -187,9 +187,11 @@ def test_a_picture_that_finds_no_memory_is_decoded_after_the_next_step(
     assert desk.engine.progress() == []
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_a_picture_that_finds_no_memory_twice_fails_alone(desk: Desk, denoiser: CountingDenoiser, beside: bool) -> None:
-    denoiser.decodes_beside, denoiser.homeless = beside, [1, 1]
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_a_picture_that_finds_no_memory_twice_fails_alone(
+    desk: Desk, denoiser: CountingDenoiser, overlapped: bool
+) -> None:
+    denoiser.overlaps_decoding, denoiser.undecodable = overlapped, [1, 1]
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
     denoiser.gate.set()
@@ -202,7 +204,7 @@ def test_a_picture_that_finds_no_memory_twice_fails_alone(desk: Desk, denoiser: 
 def test_memory_that_lacks_now_and_then_fails_nobody(desk: Desk, denoiser: CountingDenoiser) -> None:
     # Before its first step, and again before its picture.
     denoiser.gate.clear()
-    denoiser.fits, denoiser.homeless = 0, [1]
+    denoiser.fits, denoiser.undecodable = 0, [1]
     row = desk.submit(1)
     assert denoiser.started.wait(WAIT_S)
     denoiser.fits = 1
@@ -260,17 +262,17 @@ def test_progress_says_how_far_each_row_is_and_who_waits_for_whom(denoiser: Coun
     assert engine.progress() == []
 
 
-def test_no_step_waits_for_a_picture_that_can_be_decoded_beside_it(desk: Desk, denoiser: CountingDenoiser) -> None:
-    denoiser.decodes_beside = True
-    denoiser.beside_gate.clear()
+def test_no_step_waits_for_overlapped_decoding(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.overlaps_decoding = True
+    denoiser.overlap_gate.clear()
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps, task_id=str(seed)) for seed, steps in ((1, 2), (2, 2), (3, 5))]
     denoiser.gate.set()
-    assert shown(rows[2]) == 3  # which nobody's steps are beside
+    assert shown(rows[2]) == 3  # no steps are left to overlap with
     assert {each.task_id: (each.step, each.eta_s) for each in desk.engine.progress()} == {"1": (2, 0), "2": (2, 0)}
-    denoiser.beside_gate.set()
+    denoiser.overlap_gate.set()
     assert [shown(row) for row in rows] == [1, 2, 3]
-    assert sorted(denoiser.decoded_beside) == [1, 2]
+    assert sorted(denoiser.decoded_overlapped) == [1, 2]
 
 
 def test_who_has_their_picture_is_not_among_those_that_wait(desk: Desk, denoiser: CountingDenoiser) -> None:
@@ -281,18 +283,18 @@ def test_who_has_their_picture_is_not_among_those_that_wait(desk: Desk, denoiser
     assert ahead.get(timeout=WAIT_S) == []
 
 
-def test_a_picture_that_fails_beside_the_steps_fails_alone(
+def test_an_image_whose_overlapped_decoding_fails_fails_alone(
     desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode = denoiser.decode
 
-    def fails_beside(sample: Count, beside: bool = False) -> object:
-        if beside and sample.seed == 1:
+    def fails_overlapped(sample: Count, overlapped: bool = False) -> object:
+        if overlapped and sample.seed == 1:
             raise ValueError("no picture")
-        return decode(sample, beside)
+        return decode(sample, overlapped)
 
-    monkeypatch.setattr(denoiser, "decode", fails_beside)
-    denoiser.decodes_beside = True
+    monkeypatch.setattr(denoiser, "decode", fails_overlapped)
+    denoiser.overlaps_decoding = True
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 2), (3, 3))]
     denoiser.gate.set()
@@ -302,9 +304,9 @@ def test_a_picture_that_fails_beside_the_steps_fails_alone(
     assert desk.engine.progress() == []
 
 
-def test_closing_cancels_rows_whose_pictures_are_decoded_beside_the_steps(denoiser: CountingDenoiser) -> None:
-    denoiser.decodes_beside = True
-    denoiser.beside_gate.clear()
+def test_closing_cancels_rows_whose_decoding_is_overlapped(denoiser: CountingDenoiser) -> None:
+    denoiser.overlaps_decoding = True
+    denoiser.overlap_gate.clear()
     engine = engine_of()
     desk = Desk(engine, denoiser)
     denoiser.gate.clear()
@@ -316,10 +318,10 @@ def test_closing_cancels_rows_whose_pictures_are_decoded_beside_the_steps(denois
     for row in rows[:2]:
         with pytest.raises(CancelledError):
             row.future.result(WAIT_S)
-    denoiser.beside_gate.set()
+    denoiser.overlap_gate.set()
     closing.join(WAIT_S)
     assert not closing.is_alive()
-    assert denoiser.decoded_beside == [1]  # the other one had not begun
+    assert denoiser.decoded_overlapped == [1]  # the other one had not begun
     assert engine.progress() == []
 
 
@@ -346,14 +348,19 @@ def test_the_wait_for_a_replica_is_told_apart_from_the_drawing(desk: Desk) -> No
     ),
     fits=st.integers(1, 6),
     poison=st.integers(0, 12),
-    beside=st.booleans(),
-    homeless=st.lists(st.integers(0, 12), unique=True),
+    overlapped=st.booleans(),
+    undecodable=st.lists(st.integers(0, 12), unique=True),
 )
 def test_every_row_ends_once_whatever_is_cancelled_and_whatever_fails(
-    requests: list[tuple[int, int, float, bool]], fits: int, poison: int, beside: bool, homeless: list[int]
+    requests: list[tuple[int, int, float, bool]], fits: int, poison: int, overlapped: bool, undecodable: list[int]
 ) -> None:
     denoiser = CountingDenoiser()
-    denoiser.fits, denoiser.poison, denoiser.decodes_beside, denoiser.homeless = fits, poison, beside, homeless
+    denoiser.fits, denoiser.poison, denoiser.overlaps_decoding, denoiser.undecodable = (
+        fits,
+        poison,
+        overlapped,
+        undecodable,
+    )
     denoiser.gate.clear()
     engine = engine_of()
     desk = Desk(engine, denoiser)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from deployments.diffusion.model.optimized_layers import DoublingConv2d, quicken
+from deployments.diffusion.model.optimized_layers import DoublingConv2d, replace_layers
 from tests.support import tolerance
 from tests.support.diffusion_folders import Family, tiny_unet
 
@@ -54,7 +54,7 @@ def test_a_quickened_unet_predicts_the_same_at_every_size(family: Family, size: 
     torch.manual_seed(3)
     unet = tiny_unet(family).eval().to(memory_format=CHANNELS_LAST)
     theirs = predicted(unet, family, *size)
-    quicken(unet)
+    replace_layers(unet)
     assert sum(isinstance(module, DoublingConv2d) for module in unet.modules()) == 1
     assert tolerance.relative(predicted(unet, family, *size), theirs) < tolerance.through(unet)
 
@@ -66,7 +66,7 @@ def test_a_quickened_tiny_vae_decodes_the_same_with_fewer_layers_between() -> No
     latents = torch.randn(1, 4, 6, 5)
     with torch.inference_mode():
         theirs = vae.decode(latents).sample
-        quicken(vae)
+        replace_layers(vae)
         ours = vae.decode(latents).sample
     assert sum(isinstance(module, DoublingConv2d) for module in vae.decoder.modules()) == 1
     assert not any(isinstance(module, nn.Upsample) for module in vae.decoder.modules())
@@ -80,7 +80,7 @@ def test_a_quickened_norm_is_torchs_own_and_keeps_the_layout(side: int, dtype: t
     theirs = nn.GroupNorm(4, 12).to(dtype)
     nn.init.normal_(theirs.weight)
     ours = nn.Sequential(copy.deepcopy(theirs))
-    quicken(ours)
+    replace_layers(ours)
     picture = (3 * torch.randn(2, 12, side, side) + 1).to(dtype).contiguous(memory_format=CHANNELS_LAST)
     with torch.inference_mode():
         normalised = ours(picture)
@@ -91,7 +91,7 @@ def test_a_quickened_norm_is_torchs_own_and_keeps_the_layout(side: int, dtype: t
 def test_what_is_no_picture_is_normalised_too() -> None:
     norm, tokens = nn.Sequential(nn.GroupNorm(2, 4)).to(torch.bfloat16), torch.randn(2, 4, 5, dtype=torch.bfloat16)
     before = norm(tokens)
-    quicken(norm)
+    replace_layers(norm)
     assert torch.equal(norm(tokens), before)
 
 
@@ -99,6 +99,6 @@ def test_what_is_no_picture_is_normalised_too() -> None:
 def test_other_convolutions_stay_as_they_are(changes: dict[str, int]) -> None:
     conv = nn.Conv2d(**({"in_channels": 4, "out_channels": 4, "kernel_size": 3, "padding": 1} | changes))
     layers = nn.Sequential(nn.Upsample(scale_factor=2), conv)
-    quicken(layers)
+    replace_layers(layers)
     assert isinstance(layers[0], nn.Upsample)
     assert layers[1] is conv

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from deployments.diffusion.engine.engine import DiffusionEngine
-from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.progress import keep_reporting
 from deployments.types import ImageProgress
 from tests.support.fakes import CountingDenoiser, avatar_spec, face
@@ -38,7 +38,7 @@ def denoiser() -> CountingDenoiser:
 
 @pytest.fixture
 def engine(denoiser: CountingDenoiser) -> Iterator[DiffusionEngine]:
-    engine = DiffusionEngine(StepTimes(max_width=4), ageing=0.25)
+    engine = DiffusionEngine(LatencyModel(max_batch_size=4), ageing=0.25)
     yield engine
     denoiser.gate.set()
     engine.close()

@@ -6,7 +6,7 @@ from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.config import model_path
-from deployments.diffusion.model.prompt_encoder import KEPT_CHUNKS, PromptEncoder, TextEncoder, XLPromptEncoder
+from deployments.diffusion.model.prompt_encoder import CACHED_CHUNKS, PromptEncoder, TextEncoder, XLPromptEncoder
 from serve_app.catalog.catalog import DEFAULT_PROMPT
 from tests.support import tolerance
 from tests.support.diffusion_folders import write_tiny_sdxl
@@ -77,7 +77,7 @@ def test_a_shorter_prompt_is_followed_by_empty_windows(
 def test_only_the_newest_prompts_are_kept(prompts: PromptEncoder) -> None:
     first = prompts.encode("a man", 1)
     assert prompts.encode("a man", 1) is first
-    for number in range(KEPT_CHUNKS):
+    for number in range(CACHED_CHUNKS):
         prompts.encode(str(number), 1)
     again = prompts.encode("a man", 1)
     assert again is not first

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deployments.config import model_path
 from deployments.diffusion.model.sampler import (
-    DRAWN_WITH_EULER,
+    EULER_DEFAULTS,
     DPMSolver2M,
     Euler,
     NoiseSchedule,
@@ -286,7 +286,7 @@ def test_a_published_sd15_folder_is_drawn_with_euler_at_the_timesteps_of_its_own
     assert_same(SD15, 20, {"_class_name": EULER, **BETAS["sd"], "timestep_spacing": "leading", "steps_offset": 1})
 
 
-@pytest.mark.parametrize("kind", DRAWN_WITH_EULER)
+@pytest.mark.parametrize("kind", EULER_DEFAULTS)
 def test_what_a_folder_leaves_out_is_the_default_of_its_own_scheduler(kind: str) -> None:
     defaults = getattr(diffusers, kind)().config
     shared = {key: defaults[key] for key in signature(EulerDiscreteScheduler.__init__).parameters if key in defaults}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.engine.scheduler import PATIENCE_S, Bucket, Outlook, Row, RowScheduler
+from deployments.diffusion.engine.scheduler import MAX_DEPRIORITISED_WAIT_S, Bucket, Row, RowEta, RowScheduler
 from tests.support.fakes import row
 
 
@@ -20,8 +20,8 @@ class Curve:
     row_s: float = 0.003
     most: int = 16
 
-    def step_s(self, _bucket: Bucket, width: int) -> float:
-        return self.fixed_s + self.row_s * width
+    def step_s(self, _bucket: Bucket, batch_size: int) -> float:
+        return self.fixed_s + self.row_s * batch_size
 
     def cap(self, _bucket: Bucket) -> int:
         return self.most
@@ -56,7 +56,7 @@ def test_a_step_is_for_rows_of_one_bucket() -> None:
 def test_a_row_without_guidance_takes_half_the_room() -> None:
     rows = [row(guidance_scale=1.0) for _ in range(4)] + [row(guidance_scale=2.0) for _ in range(2)]
     batch = scheduler_with(rows).next_batch(0, Curve(most=6))
-    assert sum(each.width for each in batch) == 6
+    assert sum(each.batch_size for each in batch) == 6
     assert len(batch) == 5
 
 
@@ -123,7 +123,7 @@ def waits_beside(others: Arrivals, curve: Curve, until: float) -> list[float]:
         for each in others(now, len(scheduler) - (modest is not None)):
             scheduler.add(each)
         rows = scheduler.next_batch(now, curve)
-        step_s = curve.step_s(rows[0].bucket, sum(each.width for each in rows)) if rows else IDLE_S
+        step_s = curve.step_s(rows[0].bucket, sum(each.batch_size for each in rows)) if rows else IDLE_S
         now += step_s
         for each in rows:
             each.steps_done += 1
@@ -144,35 +144,35 @@ def modest_waits(curve: Curve, greedy_rows: int) -> list[float]:
     return waits_beside(refill, curve, until=60)
 
 
-def test_who_stands_back_goes_behind_the_others_but_not_for_ever() -> None:
-    back, other = row(tenant="greedy", stands_back=True), row(tenant="modest", num_inference_steps=50, arrived_at=5)
+def test_a_deprioritised_row_goes_behind_the_others_but_not_for_ever() -> None:
+    back, other = row(tenant="greedy", deprioritised=True), row(tenant="modest", num_inference_steps=50, arrived_at=5)
     assert scheduler_with([back, other]).next_batch(5, Curve()) == [other]
-    assert scheduler_with([back, other]).next_batch(PATIENCE_S, Curve(most=2)) == [back]
+    assert scheduler_with([back, other]).next_batch(MAX_DEPRIORITISED_WAIT_S, Curve(most=2)) == [back]
     assert scheduler_with([back]).next_batch(5, Curve()) == [back]
 
 
-def test_who_stands_back_may_share_a_step_where_that_slows_nobody() -> None:
-    back, other = row(tenant="greedy", stands_back=True), row(tenant="modest")
+def test_a_deprioritised_row_may_share_a_step_where_that_slows_no_other() -> None:
+    back, other = row(tenant="greedy", deprioritised=True), row(tenant="modest")
     assert scheduler_with([back, other]).next_batch(0, Curve(fixed_s=0.1, row_s=0.001)) == [other, back]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ann", "bob", "cid"]), st.booleans(), st.integers(1, 50)), min_size=1))
 @settings(deadline=None)
-def test_a_step_is_first_of_all_for_who_does_not_stand_back(requests: list[tuple[str, bool, int]]) -> None:
-    rows = [row(tenant=name, stands_back=back, num_inference_steps=steps) for name, back, steps in requests]
+def test_a_step_goes_first_to_rows_that_are_not_deprioritised(requests: list[tuple[str, bool, int]]) -> None:
+    rows = [row(tenant=name, deprioritised=back, num_inference_steps=steps) for name, back, steps in requests]
     first = scheduler_with(rows).next_batch(1, Curve())[0]
-    assert first.spec.stands_back == all(each.spec.stands_back for each in rows)
+    assert first.spec.deprioritised == all(each.spec.deprioritised for each in rows)
 
 
 @pytest.mark.parametrize("curve", [Curve(), Curve(fixed_s=0.005, row_s=0.01)])
 def test_bursts_of_one_who_had_little_and_asks_too_much_slow_nobody(curve: Curve) -> None:
     alone = burst_waits(curve, burst=0)
-    assert p95(burst_waits(curve, burst=3, stands_back=True)) <= 1.2 * p95(alone)
+    assert p95(burst_waits(curve, burst=3, deprioritised=True)) <= 1.2 * p95(alone)
     if curve.row_s > curve.fixed_s:  # where rows cost much, the turns of tenants would not do
-        assert p95(burst_waits(curve, burst=3, stands_back=False)) > 2 * p95(alone)
+        assert p95(burst_waits(curve, burst=3, deprioritised=False)) > 2 * p95(alone)
 
 
-def burst_waits(curve: Curve, burst: int, stands_back: bool = False, every_s: float = 3.1) -> list[float]:
+def burst_waits(curve: Curve, burst: int, deprioritised: bool = False, every_s: float = 3.1) -> list[float]:
     """Beside one who has bursts of images."""
     moments = itertools.count(0, every_s)
     next_at = next(moments)
@@ -182,7 +182,7 @@ def burst_waits(curve: Curve, burst: int, stands_back: bool = False, every_s: fl
         if now < next_at:
             return []
         next_at = next(moments)
-        images = {"tenant": "greedy", "num_inference_steps": 4, "stands_back": stands_back, "arrived_at": now}
+        images = {"tenant": "greedy", "num_inference_steps": 4, "deprioritised": deprioritised, "arrived_at": now}
         return [row(**images) for _ in range(burst)]
 
     return waits_beside(bursts, curve, until=120)
@@ -263,10 +263,10 @@ def test_the_forecast_knows_who_goes_first_and_who_shares_a_step() -> None:
     short, long, other = row(num_inference_steps=2), row(num_inference_steps=6), row(size="b", num_inference_steps=9)
     forecast = scheduler_with([other, long, short, begun]).forecast(0, curve)
     assert forecast == {
-        begun: Outlook(eta_s=10, queue_position=0),
-        short: Outlook(eta_s=10, queue_position=1),
-        long: Outlook(eta_s=28, queue_position=2),
-        other: Outlook(eta_s=55, queue_position=3),
+        begun: RowEta(eta_s=10, queue_position=0),
+        short: RowEta(eta_s=10, queue_position=1),
+        long: RowEta(eta_s=28, queue_position=2),
+        other: RowEta(eta_s=55, queue_position=3),
     }
 
 
@@ -289,9 +289,9 @@ def simulate(scheduler: RowScheduler, arrivals: list[Row], curve: Curve) -> dict
         for late in scheduler.drop_expired(now):
             done[late] = now
         batch = scheduler.next_batch(now, curve)
-        assert sum(each.width for each in batch) <= max(curve.most, 2)
+        assert sum(each.batch_size for each in batch) <= max(curve.most, 2)
         assert len({each.bucket for each in batch}) <= 1
-        now += curve.step_s(("", ""), sum(each.width for each in batch))
+        now += curve.step_s(("", ""), sum(each.batch_size for each in batch))
         for each in batch:
             each.steps_done += 1
         over = [each for each in batch if not each.steps_left]
@@ -338,8 +338,8 @@ def test_every_row_comes_to_its_end_once(requests: list[tuple], most: int, agein
     for each in rows:
         finished = each.steps_left == 0
         late = each.spec.deadline == 0.5 and not finished
-        assert (each in done) == (not each.abandoned or finished)
-        assert finished or late or each.abandoned
+        assert (each in done) == (not each.is_cancelled or finished)
+        assert finished or late or each.is_cancelled
 
 
 @settings(deadline=None)

@@ -21,7 +21,7 @@ from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.launcher import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.photos.sample import sample_photo
-from serve_app.pipeline.cold_start import LOOK_EVERY_S, StageState, look_at_stages
+from serve_app.pipeline.cold_start import POLL_EVERY_S, StageState, fetch_stage_states
 from serve_app.settings import Settings
 from serve_app.tasks.models import Keys
 from serve_app.worker.deployment import CLOSE_S
@@ -151,7 +151,7 @@ def replicas(number: int) -> dict[str, dict[str, Any]]:
 
 def running(number: int) -> bool:
     """Whether so many replicas of each scaled stage run, and nothing else changes."""
-    states = look_at_stages(APP)
+    states = fetch_stage_states(APP)
     application = serve.status().applications[APP]
     return application.status.value == "RUNNING" and all(
         state.status == "HEALTHY" and (name not in SCALED or state.serving == number) for name, state in states.items()
@@ -280,12 +280,12 @@ def test_more_work_than_a_replica_takes_brings_another_for_as_long_as_it_lasts(
 
 
 def serving(name: str) -> int:
-    state = look_at_stages(APP).get(name)
+    state = fetch_stage_states(APP).get(name)
     return state.serving if state else 0
 
 
 def at_zero() -> bool:
-    return look_at_stages(APP).get("AvatarGenerator") == StageState("HEALTHY", serving=0, starting=0)
+    return fetch_stage_states(APP).get("AvatarGenerator") == StageState("HEALTHY", serving=0, starting=0)
 
 
 def wait_for_zero(poll: Callable[..., Any]) -> None:
@@ -295,7 +295,7 @@ def wait_for_zero(poll: Callable[..., Any]) -> None:
     def noticed() -> bool:
         nonlocal looks
         looks = looks + 1 if at_zero() else 0
-        return looks > 20 * LOOK_EVERY_S  # `poll` asks ten times a second
+        return looks > 20 * POLL_EVERY_S  # `poll` asks ten times a second
 
     poll(noticed, UPDATE_TIMEOUT_S)
 

@@ -288,7 +288,7 @@ def test_the_embedding_is_of_the_largest_face_wherever_it_is(model: CascadeFaceM
 def test_an_avatar_is_read_where_the_app_draws_faces_and_a_photo_is_not(encoder: Path, astronaut: Photo) -> None:
     told = CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder, avatar_face=(0.2, 0.1, 0.8, 0.7)))
     nothing = np.full((200, 200, 3), 128, dtype=np.uint8)
-    avatar, without_face, photo = told.embed([Photo(nothing, drawn=True), Photo(nothing), astronaut])
+    avatar, without_face, photo = told.embed([Photo(nothing, is_generated=True), Photo(nothing), astronaut])
     assert isinstance(avatar, FaceEmbedding)
     assert avatar.box == pytest.approx((40, 20, 160, 140))
     assert isinstance(without_face, NoFaceError)
@@ -298,7 +298,7 @@ def test_an_avatar_is_read_where_the_app_draws_faces_and_a_photo_is_not(encoder:
 
 def test_the_face_of_an_avatar_that_is_not_square_is_looked_for(encoder: Path) -> None:
     told = CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder, avatar_face=(0.2, 0.1, 0.8, 0.7)))
-    (wide,) = told.embed([Photo(np.full((200, 300, 3), 128, dtype=np.uint8), drawn=True)])
+    (wide,) = told.embed([Photo(np.full((200, 300, 3), 128, dtype=np.uint8), is_generated=True)])
     assert isinstance(wide, NoFaceError)
 
 

@@ -78,7 +78,7 @@ def test_only_bursts_have_several_images_at_the_same_moment() -> None:
 def test_a_curve_counts_two_rows_of_the_batch_for_each_image() -> None:
     curve = ASSUMED[0]
     assert [curve.step_s(images) for images in (1, 8)] == pytest.approx([0.020, 0.062])
-    assert [curve.width_s(width) for width in (1, 2, 3, 16)] == pytest.approx([0.017, 0.020, 0.023, 0.062])
+    assert [curve.batch_s(batch_size) for batch_size in (1, 2, 3, 16)] == pytest.approx([0.017, 0.020, 0.023, 0.062])
     assert curve.faster(2).step_s(1) == pytest.approx(0.010)
 
 

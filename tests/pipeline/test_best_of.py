@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.serve.exceptions import BackPressureError
 
-from deployments.types import Avatar, DrawnWith
+from deployments.types import Avatar, GenerationMetadata
 from serve_app.backends.object_store import FOLDER, Results, StoreSettings
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
@@ -21,7 +21,7 @@ from serve_app.tasks.models import StoredAvatar
 from tests.support.fakes import face
 from tests.support.stages import PHOTO, TASK, Embedder, Stage
 
-WITH = DrawnWith("m", {"unet": "ab"}, "Euler", {}, 0.8, None, "float32", "cpu", {"torch": "2"})
+WITH = GenerationMetadata("m", {"unet": "ab"}, "Euler", {}, 0.8, None, "float32", "cpu", {"torch": "2"})
 
 
 def avatar(name: str, diffusion_s: float = 1.0) -> Avatar:

@@ -14,7 +14,7 @@ from deployments.types import Photo
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import OverloadedError
 from serve_app.pipeline import cold_start as stages
-from serve_app.pipeline.cold_start import MAX_WAKING, ColdStages, StageMonitor, StageState
+from serve_app.pipeline.cold_start import MAX_SCALE_UPS, ColdStages, StageMonitor, StageState
 from tests.support.polling import eventually
 
 PHOTO = Photo(np.zeros((8, 8, 3), np.uint8))
@@ -28,7 +28,7 @@ UP = StageState("HEALTHY", serving=1, starting=0)
 def see(*looks: StageState) -> tuple[dict[str, float], list[float]]:
     """What is cold at the end, and what every look measured, one a second."""
     starts = ColdStages()
-    took = [starts.see({"stage": state}, float(second)).get("stage", 0.0) for second, state in enumerate(looks)]
+    took = [starts.update({"stage": state}, float(second)).get("stage", 0.0) for second, state in enumerate(looks)]
     return starts.waited_s(float(len(looks) - 1)), took
 
 
@@ -84,7 +84,7 @@ class Pipeline:
         if not self._face:
             raise NoFaceError("There is no face.")
 
-    async def wake(self) -> None:
+    async def scale_from_zero(self) -> None:
         self.asked.append("generator")
         await asyncio.Event().wait()
 
@@ -124,7 +124,7 @@ class Watched:
 
 @pytest.fixture
 def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    monkeypatch.setattr(stages, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(stages, "POLL_EVERY_S", 0.02)
 
     def run(scenario: Callable[[Watched], Awaitable[None]], pipeline: Callable[[], Pipeline], **states: Any) -> None:
         async def all_of_it() -> None:
@@ -186,9 +186,9 @@ def test_a_measured_cold_start_is_told_from_then_on_less_what_has_passed(at: Cal
     async def scenario(watched: Watched) -> None:
         await watched.redis.hset(KEY, "Generator", "40.5")
         assert await watched.refused_s() == 41
-        watched.watch._starts._cold["Generator"].began_at = watched.watch._looked_at - 30
+        watched.watch._starts._cold["Generator"].began_at = watched.watch._polled_at - 30
         assert await watched.refused_s() in (10, 11)
-        watched.watch._starts._cold["Generator"].began_at = watched.watch._looked_at - 300
+        watched.watch._starts._cold["Generator"].began_at = watched.watch._polled_at - 300
         assert await watched.refused_s() == 5  # later than usual: a tenth of it
 
     at(scenario, Pipeline, generator=ZERO)
@@ -207,9 +207,9 @@ def test_a_start_that_was_seen_is_kept_for_everybody(at: Callable[..., None]) ->
 
 def test_many_requests_at_zero_leave_few_calls_behind(at: Callable[..., None]) -> None:
     async def scenario(watched: Watched) -> None:
-        for _ in range(3 * MAX_WAKING):
+        for _ in range(3 * MAX_SCALE_UPS):
             await watched.refused_s()
-        assert watched.watch._pipeline.asked.count("generator") <= MAX_WAKING  # type: ignore[attr-defined]
+        assert watched.watch._pipeline.asked.count("generator") <= MAX_SCALE_UPS  # type: ignore[attr-defined]
 
     at(scenario, Pipeline, generator=ZERO)
 
@@ -218,7 +218,7 @@ def test_nobody_is_refused_for_what_was_seen_long_ago(at: Callable[..., None], m
     async def scenario(watched: Watched) -> None:
         await watched.refused_s()
         watched.away.set()
-        monkeypatch.setattr(stages, "LOOK_LASTS_S", 0.0)
+        monkeypatch.setattr(stages, "STALE_S", 0.0)
         await watched.watch.require_warm(PHOTO)
 
     at(scenario, Pipeline, generator=ZERO)

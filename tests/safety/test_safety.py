@@ -236,7 +236,7 @@ UNSAFE = UnsafeImageError("withheld")
 
 
 def through_ray(error: Exception) -> Exception:
-    return RayTaskError("finish", "traceback", error)
+    return RayTaskError("postprocess", "traceback", error)
 
 
 def test_a_withheld_image_is_stored_nowhere_and_null_in_the_answer(tmp_path: Path) -> None:

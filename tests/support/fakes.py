@@ -57,9 +57,9 @@ class Count:
 
 
 class CountingDenoiser:
-    """Its pictures show their seed in every byte, and fail where a step is missing or was made twice.
+    """Its images show their seed in every byte; decoding fails where a step is missing or was made twice.
 
-    Waits before each step while `gate` is closed, and before each picture beside the steps while `beside_gate` is.
+    Waits before each step while `gate` is closed, and before each overlapped decoding while `overlap_gate` is.
     """
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class CountingDenoiser:
         self.batches: list[list[int]] = []  # the seeds that shared each step
         self.poison: int | None = None
         self.fits = 100  # samples in memory
-        self.homeless: list[int] = []  # seeds whose pictures find no memory, each as often as it is here
-        self.decodes_beside = False
-        self.beside_gate = threading.Event()
-        self.beside_gate.set()
-        self.decoded_beside: list[int] = []  # seeds
+        self.undecodable: list[int] = []  # seeds whose decoding runs out of memory, each as often as it is listed
+        self.overlaps_decoding = False
+        self.overlap_gate = threading.Event()
+        self.overlap_gate.set()
+        self.decoded_overlapped: list[int] = []  # seeds
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
         return spec.width, spec.height
@@ -93,12 +93,12 @@ class CountingDenoiser:
         for sample in samples:
             sample.done += 1
 
-    def decode(self, sample: Count, beside: bool = False) -> Pixels:
+    def decode(self, sample: Count, overlapped: bool = False) -> Pixels:
         assert sample.done == sample.steps
-        if beside:
-            assert self.beside_gate.wait(10)
-            self.decoded_beside.append(sample.seed)
-        if sample.seed in self.homeless:
-            self.homeless.remove(sample.seed)
+        if overlapped:
+            assert self.overlap_gate.wait(10)
+            self.decoded_overlapped.append(sample.seed)
+        if sample.seed in self.undecodable:
+            self.undecodable.remove(sample.seed)
             raise OutOfMemoryError("there is no room for a picture")
         return np.full((4, 4, 3), sample.seed, np.uint8)

@@ -67,7 +67,7 @@ class Ingress:
         self.service._tasks.finish = do_nothing  # type: ignore[method-assign,assignment]
 
 
-async def do_nothing(*_: object) -> bool:
+async def do_nothing(*_: object, **__: object) -> bool:
     return True
 
 
@@ -88,7 +88,7 @@ ScenarioRunner = Callable[[Callable[[Any], Awaitable[None]]], None]
 
 def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
     """Runs a scenario that gets a maker of ingresses on a broker, which is emptied first."""
-    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
     monkeypatch.setattr("serve_app.generation.service.REPEAT_POLL_S", 0.05)
 

@@ -59,12 +59,12 @@ def test_a_task_goes_from_its_record_through_the_queue_to_its_outcome(at: Callab
         assert record is not None
         assert record.task.request == task().request
         assert (record.status, record.is_leased, record.message_id) == ("PENDING", True, None)
-        assert await worker.claim("a") is Claim.HELD  # nobody works on it before it is queued
+        assert await worker.claim("a") is Claim.LEASED  # nobody works on it before it is queued
         assert await ingress.enqueue("a")
 
         (message,) = await queue.take(5, 1)
         assert message.task_id == "a"
-        assert await worker.claim("a") is Claim.OURS
+        assert await worker.claim("a") is Claim.ACQUIRED
         await worker.note_image("a", 0, AVATAR)
         record = await ingress.get("a")
         assert record is not None
@@ -85,7 +85,7 @@ def test_an_unknown_task_is_unknown(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         store = office.store("a")
         assert await store.get("nothing") is None
-        assert await store.claim("nothing") is Claim.OVER
+        assert await store.claim("nothing") is Claim.FINISHED
         assert not await store.cancel("nothing")
         assert await store.statuses(["nothing"]) == [None]
 
@@ -110,14 +110,14 @@ def test_a_lease_that_runs_out_is_free_for_others_and_its_message_comes_again(at
         await office.queue("dead").take(1, 0.01)
         await dead.enqueue("a")
         (message,) = await office.queue("dead").take(1, 1)
-        assert await dead.claim("a") is Claim.OURS
-        assert await alive.claim("a") is Claim.HELD
+        assert await dead.claim("a") is Claim.ACQUIRED
+        assert await alive.claim("a") is Claim.LEASED
 
         queue, taken = office.queue("alive"), []
         while not taken:
             taken = await queue.take(1, 0.05)
         assert taken == [message]
-        assert await alive.claim("a") is Claim.OURS
+        assert await alive.claim("a") is Claim.ACQUIRED
         assert await dead.renew(["a"]) == [False]
         assert not await dead.finish(task(), "SUCCESS", Outcome())
         record = await alive.get("a")
@@ -167,7 +167,7 @@ def test_what_waits_in_the_queue_is_nobodys(at: Callable[[Scenario], None]) -> N
         await ingress.enqueue("a")
         assert await ingress.renew(["a"]) == [False]
         assert not await ingress.finish(task(), "CANCELLED", Outcome())
-        assert await worker.claim("a") is Claim.OURS
+        assert await worker.claim("a") is Claim.ACQUIRED
 
     at(scenario)
 
@@ -246,7 +246,7 @@ def test_while_it_is_renewed_a_lease_does_not_run_out(at: Callable[[Scenario], N
         ends = time.monotonic() + 4 * LEASE_S
         while time.monotonic() < ends:
             assert await ours.renew(["a"]) == [True]
-            assert await theirs.claim("a") is Claim.HELD
+            assert await theirs.claim("a") is Claim.LEASED
             await asyncio.sleep(LEASE_S / 6)
 
     at(scenario)
@@ -259,7 +259,7 @@ def test_what_was_cancelled_stays_cancelled_and_leaves_the_queue(at: Callable[[S
         await store.enqueue("a")
         assert await store.cancel("a")
         assert not await store.cancel("a")
-        assert await store.claim("a") is Claim.OVER
+        assert await store.claim("a") is Claim.FINISHED
         assert not await store.finish(task(), "SUCCESS", Outcome())
         assert await queue.length() == 0
         await store.create(task("b"), "PENDING")
@@ -343,7 +343,7 @@ async def worked_off(office: Office, store: TaskStore) -> list[str]:
     queue, order = office.queue("a"), []
     while messages := await queue.take(1, 0.01):
         for message in messages:
-            assert await store.claim(message.task_id) is Claim.OURS
+            assert await store.claim(message.task_id) is Claim.ACQUIRED
             await store.finish(task(message.task_id), "SUCCESS", Outcome())
             await queue.remove(message)
             order.append(message.task_id)
@@ -619,10 +619,10 @@ class TasksInAnyOrder(RuleBasedStateMachine):
         queue = TaskQueue(self.office.redis, self.office.keys, worker, lease_s=-LEASE_MARGIN_S)
         for message in self.do(queue.take(1, 0.001)) or self.do(queue.take(1, 0.001)):
             claim = self.do(self.office.store(worker).claim(message.task_id))
-            if claim is Claim.OVER:
+            if claim is Claim.FINISHED:
                 assert message.task_id in self.ended
                 self.do(queue.remove(message))
-            elif claim is Claim.OURS:
+            elif claim is Claim.ACQUIRED:
                 assert message.task_id not in self.ended
                 return worker, message
         return None

@@ -78,7 +78,7 @@ def test_a_running_task_whose_worker_and_message_are_gone_runs_again(at: Callabl
     async def scenario(ward: Ward) -> None:
         await queued(ward.store("a"), "a")
         await ward.taken()
-        assert await ward.store("dead").claim("a") is Claim.OURS
+        assert await ward.store("dead").claim("a") is Claim.ACQUIRED
         await ward.redis.xtrim(ward.keys.queue, maxlen=0)
         await ward.run_once()
         assert await ward.taken() == []  # its lease holds

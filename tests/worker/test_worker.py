@@ -107,7 +107,7 @@ async def run_in_shop(shop: Shop, scenario: Scenario) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that look after their leases often."""
     monkeypatch.setattr("serve_app.worker.consumer.PAUSES_S", (0.02, 0.05))
-    monkeypatch.setattr("serve_app.tasks.leases.LOOK_S", 0.05)
+    monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
 
 

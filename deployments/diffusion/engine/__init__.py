@@ -1,1 +1,1 @@
-"""Continuous batching: which rows step together, on a thread of its own. Knows neither Ray nor the model."""
+"""Continuous batching: chooses the rows of each step and runs them on one thread. Imports neither Ray nor torch."""

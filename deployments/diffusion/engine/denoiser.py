@@ -1,4 +1,4 @@
-"""What the engine draws with: the capability that a diffusion model gives it."""
+"""The protocol through which the engine drives a diffusion model."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
@@ -7,27 +7,27 @@ from deployments.types import AvatarSpec, Pixels, Vector
 
 
 class OutOfMemoryError(Exception):
-    """A step or a picture did not fit into the device's memory; nothing of it was kept."""
+    """A step or a decoding did not fit into the device's memory; it changed nothing."""
 
 
 class Denoiser(Protocol):
-    """What the engine draws with. A sample is one half-done image, known to its denoiser alone."""
+    """A diffusion model. A sample is one half-done image, opaque to the engine."""
 
     @property
-    def decodes_beside(self) -> bool:
-        """Whether `decode` may be called in another thread while a step is made."""
+    def overlaps_decoding(self) -> bool:
+        """Whether `decode` may run on another thread during a step."""
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
         """Samples of one bucket can share a step."""
 
     def start(self, spec: AvatarSpec, face: Vector) -> Any:
-        """A sample with no step made. Raises: OutOfMemoryError."""
+        """A sample before its first step. Raises: OutOfMemoryError."""
 
     def step(self, samples: Sequence[Any]) -> None:
-        """One step for each, wherever each stands. Raises: OutOfMemoryError; after any error all are as before."""
+        """Advance each sample by its own next step. Raises: OutOfMemoryError; after any error all are unchanged."""
 
-    def decode(self, sample: Any, beside: bool = False) -> Pixels:
-        """The picture (h, w, 3) of a sample whose steps are all made; `beside` a step, it leaves most cores to that.
+    def decode(self, sample: Any, overlapped: bool = False) -> Pixels:
+        """The image (h, w, 3) of a sample after its last step; `overlapped` with a step, it leaves most cores to it.
 
-        Raises: OutOfMemoryError; after any error the sample is as before.
+        Raises: OutOfMemoryError; after any error the sample is unchanged.
         """

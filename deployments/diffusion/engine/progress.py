@@ -1,4 +1,4 @@
-"""How far images are, told to whoever wants to know while they are drawn."""
+"""Reports the progress of unfinished images while they are generated."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from deployments.types import ImageProgress
 
 
 class ProgressSink(Protocol):
-    """Where progress goes. One is given to each replica: it must be picklable, and connect when it is first used."""
+    """Where progress is reported. Each replica gets one: it must be picklable, and connect on first use."""
 
     async def report(self, progress: Sequence[ImageProgress]) -> None:
-        """Take what is newest of all unfinished images of a replica. Raises: OSError where it cannot be taken now."""
+        """Store the latest progress of all unfinished images of a replica. Raises: OSError while it is unavailable."""
 
 
 async def keep_reporting(engine: DiffusionEngine, sink: ProgressSink, every_s: float) -> None:
-    """Until the engine ends. Its steps wait for none of this."""
+    """Report every `every_s` seconds until the engine ends. Delays no step."""
     while engine.alive:
         if progress := engine.progress():
-            with suppress(OSError):  # the next report says all of it again
+            with suppress(OSError):  # the next report repeats everything
                 await sink.report(progress)
         await asyncio.sleep(every_s)

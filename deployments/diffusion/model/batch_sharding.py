@@ -1,7 +1,7 @@
-"""Shares of a batch: on a CPU each thread takes rows of its own through the whole UNet.
+"""Batch sharding: on a CPU each thread runs the whole UNet for its own rows.
 
-Threads that share every operation instead wait for the slowest of them a thousand times a step, and on cores that other
-programs use too, one of them is always late. Sixteen rows at once are also more than a processor's cache holds.
+Threads that share every operation instead synchronise about a thousand times a step, and on cores that other programs
+use too, one of them is always late. Sixteen rows at once also exceed a processor's cache.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,23 +14,23 @@ Tensors = Mapping[str, Tensor]
 Predict = Callable[[Tensor, Tensor, Tensors], Tensor]
 """Latents (rows, c, h, w), time steps (rows,) and conditions (rows, ...) to a prediction (rows, c, h, w)."""
 
-LEAST_ROWS = 2  # of a share: with fewer, threads are faster together
+MIN_SHARD_ROWS = 2  # of a shard: with fewer, threads sharing each operation are faster
 
 
 def use_threads(count: int) -> None:
-    """Have the calling thread compute with so many: torch gives a new one the number that any thread set last."""
+    """Set torch's number of threads for the calling thread: a new thread inherits the number that was set last."""
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 
 
 class SingleRows:
-    """Calls a function for every row by itself, always with one thread: its neighbours cannot change its last bits.
+    """Calls a function for each row alone, on one thread, so that results are bit-identical whatever the batch.
 
-    Kernels choose the order of their sums by the size of the batch and by the number of threads; here both are one.
+    Kernels choose the order of their sums by batch size and number of threads; here both are one.
     """
 
     def __init__(self, threads: int) -> None:
-        """As many rows at a time as there are `threads`; in the calling thread where that is 0, as on a GPU."""
+        """Runs `threads` rows in parallel; 0 runs them in the calling thread, as on a GPU."""
         self._pool = _one_thread_each(threads) if threads else None
 
     def __call__(self, predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
@@ -41,20 +41,20 @@ class SingleRows:
         return torch.cat(list(each(of, range(len(latents)))))
 
 
-class RowShares:
-    """Calls a function for the rows of a batch, in as many threads as there are shares of some rows."""
+class BatchSharding:
+    """Calls a function for shards of a batch, each on its own thread."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._pool = _one_thread_each(max(threads, 1))
 
     def __call__(self, predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
-        """What `predict` gives for all rows; the calling thread's own threads compute it where they are few."""
+        """The prediction of all rows. Small batches run on the calling thread with its torch threads."""
         rows = len(latents)
-        shares = min(self._threads, rows // LEAST_ROWS)
-        if shares < 2:
+        shards = min(self._threads, rows // MIN_SHARD_ROWS)
+        if shards < 2:
             return predict(latents, timesteps, conditions)
-        bounds = [rows * share // shares for share in range(shares + 1)]
+        bounds = [rows * shard // shards for shard in range(shards + 1)]
 
         def of(begin: int, end: int) -> Tensor:
             return _predicted(predict, latents, timesteps, conditions, begin, end)
@@ -63,11 +63,11 @@ class RowShares:
 
 
 def _one_thread_each(threads: int) -> ThreadPoolExecutor:
-    """OpenMP's number of threads is each thread's own: these compute alone."""
+    """OpenMP's number of threads is per thread: each of these computes single-threaded."""
     return ThreadPoolExecutor(threads, "rows", initializer=torch.set_num_threads, initargs=(1,))
 
 
-@torch.inference_mode()  # which is each thread's own, too
+@torch.inference_mode()  # also per thread
 def _predicted(
     predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors, begin: int, end: int
 ) -> Tensor:

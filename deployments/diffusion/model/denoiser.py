@@ -1,4 +1,4 @@
-"""The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, from the parts of diffusers' pipelines."""
+"""The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, built from diffusers' pipelines."""
 
 import time
 from collections.abc import Hashable, Iterator, Sequence
@@ -17,21 +17,21 @@ from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.ip_adapter import FACE_WIDTH
 from deployments.diffusion.model.loader import FacePipeline, Tensors, load_pipeline
 from deployments.diffusion.model.noise_schedule import Plan, Step
-from deployments.diffusion.model.optimized_layers import quicken
+from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, Pixels, Vector
 
-GRAPHS = 10_000  # of all models of a process; none ever has as many
+GRAPHS = 10_000  # of all models of a process: more than any has
 
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """One half-done image. `conditions` is what its prompt and face say and, with guidance, what is drawn against."""
+    """One half-done image. `conditions`: prompt and face; `against`: the negative prompt and no face, for guidance."""
 
     plan: Plan
     latents: Tensor  # (1, c, h, w) float32
-    previous: Tensor  # the denoised estimate of the step before
+    previous: Tensor  # the previous step's denoised estimate
     guidance_scale: float
     conditions: Tensors
     against: Tensors | None
@@ -43,8 +43,8 @@ class Sample:
 
 
 @contextmanager
-def lacking_memory() -> Iterator[None]:
-    """Raises: OutOfMemoryError, where torch raises its own."""
+def out_of_memory_errors() -> Iterator[None]:
+    """Translates torch's out-of-memory error. Raises: OutOfMemoryError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -52,27 +52,27 @@ def lacking_memory() -> Iterator[None]:
 
 
 class FaceDiffusionModel:
-    """Takes samples a step further, each from where it stands; one thread at a time.
+    """Advances samples by a step, each from its own position. Not thread-safe, except for overlapped decoding.
 
-    Latents are float32 between two steps, whatever the dtype of the model: the first sigma of a model with zero
-    terminal SNR is 4096.
+    Latents are float32 between steps, whatever the dtype of the model: the first sigma of a model with zero terminal
+    SNR is 4096.
 
-    Where it is `batch_invariant`, a sample becomes the same picture to the last bit whatever else is drawn, but for
-    pictures that are decoded in tiles because memory is short.
+    With `batch_invariant` an image is bit-identical whatever else is in its batches, unless it is decoded in tiles
+    because memory is short.
     """
 
     def __init__(self, pipeline: FacePipeline, threads: int = 1, batch_invariant: bool = False) -> None:
         self._pipeline = pipeline
-        self._device: torch.device = pipeline.device  # diffusers looks through all modules to say it
+        self._device: torch.device = pipeline.device  # diffusers searches all modules for it
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
         self._threads = threads
         self._batch_invariant = batch_invariant
         for network in (pipeline.unet, pipeline.vae):
-            quicken(network)
+            replace_layers(network)
         self._unet = RowUNet(pipeline.unet, threads, batch_invariant)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
-        self._pace = Throughput(self._device)
+        self._launch_limiter = LaunchLimiter(self._device)
 
     @classmethod
     def load(cls, config: DiffusionModelConfig, batch_invariant: bool = False) -> "FaceDiffusionModel":
@@ -80,17 +80,17 @@ class FaceDiffusionModel:
         return cls(load_pipeline(config), config.threads, batch_invariant)
 
     @property
-    def decodes_beside(self) -> bool:
-        """On a CPU: on a GPU a step and a picture would want their memory at once."""
+    def overlaps_decoding(self) -> bool:
+        """On a CPU only: on a GPU a step and a decoding would need their memory at the same time."""
         return self._device.type == "cpu"
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
-        """Size, and windows of the longer prompt: padding a shorter one would change what it says."""
+        """Size, and windows of the longer prompt: padding a shorter one would change its meaning."""
         return spec.width, spec.height, self._chunks(spec)
 
-    @lacking_memory()
+    @out_of_memory_errors()
     def start(self, spec: AvatarSpec, face: Vector) -> Sample:
-        """A sample with no step made. Raises: OutOfMemoryError."""
+        """A sample before its first step. Raises: OutOfMemoryError."""
         use_threads(self._threads)
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
@@ -106,27 +106,27 @@ class FaceDiffusionModel:
             against = {**negative, "face_tokens": self._no_face, **alike}
         return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
 
-    @lacking_memory()
+    @out_of_memory_errors()
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample]) -> None:
-        """One step for each. Raises: OutOfMemoryError; after any error all are as before."""
+        """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
         use_threads(self._threads)
         self._step(sorted(samples, key=lambda sample: sample.against is None))
 
     def _step(self, samples: Sequence[Sample]) -> None:
-        """Those with guidance come first."""
+        """Samples with guidance come first."""
         at = Positions.of([sample.next_step for sample in samples], self._device)
         latents = torch.cat([sample.latents for sample in samples])
         previous = torch.cat([sample.previous for sample in samples])
         prediction = self._predict(samples, self._sampler.scale_model_input(latents, at), at.timestep)
         latents, denoised = self._sampler.step(latents, prediction, previous, at)
-        self._pace.launched()
+        self._launch_limiter.launched()
         for index, sample in enumerate(samples):
             sample.latents, sample.previous = latents[index : index + 1], denoised[index : index + 1]
             sample.steps_done += 1
 
     def _predict(self, samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor) -> Tensor:
-        """(rows, c, h, w) float32. A row with guidance is predicted twice, any other once."""
+        """(rows, c, h, w) float32. Rows with guidance are predicted twice, others once."""
         against = [sample.against for sample in samples if sample.against is not None]
         guided = len(against)
         conditions = _joined([*against, *(sample.conditions for sample in samples)])
@@ -136,18 +136,18 @@ class FaceDiffusionModel:
         without, towards = predicted[:guided], predicted[guided:]
         scales = torch.tensor(
             [sample.guidance_scale for sample in samples[:guided]], pin_memory=inputs.device.type == "cuda"
-        ).to(inputs.device, non_blocking=True)  # a plain copy would wait for the device
+        ).to(inputs.device, non_blocking=True)  # a blocking copy would wait for the device
         led = without + scales[:, None, None, None] * (towards[:guided] - without)
         return torch.cat([led, towards[guided:]])
 
-    @lacking_memory()
+    @out_of_memory_errors()
     @torch.inference_mode()
-    def decode(self, sample: Sample, beside: bool = False) -> Pixels:
-        """(h, w, 3) of a sample whose steps are all made; `beside` a step it takes one core.
+    def decode(self, sample: Sample, overlapped: bool = False) -> Pixels:
+        """The image (h, w, 3) of a sample after its last step; `overlapped` with a step it uses one core.
 
-        One for which memory lacks is decoded in tiles that are blended where they meet. Raises: OutOfMemoryError.
+        If memory is short it is decoded in tiles with blended seams. Raises: OutOfMemoryError.
         """
-        use_threads(1 if beside or self._batch_invariant else self._threads)
+        use_threads(1 if overlapped or self._batch_invariant else self._threads)
         vae = self._pipeline.vae
         latents = _unscaled(sample.latents, vae.config).to(vae.dtype)
         image = _whole(vae, latents)
@@ -156,40 +156,40 @@ class FaceDiffusionModel:
         levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
         return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
 
-    def compile(self, widths: Sequence[int], sizes: Sequence[tuple[int, int]], backend: str = "inductor") -> None:
-        """Compile the UNet for batches of so many rows at these sizes, or at the model's own. Takes minutes.
+    def compile(self, batch_sizes: Sequence[int], sizes: Sequence[tuple[int, int]], backend: str = "inductor") -> None:
+        """Compile the UNet for these batch sizes at these image sizes, or at the model's own. Takes minutes.
 
-        A step with fewer rows is filled up to the next of these widths; steps of other sizes are made as before.
+        A smaller batch is padded to the next of these batch sizes; other image sizes run uncompiled.
         """
         sizes, factor = sizes or [self._own_size], self._pipeline.vae_scale_factor
-        self._unet.compile(widths, [(height // factor, width // factor) for width, height in sizes], backend)
-        # torch takes many graphs of the same code for a mistake; here they are as many as shapes.
-        # A compiler that fails is logged, and the model draws without it.
+        self._unet.compile(batch_sizes, [(height // factor, width // factor) for width, height in sizes], backend)
+        # torch limits the graphs of one piece of code; here there is one for each shape.
+        # A compiler failure is logged, and the model runs uncompiled.
         changes = {"recompile_limit": GRAPHS, "accumulated_recompile_limit": GRAPHS, "suppress_errors": True}
         with torch._dynamo.config.patch(changes):
-            for size, width in product(sizes, widths):
-                self.step(self._anything(size, width))
+            for size, batch_size in product(sizes, batch_sizes):
+                self.step(self._dummy_samples(size, batch_size))
 
-    def profile(self, widths: Sequence[int]) -> dict[int, float]:
-        """Seconds of a step by the rows of the UNet's batch, at the model's own size."""
+    def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
+        """Seconds of a step by batch size of the UNet, at the model's own image size."""
         times = {}
-        self.step(self._anything(self._own_size, 1))  # the first one is slower
-        for width in widths:
-            samples = self._anything(self._own_size, width)
-            self._pace.wait()
+        self.step(self._dummy_samples(self._own_size, 1))  # warm-up: the first step is slower
+        for batch_size in batch_sizes:
+            samples = self._dummy_samples(self._own_size, batch_size)
+            self._launch_limiter.wait()
             started = time.perf_counter()
             self.step(samples)
-            self._pace.wait()
-            times[width] = time.perf_counter() - started
+            self._launch_limiter.wait()
+            times[batch_size] = time.perf_counter() - started
         return times
 
     @property
     def _own_size(self) -> tuple[int, int]:
-        """Width and height in pixels of what the model was made for."""
+        """Width and height in pixels that the model was trained for."""
         side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
         return side, side
 
-    def _anything(self, size: tuple[int, int], rows: int) -> list[Sample]:
+    def _dummy_samples(self, size: tuple[int, int], rows: int) -> list[Sample]:
         spec = AvatarSpec(
             model="", seed=0, prompt="", negative_prompt="", width=size[0], height=size[1], num_inference_steps=2,
             guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
@@ -197,7 +197,7 @@ class FaceDiffusionModel:
         return [self.start(spec, np.zeros(FACE_WIDTH, np.float32)) for _ in range(rows)]
 
     def _noise(self, spec: AvatarSpec) -> Tensor:
-        """The same on every device, and whoever shares the step."""
+        """Independent of the device and of the batch."""
         unet, factor = self._pipeline.unet, self._pipeline.vae_scale_factor
         shape = (1, unet.config.in_channels, spec.height // factor, spec.width // factor)
         generator = torch.Generator("cpu").manual_seed(spec.seed)
@@ -213,15 +213,15 @@ class FaceDiffusionModel:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
 
 
-class Throughput:
-    """Lets the host launch at most one step ahead of the device, so that a new row is never far from its turn."""
+class LaunchLimiter:
+    """Lets the host launch at most one step ahead of the device, so that a new row joins soon."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._last: torch.cuda.Event | None = None
 
     def launched(self) -> None:
-        """Another step was launched: wait for the one before it."""
+        """A step was launched: wait for the previous one."""
         self.wait()
         if self._stream is not None:
             self._last = self._stream.record_event()
@@ -233,16 +233,16 @@ class Throughput:
 
 
 def _whole(vae: Any, latents: Tensor) -> Tensor | None:
-    """The picture (1, 3, h, w); None where memory lacks."""
+    """The image (1, 3, h, w); None where memory is short."""
     try:
         image: Tensor = vae.decode(latents, return_dict=False)[0]
     except torch.OutOfMemoryError:
-        return None  # and not a second try in here: what the failed one has in memory is freed with its error
+        return None  # retried by the caller: the failed attempt's memory is freed with its exception
     return image
 
 
 def _in_tiles(vae: Any, latents: Tensor) -> Tensor:
-    """The picture (1, 3, h, w), tile by tile: needs the memory of one tile, and more time."""
+    """The image (1, 3, h, w), tile by tile: needs the memory of one tile, and more time."""
     vae.enable_tiling()
     try:
         image: Tensor = vae.decode(latents, return_dict=False)[0]
@@ -256,7 +256,7 @@ def _joined(conditions: Sequence[Tensors]) -> Tensors:
 
 
 def _unscaled(latents: Tensor, config: Any) -> Tensor:
-    """Latents as the VAE knows them, from those of variance 1 that the UNet knows."""
+    """The VAE's latents, from the UNet's latents of variance 1."""
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     scaled: Tensor = latents / config.scaling_factor
     if mean is None or std is None:

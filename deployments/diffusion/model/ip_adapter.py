@@ -1,4 +1,4 @@
-"""IP-Adapter FaceID files, in both formats in which they are published."""
+"""IP-Adapter FaceID files, in both published formats."""
 
 import pickle
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ PROJECTION = ("proj.0.weight", "proj.2.weight", "norm.weight")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceIDAdapter:
-    """`projection` makes tokens of a face vector; `attention` are the keys and values of these tokens for each
-    cross-attention layer and, in some files, LoRA weights for all attention layers. Layers are known by number.
+    """`projection` maps a face vector to tokens; `attention` has the keys and values of these tokens for each
+    cross-attention layer and, in some files, LoRA weights for all attention layers. Layers are numbered.
     """
 
     projection: Weights
@@ -27,7 +27,7 @@ class FaceIDAdapter:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises: OSError where the file is missing or broken, ValueError where it holds another kind of adapter."""
+        """Raises: OSError where the file is missing or broken, ValueError where it is another kind of adapter."""
         try:
             parts = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
         except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -55,7 +55,7 @@ class FaceIDAdapter:
             )
 
     def state_dict(self, with_lora: bool) -> dict[str, dict[str, torch.Tensor]]:
-        """What diffusers' `load_ip_adapter` takes."""
+        """The argument of diffusers' `load_ip_adapter`."""
         attention = {name: weight for name, weight in self.attention.items() if with_lora or "_lora." not in name}
         return {"image_proj": dict(self.projection), "ip_adapter": attention}
 
@@ -66,7 +66,7 @@ def _is_faceid(parts: Any) -> bool:
     ):
         return False
     projection = parts["image_proj"]
-    # FaceID Plus has a perceiver as well: it looks at the photo through a CLIP image encoder.
+    # FaceID Plus also has a perceiver: it needs a CLIP image embedding of the photo.
     return all(name in projection for name in PROJECTION) and not any("perceiver" in name for name in projection)
 
 

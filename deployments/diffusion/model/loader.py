@@ -1,4 +1,4 @@
-"""The parts of diffusers' Stable Diffusion pipelines, loaded from a folder and joined by a FaceID adapter."""
+"""Loads diffusers' Stable Diffusion pipelines from a folder, together with a FaceID adapter."""
 
 import json
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
-    """Stable Diffusion 1.5 and what is built like it."""
+    """Stable Diffusion 1.5 and models of its architecture."""
 
-    # Nothing but the face vector is looked at, so a folder need not have these parts.
+    # Only the face vector conditions the model, so a folder need not have these parts.
     left_out: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
         "requires_safety_checker": False,
@@ -37,7 +37,7 @@ class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffuser
 class SDXLFacePipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
     """SDXL."""
 
-    # An invisible watermark would come and go with a package that happens to be installed.
+    # Otherwise an invisible watermark would depend on whether a package happens to be installed.
     left_out: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
     def prompt_encoder(self) -> PromptEncoder:
@@ -48,7 +48,7 @@ class SDXLFacePipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
         )
 
     def size_condition(self, width: int, height: int) -> Tensors:
-        """An original of the size that is drawn, uncropped."""
+        """Original size = target size, uncropped."""
         return {"time_ids": torch.tensor([[height, width, 0, 0, height, width]])}
 
 
@@ -62,8 +62,8 @@ FAMILIES: dict[str, type[FacePipeline]] = {
 def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
     """Load a diffusers folder (safetensors only), a FaceID adapter and its LoRA; nothing is downloaded.
 
-    Raises: OSError where a file is missing or is not what its name says; ValueError where the folder is of another
-        family, or the adapter was made for another model; RuntimeError where the device is not there.
+    Raises: OSError where a file is missing or invalid; ValueError where the folder is of another family, or the adapter
+        was made for another model; RuntimeError where the device is not available.
     """
     device = usable_device(config.device)
     folder = model_path(config.path)
@@ -80,12 +80,12 @@ def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
     pipeline.to(device)
     use_channels_last(pipeline)
     if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
-        pipeline.vae.to(torch.float32)  # it overflows in float16; bfloat16 has the range of float32
+        pipeline.vae.to(torch.float32)  # it overflows in float16; bfloat16 has float32's range
     return pipeline
 
 
 def family_of(folder: Path) -> type[FacePipeline]:
-    """Raises: OSError where the folder is not one of diffusers, ValueError where its pipeline is of another class."""
+    """Raises: OSError where it is not a diffusers folder, ValueError where its pipeline class is not supported."""
     name = json.loads((folder / "model_index.json").read_text()).get("_class_name")
     if name not in FAMILIES:
         raise ValueError(f"{folder} is made for {name}; only {' and '.join(FAMILIES)} can be loaded")
@@ -93,7 +93,7 @@ def family_of(folder: Path) -> type[FacePipeline]:
 
 
 def usable_device(name: str) -> torch.device:
-    """Raises: RuntimeError where a CUDA device is asked for that this process cannot use: never a silent CPU."""
+    """Raises: RuntimeError where a CUDA device is requested but unavailable: no silent fallback to the CPU."""
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"device {name} was asked for, but torch {torch.__version__} finds no CUDA device")
@@ -101,13 +101,13 @@ def usable_device(name: str) -> torch.device:
 
 
 def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> None:
-    """Give the UNet the face's attention layers and the LoRA weights, of a file of their own or inside the adapter.
+    """Load the adapter's attention layers and the LoRA weights, from their own file or from the adapter, into the UNet.
 
-    The LoRA weights are added to the UNet's own: as layers beside them they would cost time in every step.
+    The LoRA weights are fused: as separate layers they would cost time in every step.
     """
     adapter = FaceIDAdapter.read(model_path(config.ip_adapter))
     adapter.check_fits(pipeline.unet)
-    # The two places hold the same LoRA, which must not count twice.
+    # Both files hold the same LoRA, which must not be applied twice.
     weights = adapter.state_dict(with_lora=config.lora is None)
     pipeline.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
     pipeline.set_ip_adapter_scale(config.ip_adapter_scale)
@@ -123,6 +123,6 @@ def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> N
 
 
 def use_channels_last(pipeline: FacePipeline) -> None:
-    """Lay the convolutions' weights out as tensor cores and oneDNN read them."""
+    """Convert the convolutions' weights to the layout that tensor cores and oneDNN read."""
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
-"""The noise levels of a model, and the plan that a request makes of them.
+"""The noise levels of a model, and the plan of steps of a request.
 
-Computed in numpy, with the roundings to float32 of diffusers' schedulers. IEEE 754 fixes the result of each operation
-used, so a model has the same levels on every machine; torch's square roots and `linspace` differ in the last bit
-between processors.
+Computed in numpy, with the float32 rounding of diffusers' schedulers. IEEE 754 fixes the result of each operation used,
+so the levels are the same on every machine; torch's square roots and `linspace` differ in the last bit between
+processors.
 """
 
 import math
@@ -25,7 +25,7 @@ KARRAS_RHO = 7.0
 class Step(NamedTuple):
     """One step of one row, from noise of standard deviation `sigma` to `sigma_next`, in units of the clean latents.
 
-    `extrapolation` is how far the denoised estimate is carried on beyond the one of the step before: 0 is first order.
+    `extrapolation` is how far the denoised estimate is extrapolated from that of the previous step: 0 is first order.
     """
 
     timestep: float
@@ -36,7 +36,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps of one request. Its first latents are normal noise times `init_noise_sigma`."""
+    """All steps of one request. The first latents are normal noise times `init_noise_sigma`."""
 
     steps: tuple[Step, ...]
     init_noise_sigma: float
@@ -61,7 +61,7 @@ class NoiseSchedule(BaseModel):
     sigma_max: float | None = None
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
-    # What no sampler here does: these fields are there to refuse anything but the value that means "not used".
+    # Unsupported features: these fields reject every value except the one that means "not used".
     clip_sample: Literal[False] = False
     interpolation_type: Literal["linear"] = "linear"
     shift_terminal: None = None
@@ -82,7 +82,7 @@ class NoiseSchedule(BaseModel):
         """(num_train_timesteps,) float32, rising."""
         alphas_cumprod = _products(1 - self._betas())
         if self.rescale_betas_zero_snr:
-            alphas_cumprod[-1] = 2**-24  # near enough to zero, while sigma stays finite: the float before 4096
+            alphas_cumprod[-1] = 2**-24  # close to zero while sigma stays finite: the float before 4096
         return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
     def sigmas_at(self, timesteps: Numbers) -> Numbers:
@@ -123,7 +123,7 @@ class NoiseSchedule(BaseModel):
 
 
 class SolverSchedule(NoiseSchedule):
-    """With the keys that diffusers' DPMSolverMultistepScheduler has beyond."""
+    """Adds the keys of diffusers' DPMSolverMultistepScheduler."""
 
     lower_order_final: bool = True
     euler_at_final: bool = False

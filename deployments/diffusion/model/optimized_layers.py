@@ -1,4 +1,4 @@
-"""Layers of diffusers' networks that do the same for less: no copies between layouts and, on CPUs, fewer products."""
+"""Faster equivalents of diffusers' layers: no copies between memory layouts and, on CPUs, fewer multiplications."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,16 +10,16 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-FEW_PIXELS = 1024  # with fewer, torch normalises bfloat16 with channels last by another algorithm
+FEW_PIXELS = 1024  # with fewer, torch uses another algorithm for group norm in bfloat16 channels last
 
 
-def quicken(network: nn.Module) -> None:
-    """Change the layers of a UNet or a decoder of pictures whose weights lie where and as they will be used."""
+def replace_layers(network: nn.Module) -> None:
+    """Patch the layers of a UNet or VAE whose weights have their final device, dtype and memory layout."""
     for module in list(network.modules()):
         if isinstance(module, Transformer2DModel):
-            module._get_output_for_continuous_inputs = MethodType(_laid_out_as_it_came, module)
+            module._get_output_for_continuous_inputs = MethodType(_output_in_channels_last, module)
     if next(network.parameters()).device.type != "cpu":
-        return  # not measured there
+        return  # not measured on other devices
     for module in list(network.modules()):
         if isinstance(module, nn.GroupNorm):
             module.forward = MethodType(_normalised, module)  # type: ignore[method-assign]
@@ -29,12 +29,12 @@ def quicken(network: nn.Module) -> None:
             _double_in(module)
 
 
-def _laid_out_as_it_came(
+def _output_in_channels_last(
     block: Any, hidden_states: Tensor, residual: Tensor, batch_size: int, height: int, width: int, inner_dim: int
 ) -> Tensor:
-    """What the method of `Transformer2DModel` does with hidden states (rows, pixels, channels), channels last.
+    """Replaces the method of `Transformer2DModel`: hidden states (rows, pixels, channels) to channels last.
 
-    Its own copies them into another layout, in which the next convolution copies them back.
+    The original copies them into another layout, from which the next convolution copies them back.
     """
     shape = (batch_size, height, width, inner_dim)
     if block.use_linear_projection:
@@ -45,7 +45,7 @@ def _laid_out_as_it_came(
 
 
 def _normalised(norm: nn.GroupNorm, picture: Tensor) -> Tensor:
-    """Small pictures (rows, c, h, w) in the layout in which torch is fast with them, there and back."""
+    """Group norm that converts small pictures (rows, c, h, w) to the layout in which torch is fast, and back."""
     small = picture.ndim == 4 and picture.shape[2] * picture.shape[3] < FEW_PIXELS
     if not (small and picture.dtype == torch.bfloat16):
         return nn.functional.group_norm(picture, norm.num_groups, norm.weight, norm.bias, norm.eps)
@@ -54,10 +54,10 @@ def _normalised(norm: nn.GroupNorm, picture: Tensor) -> Tensor:
 
 
 class DoublingConv2d(nn.Module):
-    """A convolution of 3 by 3 pixels after each pixel was made four: as four convolutions of 2 by 2 before that.
+    """Nearest-neighbour upsampling by 2 and a 3x3 convolution, fused into four 2x2 convolutions of the small picture.
 
-    Of the nine pixels that such a kernel sees only four differ, so those weights that meet the same one are added up:
-    4 instead of 9 products, and no picture four times the size in between.
+    Of the nine pixels under the 3x3 kernel only four differ, so the weights of equal pixels are added up: 4 instead of
+    9 multiplications, and no intermediate picture of four times the size.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -81,7 +81,7 @@ class DoublingConv2d(nn.Module):
 
 
 def _merged(weight: Tensor, dim: int, further: int) -> Tensor:
-    """Two weights of three along `dim`: of the two that meet the same pixel, the first or the last ones, their sum."""
+    """Two weights of three along `dim`: the two that see the same pixel, the first or the last ones, are summed."""
     first, middle, last = weight.unbind(dim)
     return torch.stack([first + middle, last] if further else [first, middle + last], dim)
 
@@ -100,7 +100,7 @@ def _double(module: Any) -> None:
 
 
 def _doubled(module: Any, hidden_states: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-    """What `Upsample2D` does. Not every size is twice that of the level below: of those it makes the picture itself."""
+    """Replaces the forward of `Upsample2D`, which still handles output sizes that are not exactly doubled."""
     height, width = hidden_states.shape[2:]
     if output_size is None or tuple(output_size) == (2 * height, 2 * width):
         doubled: Tensor = module.doubling(hidden_states)
@@ -110,7 +110,7 @@ def _doubled(module: Any, hidden_states: Tensor, output_size: Sequence[int] | No
 
 
 def _double_in(layers: nn.Sequential) -> None:
-    """The same where the two are neighbours, as in a tiny VAE."""
+    """Fuses neighbouring upsampling and convolution layers, as in a tiny VAE."""
     for place, (layer, following) in enumerate(pairwise(list(layers))):
         upsamples = isinstance(layer, nn.Upsample) and (layer.scale_factor, layer.mode) == (2, "nearest")
         if upsamples and _can_be_doubled(following):

@@ -1,14 +1,14 @@
-"""What number type a model draws in."""
+"""The number type that a model computes in."""
 
 import torch
 
 from deployments.config import DiffusionModelConfig
 
-COMPUTES_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # a CPU without them would convert each number, there and back
+COMPUTES_BFLOAT16 = ("avx512_bf16", "amx_bf16")  # CPUs without them emulate it by conversions
 
 
 def precision_of(config: DiffusionModelConfig) -> str:
-    """The name of the type that `dtype: auto` stands for on the device: bfloat16 where that computes with it."""
+    """The name of the type; `dtype: auto` is bfloat16 where the device supports it, else float32."""
     if config.dtype != "auto":
         return config.dtype
     return "bfloat16" if _computes_bfloat16(config.device) else "float32"

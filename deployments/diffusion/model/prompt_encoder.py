@@ -1,4 +1,4 @@
-"""Prompts of any length for CLIP text encoders: encoded window by window, never cut."""
+"""Encodes prompts of any length with CLIP text encoders: window by window, never truncated."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-KEPT_CHUNKS = 128  # windows of the prompts that are kept, all together
+CACHED_CHUNKS = 128  # total windows of the cached prompts
 
 
 PromptEmbedding = Mapping[str, torch.Tensor]
-"""What a UNet is told of a prompt, by the names that diffusers' pipelines give it: `prompt_embeds`
+"""A prompt as conditions of a UNet, by the names of diffusers' pipelines: `prompt_embeds`
 (1, chunks * window, width) and, for SDXL only, `pooled_prompt_embeds` (1, width of the second encoder)."""
 
 
@@ -30,12 +30,12 @@ class TextEncoder:
         self._lock = Lock()  # the tokenizer is not re-entrant
 
     def chunks(self, prompt: str) -> int:
-        """How many windows the prompt fills, at least 1."""
+        """The number of windows that the prompt fills, at least 1."""
         return len(self._split(prompt))
 
     @torch.inference_mode()
     def encode(self, prompt: str, chunks: int) -> Any:
-        """The model's output for (chunks, window) tokens; after a prompt that fills fewer windows come empty ones."""
+        """The model's output for (chunks, window) tokens; shorter prompts are padded with empty windows."""
         windows = self._split(prompt)
         windows += [[] for _ in range(chunks - len(windows))]
         begin, end, pad = (
@@ -54,29 +54,29 @@ class TextEncoder:
 
 
 class PromptEncoder:
-    """Embeddings of prompts as Stable Diffusion 1.5 takes them; the newest ones are kept. Thread-safe."""
+    """Prompt embeddings of Stable Diffusion 1.5, with an LRU cache. Thread-safe."""
 
     def __init__(self, *encoders: TextEncoder) -> None:
         self._encoders = encoders
-        self._kept: OrderedDict[tuple[str, int], PromptEmbedding] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int], PromptEmbedding] = OrderedDict()
         self._lock = Lock()
 
     def chunks(self, prompt: str) -> int:
-        """How many windows the prompt fills, at least 1."""
+        """The number of windows that the prompt fills, at least 1."""
         return max(encoder.chunks(prompt) for encoder in self._encoders)
 
     def encode(self, prompt: str, chunks: int) -> PromptEmbedding:
-        """The prompt in `chunks` windows, laid end to end."""
+        """The prompt in `chunks` windows, concatenated."""
         key = (prompt, chunks)
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
         embedding = self._embedding([encoder.encode(prompt, chunks) for encoder in self._encoders])
         with self._lock:
-            self._kept[key] = embedding
-            while sum(kept for _, kept in self._kept) > KEPT_CHUNKS:
-                self._kept.popitem(last=False)
+            self._cache[key] = embedding
+            while sum(chunks for _, chunks in self._cache) > CACHED_CHUNKS:
+                self._cache.popitem(last=False)
         return embedding
 
     def encode_negative(self, prompt: str, chunks: int) -> PromptEmbedding:
@@ -89,9 +89,9 @@ class PromptEncoder:
 
 
 class XLPromptEncoder(PromptEncoder):
-    """Embeddings of prompts as SDXL takes them: the last but one layer of two encoders, side by side.
+    """Prompt embeddings of SDXL: the penultimate layers of two encoders, concatenated by channel.
 
-    The second encoder also sums up a prompt in one vector: that of the first window, which says what it is about.
+    The second encoder also gives a pooled vector, taken from the first window, which carries the subject.
     """
 
     def __init__(self, first: TextEncoder, second: TextEncoder, zeros_for_empty: bool) -> None:
@@ -99,7 +99,7 @@ class XLPromptEncoder(PromptEncoder):
         self._zeros_for_empty = zeros_for_empty
 
     def encode_negative(self, prompt: str, chunks: int) -> PromptEmbedding:
-        """The same for a negative prompt; of an empty one SDXL was trained to see zeros."""
+        """The same for a negative prompt; SDXL was trained with zeros for an empty one."""
         embedding = self.encode(prompt, chunks)
         if prompt or not self._zeros_for_empty:
             return embedding

@@ -1,4 +1,4 @@
-"""What a model's images are drawn with, for their receipts: the digests of its files, its sampler, the versions."""
+"""Generation metadata for the receipts of images: digests of the model files, sampler, library versions."""
 
 import json
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from deployments.common.checksums import sha256_by_name
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.model.precision import precision_of
 from deployments.diffusion.model.sampler import sampler_of
-from deployments.types import DrawnWith
+from deployments.types import GenerationMetadata
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
-def drawn_with(name: str, config: DiffusionModelConfig) -> DrawnWith:
-    """Reads every byte of the weights: seconds for a large model. Raises: OSError where a file is not there."""
+def generation_metadata(name: str, config: DiffusionModelConfig) -> GenerationMetadata:
+    """Reads every byte of the weights: seconds for a large model. Raises: OSError where a file is missing."""
     folder = model_path(config.path)
     scheduler: dict[str, Any] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     sampler = sampler_of(scheduler)
-    return DrawnWith(
+    return GenerationMetadata(
         model=name,
         weights=sha256_by_name(weight_files(config)),
         sampler=type(sampler).__name__,
@@ -37,11 +37,11 @@ def drawn_with(name: str, config: DiffusionModelConfig) -> DrawnWith:
 
 
 def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
-    """The files that the pixels depend on, by the names that a receipt gives them: `unet/….safetensors`, ..."""
+    """The files that the pixels depend on, by their names in a receipt: `unet/….safetensors`, ..."""
     folder, variant = model_path(config.path), "" if config.variant is None else f".{config.variant}"
     for part in PARTS:
         for path in sorted((folder / part).glob(f"*{variant}.safetensors")):
-            if variant or path.name.count(".") == 1:  # the others are those of variants
+            if variant or path.name.count(".") == 1:  # the others belong to variants
                 yield f"{part}/{path.name}", path
     for file in (config.ip_adapter, config.lora):
         if file is not None:

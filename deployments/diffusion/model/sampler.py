@@ -1,8 +1,8 @@
-"""Samplers: how latents walk down the noise levels of a model, for rows that each stand at a step of their own.
+"""Samplers: move latents down the noise levels of a model, for batches of rows that are at different steps.
 
-Nothing is kept between two calls. A row owns its plan, its position in it and its last denoised estimate; one call
-takes all rows a step further, in float32. Euler's operations come in the order of diffusers', because it shows: from
-a first sigma of 4096 (zero terminal SNR) the sum keeps four digits, and another order gives other ones.
+Stateless. A row owns its plan, its position in it and its last denoised estimate; one call advances all rows by a
+step, in float32. Euler's operations are in the same order as in diffusers, because it is visible: from a first sigma of
+4096 (zero terminal SNR) the sum keeps four digits, and another order gives different ones.
 """
 
 import math
@@ -25,8 +25,8 @@ from deployments.diffusion.model.noise_schedule import (
 
 FEW_STEPS = 15  # below it, the last step of DPM-Solver++ is of first order where `lower_order_final`
 
-# Kinds that are drawn with Euler, with the defaults of theirs that are not Euler's: old folders leave keys out.
-DRAWN_WITH_EULER: dict[str, dict[str, Any]] = {
+# Scheduler classes that are sampled with Euler, with their defaults that differ from Euler's: old folders omit keys.
+EULER_DEFAULTS: dict[str, dict[str, Any]] = {
     "EulerDiscreteScheduler": {},
     "EulerAncestralDiscreteScheduler": {},
     "LMSDiscreteScheduler": {},
@@ -44,10 +44,10 @@ DRAWN_WITH_EULER: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Positions:
-    """Where the rows of a batch stand: their steps as float32 tensors, (rows,) and else (rows, 1, 1, 1).
+    """The current steps of the rows of a batch as float32 tensors: `timestep` (rows,), the others (rows, 1, 1, 1).
 
-    `norm` is sqrt(sigma² + 1), the standard deviation of the noisy latents. It is computed on the host: what torch
-    gives for a square root depends on the processor.
+    `norm` is sqrt(sigma² + 1), the standard deviation of the noisy latents. Computed on the host: the result of
+    torch's square root depends on the processor.
     """
 
     timestep: Tensor
@@ -59,7 +59,7 @@ class Positions:
 
     @classmethod
     def of(cls, steps: Sequence[Step], device: torch.device) -> Self:
-        """One copy to the device, which the host does not wait for."""
+        """Makes one asynchronous copy to the device."""
         table = np.array(steps, np.float32)  # (rows, 4)
         table = np.hstack([table, np.sqrt(table[:, 1:3] ** 2 + 1)])
         rows = torch.tensor(table, pin_memory=device.type == "cuda")
@@ -68,16 +68,16 @@ class Positions:
 
 
 class Sampler(Protocol):
-    """What the engine draws with. Latents and estimates are (rows, c, h, w) in float32; see Positions for the rest."""
+    """A sampling method. Latents and estimates are (rows, c, h, w) in float32; see Positions for the rest."""
 
     @property
     def schedule(self) -> NoiseSchedule: ...
 
     def plan(self, steps: int) -> Plan:
-        """For 1 step and more. Raises: ValueError where these are too many for the noise levels of the training."""
+        """For at least 1 step. Raises: ValueError where there are more steps than noise levels of the training."""
 
     def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
-        """The latents as the model wants to see them."""
+        """The latents scaled to the model's input."""
 
     def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
         """The latents after the step, and the denoised estimate, the row's `previous` in its next step.
@@ -89,24 +89,24 @@ class Sampler(Protocol):
 def sampler_of(config: Mapping[str, Any]) -> Sampler:
     """The sampler for a diffusers `scheduler_config.json`.
 
-    DPMSolverMultistepScheduler becomes DPM-Solver++(2M). Everything else is drawn with Euler on the same betas, spacing
-    and prediction type: the solvers that take several predictions a step, that need a longer history, or that add
-    noise on the way (the picture then depends on the seed's first noise alone).
+    DPMSolverMultistepScheduler becomes DPM-Solver++(2M). Every other known class is sampled with Euler on the same
+    betas, spacing and prediction type, including solvers that need several predictions a step or a longer history, and
+    those that add noise during sampling (the image then depends on the initial noise alone).
 
-    Raises: ValueError where the scheduler's kind, or a setting that changes the picture, is not known here.
+    Raises: ValueError where the scheduler's class, or a setting that changes the image, is not supported.
     """
     kind = config.get("_class_name")
     if kind == "DPMSolverMultistepScheduler":
         return DPMSolver2M(SolverSchedule.of(config))
-    if kind in DRAWN_WITH_EULER:
-        return Euler(NoiseSchedule.of(DRAWN_WITH_EULER[kind] | dict(config)))
-    known = ", ".join(["DPMSolverMultistepScheduler", *DRAWN_WITH_EULER])
+    if kind in EULER_DEFAULTS:
+        return Euler(NoiseSchedule.of(EULER_DEFAULTS[kind] | dict(config)))
+    known = ", ".join(["DPMSolverMultistepScheduler", *EULER_DEFAULTS])
     raise ValueError(f"The scheduler {kind} has no sampler here; these have: {known}")
 
 
 @dataclass(frozen=True)
 class Euler:
-    """Latents are x0 + sigma * noise; what the model sees has variance 1."""
+    """Latents are x0 + sigma * noise; the model's input has variance 1."""
 
     schedule: NoiseSchedule
 
@@ -118,7 +118,7 @@ class Euler:
             sigmas = schedule.karras_sigmas(float(sigmas[0]), float(sigmas[-1]), steps)
             timesteps = schedule.timesteps_at(sigmas)
         highest = np.float32(sigmas[0])
-        # With leading spacing the first level lies below the last one of training, where the signal still counts.
+        # With leading spacing the first level is below the last one of the training, where some signal is left.
         init = np.sqrt(highest**2 + 1) if schedule.timestep_spacing == "leading" else highest
         return schedule.plan(timesteps, sigmas, float(init))
 
@@ -142,7 +142,7 @@ class Euler:
 
 @dataclass(frozen=True)
 class DPMSolver2M:
-    """DPM-Solver++(2M). Latents are (x0 + sigma * noise) / sqrt(sigma² + 1): of variance 1, as the model sees them."""
+    """DPM-Solver++(2M). Latents are (x0 + sigma * noise) / sqrt(sigma² + 1): of variance 1, like the model's input."""
 
     schedule: SolverSchedule
 
@@ -178,7 +178,7 @@ class DPMSolver2M:
                 return _trailing(count, self.schedule.num_train_timesteps / steps, steps)
 
     def _with_history(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        """Second order, except in the first step, which has no estimate before it, and in a last one it would spoil."""
+        """Second order except in the first step, which has no previous estimate, and an unstable last one."""
         schedule = self.schedule
         few = schedule.lower_order_final and len(steps) < FEW_STEPS
         lower_last = schedule.euler_at_final or few or schedule.final_sigmas_type == "zero"
@@ -190,7 +190,7 @@ class DPMSolver2M:
 
 
 def denoise(latents: Tensor, prediction: Tensor, at: Positions, prediction_type: PredictionType) -> Tensor:
-    """What the model thinks x0 is, where latents are x0 + sigma * noise."""
+    """The model's estimate of x0, where latents are x0 + sigma * noise."""
     if prediction_type == "epsilon":
         return latents - at.sigma * prediction
     if prediction_type == "v_prediction":
@@ -219,7 +219,7 @@ def dpm_solver_2m_step(
 
 
 def _extrapolation(before: Step, step: Step) -> float:
-    """1 / 2r of Lu et al. 2022: half the length of this step over that of the one before, in log sigma."""
+    """1 / 2r of Lu et al. 2022: half of this step's length over the previous one's, in log sigma."""
     return 0.5 * math.log(step.sigma / step.sigma_next) / math.log(before.sigma / step.sigma)
 
 

@@ -1,4 +1,4 @@
-"""The UNet for rows that each have a time step, a prompt, a face and a weight of that face of their own."""
+"""The UNet for batches whose rows each have their own time step, prompt, face and face weight."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor
 
-from deployments.diffusion.model.batch_sharding import RowShares, SingleRows, Tensors
+from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
 
 Size = tuple[int, int]
 """Height and width of latents."""
 
 
 class RowAttention(torch.nn.Module):
-    """Attention to the prompt and, as much as each row wants, to the face: Ye et al. 2023, IP-Adapter.
+    """Attention to the prompt and, with a scale per row, to the face: Ye et al. 2023, IP-Adapter.
 
-    Does what diffusers' processor of the same weights does, which has one scale for all rows.
+    Equivalent to diffusers' processor of the same weights, which has one scale for all rows.
     """
 
     def __init__(self, processor: IPAdapterAttnProcessor2_0) -> None:
@@ -43,31 +43,28 @@ class RowAttention(torch.nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """All (rows, places, channels)."""
+    """All (rows, tokens, channels)."""
     query, key, value = (states.view(*states.shape[:2], heads, -1).transpose(1, 2) for states in (query, key, value))
     return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
 
 
 class RowUNet:
-    """A diffusers UNet with a FaceID adapter; it becomes this one's own.
+    """A diffusers UNet with a FaceID adapter; takes ownership of it.
 
-    Some shapes can be compiled. A batch that is narrower than a compiled one is filled up to it; one of another size
-    runs as it would without: compiling takes a minute, in which everybody would wait.
+    Some shapes can be compiled. A batch smaller than a compiled one is padded to it; other image sizes run uncompiled:
+    compiling takes a minute, in which every request would wait.
     """
 
     def __init__(self, unet: Any, threads: int = 1, batch_invariant: bool = False) -> None:
-        """On a CPU the rows of a large batch are shared among so many `threads`.
-
-        Where it is to be `batch_invariant`, each row is a batch of its own.
-        """
+        """On a CPU large batches are sharded over `threads`. With `batch_invariant` each row is a batch of its own."""
         self._unet = self._forward = unet
-        # diffusers looks through all modules to say these two, which takes 2 ms each.
+        # diffusers searches all modules for each of these two, which takes 2 ms.
         self._device, self.dtype = unet.device, unet.dtype
         on_cpu = self._device.type == "cpu"
-        self._shares = RowShares(threads if on_cpu else 1)
+        self._sharding = BatchSharding(threads if on_cpu else 1)
         self._single_rows = SingleRows(threads if on_cpu else 0) if batch_invariant else None
-        self._compiled: dict[Size, list[int]] = {}  # widths, the smallest first
-        # Faces are projected once each, not in every step: what is None the UNet leaves to us.
+        self._compiled: dict[Size, list[int]] = {}  # batch sizes, the smallest first
+        # Each face is projected once, not in every step: without a projection the UNet takes our tokens.
         self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
         self.adapter_scale = _attend_by_row(unet)
 
@@ -77,7 +74,7 @@ class RowUNet:
         return tokens[:, 0]
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
-        """What is predicted, (rows, c, h, w) as the UNet's dtype.
+        """The prediction, (rows, c, h, w) in the UNet's dtype.
 
         Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, the others as diffusers names them.
         """
@@ -88,24 +85,24 @@ class RowUNet:
 
     def _batch(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
         rows, _channels, *size = latents.shape
-        widths = self._compiled.get((size[0], size[1]), [])
-        place = bisect_left(widths, rows)
-        if place == len(widths):
-            return self._shares(partial(_predict, self._unet), latents, timesteps, conditions)
-        filled = {name: _filled(values, widths[place]) for name, values in conditions.items()}
-        # Prompts are of one window or more; a graph is for any number of them.
-        torch._dynamo.mark_dynamic(filled["prompt_embeds"], 1)
-        latents, timesteps = (_filled(values, widths[place]) for values in (latents, timesteps))
-        return _predict(self._forward, latents, timesteps, filled)[:rows]
+        batch_sizes = self._compiled.get((size[0], size[1]), [])
+        place = bisect_left(batch_sizes, rows)
+        if place == len(batch_sizes):
+            return self._sharding(partial(_predict, self._unet), latents, timesteps, conditions)
+        padded = {name: _padded(values, batch_sizes[place]) for name, values in conditions.items()}
+        # One graph for prompts of any number of windows.
+        torch._dynamo.mark_dynamic(padded["prompt_embeds"], 1)
+        latents, timesteps = (_padded(values, batch_sizes[place]) for values in (latents, timesteps))
+        return _predict(self._forward, latents, timesteps, padded)[:rows]
 
-    def compile(self, widths: Sequence[int], sizes: Sequence[Size], backend: str) -> None:
-        """From now on the first batch of each of these shapes compiles it."""
+    def compile(self, batch_sizes: Sequence[int], sizes: Sequence[Size], backend: str) -> None:
+        """The next batch of each of these shapes compiles it."""
         self._forward = torch.compile(self._unet, backend=backend, fullgraph=True, dynamic=False)
-        self._compiled = {size: sorted(widths) for size in sizes}
+        self._compiled = {size: sorted(batch_sizes) for size in sizes}
 
 
 def _attend_by_row(unet: Any) -> float:
-    """Have each row bring the scale of its face; returns the one that all had."""
+    """Install attention with a scale per row; returns the scale that was set for all rows."""
     processors = dict(unet.attn_processors)
     of_faces = {name: each for name, each in processors.items() if isinstance(each, IPAdapterAttnProcessor2_0)}
     unet.set_attn_processor(processors | {name: RowAttention(each) for name, each in of_faces.items()})
@@ -122,7 +119,7 @@ def _predict(unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors)
     predicted: Tensor = unet(
         latents,
         timesteps,
-        # What the attention layers are given; nothing before them looks into it.
+        # Passed through unchanged to the attention layers.
         encoder_hidden_states=tuple(conditions[name] for name in ("prompt_embeds", "face_tokens", "adapter_scale")),
         added_cond_kwargs=added,
         return_dict=False,
@@ -130,6 +127,6 @@ def _predict(unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors)
     return predicted
 
 
-def _filled(values: Tensor, rows: int) -> Tensor:
-    """With its last row again until there are so many."""
+def _padded(values: Tensor, rows: int) -> Tensor:
+    """Padded to `rows` by repeating the last row."""
     return torch.cat([values, values[-1:].expand(rows - len(values), *values.shape[1:])])

@@ -189,7 +189,7 @@ def corners(picture: Picture) -> Array:
 
 def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score]:
     """`face_similarity` as the service tells it: the face is looked for in the avatar."""
-    found = faces.embed([Photo(case.on_black[0], drawn=True) for case in cases])
+    found = faces.embed([Photo(case.on_black[0], is_generated=True) for case in cases])
     seen = [(number, face.vector) for number, face in enumerate(found) if not isinstance(face, NoFaceError)]
     yield Score("avatars with a face found", len(seen) / len(cases))
     if len(seen) < 2:

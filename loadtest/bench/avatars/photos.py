@@ -22,7 +22,7 @@ from deployments.embedded.training.train.face import triples_right
 from deployments.types import Box
 from loadtest.bench.avatars.scores import Array, Picture, Score, differences, share
 
-ConcurrencySlots = tuple[tuple[int, int], ...]
+Places = tuple[tuple[int, int], ...]
 REACH = 4  # pixels about a place
 GROUP = "insightface", "data/images/t1.jpg"
 ASTRONAUT = "skimage", "data/astronaut.png"
@@ -37,8 +37,8 @@ class Face:
     file: tuple[str, str]  # package and path
     gender: str
     box: Box
-    skin: ConcurrencySlots  # x, y
-    hair: ConcurrencySlots
+    skin: Places  # x, y
+    hair: Places
 
 
 # Neither blown out nor in shadow; hair at the sides where a cap is worn.
@@ -110,7 +110,7 @@ def photo_scores(cases: Sequence[PhotoCase], judge: Judge) -> Iterator[Score]:
     yield Score("real photos: triples right", triples, 0.9, note=f"{len(cases)} faces, {count} views each")
 
 
-def patch_lab(photo: Picture, places: ConcurrencySlots) -> Array:
+def patch_lab(photo: Picture, places: Places) -> Array:
     """(3,): the median colour about some places, in CIE Lab."""
     cuts = [photo[y - REACH : y + REACH + 1, x - REACH : x + REACH + 1].reshape(-1, 3) for x, y in places]
     median = np.median(np.concatenate(cuts), axis=0)

@@ -17,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.engine.denoiser import Denoiser
 from deployments.diffusion.engine.engine import DiffusionEngine
-from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from deployments.diffusion.model.precision import dtype_of
@@ -42,8 +42,8 @@ class Meter:
         self._left_at = 0.0  # when the denoiser was done last
 
     @property
-    def decodes_beside(self) -> bool:
-        return self._denoiser.decodes_beside
+    def overlaps_decoding(self) -> bool:
+        return self._denoiser.overlaps_decoding
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
         return self._denoiser.bucket(spec)
@@ -56,10 +56,10 @@ class Meter:
         with self._inside():
             self._denoiser.step(samples)
 
-    def decode(self, sample: Any, beside: bool = False) -> Pixels:
-        if beside:  # not in the engine's thread
+    def decode(self, sample: Any, overlapped: bool = False) -> Pixels:
+        if overlapped:  # not in the engine's thread
             self._undecoded -= 1
-            return self._denoiser.decode(sample, beside)
+            return self._denoiser.decode(sample, overlapped)
         with self._inside():
             pixels = self._denoiser.decode(sample)
         self._undecoded -= 1
@@ -120,8 +120,8 @@ def run(
 ) -> Run:
     """Ask for each image when its moment comes, or later where so many are unfinished. `side` in pixels."""
     room = threading.Semaphore(unfinished or len(arrivals))
-    times, meter = StepTimes(2 * GENERATOR.max_rows), Meter(denoiser)
-    times.start_with(model, profile)
+    times, meter = LatencyModel(2 * GENERATOR.max_rows), Meter(denoiser)
+    times.set_profile(model, profile)
     engine = DiffusionEngine(times, GENERATOR.ageing, meter)
     try:
         began, rows = Cost.now(), []

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.config import AvatarGeneratorConfig
-from deployments.diffusion.engine.latency_model import StepTimes
+from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row, RowScheduler
 from deployments.types import AvatarSpec, Pixels, Vector
 
@@ -44,15 +44,15 @@ class Curve:
     def step_s(self, images: int) -> float:
         return self.times_s[images - 1]
 
-    def width_s(self, width: int) -> float:
-        """Of a batch of so many rows; odd ones lie between two images."""
-        if width == 1:
+    def batch_s(self, batch_size: int) -> float:
+        """Seconds of a step by rows of the denoiser's batch; odd sizes are interpolated."""
+        if batch_size == 1:
             return self.times_s[0] - (self.times_s[1] - self.times_s[0]) / 2
-        return float(np.interp(width / 2, range(1, len(self.times_s) + 1), self.times_s))
+        return float(np.interp(batch_size / 2, range(1, len(self.times_s) + 1), self.times_s))
 
     def profile(self) -> dict[int, float]:
         """What a replica measures at its start."""
-        return {width: self.width_s(width) for width in PROFILED}
+        return {batch_size: self.batch_s(batch_size) for batch_size in PROFILED}
 
     def slower(self, more_s: float) -> "Curve":
         return Curve(self.name, tuple(time_s + more_s for time_s in self.times_s))
@@ -67,7 +67,7 @@ ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
 class SleepingDenoiser:
     """Draws nothing, and takes the time of a curve for it. Decoding is left out, for the baselines too."""
 
-    decodes_beside = False
+    overlaps_decoding = False
 
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
@@ -85,7 +85,7 @@ class SleepingDenoiser:
         time.sleep(step_s)
         self.late_s.append(time.perf_counter() - started - step_s)
 
-    def decode(self, sample: None, beside: bool = False) -> Pixels:
+    def decode(self, sample: None, overlapped: bool = False) -> Pixels:
         return np.zeros((1, 1, 3), np.uint8)
 
 
@@ -185,11 +185,11 @@ def continuous(arrivals: Sequence[Arrival], curve: Curve, ageing: float = GENERA
     return [ended_at[row] - row.arrived_at for row in rows]
 
 
-def times_of(curve: Curve) -> StepTimes:
-    """As after many steps of every width."""
-    times = StepTimes(2 * GENERATOR.max_rows)
-    for width in range(1, times.max_width + 1):
-        times.add(BUCKET, width, curve.width_s(width))
+def times_of(curve: Curve) -> LatencyModel:
+    """As after many steps of every batch size."""
+    times = LatencyModel(2 * GENERATOR.max_rows)
+    for batch_size in range(1, times.max_batch_size + 1):
+        times.add(BUCKET, batch_size, curve.batch_s(batch_size))
     return times
 
 

@@ -18,7 +18,7 @@ from serve_app.settings import Settings
 class SleepingModel(SleepingDenoiser):
     """Draws the picture that the peers draw, in the time of the same curve."""
 
-    def decode(self, sample: None, beside: bool = False) -> Pixels:
+    def decode(self, sample: None, overlapped: bool = False) -> Pixels:
         return picture(SIDES[CURVE.name])
 
     def step(self, samples: Sequence[None]) -> None:
@@ -28,7 +28,7 @@ class SleepingModel(SleepingDenoiser):
 
 class SleepingGenerator(AvatarGenerator):
     def _load(self, name: str) -> LoadedModel:
-        self._times.start_with(name, CURVE.profile())
+        self._latency_model.set_profile(name, CURVE.profile())
         return LoadedModel(SleepingModel(CURVE), checker=None)
 
 

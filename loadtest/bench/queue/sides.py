@@ -22,9 +22,8 @@ from redis import Redis
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.generation.executor import TaskExecutor
-from serve_app.pipeline.pipeline import JobResult
 from serve_app.schemas.requests import EffectiveRequest
-from serve_app.tasks.models import Keys, StoredAvatar, Task
+from serve_app.tasks.models import Keys, Outcome, StoredAvatar, Task
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.consumer import TaskWorker
@@ -122,7 +121,7 @@ class CeleryWaiter:
 
 
 class StreamsSide:
-    """The project's own records, queue and worker; only the runner of its tasks waits instead of drawing."""
+    """The project's own records, queue and worker; only the executor of its tasks waits instead of drawing."""
 
     name = "Streams"
 
@@ -160,16 +159,16 @@ def waiting_task(wait_s: float) -> Task:
     return Task(task_id=str(uuid4()), owner="", request=request, submitted_at=time.time())
 
 
-class WaitingRunner(TaskExecutor):
+class WaitingExecutor(TaskExecutor):
     """Waits for as many seconds as the prompt says."""
 
     def __init__(self, journal_url: str) -> None:
         self._journal = Journal(journal_url)
 
-    async def run(self, task: Task, *_photo: object, **_options: object) -> JobResult:
+    async def run(self, task: Task, *_photo: object, **_options: object) -> Outcome:
         with self._journal.run(task.task_id):
             await asyncio.sleep(float(task.request.prompt))
-        return JobResult([StoredAvatar("", "", 0, None, 0, 0, 0, 0)], face_s=0)
+        return Outcome(avatars=(StoredAvatar("", "", 0, None, 0, 0, 0, 0),))
 
 
 class StreamsWaiter:
@@ -179,7 +178,7 @@ class StreamsWaiter:
         redis, keys, holder = connect(BrokerSettings.model_validate({"url": url}), folder), Keys(APP), uuid4().hex
         results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"", ttl_s=600)
         tasks, queue = TaskStore(redis, keys, holder, ttl_s=600), TaskQueue(redis, keys, holder)
-        self._worker = TaskWorker(tasks, queue, WaitingRunner(journal_url), results, concurrency)
+        self._worker = TaskWorker(tasks, queue, WaitingExecutor(journal_url), results, concurrency)
         self._loop = asyncio.create_task(self._worker.run())
 
     async def __del__(self) -> None:

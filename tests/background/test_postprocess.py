@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.background.postprocess import Alpha, decided, finish, fit
-from deployments.types import FinishSpec, OutputFormat, Pixels
+from deployments.background.postprocess import Alpha, decided, fit, postprocess
+from deployments.types import OutputFormat, Pixels, PostprocessSpec
 
 RED, GREEN, BLUE = (220, 20, 30), (10, 230, 40), (20, 30, 240)
 SIDES = st.integers(min_value=256, max_value=1536)
@@ -56,7 +56,7 @@ def test_any_allowed_size_comes_out_exactly_with_the_top_kept_and_the_middle_in_
 def test_a_file_has_the_format_and_the_size_that_were_asked_for(
     output_format: OutputFormat, width: int, height: int
 ) -> None:
-    data, thumb = finish(noise(256, 256), FinishSpec(width, height, output_format=output_format), None)
+    data, thumb = postprocess(noise(256, 256), PostprocessSpec(width, height, output_format=output_format), None)
 
     picture, small = decode(data), decode(thumb)
     assert (picture.format, picture.mode, picture.size) == (output_format.upper(), "RGB", (width, height))
@@ -67,21 +67,23 @@ def test_a_file_has_the_format_and_the_size_that_were_asked_for(
 
 def test_a_png_at_the_native_size_is_the_generated_picture_bit_for_bit() -> None:
     pixels = noise(256, 320)
-    data, _ = finish(pixels, FinishSpec(320, 256), None)
+    data, _ = postprocess(pixels, PostprocessSpec(320, 256), None)
     assert np.array_equal(np.asarray(decode(data)), pixels)
 
 
 @pytest.mark.parametrize(("output_format", "tolerance"), [("webp", 4), ("jpeg", 2)])
 def test_a_lossy_format_stays_close_to_the_picture(output_format: OutputFormat, tolerance: float) -> None:
     pixels, _ = red_disc_on_green()
-    data, _ = finish(pixels, FinishSpec(256, 256, output_format=output_format), None)
+    data, _ = postprocess(pixels, PostprocessSpec(256, 256, output_format=output_format), None)
     assert np.abs(np.asarray(decode(data)).astype(float) - pixels).mean() < tolerance
 
 
 @pytest.mark.parametrize("output_format", ["png", "webp"])
 def test_a_removed_background_is_transparent_and_the_figure_is_not(output_format: OutputFormat) -> None:
     pixels, alpha = red_disc_on_green()
-    data, thumb = finish(pixels, FinishSpec(256, 256, remove_background=True, output_format=output_format), alpha)
+    data, thumb = postprocess(
+        pixels, PostprocessSpec(256, 256, remove_background=True, output_format=output_format), alpha
+    )
 
     for picture in (decode(data), decode(thumb)):
         assert picture.mode == "RGBA"
@@ -93,7 +95,7 @@ def test_a_removed_background_is_transparent_and_the_figure_is_not(output_format
 
 def test_the_alpha_in_a_png_is_the_one_that_was_given() -> None:
     pixels, alpha = red_disc_on_green()
-    data, _ = finish(pixels, FinishSpec(256, 256, remove_background=True), alpha)
+    data, _ = postprocess(pixels, PostprocessSpec(256, 256, remove_background=True), alpha)
     assert np.array_equal(np.asarray(decode(data))[..., 3], alpha)
 
 
@@ -103,8 +105,8 @@ def test_a_background_colour_fills_the_corner_exactly_and_wins_over_transparency
     width: int, remove_background: bool
 ) -> None:
     pixels, alpha = red_disc_on_green()
-    spec = FinishSpec(width, 400, remove_background=remove_background, bg_color=(1, 128, 254))
-    picture = decode(finish(pixels, spec, alpha)[0])
+    spec = PostprocessSpec(width, 400, remove_background=remove_background, bg_color=(1, 128, 254))
+    picture = decode(postprocess(pixels, spec, alpha)[0])
     assert picture.mode == "RGB"
     assert picture.getpixel((0, 0)) == (1, 128, 254)
 
@@ -113,17 +115,21 @@ def test_a_background_colour_fills_the_corner_exactly_and_wins_over_transparency
 @pytest.mark.parametrize("softness", [1.0, 4.0, 10.0])
 def test_no_halo_of_the_old_background_is_left_at_a_soft_edge(side: int, softness: float) -> None:
     pixels, alpha = red_disc_on_green(softness=softness)
-    picture = np.asarray(decode(finish(pixels, FinishSpec(side, side, bg_color=BLUE), alpha)[0])).astype(int)
+    picture = np.asarray(decode(postprocess(pixels, PostprocessSpec(side, side, bg_color=BLUE), alpha)[0])).astype(int)
     assert picture[..., 1].max() <= max(RED[1], BLUE[1]) + 12  # neither red nor blue holds more green than 30
 
-    cut = np.asarray(decode(finish(pixels, FinishSpec(side, side, remove_background=True), alpha)[0])).astype(int)
+    cut = np.asarray(decode(postprocess(pixels, PostprocessSpec(side, side, remove_background=True), alpha)[0])).astype(
+        int
+    )
     assert cut[cut[..., 3] > 0][:, 1].max() <= RED[1] + 12
 
 
 def test_an_edge_takes_the_colour_of_the_nearest_part_of_the_figure() -> None:
     pixels, alpha = red_disc_on_green()
     pixels[:, :128][alpha[:, :128] >= 250] = (240, 240, 20)  # the left half of the disc is yellow
-    cut = np.asarray(decode(finish(pixels, FinishSpec(256, 256, remove_background=True), alpha)[0])).astype(int)
+    cut = np.asarray(decode(postprocess(pixels, PostprocessSpec(256, 256, remove_background=True), alpha)[0])).astype(
+        int
+    )
     edge = (cut[128, :, 3] > 20) & (cut[128, :, 3] < 200)
     left, right = cut[128, :128][edge[:128]], cut[128, 128:][edge[128:]]
     assert left[:, 1].min() > 220
@@ -134,7 +140,7 @@ def test_an_edge_takes_the_colour_of_the_nearest_part_of_the_figure() -> None:
 def test_an_alpha_of_one_value_is_no_special_case(value: int) -> None:
     pixels, _ = red_disc_on_green()
     alpha = np.full((256, 256), value, dtype=np.uint8)
-    picture = decode(finish(pixels, FinishSpec(256, 256, remove_background=True), alpha)[0])
+    picture = decode(postprocess(pixels, PostprocessSpec(256, 256, remove_background=True), alpha)[0])
     assert np.unique(np.asarray(picture)[..., 3]).tolist() == [value]
 
 
@@ -147,11 +153,11 @@ def test_a_nearly_clear_alpha_is_cleared_and_a_nearly_solid_one_made_solid() -> 
 
 def test_a_cut_out_without_an_alpha_is_refused() -> None:
     with pytest.raises(ValueError, match="alpha"):
-        finish(noise(256, 256), FinishSpec(256, 256, remove_background=True), None)
+        postprocess(noise(256, 256), PostprocessSpec(256, 256, remove_background=True), None)
 
 
 def test_files_carry_no_metadata_of_ours() -> None:
     for output_format in ("png", "webp", "jpeg"):
-        picture = decode(finish(noise(256, 256), FinishSpec(256, 256, output_format=output_format), None)[0])
+        picture = decode(postprocess(noise(256, 256), PostprocessSpec(256, 256, output_format=output_format), None)[0])
         assert not picture.getexif()
         assert "icc_profile" not in picture.info

@@ -2,15 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.diffusion.engine.latency_model import FORGOTTEN, StepTimes
+from deployments.diffusion.engine.latency_model import FORGET_AFTER_STEPS, LatencyModel
 
 BUCKET = ("model", (512, 512, 1))
 LARGE = ("model", (1024, 1024, 1))
 
 
-def times(fixed_s: float, row_s: float, max_width: int = 16) -> StepTimes:
-    learned = StepTimes(max_width)
-    learned.start_with("model", {width: fixed_s + row_s * width for width in (1, 2, 4, 8, 16)})
+def times(fixed_s: float, row_s: float, max_batch_size: int = 16) -> LatencyModel:
+    learned = LatencyModel(max_batch_size)
+    learned.set_profile("model", {batch_size: fixed_s + row_s * batch_size for batch_size in (1, 2, 4, 8, 16)})
     return learned
 
 
@@ -24,7 +24,7 @@ def test_where_one_row_fills_the_device_few_share_a_step() -> None:
 
 
 def test_what_was_not_measured_lies_on_the_line_of_what_was() -> None:
-    learned = StepTimes(16)
+    learned = LatencyModel(16)
     learned.add(BUCKET, 2, 0.020)
     learned.add(BUCKET, 8, 0.038)
     assert learned.step_s(BUCKET, 4) == pytest.approx(0.026)
@@ -40,8 +40,8 @@ def test_a_size_of_which_one_step_is_known_has_the_form_of_the_profile() -> None
 def test_steps_are_learned_from() -> None:
     learned = times(0.014, 0.003)
     for _ in range(100):
-        for width in (1, 2, 4, 8, 16):
-            learned.add(BUCKET, width, 0.006 + 0.012 * width)
+        for batch_size in (1, 2, 4, 8, 16):
+            learned.add(BUCKET, batch_size, 0.006 + 0.012 * batch_size)
     assert learned.step_s(BUCKET, 2) == pytest.approx(0.030, rel=0.01)
     assert learned.cap(BUCKET) == 6
 
@@ -49,7 +49,7 @@ def test_steps_are_learned_from() -> None:
 def test_a_width_that_was_not_seen_for_long_is_forgotten() -> None:
     learned = times(0.014, 0.003)
     learned.add(BUCKET, 16, 60.0)  # the machine was busy
-    for _ in range(FORGOTTEN + 1):
+    for _ in range(FORGET_AFTER_STEPS + 1):
         learned.add(BUCKET, 2, 0.020)
     assert learned.step_s(BUCKET, 16) == pytest.approx(0.062)
 
@@ -63,13 +63,13 @@ def test_a_step_that_did_not_fit_halves_the_cap_of_its_size_alone() -> None:
 
 
 def test_without_any_knowledge_all_share_a_step() -> None:
-    assert StepTimes(8).cap(BUCKET) == 8
+    assert LatencyModel(8).cap(BUCKET) == 8
 
 
 @given(st.dictionaries(st.integers(1, 16), st.floats(1e-4, 10), max_size=8), st.integers(1, 16))
 def test_whatever_was_measured_the_cap_is_one_to_the_most(measured: dict[int, float], most: int) -> None:
-    learned = StepTimes(most)
-    for width, seconds in measured.items():
-        learned.add(BUCKET, width, seconds)
+    learned = LatencyModel(most)
+    for batch_size, seconds in measured.items():
+        learned.add(BUCKET, batch_size, seconds)
     assert 1 <= learned.cap(BUCKET) <= most
-    assert all(learned.step_s(BUCKET, width) > 0 for width in range(1, most + 1))
+    assert all(learned.step_s(BUCKET, batch_size) > 0 for batch_size in range(1, most + 1))

@@ -1,4 +1,4 @@
-"""Which models are in memory, and when one makes room for another."""
+"""Which models are in memory, and when one is evicted for another."""
 
 import asyncio
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from deployments.diffusion.model_cache import ModelPool
+from deployments.diffusion.model_cache import ModelCache
 
 SIZES_GB = {"a": 4.0, "b": 4.0, "c": 6.0}
 
@@ -38,57 +38,57 @@ def at(scenario: Callable[[Disk], Awaitable[None]]) -> None:
 
 def test_a_model_is_loaded_once_for_all_who_ask() -> None:
     async def scenario(disk: Disk) -> None:
-        pool = ModelPool(disk.load, SIZES_GB, budget_gb=8)
+        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
 
         async def use() -> str:
-            async with pool.lease("a") as model:
+            async with cache.lease("a") as model:
                 return model
 
         assert await asyncio.gather(*(use() for _ in range(5))) == ["A"] * 5
         assert disk.loads == ["a"]
-        assert pool.loaded == ["a"]
+        assert cache.loaded == ["a"]
 
     at(scenario)
 
 
 def test_the_one_unused_for_longest_makes_room() -> None:
     async def scenario(disk: Disk) -> None:
-        pool = ModelPool(disk.load, SIZES_GB, budget_gb=10)
+        cache = ModelCache(disk.load, SIZES_GB, budget_gb=10)
         for name in ("a", "b", "a", "c"):
-            async with pool.lease(name):
+            async with cache.lease(name):
                 pass
-        assert pool.loaded == ["a", "c"]
+        assert cache.loaded == ["a", "c"]
 
     at(scenario)
 
 
 def test_a_model_that_is_in_use_is_never_put_out() -> None:
     async def scenario(disk: Disk) -> None:
-        pool = ModelPool(disk.load, SIZES_GB, budget_gb=8)
-        async with pool.lease("a"), pool.lease("b"):
-            waiting = asyncio.create_task(_use(pool, "c"))
+        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
+        async with cache.lease("a"), cache.lease("b"):
+            waiting = asyncio.create_task(_use(cache, "c"))
             await asyncio.sleep(0.05)
             assert disk.loads == ["a", "b"]
             assert not waiting.done()
         assert await waiting == "C"
-        assert pool.loaded == ["c"]
+        assert cache.loaded == ["c"]
 
     at(scenario)
 
 
-async def _use(pool: ModelPool[str], name: str) -> str:
-    async with pool.lease(name) as model:
+async def _use(cache: ModelCache[str], name: str) -> str:
+    async with cache.lease(name) as model:
         return model
 
 
 def test_while_one_model_loads_another_is_used() -> None:
     async def scenario(disk: Disk) -> None:
-        pool = ModelPool(disk.load, SIZES_GB, budget_gb=8)
-        assert await _use(pool, "a") == "A"
+        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
+        assert await _use(cache, "a") == "A"
         disk.gate.clear()
-        loading = asyncio.create_task(_use(pool, "b"))
+        loading = asyncio.create_task(_use(cache, "b"))
         await asyncio.sleep(0.05)
-        assert await _use(pool, "a") == "A"
+        assert await _use(cache, "a") == "A"
         disk.gate.set()
         assert await loading == "B"
 
@@ -97,9 +97,9 @@ def test_while_one_model_loads_another_is_used() -> None:
 
 def test_whoever_gives_up_waiting_stops_no_load_for_the_others() -> None:
     async def scenario(disk: Disk) -> None:
-        pool = ModelPool(disk.load, SIZES_GB)
+        cache = ModelCache(disk.load, SIZES_GB)
         disk.gate.clear()
-        impatient, patient = asyncio.create_task(_use(pool, "a")), asyncio.create_task(_use(pool, "a"))
+        impatient, patient = asyncio.create_task(_use(cache, "a")), asyncio.create_task(_use(cache, "a"))
         await asyncio.sleep(0.05)
         impatient.cancel()
         await asyncio.gather(impatient, return_exceptions=True)
@@ -112,22 +112,22 @@ def test_whoever_gives_up_waiting_stops_no_load_for_the_others() -> None:
 
 def test_a_load_that_failed_is_tried_again_by_the_next() -> None:
     async def scenario(disk: Disk) -> None:
-        pool = ModelPool(disk.load, SIZES_GB)
+        cache = ModelCache(disk.load, SIZES_GB)
         disk.broken = True
         with pytest.raises(OSError, match="no such file"):
-            await _use(pool, "a")
+            await _use(cache, "a")
         disk.broken = False
-        assert await _use(pool, "a") == "A"
+        assert await _use(cache, "a") == "A"
 
     at(scenario)
 
 
 def test_a_model_that_can_never_fit_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="model c takes 6 GB"):
-        ModelPool(Disk().load, SIZES_GB, budget_gb=5)
+        ModelCache(Disk().load, SIZES_GB, budget_gb=5)
 
 
 def test_the_first_ones_that_fit_are_there_from_the_start() -> None:
-    assert ModelPool(Disk().load, SIZES_GB, budget_gb=9).fitting() == ["a", "b"]
-    assert ModelPool(Disk().load, SIZES_GB).fitting() == ["a", "b", "c"]
-    assert ModelPool(Disk().load, {"a": 4, "c": 6, "b": 2}, budget_gb=6).fitting() == ["a", "b"]
+    assert ModelCache(Disk().load, SIZES_GB, budget_gb=9).fitting() == ["a", "b"]
+    assert ModelCache(Disk().load, SIZES_GB).fitting() == ["a", "b", "c"]
+    assert ModelCache(Disk().load, {"a": 4, "c": 6, "b": 2}, budget_gb=6).fitting() == ["a", "b"]

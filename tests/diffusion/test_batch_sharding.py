@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deployments.diffusion.model.batch_sharding import RowShares, SingleRows, Tensors
+from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
 
 
 class Net:
@@ -33,7 +33,7 @@ def batch(rows: int) -> tuple[Tensor, Tensor, Tensors]:
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 13, 16])
 def test_every_row_gets_its_own_answer_in_its_own_place(rows: int, threads: int) -> None:
     net, given = Net(), batch(rows)
-    assert torch.equal(RowShares(threads)(net, *given), Net()(*given))
+    assert torch.equal(BatchSharding(threads)(net, *given), Net()(*given))
     assert sum(count for _name, count, _threads in net.calls) == rows
     assert len(net.calls) <= threads
 
@@ -41,14 +41,14 @@ def test_every_row_gets_its_own_answer_in_its_own_place(rows: int, threads: int)
 @torch.inference_mode()
 def test_threads_that_have_rows_of_their_own_compute_alone() -> None:
     net = Net()
-    RowShares(2)(net, *batch(9))
+    BatchSharding(2)(net, *batch(9))
     assert sorted(net.calls) == [("rows", 4, 1), ("rows", 5, 1)]
 
 
 @torch.inference_mode()
 def test_few_rows_stay_together_in_the_thread_that_has_them() -> None:
     net = Net()
-    RowShares(2)(net, *batch(3))
+    BatchSharding(2)(net, *batch(3))
     assert net.calls == [(threading.current_thread().name, 3, torch.get_num_threads())]
 
 
@@ -61,7 +61,7 @@ def test_an_error_in_one_share_is_the_callers() -> None:
 
     latents, timesteps, conditions = batch(8)
     timesteps[7] = 0
-    shares = RowShares(2)
+    shares = BatchSharding(2)
     with pytest.raises(torch.OutOfMemoryError, match="this share"):
         shares(fails_at_zero, latents, timesteps, conditions)
     assert len(shares(fails_at_zero, latents, timesteps + 1, conditions)) == 8
