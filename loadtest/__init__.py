@@ -1,1 +1,1 @@
-"""Load tests: what many clients at once do to the service."""
+"""Load tests and benchmarks of the service."""

@@ -1,4 +1,4 @@
-"""Put load on a service that is started for it, and leave a report."""
+"""Runs a load test and writes a report."""
 
 import contextlib
 import os
@@ -37,13 +37,13 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The service that the load is put on; `settings` only where it is one of our own."""
+    """The service under load; `settings` are known only where it was started for the test."""
 
     url: str
     token: str
     name: str
     settings: dict[str, Any]
-    exporters: Callable[[], list[str]]  # the pages of metrics; none where the service is another's
+    exporters: Callable[[], list[str]]  # URLs of metrics pages; none for a remote service without --metrics
 
 
 def load_test(

@@ -1,4 +1,4 @@
-"""`python -m loadtest.gallery OUT`: reference photos and what a service of its own draws of them, as one picture."""
+"""`python -m loadtest.gallery OUT`: a contact sheet of reference photos and their avatars."""
 
 import io
 import itertools
@@ -21,14 +21,14 @@ from serve_app.photos.sample import sample_photo
 
 CELL = 192  # pixels
 SEED = 7
-HELD_OUT = 91_000  # portraits from here on were never trained on
+HELD_OUT = 91_000  # seeds from here on are not in the training set
 
 
 def gallery(
     out: Annotated[Path, typer.Argument(help="The picture to write; its name's end gives the format.")],
     drawn: Annotated[int, typer.Option(min=0, max=12, help="Drawn references below the photo.")] = 5,
 ) -> None:
-    """A row a reference: its photo, three avatars by the default prompt, one on blue, two cut out."""
+    """One row for each reference: its photo, three avatars by the default prompt, one on blue, two cut out."""
     end_on_signals()
     with own_service() as running, FaceAvatarClient(running.url, token_of(running)) as client:
         rows = [row(client, photo, gender) for photo, gender in references(running.data_dir, drawn)]
@@ -36,7 +36,7 @@ def gallery(
 
 
 def references(folder: Path, drawn: int) -> Iterator[tuple[Path, str]]:
-    """The astronaut, then the first persons of the renderer, in human proportions, whom no model has seen."""
+    """The astronaut, then rendered portraits in human proportions that are not in the training set."""
     yield sample_photo(), "woman"
     people = (random_portrait(np.random.default_rng(seed)) for seed in itertools.count(HELD_OUT))
     seen = ((person, picture) for person in people if find_faces(np.asarray(picture := render(person, 384, Look())[0])))

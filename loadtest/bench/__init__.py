@@ -1,1 +1,1 @@
-"""Benchmarks behind decisions: each is a module to run, prints a table, and ends what it started."""
+"""Benchmarks that decisions are based on. Each is a runnable module that prints a table and stops what it started."""

@@ -1,11 +1,11 @@
-"""How much the images that share its steps change an image, by number type and instruction set, and what that costs.
+"""How much other images in its batches change an image, by dtype and instruction set, and the cost of preventing it.
 
     python -m loadtest.bench.batch_invariance --json batch_invariance.json
 
-Draws one image of the model in the package alone and amid one to seven others, without `generator.batch_invariant` and
-with it, in a process of its own for each number type and each instruction set that the processor has (Linux on x86-64).
-The differences are the largest of all these pictures from the one alone. The times are the shortest of several rounds
-in turn, for whole images, decoded; processor time says more where other programs use the same cores.
+Generates one image of the embedded model alone and batched with one to seven others, without
+`generator.batch_invariant` and with it, in a separate process for each dtype and each instruction set of the processor
+(Linux on x86-64). Differences are the largest of all batched images from the one alone. Times are the shortest of
+several alternating rounds, for whole decoded images; CPU time says more where other programs use the same cores.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from loadtest.bench.instruction_sets import InstructionSet, wider_sets
 DTYPES = ("float32", "bfloat16")
 MOST_OTHERS = 7
 SIDE = 256  # pixels
-SPIN = {"GOMP_SPINCOUNT": "30000"}  # as the generator has it
+SPIN = {"GOMP_SPINCOUNT": "30000"}  # as in the generator
 
 
 class Drawn(NamedTuple):
-    """Images drawn together: the first of them, and seconds of an image on the clock and of the processor."""
+    """Images generated in one batch: the first of them, and wall and CPU seconds an image."""
 
     first: Pixels
     image_s: float
@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Invariance:
-    """Of one image amid others against itself alone: levels of 255, decibels (null: equal), seconds an image."""
+    """One image batched with others compared with itself alone: levels of 255, dB (None: equal), seconds an image."""
 
     instruction_set: str
     dtype: str
@@ -52,13 +52,13 @@ class Invariance:
     most_levels: int
     psnr_db: float | None
     alone_s: float
-    amid_s: float  # amid as many others as there may be
+    amid_s: float  # with the maximum number of others
     alone_processor_s: float
     amid_processor_s: float
 
 
 def draw(model: Any, images: int, steps: int) -> Drawn:
-    """Of a FaceDiffusionModel: the first image is the same whatever their number."""
+    """Generate images with a FaceDiffusionModel; the first has the same spec for any number of them."""
     started, used = time.perf_counter(), time.process_time()
     samples = [model.start(_spec(number, steps), _face(number)) for number in range(images)]
     for _ in range(steps):
@@ -69,7 +69,7 @@ def draw(model: Any, images: int, steps: int) -> Drawn:
 
 
 def measure(instruction_set: str, dtype: str, steps: int, others: int, rounds: int) -> list[Invariance]:
-    """Without the mode and with it, in this process, with the instruction set that its environment allows."""
+    """Measure without the mode and with it, in this process, with the instruction set of its environment."""
     from deployments.diffusion.model.denoiser import FaceDiffusionModel
 
     config = AvatarGeneratorConfig().models["embedded"].model_copy(update={"dtype": dtype})
@@ -111,7 +111,7 @@ def peak_signal_to_noise(picture: Pixels, truth: Pixels) -> float:
 def measure_apart(
     instruction_set: InstructionSet, dtype: str, steps: int, others: int, rounds: int
 ) -> list[Invariance]:
-    """The same in a process that may use no more than this instruction set."""
+    """The same in a process limited to this instruction set."""
     command = [sys.executable, "-m", "loadtest.bench.batch_invariance", "--here", instruction_set.name]
     command += ["--dtypes", dtype, "--steps", str(steps), "--others", str(others), "--rounds", str(rounds)]
     environment = os.environ | SPIN | instruction_set.environment

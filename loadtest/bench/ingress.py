@@ -1,10 +1,10 @@
-"""How many requests one replica of the ingress checks and queues in a second, and what bounds it.
+"""Throughput of one ingress replica for queued requests, and its bottleneck.
 
     python -m loadtest.bench.ingress --json ingress.json
 
-A service of its own with one ingress and no worker takes queued requests as fast as it can: token, body, photo (as a
-data URL, or fetched from a server on this machine), decoding, the stored photo, the record, the message. The clients
-are on the same processors, so the table says what each process used of them.
+A service with one ingress and no worker accepts queued requests as fast as it can: token, body, photo (as a data URL,
+or fetched from a server on this machine), decoding, the stored photo, the record, the message. The clients share its
+processors, so the table shows the CPU time of each process.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Figures:
 
 
 def one_ingress(application: dict[str, Any]) -> None:
-    """No more than one replica of the ingress, and no worker that empties the queue."""
+    """At most one ingress replica, and no worker that empties the queue."""
     application["args"] |= {"fetch": {"allow_private": True}, "queue": {"max_tasks": 1_000_000}}
     for deployment in application["deployments"]:
         deployment["ray_actor_options"]["num_cpus"] = 0.1
@@ -62,7 +62,7 @@ def photo(side: int) -> bytes:
 
 
 def handler_of(data: bytes) -> type[http.server.BaseHTTPRequestHandler]:
-    """Serves this photo under every path."""
+    """A handler that serves this photo under every path."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -81,7 +81,7 @@ def handler_of(data: bytes) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 async def send(running: RunningService, file_url: str, seconds: float) -> list[float]:
-    """Seconds that each request took, of several clients at once. Raises: RuntimeError where one is not accepted."""
+    """Seconds of each request, from concurrent clients. Raises: RuntimeError where one is not accepted."""
     headers = {"Authorization": f"Bearer {token_of(running)}", "Content-Type": "application/json"}
     body = json.dumps({"app_id": "face-avatar", "file_url": file_url, "celery": True}).encode()
     took_s: list[float] = []

@@ -1,4 +1,4 @@
-"""The instruction sets of an x86-64 processor, as environments in which torch uses no more than one of them."""
+"""The instruction sets of an x86-64 processor, as environments that limit torch to one of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ WIDER = (
 
 
 def wider_sets(cpuinfo: Path = CPUINFO) -> list[InstructionSet]:
-    """Those beyond the baseline that this processor has; none where there is no such file."""
+    """The sets beyond the baseline that this processor has; none without /proc/cpuinfo."""
     flags = flags_of(cpuinfo.read_text()) if cpuinfo.exists() else set()
     return [each for each in WIDER if each.flag in flags]
 

@@ -1,11 +1,11 @@
-"""Three times the load that a service can bear, for minutes: what clients are told, and whether memory stays flat.
+"""Minutes of three times the sustainable load: how clients are answered, and whether memory stays flat.
 
     python -m loadtest.bench.overload --minutes 5 --json overload.json
 
-A service of its own with the embedded models. First a few clients that wait for their answers find out what it can do;
-then requests come at three times that rate, whatever becomes of them, half of them queued. Every answer has to be 200
-or 202, or a 503 that says when to come back. Memory is what a process has to itself, its mean over the second fifth of
-the time against that over the last.
+A service with the embedded models. First a closed loop of a few clients measures its capacity; then requests arrive in
+an open loop at three times that rate, half of them queued. Every answer has to be 200 or 202, or a 503 with
+Retry-After. Memory is the private memory of a process, its mean over the second fifth of the time compared with that
+over the last.
 """
 
 import argparse
@@ -35,18 +35,18 @@ from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
 
 FACTOR = 3.0
-CAPACITY_CLIENTS = 12  # more than may draw at once
+CAPACITY_CLIENTS = 12  # more than the concurrency limit
 SAMPLE_EVERY_S = 2.0
-MAX_TASKS = 200  # in the queue: as many as come in the first minute, so that it is full for the rest
+MAX_TASKS = 200  # in the queue: filled within the first minute, so that it is full for the rest
 MOST_GROWTH = 1.05
-LEAST_MB = 20.0  # smaller processes are not judged: a page more is a percent of them
+LEAST_MB = 20.0  # smaller processes are not judged: single pages would count as growth
 PATIENCE_S = 180.0
 REQUEST: dict[str, Any] = {"app_id": "face-avatar", "width": 256, "height": 256, "num_inference_steps": 4}
 
 
 @dataclass(slots=True)
 class Answers:
-    """How often each status came, and what no client should have got."""
+    """Counts by status, and answers that no client should get."""
 
     statuses: dict[str, int] = field(default_factory=dict)  # a Counter does not survive asdict
     wrong: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Growth:
 
 @dataclass(slots=True)
 class Overload:
-    capacity_per_s: float  # requests, of clients that wait
+    capacity_per_s: float  # requests, in a closed loop
     offered_per_s: float
     seconds: float
     answers: Answers
@@ -82,7 +82,7 @@ class Overload:
 
 
 class Memory:
-    """Looks at the processes now and then while the block runs."""
+    """Samples the memory of the processes while the block runs."""
 
     def __init__(self) -> None:
         self._samples: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)  # seconds, MB
@@ -106,7 +106,7 @@ class Memory:
             thread.join()
 
     def growths(self, seconds: float) -> list[Growth]:
-        """Of each process that was there for all of the time, the largest first."""
+        """Memory of each process that ran the whole time, the largest first."""
         found = []
         for (kind, _), samples in self._samples.items():
             early = [mb for at, mb in samples if 0.2 * seconds <= at < 0.4 * seconds]
@@ -133,7 +133,7 @@ class Clients:
             answers.wrong.append(repr(error))
 
     async def capacity(self, seconds: float) -> float:
-        """Requests a second that are answered with 200, of clients that wait for each answer."""
+        """Requests answered with 200 a second, in a closed loop."""
         answers, ends_at = Answers(), time.monotonic() + seconds
 
         async def again_and_again() -> None:
@@ -146,7 +146,7 @@ class Clients:
         return answers.statuses.get("200", 0) / (time.monotonic() - started)
 
     async def overload(self, per_s: float, seconds: float) -> Answers:
-        """So many requests a second, whatever becomes of them."""
+        """An open loop at a fixed rate."""
         answers, started = Answers(), time.monotonic()
         async with asyncio.TaskGroup() as sending:
             for number in itertools.count():

@@ -1,4 +1,4 @@
-"""What the processes of a service on this machine use: processor time and memory of their own."""
+"""CPU time and private memory of the processes of a service on this machine."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ OTHERS = "the rest of Ray"
 
 
 def processes() -> Iterator[tuple[str, psutil.Process]]:
-    """The kind of each process that this one, or one of its own, started."""
+    """The kind of each descendant process."""
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             command = " ".join(process.cmdline())
@@ -35,7 +35,7 @@ def processes() -> Iterator[tuple[str, psutil.Process]]:
 
 
 def cpu_s() -> Counter[str]:
-    """Seconds of the processor that each kind has used so far."""
+    """CPU seconds used so far by kind of process."""
     used: Counter[str] = Counter()
     for kind, process in processes():
         with contextlib.suppress(psutil.Error):
@@ -45,7 +45,7 @@ def cpu_s() -> Counter[str]:
 
 
 def memory_mb() -> dict[tuple[str, int], float]:
-    """What each process has to itself, by kind and id: pages that it shares with others are not counted."""
+    """Private memory of each process by kind and id: shared pages are not counted."""
     found = {}
     for kind, process in processes():
         with contextlib.suppress(psutil.Error):

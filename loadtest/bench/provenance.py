@@ -1,4 +1,4 @@
-"""What content credentials cost an image, on top of its size, thumbnail and encoding.
+"""The cost of content credentials for an image, in addition to resizing, thumbnail and encoding.
 
 python -m loadtest.bench.provenance --rounds 40 --json provenance.json
 """
@@ -26,7 +26,7 @@ ALLOWED_MS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one picture with its thumbnail: milliseconds and bytes; `signing` comes on top of `finish`."""
+    """For one image with its thumbnail: milliseconds and bytes; `signing` is in addition to `finish`."""
 
     output_format: OutputFormat
     side: int
@@ -38,7 +38,7 @@ class Cost:
 
 
 def portrait(side: int) -> Pixels:
-    """(side, side, 3): gradients with a little noise, which encode about as a photo does."""
+    """(side, side, 3): gradients with a little noise, which encode about like a photo."""
     y, x = np.mgrid[:side, :side] * (256 / side)
     smooth = np.dstack([x, y, (x + y) / 2])
     grain = np.random.default_rng(0).normal(0, 3, smooth.shape)

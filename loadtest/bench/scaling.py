@@ -1,9 +1,9 @@
-"""How soon a burst brings a second replica of each stage, with the delays of production.yaml.
+"""How soon a burst starts a second replica of each stage, with the delays of production.yaml.
 
     python -m loadtest.bench.scaling --json scaling.json
 
-A service of its own runs the models that ship with the package. The stages take turns: one may have two replicas, and
-is given more work than one replica is meant to have, for as long as the second needs to come up. `decided` is when
+A service runs the embedded models. One stage after the other may scale to two replicas and gets more work than the
+target of one replica, until the second one is up. `decided` is when
 Serve's controller starts that replica, `running` when it answers; both are seconds after the first call of the burst.
 """
 
@@ -47,17 +47,17 @@ TARGET = 2  # ongoing calls, tasks or images of one replica
 AT_ONCE = 8  # in a burst
 TIMEOUT_S = 120
 LOOK_EVERY_S = 0.05
-REPORT_EVERY_S = 1  # of Ray's processes, instead of every 10
+REPORT_EVERY_S = 1  # of Ray's processes, instead of 10
 MOST_DECIDED_S = 2.0
 MOST_RUNNING_S = 3.0
 
 Call = Callable[[threading.Event], object]
-"""Returns when it is done, or soon after the event is set."""
+"""Returns when the work is done, or soon after the event is set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """Of one burst, in seconds after its first call."""
+    """Times of one burst, in seconds after its first call."""
 
     decided_s: float
     running_s: float
@@ -66,7 +66,7 @@ class Reaction:
 @dataclass(slots=True)
 class Stage:
     reactions: list[Reaction] = field(default_factory=list)
-    parts_s: dict[str, float] = field(default_factory=dict)  # of a start, the mean of all
+    parts_s: dict[str, float] = field(default_factory=dict)  # of a start, means
 
     @property
     def decided_s(self) -> float:
@@ -78,20 +78,20 @@ class Stage:
 
 
 def write_config(folder: Path, bursting: str | None = None) -> Path:
-    """The embedded profile with one replica of each stage, but for one that scales as in production."""
+    """The embedded profile with one replica of each stage, except for one that scales as in production."""
     embedded = yaml.safe_load(CONFIG.read_text())
     application = embedded["applications"][0]
     application["args"]["fetch"] = {"allow_private": True}
     application["args"]["worker"]["concurrency"] = TARGET
     for model in application["args"]["generator"]["models"].values():
-        model["threads"] = 1  # drawing leaves a core to what starts
+        model["threads"] = 1  # leaves a core to the starting replica
     production = yaml.safe_load(CONFIG.with_name("production.yaml").read_text())["applications"][0]["deployments"]
     scaling = {deployment["name"]: deployment["autoscaling_config"] for deployment in production}
     for deployment in application["deployments"]:
         deployment["ray_actor_options"]["num_cpus"] = 0.01
         if deployment["name"] not in STAGES:
             continue
-        # Of all alike: a stage that begins or ceases to have a policy would restart every other.
+        # For all stages: adding or removing one policy would restart all others.
         most = 2 if deployment["name"] == bursting else 1
         small = {"min_replicas": 1, "max_replicas": most, "target_ongoing_requests": TARGET, "downscale_delay_s": 10}
         deployment["autoscaling_config"] = scaling[deployment["name"]] | small
@@ -101,7 +101,7 @@ def write_config(folder: Path, bursting: str | None = None) -> Path:
 
 
 class Bursts:
-    """A service, and for each stage what keeps it busy."""
+    """A service, and for each stage the work that keeps it busy."""
 
     def __init__(self, running: RunningService, folder: Path, slow_photo: str) -> None:
         self._running = running
@@ -128,12 +128,12 @@ class Bursts:
         return Reaction(decided_s, running_s)
 
     def _scale(self, name: str) -> None:
-        """Let this stage scale, and no other."""
+        """Let only this stage scale."""
         port = httpx.URL(self._running.url).port
         path = write_config(self._folder, name)
         schema, _ = read_config(ServiceOptions(config=path, port=port, data_dir=self._running.data_dir))
         _deploy(schema)
-        time.sleep(1)  # until the controller has begun with it
+        time.sleep(1)  # until the controller has started on it
         wait_until(settled)
 
     def _call(self, name: str) -> Call:
@@ -164,7 +164,7 @@ def long_row() -> AvatarSpec:
 
 
 def until(stop: threading.Event, response: DeploymentResponse[Any]) -> None:
-    """Wait for a response; leave it where the burst ends."""
+    """Wait for a response, or until the burst ends."""
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             response.result(timeout_s=LOOK_EVERY_S)
@@ -174,7 +174,7 @@ def until(stop: threading.Event, response: DeploymentResponse[Any]) -> None:
 
 @contextlib.contextmanager
 def keep_calling(call: Call) -> Iterator[None]:
-    """Several calls at any moment of the block."""
+    """Keeps several calls in flight during the block."""
     stop = threading.Event()
 
     def again_and_again() -> None:
@@ -207,7 +207,7 @@ def wait_until(question: Callable[[], bool]) -> None:
 
 
 class SlowPhotos(http.server.BaseHTTPRequestHandler):
-    """Has one photo, which takes some seconds and is broken."""
+    """Serves one broken photo, slowly."""
 
     def do_GET(self) -> None:
         time.sleep(2)
@@ -218,7 +218,7 @@ class SlowPhotos(http.server.BaseHTTPRequestHandler):
 
 
 def parts_of_starts(name: str) -> dict[str, float]:
-    """Seconds of each part of a start of this stage: the mean of all since the service began."""
+    """Mean seconds of each part of this stage's cold starts since the service began."""
     (node,) = ray.nodes()
     exported = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=30).text
     parts_s: dict[str, float] = {}
@@ -259,7 +259,7 @@ def show(found: dict[str, Stage]) -> Table:
 
 
 def met(found: dict[str, Stage]) -> bool:
-    """Every stage is decided on in time, and those without torch run in time."""
+    """Whether every stage is decided in time, and those without torch also run in time."""
     return all(
         stage.decided_s <= MOST_DECIDED_S and (name == WITH_TORCH or stage.running_s <= MOST_RUNNING_S)
         for name, stage in found.items()

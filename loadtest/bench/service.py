@@ -1,12 +1,12 @@
-"""The whole service over HTTP, saturated, against a bare diffusers loop: what all that is around the engine costs.
+"""The saturated service over HTTP against a bare diffusers loop: the overhead around the engine.
 
     python -m loadtest.bench.service --json service.json
 
-Both draw with the model that ships with the package, on the CPU, with the same number of threads. The loop calls
-diffusers' pipeline with four images at a time and a face that is known already, and keeps the arrays. The service gets
-the photo with every request, finds its face, draws, resizes, encodes, measures the similarity, stores and answers. They
-take turns, each service started anew, so that another program on the machine slows both alike. A second table says what
-processor time an image took in which process, which such a program hardly changes.
+Both run the embedded model on the CPU with the same number of threads. The loop calls diffusers' pipeline with four
+images at a time and a known face, and keeps the arrays. The service gets the photo with every request, detects the
+face, generates, resizes, encodes, measures the similarity, stores and answers. They alternate, with a new service each
+time, so that other programs on the machine slow both alike. A second table has the CPU time of an image by process,
+which such programs hardly change.
 """
 
 import argparse
@@ -31,16 +31,16 @@ from serve_app.photos.sample import sample_photo
 
 SIDE = 256  # pixels: a native size of the model
 STEPS = 12
-AT_A_TIME = 4  # of the loop
-BATCH = 4  # of a request
-CLIENTS = 6  # at once: more images than may share a step
+AT_A_TIME = 4  # images, in the loop
+BATCH = 4  # images of a request
+CLIENTS = 6  # concurrent: more images than may share a step
 LEAST = 0.9
 LOOP = "the loop"
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """How one of the two drew its images."""
+    """Figures of one of the two."""
 
     images_per_s: float
     cpu_s: dict[str, float]  # of an image, by process
@@ -71,7 +71,7 @@ def loop(images: int) -> Drawn:
 
 
 def service(images: int) -> Drawn:
-    """A service of its own that gets more requests than it can serve."""
+    """A service that gets more requests than it can serve."""
     with (
         own_service() as running,
         FaceAvatarClient(running.url, token_of(running)) as client,
@@ -91,7 +91,7 @@ def request(client: FaceAvatarClient) -> None:
 
 
 def costs(rounds: Sequence[Round]) -> Table:
-    """The processor time of an image, dearest process first."""
+    """The CPU time of an image by process, the largest first."""
     table = Table("process", "CPU s an image, median", title="where it goes")
     kinds = {kind for each in rounds for kind in each.service.cpu_s}
     taken = {kind: statistics.median(each.service.cpu_s.get(kind, 0.0) for each in rounds) for kind in kinds}

@@ -1,13 +1,13 @@
-"""Two tokens on one service, one of them greedy: how much longer the other one waits for its avatars.
+"""Two tokens on one service, one of them flooding it: how much longer the other one waits for its avatars.
 
     python -m loadtest.bench.tokens --json tokens.json
 
-The modest token asks for one small avatar after another. The greedy one, in runs that alternate with quiet ones, sends
-as fast as its connections allow, whatever it is answered: synchronous requests, queued ones, looks at tasks. What its
-limits let through (by default 6 requests a minute, one image at once) is its right, and is drawn beside the others.
-Where the modest one waited longer is in the figures of the stages, as its answers have them; `rest` is what no stage
-counts: HTTP, admission, the broker, the way from stage to stage. The service is the embedded one; the flood comes from
-a process of its own with the lowest priority, because on a small machine it shares the processors with the service.
+The modest token requests one small avatar after another. The greedy one, in runs that alternate with quiet ones, sends
+as fast as its connections allow, ignoring the answers: synchronous requests, queued ones, polls of tasks. Requests
+within its limits (by default 6 requests a minute, one image at once) are served. The stage times of the modest token's
+answers show where it waited longer; `rest` is what no stage counts: HTTP, admission, Redis, hand-over between stages.
+The service is the embedded one; the flood comes from a separate process with the lowest priority, because on a small
+machine it shares the processors with the service.
 """
 
 import argparse
@@ -49,7 +49,7 @@ TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How long one took, and each stage of it, in seconds."""
+    """Seconds of one request and of its stages."""
 
     latency_s: float
     stages_s: dict[str, float]
@@ -57,7 +57,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the modest token saw, and what became of the greedy one's requests, by their HTTP status."""
+    """The modest token's latencies, and the greedy one's answers by HTTP status."""
 
     latencies_s: tuple[float, ...]
     stages_s: dict[str, float]  # medians
@@ -85,7 +85,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Of one token."""
+    """For one token."""
 
     url: str
     token: str
@@ -107,8 +107,8 @@ def photo() -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def asked_modestly(client: Client, seconds: float) -> list[Answer]:
-    """One request after another, for so long."""
+def modest_answers(client: Client, seconds: float) -> list[Answer]:
+    """Sequential requests for `seconds`."""
     answers, ends = [], time.perf_counter() + seconds
     with client.open() as http:
         while time.perf_counter() < ends:
@@ -122,7 +122,7 @@ def asked_modestly(client: Client, seconds: float) -> list[Answer]:
 
 
 def flood(client: Client, begun: Event, ended: Event, statuses: "multiprocessing.Queue[Counter[str]]") -> None:
-    """A process: asks on all connections until `ended`, and says how it was answered."""
+    """Process target: sends on all connections until `ended`, and reports the answers by status."""
     os.nice(19)
     begun.set()
     counted: Counter[str] = Counter()
@@ -147,12 +147,12 @@ def flood(client: Client, begun: Event, ended: Event, statuses: "multiprocessing
 
 @contextlib.contextmanager
 def flooded(client: Client) -> Iterator[Counter[str]]:
-    """While the block runs the token floods; afterwards its statuses are counted."""
+    """The token floods the service during the block; afterwards its statuses are counted."""
     context = multiprocessing.get_context("spawn")
     begun, ended, statuses, counted = context.Event(), context.Event(), context.Queue(), Counter[str]()
     process = context.Process(target=flood, args=[client, begun, ended, statuses])
     process.start()
-    begun.wait()  # it has imported what it needs, which costs more than the flood
+    begun.wait()  # its imports are done, which use more CPU than the flood
     try:
         yield counted
     finally:
@@ -179,9 +179,9 @@ def measure(rounds: int, seconds: float, **limits: int) -> list[Pair]:
             for _ in range(WARM_UP):
                 http.post("/getImageToImage", json=modest.body()).raise_for_status()
         for _ in range(rounds):
-            quiet = Run.of(asked_modestly(modest, seconds), {})
+            quiet = Run.of(modest_answers(modest, seconds), {})
             with flooded(greedy) as counted:
-                answers = asked_modestly(modest, seconds)
+                answers = modest_answers(modest, seconds)
             pairs.append(Pair(quiet, Run.of(answers, counted)))
     return pairs
 

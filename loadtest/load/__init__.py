@@ -1,1 +1,1 @@
-"""The load: users, what they send, how many of them when, and checks of the answers."""
+"""The load: users, their requests, their number over time, and checks of the answers."""

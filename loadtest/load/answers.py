@@ -1,4 +1,4 @@
-"""What the users of a load test were told: one line of JSON an answer, written as it comes."""
+"""The answers that the users of a load test got: one line of JSON each, written on arrival."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Group = Literal["sync", "queued", "events", "cancelled", "bad"]
-"""Who asked: users who wait, who poll, who follow events, who change their mind, and bad requests of anybody."""
+"""Users that wait, poll, follow events or cancel, and the bad requests of all of them."""
 
 Verdict = Literal["right", "refused", "wrong"]
 
@@ -25,7 +25,7 @@ class Answer(BaseModel):
     ended: float  # unix seconds
     latency_s: float
     verdict: Verdict
-    status: int | None  # HTTP; 0 where no answer came, None for the end of a task, which is no answer of its own
+    status: int | None  # HTTP; 0 without an answer, None for the end of a task, which is not an HTTP answer
     problem: str = ""  # of a wrong one
     images: int = 0
     stages: dict[str, float] = {}  # seconds
@@ -41,11 +41,11 @@ class UserCount(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     at: float  # unix seconds
-    users: int  # at work; who is told to leave counts until the last answer
+    users: int  # active; a stopping user counts until its last answer
 
 
 class Log:
-    """Appends lines of JSON to a file; each is there as soon as it was added, whatever happens next."""
+    """Appends lines of JSON to a file, flushed at each line."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)
@@ -58,7 +58,7 @@ class Log:
 
 
 def read_answers(path: Path) -> Iterator[Answer]:
-    """The answers of a log, also of one whose writer was killed in the middle of a line."""
+    """The answers of a log; tolerates an incomplete last line."""
     return map(Answer.model_validate_json, _lines(path))
 
 
@@ -67,7 +67,7 @@ def read_counts(path: Path) -> Iterator[UserCount]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Those that are whole; none where there is no file."""
+    """The complete lines; none where there is no file."""
     if path.exists():
         with path.open() as lines:
             yield from (line for line in lines if line.endswith("\n"))

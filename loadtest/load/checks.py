@@ -1,4 +1,4 @@
-"""What a right answer is: each check takes an answer and gives what it says, or raises WrongAnswerError."""
+"""Checks of answers: each takes an HTTP answer and returns its content, or raises WrongAnswerError."""
 
 import io
 import json
@@ -13,17 +13,17 @@ SHOWN_CHARS = 200  # of a wrong answer
 
 
 class WrongAnswerError(Exception):
-    """The service did not answer as its contract says."""
+    """The answer violates the contract of the service."""
 
 
 def refusal_s(answer: Response) -> float | None:
-    """For how long the service is too busy for this request; None where it is not."""
+    """Seconds to retry after where the service refused the request as overloaded, else None."""
     wait_s = answer.headers.get("Retry-After", "")
     return float(wait_s) if answer.status_code in (429, 503) and wait_s.isdigit() else None
 
 
 def made(answer: Response, batch: int) -> Task:
-    """Avatars that a client waited for."""
+    """Avatars of a synchronous request."""
     return with_images(_task(answer, 200), batch)
 
 
@@ -32,14 +32,14 @@ def queued(answer: Response) -> Task:
 
 
 def known(answer: Response, task_id: str) -> Task:
-    """A task as it stands, whatever its status."""
+    """A task in any status."""
     task = _task(answer, 200, 202)
     _require(task.task_id == task_id, f"task {task.task_id} instead of {task_id}")
     return task
 
 
 def last_event(answer: Response, task_id: str) -> Task:
-    """What the last event of a stream tells of a task; it reads to the end of the stream."""
+    """The task of the last event of a stream; reads to the end of the stream."""
     _require_status(answer, 200)
     kind = answer.headers.get("Content-Type", "")
     _require(kind.startswith("text/event-stream"), f"{kind} instead of a stream of events")
@@ -57,7 +57,7 @@ def last_event(answer: Response, task_id: str) -> Task:
 
 
 def over(answer: Response, task_id: str) -> Task:
-    """A task that is cancelled, or was done before."""
+    """A task that is cancelled, or had already ended."""
     task = known(answer, task_id)
     _require(task.status in ("CANCELLED", "SUCCESS"), f"{task.status} after it was cancelled")
     return task

@@ -1,4 +1,4 @@
-"""The mix of a load test: users of every kind, as many at each moment as a shape says.
+"""The locustfile of a load test: users of every kind, their number over time given by a shape.
 
     locust -f loadtest/load/locustfile.py --headless --host http://127.0.0.1:8000 --users 4 --run-time 60s --shape spike
 
@@ -19,7 +19,7 @@ from loadtest.load.answers import Answer, Log, UserCount
 from loadtest.load.shapes import NAMES, users_at
 from loadtest.load.users import BadUser, CancellingUser, FollowingUser, QueueingUser, WaitingUser
 
-# Locust takes the users that it finds here.
+# Locust uses the user classes that it finds in this module.
 __all__ = ["BadUser", "CancellingUser", "FollowingUser", "QueueingUser", "WaitingUser"]
 
 BUG_EXIT_CODE = 2
@@ -27,12 +27,12 @@ COUNT_EVERY_S = 1.0
 
 
 class Shape(LoadTestShape):
-    """As many users as the options say, all the time or as one of the shapes has it."""
+    """The number of users from the options, constant or by one of the shapes."""
 
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Users, and how many of them may begin in a second; None at the end."""
+        """(users, spawn rate a second); None at the end."""
         options = self.runner.environment.parsed_options
         most, passed_s = options.num_users or 1, self.get_run_time()
         if options.run_time and passed_s >= options.run_time:
@@ -96,13 +96,13 @@ def answer_of(
 
 @events.user_error.add_listener
 def tell_of_a_bug(user_instance: HttpUser, **_: Any) -> None:
-    """An exception in a user is a bug of this file's: nobody shall take its figures for those of the service."""
+    """An exception in a user is a bug in the load test: its figures must not be taken for the service's."""
     user_instance.environment.process_exit_code = BUG_EXIT_CODE
 
 
 @events.quitting.add_listener
 def fail_on_errors(environment: Environment, **_: Any) -> None:
-    """A script sees by the exit code whether any answer was wrong."""
+    """Sets the exit code if any answer was wrong."""
     stats = environment.stats.total
     if environment.process_exit_code is None and (stats.num_failures or not stats.num_requests):
         environment.process_exit_code = 1

@@ -1,4 +1,4 @@
-"""What a benchmark starts for itself: a service with a temporary data directory, and a server of photos."""
+"""Starts what benchmarks need: a service with a temporary data directory, and a photo server."""
 
 import contextlib
 import http.server
@@ -32,7 +32,7 @@ def token_of(running: RunningService) -> str:
 
 @contextlib.contextmanager
 def photo_server(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The URL of the photo that `handler` serves on loopback."""
+    """The URL of a photo that `handler` serves on loopback."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

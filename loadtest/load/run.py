@@ -1,4 +1,4 @@
-"""Running locust on a service, as a process of its own: its patched standard library and Ray do not mix in one."""
+"""Runs locust as a separate process: its monkey-patched standard library is incompatible with Ray."""
 
 import os
 import subprocess
@@ -12,15 +12,15 @@ from pathlib import Path
 from loadtest.load.shapes import ShapeName
 
 ROOT = Path(__file__).parents[2]
-STOP_TIMEOUT_S = 60  # for the requests that are on their way when the time is over
-OVERTIME_S = 60  # what locust needs beyond that, at most, to start and to end
+STOP_TIMEOUT_S = 60  # for the requests in flight when the time is over
+OVERTIME_S = 60  # allowance beyond that for locust to start and to end
 WRONG_EXIT_CODE = 1  # the locustfile's, where an answer was wrong
 LOG_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """At most so many users for so long; the same seed gives each of them the same requests."""
+    """Maximum number of users and duration; the same seed gives each user the same requests."""
 
     users: int
     seconds: int
@@ -42,14 +42,14 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class LoadEnd:
-    """How it ended; `problem` is empty unless locust itself failed."""
+    """How the load test ended; `problem` is empty unless locust itself failed."""
 
     interrupted: bool = False
     problem: str = ""
 
 
 def run_load(load: Load, url: str, token: str, records: Records, report: Callable[[str], None]) -> LoadEnd:
-    """Put the load on a service, with every answer written as it comes; an interrupt ends it at once."""
+    """Run the load against a service; every answer is written on arrival, and an interrupt ends it at once."""
     command = [sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("locustfile.py"))]
     command += ["--headless", "--only-summary", "--loglevel", "WARNING", "--host", url, "--shape", load.shape]
     command += ["--record", str(records.answers), "--counts", str(records.counts)]
@@ -57,7 +57,7 @@ def run_load(load: Load, url: str, token: str, records: Records, report: Callabl
     command += ["--run-time", f"{load.seconds}s", "--stop-timeout", f"{STOP_TIMEOUT_S}s"]
     environment = os.environ | {"FACE_AVATAR_TOKEN": token}
     with tempfile.TemporaryFile("w+") as log:
-        # A session of its own: a ctrl-C on the terminal is for us, who then end it.
+        # Its own session: ctrl-C on the terminal reaches only this process, which then ends locust.
         locust = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -68,7 +68,7 @@ def run_load(load: Load, url: str, token: str, records: Records, report: Callabl
         except subprocess.TimeoutExpired:
             return LoadEnd(problem="locust did not end")
         finally:
-            locust.kill()  # nothing is lost: every answer is on disk as it comes
+            locust.kill()  # nothing is lost: every answer is already on disk
             locust.wait()
         if locust.returncode in (0, WRONG_EXIT_CODE):
             return LoadEnd()
@@ -77,7 +77,7 @@ def run_load(load: Load, url: str, token: str, records: Records, report: Callabl
 
 
 def _wait(locust: subprocess.Popen[bytes], load: Load, report: Callable[[str], None]) -> None:
-    """Raises: subprocess.TimeoutExpired where it takes longer than it may."""
+    """Raises: subprocess.TimeoutExpired."""
     started = time.monotonic()
     limit_s = load.seconds + STOP_TIMEOUT_S + OVERTIME_S
     while (passed_s := time.monotonic() - started) < limit_s:

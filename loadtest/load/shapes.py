@@ -1,4 +1,4 @@
-"""How many users there are at each moment of a load test."""
+"""The number of users over the time of a load test."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,19 +6,19 @@ from typing import Literal, get_args
 
 ShapeName = Literal["steady", "ramp", "spike", "drain", "diurnal"]
 
-SPIKE = (0.4, 0.6)  # when it is, in parts of the time
-AROUND_SPIKE = 0.2  # of the users: those that are always there
-DRAINED = 0.5  # from then on nobody asks for anything new
-NIGHT = 0.1  # of the users, when there are fewest
+SPIKE = (0.4, 0.6)  # begin and end, as fractions of the time
+AROUND_SPIKE = 0.2  # fraction of users outside the spike
+DRAINED = 0.5  # fraction of the time after which there are no users
+NIGHT = 0.1  # minimum fraction of users
 
 
 def steady(_part: float) -> float:
-    """All of them, all the time."""
+    """All users all the time."""
     return 1.0
 
 
 def ramp(part: float) -> float:
-    """From none to all, evenly."""
+    """Linearly from none to all."""
     return part
 
 
@@ -28,12 +28,12 @@ def spike(part: float) -> float:
 
 
 def drain(part: float) -> float:
-    """All, then none: what is queued is worked off, and replicas that are too many leave."""
+    """All, then none: the queue drains and replicas scale down."""
     return 1.0 if part < DRAINED else 0.0
 
 
 def diurnal(part: float) -> float:
-    """A day: from midnight over noon, when all are there, to midnight."""
+    """A day from midnight to midnight, with all users at noon."""
     return NIGHT + (1 - NIGHT) * (1 - math.cos(2 * math.pi * part)) / 2
 
 
@@ -44,11 +44,11 @@ SHAPES: Mapping[ShapeName, Callable[[float], float]] = {
     "drain": drain,
     "diurnal": diurnal,
 }
-"""Each gives the share of the users, of the part of the time that has passed; both 0 to 1."""
+"""Each maps the elapsed fraction of the time to the fraction of users, both 0 to 1."""
 
 NAMES: tuple[ShapeName, ...] = get_args(ShapeName)
 
 
 def users_at(shape: ShapeName, part: float, most: int) -> int:
-    """Whole users, of at most so many; at least one unless the shape says none."""
+    """The number of users at a moment; at least one unless the shape is zero."""
     return math.ceil(SHAPES[shape](min(max(part, 0.0), 1.0)) * most - 1e-9)

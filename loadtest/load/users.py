@@ -1,4 +1,4 @@
-"""Who puts load on the service: each kind of user asks in its own way, and checks every answer.
+"""The users of a load test: each kind sends its own requests, and checks every answer.
 
 A 503 or 429 with Retry-After is an answer, not a failure: the user waits as long as it was told.
 """
@@ -24,7 +24,7 @@ from serve_app.client import Task, data_url
 from serve_app.photos.sample import sample_photo
 
 CREATE = "/getImageToImage"
-FIRST_PAUSE_S, PAUSE_GROWTH, MAX_PAUSE_S = 0.2, 1.5, 2.0  # between two looks at a queued task
+FIRST_PAUSE_S, PAUSE_GROWTH, MAX_PAUSE_S = 0.2, 1.5, 2.0  # between two polls of a queued task
 BAD_FIELDS: list[tuple[dict[str, Any], int, str]] = [
     ({"batch": 99}, 422, "Invalid Request"),
     ({"unknown": 1}, 422, "Invalid Request"),
@@ -39,12 +39,12 @@ Fields = dict[str, Any]
 
 
 class AvatarUser(HttpUser):
-    """Somebody who asks for avatars, looks at one, and asks again. The first request of everybody is a bad one."""
+    """A user that requests avatars, downloads one, and starts again. The first request of each user is a bad one."""
 
     abstract = True
     wait_time = between(0.1, 1.0)
     group: ClassVar[Group]
-    mix: ClassVar[list[tuple[Callable[[Any], None], int]]]  # what such a user does, and how often
+    mix: ClassVar[list[tuple[Callable[[Any], None], int]]]  # actions and their weights
     numbers: ClassVar[Iterator[int]] = itertools.count()
 
     def on_start(self) -> None:
@@ -60,7 +60,7 @@ class AvatarUser(HttpUser):
 
     @task
     def next_request(self) -> None:
-        # Anew for every turn: how the service answered before shall not change what is asked of it next.
+        # New for every turn: earlier answers of the service must not change its later requests.
         self.random.seed(f"{self.name} {next(self.turns)}")
         requests, weights = zip(*self.mix, strict=True)
         self.random.choices(requests, weights)[0](self)
@@ -80,7 +80,7 @@ class AvatarUser(HttpUser):
         group: Group | None = None,
         **options: Any,
     ) -> T | None:
-        """One request; gives what its check gave, or None where it was refused or wrong.
+        """Sends one request; returns the result of its check, or None where it was refused or wrong.
 
         `facts`: what a right answer adds to its record.
         """
@@ -101,14 +101,14 @@ class AvatarUser(HttpUser):
         return found
 
     def look_at_one(self, drawn: Task, fields: Fields) -> None:
-        """Fetch a file; its URL needs no token, and may be another host's."""
+        """Download a file; its URL needs no token and may be on another host."""
         url, asked = self.random.choice(drawn.images).url or "", drawn.envelope["input"] | fields
         check = functools.partial(checks.image, size=(asked["width"], asked["height"]))
         self.send("result", "GET", url, check, headers={"Authorization": None})
 
 
 class WaitingUser(AvatarUser):
-    """Waits for its avatars: `celery` is false."""
+    """Waits synchronously for its avatars: `celery` is false."""
 
     weight = 4
     group = "sync"
@@ -132,7 +132,7 @@ class WaitingUser(AvatarUser):
 
 
 class TaskUser(AvatarUser):
-    """Has its avatars queued."""
+    """Queues its requests."""
 
     abstract = True
 
@@ -160,7 +160,7 @@ class TaskUser(AvatarUser):
 
 
 class QueueingUser(TaskUser):
-    """Looks again and again until its avatars are done."""
+    """Polls until its avatars are done."""
 
     weight = 3
     group = "queued"
@@ -172,7 +172,7 @@ class QueueingUser(TaskUser):
         self.follow({"batch": self.random.randint(2, 4)})
 
     def a_repeat(self) -> None:
-        """The same request twice is one task; another request with its key is a conflict."""
+        """The same request twice is one task; a different request with the same key is a conflict."""
         key = {"Idempotency-Key": str(UUID(int=self.random.getrandbits(128)))}
         if first := self.enqueue({}, key):
             check = functools.partial(checks.known, task_id=first.task_id)
@@ -187,7 +187,7 @@ class QueueingUser(TaskUser):
             self.wait_for(task, fields)
 
     def wait_for(self, queued: Task, fields: Fields) -> None:
-        """Look at a task until it is over; then its end is an event of its own.
+        """Poll a task until it ends; its end is recorded as a separate event.
 
         Its wait in the queue is known to a pause: until it was first seen at work, less what it had worked by then.
         """
@@ -212,7 +212,7 @@ class QueueingUser(TaskUser):
 
 
 class FollowingUser(TaskUser):
-    """Has the service tell when its avatars are done: server-sent events."""
+    """Follows its avatars by server-sent events."""
 
     weight = 2
     group = "events"
@@ -228,7 +228,7 @@ class FollowingUser(TaskUser):
             return
         accepted, path = time.time(), f"/api/v1/tasks/{queued.task_id}/events"
         check = functools.partial(checks.last_event, task_id=queued.task_id)
-        for pause_s in pauses_s():  # a stream may break off, or be refused
+        for pause_s in pauses_s():  # a stream may break or be refused
             seen = self.send("events", "GET", path, check, stream=True)
             if seen is not None and seen.finished:
                 self.report_end(seen, fields, accepted, None)
@@ -239,7 +239,7 @@ class FollowingUser(TaskUser):
 
 
 class CancellingUser(TaskUser):
-    """Changes its mind: takes back what it had queued, or leaves before the answer comes."""
+    """Cancels queued tasks, or disconnects before the answer arrives."""
 
     weight = 1
     group = "cancelled"
@@ -251,7 +251,7 @@ class CancellingUser(TaskUser):
             self.send("cancel", "DELETE", f"/api/v1/tasks/{task.task_id}", check)
 
     def leave(self) -> None:
-        """That there is no answer then is as it should be; one that came in time is checked."""
+        """No answer is the expected outcome; one that arrived in time is checked."""
         patience_s = self.random.uniform(0.2, 1.0)
         with self.client.post(
             CREATE, json=self.body | {"batch": 4}, name="left", catch_response=True, timeout=patience_s
@@ -273,7 +273,7 @@ class CancellingUser(TaskUser):
 
 
 class BadUser(AvatarUser):
-    """Asks for nothing that can be given."""
+    """Sends invalid requests."""
 
     weight = 1
     group = "bad"
@@ -295,7 +295,7 @@ class BadUser(AvatarUser):
 
 
 def pauses_s() -> Iterator[float]:
-    """Growing, without end."""
+    """Endless, growing."""
     pause_s = FIRST_PAUSE_S
     while True:
         yield pause_s

@@ -1,1 +1,1 @@
-"""What was measured: the answers, and the service's own metrics."""
+"""Measurements: the answers, and the service's own metrics."""

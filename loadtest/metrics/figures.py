@@ -1,4 +1,4 @@
-"""The figures of a load test: what its answers come to, by kind and over time."""
+"""The figures of a load test: its answers aggregated by kind and over time."""
 
 import math
 from collections import Counter, defaultdict
@@ -13,9 +13,9 @@ from loadtest.metrics.scrape import Scrape
 from loadtest.metrics.telemetry import Line, Telemetry, telemetry_of
 
 GROUPS: tuple[Group, ...] = get_args(Group)
-STAGES = ("fetch", "face", "diffusion", "finish", "store")  # in the order in which they are passed
+STAGES = ("fetch", "face", "diffusion", "finish", "store")  # in their order
 RATE_SLICES = 24  # at most
-LATENCY_SLICES = 8  # fewer: percentiles of few answers mean little
+LATENCY_SLICES = 8  # fewer, as percentiles of few answers mean little
 SLICES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -35,7 +35,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class KindFigures:
-    """The answers of one kind. The end of a queued task is a kind, too, though not an answer of its own."""
+    """The answers of one kind. The end of a queued task counts as a kind, although it is not an HTTP answer."""
 
     group: Group
     kind: str
@@ -45,12 +45,12 @@ class KindFigures:
     latency: Latency
     images: int
     latencies_s: tuple[float, ...]  # of right ones, sorted
-    stages_s: dict[str, float]  # their means, where the answers name stages
+    stages_s: dict[str, float]  # means, where the answers name stages
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of the time, in seconds after the first request."""
+    """An interval, in seconds after the first request."""
 
     start_s: float
     end_s: float
@@ -62,7 +62,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of HTTP answers, by what they were, and of finished images."""
+    """Rates of HTTP answers by verdict, and of finished images."""
 
     slice: Slice
     right_per_s: float
@@ -77,7 +77,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """Times of one stage, in right answers with images: of each answer its slowest image."""
+    """Times of one stage in right answers with images: the slowest image of each answer."""
 
     stage: str
     latency: Latency
@@ -86,10 +86,10 @@ class StageFigures:
 
 @dataclass(frozen=True, slots=True)
 class DrawnOverTime:
-    """How long avatars took: of requests that waited for them, or of queued tasks to their end."""
+    """Latency of avatars over time: of synchronous requests, or of queued tasks to their end."""
 
     group: Group
-    points: tuple[tuple[float, float], ...]  # when each came, seconds after the first request; its latency in seconds
+    points: tuple[tuple[float, float], ...]  # arrival, seconds after the first request; latency in seconds
     slices: tuple[tuple[Slice, Latency], ...]
 
 
@@ -121,9 +121,9 @@ class Figures:
     drawn: tuple[DrawnOverTime, ...]
     statuses: tuple[StatusCount, ...]
     queue_waits: tuple[QueueWait, ...]
-    problems: tuple[tuple[str, int], ...]  # what was wrong, and how often; the most frequent first
+    problems: tuple[tuple[str, int], ...]  # descriptions of wrong answers with counts, the most frequent first
     stages: tuple[StageFigures, ...]
-    users: Line  # at work
+    users: Line  # active
     telemetry: Telemetry
 
     @property
@@ -136,7 +136,7 @@ class Figures:
 
 
 class NothingMeasuredError(Exception):
-    """There was not a single answer."""
+    """There was no answer at all."""
 
 
 def figures_of(answers: Sequence[Answer], counts: Sequence[UserCount] = (), scrapes: Sequence[Scrape] = ()) -> Figures:
@@ -175,17 +175,17 @@ def figures_of(answers: Sequence[Answer], counts: Sequence[UserCount] = (), scra
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Linear between the two nearest values; None of nothing."""
+    """Linearly interpolated; None without values."""
     return float(np.percentile(values, percent)) if values else None
 
 
 def slice_length_s(span_s: float, most: int) -> float:
-    """The shortest round length that needs at most so many slices."""
+    """The shortest round length that needs at most that many slices."""
     return next((length for length in SLICES_S if span_s <= length * most), math.ceil(span_s / most))
 
 
 def sliced(answers: Iterable[Answer], started: float, span_s: float, most: int) -> list[tuple[Slice, list[Answer]]]:
-    """Each answer in the slice in which it came. The last one takes the rest: half to one and a half of another."""
+    """Answers by the slice in which they arrived. The last one takes the rest: 0.5 to 1.5 times the usual length."""
     length_s = slice_length_s(span_s, most)
     count = max(1, round(span_s / length_s))
     ends_s = [*(number * length_s for number in range(1, count)), span_s]
@@ -222,7 +222,7 @@ def _kind(group: Group, kind: str, answers: Sequence[Answer]) -> KindFigures:
 
 
 def _images(answers: Iterable[Answer]) -> int:
-    """Those of right answers."""
+    """The images of right answers."""
     return sum(answer.images for answer in answers if answer.verdict == "right")
 
 

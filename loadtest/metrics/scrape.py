@@ -1,4 +1,4 @@
-"""What a service tells Prometheus while it is under load, read from Ray's own exporters; no Prometheus is needed."""
+"""Scrapes the service's metrics under load from Ray's own exporters; needs no Prometheus server."""
 
 import contextlib
 import threading
@@ -13,14 +13,14 @@ EVERY_S = 2.0
 TIMEOUT_S = 5.0
 KEPT = ("ray_avatar_", "ray_serve_deployment_replica_healthy", "ray_serve_autoscaling_target_replicas")
 ROWS = "ray_avatar_step_rows_bucket{"
-LEFT_OUT = "_bucket{"  # of the other histograms: percentiles come from the answers themselves, which are exact
+LEFT_OUT = "_bucket{"  # of all other histograms: percentiles are computed from the answers, which are exact
 
 Labels = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One number of one process: its name without Ray's prefix, and what Ray and the application say it is of."""
+    """One sample of one process: its name without Ray's prefix, and its labels."""
 
     name: str
     labels: Labels
@@ -36,14 +36,14 @@ class Scrape:
 
 def exporters() -> list[str]:
     """The metrics page of every node of the cluster that this process started."""
-    import ray  # imported here: what reads a report needs no Ray
+    import ray  # imported here: reading a report needs no Ray
 
     nodes = [node for node in ray.nodes() if node["Alive"] and node.get("MetricsExportPort")]
     return [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]
 
 
 def parsed(page: str) -> Iterator[Series]:
-    """Of a page in Prometheus' text format, which is long, only what is kept."""
+    """Parses a page in Prometheus' text format; drops the samples that are not used."""
     kept = "".join(
         line
         for line in page.splitlines(keepends=True)
@@ -55,7 +55,7 @@ def parsed(page: str) -> Iterator[Series]:
 
 
 class Scraper:
-    """Reads all exporters now and then in a thread of its own, from `with` to its end."""
+    """Scrapes all exporters periodically on its own thread while the `with` block runs."""
 
     def __init__(self, pages: Callable[[], Sequence[str]]) -> None:
         self._pages = pages
@@ -85,7 +85,7 @@ class Scraper:
 
 
 def _scrape(client: httpx.Client, pages: Iterable[str]) -> Scrape:
-    """A node that does not answer has left, or will answer the next time."""
+    """Skips nodes that do not answer: they have left, or answer the next scrape."""
     at, nodes, series = time.time(), 0, list[Series]()
     for page in pages:
         with contextlib.suppress(httpx.HTTPError):

@@ -1,4 +1,4 @@
-"""What the scrapes of a load test come to: replicas, nodes, queue and shared steps over its time."""
+"""Time series from the scrapes of a load test: replicas, nodes, queue and batched steps."""
 
 import math
 from collections import defaultdict
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from loadtest.metrics.scrape import Labels, Scrape
 
-HELD_S = 12.0  # a gauge that is not exported is taken for what it was; Ray forgets one that was not set for a while
+HELD_S = 12.0  # for which a missing gauge keeps its value: Ray stops exporting gauges that are not set
 
 Point = tuple[float, float | None]
-"""Seconds after the first request, and the value there; None where nothing is known."""
+"""Seconds after the first request, and the value then; None where it is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Lines over time; a group is empty where the service told nothing of it."""
+    """Lines over time; a group is empty where the service exported nothing for it."""
 
-    replicas: tuple[Line, ...] = ()  # those that run, by deployment, and the nodes
-    targets: tuple[Line, ...] = ()  # how many replicas there shall be
-    queue: tuple[Line, ...] = ()  # tasks that wait, tasks at work
-    rows: tuple[Line, ...] = ()  # images that wait or are drawn, images that share a step
+    replicas: tuple[Line, ...] = ()  # running replicas by deployment, and the nodes
+    targets: tuple[Line, ...] = ()  # target number of replicas
+    queue: tuple[Line, ...] = ()  # waiting tasks, running tasks
+    rows: tuple[Line, ...] = ()  # unfinished images, images per step
 
 
 def telemetry_of(scrapes: Sequence[Scrape], started: float) -> Telemetry:
-    """`started` is the first request's, unix seconds."""
+    """`started` is the time of the first request, unix seconds."""
     if not scrapes:
         return Telemetry()
     times = [scrape.at - started for scrape in scrapes]
@@ -58,7 +58,7 @@ def telemetry_of(scrapes: Sequence[Scrape], started: float) -> Telemetry:
 def _gauges(
     scrapes: Sequence[Scrape], times: Sequence[float], name: str, label: str, join: Callable[[Iterable[float]], float]
 ) -> tuple[Line, ...]:
-    """A line for each value of the label; the processes that tell of the same are joined."""
+    """A line for each value of the label; processes that export the same value are aggregated."""
     found: defaultdict[str, dict[float, float]] = defaultdict(dict)
     for at, scrape in zip(times, scrapes, strict=True):
         for key, values in _by_label(scrape, name, label):
@@ -83,7 +83,7 @@ def _held(values: dict[float, float], times: Iterable[float]) -> Iterator[Point]
 
 
 def _rows_a_step(scrapes: Sequence[Scrape], times: Sequence[float]) -> Iterator[Line]:
-    """The mean from one scrape in which there were new steps to the next.
+    """The mean between consecutive scrapes with new steps.
 
     Of the buckets, which are one for each number of rows: the sum that Ray exports is made of the buckets' middles.
     """
@@ -91,7 +91,7 @@ def _rows_a_step(scrapes: Sequence[Scrape], times: Sequence[float]) -> Iterator[
     before: dict[str, float] = {}
     for at, scrape in zip(times, scrapes, strict=True):
         buckets = [series for series in scrape.series if series.name == "avatar_step_rows_bucket"]
-        grown: defaultdict[float, float] = defaultdict(float)  # steps with at most so many rows
+        grown: defaultdict[float, float] = defaultdict(float)  # new steps with at most that many rows
         for series in buckets:
             grown[float(series.labels["le"])] += series.value - before.get(_process(series.labels), 0.0)
         before |= {_process(series.labels): series.value for series in buckets}
@@ -102,7 +102,7 @@ def _rows_a_step(scrapes: Sequence[Scrape], times: Sequence[float]) -> Iterator[
 
 
 def _mean(at_most: Mapping[float, float], steps: float) -> float:
-    """Of cumulative counts by their upper bounds; what is above the last bound counts as the next whole number."""
+    """The mean from cumulative counts by upper bound; values above the last bound count as the next whole number."""
     total = below = bound = 0.0
     for upper, count in sorted(at_most.items()):
         bound = bound + 1 if math.isinf(upper) else upper

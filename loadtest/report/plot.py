@@ -1,4 +1,4 @@
-"""What every plot of a load test over time is made of."""
+"""Building blocks of the plots over time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def time_scales(span_s: float, highest: float) -> tuple[Linear, Linear]:
 
 
 def marked_lines(lines: Mapping[str, Points], x: Scale, y: Scale) -> Iterator[str]:
-    """Lines by style, their points marked: one alone has no line."""
+    """Lines by style with marked points: a single point has no line."""
     for style, points in lines.items():
         yield from polyline(points, x, y, style)
         for at, value in points:
@@ -39,7 +39,7 @@ def marked_lines(lines: Mapping[str, Points], x: Scale, y: Scale) -> Iterator[st
 
 
 def stepped(points: Points) -> Points:
-    """The same as a line that stays until it changes."""
+    """The points as a step function."""
     corners: list[tuple[float, float | None]] = []
     for at, value in points:
         if corners:

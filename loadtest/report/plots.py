@@ -1,4 +1,4 @@
-"""Which plots a load test has: each takes the figures and gives one figure of the report."""
+"""The plots of a load test: each function turns the figures into one plot of the report."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,13 +28,13 @@ from loadtest.report.svg import (
 )
 from loadtest.report.table import duration
 
-MAX_DOTS = 300  # in one row or plot; of more, evenly chosen ones are drawn
+MAX_DOTS = 300  # in one row or plot; more are thinned out evenly
 DRAWN = {
     "sync": "Latency while the client waits",
     "queued": "Latency of queued tasks, by polling",
     "events": "Latency of queued tasks, by events",
 }
-PERCENTILES = {"p50": "p50", "p95": "p95", "p99": "p99"}  # their names, and their styles
+PERCENTILES = {"p50": "p50", "p95": "p95", "p99": "p99"}  # names and styles
 STAGES = {"fetch": "c1", "face": "c2", "diffusion": "c3", "finish": "c4", "store": "c5"}
 VERDICTS: dict[str, str] = {"right": "right", "refused": "refused", "wrong": "wrong"}
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def plots(figures: Figures) -> Iterator[Plot]:
-    """All that these figures have data for."""
+    """All plots that the figures have data for."""
     if figures.users.points:
         yield users(figures)
     yield throughput(figures)
@@ -72,7 +72,7 @@ def users(figures: Figures) -> Plot:
 
 
 def throughput(figures: Figures) -> Plot:
-    """Answers stacked by what they were, images as a line."""
+    """Answers stacked by verdict, images as a line."""
     highest = max(max(rates.requests_per_s, rates.images_per_s) for rates in figures.rates)
     x, y = time_scales(figures.span_s, highest)
 
@@ -89,7 +89,7 @@ def throughput(figures: Figures) -> Plot:
 
 
 def _column(x: Linear, y: Linear, part: Slice, rates: Mapping[str, float]) -> Iterator[str]:
-    """One slice: its rates by style, one on the other."""
+    """One slice: its rates stacked by style."""
     below = 0.0
     for style, rate in rates.items():
         if rate:
@@ -118,7 +118,7 @@ def latency_over_time(figures: Figures, drawn: DrawnOverTime) -> Plot:
 
 
 def distribution(kinds: Sequence[KindFigures]) -> Plot:
-    """Every kind a row: a dot an answer, a box from the 25th to the 75th percentile, a tick at the median."""
+    """One row for each kind: a dot an answer, a box from the 25th to the 75th percentile, a tick at the median."""
     measured = [kind for kind in kinds if kind.latencies_s]
     names = _names(measured)
     low = min((kind.latencies_s[0] for kind in measured), default=0.1)
@@ -196,7 +196,7 @@ def statuses(figures: Figures) -> Plot:
 
 def queue_waits(figures: Figures) -> Plot:
     waits_s = [wait.wait_s for wait in figures.queue_waits]
-    x, y = time_scales(figures.span_s, max(1.0, *waits_s))  # what is less is not seen so exactly
+    x, y = time_scales(figures.span_s, max(1.0, *waits_s))  # shorter waits are not measured exactly
 
     def marks() -> Iterator[str]:
         yield from axes(x, y, AFTER_FIRST, "seconds")
@@ -228,7 +228,7 @@ def _bars(
     *,
     totals: bool = False,
 ) -> str:
-    """A row for each name: segments of a style, a length and a title, one after the other."""
+    """A row for each name: consecutive segments of (style, length, title)."""
 
     def marks() -> Iterator[str]:
         yield from row_axes(names, x, unit)
@@ -250,6 +250,6 @@ def evenly(values: Sequence[T]) -> Sequence[T]:
 
 
 def _names(kinds: Sequence[KindFigures]) -> list[str]:
-    """With the group where several have the kind."""
+    """The kind, with its group where several groups have it."""
     groups = Counter(kind.kind for kind in kinds)
     return [f"{kind.kind} ({kind.group})" if groups[kind.kind] > 1 else kind.kind for kind in kinds]

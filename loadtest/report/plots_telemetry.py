@@ -1,4 +1,4 @@
-"""The plots of what the service told of itself: queue, shared steps, replicas and nodes."""
+"""The plots of the service's own metrics: queue, batched steps, replicas and nodes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,11 +23,11 @@ from loadtest.report.svg import (
 QUEUE = {"waiting": "c2", "running": "c1"}
 ROWS = {"unfinished": "c1", "a step": "c3"}
 SHADES = 4  # of lanes: 0, 1, 2, and more replicas
-MIN_LABEL = 12.0  # pixels that the count of a lane needs
+MIN_LABEL = 12.0  # minimum width of a labelled segment, pixels
 
 
 def telemetry_plots(telemetry: Telemetry, span_s: float) -> Iterator[Plot]:
-    """All that the service told something for."""
+    """All plots that the service exported data for."""
     if telemetry.queue:
         shows = "queued tasks that wait for a worker, and those at work"
         yield over_time("Queue", shows, "tasks", telemetry.queue, QUEUE, span_s)
@@ -52,7 +52,7 @@ def over_time(title: str, shows: str, unit: str, lines: Sequence[Line], styles: 
 
 
 def lanes(telemetry: Telemetry, span_s: float) -> Plot:
-    """A lane for each deployment and one for the nodes: the more replicas the darker."""
+    """A lane for each deployment and one for the nodes; darker with more replicas."""
     lines = telemetry.replicas
     names = [line.name for line in lines]
     x = Linear(span_s, row_left(names), WIDTH - RIGHT)
@@ -82,7 +82,7 @@ def within(points: Sequence[Point], span_s: float) -> list[Point]:
 
 
 def runs(points: Sequence[Point], span_s: float) -> Iterator[tuple[float, float, float | None]]:
-    """From when to when a value stayed the same; the last one until the end."""
+    """Intervals (begin, end, value) of constant value; the last one lasts until the end."""
     begin_s, current = points[0] if points else (0.0, None)
     for at, value in points[1:]:
         if value != current:

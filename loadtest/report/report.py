@@ -1,4 +1,4 @@
-"""The report of a load test: one HTML file with everything in it, and the same figures as JSON."""
+"""The report of a load test: one self-contained HTML file, and the same figures as JSON."""
 
 import json
 import time

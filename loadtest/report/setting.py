@@ -1,4 +1,4 @@
-"""What a load test ran on: the machine, the versions, and the service with its settings."""
+"""The environment of a load test: machine, versions, and the service with its settings."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ PACKAGES = ("face-avatar", "ray", "torch", "diffusers", "onnxruntime", "locust")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    cores: int  # those that this process may use
+    cores: int  # available to this process
     model: str
     memory_gib: float
     system: str
@@ -31,7 +31,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`service` says which one it was; `settings` are those of a service of our own, secrets masked."""
+    """`service` describes the target; `settings` are known for a service started by the test, with secrets masked."""
 
     service: str
     load: Load
@@ -44,7 +44,7 @@ class Setting:
 
 
 def settings_of(options: ServiceOptions) -> dict[str, Any]:
-    """What a config file comes to, without places: the deployments' own settings and the application's.
+    """The effective settings of a config file, without paths: of the deployments and of the application.
 
     Raises: StartError.
     """
@@ -58,7 +58,7 @@ def settings_of(options: ServiceOptions) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its model, as the system names it."""
+    """The model name of the processor."""
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

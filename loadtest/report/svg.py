@@ -1,4 +1,4 @@
-"""Plots as SVG: axes, marks and scales. Colours are CSS classes, so that a page may be light or dark."""
+"""Plots as SVG: axes, marks and scales. Colours are CSS classes, for light and dark pages."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,15 +9,15 @@ from typing import Protocol
 WIDTH = 400
 HEIGHT = 200
 TOP, RIGHT, BOTTOM = 12, 14, 34
-ROW = 26  # of a plot with a row for each name
-CHAR = 7.3  # about the width of a wide character
+ROW = 26  # height of a row
+CHAR = 7.3  # approximate width of a wide character
 
 Points = Sequence[tuple[float, float | None]]  # None breaks a line
 
 
 class Scale(Protocol):
     def __call__(self, value: float) -> float:
-        """The place of a value, in units of the picture."""
+        """The coordinate of a value, in SVG units."""
         ...
 
     def ticks(self) -> list[float]: ...
@@ -25,7 +25,7 @@ class Scale(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """From 0 to `high`, between two places."""
+    """From 0 to `high`, between two coordinates."""
 
     high: float
     first: float
@@ -60,7 +60,7 @@ class Logarithmic:
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten: where an axis may end."""
+    """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten, for the end of an axis."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -68,7 +68,7 @@ def round_up(value: float) -> float:
 
 
 def number(value: float) -> str:
-    """Short, for an axis."""
+    """A short axis label."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
@@ -87,7 +87,7 @@ def rule(x1: float, y1: float, x2: float, y2: float, style: str = "grid") -> str
 
 
 def box(x: float, y: float, width: float, height: float, style: str, title: str) -> str:
-    """A rectangle that says its title under the pointer."""
+    """A rectangle with a tooltip."""
     return (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" class="{style}">'
         f"<title>{escape(title)}</title></rect>"
@@ -143,5 +143,5 @@ def row_middle(index: int) -> float:
 
 
 def row_height(names: Sequence[str]) -> float:
-    """Of the whole picture."""
+    """The height of the whole plot."""
     return TOP + ROW * len(names) + BOTTOM

@@ -1,4 +1,4 @@
-"""The figures as a table of text: the same on the terminal and in the report."""
+"""The figures as a text table, for the terminal and the report."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
 
 
 def summary(figures: Figures) -> dict[str, str]:
-    """What one looks at first."""
+    """The headline figures."""
     return {
         "requests": f"{figures.requests}",
         "wrong": f"{figures.wrong}",

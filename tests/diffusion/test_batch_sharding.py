@@ -61,10 +61,10 @@ def test_an_error_in_one_share_is_the_callers() -> None:
 
     latents, timesteps, conditions = batch(8)
     timesteps[7] = 0
-    shares = BatchSharding(2)
+    sharding = BatchSharding(2)
     with pytest.raises(torch.OutOfMemoryError, match="this share"):
-        shares(fails_at_zero, latents, timesteps, conditions)
-    assert len(shares(fails_at_zero, latents, timesteps + 1, conditions)) == 8
+        sharding(fails_at_zero, latents, timesteps, conditions)
+    assert len(sharding(fails_at_zero, latents, timesteps + 1, conditions)) == 8
 
 
 def by_the_batch(latents: Tensor, timesteps: Tensor, _conditions: Tensors) -> Tensor:

@@ -1,4 +1,4 @@
-"""Trains the embedded models: `python -m deployments.embedded.training [PART ...]`; without a part, all in order."""
+"""Trains the embedded models: `python -m deployments.embedded.training [PART ...]`; without PART, all in order."""
 
 import argparse
 from collections.abc import Callable

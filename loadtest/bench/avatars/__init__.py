@@ -1,1 +1,1 @@
-"""Whether the embedded models draw the right person."""
+"""Likeness of the embedded models' avatars."""

@@ -1,10 +1,10 @@
-"""How well the embedded models draw the person on a photo, against the bars that they shall meet.
+"""The likeness of the embedded models' avatars to the person on the photo, against target bars.
 
     python -m loadtest.bench.avatars --json avatars.json --sheet avatars.png
 
-Drawn persons are of seeds that no training has seen. A small classifier that was trained on the renderer's labels says
-what an avatar shows; its own lines say how far to trust it. Real photos are those that installed packages ship. With
-the default of 120 references a share of 95% is known to within about 2% (some 400 avatars, 8 minutes on one core).
+Rendered persons have seeds outside of the training set. A small classifier trained on the renderer's labels reads what
+an avatar shows; its own accuracy is in the table. Real photos come from installed packages. With the default of 120
+references a share of 95% is known to within about 2% (some 400 avatars, 8 minutes on one core).
 """
 
 import argparse
@@ -33,14 +33,14 @@ from loadtest.bench.avatars.scores import JUDGE, Score
 from loadtest.bench.avatars.speed import measured_in_a_fresh_process
 
 VIEWS = 4  # of every real face
-RENDERS = 1600  # that the judge is tried on
+RENDERS = 1600  # to measure the judge on
 MATTED = 100  # renders
-AVATAR_FACE = (0.202, 0.179, 0.802, 0.779)  # as the service's config has it
+AVATAR_FACE = (0.202, 0.179, 0.802, 0.779)  # as in the service's config
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """All that was drawn by one set of weights."""
+    """All avatars of one set of weights."""
 
     drawn: list[Case]
     photos: list[PhotoCase]
@@ -86,7 +86,7 @@ def as_json(scores: Sequence[Score]) -> str:
 
 
 def sheet(work: Work, count: int = 24) -> Image.Image:
-    """Twice a row: a crop, the person as asked, two seeds on black, one on colour. Below: real crops, their avatars."""
+    """Two cases a row: crop, wanted person, two seeds on black, one on colour. Below: real crops and their avatars."""
     rows = [
         [case.crop, np.asarray(render(plainly(case.wanted))[0]), *case.on_black[:2], case.on_colour]
         for case in work.drawn[:count]

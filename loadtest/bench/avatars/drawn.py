@@ -1,4 +1,4 @@
-"""Avatars of held-out persons whom the renderer draws: the truth of skin, hair, beard and glasses is known."""
+"""Avatars of held-out rendered persons, whose skin, hair, beard and glasses are known exactly."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,12 +38,12 @@ BATCH = 4  # images of every fourth reference; the others get a pair
 SEEDS_APART = 3.0  # bytes: mean difference of two seeds' pictures
 CORNER = 16  # pixels
 PHOTO_SIDE = 256
-COLD = ("blue", "green", "teal", "purple", "light blue")  # no skin, hair or white shirt comes near them
+COLD = ("blue", "green", "teal", "purple", "light blue")  # far from any skin, hair or white shirt
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A reference, the person as the prompts' gender word asks, and the avatars."""
+    """A reference, the person with the gender of the prompt, and the avatars."""
 
     wanted: Portrait
     crop: Picture
@@ -58,14 +58,14 @@ class Case:
 
 
 def wanted_portrait(person: Portrait, number: int) -> Portrait:
-    """Every fifth prompt names the other gender than the face's."""
+    """Every fifth prompt names a gender other than the face's."""
     genders: tuple[Gender, Gender] = ("man", "woman")
     word = genders[genders.index(person.gender) - 1] if number % 5 == 4 else person.gender
     return as_gender(person, word, np.random.default_rng(number))
 
 
 def asked_colour(number: int) -> str:
-    """Every colour that prompts name in turn, each second time one that the figure can be told from."""
+    """All colours of prompts in turn; every second one is far from any colour of the figure."""
     names = list(NAMED_COLOURS)
     return COLD[number // 2 % len(COLD)] if number % 2 else names[number // 2 % len(names)]
 
@@ -76,9 +76,9 @@ def coloured_prompt(word: str, colour: str) -> str:
 
 
 def reference_crop(person: Portrait, rng: np.random.Generator) -> Picture:
-    """(112, 112, 3): a plain photo of the person on another day, before a wall, as the encoder sees it.
+    """(112, 112, 3): the encoder's crop of a plain photo of the person on another day, in front of a wall.
 
-    Nothing of what makes training hard (odd light, things before the face) hides the truth that is asked for.
+    Without the augmentations of the training (odd light, occlusions), which would hide the traits.
     """
     look = Look(eye_scale=float(rng.uniform(0.6, 0.9)), light=(float(rng.uniform(-0.6, 0.6)), -0.5))
     sitting = another_sitting(person, rng)
@@ -101,14 +101,14 @@ def draw_cases(studio: Studio, count: int) -> Iterator[Case]:
 
 
 def plainly(person: Portrait) -> Portrait:
-    """As the default prompt shows everyone."""
+    """The pose and background of the default prompt."""
     return replace(
         person, expression="smiling", background_name="black", yaw=0.0, tilt=0.0, shift=(0.0, 0.0), scale=1.0
     )
 
 
 def right(seen: Readings, people: Sequence[Portrait], head: str) -> dict[str, Mask]:
-    """Of every group of values, whether its members were taken for such; beards that nobody could see are left out."""
+    """For every group of values, whether its members were recognised; without beards that are not visible."""
     counted = np.array([head != "beard" or shows_beard(person) for person in people])
     wanted = np.array([GROUPS[head](getattr(person, head)) for person in people])
     agree = np.array(seen.groups(head)) == wanted
@@ -116,7 +116,7 @@ def right(seen: Readings, people: Sequence[Portrait], head: str) -> dict[str, Ma
 
 
 def apart(seen: Readings, people: Sequence[Portrait]) -> tuple[Array, Array]:
-    """CIEDE2000 of skin, and of hair where there is any to see."""
+    """CIEDE2000 of skin, and of hair where it is visible."""
     skin = differences(seen.skin, lab_of([person.skin for person in people]))
     hair = differences(seen.hair, lab_of([person.hair for person in people]))
     return skin, hair[[shows_hair(person) for person in people]]
@@ -146,7 +146,7 @@ class Drawn:
         yield seeds_score(self._cases)
 
     def _identity(self) -> Score:
-        """The avatar's own reference against three more of the gender that the prompt asked for."""
+        """Whether the avatar's own reference is found among three others of the prompted gender."""
         rng, traits, seen = np.random.default_rng(0), self._references.traits(), self._seen.traits()
         genders = np.array([case.wanted.gender for case in self._cases])
         first = []
@@ -181,14 +181,14 @@ def seeds_score(cases: Sequence[Case]) -> Score:
 
 
 def corners(picture: Picture) -> Array:
-    """(3,): the background's CIE Lab, the median of the upper corners."""
+    """(3,): CIE Lab of the background, the median of the upper corners."""
     cut = np.concatenate([picture[:CORNER, :CORNER].reshape(-1, 3), picture[:CORNER, -CORNER:].reshape(-1, 3)])
     r, g, b = (int(level) for level in np.median(cut, axis=0))
     return lab_of([(r, g, b)])[0]
 
 
 def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score]:
-    """`face_similarity` as the service tells it: the face is looked for in the avatar."""
+    """`face_similarity` as in the service, with the face detected in the avatar."""
     found = faces.embed([Photo(case.on_black[0], is_generated=True) for case in cases])
     seen = [(number, face.vector) for number, face in enumerate(found) if not isinstance(face, NoFaceError)]
     yield Score("avatars with a face found", len(seen) / len(cases))
@@ -202,7 +202,7 @@ def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score
 
 
 def judge_scores(judge: Judge, count: int) -> Iterator[Score]:
-    """The judge on renders that it never saw, so that its word can be weighed."""
+    """The judge's accuracy on held-out renders."""
     rng = np.random.default_rng(HELD_OUT)
     people = [avatar_of(person, rng, default=False) for person in held_out(count, HELD_OUT + 5000)]
     seen = judge.read([np.asarray(render(person, 128)[0]) for person in people])

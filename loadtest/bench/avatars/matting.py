@@ -1,4 +1,4 @@
-"""The matting model against the renderer's own alpha, and on avatars against the figure before a flat background."""
+"""The matting model against the renderer's own alpha, and on avatars against a segmentation by background colour."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ DISTANCE = 12.0  # CIEDE2000 from the background
 def matting_scores(
     model: MattingModel, avatars: Sequence[Picture], colours: Sequence[str], count: int
 ) -> Iterator[Score]:
-    """`avatars` stand before flat `colours` that no figure wears."""
+    """`avatars` have flat backgrounds in `colours`, which no figure wears."""
     truth_alone, on_renders = [], []
     for number, somebody in enumerate(held_out(count, HELD_OUT + 7000)):
         person = avatar_sitting(somebody, np.random.default_rng(number))

@@ -1,6 +1,6 @@
-"""Real colour photos that installed packages ship, with the places of skin and hair found by looking at them.
+"""Real colour photos from installed packages, with hand-picked positions of skin and hair.
 
-They are measured on only: no model has been trained on them, and nobody is recognised.
+For measurement only: no model was trained on them, and no person is identified.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ OFFICER = "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One face of a photo; `box` is the cascade's, or where it would be on a face that it does not find."""
+    """One face of a photo; `box` is the cascade's, or drawn by hand for a face that it misses."""
 
     name: str
     file: tuple[str, str]  # package and path
@@ -77,7 +77,7 @@ def installed() -> list[tuple[Face, Picture]]:
 
 @dataclass(frozen=True, slots=True)
 class PhotoCase:
-    """A face in several views, and of each the avatar of the default prompt."""
+    """A face in several views, with the avatar of the default prompt for each."""
 
     face: Face
     photo: Picture
@@ -97,7 +97,7 @@ def draw_photo_cases(studio: Studio, count: int) -> Iterator[PhotoCase]:
 
 
 def photo_scores(cases: Sequence[PhotoCase], judge: Judge) -> Iterator[Score]:
-    """Every avatar counts: `all but one in twenty` is as near to `all` as so few faces tell."""
+    """Scores over all avatars; with so few faces the bar is all but one in twenty."""
     seen, count = judge.read([avatar for case in cases for avatar in case.avatars]), len(cases[0].crops)
     for name, colours, bar in (("skin", seen.skin, 12), ("hair", seen.hair, 18)):
         truth = np.repeat([patch_lab(case.photo, getattr(case.face, name)) for case in cases], count, axis=0)

@@ -1,4 +1,4 @@
-"""What is counted, and the bar that it shall meet: decisions on arrays alone."""
+"""Scores and their bars, computed from arrays alone."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One line of the table. A `bar` of None: the value is shown to judge the others by."""
+    """One line of the table. A `bar` of None: for information only."""
 
     name: str
     value: float
@@ -51,24 +51,24 @@ def differences(first: Array, second: Array) -> Array:
 
 
 def auc(matching: Array, others: Array) -> float:
-    """How often a matching pair is above another one; a tie counts half."""
+    """How often a matching pair scores above another one; a tie counts half."""
     ordered = np.sort(others)
     below, not_above = np.searchsorted(ordered, matching, "left"), np.searchsorted(ordered, matching, "right")
     return float((below + not_above).mean() / 2 / len(others))
 
 
 def majority_share(batch: Sequence[str]) -> float:
-    """How many of a batch's images have what most of them have."""
+    """The share of a batch's images that have the most frequent value."""
     return Counter(batch).most_common(1)[0][1] / len(batch)
 
 
 def rank_of_own(own: Array, other: Array, seen: Array) -> int:
-    """How many of the others (n, traits) are nearer to what is seen (traits,) than its own reference (traits,)."""
+    """How many of the others (n, traits) are closer to the seen traits (traits,) than the own reference (traits,)."""
     return int((np.linalg.norm(other - seen, axis=1) <= np.linalg.norm(own - seen)).sum())
 
 
 def flat_figure(picture: Picture, distance: float) -> Mask:
-    """The figure before a flat background: what differs from it by more than `distance` (CIEDE2000), in one piece.
+    """The figure in front of a flat background: the largest piece that differs by more than `distance` (CIEDE2000).
 
     The background's colour is the median of the upper corners. Holes are filled, specks dropped.
     """

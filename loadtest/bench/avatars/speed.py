@@ -1,4 +1,4 @@
-"""How long the generator takes to load and to draw one avatar, as in a replica: a process of its own.
+"""Load time and time of one avatar in a fresh process, as in a replica.
 
 python -m loadtest.bench.avatars.speed --weights deployments/embedded/weights --threads 2
 """
@@ -23,8 +23,8 @@ IMAGES = 5
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    load_s: float  # the libraries are imported before
-    avatar_s: float  # median, the first one apart
+    load_s: float  # without importing the libraries
+    avatar_s: float  # median, without the first one
     avatar_cpu_s: float  # of all threads: where it is far below threads times `avatar_s`, the machine was busy
 
 

@@ -1,1 +1,1 @@
-"""Continuous batching against other queues."""
+"""Continuous batching compared with other ways of batching."""

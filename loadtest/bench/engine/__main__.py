@@ -1,14 +1,14 @@
-"""Continuous batching against three plain ways to serve the same requests, and the engine against diffusers' pipeline.
+"""Continuous batching against three baselines on the same requests, and the engine against diffusers' pipeline.
 
     python -m loadtest.bench.engine --json engine.json --plot engine.svg
 
-Queues are in virtual time (`engine_queues`), with the step times of a GPU: nothing sleeps, so a cell is the median of
-several seeds with more than a thousand images each. One cell is then made in real time, by the engine's own thread with
-a denoiser that sleeps, and printed beside the simulated one of the same arrivals. A load is the rate of arrivals over
-the saturated throughput of the baseline. Decoding takes no time there, for anyone.
+Queues are simulated in virtual time (`queues`) with the step times of a GPU, so a cell is the median of several seeds
+with more than a thousand images each. One cell is repeated in real time, by the engine's own thread with a denoiser
+that sleeps, and printed next to the simulation of the same arrivals. A load is the arrival rate over the saturated
+throughput of the baseline. Decoding takes no time there, for all servers.
 
-On the CPU, with the model that ships with the package: images a second against the bare pipeline in the same process,
-how soon a new image takes its first step, and what the engine's thread does besides drawing.
+On the CPU, with the embedded model: images a second against the bare pipeline in the same process, how soon a new image
+takes its first step, and the overhead of the engine's thread.
 """
 
 import argparse
@@ -48,7 +48,7 @@ from loadtest.report.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Linear, axes,
 ENGINE = "engine"
 ARRIVALS: dict[str, Callable[[int, float, Random], list[Arrival]]] = {"poisson": poisson, "bursty": bursty}
 LOADS = (0.5, 0.6, 0.7, 0.8, 0.9)
-BASELINES = {"512": "grouped", "1024": "one at a time"}  # the best plain way at that size
+BASELINES = {"512": "grouped", "1024": "one at a time"}  # the best baseline at that size
 FORM = 'a file with {"512": [seconds of a step with 1 image, 2, ... 8], "1024": [...]}, all with guidance'
 STYLE = """<style>
 text { font: 11px sans-serif; fill: #444 } .grid { stroke: #ddd } .line { fill: none; stroke-width: 2 }
@@ -59,12 +59,12 @@ text.c1 { stroke: none; fill: #d62728 } .dashed { stroke-dasharray: 5 3 }
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured."""
+    """The extent of the measurement."""
 
     images: int  # of a simulated run
     seeds: int
     live_images: int
-    live_faster: float  # than the assumed times
+    live_faster: float  # factor over the assumed times
     embedded_steps: tuple[int, ...]
     embedded_rounds: int
     embedded_images: int
@@ -76,7 +76,7 @@ QUICK = Extent(60, 1, 12, 4, (2, 3), 1, 4)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One load: medians over the seeds. Servers that the load is too much for are left out."""
+    """One load: medians over the seeds, without servers that the load overloads."""
 
     curve: str
     arrivals: str
@@ -88,7 +88,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """Images a second where many wait all the time, medians over the seeds."""
+    """Saturated throughput in images a second, medians over the seeds."""
 
     curve: str
     images_per_s: Mapping[str, float]
@@ -130,14 +130,14 @@ def _bars(curve: str, load: float, ratio: Latency) -> tuple[Bar, Bar, Bar]:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One cell in real time, scaled back to the times of the curve, beside the simulated one."""
+    """One cell in real time, scaled back to the times of the curve, and its simulation."""
 
     curve: str
     load: float
     images: int
     engine: Latency
     simulated: Latency
-    simulated_late: Latency  # with steps that are longer by the engine's own time and by the timer's error
+    simulated_late: Latency  # with steps longer by the engine's overhead and the timer's error
     baseline: Latency  # simulated
     join_p95_steps: float
     own_ms: float  # a step
@@ -243,7 +243,7 @@ def met(bars: Sequence[Bar]) -> str:
 
 
 def plot(cells: Sequence[Cell]) -> str:
-    """How many times better the engine is by load, with Poisson arrivals: an SVG that stands alone."""
+    """The engine's improvement factor by load, with Poisson arrivals, as a self-contained SVG."""
     chosen = [cell for cell in cells if cell.arrivals == "poisson"]
     high = round_up(max(bar.value for cell in chosen for bar in cell.bars))
     x, y = Linear(1, 40, WIDTH - RIGHT - 80), Linear(high, HEIGHT - BOTTOM, TOP)
@@ -263,7 +263,7 @@ def plot(cells: Sequence[Cell]) -> str:
 
 
 def as_json(report: Report) -> str:
-    """Every figure, and with each bar whether it is met."""
+    """All figures, and whether each bar is met."""
 
     def with_met(items: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(items)
@@ -273,7 +273,7 @@ def as_json(report: Report) -> str:
 
 
 def read_curves(path: Path) -> list[Curve]:
-    """Raises: ValueError where a curve has not a time for every number of images that may share a step."""
+    """Raises: ValueError where a curve lacks a time for some number of images that may share a step."""
     measured = json.loads(path.read_text())
     for name in BASELINES:
         if len(measured[name]) != GENERATOR.max_rows:

@@ -1,4 +1,4 @@
-"""The engine itself, thread and all, in real time: with any denoiser, and beside diffusers' own pipeline."""
+"""The real engine and its thread in real time: with any denoiser, and compared with diffusers' own pipeline."""
 
 import statistics
 import threading
@@ -25,21 +25,21 @@ from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
 from loadtest.bench.engine.queues import GENERATOR, PROFILED, Arrival, Bar, poisson, spec_of
 
 T = TypeVar("T")
-LIMIT_S = 300  # no image takes longer
+LIMIT_S = 300  # longer than any image takes
 PROMPT, NEGATIVE_PROMPT = spec_of(1).prompt, spec_of(1).negative_prompt
 
 
 class Meter:
-    """Stands between the engine and its denoiser, and notes what the engine's thread does outside of that."""
+    """Wraps the denoiser and measures the time that the engine's thread spends outside of it."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
         self.steps_s: list[float] = []
-        self.joins: list[float] = []  # from arrival to the first step, in lengths of the step before it
+        self.joins: list[float] = []  # from arrival to the first step, in units of the step before it
         self.own_s = 0.0
         self._waiting = 0
         self._undecoded = 0
-        self._left_at = 0.0  # when the denoiser was done last
+        self._left_at = 0.0  # when the last denoiser call returned
 
     @property
     def overlaps_decoding(self) -> bool:
@@ -78,7 +78,7 @@ class Meter:
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
-        """What passed since the last call is the engine's own time, unless it had nothing to do."""
+        """Time since the last call is the engine's overhead, unless it was idle."""
         if self._waiting or self._undecoded:
             self.own_s += time.perf_counter() - self._left_at
         yield
@@ -86,7 +86,7 @@ class Meter:
 
 
 class Cost(NamedTuple):
-    """Time by the clock, and of all cores by this process: on a busy machine the second one says more."""
+    """Wall time, and CPU time of this process: on a busy machine the second one says more."""
 
     whole_s: float
     cpu_s: float
@@ -101,12 +101,12 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the engine did with some arrivals."""
+    """Figures of the engine for some arrivals."""
 
     latencies_s: list[float]
-    joins: list[float]  # from arrival to the first step, in lengths of the step before it
+    joins: list[float]  # from arrival to the first step, in units of the step before it
     step_s: float  # mean
-    own_s: float  # of the engine's thread outside of the denoiser, a step
+    own_s: float  # overhead of the engine's thread, a step
     cost: Cost
 
 
@@ -118,7 +118,7 @@ def run(
     side: int,
     unfinished: int | None = None,
 ) -> Run:
-    """Ask for each image when its moment comes, or later where so many are unfinished. `side` in pixels."""
+    """Submit each image at its arrival time, or later at the limit of unfinished ones. `side` in pixels."""
     room = threading.Semaphore(unfinished or len(arrivals))
     times, meter = LatencyModel(2 * GENERATOR.max_rows), Meter(denoiser)
     times.set_profile(model, profile)
@@ -140,17 +140,17 @@ def run(
 
 
 def in_own_thread(draw: Callable[[], T]) -> T:
-    """Call it in a thread that ends with it.
+    """Call `draw` on a thread that ends with it.
 
-    OpenMP keeps a team for each thread that ever drew, and lets all teams sleep between two loops where they are more
-    than the cores: whoever draws would be slower for those who drew before.
+    OpenMP keeps a team for each thread that ever computed, and lets all teams sleep between two loops where their
+    threads exceed the cores: later threads would be slowed by earlier ones.
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(draw).result()
 
 
 class LibraryPipeline:
-    """diffusers' StableDiffusionPipeline with the same weights and adapter, as its documentation has it."""
+    """diffusers' StableDiffusionPipeline with the same weights and adapter, used as documented."""
 
     def __init__(self, config: DiffusionModelConfig) -> None:
         adapter = model_path(config.ip_adapter)
@@ -163,7 +163,7 @@ class LibraryPipeline:
         self._pipeline.set_progress_bar_config(disable=True)
 
     def draw_all(self, steps: Sequence[int], side: int, batch: int) -> "Cost":
-        """Images with these step counts, `batch` neighbours at a time, which have the same count."""
+        """Images with these step counts, in batches of `batch` consecutive ones, which have the same count."""
         began = Cost.now()
         for first in range(0, len(steps), batch):
             seeds = range(first, min(first + batch, len(steps)))
@@ -174,7 +174,7 @@ class LibraryPipeline:
     def draw(
         self, faces: Sequence[Vector], seeds: Sequence[int], prompts: "Prompts", steps: int, side: int
     ) -> list[Pixels]:
-        """An image of each face, all at once: the library has one step count for them."""
+        """An image of each face in one batch: the library has one step count for a batch."""
         vectors = torch.stack([torch.from_numpy(vector) for vector in faces])[:, None]  # (images, 1, 512)
         vectors = vectors.to(self._pipeline.unet.dtype)
         drawn = self._pipeline(
@@ -218,12 +218,12 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The model that ships with the package, on the CPU of this machine."""
+    """The embedded model on the CPU of this machine."""
 
     side: int  # pixels
     steps: tuple[int, ...]
     engine: Drawn
-    library: Mapping[int, Drawn]  # by images at a time
+    library: Mapping[int, Drawn]  # by batch size
     step_ms: float
     own_ms: float
     bars: tuple[Bar, ...]
@@ -232,7 +232,7 @@ class Embedded:
 def embedded(counts: tuple[int, ...], rounds: int, light_images: int, side: int = 256, together: int = 4) -> Embedded:
     """`together` images of each step count, at once; then `light_images` with room left in the batch.
 
-    The engine and the library take turns, so that another program on the machine slows all alike.
+    The engine and the library alternate, so that other programs on the machine slow both alike.
     """
     config = GENERATOR.models["embedded"]
     model, library = in_own_thread(lambda: (FaceDiffusionModel.load(config), LibraryPipeline(config)))

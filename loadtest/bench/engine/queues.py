@@ -1,6 +1,6 @@
-"""The same arrivals served four ways in virtual time: by the engine's own scheduler, and as one would without it.
+"""Simulates the same arrivals in virtual time with four servers: the engine's own scheduler and three baselines.
 
-Nothing is slept: a step adds its seconds to a clock. So thousands of images take a second, and the figures are exact.
+A step adds its seconds to a virtual clock, so thousands of images take a second and the figures are exact.
 """
 
 import statistics
@@ -17,14 +17,14 @@ from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row, RowScheduler
 from deployments.types import AvatarSpec, Pixels, Vector
 
-GENERATOR = AvatarGeneratorConfig()  # as it is deployed
+GENERATOR = AvatarGeneratorConfig()  # the deployed settings
 FOREVER = 1e12  # unix seconds
 MODEL = "sleeping"
 BUCKET: Bucket = (MODEL, None)
-PROFILED = (1, 2, 4, 8, 16)  # rows of the batch; what a replica measures at its start
+PROFILED = (1, 2, 4, 8, 16)  # batch sizes that a replica profiles at its start
 NO_FACE = np.zeros(0, np.float32)
 STEPS = (8, 20, 30, 50)
-BURST = 8  # images at most that arrive at the same moment
+BURST = 8  # maximum number of images that arrive at the same time
 
 Random = np.random.Generator
 Times = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ Times = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """How long a step takes with 1, 2, ... images, each of them with guidance: two rows of the denoiser's batch."""
+    """Step times with 1, 2, ... images, each with guidance: two rows of the denoiser's batch."""
 
     name: str
     times_s: tuple[float, ...]
@@ -51,7 +51,7 @@ class Curve:
         return float(np.interp(batch_size / 2, range(1, len(self.times_s) + 1), self.times_s))
 
     def profile(self) -> dict[int, float]:
-        """What a replica measures at its start."""
+        """The profile that a replica measures at its start."""
         return {batch_size: self.batch_s(batch_size) for batch_size in PROFILED}
 
     def slower(self, more_s: float) -> "Curve":
@@ -65,13 +65,13 @@ ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
 
 
 class SleepingDenoiser:
-    """Draws nothing, and takes the time of a curve for it. Decoding is left out, for the baselines too."""
+    """Sleeps for the step times of a curve. Decoding takes no time, as for the baselines."""
 
     overlaps_decoding = False
 
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
-        self.late_s: list[float] = []  # how much longer than asked each step slept
+        self.late_s: list[float] = []  # excess of each sleep
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
         return BUCKET[1]
@@ -91,14 +91,14 @@ class SleepingDenoiser:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One image that is asked for."""
+    """One requested image."""
 
-    at_s: float  # after the first moment
+    at_s: float  # after the start
     steps: int
 
 
 Server = Callable[[Sequence[Arrival], Curve], list[float]]
-"""Seconds from each arrival to its image. Arrivals are in the order of time."""
+"""Seconds from each arrival to its image. Arrivals are in order of time."""
 
 
 def poisson(images: int, per_s: float, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
@@ -106,14 +106,14 @@ def poisson(images: int, per_s: float, random: Random, steps: Sequence[int] = ST
 
 
 def bursty(images: int, per_s: float, random: Random) -> list[Arrival]:
-    """Bursts of 1 to BURST images come as a Poisson process; each image has a step count of its own."""
+    """Bursts of 1 to BURST images arrive as a Poisson process; each image has its own step count."""
     sizes = random.integers(1, BURST, images, endpoint=True)  # more than enough
     moments = np.cumsum(random.exponential((1 + BURST) / 2 / per_s, images))
     return _arrivals(np.repeat(moments, sizes)[:images], random)
 
 
 def backlog(images: int, random: Random) -> list[Arrival]:
-    """All at once: whoever serves them is saturated."""
+    """All at once: saturates every server."""
     return _arrivals(np.zeros(images), random)
 
 
@@ -127,9 +127,9 @@ def one_at_a_time(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
 
 
 def grouped(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
-    """`@serve.batch` for each step count: the oldest request brings along those that want as many steps.
+    """`@serve.batch` for each step count: the oldest request is batched with those of its step count.
 
-    It takes what is there and waits for no more, which is the best that `batch_wait_timeout_s` can do for latency.
+    It does not wait for more requests, the setting of `batch_wait_timeout_s` with the best latency.
     """
 
     def choose(waiting: list[int]) -> list[int]:
@@ -140,12 +140,12 @@ def grouped(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
 
 
 def padded(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
-    """`@serve.batch` over everything: a group takes the steps of its longest request, for all that are in it."""
+    """`@serve.batch` over all requests: a batch takes the steps of its longest request."""
     return _in_groups(arrivals, curve, lambda waiting: waiting[: GENERATOR.max_rows])
 
 
 def _in_groups(arrivals: Sequence[Arrival], curve: Curve, choose: Callable[[list[int]], list[int]]) -> list[float]:
-    """A group runs to its end before the next is chosen, of the indices that wait, the oldest first."""
+    """A batch runs to its end before the next is chosen from the waiting indices, oldest first."""
     coming = deque(range(len(arrivals)))
     waiting: list[int] = []
     latencies_s = [0.0] * len(arrivals)
@@ -164,8 +164,8 @@ def _in_groups(arrivals: Sequence[Arrival], curve: Curve, choose: Callable[[list
 
 
 def continuous(arrivals: Sequence[Arrival], curve: Curve, ageing: float = GENERATOR.ageing) -> list[float]:
-    """What DiffusionEngine does, with its scheduler and its step times, which here know the whole curve."""
-    scheduler, times, denoiser = RowScheduler(ageing), times_of(curve), SleepingDenoiser(curve)
+    """DiffusionEngine's loop with its scheduler and a latency model that knows the whole curve."""
+    scheduler, times, denoiser = RowScheduler(ageing), latency_model_of(curve), SleepingDenoiser(curve)
     rows = [Row(spec_of(each.steps), NO_FACE, denoiser, BUCKET, each.at_s) for each in arrivals]
     coming = deque(rows)
     ended_at: dict[Row, float] = {}
@@ -185,8 +185,8 @@ def continuous(arrivals: Sequence[Arrival], curve: Curve, ageing: float = GENERA
     return [ended_at[row] - row.arrived_at for row in rows]
 
 
-def times_of(curve: Curve) -> LatencyModel:
-    """As after many steps of every batch size."""
+def latency_model_of(curve: Curve) -> LatencyModel:
+    """A latency model after many steps of every batch size."""
     times = LatencyModel(2 * GENERATOR.max_rows)
     for batch_size in range(1, times.max_batch_size + 1):
         times.add(BUCKET, batch_size, curve.batch_s(batch_size))
@@ -213,7 +213,7 @@ class Latency:
         return cls(statistics.fmean(latencies_s), float(np.percentile(latencies_s, 95)), statistics.fmean(short))
 
     def over(self, other: "Latency") -> "Latency":
-        """How many times longer."""
+        """The ratio of the two."""
         return Latency(self.mean_s / other.mean_s, self.p95_s / other.p95_s, self.shortest_s / other.shortest_s)
 
     @classmethod
@@ -227,7 +227,7 @@ def _values(latency: Latency) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure, and what it shall be."""
+    """A figure and its target."""
 
     name: str
     value: float

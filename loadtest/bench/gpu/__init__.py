@@ -1,1 +1,1 @@
-"""What a GPU makes of the generator."""
+"""The generator's speed on a GPU."""

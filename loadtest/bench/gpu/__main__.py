@@ -1,10 +1,11 @@
-"""How fast SDXL and Stable Diffusion 1.5 with FaceID draw on a GPU, through the project's own model class.
+"""The speed of SDXL and Stable Diffusion 1.5 with FaceID on a GPU, through the project's own model class.
 
     python -m loadtest.bench.gpu --json gpu.json
 
-The models are full-size, with random weights: nothing is downloaded. All images have guidance, so that B rows are 2 B
-rows of the UNet's batch. MFU is the share of the speed of a large matrix product in the same run. Figures are printed
-and written to the JSON file as they come. `--tiny` runs all of it with tiny models on the CPU: its figures say nothing.
+The models are full-size, with random weights: nothing is downloaded. All images have guidance, so B images are 2 B
+rows of the UNet's batch. MFU is relative to the speed of a large matrix product in the same run. Figures are printed
+and written to the JSON file as they arrive. `--tiny` runs all of it with tiny models on the CPU: its figures are
+meaningless.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from loadtest.bench.gpu.models import FULL, TINY, Architecture, add_face_adapter
 
 NO_CUDA = 2  # exit code
 DTYPES = ("bfloat16", "float32")
-# How often torch may compile the same code: the transformer blocks of all widths share theirs, each at every shape.
+# How often torch may compile the same code: all transformer blocks share theirs, and each shape compiles again.
 RECOMPILE_LIMIT = 128
 
 
@@ -40,7 +41,7 @@ class Variant:
 
     channels_last: bool = True
     cudnn_benchmark: bool = False
-    compiles: Literal["blocks", "unet"] | None = None  # the transformer blocks, each by itself, or the whole UNet
+    compiles: Literal["blocks", "unet"] | None = None  # each transformer block separately, or the whole UNet
     mode: str = "default"  # of torch.compile
 
     def apply(self, pipeline: FacePipeline, backend: str) -> None:
@@ -70,7 +71,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, and on what. Sizes are of squares; where none is given, those of the architecture count."""
+    """The measurements of a run. Sizes are of squares; without sizes those of the architecture are used."""
 
     architectures: Mapping[str, Architecture]
     sizes_px: Sequence[int]
@@ -86,14 +87,14 @@ class Plan:
 
 
 class GpuBench:
-    """Goes through a plan, figure by figure."""
+    """Runs a plan, figure by figure."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._matrices = matrix_product(plan.matrix_side, plan.device, plan.dtype, repeats=2 * plan.repeats)
 
     def measure(self) -> Iterator[tuple[str, Figure]]:
-        """(what it is of, figure), as they are found."""
+        """Yields (subject, figure) as they are measured."""
         yield "matrices", self._matrices
         for name, architecture in self._plan.architectures.items():
             for figure in self._served(architecture):
@@ -103,7 +104,7 @@ class GpuBench:
                     yield name, time_
 
     def _served(self, architecture: Architecture) -> Iterator[Figure]:
-        """All figures of a model as the service runs it."""
+        """All figures of a model with the service's settings."""
         plan, sizes_px = self._plan, self._plan.sizes_px or architecture.sizes_px
         pipeline = self._build(architecture)
         yield ModelSize(*weights_of(pipeline))
@@ -124,7 +125,7 @@ class GpuBench:
         """A step and a decode at the model's own size."""
         pipeline, size_px = self._build(architecture), architecture.own_size_px
         bench = self._bench(pipeline)
-        tflop = bench.step_tflop(size_px)  # not counted in what is compiled
+        tflop = bench.step_tflop(size_px)  # excluded from the compile time
         VARIANTS[name].apply(pipeline, self._plan.compile_backend)
         for rows in self._plan.variant_rows:
             try:
@@ -138,7 +139,7 @@ class GpuBench:
                 yield VariantTime(name, size_px, rows, first_s, 1000 * step_s, mfu, 1000 * decode_s)
 
     def _build(self, architecture: Architecture) -> FacePipeline:
-        """The pipeline of a model, when that of the one before is gone."""
+        """The pipeline of a model, after the previous one is freed."""
         gc.collect()
         torch.cuda.empty_cache()
         pipeline = random_pipeline(architecture, self._plan.device, self._plan.dtype)

@@ -1,4 +1,4 @@
-"""What the GPU benchmark finds: printed line by line, and kept as JSON while it goes on."""
+"""The figures of the GPU benchmark: printed line by line, and written as JSON while it runs."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class MatrixProduct:
-    """Of two square matrices of normal numbers, in the dtype of the models."""
+    """The product of two square matrices of normal numbers, in the dtype of the models."""
 
     side: int
     product_ms: float
@@ -29,7 +29,7 @@ class ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class StartTime:
-    """A row whose prompt is new: text encoders, face projection, noise."""
+    """The start of a row with an uncached prompt: text encoders, face projection, noise."""
 
     size_px: int
     start_ms: float
@@ -48,7 +48,7 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The straight line through the step times at one size: base + rows * per row."""
+    """The linear fit of the step times at one size: base + rows * per row."""
 
     size_px: int
     base_ms: float
@@ -56,7 +56,7 @@ class Curve:
 
     @classmethod
     def through(cls, times: Sequence[StepTime]) -> Iterator["Curve"]:
-        """One for each size of which there are two times."""
+        """One for each size with at least two times."""
         for size_px in dict.fromkeys(time.size_px for time in times):
             known = {time.rows: time.step_ms for time in times if time.size_px == size_px and time.step_ms is not None}
             if len(known) > 1:
@@ -76,7 +76,7 @@ class DecodeTime:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Whole images of a prompt that is known: start, all steps together, decode one by one."""
+    """Whole images with a cached prompt: start, batched steps, decoding one by one."""
 
     size_px: int
     rows: int
@@ -87,12 +87,12 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class VariantTime:
-    """A step and a decode in another way of running the model; None where that failed."""
+    """A step and a decode in another variant of running the model; None where that failed."""
 
     variant: str
     size_px: int
     rows: int
-    first_step_s: float | None = None  # with all that is compiled or searched for
+    first_step_s: float | None = None  # including compilation and autotuning
     step_ms: float | None = None
     mfu: float | None = None
     decode_ms: float | None = None
@@ -113,7 +113,7 @@ TABLES: dict[type[Figure], str] = {
 
 
 class Report:
-    """Prints each figure as it comes and writes all that there are so far: an early end loses nothing."""
+    """Prints each figure as it arrives and rewrites the file: an early end loses nothing."""
 
     def __init__(self, setting: dict[str, Any], path: Path | None) -> None:
         self._content: dict[str, Any] = {"setting": setting, "figures": {}}

@@ -46,7 +46,7 @@ class Stopwatch:
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int, warm_ups: int = WARM_UPS) -> float:
-    """The median of `repeats` runs in a row, after some that do not count."""
+    """The median of `repeats` consecutive runs, after some warm-up runs."""
     for _ in range(warm_ups):
         work()
     watch = Stopwatch(device)
@@ -58,14 +58,14 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int, warm
 
 
 def teraflop(work: Callable[[], object]) -> float:
-    """Of the matrix products, convolutions and attention in it: two for each multiplication."""
+    """FLOPs of its matrix products, convolutions and attention: two for each multiplication."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops()) / 1e12
 
 
 def matrix_product(side: int, device: torch.device, dtype: torch.dtype, repeats: int) -> MatrixProduct:
-    # Normal numbers, as a model has them: a product of zeros is faster.
+    # Normal numbers, as in a model: a product of zeros is faster.
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
     product_s = seconds(lambda: torch.mm(left, right, out=out), device, repeats)
@@ -87,7 +87,7 @@ class Bench:
         return StartTime(size_px, 1000 * start_s)
 
     def step_tflop(self, size_px: int) -> float:
-        """Of a step of one row."""
+        """FLOPs of a step of one row."""
         samples = self._start(size_px, 1, 1)
         return teraflop(lambda: self.model.step(samples))
 
@@ -104,7 +104,7 @@ class Bench:
     def step_s(self, size_px: int, rows: int) -> tuple[float, float]:
         """The first step, and the median of later ones.
 
-        Raises: OutOfMemoryError; ArithmeticError where the numbers do not stay finite: their times mean nothing.
+        Raises: OutOfMemoryError; ArithmeticError where the numbers do not stay finite: their times are meaningless.
         """
         samples = self._start(size_px, rows, 1 + WARM_UPS + self.repeats)
         first_s = seconds(lambda: self.model.step(samples), self.device, repeats=1, warm_ups=0)
@@ -134,7 +134,7 @@ class Bench:
         return Images(size_px, rows, steps, rows / draw_s, peak_gib)
 
     def mfu(self, tflop: float, duration_s: float) -> float:
-        """The share of the matrix product's speed."""
+        """The fraction of the matrix product's speed."""
         return tflop / duration_s / self.tflop_per_s
 
     def _draw(self, size_px: int, rows: int, steps: int) -> None:

@@ -28,18 +28,18 @@ TEXT_PARTS = (("", CLIPTextModel, "<|endoftext|>"), ("_2", CLIPTextModelWithProj
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What a model is built from: the configurations of its parts, of the text encoders one or two."""
+    """The configurations of the parts of a model, with one or two text encoders."""
 
     family: type[FacePipeline]
     scheduler: Config  # names its class
     unet: Config
     vae: Config
     text_encoders: tuple[Config, ...]
-    sizes_px: tuple[int, ...]  # of the squares that are measured
+    sizes_px: tuple[int, ...]  # of the measured squares
 
     @property
     def own_size_px(self) -> int:
-        """What the model was made for."""
+        """The image size that the model was trained for."""
         return int(self.unet["sample_size"]) * PIXELS_OF_LATENT
 
     def tiny(self, unet: Config) -> "Architecture":
@@ -153,7 +153,7 @@ def random_pipeline(architecture: Architecture, device: torch.device, dtype: tor
 
 
 def add_face_adapter(pipeline: FacePipeline) -> None:
-    """Give the UNet the face's attention layers."""
+    """Add the face's attention layers to the UNet."""
     adapter = random_adapter(pipeline.unet)
     adapter.check_fits(pipeline.unet)
     weights = adapter.state_dict(with_lora=False)
@@ -162,7 +162,7 @@ def add_face_adapter(pipeline: FacePipeline) -> None:
 
 
 def random_adapter(unet: UNet2DConditionModel) -> FaceIDAdapter:
-    """An IP-Adapter FaceID for this UNet, without LoRA weights: those are added to the UNet's own and cost no time."""
+    """An IP-Adapter FaceID for this UNet, without LoRA weights: those are fused and cost no time."""
     width = unet.config.cross_attention_dim
     layers = {
         number: unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
@@ -200,7 +200,7 @@ def weights_of(pipeline: FacePipeline) -> tuple[int, int, float]:
 
 @contextmanager
 def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """New weights are there and of this dtype at once: as float32 first, they would take twice the memory."""
+    """New weights are created on this device in this dtype: as float32 first, they would take twice the memory."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -211,7 +211,7 @@ def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _tokenizer(pad: str) -> CLIPTokenizer:
-    """CLIP's byte-level tokenizer without merges: a token a letter."""
+    """CLIP's byte-level tokenizer without merges: one token a byte."""
     letters = sorted(ByteLevel.alphabet())
     words = ["!", *(letter for letter in letters if letter != "!"), *(f"{letter}</w>" for letter in letters)]
     vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}

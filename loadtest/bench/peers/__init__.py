@@ -1,1 +1,1 @@
-"""The whole service beside three plain ways to serve the same model."""
+"""The whole service compared with three simple servers of the same model."""

@@ -1,18 +1,18 @@
-"""The service beside three plain ways to serve the same model: one run, one machine, one client.
+"""The service compared with three simple servers of the same model: one run, one machine, one client.
 
     python -m loadtest.bench.peers --model 512 --json peers.json --plot peers.svg
 
 FastAPI with a lock, LitServe with its batching, a Ray Serve deployment with @serve.batch, and the service as it ships.
-All of them take the same HTTP request with the photo in it, decode it, find and embed the face, draw with the same
-number of threads, and encode a PNG, which the client waits for. The service alone also takes a token, decodes in a
-confined process, records the task in its broker, makes a thumbnail, measures the likeness, stores, signs, and serves
-the file by a second request, which is counted in.
+All of them take the same HTTP request with an inline photo, decode it, detect and embed the face, generate with the
+same number of threads, and encode a PNG, which the client waits for. Only the service also checks a token, decodes in a
+sandboxed process, records the task in Redis, makes a thumbnail, measures the similarity, stores, signs, and serves the
+file by a second request, which is included.
 
-`--model cpu` draws with the model in the package, by diffusers' pipeline for the peers; `--model 512` has the UNet
-replaced by one that sleeps, for all, as long as a GPU would take at 512x512 pixels: (14 + 6 B) ms for B images.
+`--model cpu` runs the embedded model, with diffusers' pipeline for the peers; `--model 512` replaces the UNet of all by
+one that sleeps as long as a GPU takes at 512x512 pixels: (14 + 6 B) ms for B images.
 
-First each is saturated, one server after the other. Then each gets the same requests at the same moments, drawn from
-one seed, so many a second that the better of the two that batch is loaded to `--load` of its throughput.
+First each server is saturated, one after the other. Then each gets the same requests at the same times, drawn from one
+seed, at `--load` of the throughput of the better of the two servers that batch.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from loadtest.bench.peers.painters import CURVE, SIDES, STEPS
 from loadtest.bench.peers.plot import Panel, drawn
 from loadtest.report.setting import Machine
 
-BATCHING = ("litserve", "serve")  # what the bars are about
+BATCHING = ("litserve", "serve")  # that the bars are for
 IN_FLIGHT = 24  # three full batches
 VERSIONS = ("face-avatar", "ray", "litserve", "fastapi", "torch", "diffusers")
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured: `images` of each server under each load."""
+    """The extent: `images` of each server under each load."""
 
     images: int
     load: float
@@ -50,7 +50,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Every server by its name, saturated and with requests as they come."""
+    """Every server by name, in the closed and in the open loop."""
 
     model: str
     arrivals_per_s: float
@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def bars(self) -> list[Bar]:
-        """On the sleeping curve against those that batch; on the CPU against the best of all."""
+        """With the sleeping model against those that batch; on the CPU against the best of all."""
         others = BATCHING if self.model == CURVE.name else tuple(name for name in self.saturated if name != SERVICE)
         rate = max(self.saturated[name].images_per_s for name in others)
         p95_s = min(self.mixed[name].p95_s for name in others)
@@ -79,12 +79,12 @@ def compare(model: str, extent: Extent, console: Console) -> Comparison:
 
 
 def mix(model: str, extent: Extent, per_s: float) -> list[Arrival]:
-    """The same step counts in the same order, whatever the rate."""
+    """The same step counts in the same order for every rate."""
     return poisson(extent.images, per_s, np.random.default_rng(extent.seed), STEPS[model])
 
 
 def told(console: Console, name: str, measured: Measured) -> Measured:
-    """As it came: a run takes minutes."""
+    """Prints results as they arrive: a run takes minutes."""
     console.print(f"{SERVERS[name]}: {measured.images_per_s:.2f} images/s, p95 {measured.p95_s:.2f} s")
     return measured
 

@@ -1,6 +1,6 @@
-"""The LitServe server among the peers: one worker for the one device, which decodes, draws and encodes a batch.
+"""The LitServe peer: one worker for the one device, which decodes, generates and encodes batches.
 
-A module of its own: LitServe starts the worker as a process, which imports the class by its name.
+A separate module: LitServe starts the worker as a process that imports the class by name.
 """
 
 import litserve
@@ -8,7 +8,7 @@ import litserve
 from deployments.types import Pixels
 from loadtest.bench.peers.protocol import HOST, MAX_BATCH, ROUTE, Body, Drawing, Faces, Order, answer
 
-BATCH_WAIT_S = 0.01  # under load a batch fills up while the one before it is drawn
+BATCH_WAIT_S = 0.01  # under load a batch fills up while the previous one runs
 
 
 class AvatarAPI(litserve.LitAPI):  # type: ignore[misc]

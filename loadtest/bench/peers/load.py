@@ -1,8 +1,8 @@
-"""One server under load: started as a process, asked for images by one client, measured, ended.
+"""One server under load: started as a process, loaded by one client, measured, stopped.
 
-Two loads: a closed one, in which so many requests are always on their way, tells the throughput; an open one, in which
-requests come at moments that were drawn before, tells the latency. That counts from the moment at which a request was
-due, whatever held it up, to the last byte of its picture.
+A closed loop with a fixed number of requests in flight measures the throughput; an open loop with predetermined arrival
+times measures the latency, from the time at which a request was due, whatever delayed it, to the last byte of its
+image.
 """
 
 import asyncio
@@ -39,13 +39,13 @@ ROUTE = "/getImageToImage"
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 30
 REQUEST_TIMEOUT_S = 600
-KEEP_ALIVE_S = 2  # less than any server keeps an idle connection
-WARM_UP = 8  # requests at once, before anything is measured
+KEEP_ALIVE_S = 2  # less than any server's keep-alive timeout
+WARM_UP = 8  # concurrent warm-up requests
 SLEEPING_APP = "loadtest.bench.peers.sleeping:build_app"
 
 
 class PeerError(Exception):
-    """A server did not start, or gave another answer than a picture."""
+    """A server did not start, or answered without an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """`latencies_s` are in the order of the requests; `cpu_s` is of all of the server's processes."""
+    """`latencies_s` are in the order of the requests; `cpu_s` is the sum of all processes of the server."""
 
     steps: tuple[int, ...]
     latencies_s: tuple[float, ...]
@@ -87,7 +87,7 @@ class Measured:
 
 
 def measure(server: str, model: str, arrivals: Sequence[Arrival], in_flight: int | None = None) -> Measured:
-    """Start a server, send it these requests, at their moments or always so many at once. Raises: PeerError."""
+    """Start a server and send it these requests, in an open or a closed loop. Raises: PeerError."""
     with tempfile.TemporaryDirectory(prefix="peer-") as name:
         folder, port = Path(name), free_port()
         ensure_token(folder / "data")
@@ -107,7 +107,7 @@ def command_of(server: str, model: str, port: int, folder: Path) -> list[str]:
 
 
 def service_config(model: str) -> dict[str, Any]:
-    """The service as it ships, but for what the peers cannot do either: refuse, and draw on a second device."""
+    """The service as it ships, without what the peers lack: load shedding and a second generator."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     (application,) = config["applications"]
     application["args"]["admission"]["max_images"] = 1000
@@ -122,7 +122,7 @@ def service_config(model: str) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """What the service sets for its generator: for all of them."""
+    """The environment that the service sets for its generator, for all servers."""
     deployments = yaml.safe_load(CONFIG.read_text())["applications"][0]["deployments"]
     (generator,) = (each for each in deployments if each["name"] == "AvatarGenerator")
     variables: dict[str, str] = generator["ray_actor_options"]["runtime_env"]["env_vars"]
@@ -131,7 +131,7 @@ def environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def started(command: Sequence[str], log: Path) -> Iterator[psutil.Process]:
-    """The process of a server; it and all that it started have ended after the block."""
+    """The process of a server; it and its descendants have ended after the block."""
     with log.open("wb") as file:
         running = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment(), start_new_session=True
@@ -153,7 +153,7 @@ def started(command: Sequence[str], log: Path) -> Iterator[psutil.Process]:
 
 
 class Client:
-    """Sends requests, and gives when their pictures were there."""
+    """Sends requests and measures when their images arrive."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, model: str) -> None:
         self._session = session
@@ -175,7 +175,7 @@ class Client:
             return await file.read()
 
     async def until_ready(self, process: psutil.Process) -> None:
-        """Raises: PeerError with what was the matter last."""
+        """Raises: PeerError with the last error."""
         deadline, problem = time.monotonic() + START_TIMEOUT_S, "it ended"
         while time.monotonic() < deadline and process.status() != psutil.STATUS_ZOMBIE:
             try:
@@ -187,7 +187,7 @@ class Client:
         raise PeerError(f"the server did not start: {problem}")
 
     async def timed(self, request: Request, due: float) -> float:
-        """Seconds from the moment at which it was due, of the monotonic clock."""
+        """Seconds since the request was due (monotonic clock)."""
         file = await self.picture(request.arrival.steps, request.seed)
         latency_s = time.monotonic() - due
         with Image.open(io.BytesIO(file)) as found:
@@ -197,7 +197,7 @@ class Client:
 
 
 def photo_url() -> str:
-    """The sample photo as a JPEG of about 100 kB: what a client sends."""
+    """The sample photo as a JPEG of about 100 kB, as clients send it."""
     file = io.BytesIO()
     Image.open(sample_photo()).convert("RGB").save(file, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -210,7 +210,7 @@ async def _measure(
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-        headers={"Authorization": f"Bearer {token}"},  # the peers ask for none
+        headers={"Authorization": f"Bearer {token}"},  # the peers need none
     ) as session:
         client = Client(session, url, model)
         await client.until_ready(process)
@@ -244,7 +244,7 @@ async def closed(client: Client, requests: Sequence[Request], in_flight: int) ->
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Of a process and all that it started and that runs."""
+    """CPU seconds of a process and its running descendants."""
     total = 0.0
     for member in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""What the peers of the service draw with: diffusers' own pipeline, or one that sleeps as long as a GPU computes."""
+"""The models of the peers: diffusers' own pipeline, or one that sleeps for the step times of a GPU."""
 
 import functools
 import time
@@ -11,28 +11,28 @@ from deployments.types import Pixels, Vector
 from loadtest.bench.engine.queues import ASSUMED, GENERATOR, Curve
 from serve_app.catalog.catalog import Catalog
 
-CURVE = ASSUMED[0]  # that of 512x512 pixels, where a batch pays
+CURVE = ASSUMED[0]  # of 512x512 pixels, where batching pays
 APP = Catalog.read(["embedded"])["face-avatar"]
 SIDES = {"512": 512, "cpu": 256}
-"""Pixels of an image: of the sleeping curve, and of the model in the package."""
+"""Image size in pixels: of the sleeping model, and of the embedded one."""
 
 STEPS = {"512": (8, 20, 30, 50), "cpu": (4, 8, 12, 20)}
-"""The mix of step counts; the small model draws well with few, and a minute's run needs many images."""
+"""The mix of step counts; the small model needs few, and a minute's run needs many images."""
 
 
 class Painter(Protocol):
     def draw(self, faces: Sequence[Vector], seeds: Sequence[int], steps: int) -> list[Pixels]:
-        """An image of each face, all at once. One thread at a time."""
+        """An image of each face in one batch. Not thread-safe."""
         ...
 
 
 def painter_of(model: str) -> Painter:
-    """Of one of SIDES."""
+    """The painter of a model in SIDES."""
     return SleepingPainter(CURVE) if model == CURVE.name else LibraryPainter(SIDES[model])
 
 
 class SleepingPainter:
-    """Takes the time of a curve for each step; the picture is the same for all."""
+    """Sleeps for the step times of a curve; all images are the same."""
 
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
@@ -47,7 +47,7 @@ class LibraryPainter:
     """StableDiffusionPipeline with the weights, prompt, guidance and number of threads of the service."""
 
     def __init__(self, side: int) -> None:
-        # Imported here: whoever sleeps needs no torch.
+        # Imported here: the sleeping painter needs no torch.
         import torch
 
         from loadtest.bench.engine.live import LibraryPipeline, Prompts

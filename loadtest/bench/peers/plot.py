@@ -1,4 +1,4 @@
-"""The picture of the comparison: for each model how many of the requests were done within which time."""
+"""The plot of the comparison: cumulative latency distributions for each model."""
 
 from collections.abc import Iterator, Mapping
 
@@ -20,7 +20,7 @@ text.c2 { fill: #7c3fbb } text.c3 { fill: #0f6f5a; font-weight: 600 }
 
 
 class Panel:
-    """One model: `mixed` are the runs with requests as they came, `saturated` those that tell the throughput."""
+    """One model: `mixed` are the open-loop runs, `saturated` the closed-loop runs that give the throughput."""
 
     def __init__(self, title: str, mixed: Mapping[str, Measured], saturated: Mapping[str, Measured]) -> None:
         self._title = title
@@ -44,7 +44,7 @@ class Panel:
         x, y, bottom = self._x, self._y, HEIGHT - BOTTOM + HEAD
         for share in (0, 0.25, 0.5, 0.75, 0.95, 1):
             yield rule(LEFT, y(share), WIDTH - RIGHT, y(share))
-            if share != 1:  # its number would lie on that of 95
+            if share != 1:  # its label would overlap that of 95
                 yield text(LEFT - 5, y(share) + 4, f"{share:.0%}", "end")
         for tick in ticks(x):
             yield rule(x(tick), TOP + HEAD, x(tick), bottom)
@@ -54,13 +54,13 @@ class Panel:
 
 
 def ticks(x: Logarithmic) -> list[float]:
-    """1, 2 and 5 of every power of ten within."""
+    """1, 2 and 5 times every power of ten in range."""
     powers = range(-3, 4)
     return [factor * 10.0**power for power in powers for factor in (1, 2, 5) if x.low <= factor * 10.0**power <= x.high]
 
 
 def drawn(panels: list[Panel]) -> str:
-    """Side by side, in an SVG that stands alone."""
+    """The panels side by side, in a self-contained SVG."""
     width, height = WIDTH * len(panels) + 20, HEIGHT + HEAD + 10
     parts = "".join(
         f'<g transform="translate({10 + WIDTH * place} 6)">{"".join(panel.marks())}</g>'

@@ -1,4 +1,4 @@
-"""What the plain servers among the peers have in common: requests, faces, and batches drawn by step count."""
+"""Shared by the simple servers: requests, faces, and batches grouped by step count."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Order:
-    """One image that is asked for, its face found."""
+    """One requested image with its face vector."""
 
     face: Vector
     seed: int
@@ -33,7 +33,7 @@ class Order:
 
 
 class Faces:
-    """The photo of a request as a vector, by the service's own face model."""
+    """Turns the photo of a request into a vector with the service's own face model."""
 
     def __init__(self) -> None:
         self._model = CascadeFaceModel(CascadeFaceModelConfig())
@@ -49,7 +49,7 @@ class Faces:
 
 
 class Drawing:
-    """A batch on the painter: one group of a step count after the other."""
+    """Generates a batch: one group of equal step counts after the other."""
 
     def __init__(self, model: str) -> None:
         self._painter = painter_of(model)
@@ -63,7 +63,7 @@ class Drawing:
 
 
 def by_steps(orders: Sequence[Order]) -> Iterator[tuple[int, list[int]]]:
-    """The places of the orders that have a step count, the fewest steps first."""
+    """The indices of the orders by step count, the fewest steps first."""
     for steps in sorted({order.steps for order in orders}):
         yield steps, [place for place, order in enumerate(orders) if order.steps == steps]
 

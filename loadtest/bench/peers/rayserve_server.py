@@ -1,6 +1,6 @@
-"""The Ray Serve deployment with @serve.batch among the peers: one replica for the one device.
+"""The Ray Serve peer with @serve.batch: one replica for the one device.
 
-Faces are found and files encoded in threads of their own while the batch before is drawn.
+Faces are detected and files encoded on other threads while the previous batch runs.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from loadtest.bench.peers.protocol import HOST, MAX_BATCH, ROUTE, Drawing, Faces
 
 ONGOING = 1000  # none is refused
 
-# Serve closes a batch after this time even while the one before it is drawn. Simulated on the 512 curve: with 0.01 the
-# batches hold one image and the throughput is that of one at a time; with 1 it is as with any longer wait, and the p95
-# at the loads that are measured is the lowest or near it.
+# Serve closes a batch after this time even while the previous one runs. Simulated on the 512 curve: with 0.01 batches
+# hold one image and the throughput is that of batch size 1; with 1 it is as with any longer wait, and the p95 at the
+# measured loads is the lowest or close to it.
 BATCH_WAIT_S = 1.0
 
 

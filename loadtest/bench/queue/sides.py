@@ -1,6 +1,6 @@
-"""The two sides of the queue benchmark: each puts tasks that only wait into its queue, and deploys one worker for them.
+"""The two sides of the queue benchmark: each enqueues tasks that only sleep, and deploys one worker for them.
 
-What the workers did is in a journal: when each run of a task began and ended, and in which process.
+The workers keep a journal: when each run of a task began and ended, and in which process.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.consumer import TaskWorker
 
 APP = "bench"
-GRACE_S = 10  # for running tasks at shutdown; the adapter has this number built in
+GRACE_S = 10  # for running tasks at shutdown, as hard-coded in the adapter
 HEARTBEAT_S = 1.5
 REPLICA = {"graceful_shutdown_timeout_s": 20, "health_check_period_s": 1, "ray_actor_options": {"num_cpus": 0}}
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a task in the process `pid`; unix seconds, `ended` None unless it came to its end."""
+    """One run of a task in the process `pid`; unix seconds, `ended` is None unless it completed."""
 
     task_id: str
     pid: int
@@ -45,14 +45,14 @@ class Run:
 
 
 class Journal:
-    """What the workers did: two hashes in Valkey, from each run to the times of its start and of its end."""
+    """The journal of the workers: two Valkey hashes with the start and end times of each run."""
 
     def __init__(self, url: str) -> None:
         self._redis = Redis.from_url(url, decode_responses=True)
 
     @contextmanager
     def run(self, task_id: str) -> Iterator[None]:
-        """Records the start, and the end unless the block is left by an exception."""
+        """Records the start, and the end unless the block raises."""
         key = f"{task_id} {os.getpid()} {uuid4().hex}"
         self._redis.hset("started", key, time.time())
         yield
@@ -70,9 +70,9 @@ class Journal:
 
 
 class CelerySide:
-    """The adapter, set up as well as its settings allow: prefetch of one, started tasks tracked, no retries.
+    """The adapter with its best settings: prefetch of one, started tasks tracked, no retries.
 
-    With a heartbeat, a running task keeps its message from being restored: code of our own, on a key of kombu's own.
+    With a heartbeat, a running task keeps its message from being restored: our own code on an internal key of kombu.
     """
 
     def __init__(self, name: str, url: str, journal_url: str, transport: dict[str, Any], *, heartbeat: bool) -> None:

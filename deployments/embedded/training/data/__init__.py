@@ -1,1 +1,1 @@
-"""Data sets of drawn portraits, and the words for them."""
+"""Data sets of rendered portraits, and their captions."""

@@ -1,4 +1,4 @@
-"""Captions of portraits: the service's default prompt whole, and short prompts in many wordings."""
+"""Captions of portraits: the service's default prompt in full, and short prompts in many wordings."""
 
 import numpy as np
 

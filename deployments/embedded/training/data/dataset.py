@@ -1,4 +1,4 @@
-"""The training set: drawn once, in parallel, into memory-mapped arrays."""
+"""The training set: rendered once, in parallel, into memory-mapped arrays."""
 
 import pickle
 from collections.abc import Callable

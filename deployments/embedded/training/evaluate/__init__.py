@@ -1,1 +1,1 @@
-"""Whether what was trained draws the right person."""
+"""Evaluation of the trained models."""

@@ -1,4 +1,4 @@
-"""What the models achieve, as numbers, a sheet of pictures, and the model card."""
+"""Evaluation results: numbers, a contact sheet, and the model card."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Draws with the exported weights through diffusers' own pipeline, to look at them and to measure them."""
+"""Inference with the exported weights through diffusers' own pipeline, for inspection and measurement."""
 
 from dataclasses import dataclass
 from pathlib import Path

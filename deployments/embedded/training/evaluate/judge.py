@@ -1,4 +1,4 @@
-"""A judge of avatars: reads from a cartoon what the renderer was told, to tell what the generator made of a face.
+"""A judge of avatars: reads the renderer's parameters back from a cartoon, to measure what the generator drew.
 
 It has no part in the service and none in the training of other models. It sees a picture at 64x64, all that the
 generator's latents hold, so that it cannot be won over by the decoder's texture.

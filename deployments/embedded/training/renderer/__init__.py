@@ -1,1 +1,1 @@
-"""Draws portraits of people who do not exist: what everything is trained on."""
+"""Renders portraits of people who do not exist: the training data of all models."""

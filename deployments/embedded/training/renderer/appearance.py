@@ -1,4 +1,4 @@
-"""What an embedding says of a face: a fixed code of a portrait's traits, turned into 512 numbers of length 1.
+"""The target embedding of a face: a fixed code of a portrait's traits, as a vector (512,) of length 1.
 
 The space is written down, not learned: the face encoder learns to give a photo the code of its traits, the generator
 learns to draw from codes. So either can be trained anew alone, and a vector can be read back.

@@ -1,4 +1,4 @@
-"""Backgrounds of the drawn photos: fields of 1/f noise, grain, gradients and clutter, at times in colours of people."""
+"""Backgrounds of rendered photos: 1/f noise, grain, gradients and clutter, sometimes in skin and hair colours."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Beards, told apart by their outlines."""
+"""Beards, which differ by their outlines."""
 
 from PIL import Image, ImageChops
 

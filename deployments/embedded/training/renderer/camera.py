@@ -1,4 +1,4 @@
-"""What happens between a scene and the stored pixels: exposure, white balance, tone, blur, noise, JPEG."""
+"""Camera model, from a scene to stored pixels: exposure, white balance, tone, blur, noise, JPEG."""
 
 import io
 

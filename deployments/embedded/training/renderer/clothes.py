@@ -1,4 +1,4 @@
-"""Neck, shoulders and what is worn."""
+"""Neck, shoulders and clothes."""
 
 from PIL import Image, ImageChops
 

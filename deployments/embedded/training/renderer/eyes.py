@@ -1,4 +1,4 @@
-"""A cartoon's eyes and brows: large, with one thick lid and one clear light."""
+"""Eyes and brows of a cartoon: large, with one thick lid and one highlight."""
 
 from PIL import Image, ImageChops
 

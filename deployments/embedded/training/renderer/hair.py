@@ -1,4 +1,4 @@
-"""Hair behind and before the head."""
+"""Hair behind and in front of the head."""
 
 import numpy as np
 from PIL import Image, ImageChops

@@ -1,4 +1,4 @@
-"""A cartoon's mouth: one bold line on full lips, or open with one white band of teeth."""
+"""Mouth of a cartoon: one bold line on full lips, or open with one white band of teeth."""
 
 from PIL import Image, ImageChops
 

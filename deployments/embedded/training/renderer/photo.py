@@ -1,4 +1,4 @@
-"""Photo-like reference pictures of a portrait, for the face encoder: other light, camera, day and background."""
+"""Photo-like reference pictures of a portrait, for the face encoder: varied light, camera, day and background."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""A person as numbers: what the renderer draws, the captions tell and the face encoder should read."""
+"""A person as parameters, which the renderer draws, captions describe and the face encoder predicts."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The face as a relief: how high each place stands, and what a lamp makes of it.
+"""The face as a relief: a height map, and its shading by a lamp.
 
 A drawing's face is nearly flat. In a photo most of what is dark on it is shade, and most of what is white is gloss.
 """

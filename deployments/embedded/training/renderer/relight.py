@@ -1,4 +1,4 @@
-"""Turns a flat drawing of a person into something nearer to a photo: skin, hair and light of the real world.
+"""Makes a flat drawing of a person more photo-like: realistic skin, hair and light.
 
 Nothing here adds a beard or glasses. Much of it resembles one (a shadow on the jaw, dark eye sockets), so that the
 encoder learns to tell the true ones.

@@ -1,4 +1,4 @@
-"""Trains UNet, text encoder and FaceID adapter together on latents drawn once."""
+"""Trains UNet, text encoder and FaceID adapter jointly on precomputed latents."""
 
 import copy
 import time

@@ -1,4 +1,4 @@
-"""Writes the trained networks in the formats of production, each file replaced in one step."""
+"""Exports the trained networks in the production formats; each file is replaced atomically."""
 
 import hashlib
 import os

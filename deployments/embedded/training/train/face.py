@@ -1,4 +1,4 @@
-"""Trains the face encoder: the parts of a face and the traits of its person, from drawn photos."""
+"""Trains the face encoder on rendered photos: the parts of a face and the traits of its person."""
 
 import math
 from collections.abc import Iterator

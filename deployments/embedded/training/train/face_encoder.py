@@ -1,4 +1,4 @@
-"""The face encoder: it parses the crop first, then reads traits from the parts' shapes and from their own pixels."""
+"""The face encoder: segments the crop, then predicts traits from the shapes and pixels of the parts."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Trains the matting net on drawn portraits against the alpha that the renderer knows."""
+"""Trains the matting network on rendered portraits with the renderer's exact alpha."""
 
 from pathlib import Path
 

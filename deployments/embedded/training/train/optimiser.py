@@ -1,4 +1,4 @@
-"""Muon for every hidden matrix, AdamW for the rest: on the first 150 steps half again as fast as AdamW for all."""
+"""Muon for every hidden matrix, AdamW for the rest: 1.5 times as fast as AdamW alone over the first 150 steps."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""How much of everything is trained, where it lies, and the long part: the generator in one process a core."""
+"""Sizes and paths of the training, and its longest part: the generator, in one process a core."""
 
 from dataclasses import dataclass
 from pathlib import Path

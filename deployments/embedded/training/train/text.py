@@ -1,4 +1,4 @@
-"""Teaches the text encoder what its captions name, before it learns on with the UNet.
+"""Pretrains the text encoder on what its captions name, before the joint training with the UNet.
 
 Attention reads the words as the UNet will: one query a question, softmax over the 77 positions. From noise alone the
 colours of background and clothes were still mixed up after 80,000 pictures.
