@@ -14,7 +14,7 @@ import pytest
 from loadtest.bench.instruction_sets import BASELINE, WIDER, InstructionSet, flags_of, wider_sets
 
 TESTS = Path(__file__).parent
-MODULES = ("test_sampler.py", "test_shares.py", "test_layers.py", "test_diffusion_model.py")
+MODULES = ("test_sampler.py", "test_batch_sharding.py", "test_layers.py", "test_diffusion_model.py")
 QUICK = "embedded_folder or (each_step_equals and cosine and trailing) or single_row or quickened or never_matter"
 LIMIT_S = 300  # of one process, on a busy machine
 
