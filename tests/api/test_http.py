@@ -235,6 +235,8 @@ def test_a_token_does_what_it_was_made_for_and_no_more_until_it_is_revoked(
     assert service.client.get(task, headers=reader).json()["status"] == "SUCCESS"  # whose tasks it shares
     assert failure(create(reader), 403, "Forbidden")["rights"] == ["read"]
     failure(service.client.delete(task, headers=reader), 403, "Forbidden")
+    failure(service.client.get("/api/v1/webhook-secret", headers=reader), 403, "Forbidden")
+    assert service.client.get("/api/v1/webhook-secret", headers=maker).status_code == 200
     failure(service.client.get(task), 404, "Unknown Task")  # another's
 
     def used() -> dict[str, Any]:

@@ -253,6 +253,8 @@ def test_megabytes_of_fill_bytes_are_looked_through_once() -> None:
     ("deed", "error"),
     [
         ("open('/etc/hostname')", "OSError"),
+        ("os.close(0); open('/etc/hostname')", "OSError"),
+        ("os.close(0); socket.socket()", "OSError"),
         ("socket.socket()", "OSError"),
         ("subprocess.run(['/bin/true'])", "OSError"),
         ("bytearray(60_000_000)", "MemoryError"),
