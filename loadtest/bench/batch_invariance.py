@@ -64,7 +64,7 @@ def draw(model: Any, images: int, steps: int) -> Drawn:
     for _ in range(steps):
         model.step(samples)
     # As the engine decodes where others are left to draw: with one thread, so that none waits for another.
-    first, *_others = [model.decode(sample, beside=images > 1) for sample in samples]
+    first, *_others = [model.decode(sample, overlapped=images > 1) for sample in samples]
     return Drawn(first, (time.perf_counter() - started) / images, (time.process_time() - used) / images)
 
 
@@ -74,7 +74,7 @@ def measure(instruction_set: str, dtype: str, steps: int, others: int, rounds: i
 
     config = AvatarGeneratorConfig().models["embedded"].model_copy(update={"dtype": dtype})
     models = {mode: FaceDiffusionModel.load(config, mode) for mode in (False, True)}
-    amid = {mode: [draw(model, 1 + beside, steps) for beside in range(1, others)] for mode, model in models.items()}
+    amid = {mode: [draw(model, 1 + count, steps) for count in range(1, others)] for mode, model in models.items()}
     timed: dict[bool, list[tuple[Drawn, Drawn]]] = {mode: [] for mode in models}
     for _ in range(rounds):
         for mode, model in models.items():

@@ -15,7 +15,7 @@ INSTALL_TIMEOUT_S = 1200
 LOOK = """
 from importlib.metadata import packages_distributions
 import onnxruntime
-from deployments.embedded import WEIGHTS
+from deployments.config import WEIGHTS
 assert packages_distributions()["onnxruntime"] == ["onnxruntime-gpu"], packages_distributions()["onnxruntime"]
 assert "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 onnxruntime.InferenceSession(WEIGHTS / "face" / "encoder.onnx", providers=["CPUExecutionProvider"])

@@ -36,7 +36,8 @@ def run_with_little_room(program: str, folder: Path, size: str) -> list[str]:
 STORE = """
 import asyncio, os, sys
 from pathlib import Path
-from serve_app.errors import StoreError, answer_to
+from serve_app.errors import StoreError
+from serve_app.schemas.errors import answer_to
 from serve_app.backends.object_store import Results, StoreSettings, result_key
 folder = Path(sys.argv[1])
 results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"key", ttl_s=60)
@@ -80,7 +81,8 @@ import asyncio, sys
 import numpy as np, ray
 from ray import serve
 from deployments.types import Photo
-from serve_app.errors import OverloadedError, answer_to
+from serve_app.errors import OverloadedError
+from serve_app.schemas.errors import answer_to
 from serve_app.pipeline.pipeline import AvatarPipeline
 ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
          _system_config={"automatic_object_spilling_enabled": False}, object_spilling_directory=sys.argv[1])
