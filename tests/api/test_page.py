@@ -30,7 +30,10 @@ from tests.support.photos import data_url, photo_files
 from tests.support.service import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+]
 
 TIMEOUT_MS = 120_000  # for machines with much else to do
 FLAGS = [
@@ -186,7 +189,6 @@ def test_the_face_that_was_found_is_framed_before_anything_is_generated(visit: C
     assert page.locator(".box").count() > page.locator(".box.used").count() == 1
 
 
-@pytest.mark.slow
 def test_the_page_its_curl_command_and_its_python_program_give_the_same_picture(
     visit: Callable[..., Visit], service: Service, tmp_path: Path
 ) -> None:

@@ -29,6 +29,8 @@ from tests.support.production import CONFIG as PRODUCTION
 from tests.support.production import Production, as_in_production, run_production, wait_until
 from tests.support.tolerance import assert_shows
 
+pytestmark = pytest.mark.slow
+
 REQUEST_TIMEOUT_S = 120
 FINISH_TIMEOUT_S = 120
 OUTAGE_TIMEOUT_S = 15  # in which a refusal comes while the broker is away
@@ -36,9 +38,7 @@ SMALL: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 2, 
 LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 50, "seed": 7}
 KEYS = Keys(BrokerSettings().prefix)
 
-on_production_alone = pytest.mark.parametrize(
-    "profile", [pytest.param("production", marks=pytest.mark.slow)], indirect=True, scope="module"
-)
+on_production_alone = pytest.mark.parametrize("profile", ["production"], indirect=True, scope="module")
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
         return [future.result() for future in [threads.submit(call) for call in calls]]
 
 
-@pytest.fixture(scope="module", params=["embedded", pytest.param("production", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["embedded", "production"])
 def profile(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Profile]:
     start = embedded_profile if request.param == "embedded" else production_profile
     yield from start(tmp_path_factory.mktemp(request.param))

@@ -24,6 +24,8 @@ from serve_app.photos.sample import sample_photo
 from tests.support.photos import data_url
 from tests.support.service import Service
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a portrait in the manner of quixotic zanzibar"
 URL_SECRET = "query-of-a-photo-url-5d1f"
 SMALL: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 2, "prompt": PROMPT}
@@ -200,7 +202,6 @@ print(len(written))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no file system in memory")
 @pytest.mark.parametrize("where", ["memory", "disk"])
 def test_an_object_store_that_is_full_writes_to_no_disk(where: str) -> None:
