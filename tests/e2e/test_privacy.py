@@ -158,7 +158,9 @@ def test_no_picture_is_in_memory_when_tasks_are_over(
 
     before, picture = used(), 256 * 256 * 3
     assert service.make(**SMALL, batch=4)["status"] == "SUCCESS"
-    ours = ray.put(np.zeros(100 * picture, np.uint8))
+    ours = ray.put(
+        np.zeros(200 * picture, np.uint8)
+    )  # more than asked for: `before` may count pictures that go meanwhile
     poll(lambda: used() > before + 100 * picture, GONE_S)  # from here on what Ray says is newer than the request
     del ours
     poll(lambda: used() < before + picture, GONE_S)
