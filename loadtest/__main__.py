@@ -22,7 +22,6 @@ from loadtest.metrics.scrape import Scraper, exporters
 from loadtest.report import table
 from loadtest.report.report import as_html, as_json
 from loadtest.report.setting import Setting, settings_of
-from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli.options import read_token
 from serve_app.cli.signals import end_on_signals
 from serve_app.client import ClientError
@@ -94,8 +93,7 @@ def _own_service(config: Path, data_dir: Path, report: Callable[[str], None]) ->
     options = ServiceOptions(config=config, port=free_port(), data_dir=data_dir)
     settings = settings_of(options)
     with run_service(options, report) as service:
-        token = (service.data_dir / TOKEN_FILE).read_text().strip()
-        yield Target(service.url, token, f"started for this test ({config.name})", settings, exporters)
+        yield Target(service.url, service.token, f"started for this test ({config.name})", settings, exporters)
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from deployments.embedded.training.renderer.drawing import Look
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.portrait import random_portrait
 from deployments.face.cascade import find_faces
-from loadtest.load.own_service import own_service, token_of
+from loadtest.load.own_service import own_service
 from serve_app.cli.signals import end_on_signals
 from serve_app.client import FaceAvatarClient
 from serve_app.photos.sample import sample_photo
@@ -30,7 +30,7 @@ def gallery(
 ) -> None:
     """One row for each reference: its photo, three avatars by the default prompt, one on blue, two cut out."""
     end_on_signals()
-    with own_service() as running, FaceAvatarClient(running.url, token_of(running)) as client:
+    with own_service() as running, FaceAvatarClient(running.url, running.token) as client:
         rows = [row(client, photo, gender) for photo, gender in references(running.data_dir, drawn)]
     sheet(rows).save(out, quality=88)
 

@@ -18,7 +18,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
-from serve_app.backends.secrets import ensure_token
+from serve_app.backends.secrets import TOKEN_FILE, ensure_token
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.settings import Settings
 
@@ -50,6 +50,11 @@ class RunningService:
     url: str
     dashboard_url: str
     data_dir: Path
+
+    @property
+    def token(self) -> str:
+        """The token of its data directory. Raises: OSError where its file is gone."""
+        return (self.data_dir / TOKEN_FILE).read_text().strip()
 
 
 def read_config(options: ServiceOptions) -> tuple[ServeDeploySchema, Settings]:

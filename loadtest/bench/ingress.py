@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.processes import cpu_s
-from loadtest.load.own_service import own_service, photo_server, token_of
+from loadtest.load.own_service import own_service, photo_server
 from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
 
@@ -82,7 +82,7 @@ def handler_of(data: bytes) -> type[http.server.BaseHTTPRequestHandler]:
 
 async def send(running: RunningService, file_url: str, seconds: float) -> list[float]:
     """Seconds of each request, from concurrent clients. Raises: RuntimeError where one is not accepted."""
-    headers = {"Authorization": f"Bearer {token_of(running)}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {running.token}", "Content-Type": "application/json"}
     body = json.dumps({"app_id": "face-avatar", "file_url": file_url, "celery": True}).encode()
     took_s: list[float] = []
     ends_at = time.perf_counter() + seconds

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.processes import memory_mb
-from loadtest.load.own_service import own_service, token_of
+from loadtest.load.own_service import own_service
 from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
 
@@ -163,7 +163,7 @@ def short_queue(application: dict[str, Any]) -> None:
 
 
 async def run(running: RunningService, seconds: float, capacity_s: float) -> Overload:
-    headers = {"Authorization": f"Bearer {token_of(running)}"}
+    headers = {"Authorization": f"Bearer {running.token}"}
     timeout, connections = aiohttp.ClientTimeout(PATIENCE_S), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connections) as session:
         clients = Clients(running, session)

@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, PostprocessSpec
-from loadtest.load.own_service import photo_server, token_of
+from loadtest.load.own_service import photo_server
 from serve_app.client import FaceAvatarClient
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.photos.sample import sample_photo
@@ -107,9 +107,8 @@ class Bursts:
         self._running = running
         self._folder = folder
         self._slow_photo = slow_photo
-        token = token_of(running)
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._client = FaceAvatarClient(running.url, token)
+        self._headers = {"Authorization": f"Bearer {running.token}"}
+        self._client = FaceAvatarClient(running.url, running.token)
         rng = np.random.default_rng(7)
         self._picture = rng.integers(0, 255, (512, 512, 3), np.uint8)
         vector = rng.standard_normal(512).astype(np.float32)

@@ -25,7 +25,7 @@ from rich.table import Table
 from loadtest.bench.engine.live import LibraryPipeline, in_own_thread
 from loadtest.bench.engine.queues import GENERATOR, Bar
 from loadtest.bench.processes import cpu_s
-from loadtest.load.own_service import own_service, token_of
+from loadtest.load.own_service import own_service
 from serve_app.client import FaceAvatarClient
 from serve_app.photos.sample import sample_photo
 
@@ -74,7 +74,7 @@ def service(images: int) -> Drawn:
     """A service that gets more requests than it can serve."""
     with (
         own_service() as running,
-        FaceAvatarClient(running.url, token_of(running)) as client,
+        FaceAvatarClient(running.url, running.token) as client,
         ThreadPoolExecutor(CLIENTS) as pool,
     ):
         request(client)  # the first one is slower

@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, free_port, run_service
 
 
@@ -24,10 +23,6 @@ def own_service(change: Callable[[dict[str, Any]], None] = lambda _application: 
         path.write_text(yaml.safe_dump(config))
         with run_service(ServiceOptions(config=path, port=free_port(), data_dir=Path(name) / "data")) as running:
             yield running
-
-
-def token_of(running: RunningService) -> str:
-    return (running.data_dir / TOKEN_FILE).read_text().strip()
 
 
 @contextlib.contextmanager

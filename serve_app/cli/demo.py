@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli.console import console
 from serve_app.cli.options import AVATARS, OutputOption
 from serve_app.cli.results import SavedAvatar, save_avatars, summary
@@ -34,8 +33,7 @@ def generate_avatars(
 
     Raises: ClientError.
     """
-    token = (service.data_dir / TOKEN_FILE).read_text().strip()
-    with FaceAvatarClient(service.url, token) as client, _repeating(report, f"drawing {batch} avatars"):
+    with FaceAvatarClient(service.url, service.token) as client, _repeating(report, f"drawing {batch} avatars"):
         task = client.avatars.create(photo, batch=batch, seed=seed).require_success()
         return task, save_avatars(client, task, folder, photo.stem)
 

@@ -45,7 +45,7 @@ def serve(
 def page_url(service: RunningService) -> str:
     """The URL of the playground; with the token only on a terminal, so that no log contains it."""
     loopback = urlsplit(service.url).hostname in ("127.0.0.1", "::1", "localhost")
-    token = service.data_dir / TOKEN_FILE  # may have been deleted
-    if not (loopback and console.is_terminal and token.exists()):
+    kept = (service.data_dir / TOKEN_FILE).exists()  # may have been deleted
+    if not (loopback and console.is_terminal and kept):
         return f"{service.url}/"
-    return f"{service.url}/#token={token.read_text().strip()}"  # browsers do not send the fragment
+    return f"{service.url}/#token={service.token}"  # browsers do not send the fragment

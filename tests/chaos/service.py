@@ -17,7 +17,6 @@ from ray.serve.context import _get_global_client
 
 from serve_app.backends.object_store import FOLDER
 from serve_app.backends.redis import BrokerSettings, own_url
-from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.client import POLL_RETRIES, FaceAvatarClient
 from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
@@ -52,7 +51,7 @@ class Service:
     def __init__(self, running: RunningService) -> None:
         self._url = running.url
         self._files = running.data_dir / FOLDER
-        self._token = (running.data_dir / TOKEN_FILE).read_text().strip()
+        self._token = running.token
         self.broker = redis.Redis.from_url(own_url(running.data_dir), decode_responses=True)
 
     def client(self) -> FaceAvatarClient:

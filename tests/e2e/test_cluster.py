@@ -15,7 +15,6 @@ import pytest
 import ray
 
 from loadtest.bench import overload, scaling
-from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.launcher import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
 from tests.support.service import config_file
 
@@ -50,9 +49,8 @@ def test_a_service_that_ends_amid_a_request_longer_than_its_drain_leaves_no_ray_
     with socket.create_server(("127.0.0.1", 0)) as photos, ThreadPoolExecutor(1) as pool:
         photos.settimeout(60)
         with run_service(options) as running:
-            token = (running.data_dir / TOKEN_FILE).read_text().strip()
             photo = f"http://127.0.0.1:{photos.getsockname()[1]}/never.png"
-            request = partial(httpx.post, headers={"Authorization": f"Bearer {token}"}, timeout=600)
+            request = partial(httpx.post, headers={"Authorization": f"Bearer {running.token}"}, timeout=600)
             body = {"app_id": "face-avatar", "file_url": photo}
             asked = pool.submit(request, f"{running.url}/getImageToImage", json=body)
             connection, _ = photos.accept()

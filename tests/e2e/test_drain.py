@@ -17,7 +17,6 @@ from ray import serve
 
 from serve_app.backends.embedded_valkey import LAST_CLIENTS_S
 from serve_app.backends.redis import BrokerSettings, own_url
-from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.launcher import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy, free_port, read_config, run_service
 from serve_app.photos.sample import sample_photo
@@ -164,8 +163,7 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     config = service.config(replicas(2))
     with run_service(ServiceOptions(config=config, port=free_port(), data_dir=service.folder / "data")) as started:
         service.data_dir = started.data_dir
-        token = (started.data_dir / TOKEN_FILE).read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {started.token}"}
         with (
             httpx.Client(base_url=started.url, headers=headers, timeout=600) as service.client,
             redis.Redis.from_url(own_url(started.data_dir)) as service.broker,

@@ -14,7 +14,6 @@ import yaml
 from PIL import Image
 
 from deployments.types import Pixels
-from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.launcher import CONFIG, ServiceOptions, free_port, run_service
 from tests.support.photo_server import FETCH_TIMEOUT_S
 
@@ -70,7 +69,6 @@ def service_on(folder: Path, photos: str) -> Iterator[Service]:
         fetch={"allow_private": True, "timeout_s": FETCH_TIMEOUT_S},
     )
     with run_service(ServiceOptions(config=config, port=free_port(), data_dir=folder / "data")) as running:
-        token = (running.data_dir / TOKEN_FILE).read_text().strip()
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {running.token}"}
         with httpx.Client(base_url=running.url, headers=headers, timeout=REQUEST_TIMEOUT_S) as client:
             yield Service(running.url, running.data_dir, photos, client)
