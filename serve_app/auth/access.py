@@ -27,6 +27,12 @@ class Authenticated(NamedTuple):
     quota: Quota | None
 
 
+def require_right(token: Token, right: Scope) -> None:
+    """Raises: ForbiddenError."""
+    if right not in token.rights:
+        raise ForbiddenError(f"This token lacks the right {right!r}.", rights=list(token.rights))
+
+
 class Access:
     """Authenticates the requests to one ingress replica, and limits their rates."""
 
@@ -54,8 +60,7 @@ class Access:
         """
         token = await self._token(authorization)
         for right in rights:
-            if right not in token.rights:
-                raise ForbiddenError(f"This token lacks the right {right!r}.", rights=list(token.rights))
+            require_right(token, right)
         quota = await self._counted(token, makes="create" in rights)
         if self._penalties.is_penalised_here(token.id):
             await self._delay()

@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse
 
 from serve_app.api.dependencies import envelope_response
 from serve_app.api.openapi import envelopes
-from serve_app.errors import ForbiddenError, OverloadedError
+from serve_app.auth.access import require_right
+from serve_app.errors import OverloadedError
 from serve_app.generation.service import AvatarService
 from serve_app.schemas.responses import Envelope
 
@@ -35,8 +36,7 @@ def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None
     async def webhook_secret(request: Request) -> JSONResponse:
         """The secret that signs what the webhooks of this token get (Standard Webhooks: `whsec_…`)."""
         # The secret is enough to forge webhooks. Not a scope of the route, which would count as a request for avatars.
-        if "create" not in request.state.token.rights:
-            raise ForbiddenError("This token lacks the right 'create'.", rights=list(request.state.token.rights))
+        require_right(request.state.token, "create")
         return envelope_response(Envelope(output={"webhook_secret": service.webhook_secret(request.state.owner)}))
 
 
