@@ -50,9 +50,8 @@ class Rates:
         storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=prefix, connection_pool=pool)
         self._windows = MovingWindowRateLimiter(storage)
         self._breaker = breaker
-        self._full_until: dict[
-            str, float
-        ] = {}  # unix seconds; until then requests are refused without asking the broker
+        # Unix seconds; until then requests are refused without asking the broker.
+        self._full_until: dict[str, float] = {}
 
     async def hit(self, name: str, rate: Rate) -> Quota | None:
         """Count a request; None while the broker is unavailable. Raises: RateLimitError."""

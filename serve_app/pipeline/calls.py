@@ -49,9 +49,8 @@ async def value_of(response: DeploymentResponse[T]) -> T:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise RayServeException(
-            "the stage gave the work up"
-        ) from None  # the stage is shutting down, the caller is not cancelled
+        # The stage is shutting down, the caller is not cancelled.
+        raise RayServeException("the stage gave the work up") from None
     except RayTaskError as error:
         cause: BaseException = error
         while isinstance(cause, RayTaskError):

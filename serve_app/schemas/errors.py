@@ -31,6 +31,8 @@ class ErrorAnswer(NamedTuple):
     name: str
 
 
+ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
+_PROSE = {"title", "description", "examples"}
 INTERNAL_ERROR = ErrorAnswer(500, "Internal Error")
 ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     UnauthorizedError: ErrorAnswer(401, "Unauthorized"),
@@ -57,10 +59,6 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
 def answer_to(error: AvatarError) -> ErrorAnswer:
     """The HTTP status and stable name of an error, by its nearest class."""
     return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL_ERROR)
-
-
-ALIAS_OF = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
-_PROSE = {"title", "description", "examples"}
 
 
 def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidRequestError:

@@ -123,9 +123,8 @@ class TaskWorker:
         record = await self._tasks.get(message.task_id)
         if claim is Claim.ACQUIRED and record is not None:
             return await self._perform(record, message)
-        if claim is Claim.FINISHED and not (
-            record and record.dead
-        ):  # its worker may have died before it deleted the photo
+        # The worker that finished it may have died before it deleted the photo.
+        if claim is Claim.FINISHED and not (record and record.dead):
             await self._finaliser.delete([photo_key(message.task_id)])
         if claim is Claim.LEASED:  # in case its owner is dead: try again when the lease has expired
             await self._queue.postpone(message, await self._tasks.lease_left_s(message.task_id))

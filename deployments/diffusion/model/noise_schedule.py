@@ -1,8 +1,8 @@
 """The noise levels of a model, and the plan of steps of a request.
 
-Computed in numpy, with the float32 rounding of diffusers' schedulers. IEEE 754 fixes the result of each operation used,
-so the levels are the same on every machine; torch's square roots and `linspace` differ in the last bit between
-processors.
+Computed in numpy, with the float32 rounding of diffusers' schedulers: torch's square roots and `linspace` differ in the
+last bit between processors. IEEE 754 fixes the operations in float32 used here; functions that it leaves open (`pow`,
+`log`, `cos`) run in float64 and are rounded.
 """
 
 import math
