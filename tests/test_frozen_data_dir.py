@@ -12,7 +12,6 @@ from tests.frozen.surface import FROZEN
 from tests.frozen.write_data_dir import (
     IDEMPOTENCY_KEY,
     bearer,
-    eventually,
     make,
     running,
     task,
@@ -20,6 +19,7 @@ from tests.frozen.write_data_dir import (
     verdict,
     webhook_secret,
 )
+from tests.support.polling import poll
 
 LINKS = ("result", "low_res_urls")  # signed anew in every answer
 DONE_S = 240
@@ -49,7 +49,7 @@ def test_a_service_goes_on_with_the_data_directory_of_an_earlier_version(tmp_pat
         check_rights(client, own, team, facts)
         for token, task_ids in facts["queued"].items():
             for task_id in task_ids:
-                eventually(lambda token=token, task_id=task_id: is_over(task(client, token, task_id)), DONE_S)
+                poll(lambda token=token, task_id=task_id: is_over(task(client, token, task_id)), DONE_S)
                 done = task(client, token, task_id)
                 assert done["status"] == "SUCCESS", done
                 for url in done["output"]["result"]:

@@ -16,9 +16,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from PIL import Image
 from serve_app.launcher import CONFIG, free_port
 from serve_app.photos.sample import sample_photo
 from tests.frozen.data_dir import ARCHIVE, FACTS, LOG_FOLDER
+from tests.support.polling import poll
+from tests.support.service_process import answers
 
 COMMAND = Path(sys.executable).with_name("face-avatar")
 KEPT = ("token", "token.sha256", "signing.key", "broker.password", "*.pem", f"{LOG_FOLDER}/*", "results/**/*.*")
@@ -47,27 +48,11 @@ def running(data_dir: Path, *options: str | Path) -> Iterator[httpx.Client]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-            eventually(lambda: process.poll() is not None or answers(client), 240)
+            poll(lambda: process.poll() is not None or answers(client), 240)
             yield client
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
-
-
-def answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def eventually(question: Callable[[], Any], timeout_s: float) -> None:
-    pause = threading.Event()
-    for _ in range(math.ceil(timeout_s / 0.1)):
-        if question():
-            return
-        pause.wait(0.1)
-    raise AssertionError(f"not true within {timeout_s} s")
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -151,7 +136,7 @@ def fill(client: httpx.Client, data_dir: Path) -> dict[str, Any]:
         make(client, own, 202, celery=True, seed=6, priority="low"),
     ]
     of_team = make(client, team, 202, celery=True, seed=7)
-    eventually(lambda: task(client, own, long["task_id"])["status"] == "STARTED", 60)
+    poll(lambda: task(client, own, long["task_id"])["status"] == "STARTED", 60)
     facts["queued"] = {own: [each["task_id"] for each in (long, *waiting)], team: [of_team["task_id"]]}
     return facts
 
