@@ -76,7 +76,7 @@ class AvatarSpec:
     deadline: float  # unix seconds
     tenant: str = ""  # tenants take turns
     alone: bool = False  # shares no step with other rows: suspected of killing its process
-    deprioritised: bool = False  # its tenant exceeds its limits: other rows go first, for a while
+    tenant_used_s: float = 0.0  # what its tenant used recently before this stage (`FairShare`)
     adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
 
 

@@ -44,10 +44,16 @@ def poll() -> Callable[..., Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray: all journeys, and whatever asks a service."""
+    """Mark what starts Ray: all journeys, and whatever asks a service.
+
+    Of the processes among which pytest-xdist divides the tests, one runs all that share the service; the tests of any
+    other file stay together, as they share brokers and models.
+    """
     for item in items:
-        if E2E in item.path.parents or "service" in getattr(item, "fixturenames", ()):
+        starts_ray = E2E in item.path.parents or "service" in getattr(item, "fixturenames", ())
+        if starts_ray:
             item.add_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
 
 
 @pytest.hookimpl(trylast=True)

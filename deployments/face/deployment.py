@@ -8,11 +8,11 @@ from ray import serve
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
-from deployments.face.penalty import DeprioritisedTurns
+from deployments.face.fair_turns import FairTurns
 from deployments.face.similarity import face_similarity
 from deployments.types import FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
-MAX_DEPRIORITISED_WAIT_S = 2.0  # of the deprioritised call that is next; the others queue behind it
+MAX_YIELD_S = 2.0  # the longest wait of the call that yields to others and is next; the rest queue behind it
 
 
 class FaceEmbedder:
@@ -29,29 +29,27 @@ class FaceEmbedder:
             blank = np.zeros((256, 256, 3), np.uint8)
             self._model.embed([Photo(blank), Photo(blank, is_generated=True)])
         start.publish()
-        self._deprioritised_turns = DeprioritisedTurns(MAX_DEPRIORITISED_WAIT_S)
+        self._turns = FairTurns(MAX_YIELD_S)
         self._model_lock = asyncio.Lock()  # one thread at a time: no face library documents that it is thread-safe
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
-    async def embed(self, photo: Photo, deprioritised: bool = False) -> FaceEmbedding:
-        """Raises: NoFaceError."""
-        async with self._deprioritised_turns.turn(deprioritised=deprioritised):
+    async def embed(self, photo: Photo, used_s: float = 0.0) -> FaceEmbedding:
+        """`used_s`: what the tenant used recently before this stage, seconds. Raises: NoFaceError."""
+        async with self._turns.turn(used_s):
             found: FaceEmbedding | NoFaceError = await self._embed_batch(photo)
         if isinstance(found, NoFaceError):
             raise found
         return found
 
-    async def inspect(self, photo: Photo) -> FoundFaces:
+    async def inspect(self, photo: Photo, used_s: float = 0.0) -> FoundFaces:
         """The faces of a photo and whether it is usable, without generating anything."""
-        async with self._model_lock:
+        async with self._turns.turn(used_s), self._model_lock:
             return await asyncio.to_thread(self._model.inspect, photo)
 
-    async def similarity(
-        self, image: GeneratedImage, reference: FaceEmbedding, deprioritised: bool = False
-    ) -> float | None:
+    async def similarity(self, image: GeneratedImage, reference: FaceEmbedding, used_s: float = 0.0) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
-        async with self._deprioritised_turns.turn(deprioritised=deprioritised):
+        async with self._turns.turn(used_s):
             found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, is_generated=True))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 

@@ -46,9 +46,7 @@ class AvatarIngress:
         self._stages.start()
         self._service = AvatarService(settings, container, queue, self._stages)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
-        self._access = Access(
-            container.redis, container.keys, settings.tokens, self._service.usage, container.penalties, own
-        )
+        self._access = Access(container.redis, container.keys, settings.tokens, self._service.usage, container.use, own)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._access, self._settings, stage_states)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
-from serve_app.auth.penalties import Penalties
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.rate_limit import Quota, Rate, Rates
 from serve_app.auth.tokens import OwnToken, Scope, Token, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook
@@ -16,7 +16,7 @@ from serve_app.backends.secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.tasks.models import Keys
 
-REFUSAL_DELAY_S = 1.0  # of each 429, and of every answer to a client that keeps retrying after one
+REFUSAL_DELAY_S = 1.0  # of each 429, and of every answer to an owner that floods the service
 MAX_DELAYED = 64  # in one ingress replica; each occupies one of its ongoing requests
 
 
@@ -42,7 +42,7 @@ class Access:
         keys: Keys,
         settings: TokenSettings,
         usage: UsageBook,
-        penalties: Penalties,
+        use: OwnerUse,
         own: OwnToken | None,
     ) -> None:
         breaker = CircuitBreaker()
@@ -50,7 +50,7 @@ class Access:
         self._rates = Rates(redis, keys.rates, breaker)
         self._settings = settings
         self._usage = usage
-        self._penalties = penalties
+        self._use = use
         self._delayed = 0
 
     async def authenticate(self, authorization: str | None, rights: Sequence[Scope] = ()) -> Authenticated:
@@ -62,7 +62,7 @@ class Access:
         for right in rights:
             require_right(token, right)
         quota = await self._counted(token, makes="create" in rights)
-        if self._penalties.is_penalised_here(token.id):
+        if self._use.is_flooding(token.owner):
             await self._delay()
         return Authenticated(token, quota)
 
@@ -88,7 +88,7 @@ class Access:
         except RateLimitError:
             if makes:
                 self._usage.refused(token.id)
-            await self._penalties.count_refusal(token.id)
+            self._use.charge_refusal(token.owner)
             await self._delay()
             raise
 

@@ -1,6 +1,6 @@
 """Rate limits: requests of a token in a time window, counted over all ingress replicas.
 
-Counts are kept in Redis. While it is unavailable, rate limits are not enforced; `ConcurrencyLimit` still bounds each
+Counts are kept in Redis. While it is unavailable, rate limits are not enforced; `FairSlots` still bound each
 replica.
 """
 

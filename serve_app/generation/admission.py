@@ -1,14 +1,16 @@
-"""Concurrency limits: how many images one ingress replica makes at once, and all replicas for one token.
+"""Concurrency limits: how much one ingress replica does at once, in shares by owner, and all replicas for one token.
 
-The slots of a token are in the broker; while that is unavailable, only the limit of the replica applies.
+The slots of a token are in the broker; while that is unavailable, only the shares of the replica apply.
 """
 
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from redis.asyncio import Redis
 
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
 from serve_app.tasks.models import LEASE_S, Keys
@@ -35,24 +37,42 @@ return -1
 """
 
 
-class ConcurrencyLimit:
-    """The number of images that one replica makes at once; requests beyond it are refused before any work is done."""
+class FairSlots:
+    """The concurrency slots of one replica for one kind of work, in shares by owner.
 
-    def __init__(self, max_images: int, retry_after_s: int) -> None:
-        self._max_images = max_images
+    An owner that holds none always gets one request in: nobody can keep another one out. Beyond that a request fits
+    while slots are free, or while its owner holds no more than an equal share of them. So one owner alone may use all,
+    and all together hold at most about twice as many as there are slots.
+    """
+
+    def __init__(self, slots: int, what: str, retry_after_s: int, use: OwnerUse) -> None:
+        """`what` is held, for messages: "images are being made". Refusals are charged to `use`."""
+        self._slots = slots
+        self._what = what
         self._retry_after_s = retry_after_s
-        self._images = 0
+        self._use = use
+        self._held: Counter[str] = Counter()
+
+    def check(self, owner: str, count: int) -> None:
+        """Raises: OverloadedError where `hold` would."""
+        own, held = self._held[owner], self._held.total()
+        fits = held + count <= self._slots or own + count <= self._slots / len(self._held.keys() | {owner})
+        if own and not fits:
+            self._use.charge_refusal(owner)
+            message = f"{held} {self._what} already, {own} of them for you, which is your share."
+            raise OverloadedError(message, self._retry_after_s)
 
     @contextmanager
-    def hold(self, images: int) -> Iterator[None]:
+    def hold(self, owner: str, count: int = 1) -> Iterator[None]:
         """Raises: OverloadedError."""
-        if self._images + images > self._max_images:
-            raise OverloadedError(f"{self._images} images are being made already.", self._retry_after_s)
-        self._images += images
+        self.check(owner, count)
+        self._held[owner] += count
         try:
             yield
         finally:
-            self._images -= images
+            self._held[owner] -= count
+            if not self._held[owner]:
+                del self._held[owner]
 
 
 class ConcurrencySlots:

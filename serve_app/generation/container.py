@@ -9,7 +9,7 @@ import ray
 from ray.serve.handle import DeploymentHandle
 from redis.asyncio import Redis
 
-from serve_app.auth.penalties import Penalties
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.backends.object_store import Results
 from serve_app.backends.redis import connect, ensure_shared_secret
 from serve_app.backends.secrets import signing_key
@@ -35,7 +35,7 @@ class Container:
     executor: TaskExecutor
     signing_key: bytes
     pipeline: AvatarPipeline
-    penalties: Penalties
+    use: OwnerUse
 
     @classmethod
     def of(
@@ -63,9 +63,9 @@ class Container:
         )
         pipeline = AvatarPipeline(embedder, generator, remover, results)
         ReferenceCollector.freeze_current()
-        penalties = Penalties(redis, keys)
-        executor = TaskExecutor(catalog, pipeline, tasks, penalties)
-        return cls(redis, keys, lease_owner, catalog, results, tasks, executor, key, pipeline, penalties)
+        use = OwnerUse(redis, keys)
+        executor = TaskExecutor(catalog, pipeline, tasks, use)
+        return cls(redis, keys, lease_owner, catalog, results, tasks, executor, key, pipeline, use)
 
 
 def check_reach(settings: GenerationSettings, nodes: int) -> None:

@@ -5,13 +5,13 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from types import MappingProxyType
 from typing import NamedTuple
 
 from deployments.errors import AvatarError, DeadlineError
 from deployments.types import Photo
-from serve_app.auth.penalties import Penalties
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results
 from serve_app.catalog.catalog import Catalog
@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class TaskExecutor:
-    def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore, penalties: Penalties) -> None:
+    def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore, use: OwnerUse) -> None:
         self._catalog = catalog
         self._pipeline = pipeline
         self._tasks = tasks
-        self._penalties = penalties
+        self._use = use
 
     async def run(
         self,
@@ -42,10 +42,13 @@ class TaskExecutor:
         *,
         done: Mapping[int, StoredAvatar] = MappingProxyType({}),
         recorded: bool = True,
+        slots: AbstractContextManager[None] | None = None,
     ) -> Outcome:
         """Make the images of a task that are not in `done` (by index); `recorded`: note each in the task's record.
 
-        Raises: DeadlineError, UnknownAppError, and what `get_photo` and the pipeline raise.
+        `slots` are held only when the photo is here, so that a slow photo host takes none of them.
+
+        Raises: DeadlineError, UnknownAppError, and what `get_photo`, `slots` and the pipeline raise.
         """
 
         async def image_done(index: int, avatar: StoredAvatar) -> None:
@@ -60,7 +63,9 @@ class TaskExecutor:
             started = time.perf_counter()
             photo = await get_photo()
             fetch_s = time.perf_counter() - started
-            return success_outcome(await self._pipeline.run(await self._job(task, done), photo, image_done), fetch_s)
+            with slots or nullcontext():
+                result = await self._pipeline.run(await self._job(task, done), photo, image_done)
+            return success_outcome(result, fetch_s)
 
     async def _job(self, task: Task, done: Mapping[int, StoredAvatar]) -> AvatarJob:
         request = task.request
@@ -73,7 +78,7 @@ class TaskExecutor:
             native_size=app.native_size(request.width, request.height),
             submitted_at=task.submitted_at,
             done=done,
-            deprioritised=await self._penalties.is_penalised(task.token),
+            tenant_used_s=await self._use.shared_s(task.owner),
         )
 
 

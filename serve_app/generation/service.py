@@ -14,7 +14,7 @@ from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.object_store import photo_key
 from serve_app.errors import BrokerError, RateLimitError, UnknownTaskError
-from serve_app.generation.admission import ConcurrencyLimit, ConcurrencySlots
+from serve_app.generation.admission import ConcurrencySlots, FairSlots
 from serve_app.generation.container import Container
 from serve_app.generation.envelope import IN_PROGRESS, effective_record, envelope_of
 from serve_app.generation.executor import FinalOutcome, TaskFinaliser, failure_outcome, time_limit, within_deadline
@@ -59,23 +59,29 @@ class AvatarService:
         self.validator = RequestValidator(settings, container.catalog)
         self._executor = container.executor
         self._pipeline = container.pipeline
-        self._penalties = container.penalties
+        self._use = container.use
         self._signing_key = container.signing_key
         self.changes = ChangeStream(container.redis, container.keys)
         self._queue_eta = QueueEta(settings, container.tasks, queue)
         self._leases = Leases(container.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
-        self._decoder = PhotoDecoder(settings.photo, settings.decoder)
+        self._decoder = PhotoDecoder(settings.photo, settings.decoder, self._use)
         certificates = Provenance(settings.provenance, settings.broker, settings.data_dir).certificates()
-        self._credentials = CredentialReader(certificates, settings.decoder)
-        self._concurrency = ConcurrencyLimit(settings.admission.max_images, settings.admission.retry_after_s)
+        self._credentials = CredentialReader(certificates, settings.decoder, self._use)
+        admission = settings.admission
+
+        def slots(most: int, what: str) -> FairSlots:
+            return FairSlots(most, what, admission.retry_after_s, self._use)
+
+        self._drawing = slots(admission.max_images, "images are being made")
+        self._queueing = slots(admission.max_queueing, "requests are on their way to the queue")
+        self._inspections = slots(admission.max_inspections, "pictures are looked at")
+        self._fetches = slots(admission.max_fetches, "photos are being fetched")
         self._stages = stages
         self._detached: set[asyncio.Task[TaskRecord]] = set()
         self.usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
         self._finaliser = TaskFinaliser(container.tasks, container.results, self.usage)
-        self._slots = ConcurrencySlots(
-            container.redis, container.keys, CircuitBreaker(), settings.admission.retry_after_s
-        )
+        self._slots = ConcurrencySlots(container.redis, container.keys, CircuitBreaker(), admission.retry_after_s)
 
     def apps(self) -> list[dict[str, Any]]:
         """The apps of the catalogue as clients see them."""
@@ -105,19 +111,8 @@ class AvatarService:
             return await self._record(task.task_id)
         except RateLimitError:
             self.usage.refused(task.token)
-            await self._penalties.count_refusal(task.token)
+            self._use.charge_refusal(task.owner)
             raise
-
-    @asynccontextmanager
-    async def _within_limits(self, task: Task, caller: Caller) -> AsyncIterator[None]:
-        """Reserve the images of a task within the limits of this replica and of the token.
-
-        Raises: OverloadedError; RateLimitError; ForbiddenError.
-        """
-        images = task.request.batch
-        with self._concurrency.hold(images):
-            async with self._slots.hold(task.token, task.task_id, images, caller.max_images):
-                yield
 
     async def _make(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         async with self._within_limits(task, caller):
@@ -137,6 +132,17 @@ class AvatarService:
         async with self._finalising(task), self._within_limits(task, caller), self._leases.hold(task.task_id):
             return await self._run(task, request)
 
+    @asynccontextmanager
+    async def _within_limits(self, task: Task, caller: Caller) -> AsyncIterator[None]:
+        """Refuse a task that there is no room for before any work is done, and keep to the limit of its token.
+
+        Raises: OverloadedError; RateLimitError; ForbiddenError.
+        """
+        images = task.request.batch
+        self._drawing.check(task.owner, images)
+        async with self._slots.hold(task.token, task.task_id, images, caller.max_images):
+            yield
+
     async def _run(self, task: Task, request: AvatarRequest, *, recorded: bool = True) -> TaskRecord:
         """Run a leased task and finalise its success; `_finalising` finalises the rest.
 
@@ -144,7 +150,10 @@ class AvatarService:
         """
         started_at = time.time()
         outcome = await self._executor.run(
-            task, lambda: self._photo_for_warm_stages(request.file_url), recorded=recorded
+            task,
+            lambda: self._photo_for_warm_stages(request.file_url, task.owner),
+            recorded=recorded,
+            slots=self._drawing.hold(task.owner, task.request.batch),
         )
         success = FinalOutcome("SUCCESS", outcome)
         if recorded:
@@ -207,7 +216,7 @@ class AvatarService:
 
     async def _enqueue(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         await self._queue_eta.check_load(task, caller.max_queued)
-        with self._concurrency.hold(1):
+        with self._queueing.hold(task.owner):
             if task.idempotency is not None:
                 return await self._once(task, "PENDING", request, lambda leased: self._enqueue_leased(leased, request))
             await self._tasks.create(task, "PENDING")
@@ -216,42 +225,47 @@ class AvatarService:
     async def _enqueue_leased(self, task: Task, request: AvatarRequest) -> TaskRecord:
         """Fetch the photo, store it, and put the task into the queue."""
         async with self._finalising(task), self._leases.hold(task.task_id), within_deadline(task):
-            photo = await self._photo(request.file_url)
+            photo = await self._photo(request.file_url, task.owner)
             await self.results.put(photo_key(task.task_id), await asyncio.to_thread(pack_photo, photo))
-            await self._tasks.enqueue(task.task_id)
+            await self._tasks.enqueue(task.task_id, behind=self._use.is_flooding(task.owner))
         return await self._record(task.task_id)
 
-    async def preflight(self, file_url: str) -> Preflight:
+    async def preflight(self, file_url: str, owner: str) -> Preflight:
         """The faces of a photo, and whether it would be accepted. Leaves no record, and scales no generator up.
 
         Raises: ImageUrlError; OverloadedError; DeadlineError.
         """
         started = time.perf_counter()
-        async with self._inspecting():
-            photo = await self._photo(file_url)
+        async with self._inspecting(owner):
+            photo = await self._photo(file_url, owner)
             fetched = time.perf_counter()
-            found = await self._pipeline.inspect(photo)
-        return Preflight.of(photo, found, fetch_s=fetched - started, face_s=time.perf_counter() - fetched)
+            found = await self._pipeline.inspect(photo, self._use.used_s(owner))
+            face_s = time.perf_counter() - fetched
+        return Preflight.of(photo, found, fetch_s=fetched - started, face_s=face_s)
 
-    async def verify(self, file_url: str) -> VerifyOutput:
+    async def verify(self, file_url: str, owner: str) -> VerifyOutput:
         """Whether a picture is an unmodified one of this service. Leaves no record.
 
         Raises: ImageUrlError; OverloadedError; DeadlineError.
         """
-        async with self._inspecting():
-            data = await self._fetcher.fetch(file_url)
-            found = await self._credentials.verify(data)
+        async with self._inspecting(owner):
+            data = await self._fetch(file_url, owner)
+            found = await self._credentials.verify(data, owner)
             if found.credentials is None:
-                await self._decoder.decode(data)  # raises where it is no picture at all
+                await self._decoder.decode(data, owner)  # raises where it is no picture at all
         return found
 
     @asynccontextmanager
-    async def _inspecting(self) -> AsyncIterator[None]:
+    async def _inspecting(self, owner: str) -> AsyncIterator[None]:
         """Limits how many pictures are inspected at once, and how long. Raises: OverloadedError; DeadlineError."""
         deadline_s = self._settings.deadline_s
-        with self._concurrency.hold(1):
-            async with time_limit(deadline_s, limit_s=deadline_s):
-                yield
+        with self._inspections.hold(owner):
+            try:
+                async with time_limit(deadline_s, limit_s=deadline_s):
+                    yield
+            except RateLimitError:
+                self._use.charge_refusal(owner)
+                raise
 
     async def find(self, task_id: str, owner: str) -> TaskRecord:
         """Raises: UnknownTaskError, also for tasks of another owner; BrokerError."""
@@ -300,17 +314,23 @@ class AvatarService:
         await self.changes.close()
         await self._leases.close()
         await self.usage.close()
+        await self._use.close()
         await self._fetcher.close()
         await self._redis.aclose()
         await self._decoder.close()
         await self._credentials.close()
 
-    async def _photo(self, url: str) -> Photo:
-        return await self._decoder.decode(await self._fetcher.fetch(url))
+    async def _fetch(self, url: str, owner: str) -> bytes:
+        """Raises: ImageUrlError; OverloadedError where the owner fetches more than its share."""
+        with self._fetches.hold(owner):
+            return await self._fetcher.fetch(url)
 
-    async def _photo_for_warm_stages(self, url: str) -> Photo:
+    async def _photo(self, url: str, owner: str) -> Photo:
+        return await self._decoder.decode(await self._fetch(url, owner), owner)
+
+    async def _photo_for_warm_stages(self, url: str, owner: str) -> Photo:
         """Raises: OverloadedError where a stage has no replica, which is then started."""
-        photo = await self._photo(url)
+        photo = await self._photo(url, owner)
         if self._stages is not None:
             await self._stages.require_warm(photo)
         return photo

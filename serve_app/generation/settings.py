@@ -20,9 +20,13 @@ DEFAULT_DATA_DIR = Path("~/.face-avatar")
 
 
 class AdmissionSettings(Config):
-    """What one ingress replica accepts before it answers 503."""
+    """What one ingress replica does at once before it answers 503, each in shares by owner (`FairSlots`)."""
 
-    max_images: int = Field(32, ge=8)  # being made at once; a request counts as many as its batch
+    max_images: int = Field(32, ge=8)  # being made; a request counts as many as its batch
+    max_queueing: int = Field(32, ge=1)  # requests whose photo is on its way into the queue
+    max_inspections: int = Field(16, ge=1)  # pictures of `/faces` and `/verify`
+    max_fetches: int = Field(64, ge=1)  # photos that are fetched
+    max_deadline_s: float = Field(600, gt=0, le=3600)  # of a synchronous request, whatever it names
     retry_after_s: int = Field(5, ge=1)
     cold_start_s: int = Field(120, ge=1)  # assumed for a stage at zero replicas until a cold start was measured
 

@@ -56,12 +56,11 @@ class RequestValidator:
         if refusal := self._catalog.refusal(request.app_id, self._settings.license_mode):
             raise ForbiddenError(refusal)
         self._check_consent(request)
-        queue = self._settings.queue
         effective = EffectiveRequest.fill(
             request,
             app,
             seed=secrets.randbelow(MAX_SEED + 1),
-            deadline_s=queue.deadline_s if request.celery else self._settings.deadline_s,
+            deadline_s=self._deadline_s(request),
         )
         self._check_prompt(effective.prompt, "gender" if request.prompt is None else "prompt")
         key = caller.idempotency_key
@@ -74,6 +73,13 @@ class RequestValidator:
             webhook=self._webhook(request, caller),
             token=caller.token.id if caller.token else "",
         )
+
+    def _deadline_s(self, request: AvatarRequest) -> float:
+        """A synchronous request occupies slots while its client waits, so its deadline is bounded."""
+        settings = self._settings
+        if request.celery:
+            return request.deadline_s or settings.queue.deadline_s
+        return min(request.deadline_s or settings.deadline_s, settings.admission.max_deadline_s)
 
     def _check_consent(self, request: AvatarRequest) -> None:
         """Raises: InvalidRequestError where this service requires consent and the request does not confirm it."""

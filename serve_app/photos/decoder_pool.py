@@ -19,17 +19,19 @@ from serve_app.sandbox.process import (
     refusal_parts,
     serve_pictures,
 )
+from serve_app.sandbox.turns import ProcessTurns, Use
 
 
 class PhotoDecoder(SandboxPool[Photo]):
     """`decode_photo` in a few child processes."""
 
-    def __init__(self, limits: PhotoSettings, settings: SandboxSettings) -> None:
-        super().__init__(lambda: DecoderProcess(limits, settings), "decode", settings.processes)
+    def __init__(self, limits: PhotoSettings, settings: SandboxSettings, use: Use | None = None) -> None:
+        turns = ProcessTurns(settings.processes, settings.owner_seconds, use)
+        super().__init__(lambda: DecoderProcess(limits, settings), "decode", turns)
 
-    async def decode(self, data: bytes) -> Photo:
-        """Raises: ImageUrlError, also for a photo that killed or stalled its decoder; SandboxStartError."""
-        return await self.ask(data)
+    async def decode(self, data: bytes, owner: str = "") -> Photo:
+        """Raises: ImageUrlError, also for a photo that killed or stalled its decoder; what `ask` raises."""
+        return await self.ask(data, owner)
 
 
 class DecoderProcess(SandboxedProcess[Photo]):

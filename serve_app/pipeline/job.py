@@ -43,7 +43,7 @@ class AvatarJob:
     native_size: tuple[int, int]
     submitted_at: float  # unix seconds
     done: Mapping[int, StoredAvatar] = field(default_factory=dict)
-    deprioritised: bool = False  # its tenant exceeds its limits
+    tenant_used_s: float = 0.0  # what its tenant used recently in front of the stages
 
     @property
     def deadline(self) -> float:
@@ -78,7 +78,7 @@ class AvatarJob:
             deadline=self.deadline,
             tenant=self.tenant,
             adapter_scale=request.ip_adapter_scale,
-            deprioritised=self.deprioritised,
+            tenant_used_s=self.tenant_used_s,
         )
 
     def postprocess_spec(self, drawn: AvatarSpec) -> PostprocessSpec:

@@ -73,7 +73,7 @@ class AvatarPipeline:
         started = time.perf_counter()
         try:
             with _overload_errors():
-                face = await self.embed(photo, deprioritised=job.deprioritised)
+                face = await self.embed(photo, job.tenant_used_s)
                 face_s = time.perf_counter() - started
                 images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
                 return JobResult(_require_shown(await _all_or_none(images)), face_s)
@@ -86,14 +86,14 @@ class AvatarPipeline:
             value_of(self._generator.scale_from_zero.remote()), value_of(self._remover.scale_from_zero.remote())
         )
 
-    async def embed(self, photo: Photo, *, deprioritised: bool = False) -> FaceEmbedding:
-        """Raises: NoFaceError."""
-        return await self._from_embedder(lambda: self._embedder.embed.remote(photo, deprioritised))
+    async def embed(self, photo: Photo, used_s: float = 0.0) -> FaceEmbedding:
+        """`used_s`: what the owner of the photo used recently, seconds. Raises: NoFaceError."""
+        return await self._from_embedder(lambda: self._embedder.embed.remote(photo, used_s))
 
-    async def inspect(self, photo: Photo) -> FoundFaces:
+    async def inspect(self, photo: Photo, used_s: float = 0.0) -> FoundFaces:
         """The faces of a photo; does not scale the generator up from zero. Raises: OverloadedError."""
         with _overload_errors():
-            return await self._from_embedder(lambda: self._embedder.inspect.remote(photo))
+            return await self._from_embedder(lambda: self._embedder.inspect.remote(photo, used_s))
 
     async def _from_embedder(self, call: Callable[[], DeploymentResponse[T]]) -> T:
         """The value of a call to the embedder, which is repeated where its replica died."""
@@ -159,7 +159,7 @@ class AvatarPipeline:
             image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 avatar = calls.add(self._remover.postprocess.remote(image, postprocessing))
-                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.deprioritised))
+                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.tenant_used_s))
                 try:
                     return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
                 except STAGE_LOST as error:

@@ -9,6 +9,7 @@ from serve_app.photos.urls import describe_url
 from serve_app.provenance.reader import Credentials, ReaderProcess, Reading
 from serve_app.provenance.signing import OurCertificates, Trust
 from serve_app.sandbox.process import SandboxPool, SandboxSettings
+from serve_app.sandbox.turns import ProcessTurns, Use
 from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.responses import Envelope, TimeRequired
 
@@ -61,13 +62,14 @@ class VerifyOutput(BaseModel):
 class CredentialReader(SandboxPool[Reading]):
     """Reads content credentials in one child process, started by the first picture."""
 
-    def __init__(self, ours: OurCertificates, settings: SandboxSettings) -> None:
-        super().__init__(lambda: ReaderProcess(ours.anchors, settings), "read", processes=1)
+    def __init__(self, ours: OurCertificates, settings: SandboxSettings, use: Use | None = None) -> None:
+        turns = ProcessTurns(1, settings.owner_seconds, use)
+        super().__init__(lambda: ReaderProcess(ours.anchors, settings), "read", turns)
         self._signers = ours.signers
 
-    async def verify(self, data: bytes) -> VerifyOutput:
-        """Raises: ImageUrlError, also for a picture that killed or stalled the child; SandboxStartError."""
-        return VerifyOutput.of(await self.ask(data), self._signers)
+    async def verify(self, data: bytes, owner: str = "") -> VerifyOutput:
+        """Raises: ImageUrlError, also for a picture that killed or stalled the child; what `ask` raises."""
+        return VerifyOutput.of(await self.ask(data, owner), self._signers)
 
 
 def _verdict(reading: Reading, *, ours: bool) -> Verdict:

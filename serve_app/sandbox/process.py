@@ -26,6 +26,7 @@ from typing import BinaryIO, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from serve_app.errors import ImageUrlError, too_costly
+from serve_app.sandbox.turns import ProcessTurns
 
 START_TIMEOUT_S = 60.0  # a start takes half a second on an idle machine
 KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # some Python installations do not start without them
@@ -55,6 +56,9 @@ class SandboxSettings(BaseModel):
     processes: PositiveInt = 2  # pictures processed at once
     timeout_s: PositiveFloat = 1.8  # for one picture; slower ones are rejected within 2 s
     max_memory_bytes: PositiveInt = 300 * 1000 * 1000  # of one process, on top of its idle memory
+    owner_seconds: PositiveFloat = (
+        20  # of processing for one owner, of which half is forgotten every 30 s; more is a 429
+    )
 
 
 class SandboxStartError(RuntimeError):
@@ -162,10 +166,11 @@ class SandboxedProcess(ABC, Generic[T]):
 class SandboxPool(Generic[T]):
     """A few processes of one kind, started by `start` or else by the first pictures."""
 
-    def __init__(self, make: Callable[[], SandboxedProcess[T]], name: str, processes: int) -> None:
+    def __init__(self, make: Callable[[], SandboxedProcess[T]], name: str, turns: ProcessTurns) -> None:
         self._make = make
         self._name = name
-        self._processes = processes
+        self._turns = turns
+        self._processes = processes = turns.processes
         # Own threads: slow DNS look-ups can occupy all threads of the event loop.
         self._threads = ThreadPoolExecutor(processes, name)
         self._idle: SimpleQueue[SandboxedProcess[T] | None] = SimpleQueue()  # one entry a thread; None: not started
@@ -177,12 +182,16 @@ class SandboxPool(Generic[T]):
         for _ in range(self._processes):
             self._threads.submit(self._start_one)
 
-    async def ask(self, data: bytes) -> T:
-        """The answer to a picture.
+    async def ask(self, data: bytes, owner: str = "") -> T:
+        """The answer to a picture of an owner.
 
-        Raises: ImageUrlError, also for a picture that killed or stalled its process; SandboxStartError.
+        Raises: ImageUrlError, also for a picture that killed or stalled its process; SandboxStartError; RateLimitError
+        where pictures of its owner used too much time.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, data)
+        turn = await self._turns.acquire(owner)
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, data)
+        answer.add_done_callback(lambda _: turn.end())
+        return await asyncio.shield(answer)  # the process works on although its request has ended
 
     def _ask(self, data: bytes) -> T:
         process = self._idle.get()

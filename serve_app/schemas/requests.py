@@ -180,7 +180,7 @@ class EffectiveRequest(BaseModel):
 
     @classmethod
     def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
-        """Fill missing fields from the app's defaults; `seed` and `deadline_s` apply if the request has none."""
+        """Fill missing fields from the app's defaults; `seed` applies if the request has none, `deadline_s` always."""
         defaults = app.defaults
         gender = gender_word(request.gender)
         own_prompt = None if request.prompt == "None" else request.prompt
@@ -195,7 +195,7 @@ class EffectiveRequest(BaseModel):
             num_inference_steps=_first(request.num_inference_steps, defaults.num_inference_steps),
             guidance_scale=_first(request.guidance_scale, defaults.guidance_scale),
             seed=_first(request.seed, seed),
-            deadline_s=_first(request.deadline_s, deadline_s),
+            deadline_s=deadline_s,
             webhook_url=None if request.webhook_url is None else describe_url(request.webhook_url),
         )
 

@@ -69,8 +69,7 @@ local function leave_line()
     end
 end
 
-local function to_queue()
-    local priority = lane()
+local function to_queue(priority)
     local message = redis.call('XADD', priority == 'low' and low_queue or normal_queue, '*', 'task_id', task_id)
     redis.call('HSET', record, 'status', 'PENDING', 'message_id', message, 'priority', priority)
     redis.call('ZADD', open, now, task_id)
@@ -128,9 +127,10 @@ redis.call('SET', lease, lease_owner, 'PX', ARGV[6])
 return task_id .. ' ' .. ARGV[9]
 """
 
+# ARGV: among the tasks of low priority: 0 or 1
 ENQUEUE = """
 if status ~= 'PENDING' or not leased() then return 0 end
-to_queue()
+to_queue(ARGV[4] == '1' and 'low' or lane())
 return 1
 """
 
@@ -184,7 +184,7 @@ return 1
 
 HAND_BACK = """
 if status ~= 'STARTED' or not leased() then return 0 end
-to_queue()
+to_queue(lane())
 redis.call('HINCRBY', record, 'attempts', -1)
 return 1
 """
@@ -211,7 +211,7 @@ if not unfinished then
 end
 if redis.call('EXISTS', lease) == 1 or redis.call('HGET', record, 'message_id') ~= ARGV[4] then return 0 end
 from_queue()
-to_queue()
+to_queue(lane())
 return 1
 """
 
@@ -221,7 +221,7 @@ if status ~= 'FAILED' or redis.call('ZREM', dead, task_id) == 0 then return 0 en
 redis.call('HDEL', record, 'outcome', 'started_at', 'finished_at', 'attempts', 'dead')
 redis.call('HSET', record, 'task', ARGV[4])
 redis.call('EXPIRE', record, ARGV[5])
-to_queue()
+to_queue(lane())
 return 1
 """
 

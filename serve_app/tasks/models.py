@@ -225,8 +225,8 @@ class Keys:
     def slots(self, token: str) -> str:
         return f"{self._prefix}:places:{token}"
 
-    def penalty(self, token: str) -> str:
-        return f"{self._prefix}:greedy:{token}"
+    def use(self, owner: str) -> str:
+        return f"{self._prefix}:use:{owner}"
 
     def usage(self, token: str, day: str) -> str:
         return f"{self._prefix}:usage:{token}:{day}"

@@ -86,9 +86,12 @@ class TaskStore:
         fields, leased = await pipe.hgetall(self._keys.record(task_id)).exists(self._keys.lease(task_id)).execute()
         return record_from(fields, is_leased=bool(leased)) if fields else None
 
-    async def enqueue(self, task_id: str) -> bool:
-        """Queue a task that this process has leased, and release it; false where it was cancelled meanwhile."""
-        return bool(await self._run(scripts.ENQUEUE, task_id))
+    async def enqueue(self, task_id: str, *, behind: bool = False) -> bool:
+        """Queue a task that this process has leased, and release it; false where it was cancelled meanwhile.
+
+        `behind`: among the tasks of low priority, because its owner floods the service.
+        """
+        return bool(await self._run(scripts.ENQUEUE, task_id, int(behind)))
 
     async def queued_of(self, owner: str) -> Queued:
         """The unfinished queued tasks of an owner."""

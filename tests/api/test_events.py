@@ -12,7 +12,7 @@ import pytest
 from serve_app.api.app import build_http
 from serve_app.api.sse import check_room, last_event_id
 from serve_app.auth.access import Access
-from serve_app.auth.penalties import Penalties
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.tokens import OwnToken
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.secrets import TOKEN_FILE
@@ -192,7 +192,7 @@ async def browsing(ingress: Ingress, data_dir: Path) -> AsyncIterator[tuple[http
     settings = Settings(data_dir=data_dir)
     own = OwnToken(data_dir)
     redis, keys, service = ingress.redis, ingress.keys, ingress.service
-    access = Access(redis, keys, settings.tokens, service.usage, Penalties(redis, keys), own)
+    access = Access(redis, keys, settings.tokens, service.usage, OwnerUse(redis, keys), own)
     app = build_http(ingress.service, access, settings, _nothing)
     bearer = f"Bearer {(data_dir / TOKEN_FILE).read_text().strip()}"
     owner = (await access.authenticate(bearer)).token.owner

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from serve_app.auth.access import Access
-from serve_app.auth.penalties import MAX_REFUSALS, PENALTY_S, Penalties
+from serve_app.auth.owner_use import FLOODING_S, KEPT_S, MAX_REFUSED_S, OwnerUse
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
 from serve_app.backends.circuit_breaker import CircuitBreaker
@@ -37,10 +37,10 @@ class Office:
         self.keys = Keys(f"access{next(PREFIXES)}")
         self.store = TokenStore(redis, self.keys.tokens)
         self.usage = UsageBook(redis, self.keys, days=90)
-        self.penalties = Penalties(redis, self.keys)
+        self.use = OwnerUse(redis, self.keys)
 
     def gate(self, settings: TokenSettings = SETTINGS, own: OwnToken | None = None) -> Access:
-        return Access(self.redis, self.keys, settings, self.usage, self.penalties, own)
+        return Access(self.redis, self.keys, settings, self.usage, self.use, own)
 
     def cut_off(self) -> Redis:
         return connect(BrokerSettings(url="unix:///nothing/here.sock", timeout_s=1), self.data_dir)
@@ -60,6 +60,7 @@ def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], No
                 office = Office(redis, valkey)
                 await scenario(office)
                 await office.usage.close()
+                await office.use.close()
 
         asyncio.run(within())
 
@@ -376,31 +377,56 @@ def test_counts_wait_for_a_broker_that_is_away(at: Callable[[Scenario], None], m
     at(scenario)
 
 
-def test_a_token_that_asks_on_though_refused_is_known_as_greedy_to_every_process(
-    at: Callable[[Scenario], None],
-) -> None:
+def test_refused_requests_are_use_of_their_owner_in_every_process(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
-        asked, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), Penalties(office.redis, office.keys)
-        token = (await asked.authenticate(ann, ["create"])).token.id
-        for refusals in range(1, MAX_REFUSALS + 1):
-            assert not await elsewhere.is_penalised(token)
+        gate, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), OwnerUse(office.redis, office.keys)
+        owner = (await gate.authenticate(ann, ["create"])).token.owner
+        assert await elsewhere.shared_s(owner) == 0
+        for refusals in range(1, 4):
             with pytest.raises(RateLimitError):
-                await asked.authenticate(ann, ["create"])
-            assert await elsewhere.is_penalised(token) == (refusals == MAX_REFUSALS)
-        assert not await elsewhere.is_penalised("another")
-        assert 0 < await office.redis.ttl(office.keys.penalty(token)) <= PENALTY_S  # and it is forgotten
+                await gate.authenticate(ann, ["create"])
+            assert office.use.used_s(owner) == pytest.approx(refusals, rel=0.1)  # seconds decay meanwhile
+        await office.use.shared_s(owner)
+        assert await elsewhere.shared_s(owner) == pytest.approx(3, rel=0.1)
+        assert await elsewhere.shared_s("another") == 0
+        assert 0 < await office.redis.ttl(office.keys.use(owner)) <= KEPT_S  # and it is forgotten
 
     at(scenario)
 
 
-def test_while_the_broker_is_away_a_process_knows_its_own_greedy_tokens(at: Callable[[Scenario], None]) -> None:
+def test_use_is_shared_without_being_asked_for(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        one, other = [Penalties(office.cut_off(), office.keys) for _ in range(2)]
-        for _ in range(MAX_REFUSALS):
-            await one.count_refusal("token")
-        assert await one.is_penalised("token")
-        assert not await other.is_penalised("token")
+        elsewhere = OwnerUse(office.redis, office.keys)
+        office.use.charge("ann", 5.0)
+        office.use.charge("ann", 5.0)
+
+        async def is_known() -> bool:
+            return await elsewhere.shared_s("ann") > 9
+
+        await eventually(is_known)
+        assert office.use.used_s("ann") == pytest.approx(10, rel=0.2)
+
+    at(scenario)
+
+
+def test_no_number_of_refusals_counts_more_than_others_use_within_minutes(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        for _ in range(1000):
+            office.use.charge_refusal("ann")
+        assert office.use.used_s("ann") == pytest.approx(MAX_REFUSED_S, rel=0.01)
+
+    at(scenario)
+
+
+def test_while_the_broker_is_away_a_process_knows_what_was_used_in_it(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        one, other = [OwnerUse(office.cut_off(), office.keys) for _ in range(2)]
+        one.charge("ann", 3.0)
+        assert await one.shared_s("ann") == pytest.approx(3, rel=0.1)
+        assert await one.shared_s("ann") == pytest.approx(3, rel=0.1)
+        assert await other.shared_s("ann") == 0
+        await one.close()
 
     at(scenario)
 
@@ -412,7 +438,7 @@ def test_who_asks_on_has_to_wait_for_every_answer(
         ann, bob = [f"Bearer {await office.store.add(TokenGrant(name))}" for name in ("ann", "bob")]
         gate = office.gate(TokenSettings(requests_per_minute=1))
         await gate.authenticate(ann, ["create"])
-        for _ in range(MAX_REFUSALS):
+        for _ in range(round(1.2 * FLOODING_S)):
             with pytest.raises(RateLimitError):
                 await gate.authenticate(ann, ["create"])
         monkeypatch.setattr("serve_app.auth.access.REFUSAL_DELAY_S", 3600)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.auth.access import Access
-from serve_app.auth.penalties import Penalties
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.tokens import OwnToken, Scope, Token, TokenSettings
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.redis import BrokerSettings, connect, own_url
@@ -37,7 +37,7 @@ def let_in(data_dir: Path, prefix: str, secret: str, *rights: Scope) -> Token | 
         async with connect(BrokerSettings(), data_dir) as redis:
             keys = Keys(prefix)
             book = UsageBook(redis, keys, 90)
-            access = Access(redis, keys, TokenSettings(), book, Penalties(redis, keys), OwnToken(data_dir))
+            access = Access(redis, keys, TokenSettings(), book, OwnerUse(redis, keys), OwnToken(data_dir))
             try:
                 return (await access.authenticate(f"Bearer {secret}", rights)).token
             except UnauthorizedError:

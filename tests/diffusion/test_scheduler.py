@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.diffusion.engine.scheduler import MAX_DEPRIORITISED_WAIT_S, Bucket, Row, RowEta, RowScheduler
+from deployments.diffusion.engine.scheduler import Bucket, Row, RowEta, RowScheduler
 from tests.support.fakes import row
 
 
@@ -144,35 +144,43 @@ def modest_waits(curve: Curve, greedy_rows: int) -> list[float]:
     return waits_beside(refill, curve, until=60)
 
 
-def test_a_deprioritised_row_goes_behind_the_others_but_not_for_ever() -> None:
-    back, other = row(tenant="greedy", deprioritised=True), row(tenant="modest", num_inference_steps=50, arrived_at=5)
-    assert scheduler_with([back, other]).next_batch(5, Curve()) == [other]
-    assert scheduler_with([back, other]).next_batch(MAX_DEPRIORITISED_WAIT_S, Curve(most=2)) == [back]
+def test_rows_of_a_tenant_that_used_much_before_this_stage_go_behind_until_others_used_as_much() -> None:
+    back, other = row(tenant="greedy", tenant_used_s=60.0), row(tenant="modest", num_inference_steps=50, arrived_at=5)
+    scheduler = scheduler_with([back, other])
+    assert scheduler.next_batch(5, Curve()) == [other]
+    assert scheduler_with([back, other]).next_batch(300, Curve(most=2)) == [back]  # it decays
     assert scheduler_with([back]).next_batch(5, Curve()) == [back]
+    scheduler.charge([other], 130.0, 5)
+    scheduler.add(newest := row(tenant="modest", arrived_at=6))
+    assert scheduler.next_batch(6, Curve(most=2)) == [back]
+    assert newest in scheduler.rows
 
 
-def test_a_deprioritised_row_may_share_a_step_where_that_slows_no_other() -> None:
-    back, other = row(tenant="greedy", deprioritised=True), row(tenant="modest")
+def test_a_row_that_yields_may_share_a_step_where_that_slows_no_other() -> None:
+    back, other = row(tenant="greedy", tenant_used_s=60.0), row(tenant="modest")
     assert scheduler_with([back, other]).next_batch(0, Curve(fixed_s=0.1, row_s=0.001)) == [other, back]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ann", "bob", "cid"]), st.booleans(), st.integers(1, 50)), min_size=1))
 @settings(deadline=None)
-def test_a_step_goes_first_to_rows_that_are_not_deprioritised(requests: list[tuple[str, bool, int]]) -> None:
-    rows = [row(tenant=name, deprioritised=back, num_inference_steps=steps) for name, back, steps in requests]
+def test_a_step_goes_first_to_a_tenant_that_used_little(requests: list[tuple[str, bool, int]]) -> None:
+    heavy = {name: used for name, used, _steps in requests}
+    rows = [
+        row(tenant=name, tenant_used_s=60.0 * heavy[name], num_inference_steps=steps) for name, _, steps in requests
+    ]
     first = scheduler_with(rows).next_batch(1, Curve())[0]
-    assert first.spec.deprioritised == all(each.spec.deprioritised for each in rows)
+    assert heavy[first.spec.tenant] == all(heavy.values())
 
 
 @pytest.mark.parametrize("curve", [Curve(), Curve(fixed_s=0.005, row_s=0.01)])
 def test_bursts_of_one_who_had_little_and_asks_too_much_slow_nobody(curve: Curve) -> None:
     alone = burst_waits(curve, burst=0)
-    assert p95(burst_waits(curve, burst=3, deprioritised=True)) <= 1.2 * p95(alone)
+    assert p95(burst_waits(curve, burst=3, used_s=60.0)) <= 1.2 * p95(alone)
     if curve.row_s > curve.fixed_s:  # where rows cost much, the turns of tenants would not do
-        assert p95(burst_waits(curve, burst=3, deprioritised=False)) > 2 * p95(alone)
+        assert p95(burst_waits(curve, burst=3)) > 2 * p95(alone)
 
 
-def burst_waits(curve: Curve, burst: int, deprioritised: bool = False, every_s: float = 3.1) -> list[float]:
+def burst_waits(curve: Curve, burst: int, used_s: float = 0.0, every_s: float = 3.1) -> list[float]:
     """Beside one who has bursts of images."""
     moments = itertools.count(0, every_s)
     next_at = next(moments)
@@ -182,7 +190,7 @@ def burst_waits(curve: Curve, burst: int, deprioritised: bool = False, every_s: 
         if now < next_at:
             return []
         next_at = next(moments)
-        images = {"tenant": "greedy", "num_inference_steps": 4, "deprioritised": deprioritised, "arrived_at": now}
+        images = {"tenant": "greedy", "num_inference_steps": 4, "tenant_used_s": used_s, "arrived_at": now}
         return [row(**images) for _ in range(burst)]
 
     return waits_beside(bursts, curve, until=120)

@@ -192,7 +192,7 @@ def test_at_zero_replicas_who_waits_is_told_when_to_come_back_and_who_queues_is_
                 await refused.answer
             assert caught.value.retry_after_s == 77
             assert (await _record(ingress, refused)).status == "FAILED"
-        assert ingress.service._concurrency._images == 0
+        assert not ingress.service._drawing._held
         assert (await ingress.send(Caller("ann"), celery=True).answer).status == "PENDING"
 
     at(scenario)
@@ -204,7 +204,7 @@ def test_a_photo_whose_task_could_not_be_queued_is_deleted(
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture")
 
-        async def away(*_: object) -> bool:
+        async def away(*_: object, **__: object) -> bool:
             raise BrokerError("away")
 
         monkeypatch.setattr(ingress.tasks, "enqueue", away)

@@ -10,7 +10,7 @@ import pytest
 from redis import Redis
 
 from deployments.types import Photo
-from serve_app.auth.penalties import Penalties
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import connect, own_url
 from serve_app.catalog.catalog import Catalog
@@ -36,23 +36,21 @@ class Ingress:
     def __init__(self, broker: Path, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
         settings = Settings(data_dir=data_dir, **changes)
         redis, keys = connect(settings.broker, broker), Keys(PREFIX)
-        penalties = Penalties(redis, keys)
+        use = OwnerUse(redis, keys)
         self.keys = keys
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(settings.catalogs)
-        runner = TaskExecutor(catalog, self.pipeline, self.tasks, penalties)  # type: ignore[arg-type]
-        parts = Container(
-            redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, penalties
-        )  # type: ignore[arg-type]
+        runner = TaskExecutor(catalog, self.pipeline, self.tasks, use)  # type: ignore[arg-type]
+        parts = Container(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, use)  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
         self.gate = asyncio.Event()
         self.gate.set()
         self.service._photo = self._photo  # type: ignore[method-assign]
         self.redis = redis
 
-    async def _photo(self, _url: str) -> Photo:
+    async def _photo(self, _url: str, _owner: str) -> Photo:
         await self.gate.wait()
         return Photo(PIXELS)
 

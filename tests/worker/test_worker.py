@@ -14,7 +14,7 @@ from ray.exceptions import ActorDiedError
 
 from deployments.errors import NoFaceError
 from deployments.types import Photo
-from serve_app.auth.penalties import Penalties
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.backends.embedded_valkey import ValkeyKeeper
 from serve_app.backends.object_store import Results, StoreSettings, photo_key
 from serve_app.backends.redis import BrokerSettings, connect
@@ -54,7 +54,7 @@ class Shop:
         name = f"worker{len(self.workers)}"
         pipeline = Pipeline(self.results, *outcomes)
         store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, self.keys, name, lease_s=lease_s)
-        runner = TaskExecutor(Catalog.read(["embedded"]), pipeline, store, Penalties(self.redis, self.keys))  # type: ignore[arg-type]
+        runner = TaskExecutor(Catalog.read(["embedded"]), pipeline, store, OwnerUse(self.redis, self.keys))  # type: ignore[arg-type]
         worker = TaskWorker(store, queue, runner, self.results, concurrency)
         self.workers.append(worker)
         self.loops.append(asyncio.create_task(worker.run()))

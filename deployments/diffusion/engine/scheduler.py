@@ -2,8 +2,9 @@
 
 Whenever a row arrives or leaves, the rows of the next steps are chosen again among all waiting and half-done rows.
 The shortest remaining work goes first, which minimises the mean wait; ageing prevents starvation; tenants take turns,
-those with the least recent usage first and deprioritised ones last. The batch size minimises the total wait, but a
-tenant is not slowed much by one that used much more.
+those with the least recent usage first. The batch size minimises the total wait, but a tenant is not slowed much by
+one that used much more. Usage is the time of steps here and what tenants used before this stage: decoding, and refused
+requests.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -11,8 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from deployments.common.fair_share import FairShare
 from deployments.diffusion.engine.denoiser import Denoiser
-from deployments.diffusion.engine.fair_share import FairShare
 from deployments.types import AvatarSpec, GeneratedImage, Vector
 
 # Expected arrivals for each image that is here: they wait for the time that a step with few rows wastes. Simulated with
@@ -20,7 +21,6 @@ from deployments.types import AvatarSpec, GeneratedImage, Vector
 # run together, has a p95 a tenth worse; with 4 the short requests of the steep one wait as in the fullest step.
 EXPECTED_ARRIVALS = 2.0
 MAX_SLOWDOWN = 1.15  # of a step by rows of tenants that used much more than its first row's tenant
-MAX_DEPRIORITISED_WAIT_S = 10.0  # after it a deprioritised row takes its turn like the others
 
 Bucket = tuple[str, Hashable]
 """Model, and what rows must have in common to share a step: the shape of their latents."""
@@ -52,9 +52,6 @@ class Row:
     @property
     def is_cancelled(self) -> bool:
         return self.future.cancelled()
-
-    def is_deprioritised(self, now: float) -> bool:
-        return self.spec.deprioritised and now - self.arrived_at < MAX_DEPRIORITISED_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +108,7 @@ class RowScheduler:
     def add(self, row: Row) -> None:
         self._rows.append(row)
         self._chosen = []
+        self._fair_share.note_elsewhere(row.spec.tenant, row.spec.tenant_used_s, row.arrived_at)
 
     def remove(self, rows: Iterable[Row]) -> None:
         if removed := set(rows):
@@ -147,18 +145,13 @@ class RowScheduler:
     def _limit_slowdown(self, batch: list[Row], now: float, costs: StepCosts) -> list[Row]:
         """Drop rows that must yield to the first one wherever they would slow the step by more than MAX_SLOWDOWN."""
         first = batch[0]
-        yielding = [row for row in batch if self._must_yield(row, first, now)]
+        yielding = [row for row in batch if self._fair_share.used_much_more(row.spec.tenant, first.spec.tenant, now)]
         kept = [row for row in batch if row not in yielding]
         max_step_s = MAX_SLOWDOWN * costs.step_s(first.bucket, batch_size_of(kept))
         for row in yielding:
             if costs.step_s(first.bucket, batch_size_of([*kept, row])) <= max_step_s:
                 kept.append(row)
         return kept
-
-    def _must_yield(self, row: Row, first: Row, now: float) -> bool:
-        if row.is_deprioritised(now) != first.is_deprioritised(now):
-            return row.is_deprioritised(now)
-        return self._fair_share.used_much_more(row.spec.tenant, first.spec.tenant, now)
 
     def forecast(self, now: float, costs: StepCosts) -> dict[Row, RowEta]:
         order = self._in_order(now, costs)
@@ -168,18 +161,15 @@ class RowScheduler:
         return {row: RowEta(ends[row], positions.get(row, 0)) for row in order}
 
     def _in_order(self, now: float, costs: StepCosts) -> list[Row]:
-        """Each tenant's best row, then each tenant's second best, and so on; within a round by recent usage, then rank.
-
-        Deprioritised rows come after all others.
-        """
+        """Each tenant's best row, then each one's second best, and so on; within a round by recent usage, then rank."""
         ranks = {row: self._rank(row, now, costs) for row in self._rows}
         seen: dict[str, int] = {}
         levels = {tenant: self._fair_share.level(tenant, now) for tenant in {row.spec.tenant for row in self._rows}}
-        turns: list[tuple[bool, int, int, int, Row]] = []
+        turns: list[tuple[int, int, int, Row]] = []
         for place, row in enumerate(sorted(self._rows, key=ranks.__getitem__)):
             turn = seen[row.spec.tenant] = seen.get(row.spec.tenant, -1) + 1
-            turns.append((row.is_deprioritised(now), turn, levels[row.spec.tenant], place, row))
-        return [row for *_order, row in sorted(turns, key=lambda each: each[:4])]
+            turns.append((turn, levels[row.spec.tenant], place, row))
+        return [row for *_order, row in sorted(turns, key=lambda each: each[:3])]
 
     def _rank(self, row: Row, now: float, costs: StepCosts) -> tuple[float, float]:
         """Smaller goes first: remaining seconds of work less the aged waiting time; then the older row."""

@@ -28,7 +28,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
         """The faces of a photo and whether it would be accepted, before anything is generated."""
         request.state.progress = RequestProgress()
         body = await bodies.model(FacesRequest, request)
-        preflight = await service.preflight(body.file_url)
+        preflight = await service.preflight(body.file_url, request.state.owner)
         return envelope_response(preflight.envelope(body.file_url))
 
     @api.post(
@@ -42,7 +42,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
         """Whether a picture is one of ours and as it left us, by its content credentials (C2PA)."""
         progress = request.state.progress = RequestProgress()
         body = await bodies.model(VerifyRequest, request)
-        verification = await service.verify(body.file_url)
+        verification = await service.verify(body.file_url, request.state.owner)
         return envelope_response(verification.envelope(body.file_url, time.perf_counter() - progress.started))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)

@@ -1,0 +1,101 @@
+"""Turns at a few sandboxed processes, so that slow pictures of some owners do not make all others wait."""
+
+import asyncio
+import itertools
+import math
+import time
+from typing import Protocol
+
+from deployments.common.fair_share import HALF_LIFE_S, FairShare, level_of
+from serve_app.errors import RateLimitError
+
+
+class Use(Protocol):
+    """What owners used recently, for all stages."""
+
+    def used_s(self, owner: str) -> float: ...
+
+    def charge(self, owner: str, seconds: float) -> None: ...
+
+
+class ProcessTurns:
+    """Grants `processes` to pictures that wait. Belongs to one event loop.
+
+    Pictures of owners that used less recently go first. Owners that used more than a second of these processes recently
+    leave one of them to the others, and what one owner may use is bounded.
+    """
+
+    def __init__(self, processes: int, owner_seconds: float, use: Use | None = None) -> None:
+        """`owner_seconds`: the most that one owner used recently, see `FairShare`. `use` is charged and obeyed."""
+        self.processes = processes
+        self._owner_seconds = owner_seconds
+        self._use = use
+        self._used = FairShare()  # seconds of these processes alone
+        self._free = processes
+        self._heavy = 0  # processes that work for owners who used more than a second
+        self._order = itertools.count()
+        self._waiting: dict[asyncio.Future[bool], tuple[str, int]] = {}  # owner, and order of arrival
+
+    async def acquire(self, owner: str) -> "Turn":
+        """A process for a picture of an owner; to be released. Raises: RateLimitError."""
+        self._check(owner)
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting[granted] = (owner, next(self._order))
+        self._grant()
+        try:
+            return Turn(self, owner, heavy=await granted)
+        except asyncio.CancelledError:
+            self._waiting.pop(granted, None)
+            if granted.done() and not granted.cancelled():  # granted just before its request ended
+                self._free += 1
+                self._heavy -= granted.result()
+                self._grant()
+            raise
+
+    def release(self, turn: "Turn", seconds: float) -> None:
+        self._used.charge([(turn.owner, seconds)], time.time())
+        if self._use is not None:
+            self._use.charge(turn.owner, seconds)
+        self._free += 1
+        self._heavy -= turn.heavy
+        self._grant()
+
+    def _check(self, owner: str) -> None:
+        used_s = self._used.used_s(owner, time.time())
+        if owner and used_s > self._owner_seconds:
+            wait_s = math.ceil(HALF_LIFE_S * math.log2(used_s / self._owner_seconds))
+            raise RateLimitError("Your pictures took so long to decode that the next ones have to wait.", wait_s)
+
+    def _grant(self) -> None:
+        """Give free processes to those that wait."""
+        for granted in sorted(self._waiting, key=self._rank):
+            if not self._free:
+                return
+            if granted.done():  # its request has just ended
+                continue
+            owner, _order = self._waiting[granted]
+            heavy = level_of(self._used.used_s(owner, time.time())) > 0
+            if heavy and self._heavy >= max(1, self.processes - 1):
+                continue
+            self._free -= 1
+            self._heavy += heavy
+            del self._waiting[granted]
+            granted.set_result(heavy)
+
+    def _rank(self, granted: "asyncio.Future[bool]") -> tuple[int, int]:
+        owner, order = self._waiting[granted]
+        used_s = self._used.used_s(owner, time.time()) if self._use is None else self._use.used_s(owner)
+        return level_of(used_s), order
+
+
+class Turn:
+    """One process for one picture."""
+
+    def __init__(self, turns: ProcessTurns, owner: str, *, heavy: bool) -> None:
+        self.owner = owner
+        self.heavy = heavy
+        self._turns = turns
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        self._turns.release(self, time.monotonic() - self._began)
