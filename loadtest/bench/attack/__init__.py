@@ -1,0 +1,1 @@
+"""A client with one request a second beside attacks on the service."""
