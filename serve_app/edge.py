@@ -8,13 +8,14 @@ each proxy if the environment variable PROXY_CALLBACK names it.
 
 import re
 
+from ray.serve._private import constants as serve_constants
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.security_headers import ALWAYS, JSON, JSON_ONLY, add_headers
-from serve_app.schemas.responses import Envelope
+from serve_app.api.proxy_errors import proxy_error
+from serve_app.api.security_headers import ALWAYS, JSON, add_headers
+from serve_app.http_protocol import UnsupportedServerError, install
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 MIDDLEWARES = "serve_app.edge:middlewares"
@@ -25,13 +26,20 @@ REFUSED = frozenset(
 )
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
-# The errors of the proxy itself, by status; any other status is an internal error.
-PROXY_ERRORS = {404: "Not Found", 408: "Timeout", 429: "Rate Limit", 503: "Overloaded"}
-RETRY_AFTER_S = 5
-
 
 def middlewares() -> list[Middleware]:
+    """Raises: UnsupportedServerError, with which the proxy does not start."""
+    install()
     return [Middleware(Edge)]
+
+
+def check_supported() -> None:
+    """Raises: UnsupportedServerError where Serve's proxies would serve without `middlewares` or their limits."""
+    if not hasattr(serve_constants, PROXY_CALLBACK):
+        raise UnsupportedServerError(
+            f"The installed Ray does not know {PROXY_CALLBACK}: requests would have no limits."
+        )
+    install()
 
 
 class Edge:
@@ -58,7 +66,8 @@ class Edge:
                 if _is_proxy_error(message):
                     replaced = True
                     request_id = Headers(raw=message["headers"]).get("x-request-id")
-                    await proxy_error(message["status"], request_id)(scope, receive, send)
+                    status = 504 if message["status"] == 408 else message["status"]  # Serve's own time is over
+                    await proxy_error(status, request_id)(scope, receive, send)
             if not replaced:
                 await send(message)
 
@@ -67,19 +76,6 @@ class Edge:
         finally:
             if not started:  # the replica died during the request; a retry reaches another one
                 await proxy_error(503, Headers(scope=inner).get("x-request-id"))(scope, receive, send)
-
-
-def proxy_error(status: int, request_id: str | None) -> JSONResponse:
-    """The envelope that replaces an error of the proxy."""
-    name = PROXY_ERRORS.get(status, "Internal Error")
-    text = "The service could not answer this request."
-    envelope = Envelope(error=name, error_data={"message": text}, status="FAILED")
-    answer = JSONResponse(envelope.model_dump(), 504 if status == 408 else status, ALWAYS | JSON_ONLY)
-    if request_id:
-        answer.headers["X-Request-Id"] = request_id
-    if status in (429, 503):
-        answer.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return answer
 
 
 def _is_proxy_error(message: Message) -> bool:

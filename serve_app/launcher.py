@@ -19,7 +19,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
 from serve_app.backends.secrets import TOKEN_FILE, ensure_token
-from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
+from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK, check_supported
+from serve_app.http_protocol import UnsupportedServerError
 from serve_app.settings import Settings
 
 CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
@@ -88,6 +89,10 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
     config, settings = read_config(options)
     host, port = config.http_options.host, config.http_options.port
     check_port_free(host, port)
+    try:
+        check_supported()  # the proxy would only say so in its log
+    except UnsupportedServerError as error:
+        raise StartError(str(error)) from error
     try:
         ensure_token(settings.data_dir)
         if settings.broker.url is None:

@@ -12,10 +12,13 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from deployments.errors import DeadlineError
+from serve_app import edge
 from serve_app.api import body as bodies
 from serve_app.api.body import BodyReader
-from serve_app.edge import Edge
+from serve_app.edge import PROXY_CALLBACK, Edge, check_supported
 from serve_app.errors import InvalidRequestError, OverloadedError, TooLargeError
+from serve_app.http_protocol import UnsupportedServerError
+from serve_app.launcher import ServiceOptions, StartError, free_port, run_service
 
 
 async def headers_seen(request: Request) -> Response:
@@ -94,6 +97,17 @@ def test_a_replica_that_dies_is_answered_for(client: TestClient) -> None:
 def test_what_the_application_says_passes_unchanged(client: TestClient) -> None:
     assert (client.get("/own").status_code, client.get("/own").json()) == (503, {"mine": True})
     assert client.get("/stream").text == "abc"
+
+
+def test_a_ray_that_would_call_no_middleware_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(edge.serve_constants, PROXY_CALLBACK)
+    with pytest.raises(UnsupportedServerError, match=PROXY_CALLBACK):
+        check_supported()
+    with (
+        pytest.raises(StartError, match="would have no limits"),
+        run_service(ServiceOptions(port=free_port())),
+    ):
+        pytest.fail("it started")
 
 
 def request_of(*messages: Message, announced: str = "") -> Request:

@@ -5,8 +5,10 @@ from pydantic import Field
 from serve_app.api.security_headers import CorsSettings
 from serve_app.generation.settings import GenerationSettings
 
+LARGEST_BODY_BYTES = 64 * 1024 * 1024  # what the proxy, which does not know the settings, lets through
+
 
 class IngressSettings(GenerationSettings):
     public_url: str | None = None  # base of the links in answers; None: the URL of the request
-    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024, le=LARGEST_BODY_BYTES)
     cors: CorsSettings = CorsSettings()

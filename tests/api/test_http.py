@@ -1,6 +1,8 @@
 """The contract over real HTTP, on a real local Serve, with the embedded models."""
 
+import contextlib
 import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -304,6 +307,49 @@ def test_a_body_that_is_too_large_is_refused(service: Service) -> None:
     failure(service.client.post("/getImageToImage", content=body, headers=headers), 413, "Request Too Large")
     chunks = (b" " * 1024 * 1024 for _ in range(17))  # no Content-Length to go by
     failure(service.client.post("/getImageToImage", content=chunks, headers=headers), 413, "Request Too Large")
+
+
+def said_to(service: Service, *parts: bytes) -> bytes:
+    """All that the service says to these bytes, until it closes the connection."""
+    url = urlsplit(service.url)
+    said = b""
+    with socket.create_connection((url.hostname, url.port), 60) as connection:
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                connection.sendall(part)
+        with contextlib.suppress(ConnectionError):
+            while received := connection.recv(65536):
+                said += received
+    return said
+
+
+def proxy_process() -> psutil.Process:
+    """Serve's proxy, which belongs to a cluster that this process has started."""
+    processes = psutil.Process().children(recursive=True)
+    return next(process for process in processes if "ProxyActor" in " ".join(process.cmdline()))
+
+
+def test_the_proxy_refuses_a_head_that_is_too_large(service: Service) -> None:
+    proxy = proxy_process()
+    before = proxy.memory_info().rss
+    said = said_to(service, b"GET /healthz HTTP/1.1\r\n", *[b"name: value\r\n" * 1000] * 2000)
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 ")
+    assert b"x-request-id: " in head
+    assert (json.loads(body).keys(), json.loads(body)["error"]) == (KEYS, "Request Too Large")
+    assert proxy.memory_info().rss - before < 20_000_000  # without the limit it was 493 MB
+    assert httpx.get(f"{service.url}/healthz").status_code == 200
+
+
+def test_an_endless_body_ends_the_events_that_did_not_ask_for_it(service: Service) -> None:
+    task_id = service.post(celery=True, batch=MAX_IMAGES, num_inference_steps=50).json()["task_id"]
+    head = (
+        f"GET /api/v1/tasks/{task_id}/events HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        f"Authorization: {service.client.headers['authorization']}\r\n\r\n"
+    )
+    said = said_to(service, head.encode(), *[b"2710\r\n" + b"x" * 10_000 + b"\r\n"] * 2000)
+    assert b"event: finished" not in said  # it ended before the task did
+    assert service.client.delete(f"/api/v1/tasks/{task_id}").json()["status"] == "CANCELLED"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/mixed", ""])
