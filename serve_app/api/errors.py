@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
 from deployments.errors import AvatarError
 from serve_app.api.dependencies import RequestProgress, envelope_response
@@ -35,8 +36,9 @@ def add_error_handlers(api: FastAPI) -> None:
         headers = dict(error.headers or {})
         method, path = request.method, request.url.path[:200]
         if error.status_code == 405:
+            headers["Allow"] = _allowed(request)
             avatar_error: AvatarError = MethodNotAllowedError(
-                f"{path} does not take {method}.", accepted=headers.get("Allow")
+                f"{path} does not take {method}.", accepted=headers["Allow"]
             )
         else:
             avatar_error = NotFoundError(f"There is nothing at {path}.")
@@ -48,3 +50,10 @@ def add_error_handlers(api: FastAPI) -> None:
         # Serve's proxy gives every request an id, passes it on in this header, and sets it on the answer.
         request_id = request.headers.get("x-request-id", "")
         return failed(request, INTERNAL_ERROR, {"message": message, "request_id": request_id}, {})
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this path. Starlette tells only those of the first."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))

@@ -299,6 +299,7 @@ def test_an_unknown_route_or_method_is_answered_in_the_envelope(service: Service
     answer = service.client.get("/getImageToImage")
     failure(answer, 405, "Method Not Allowed")
     assert answer.headers["allow"] == "POST"
+    assert service.client.put("/api/v1/tasks/unknown").headers["allow"] == "DELETE, GET"
 
 
 def test_a_body_that_is_too_large_is_refused(service: Service) -> None:
