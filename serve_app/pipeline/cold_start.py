@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import DeploymentStatus, ReplicaState
+from ray.serve.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from redis.asyncio import Redis
 
 from deployments.types import FaceEmbedding, Photo
@@ -30,6 +30,7 @@ MAX_SCALE_UPS = 8  # calls that wait for stages, each of which keeps a photo in 
 STALE_S = 10.0  # an older state refuses nothing: Serve's controller may be unavailable
 # A controller that has just restarted does not know yet that its replicas still run.
 SERVING = (ReplicaState.RUNNING, ReplicaState.UPDATING, ReplicaState.PENDING_MIGRATION, ReplicaState.RECOVERING)
+FAILED = (DeploymentStatus.UNHEALTHY, DeploymentStatus.DEPLOY_FAILED)
 SCALING = frozenset({"HEALTHY", "UPSCALING", "DOWNSCALING"})  # where a stage without a replica has none on purpose
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,13 @@ def fetch_stage_states(app_name: str) -> dict[str, StageState]:
 def _stage_state(details: Mapping[str, Any]) -> StageState:
     """The state in the `ray.serve.schema.DeploymentDetails` of one deployment."""
     states = [ReplicaState(replica["state"]) for replica in details["replicas"]]
-    return StageState(
-        status=DeploymentStatus(details["status"]).value,
-        serving=sum(state in SERVING for state in states),
-        starting=states.count(ReplicaState.STARTING),
-    )
+    serving = sum(state in SERVING for state in states)
+    status = DeploymentStatus(details["status"])
+    lost_one = DeploymentStatusTrigger(details["status_trigger"]) is DeploymentStatusTrigger.HEALTH_CHECK_FAILED
+    if lost_one and serving and status in FAILED:
+        # Serve keeps the status of a replica that died until it has all that it wants, which may be when a node comes.
+        status = DeploymentStatus.UPSCALING
+    return StageState(status=status.value, serving=serving, starting=states.count(ReplicaState.STARTING))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from deployments.types import Photo
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import OverloadedError
 from serve_app.pipeline import cold_start as stages
-from serve_app.pipeline.cold_start import MAX_SCALE_UPS, ColdStages, StageMonitor, StageState
+from serve_app.pipeline.cold_start import MAX_SCALE_UPS, ColdStages, StageMonitor, StageState, _stage_state
 from tests.support.polling import eventually
 
 PHOTO = Photo(np.zeros((8, 8, 3), np.uint8))
@@ -30,6 +30,27 @@ def see(*looks: StageState) -> tuple[dict[str, float], list[float]]:
     starts = ColdStages()
     took = [starts.update({"stage": state}, float(second)).get("stage", 0.0) for second, state in enumerate(looks)]
     return starts.waited_s(float(len(looks) - 1)), took
+
+
+@pytest.mark.parametrize(
+    ("status", "trigger", "replicas", "told"),
+    [
+        # One of two replicas was killed, and no place is free for another.
+        ("UNHEALTHY", "HEALTH_CHECK_FAILED", ["RUNNING", "STARTING"], "UPSCALING"),
+        ("UNHEALTHY", "HEALTH_CHECK_FAILED", ["RUNNING", "STOPPING"], "UPSCALING"),
+        ("DEPLOY_FAILED", "HEALTH_CHECK_FAILED", ["RUNNING", "STARTING"], "UPSCALING"),  # the same amid an update
+        ("UNHEALTHY", "HEALTH_CHECK_FAILED", ["STARTING"], "UNHEALTHY"),
+        ("UNHEALTHY", "HEALTH_CHECK_FAILED", [], "UNHEALTHY"),
+        ("DEPLOY_FAILED", "REPLICA_STARTUP_FAILED", ["RUNNING", "STARTING"], "DEPLOY_FAILED"),
+        ("UNHEALTHY", "INTERNAL_ERROR", ["RUNNING"], "UNHEALTHY"),
+        ("HEALTHY", "CONFIG_UPDATE_COMPLETED", ["RUNNING"], "HEALTHY"),
+    ],
+)
+def test_a_stage_that_serves_is_not_unhealthy_because_a_replica_was_lost(
+    status: str, trigger: str, replicas: list[str], told: str
+) -> None:
+    details = {"status": status, "status_trigger": trigger, "replicas": [{"state": state} for state in replicas]}
+    assert _stage_state(details).status == told
 
 
 def test_a_stage_at_zero_is_cold_and_has_waited_for_nothing() -> None:
