@@ -315,7 +315,6 @@ class AvatarService:
         await self._leases.close()
         await self.usage.close()
         await self._use.close()
-        await self._fetcher.close()
         await self._redis.aclose()
         await self._decoder.close()
         await self._credentials.close()
@@ -323,7 +322,7 @@ class AvatarService:
     async def _fetch(self, url: str, owner: str) -> bytes:
         """Raises: ImageUrlError; OverloadedError where the owner fetches more than its share."""
         with self._fetches.hold(owner):
-            return await self._fetcher.fetch(url)
+            return await self._fetcher.fetch(url, owner)
 
     async def _photo(self, url: str, owner: str) -> Photo:
         return await self._decoder.decode(await self._fetch(url, owner), owner)

@@ -7,13 +7,16 @@ answers all end there, so no notation of an address has to be recognised in the 
 import asyncio
 import socket
 import zlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 
+import serve_app
 from serve_app.errors import ImageUrlError
+from serve_app.photos.resolver import NameLookups
 from serve_app.photos.urls import (
     CLIENT_ERRORS,
     FetchSettings,
@@ -25,6 +28,10 @@ from serve_app.photos.urls import (
 )
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+USER_AGENT = f"face-avatar/{serve_app.__version__}"
+
+ResolverOf = Callable[[str], AbstractResolver]
+"""The resolver for the URLs of an owner."""
 
 
 class RefusedAddressError(OSError):
@@ -34,19 +41,23 @@ class RefusedAddressError(OSError):
 class PhotoFetcher:
     """Fetches `http:`, `https:` and `data:` URLs. Bound to the event loop of its first fetch."""
 
-    def __init__(self, settings: FetchSettings, resolver: AbstractResolver | None = None) -> None:
+    def __init__(self, settings: FetchSettings, resolver_of: ResolverOf | None = None) -> None:
         self._settings = settings
-        self._resolver = resolver
-        self._session: aiohttp.ClientSession | None = None
+        self._resolver_of = resolver_of or NameLookups(settings.name_servers).of_owner
 
-    async def fetch(self, url: str) -> bytes:
-        """The bytes behind `url`, unchecked. Raises: ImageUrlError."""
+    async def fetch(self, url: str, owner: str = "") -> bytes:
+        """The bytes behind `url`, unchecked; name look-ups are limited by owner. Raises: ImageUrlError."""
         if is_data_url(url):
             return decode_data_url(url, self._settings.max_bytes)
+        headers = {"Accept": "image/jpeg, image/png, image/webp", "Accept-Encoding": "identity"}
         # `from None`: the causes name resolved addresses, which must not reach a log.
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                return await self._follow(url)
+            async with (
+                asyncio.timeout(self._settings.timeout_s),
+                # A session for each fetch: closing it ends a look-up that aiohttp shields from cancellation.
+                guarded_session(self._settings, headers, self._resolver_of(owner)) as session,
+            ):
+                return await self._follow(session, url)
         except TimeoutError:
             raise ImageUrlError(
                 f"the photo did not arrive within {self._settings.timeout_s:g} s", reason="timeout"
@@ -60,15 +71,10 @@ class PhotoFetcher:
                 "the server of the URL could not be reached or broke off", reason="unreachable"
             ) from None
 
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    async def _follow(self, url: str) -> bytes:
+    async def _follow(self, session: aiohttp.ClientSession, url: str) -> bytes:
         for _ in range(self._settings.max_redirects + 1):
             target = check_url(url, self._settings)
-            async with self._http().get(target, allow_redirects=False) as response:
+            async with session.get(target, allow_redirects=False) as response:
                 location = response.headers.get("Location")
                 if response.status not in REDIRECT_STATUSES or location is None:
                     return await self._read(response)
@@ -94,15 +100,9 @@ class PhotoFetcher:
                 raise photo_too_large(max_bytes)
         return bytes(body)
 
-    def _http(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            headers = {"Accept": "image/jpeg, image/png, image/webp", "Accept-Encoding": "identity"}
-            self._session = guarded_session(self._settings, headers, self._resolver)
-        return self._session
-
 
 def guarded_session(
-    settings: FetchSettings, headers: dict[str, str], resolver: AbstractResolver | None = None
+    settings: FetchSettings, headers: dict[str, str], resolver: AbstractResolver
 ) -> aiohttp.ClientSession:
     """A session that connects to public addresses only; for URLs that passed `check_url`."""
 
@@ -119,7 +119,7 @@ def guarded_session(
             force_close=True,
             limit=0,  # callers limit the concurrency; a queue here would use up the deadline
         ),
-        headers=headers,
+        headers={"User-Agent": USER_AGENT, **headers},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # callers set one deadline for the whole fetch
         auto_decompress=False,

@@ -4,10 +4,11 @@ import base64
 import re
 import zlib
 from ipaddress import ip_address, ip_network
+from typing import Annotated
 from urllib.parse import unquote
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from yarl import URL
 
 from serve_app.errors import ImageUrlError
@@ -60,6 +61,16 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}")
 
 
+def _name_server(text: str) -> str:
+    """An address, with a port or without: `10.0.0.2`, `10.0.0.2:53`, `2001:db8::2`, `[2001:db8::2]:53`."""
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d{1,5}))?|([0-9.]+):(\d{1,5})", text)
+    address, port = (match[1] or match[3], match[2] or match[4] or "53") if match else (text, "53")
+    ip_address(address)
+    if not 0 < int(port) < 65536:
+        raise ValueError(f"{port} is not a port")
+    return text
+
+
 class FetchSettings(BaseModel):
     """Limits of one fetch, including its redirects."""
 
@@ -70,6 +81,7 @@ class FetchSettings(BaseModel):
     max_redirects: int = 3
     timeout_s: PositiveFloat = 10.0
     max_bytes: PositiveInt = 10 * 1024 * 1024  # after decompression
+    name_servers: tuple[Annotated[str, AfterValidator(_name_server)], ...] = ()  # `address[:port]`; (): the system's
 
 
 def check_url(text: str, settings: FetchSettings) -> URL:

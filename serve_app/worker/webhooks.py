@@ -17,7 +17,8 @@ from serve_app.auth.webhook_signature import signature, webhook_key
 from serve_app.backends.object_store import Results
 from serve_app.errors import BrokerError, ImageUrlError, StoreError
 from serve_app.generation.envelope import envelope_of
-from serve_app.photos.fetch import RefusedAddressError, guarded_session
+from serve_app.photos.fetch import RefusedAddressError, ResolverOf, guarded_session
+from serve_app.photos.resolver import NameLookups
 from serve_app.photos.urls import CLIENT_ERRORS, FetchSettings, check_url
 from serve_app.tasks.models import Delivery, TaskRecord
 from serve_app.tasks.store import TaskStore
@@ -43,13 +44,13 @@ class WebhookSender:
         results: Results,
         signing_key: bytes,
         settings: FetchSettings,
-        resolver: AbstractResolver | None = None,
+        resolver_of: ResolverOf | None = None,
     ) -> None:
         self._tasks = tasks
         self._results = results
         self._signing_key = signing_key
         self._settings = settings
-        self._resolver = resolver
+        self._resolver_of = resolver_of or NameLookups(settings.name_servers).of_owner
         self._calling: set[asyncio.Task[None]] = set()
         self._calls = metrics.Counter("avatar_webhook_calls_total", "Webhooks called.", ("outcome",))
 
@@ -88,7 +89,8 @@ class WebhookSender:
         assert before is not None
         body = (await envelope_of(record, self._results, webhook.base_url)).model_dump_json().encode()
         attempts = before.attempts + 1
-        status, error = await self._post(webhook.url, body, self._headers(record, body))
+        resolver = self._resolver_of(record.task.owner)
+        status, error = await self._post(webhook.url, body, self._headers(record, body), resolver)
         if status is not None and 200 <= status < 300:
             return Delivery(attempts=attempts, delivered_at=time.time(), status=status)
         given_up = status == GONE or attempts >= MAX_ATTEMPTS
@@ -105,13 +107,15 @@ class WebhookSender:
             "webhook-signature": signature(key, message_id, timestamp, body),
         }
 
-    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int | None, str]:
+    async def _post(
+        self, url: str, body: bytes, headers: dict[str, str], resolver: AbstractResolver
+    ) -> tuple[int | None, str]:
         """The HTTP status of the response, and an error message that does not reveal what an address resolved to."""
         try:
             target = check_url(url, self._settings)
             async with (
                 asyncio.timeout(self._settings.timeout_s),
-                guarded_session(self._settings, headers, self._resolver) as session,
+                guarded_session(self._settings, headers, resolver) as session,
                 session.post(target, data=body, allow_redirects=False) as response,
             ):
                 return response.status, f"answered with HTTP status {response.status}"

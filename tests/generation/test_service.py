@@ -62,6 +62,16 @@ def test_a_queued_request_without_a_key_ends_with_its_client_and_leaves_nothing(
     at(scenario)
 
 
+@pytest.mark.parametrize("celery", [False, True])
+def test_a_photo_is_fetched_for_the_owner_of_its_request(at: Callable[..., None], celery: bool) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        await ingress.send(Caller("bob"), celery=celery).answer
+        assert ingress.photo_owners == ["bob"]
+
+    at(scenario)
+
+
 def test_a_repeat_of_a_queued_request_takes_over_from_an_ingress_that_died(at: Callable[..., None]) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         dead, alive = make("picture"), make("picture")

@@ -15,11 +15,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import serve_app
 from serve_app.errors import ImageUrlError
 from serve_app.photos import fetch
 from serve_app.photos.fetch import PhotoFetcher
+from serve_app.photos.resolver import AT_ONCE_OF_OWNER, NameLookups
 from serve_app.photos.urls import MAX_URL_CHARS, FetchSettings, check_url, decode_data_url, describe_url, is_refused
-from tests.support.resolvers import FixedResolver
+from tests.support.polling import eventually
+from tests.support.resolvers import FixedResolver, name_server
 
 LOOPBACK = FetchSettings(allow_private=True, max_bytes=100_000)
 PHOTO = bytes(range(256)) * 300  # the fetcher does not look into it
@@ -61,11 +64,7 @@ async def raw_server(answer: bytes):
 
 
 async def fetched(url: str, limits: FetchSettings = LOOPBACK, resolver: AbstractResolver | None = None) -> bytes:
-    fetcher = PhotoFetcher(limits, resolver)
-    try:
-        return await fetcher.fetch(url)
-    finally:
-        await fetcher.close()
+    return await PhotoFetcher(limits, None if resolver is None else lambda _owner: resolver).fetch(url)
 
 
 async def refusal(
@@ -131,17 +130,16 @@ def test_the_request_asks_for_no_compression_and_carries_no_cookies_or_secrets(m
 
     assert fetch_from(spy, path="/first") == PHOTO
     assert [headers["Accept-Encoding"] for headers in seen] == ["identity", "identity"]
+    assert [headers["User-Agent"] for headers in seen] == [f"face-avatar/{serve_app.__version__}"] * 2
     assert not any({"Cookie", "Authorization", "Referer"} & set(headers) for headers in seen)
 
 
-def test_one_fetcher_fetches_several_photos_and_may_be_closed_twice():
+def test_one_fetcher_fetches_several_photos_at_once():
     async def main() -> None:
         async with http_server(photo) as port:
             fetcher = PhotoFetcher(LOOPBACK)
             urls = [f"http://127.0.0.1:{port}/{i}" for i in range(5)]
             assert await asyncio.gather(*map(fetcher.fetch, urls)) == [PHOTO] * 5
-            await fetcher.close()
-            await fetcher.close()
 
     run(main())
 
@@ -535,17 +533,6 @@ def test_no_way_of_writing_an_address_reaches_a_canary_on_loopback():
     run(main())
 
 
-@pytest.mark.parametrize("url", ["http://localhost:{port}/", "http://0x7f000001:{port}/", "http://0x7f.1:{port}/"])
-def test_the_name_resolution_of_the_system_ends_at_the_same_check(url):
-    async def main() -> None:
-        async with raw_server(b"") as (port, connections):
-            error = await refusal(url.format(port=port), FetchSettings(ports=(port,)))
-            assert error.data["reason"] == "address"
-            assert connections == []
-
-    run(main())
-
-
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "::1"], ["10.0.0.1", "169.254.169.254", "::1"]])
 def test_a_public_name_of_refused_addresses_is_refused_and_they_are_not_named(addresses):
     async def main() -> None:
@@ -728,6 +715,77 @@ def test_a_url_that_may_not_be_fetched_is_refused_with_its_reason(url, reason):
 def test_an_ordinary_url_may_be_fetched(url, host, port):
     checked = check_url(url, FetchSettings())
     assert (checked.raw_host, checked.port) == (host, port)
+
+
+def test_the_name_of_a_host_is_looked_up_and_sent_in_ascii():
+    hosts = []
+
+    async def spy(request: web.Request) -> web.Response:
+        hosts.append(request.host)
+        return web.Response(body=PHOTO)
+
+    async def main() -> None:
+        async with http_server(spy) as port, name_server({"xn--bcher-kva.test": ["127.0.0.1"]}) as names:
+            limits = FetchSettings(allow_private=True, name_servers=(names.address,))
+            assert await fetched(f"http://B\u00fccher.test:{port}/\u00fc.png", limits) == PHOTO
+            assert hosts == [f"xn--bcher-kva.test:{port}"]
+
+    run(main())
+
+
+def test_fifty_photos_at_slow_names_do_not_delay_one_at_a_good_name():
+    async def main() -> None:
+        async with http_server(photo) as port, name_server({"good.test": ["127.0.0.1"]}) as names:
+            fetcher = PhotoFetcher(FetchSettings(allow_private=True, name_servers=(names.address,), timeout_s=3600))
+            slow = [asyncio.create_task(fetcher.fetch(f"http://{i}.slow.test/", "mallory")) for i in range(50)]
+            await eventually(lambda: asyncio.sleep(0, len(names.asked) == AT_ONCE_OF_OWNER))
+            assert await fetcher.fetch(f"http://good.test:{port}/", "ann") == PHOTO
+            assert not any(task.done() for task in slow)
+            for task in slow:
+                task.cancel()
+            await asyncio.wait(slow)
+            # No look-up is left of those that were cancelled: their owner has its slots again.
+            assert await fetcher.fetch(f"http://good.test:{port}/", "mallory") == PHOTO
+            assert len(names.asked) == AT_ONCE_OF_OWNER + 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("host", ["private.test", "mixed.test", "localhost", "one.localhost"])
+def test_addresses_from_a_name_server_or_the_hosts_file_are_checked(host):
+    async def main() -> None:
+        names = {"private.test": ["127.0.0.1", "10.0.0.1", "::1"], "mixed.test": ["169.254.169.254", "fd00::1"]}
+        async with raw_server(b"") as (port, connections), name_server(names) as server:
+            error = await refusal(
+                f"http://{host}:{port}/", FetchSettings(ports=(port,), name_servers=(server.address,))
+            )
+            assert error.data["reason"] == "address"
+            assert connections == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("name_servers", "fits"),
+    [
+        ([], True),
+        (["10.0.0.2", "10.0.0.3:53"], True),
+        (["2001:db8::2", "[2001:db8::2]", "[2001:db8::2]:5353"], True),
+        (["dns.example.test"], False),
+        (["10.0.0.2:0"], False),
+        (["10.0.0.2:65536"], False),
+        (["10.0.0.256"], False),
+        (["[10.0.0.2:53"], False),
+        ([""], False),
+    ],
+)
+def test_name_servers_are_addresses_with_a_port_or_without(name_servers, fits):
+    if fits:
+        settings = FetchSettings(name_servers=name_servers)
+        assert NameLookups(settings.name_servers)
+    else:
+        with pytest.raises(ValueError, match="name_servers"):
+            FetchSettings(name_servers=name_servers)
 
 
 def test_private_access_opens_every_port_but_no_other_scheme_or_user_info():

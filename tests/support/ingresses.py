@@ -47,10 +47,12 @@ class Ingress:
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
         self.gate = asyncio.Event()
         self.gate.set()
+        self.photo_owners: list[str] = []  # for whom photos were fetched
         self.service._photo = self._photo  # type: ignore[method-assign]
         self.redis = redis
 
-    async def _photo(self, _url: str, _owner: str) -> Photo:
+    async def _photo(self, _url: str, owner: str) -> Photo:
+        self.photo_owners.append(owner)
         await self.gate.wait()
         return Photo(PIXELS)
 

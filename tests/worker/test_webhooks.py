@@ -8,11 +8,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver
 
+import serve_app
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.generation.executor import failure_outcome
@@ -57,9 +58,10 @@ class Post(Office):
         self.rounds = PeriodicTasks()
         self.loops: list[asyncio.Task[None]] = []
 
-    def send(self, settings: FetchSettings = LOOPBACK, resolver: Any = None) -> None:
+    def send(self, settings: FetchSettings = LOOPBACK, resolver: AbstractResolver | None = None) -> None:
         store = self.store(f"sender{len(self.senders)}")
-        self.senders.append(WebhookSender(store, self.results, KEY, settings, resolver))
+        resolver_of = None if resolver is None else lambda _owner: resolver
+        self.senders.append(WebhookSender(store, self.results, KEY, settings, resolver_of))
         self.loops.append(asyncio.create_task(self.rounds.run(self.senders[-1])))
 
     async def finished(self, name: str = "a", status: Status = "SUCCESS", url: str | None = None) -> None:
@@ -142,6 +144,7 @@ def test_the_final_envelope_is_posted_once_and_signed_with_the_owners_secret(at:
         envelope = json.loads(body)
         assert (envelope["task_id"], envelope["status"]) == ("a", "SUCCESS")
         assert envelope["output"]["result"][0].startswith("http://service/files/a/0.png?")
+        assert headers["User-Agent"] == f"face-avatar/{serve_app.__version__}"
         assert verified(headers, body, webhook_secret(KEY, "ann"))
         assert not verified(headers, body, webhook_secret(KEY, "bob"))
         assert not verified(headers, body + b" ", webhook_secret(KEY, "ann"))
