@@ -7,9 +7,9 @@ answers all end there, so no notation of an address has to be recognised in the 
 import asyncio
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -25,10 +25,15 @@ from serve_app.photos.urls import (
     is_data_url,
     is_refused,
     photo_too_large,
+    redirect_target,
 )
+from serve_app.photos.web_page import is_web_page, web_page_error
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 USER_AGENT = f"face-avatar/{serve_app.__version__}"
+INFLATED = frozenset({"gzip", "x-gzip", "deflate"})
+# What servers write there that is no compression; browsers ignore it too.
+NO_ENCODINGS = frozenset({"", "identity", "none", "binary", "utf-8", "utf8", "base64", "aws-chunked"})
 
 ResolverOf = Callable[[str], AbstractResolver]
 """The resolver for the URLs of an owner."""
@@ -46,11 +51,14 @@ class PhotoFetcher:
         self._resolver_of = resolver_of or NameLookups(settings.name_servers).of_owner
 
     async def fetch(self, url: str, owner: str = "") -> bytes:
-        """The bytes behind `url`, unchecked; name look-ups are limited by owner. Raises: ImageUrlError."""
+        """The bytes behind `url`, unchecked but for web pages; name look-ups are limited by owner.
+
+        Raises: ImageUrlError.
+        """
+        url = url.strip()
         if is_data_url(url):
             return decode_data_url(url, self._settings.max_bytes)
         headers = {"Accept": "image/jpeg, image/png, image/webp", "Accept-Encoding": "identity"}
-        # `from None`: the causes name resolved addresses, which must not reach a log.
         try:
             async with (
                 asyncio.timeout(self._settings.timeout_s),
@@ -62,33 +70,29 @@ class PhotoFetcher:
             raise ImageUrlError(
                 f"the photo did not arrive within {self._settings.timeout_s:g} s", reason="timeout"
             ) from None
-        except aiohttp.InvalidURL:
-            raise ImageUrlError("this is not a URL", reason="url") from None
-        except CLIENT_ERRORS as error:
-            if isinstance(getattr(error, "os_error", None), RefusedAddressError):
-                raise ImageUrlError("the URL leads to an address that is not public", reason="address") from None
-            raise ImageUrlError(
-                "the server of the URL could not be reached or broke off", reason="unreachable"
-            ) from None
 
     async def _follow(self, session: aiohttp.ClientSession, url: str) -> bytes:
-        for _ in range(self._settings.max_redirects + 1):
-            target = check_url(url, self._settings)
-            async with session.get(target, allow_redirects=False) as response:
-                location = response.headers.get("Location")
-                if response.status not in REDIRECT_STATUSES or location is None:
-                    return await self._read(response)
-            url = urljoin(str(target), location)
+        for redirects in range(self._settings.max_redirects + 1):
+            with _image_url_errors(redirects):
+                target = check_url(url, self._settings)
+                async with session.get(target, allow_redirects=False) as response:
+                    location = response.headers.get("Location")
+                    if response.status not in REDIRECT_STATUSES or location is None:
+                        return await self._read(response)
+            with _image_url_errors(redirects + 1):
+                url = redirect_target(target, location)
         raise ImageUrlError(f"more than {self._settings.max_redirects} redirects", reason="redirects")
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         if response.status != 200:
             raise ImageUrlError(f"the URL answered with HTTP status {response.status}", reason="status")
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "deflate"):
-            raise ImageUrlError("the answer is compressed in a way that was not asked for", reason="encoding")
-        # 32: zlib detects gzip or deflate
-        inflater = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+        body = await self._body(response)
+        if is_web_page(body, response.content_type):
+            raise web_page_error()
+        return body
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        inflater = _inflater(response)
         max_bytes = self._settings.max_bytes
         body = bytearray()
         if inflater is None and (response.content_length or 0) > max_bytes:
@@ -125,3 +129,40 @@ def guarded_session(
         auto_decompress=False,
         trust_env=False,
     )
+
+
+def _inflater(response: aiohttp.ClientResponse) -> Any:  # zlib does not name the class
+    """What inflates the body, None where it is not compressed. Raises: ImageUrlError."""
+    named = ",".join(response.headers.getall("Content-Encoding", [])).lower().split(",")
+    encodings = [encoding for name in named if (encoding := name.strip()) not in NO_ENCODINGS]
+    if not encodings:
+        return None
+    if len(encodings) > 1 or encodings[0] not in INFLATED:
+        raise ImageUrlError("the answer is compressed in a way that was not asked for", reason="encoding")
+    return zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: zlib detects gzip or deflate
+
+
+@contextmanager
+def _image_url_errors(redirects: int) -> Iterator[None]:
+    """Raises the errors of aiohttp and of the block as ImageUrlError, which says so if it comes after a redirect."""
+    try:
+        yield
+    except ImageUrlError as error:
+        known = error
+    except aiohttp.InvalidURL:
+        known = ImageUrlError("this is not a URL", reason="url")
+    except CLIENT_ERRORS as error:
+        if isinstance(getattr(error, "os_error", None), RefusedAddressError):
+            known = ImageUrlError("the URL leads to an address that is not public", reason="address")
+        else:
+            known = ImageUrlError("the server of the URL could not be reached or broke off", reason="unreachable")
+    else:
+        return
+    # `from None`: the causes name resolved addresses, which must not reach a log.
+    raise (_after_redirects(known, redirects) if redirects else known) from None
+
+
+def _after_redirects(error: ImageUrlError, redirects: int) -> ImageUrlError:
+    data = {name: value for name, value in error.data.items() if name != "message"}
+    times = "a redirect" if redirects == 1 else f"{redirects} redirects"
+    return ImageUrlError(f"after {times} of the URL: {error}", **data)

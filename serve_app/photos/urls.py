@@ -5,7 +5,7 @@ import re
 import zlib
 from ipaddress import ip_address, ip_network
 from typing import Annotated
-from urllib.parse import unquote
+from urllib.parse import quote_from_bytes, unquote, urljoin
 
 import aiohttp
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat, PositiveInt
@@ -55,7 +55,11 @@ REFUSED_NETWORKS = tuple(
 ISATAP, ISATAP_MASK = 0x0000_5EFE, 0xFDFF_FFFF
 # The exceptions of aiohttp and yarl for URLs and answers that they cannot handle.
 CLIENT_ERRORS = (aiohttp.ClientError, OSError, ValueError, AssertionError, zlib.error)
-_UNSAFE_CHARACTER = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
+_UNSAFE_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
+_AUTHORITY_AND_REST = re.compile(r"[^/?#]*//([^/?#]*)([^#]*)")
+_ENCODED_CHARACTER = re.compile(r"[^\x21-\x7e]")
+_RAW_BYTE = re.compile(r"[\udc80-\udcff]")  # as `surrogateescape` decodes it
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _USER_INFO = re.compile(r"[^/?#]*//[^/?#]*@")  # also an empty one, which yarl drops
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}")
@@ -78,18 +82,23 @@ class FetchSettings(BaseModel):
 
     allow_private: bool = False  # any address and any port: for development and closed networks only
     ports: tuple[int, ...] = (80, 443)
-    max_redirects: int = 3
+    max_redirects: int = 10
     timeout_s: PositiveFloat = 10.0
     max_bytes: PositiveInt = 10 * 1024 * 1024  # after decompression
     name_servers: tuple[Annotated[str, AfterValidator(_name_server)], ...] = ()  # `address[:port]`; (): the system's
 
 
 def check_url(text: str, settings: FetchSettings) -> URL:
-    """Parses an http(s) URL that may be fetched; the address is checked later, at the socket. Raises: ImageUrlError."""
+    """Parses an http(s) URL that may be fetched; the address is checked later, at the socket.
+
+    Its path and query go out as they are, because a signature may cover each byte; only spaces and characters beyond
+    ASCII are percent-encoded. White space around it is dropped. Raises: ImageUrlError.
+    """
+    text = text.strip()
     if len(text) > MAX_URL_CHARS:
         raise ImageUrlError(f"a URL has at most {MAX_URL_CHARS} characters", reason="url")
     if _UNSAFE_CHARACTER.search(text):
-        raise ImageUrlError("a URL holds no spaces, control characters or backslashes", reason="url")
+        raise ImageUrlError("a URL holds no line breaks, control characters or backslashes", reason="url")
     if _USER_INFO.match(text):
         raise ImageUrlError("a URL with a user name or password is not fetched", reason="userinfo")
     try:
@@ -99,12 +108,33 @@ def check_url(text: str, settings: FetchSettings) -> URL:
         raise ImageUrlError("this is not a URL", reason="url") from None
     if url.scheme not in ("http", "https"):
         raise ImageUrlError("the URL is none of http, https or data", reason="scheme")
-    if not host or not _HOST.fullmatch(host):
+    parts = _AUTHORITY_AND_REST.match(text)
+    if parts is None or " " in parts[1] or not host or not _HOST.fullmatch(host):
         raise ImageUrlError("the URL has no valid host", reason="url")
     if port not in settings.ports and not settings.allow_private:
         allowed = " or ".join(map(str, settings.ports))
         raise ImageUrlError(f"the port of the URL is not {allowed}", reason="port", ports=list(settings.ports))
-    return url
+    rest = _ENCODED_CHARACTER.sub(lambda found: quote_from_bytes(found[0].encode()), parts[2])
+    # The host as it was parsed, in ASCII. Without `encoded`, escapes such as %27 and %2F would be written anew.
+    return URL(f"{url.scheme}://{url.raw_authority}{rest}", encoded=True)
+
+
+def redirect_target(base: URL, location: str) -> str:
+    """The URL that a `Location` names, as text, for `check_url`; bytes that are not UTF-8 are percent-encoded.
+
+    Raises: ImageUrlError.
+    """
+    location = _RAW_BYTE.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", location.strip())
+    if _SCHEME.match(location):
+        return location
+    if location.startswith("//"):
+        return f"{base.scheme}:{location}"
+    if location.startswith("/"):
+        return f"{base.origin()}{location}"
+    try:
+        return urljoin(str(base), location)
+    except ValueError:
+        raise ImageUrlError("this is not a URL", reason="url") from None
 
 
 def is_refused(address: str) -> bool:
@@ -138,6 +168,7 @@ def decode_data_url(url: str, max_bytes: int) -> bytes:
 
 def describe_url(url: str) -> str:
     """A `file_url` as the envelope shows it: without query, fragment, user info or picture data. Never raises."""
+    url = url.strip()
     if is_data_url(url):
         media_type, is_base64, payload = _split_data_url(url)
         size = len(payload) * 3 // 4 - payload[-2:].count("=") if is_base64 else len(payload)

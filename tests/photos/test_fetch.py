@@ -6,6 +6,7 @@ import socket
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import serve_app
 from serve_app.errors import ImageUrlError
@@ -152,6 +154,58 @@ def test_an_answer_that_is_compressed_all_the_same_is_inflated(name, compress):
     assert fetch_from(compressed) == PHOTO
 
 
+HTML = "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"<!DOCTYPE html><title>A photo</title>", HTML),
+        (b"<!doctype HTML>", "image/jpeg"),
+        (b"\xef\xbb\xbf\r\n\t <html lang=en>", "application/octet-stream"),
+        (b"<html>", "image/png"),
+        (b"<HEAD><title>", "image/png"),
+        (b"<body class=a>", "image/png"),
+        (b"<script>location = '/'</script>", "image/png"),
+        (b"<!-- a comment -->" * 500, "image/png"),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0">', "image/png"),
+        (b'<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml">', "application/xhtml+xml"),
+        (b"Please log in.", HTML),
+        (b"", HTML),
+        ("Bitte anmelden: Zugang f\u00fcr G\u00e4ste".encode(), HTML),
+    ],
+)
+def test_a_web_page_is_said_to_be_one(body, content_type):
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    with pytest.raises(ImageUrlError, match="link to the file itself") as caught:
+        fetch_from(page)
+    assert caught.value.data["reason"] == "not_an_image"
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("content_type", [HTML, "image/jpeg", "text/plain"])
+def test_a_photo_is_no_web_page_whatever_its_server_calls_it(name, content_type):
+    picture = BytesIO()
+    Image.new("RGB", (64, 64), "red").save(picture, name)
+
+    async def photo_as(_: web.Request) -> web.Response:
+        return web.Response(body=picture.getvalue(), headers={"Content-Type": content_type})
+
+    assert fetch_from(photo_as) == picture.getvalue()
+
+
+@pytest.mark.parametrize(
+    "body", [b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<?xml version='1.0'?><svg/>", b"text"]
+)
+def test_text_that_is_no_page_is_left_to_the_decoder(body):
+    async def text(_: web.Request) -> web.Response:
+        return web.Response(body=body, headers={"Content-Type": "image/svg+xml"})
+
+    assert fetch_from(text) == body
+
+
 # Size
 
 
@@ -204,7 +258,37 @@ def test_a_gzip_bomb_is_never_inflated_beyond_the_limit(monkeypatch):
     assert sum(map(len, made)) == LOOPBACK.max_bytes + 1
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "",
+        " ",
+        ",",
+        "identity",
+        "IDENTITY",
+        "identity, identity",
+        "none",
+        "binary",
+        "utf-8",
+        "UTF-8",
+        "base64",
+        "aws-chunked",
+        "aws-chunked, identity",
+        "aws-chunked,",
+    ],
+)
+def test_an_encoding_that_means_nothing_is_ignored(encoding):
+    async def sent_as_it_is(_: web.Request) -> web.Response:
+        return web.Response(body=PHOTO, headers={"Content-Encoding": encoding})
+
+    async def compressed_too(_: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(PHOTO), headers={"Content-Encoding": f"{encoding},x-gzip"})
+
+    assert fetch_from(sent_as_it_is) == PHOTO
+    assert fetch_from(compressed_too) == PHOTO
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "x", "base64, br", "gzip, deflate"])
 def test_an_unknown_compression_is_refused(encoding):
     async def compressed(_: web.Request) -> web.Response:
         return web.Response(body=b"x", headers={"Content-Encoding": encoding})
@@ -322,13 +406,13 @@ def test_an_unknown_name_and_a_closed_port_are_unreachable():
 # Redirects
 
 
-def test_three_redirects_are_followed_and_a_fourth_is_not():
+def test_ten_redirects_are_followed_and_an_eleventh_is_not():
     async def countdown(request: web.Request) -> web.Response:
         left = int(request.path[1:])
         return await photo(request) if left == 0 else web.Response(status=307, headers={"Location": str(left - 1)})
 
-    assert fetch_from(countdown, path="/3") == PHOTO
-    assert reason_from(countdown, path="/4") == "redirects"
+    assert fetch_from(countdown, path="/10") == PHOTO
+    assert reason_from(countdown, path="/11") == "redirects"
 
 
 @pytest.mark.parametrize(
@@ -341,15 +425,71 @@ def test_three_redirects_are_followed_and_a_fourth_is_not():
         ("javascript:alert(1)", "scheme"),
         ("http://user@127.0.0.1/", "userinfo"),
         ("http://127.0.0.1\\@example.test/", "url"),
-        ("http://[::1", "unreachable"),
+        ("http://[::1", "url"),
+        ("//[::1", "url"),
         ("http://a b/", "url"),
+        ("http:", "url"),
+        ("http:///a", "url"),
+        ("/missing", "status"),
+        ("http://127.0.0.1:1/", "unreachable"),
     ],
 )
-def test_every_redirect_is_checked_like_the_first_url(location, reason):
-    async def redirect(_: web.Request) -> web.Response:
+def test_every_redirect_is_checked_like_the_first_url_and_its_error_speaks_of_the_redirect(location, reason):
+    async def redirect(request: web.Request) -> web.Response:
+        if request.path == "/missing":
+            raise web.HTTPNotFound
         return web.Response(status=302, headers={"Location": location})
 
-    assert reason_from(redirect) == reason
+    with pytest.raises(ImageUrlError, match=r"^after a redirect of the URL: ") as caught:
+        fetch_from(redirect)
+    assert caught.value.data["reason"] == reason
+
+
+def test_an_error_counts_the_redirects_before_it():
+    async def countdown(request: web.Request) -> web.Response:
+        left = int(request.path[1:])
+        raise web.HTTPFound(str(left - 1)) if left else web.HTTPForbidden
+
+    with pytest.raises(ImageUrlError, match=r"^after 3 redirects of the URL: .* 403"):
+        fetch_from(countdown, path="/3")
+    with pytest.raises(ImageUrlError, match=r"^the URL answered with HTTP status 403"):
+        fetch_from(countdown, path="/0")
+
+
+@pytest.mark.parametrize(
+    ("location", "requested"),
+    [
+        (b"/next", b"/next"),
+        (b" /next ", b"/next"),
+        (b"/a b/c  d?e f", b"/a%20b/c%20%20d?e%20f"),
+        (b"sub/next", b"/photo/sub/next"),
+        (b"../next", b"/next"),
+        (b"?a=%27%2f", b"/photo/first?a=%27%2f"),
+        (b"/%27%2F%2f?x=a+b%20c'", b"/%27%2F%2f?x=a+b%20c'"),
+        (b"/a/./../b;", b"/a/./../b;"),
+        (b"http://HOST/a/../b%27;?x=%2F#part", b"/a/../b%27;?x=%2F"),
+        (b"//HOST/next?%2F", b"/next?%2F"),
+        ("/b\u00fccher".encode(), b"/b%C3%BCcher"),
+        ("/b\u00fccher".encode("latin-1"), b"/b%FCcher"),
+        (b"/\xff\xfe?\x80", b"/%FF%FE?%80"),
+    ],
+)
+def test_a_location_is_requested_as_it_was_written(location, requested):
+    async def main() -> list[bytes]:
+        targets: list[bytes] = []
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            targets.append((await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1])
+            there = location.replace(b"HOST", b"127.0.0.1:%d" % writer.get_extra_info("sockname")[1])
+            redirect = b"HTTP/1.1 302 Found\r\nLocation: " + there + b"\r\nContent-Length: 0\r\n\r\n"
+            writer.write(redirect if len(targets) == 1 else b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\x00")
+            writer.close()
+
+        async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+            await fetched(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/photo/first")
+        return targets
+
+    assert run(main()) == [b"/photo/first", requested]
 
 
 def test_a_redirect_without_a_target_is_a_wrong_status():
@@ -635,7 +775,7 @@ def test_a_name_that_moves_to_loopback_between_two_connections_does_not_reach_it
             resolver, limits = Rebinding("127.0.0.1", "127.0.0.2"), FetchSettings(ports=(port,))
             errors = [await refusal(f"http://rebound.test:{port}/", limits, resolver) for _ in range(2)]
             assert [error.data["reason"] for error in errors] == ["redirects", "address"]
-            assert connections == ["127.0.0.1"] * 4  # the first fetch and its redirects, by what was looked up once
+            assert connections == ["127.0.0.1"] * 11  # the first fetch and its redirects, by what was looked up once
 
     run(main())
 
@@ -684,7 +824,15 @@ def test_a_public_address_beside_the_refused_ranges_is_not(address):
         ("http://user:secret@example.test/", "userinfo"),
         ("http://@example.test/", "userinfo"),
         ("http://exa mple.test/", "url"),
-        ("http://example.test/a b", "url"),
+        ("http://example.test /", "url"),
+        ("http:// example.test/", "url"),
+        ("http ://example.test/", "scheme"),
+        ("http://example.test:80 /", "url"),
+        ("http://exa\u00a0mple.test/", "url"),
+        ("http://example.test/a\nb", "url"),
+        ("http://example.test/a\tb", "url"),
+        ("http://example.test/a\\b", "url"),
+        ("http://example.test/\x85a", "url"),
         ("http://example.test/\x00", "url"),
         ("http://example.test/\ud800", "url"),
         ("http://example.test/" + "a" * MAX_URL_CHARS, "url"),
@@ -715,6 +863,49 @@ def test_a_url_that_may_not_be_fetched_is_refused_with_its_reason(url, reason):
 def test_an_ordinary_url_may_be_fetched(url, host, port):
     checked = check_url(url, FetchSettings())
     assert (checked.raw_host, checked.port) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("url", "requested"),
+    [
+        ("/a.png", "/a.png"),
+        ("", "/"),
+        ("?a=1", "/?a=1"),
+        ("/#part", "/"),
+        ("/it%27s%2Fone%2fname", "/it%27s%2Fone%2fname"),
+        ("/it's(1)*!,;:@&=$+[]{}|^`\"<>", "/it's(1)*!,;:@&=$+[]{}|^`\"<>"),
+        (
+            "/a?X-Amz-Credential=K%2F20260101%2Feu&X-Amz-Signature=0a%3D",
+            "/a?X-Amz-Credential=K%2F20260101%2Feu&X-Amz-Signature=0a%3D",
+        ),
+        ("/a?b=c+d%20e%2Bf", "/a?b=c+d%20e%2Bf"),
+        ("/a?b=%41%7e~", "/a?b=%41%7e~"),
+        ("/a?b=1?c=2&&d", "/a?b=1?c=2&&d"),
+        ("/100%", "/100%"),
+        ("/%zz%", "/%zz%"),
+        ("/a/./b/../c//d", "/a/./b/../c//d"),
+        ("/a%2e%2E/b", "/a%2e%2E/b"),
+        ("/my photo 1.png?a b", "/my%20photo%201.png?a%20b"),
+        ("/b\u00fccher/\u732b.png?n=\u00e9", "/b%C3%BCcher/%E7%8C%AB.png?n=%C3%A9"),
+        ("/a\u00a0b", "/a%C2%A0b"),
+        ("/\U0001f600", "/%F0%9F%98%80"),
+    ],
+)
+@pytest.mark.parametrize("around", ["", " ", "\n", "\r\n\t \u00a0"])
+def test_path_and_query_go_out_byte_for_byte(url, requested, around):
+    targets = []
+
+    async def spy(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        targets.append(request.raw_path)
+        return web.Response(body=PHOTO)
+
+    async def main() -> None:
+        async with http_server(spy) as port:
+            await fetched(f"{around}http://127.0.0.1:{port}{url}{around}")
+
+    run(main())
+    assert targets == [requested]
 
 
 def test_the_name_of_a_host_is_looked_up_and_sent_in_ascii():
@@ -816,7 +1007,13 @@ def test_any_text_is_a_url_or_an_image_url_error(text):
 
 @pytest.mark.parametrize("data", [b"", b"a", b"ab", b"abc", PHOTO, b"\xff\xef\xbe" * 9])
 @pytest.mark.parametrize(
-    "prefix", ["data:image/png;base64,", "DATA:image/PNG;charset=x;BASE64,", "data:image%2Fpng;base64,"]
+    "prefix",
+    [
+        "data:image/png;base64,",
+        "DATA:image/PNG;charset=x;BASE64,",
+        "data:image%2Fpng;base64,",
+        " \ndata:image/png;base64,",
+    ],
 )
 def test_a_data_url_gives_its_bytes(prefix, data):
     assert run(fetched(prefix + base64.b64encode(data).decode())) == data
@@ -847,7 +1044,7 @@ def test_a_data_url_may_be_percent_encoded():
         ("data:image/png;base64", "url"),
         ("data:image/png;base64,AAA", "url"),
         ("data:image/png;base64,AA AA", "url"),
-        ("data:image/png;base64,AAAA\n", "url"),
+        ("data:image/png;base64,AA\nAA", "url"),
         ("data:image/png;base64,====", "url"),
         ("data:image/png;base64,AA==AA==", "url"),
         ("data:image/png;base64,_-_-", "url"),
@@ -887,6 +1084,7 @@ def test_a_data_url_has_the_same_limit_of_size(size, fits):
         ("data:image/png;base64,aGVsbG8=", "data:image/png (5 bytes)"),
         ("DATA:IMAGE/WEBP;x=secret;base64,aGVsbG8%3D", "data:image/webp (5 bytes)"),
         ("data:image/png;base64,", "data:image/png (0 bytes)"),
+        (" https://example.test/a b.png\n", "https://example.test/a b.png"),
         ("data:image/svg+xml,secret", "data:image/svg+xml (6 bytes)"),
         ("data:<secret>;base64,aGVs", "data: (3 bytes)"),
     ],
