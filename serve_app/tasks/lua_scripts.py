@@ -225,11 +225,45 @@ to_queue(lane())
 return 1
 """
 
-# KEYS: webhooks; ARGV: now, end of their lease, at most
+# KEYS: webhooks, owners; ARGV: now, end of the leases, at most, at most of an owner, prefix of records, when one that
+# waits is due again, then the owners that this process calls webhooks of, each with their number
 DUE = """
-local task_ids = redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[3])
-for _, task_id in ipairs(task_ids) do redis.call('ZADD', KEYS[1], ARGV[2], task_id) end
-return task_ids
+local webhooks, owners = KEYS[1], KEYS[2]
+local now, most, most_of_owner = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+local calls = {}
+for index = 7, #ARGV, 2 do calls[ARGV[index]] = tonumber(ARGV[index + 1]) end
+
+local function line(owner) return webhooks .. ':of:' .. owner end
+
+-- What is due joins the line of its owner. It stays in `webhooks` too, so that it is found again if the line is lost.
+local due = redis.call('ZRANGE', webhooks, '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000, 'WITHSCORES')
+for index = 1, #due, 2 do
+    local owner = redis.call('HGET', ARGV[5] .. due[index], 'owner') or ''
+    redis.call('ZADD', line(owner), 'NX', due[index + 1], due[index])
+    redis.call('ZADD', owners, 'NX', due[index + 1], owner)
+    redis.call('ZADD', webhooks, ARGV[6], due[index])
+end
+
+-- Owners take turns, those first that had none for longest.
+local leased, again = {}, true
+while again do
+    again = false
+    for _, owner in ipairs(redis.call('ZRANGE', owners, 0, -1)) do
+        if #leased < most and (calls[owner] or 0) < most_of_owner then
+            local task_id = redis.call('ZPOPMIN', line(owner))[1]
+            if task_id then
+                redis.call('ZADD', webhooks, ARGV[2], task_id)
+                redis.call('ZADD', owners, now, owner)
+                calls[owner] = (calls[owner] or 0) + 1
+                table.insert(leased, {task_id, owner})
+                again = true
+            else
+                redis.call('ZREM', owners, owner)
+            end
+        end
+    end
+end
+return leased
 """
 
 # ARGV: delivery, when to try again or ''

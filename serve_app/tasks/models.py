@@ -189,6 +189,7 @@ class Keys:
         self.webhooks = (
             f"{self._prefix}:webhooks"  # finished tasks whose webhooks are due, by the time of the next attempt
         )
+        self.webhook_owners = f"{self._prefix}:webhooks:owners"  # with webhooks in line, by the time of their last turn
         self.throughput = f"{self._prefix}:pace"
         self.reaper = f"{self._prefix}:reaper"
         self.cold_starts = f"{self._prefix}:cold-starts"  # seconds that the last cold start of each stage took

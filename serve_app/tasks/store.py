@@ -6,7 +6,7 @@ dies. Photos and their URLs are never recorded.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -36,6 +36,7 @@ from serve_app.tasks.models import (
 MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
 AT_ONCE = 500  # records read in one call
+WEBHOOK_IN_LINE_S = 3600.0  # a webhook that waits in the line of its owner comes due again if the line was lost by then
 
 
 class TaskStore:
@@ -182,11 +183,21 @@ class TaskStore:
         pipe: Any = self._redis.pipeline()
         await pipe.zrem(self._keys.dead, *task_ids).unlink(*map(self._keys.record, task_ids)).execute()
 
-    async def due_webhooks(self, count: int, lease_s: float) -> list[str]:
-        """Lease tasks whose webhooks are due, for `lease_s`; after that another process may take them."""
+    async def due_webhooks(
+        self, count: int, of_owner: int, calls: Mapping[str, int], lease_s: float
+    ) -> list[tuple[str, str]]:
+        """Lease at most `count` tasks whose webhooks are due, for `lease_s`; after that another process may take them.
+
+        Owners take turns, and none gets more than `of_owner`, with the `calls` that it has in this process already.
+        Returns ids and owners.
+        """
         now = time.time()
-        due: Any = await self._due([self._keys.webhooks], [now, now + lease_s, count])
-        return list(due)
+        keys = [self._keys.webhooks, self._keys.webhook_owners]
+        in_line_until = now + WEBHOOK_IN_LINE_S
+        counts = [value for call in calls.items() for value in call]
+        arguments = [now, now + lease_s, count, of_owner, self._keys.record(""), in_line_until, *counts]
+        due: Any = await self._due(keys, arguments)
+        return [(task_id, owner) for task_id, owner in due]
 
     async def note_delivery(self, task_id: str, delivery: Delivery, again_at: float | None) -> None:
         """Record an attempt; the next one is at `again_at` (unix seconds), None where there is none."""

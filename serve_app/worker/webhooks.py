@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 
 from aiohttp.abc import AbstractResolver
 from ray.serve import metrics
@@ -25,7 +26,7 @@ from serve_app.tasks.store import TaskStore
 
 MAX_ATTEMPTS = 10  # over about an hour
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
-AT_ONCE = 16  # of one worker
+AT_ONCE, AT_ONCE_OF_OWNER = 64, 16  # of one worker
 LEASE_S = 60.0  # longer than an attempt; those of a dead process are then repeated
 GONE = 410  # HTTP status: the receiver wants no more attempts
 
@@ -51,15 +52,16 @@ class WebhookSender:
         self._signing_key = signing_key
         self._settings = settings
         self._resolver_of = resolver_of or NameLookups(settings.name_servers).of_owner
-        self._calling: set[asyncio.Task[None]] = set()
+        self._calling: dict[asyncio.Task[None], str] = {}  # with the owners
         self._calls = metrics.Counter("avatar_webhook_calls_total", "Webhooks called.", ("outcome",))
 
     async def run_once(self) -> None:
         """Start calling the webhooks that are due. Raises: BrokerError."""
-        for task_id in await self._tasks.due_webhooks(AT_ONCE - len(self._calling), LEASE_S):
+        free, calls = AT_ONCE - len(self._calling), Counter(self._calling.values())
+        for task_id, owner in await self._tasks.due_webhooks(free, AT_ONCE_OF_OWNER, calls, LEASE_S):
             calling = asyncio.create_task(self._call(task_id))
-            self._calling.add(calling)
-            calling.add_done_callback(self._calling.discard)
+            self._calling[calling] = owner
+            calling.add_done_callback(self._calling.pop)
 
     async def wait(self) -> None:
         """Wait for the calls that are in progress."""

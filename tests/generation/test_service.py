@@ -302,7 +302,7 @@ def test_a_webhook_is_recorded_whole_and_shown_without_its_query(at: Callable[..
         envelope = await ingress.service.envelope(kept, "http://service")
         assert "secret" not in envelope.model_dump_json()
         assert envelope.output["webhook"]["attempts"] == 0
-        assert await ingress.tasks.due_webhooks(5, 60) == [record.task.task_id]
+        assert await ingress.tasks.due_webhooks(5, 5, {}, 60) == [(record.task.task_id, "ann")]
 
     at(scenario)
 

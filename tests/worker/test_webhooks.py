@@ -21,7 +21,7 @@ from serve_app.photos.urls import FetchSettings
 from serve_app.schemas.responses import Status
 from serve_app.tasks.models import Delivery, Outcome, TaskRecord, Webhook
 from serve_app.worker.periodic import PeriodicTasks
-from serve_app.worker.webhooks import MAX_ATTEMPTS, WebhookSender, pause_s
+from serve_app.worker.webhooks import AT_ONCE, AT_ONCE_OF_OWNER, MAX_ATTEMPTS, WebhookSender, pause_s
 from tests.support.polling import eventually
 from tests.support.resolvers import FixedResolver
 from tests.support.tasks import AVATAR, Office, task
@@ -37,6 +37,8 @@ class Receiver:
         self.url = ""
         self.statuses: list[int | None] = [200]
         self.got: list[tuple[Mapping[str, str], bytes]] = []
+        self.slow = asyncio.Event()  # set once slow calls are to be answered
+        self.slow_calls = 0
 
     async def receive(self, request: web.Request) -> web.Response:
         self.got.append((request.headers.copy(), await request.read()))
@@ -45,6 +47,15 @@ class Receiver:
             assert request.transport is not None
             request.transport.close()
         return web.Response(status=status or 200, headers={"Location": self.url})
+
+    async def receive_slowly(self, request: web.Request) -> web.Response:
+        self.slow_calls += 1
+        await self.slow.wait()
+        return await self.receive(request)
+
+    def order(self) -> list[str]:
+        """The ids of the tasks that it was told of."""
+        return [json.loads(body)["task_id"] for _headers, body in self.got]
 
 
 class Post(Office):
@@ -64,10 +75,12 @@ class Post(Office):
         self.senders.append(WebhookSender(store, self.results, KEY, settings, resolver_of))
         self.loops.append(asyncio.create_task(self.rounds.run(self.senders[-1])))
 
-    async def finished(self, name: str = "a", status: Status = "SUCCESS", url: str | None = None) -> None:
+    async def finished(
+        self, name: str = "a", status: Status = "SUCCESS", url: str | None = None, owner: str = "ann"
+    ) -> None:
         """A task that ended, and whose webhook was not called yet."""
         webhook = Webhook(url=url or f"{self.receiver.url}/hook?secret=1", base_url="http://service")
-        submitted = task(name).model_copy(update={"webhook": webhook})
+        submitted = task(name, owner=owner).model_copy(update={"webhook": webhook})
         await self.store("w").create(submitted, "STARTED")
         outcome = Outcome(avatars=(AVATAR,)) if status == "SUCCESS" else failure_outcome(ValueError())
         assert await self.store("w").finish(submitted, status, outcome)
@@ -94,6 +107,7 @@ async def receiving() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     app = web.Application()
     app.router.add_post("/hook", receiver.receive)
+    app.router.add_post("/slow", receiver.receive_slowly)
     runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -190,8 +204,8 @@ def test_a_delivery_that_died_with_its_process_is_made_by_another(
 
     async def scenario(post: Post, receiver: Receiver) -> None:
         await post.finished()
-        assert await post.store("dead").due_webhooks(5, 0.3) == ["a"]  # and there it ends
-        assert await post.store("other").due_webhooks(5, 0.3) == []
+        assert await post.store("dead").due_webhooks(5, 5, {}, 0.3) == [("a", "ann")]  # and there it ends
+        assert await post.store("other").due_webhooks(5, 5, {}, 0.3) == []
         post.send()
         await post.until(lambda delivery: delivery.delivered_at is not None)
         assert len(receiver.got) == 1
@@ -238,6 +252,61 @@ def test_what_has_expired_is_not_told_of(at: Callable[[Scenario], None]) -> None
         await eventually(lambda: _is_empty(post))
         assert receiver.got == []
         assert await post.store("x").get("a") is None
+
+    at(scenario)
+
+
+def test_slow_receivers_of_one_owner_do_not_delay_the_webhook_of_another(at: Callable[[Scenario], None]) -> None:
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        slow = f"{receiver.url}/slow"
+        for index in range(2 * AT_ONCE):
+            await post.finished(f"slow{index}", url=slow, owner="mallory")
+        post.send(FetchSettings(allow_private=True, timeout_s=3600))
+        await eventually(lambda: asyncio.sleep(0, receiver.slow_calls == AT_ONCE_OF_OWNER))
+        await post.finished("a", owner="ann")
+        await post.until(lambda delivery: delivery.delivered_at is not None)
+        assert receiver.order() == ["a"]
+        assert receiver.slow_calls == AT_ONCE_OF_OWNER
+        receiver.slow.set()
+        await eventually(lambda: _is_empty(post))
+        assert len(receiver.got) == 2 * AT_ONCE + 1
+        assert not await post.redis.keys(f"{post.keys.webhooks}*")
+
+    at(scenario)
+
+
+def test_owners_take_turns_and_each_ones_webhooks_are_called_in_order(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.worker.webhooks.AT_ONCE", 1)
+
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        for owner, count in (("mallory", 6), ("ann", 2), ("bob", 3)):
+            for index in range(count):
+                await post.finished(f"{owner}{index}", owner=owner)
+        post.send()
+        await eventually(lambda: _is_empty(post))
+        rounds = [sorted(receiver.order()[first : first + 3]) for first in (0, 3)]
+        assert rounds == [["ann0", "bob0", "mallory0"], ["ann1", "bob1", "mallory1"]]
+        for owner in ("mallory", "ann", "bob"):
+            own = [name for name in receiver.order() if name.startswith(owner)]
+            assert own == sorted(own)
+
+    at(scenario)
+
+
+def test_a_webhook_whose_line_is_lost_comes_due_again(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.tasks.store.WEBHOOK_IN_LINE_S", 0.3)
+
+    async def scenario(post: Post, receiver: Receiver) -> None:
+        await post.finished()
+        assert await post.store("x").due_webhooks(5, 0, {}, 60) == []  # it waits in its line
+        assert await post.redis.delete(f"{post.keys.webhooks}:of:ann", post.keys.webhook_owners) == 2
+        post.send()
+        await post.until(lambda delivery: delivery.delivered_at is not None)
+        assert len(receiver.got) == 1
 
     at(scenario)
 
