@@ -1,7 +1,6 @@
 """The service behind the HTTP API, without HTTP and without Serve."""
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -24,12 +23,13 @@ from serve_app.generation.validation import ANYBODY, Caller, RequestValidator
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
+from serve_app.photos.source import PhotoSource
 from serve_app.pipeline.calls import detach
 from serve_app.pipeline.cold_start import StageMonitor
 from serve_app.provenance.signing import Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.schemas.faces import Preflight
-from serve_app.schemas.requests import AvatarRequest
+from serve_app.schemas.requests import AvatarRequest, body_digest
 from serve_app.schemas.responses import Envelope, Status
 from serve_app.tasks.change_stream import ChangeStream
 from serve_app.tasks.leases import Leases, TaskLostError
@@ -191,13 +191,15 @@ class AvatarService:
 
         The run continues when its client disconnects. If its ingress dies, the next repeat runs it again.
         """
-        task_id = await self._tasks.create(task, status, await _body_digest(request))
+        task_id = await self._tasks.create(task, status, await asyncio.to_thread(body_digest, request))
         leased = task if task_id == task.task_id else None
         async with within_deadline(task):
             while True:
                 if leased is not None:
                     with suppress(TaskLostError):  # cancelled, or leased by another ingress: wait for the record
                         running = detach(run(leased), self._detached, "a request failed")
+                        request.file_url.retain()  # the run may outlive this request
+                        running.add_done_callback(lambda _: request.file_url.release())
                         return await asyncio.shield(running)
                 record = await self._record(task_id)
                 # A queued task is answered once it is in the queue: until then it could still be lost.
@@ -230,26 +232,26 @@ class AvatarService:
             await self._tasks.enqueue(task.task_id, behind=self._use.is_flooding(task.owner))
         return await self._record(task.task_id)
 
-    async def preflight(self, file_url: str, owner: str) -> Preflight:
+    async def preflight(self, source: PhotoSource, owner: str) -> Preflight:
         """The faces of a photo, and whether it would be accepted. Leaves no record, and scales no generator up.
 
         Raises: ImageUrlError; OverloadedError; DeadlineError.
         """
         started = time.perf_counter()
         async with self._inspecting(owner):
-            photo = await self._photo(file_url, owner)
+            photo = await self._photo(source, owner)
             fetched = time.perf_counter()
             found = await self._pipeline.inspect(photo, self._use.used_s(owner))
             face_s = time.perf_counter() - fetched
         return Preflight.of(photo, found, fetch_s=fetched - started, face_s=face_s)
 
-    async def verify(self, file_url: str, owner: str) -> VerifyOutput:
+    async def verify(self, source: PhotoSource, owner: str) -> VerifyOutput:
         """Whether a picture is an unmodified one of this service. Leaves no record.
 
         Raises: ImageUrlError; OverloadedError; DeadlineError.
         """
         async with self._inspecting(owner):
-            data = await self._fetch(file_url, owner)
+            data = await self._fetch(source, owner)
             found = await self._credentials.verify(data, owner)
             if found.credentials is None:
                 await self._decoder.decode(data, owner)  # raises where it is no picture at all
@@ -319,17 +321,19 @@ class AvatarService:
         await self._decoder.close()
         await self._credentials.close()
 
-    async def _fetch(self, url: str, owner: str) -> bytes:
-        """Raises: ImageUrlError; OverloadedError where the owner fetches more than its share."""
+    async def _fetch(self, source: PhotoSource, owner: str) -> bytes:
+        """Raises: ImageUrlError; OverloadedError where the owner fetches more than its share, or it was dropped."""
         with self._fetches.hold(owner):
-            return await self._fetcher.fetch(url, owner)
+            return await self._fetcher.fetch(source, owner)
 
-    async def _photo(self, url: str, owner: str) -> Photo:
-        return await self._decoder.decode(await self._fetch(url, owner), owner)
+    async def _photo(self, source: PhotoSource, owner: str) -> Photo:
+        photo = await self._decoder.decode(await self._fetch(source, owner), owner)
+        source.drop()  # what follows may take minutes
+        return photo
 
-    async def _photo_for_warm_stages(self, url: str, owner: str) -> Photo:
+    async def _photo_for_warm_stages(self, source: PhotoSource, owner: str) -> Photo:
         """Raises: OverloadedError where a stage has no replica, which is then started."""
-        photo = await self._photo(url, owner)
+        photo = await self._photo(source, owner)
         if self._stages is not None:
             await self._stages.require_warm(photo)
         return photo
@@ -339,9 +343,3 @@ class AvatarService:
         if record is None:
             raise UnknownTaskError("The record of this task has expired.", task_id=task_id)
         return record
-
-
-async def _body_digest(request: AvatarRequest) -> str:
-    """SHA-256 in hex, by which two requests with one idempotency key are compared."""
-    body = await asyncio.to_thread(request.model_dump_json)  # in a thread: a photo may be megabytes
-    return hashlib.sha256(body.encode()).hexdigest()

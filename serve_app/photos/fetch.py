@@ -17,12 +17,11 @@ from aiohttp.abc import AbstractResolver
 import serve_app
 from serve_app.errors import ImageUrlError
 from serve_app.photos.resolver import NameLookups
+from serve_app.photos.source import PhotoSource
 from serve_app.photos.urls import (
     CLIENT_ERRORS,
     FetchSettings,
     check_url,
-    decode_data_url,
-    is_data_url,
     is_refused,
     photo_too_large,
     redirect_target,
@@ -44,21 +43,26 @@ class RefusedAddressError(OSError):
 
 
 class PhotoFetcher:
-    """Fetches `http:`, `https:` and `data:` URLs. Bound to the event loop of its first fetch."""
+    """Fetches photos by http(s), and decodes uploaded ones. Bound to the event loop of its first fetch."""
 
     def __init__(self, settings: FetchSettings, resolver_of: ResolverOf | None = None) -> None:
         self._settings = settings
         self._resolver_of = resolver_of or NameLookups(settings.name_servers).of_owner
 
-    async def fetch(self, url: str, owner: str = "") -> bytes:
-        """The bytes behind `url`, unchecked but for web pages; name look-ups are limited by owner.
+    async def fetch(self, photo: PhotoSource, owner: str = "") -> bytes:
+        """The bytes of a photo, unchecked but for web pages; name look-ups are limited by owner.
 
-        Raises: ImageUrlError.
+        Raises: ImageUrlError; OverloadedError where it was dropped.
         """
-        url = url.strip()
-        if is_data_url(url):
-            return decode_data_url(url, self._settings.max_bytes)
+        if not photo.is_upload:
+            return await self._fetch(photo.url, owner)
+        if photo.is_decoded:
+            return photo.read(self._settings.max_bytes)
+        return await asyncio.to_thread(photo.read, self._settings.max_bytes)
+
+    async def _fetch(self, url: str, owner: str) -> bytes:
         headers = {"Accept": "image/jpeg, image/png, image/webp", "Accept-Encoding": "identity"}
+        # `from None`: the causes name resolved addresses, which must not reach a log.
         try:
             async with (
                 asyncio.timeout(self._settings.timeout_s),

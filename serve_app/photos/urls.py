@@ -1,10 +1,11 @@
 """URLs of clients: which may be fetched, the contents of data URLs, and how answers show either."""
 
-import base64
+import binascii
 import re
 import zlib
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import quote_from_bytes, unquote, urljoin
 
 import aiohttp
@@ -14,6 +15,7 @@ from yarl import URL
 from serve_app.errors import ImageUrlError
 
 MAX_URL_CHARS = 8192  # of an http(s) URL; a data URL is bounded by `max_bytes`
+BASE64_CHUNK_CHARS = 256 * 1024  # a multiple of 4
 # An explicit list, because `ip_address.is_global` counts several of these as global.
 REFUSED_NETWORKS = tuple(
     ip_network(network)
@@ -149,30 +151,42 @@ def is_refused(address: str) -> bool:
 
 
 def decode_data_url(url: str, max_bytes: int) -> bytes:
-    """The bytes of a `data:image/...;base64,` URL. Raises: ImageUrlError."""
-    media_type, is_base64, payload = _split_data_url(url)
-    if not media_type.startswith("image/"):
+    """The bytes of a `data:image/...;base64,` URL; in steps of a millisecond, for threads. Raises: ImageUrlError."""
+    header = _DataHeader.of(url)
+    if not header.media_type.startswith("image/"):
         raise ImageUrlError("the data URL is not an image: data:image/...;base64, is expected", reason="not_an_image")
-    if not is_base64:
+    if not header.is_base64:
         raise ImageUrlError("the data URL is not base64: data:image/...;base64, is expected", reason="url")
-    if len(payload) > 4 * (max_bytes // 3 + 1):
+    payload, start = _unescaped(url, header.end)
+    if len(payload) - start > 4 * (max_bytes // 3 + 1):
         raise photo_too_large(max_bytes)
     try:
-        data = base64.b64decode(payload.encode("ascii"), validate=True)
+        data = b"".join(_decode_base64(payload, start))
     except ValueError:
         raise ImageUrlError("the data URL holds invalid base64", reason="url") from None
-    if len(data) > max_bytes:
-        raise photo_too_large(max_bytes)
+    check_size(len(data), max_bytes)
     return data
+
+
+def _decode_base64(payload: str, start: int) -> Iterator[bytes]:
+    """The base64 from `start` on, in chunks, between which other threads may run. Raises: ValueError."""
+    for at in range(start, len(payload), BASE64_CHUNK_CHARS):
+        decoded = binascii.a2b_base64(payload[at : at + BASE64_CHUNK_CHARS], strict_mode=True)
+        if at + BASE64_CHUNK_CHARS < len(payload) and len(decoded) < BASE64_CHUNK_CHARS // 4 * 3:
+            raise ValueError("padding before the end")
+        yield decoded
 
 
 def describe_url(url: str) -> str:
     """A `file_url` as the envelope shows it: without query, fragment, user info or picture data. Never raises."""
     url = url.strip()
     if is_data_url(url):
-        media_type, is_base64, payload = _split_data_url(url)
-        size = len(payload) * 3 // 4 - payload[-2:].count("=") if is_base64 else len(payload)
-        return f"data:{media_type} ({max(size, 0)} bytes)"
+        header = _DataHeader.of(url)
+        payload, start = _unescaped(url, header.end)
+        size = len(payload) - start
+        if header.is_base64:
+            size = size * 3 // 4 - payload[max(start, len(payload) - 2) :].count("=")
+        return f"data:{header.media_type} ({max(size, 0)} bytes)"
     match = re.match(r"(https?)://([^/?#]*)([^?#]*)", url[:MAX_URL_CHARS], re.IGNORECASE)
     if match is None:
         return "(not an http, https or data URL)"
@@ -185,17 +199,38 @@ def is_data_url(url: str) -> bool:
     return url[:5].lower() == "data:"
 
 
-def _split_data_url(url: str) -> tuple[str, bool, str]:
-    """Media type (empty if invalid), whether it is base64, and the payload without percent-escapes."""
-    header, comma, payload = url[5:].partition(",")
-    media_type, *parameters = unquote(header[:1024]).lower().split(";")
+class _DataHeader(NamedTuple):
+    """What stands before the data of a data URL."""
+
+    media_type: str  # empty if invalid
+    is_base64: bool
+    end: int  # where the data begin
+
+    @classmethod
+    def of(cls, url: str) -> "_DataHeader":
+        comma = url.find(",", 5)
+        end = len(url) if comma < 0 else comma + 1
+        media_type, *parameters = unquote(url[5 : end - (comma >= 0)][:1024]).lower().split(";")
+        is_base64 = comma >= 0 and parameters[-1:] == ["base64"]
+        return cls(media_type if _MEDIA_TYPE.fullmatch(media_type) else "", is_base64, end)
+
+
+def _unescaped(url: str, start: int) -> tuple[str, int]:
+    """A text without percent-escapes that has the data of a data URL, and where they begin in it: mostly the URL."""
+    if url.find("%", start) < 0:
+        return url, start
     # RFC 2397 allows percent-escapes. Only three base64 characters are ever escaped, and replacing just those is fast,
     # while a general decoder takes seconds and hundreds of megabytes for a payload of nothing but escapes.
-    if "%" in payload:
-        for escaped, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
-            payload = payload.replace(escaped, character).replace(escaped.lower(), character)
-    is_base64 = bool(comma) and parameters[-1:] == ["base64"]
-    return media_type if _MEDIA_TYPE.fullmatch(media_type) else "", is_base64, payload
+    payload = url[start:]
+    for escaped, character in (("%2B", "+"), ("%2F", "/"), ("%3D", "=")):
+        payload = payload.replace(escaped, character).replace(escaped.lower(), character)
+    return payload, 0
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Raises: ImageUrlError."""
+    if size > max_bytes:
+        raise photo_too_large(max_bytes)
 
 
 def photo_too_large(max_bytes: int) -> ImageUrlError:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from serve_app.photos.urls import describe_url
+from serve_app.photos.source import PhotoSource
 from serve_app.provenance.reader import Credentials, ReaderProcess, Reading
 from serve_app.provenance.signing import OurCertificates, Trust
 from serve_app.sandbox.process import SandboxPool, SandboxSettings
@@ -51,10 +51,10 @@ class VerifyOutput(BaseModel):
             credentials=reading.credentials,
         )
 
-    def envelope(self, file_url: str, runtime_s: float) -> Envelope:
+    def envelope(self, photo: PhotoSource, runtime_s: float) -> Envelope:
         return Envelope(
             time_required=TimeRequired(runtime=round(runtime_s, 4)),
-            input={"file_url": describe_url(file_url)},
+            input={"file_url": photo.description},
             output=self.model_dump(),
         )
 

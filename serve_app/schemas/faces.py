@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.types import Box, FoundFaces, Photo
-from serve_app.photos.urls import describe_url
+from serve_app.photos.source import PhotoSource
 from serve_app.schemas.requests import unaliased
 from serve_app.schemas.responses import Envelope, TimeRequired
 
@@ -16,8 +16,7 @@ class FacesRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    file_url: str = Field(
-        min_length=1,
+    file_url: PhotoSource = Field(
         description="The photo: an http(s) URL or `data:image/...;base64,`. `image` is an alias.",
         examples=["https://example.org/me.jpg"],
     )
@@ -74,11 +73,11 @@ class Preflight:
         )
         return cls(output, fetch_s, face_s)
 
-    def envelope(self, file_url: str) -> Envelope:
+    def envelope(self, photo: PhotoSource) -> Envelope:
         stages = {"fetch": round(self.fetch_s, 4), "face": round(self.face_s, 4)}
         return Envelope(
             time_required=TimeRequired(runtime=round(self.fetch_s + self.face_s, 4), stages=stages),
-            input={"file_url": describe_url(file_url)},
+            input={"file_url": photo.description},
             output=self.output.model_dump(),
         )
 

@@ -1,13 +1,15 @@
 """The requests of clients, and the same requests with all defaults filled in."""
 
+import hashlib
 import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_json
 
 from deployments.types import OutputFormat
 from serve_app.catalog.catalog import App
+from serve_app.photos.source import PhotoSource
 from serve_app.photos.urls import describe_url
 
 MAX_BATCH = 8
@@ -65,8 +67,7 @@ class AvatarRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     app_id: str = Field(min_length=1, max_length=64, examples=["face-avatar"])
-    file_url: str = Field(
-        min_length=1,
+    file_url: PhotoSource = Field(
         description="The reference photo: an http(s) URL or `data:image/...;base64,`. `image` is an alias.",
         examples=["https://example.org/me.jpg"],
     )
@@ -141,6 +142,20 @@ class AvatarRequest(BaseModel):
         return self
 
 
+def body_digest(request: AvatarRequest) -> str:
+    """SHA-256 in hex of a request as JSON, by which two requests with one idempotency key are compared.
+
+    An uploaded photo is hashed in parts, as a data URL. For threads: it may be megabytes.
+    """
+    shown = f'"file_url":{to_json(request.file_url.description).decode()}'
+    before, _, after = request.model_dump_json().partition(shown)  # quotes inside of a string would be escaped
+    digest = hashlib.sha256(f'{before}"file_url":"'.encode())
+    for part in request.file_url.url_parts():
+        digest.update(to_json(part)[1:-1])  # without its quotes
+    digest.update(f'"{after}'.encode())
+    return digest.hexdigest()
+
+
 class StatusRequest(BaseModel):
     """The body of `POST /getImage`."""
 
@@ -186,7 +201,7 @@ class EffectiveRequest(BaseModel):
         own_prompt = None if request.prompt == "None" else request.prompt
         return cls(
             **request.model_dump(exclude=_FILLED),
-            file_url=describe_url(request.file_url),
+            file_url=request.file_url.description,
             gender=gender,
             prompt=app.prompt.replace("{gender_word}", gender) if own_prompt is None else own_prompt,
             negative_prompt=_first(request.negative_prompt, defaults.negative_prompt),

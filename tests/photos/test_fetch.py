@@ -22,6 +22,7 @@ from serve_app.errors import ImageUrlError
 from serve_app.photos import fetch
 from serve_app.photos.fetch import PhotoFetcher
 from serve_app.photos.resolver import AT_ONCE_OF_OWNER, NameLookups
+from serve_app.photos.source import PhotoSource
 from serve_app.photos.urls import MAX_URL_CHARS, FetchSettings, check_url, decode_data_url, describe_url, is_refused
 from tests.support.polling import eventually
 from tests.support.resolvers import FixedResolver, name_server
@@ -66,7 +67,7 @@ async def raw_server(answer: bytes):
 
 
 async def fetched(url: str, limits: FetchSettings = LOOPBACK, resolver: AbstractResolver | None = None) -> bytes:
-    return await PhotoFetcher(limits, None if resolver is None else lambda _owner: resolver).fetch(url)
+    return await PhotoFetcher(limits, None if resolver is None else lambda _owner: resolver).fetch(PhotoSource(url))
 
 
 async def refusal(
@@ -141,7 +142,7 @@ def test_one_fetcher_fetches_several_photos_at_once():
         async with http_server(photo) as port:
             fetcher = PhotoFetcher(LOOPBACK)
             urls = [f"http://127.0.0.1:{port}/{i}" for i in range(5)]
-            assert await asyncio.gather(*map(fetcher.fetch, urls)) == [PHOTO] * 5
+            assert await asyncio.gather(*map(fetcher.fetch, map(PhotoSource, urls))) == [PHOTO] * 5
 
     run(main())
 

@@ -37,7 +37,7 @@ def test_the_clients_reference_has_three_names(alias: str) -> None:
 
 
 def test_an_alias_may_repeat_its_name_but_not_contradict_it() -> None:
-    assert request(image=MINIMAL["file_url"]).file_url == MINIMAL["file_url"]
+    assert request(image=MINIMAL["file_url"]).file_url.url == MINIMAL["file_url"]
     with pytest.raises(ValidationError) as caught:
         request(image="https://example.org/other.jpg", batch=0)
     entries = {entry["field"]: entry["message"] for entry in invalid_fields(caught.value, AvatarRequest).data["fields"]}

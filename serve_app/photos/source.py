@@ -1,0 +1,157 @@
+"""The photo of a request: an http(s) URL, a data URL, or the bytes of a form's file."""
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from serve_app.errors import ImageUrlError, OverloadedError
+from serve_app.photos.decode import kind_of
+from serve_app.photos.urls import MAX_URL_CHARS, check_size, decode_data_url, describe_url, is_data_url
+
+CHUNK_BYTES = 192 * 1024  # a multiple of 3, so that base64 of chunks is base64 of the whole
+
+
+class PhotoSource:
+    """Where a photo comes from. A field of a pydantic model: a string in JSON, shown as its description.
+
+    A photo that was uploaded with the request is megabytes: it is bytes from the start, a data URL is decoded at once,
+    and it is held until it was decoded (`drop`), or until nobody holds it any more (`retain`, `release`). Its bytes
+    never show in logs and dumps.
+    """
+
+    def __init__(self, content: str | bytes) -> None:
+        """A URL, or the bytes of a picture. For threads if it is long.
+
+        Raises: ImageUrlError where a text is too long to be a URL.
+        """
+        if isinstance(content, str):
+            content = content.strip()
+            if len(content) > MAX_URL_CHARS:
+                _check_long_url(content)
+        self.is_upload = isinstance(content, bytes) or is_data_url(content)
+        self.description = _describe(content)
+        self._content: str | bytes | None = content
+        # With these and its bytes a data URL is the same again: base64 can end in several ways that mean the same.
+        self._url_head, self._url_end = "", ""
+        if isinstance(content, bytes):
+            self._url_head = f"data:image/{kind_of(content)};base64,"
+        elif self.is_upload and "%" not in content:
+            self._decode(content)
+        self._holders = 0
+        self._on_drop: Callable[[], None] | None = None
+
+    def _decode(self, url: str) -> None:
+        """Replace a data URL by its bytes, unless it is damaged, which `read` reports."""
+        with suppress(ImageUrlError):
+            self._content = decode_data_url(url, len(url))
+            self._url_head, self._url_end = url[: url.find(",") + 1], url[-4:]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PhotoSource) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self.description)
+
+    def __repr__(self) -> str:
+        return f"PhotoSource({self.description!r})"
+
+    @property
+    def url(self) -> str:
+        """The http(s) URL, or whatever text is in its place; for a photo that is no upload."""
+        if not isinstance(self._content, str):
+            raise TypeError("an uploaded photo has no URL")
+        return self._content
+
+    @property
+    def is_decoded(self) -> bool:
+        return isinstance(self._content, bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._content or "") if self.is_upload else 0
+
+    def read(self, max_bytes: int) -> bytes:
+        """The bytes of an uploaded photo. Raises its error for a damaged data URL, after a while if that is long.
+
+        Raises: ImageUrlError; OverloadedError where the photo was dropped.
+        """
+        content = self._content
+        if content is None:
+            raise OverloadedError("The photo of this request is no longer held: send the request again.")
+        if isinstance(content, bytes):
+            check_size(len(content), max_bytes)
+            return content
+        return decode_data_url(content, max_bytes)
+
+    def url_parts(self) -> Iterator[str]:
+        """The URL in parts: of the bytes of a form, the data URL that stands for them in JSON."""
+        content = "" if self._content is None else self._content
+        if isinstance(content, str):
+            for at in range(0, len(content), CHUNK_BYTES):
+                yield content[at : at + CHUNK_BYTES]
+            return
+        yield self._url_head
+        for at in range(0, len(content), CHUNK_BYTES):
+            base64_text = base64.b64encode(content[at : at + CHUNK_BYTES]).decode()
+            is_last = at + CHUNK_BYTES >= len(content)
+            yield base64_text[:-4] + self._url_end if is_last and self._url_end else base64_text
+
+    def on_drop(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the photo is dropped."""
+        self._on_drop = callback
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.retain()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def retain(self) -> None:
+        self._holders += 1
+
+    def release(self) -> None:
+        """Undo one `retain`; the last one drops the photo."""
+        self._holders -= 1
+        if self._holders == 0:
+            self.drop()
+
+    def drop(self) -> None:
+        """Forget the bytes of an upload; a URL stays, since it may be fetched again."""
+        if self.is_upload:
+            self._content = None
+        callback, self._on_drop = self._on_drop, None
+        if callback is not None:
+            callback()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(value: Any, text: core_schema.ValidatorFunctionWrapHandler) -> PhotoSource:
+            return value if isinstance(value, PhotoSource) else cls(text(value))
+
+        return core_schema.no_info_wrap_validator_function(
+            validate,
+            core_schema.str_schema(min_length=1),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda photo: photo.description, return_schema=core_schema.str_schema()
+            ),
+        )
+
+
+def _check_long_url(text: str) -> None:
+    """Raises: ImageUrlError. Python holds a text with one emoji in four bytes a character."""
+    if not is_data_url(text):
+        raise ImageUrlError(f"a URL has at most {MAX_URL_CHARS} characters", reason="url")
+    if not text.isascii():
+        raise ImageUrlError("the data URL holds invalid base64", reason="url")
+
+
+def _describe(content: str | bytes) -> str:
+    if isinstance(content, str):
+        return describe_url(content)
+    return f"data:image/{kind_of(content)} ({len(content)} bytes)"
