@@ -1,7 +1,5 @@
-"""The middleware around Serve's proxy, and the reading of bodies, without Serve."""
+"""The middleware around Serve's proxy, without Serve."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -9,14 +7,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.testclient import TestClient
-from starlette.types import Message
 
-from deployments.errors import DeadlineError
 from serve_app import edge
-from serve_app.api import body as bodies
-from serve_app.api.body import BodyReader
 from serve_app.edge import PROXY_CALLBACK, Edge, check_supported
-from serve_app.errors import InvalidRequestError, OverloadedError, TooLargeError
 from serve_app.http_protocol import UnsupportedServerError
 from serve_app.launcher import ServiceOptions, StartError, free_port, run_service
 
@@ -108,59 +101,3 @@ def test_a_ray_that_would_call_no_middleware_is_not_started(monkeypatch: pytest.
         run_service(ServiceOptions(port=free_port())),
     ):
         pytest.fail("it started")
-
-
-def request_of(*messages: Message, announced: str = "") -> Request:
-    """A request whose body comes in these messages, and then stalls."""
-    waiting = list(messages)
-
-    async def receive() -> Message:
-        if not waiting:
-            await asyncio.Event().wait()
-        return waiting.pop(0)
-
-    headers = [(b"content-length", announced.encode())] if announced else []
-    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
-
-
-def part(body: bytes, *, more: bool) -> Message:
-    return {"type": "http.request", "body": body, "more_body": more}
-
-
-def test_a_body_is_read_to_its_end() -> None:
-    whole = BodyReader(10).read(request_of(part(b"ab", more=True), part(b"cd", more=False)))
-    assert asyncio.run(whole) == b"abcd"
-
-
-@pytest.mark.parametrize("request_", [request_of(announced="11"), request_of(part(b"x" * 11, more=True))])
-def test_a_body_that_is_too_large_is_not_read_on(request_: Request) -> None:
-    with pytest.raises(TooLargeError):
-        asyncio.run(BodyReader(10).read(request_))
-
-
-def test_a_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.05)
-    with pytest.raises(DeadlineError):
-        asyncio.run(BodyReader(10).read(request_of(part(b"a", more=True))))
-
-
-def test_a_client_that_leaves_within_its_body_is_no_bug_of_ours() -> None:
-    with pytest.raises(InvalidRequestError):
-        asyncio.run(BodyReader(10).read(request_of(part(b"a", more=True), {"type": "http.disconnect"})))
-
-
-def test_few_bodies_are_read_at_once_and_a_finished_one_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "MAX_OPEN_BODIES", 1)
-
-    async def read() -> bytes:
-        bodies = BodyReader(10)
-        stalled = asyncio.create_task(bodies.read(request_of(part(b"a", more=True))))
-        await asyncio.sleep(0)
-        with pytest.raises(OverloadedError):
-            await bodies.read(request_of(part(b"b", more=False)))
-        stalled.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stalled
-        return await bodies.read(request_of(part(b"c", more=False)))
-
-    assert asyncio.run(read()) == b"c"

@@ -9,8 +9,10 @@ from starlette.types import ASGIApp
 
 import serve_app
 from serve_app.api.body import BodyReader
+from serve_app.api.body_budget import BodyBudget
 from serve_app.api.dependencies import authenticator
 from serve_app.api.errors import add_error_handlers
+from serve_app.api.loop_lag import LoopLag
 from serve_app.api.metrics import RequestMetrics
 from serve_app.api.playground import add_playground
 from serve_app.api.routes.avatars import add_avatar_routes
@@ -26,10 +28,14 @@ from serve_app.generation.service import AvatarService
 def build_http(service: AvatarService, access: Access, settings: IngressSettings, stage_states: StageStates) -> ASGIApp:
     """The ASGI application of one ingress replica."""
 
+    lag = LoopLag(settings.admission.max_loop_lag_s, settings.admission.retry_after_s)
+
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
         service.start()
+        lag.start()
         yield
+        lag.close()
         await service.close()
 
     api = FastAPIOffline(
@@ -47,7 +53,7 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     may_create, may_read, may_cancel = (
         Security(authenticate, scopes=[scope]) for scope in ("create", "read", "cancel")
     )
-    bodies = BodyReader(settings.max_body_bytes)
+    bodies = BodyReader(settings.max_body_bytes, BodyBudget(settings.admission), lag)
     add_avatar_routes(api, service, settings, bodies, may_create)
     add_task_routes(api, service, settings, bodies, may_read=may_read, may_cancel=may_cancel)
     add_image_routes(api, service, bodies, may_create)

@@ -1,73 +1,37 @@
 """Multipart forms: the photo as a file, the other fields as text."""
 
-import asyncio
-import base64
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serve_app.errors import InvalidRequestError
-from serve_app.photos.decode import kind_of
+from serve_app.photos.source import PhotoSource
 from serve_app.schemas.errors import ALIAS_OF, field_schemas
 from serve_app.schemas.requests import MAX_FIELDS
 
 FILE = "file"
-CHUNK_BYTES = 256 * 1024
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # RFC 2046, section 5.1.1
+CHUNK_BYTES = 256 * 1024
+MAX_PADDING = 256  # blanks after a boundary, which the parser skips one by one
 
 
-async def read_form(body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
-    """A form as the equivalent JSON body, with `file` as a data URL in `file_url`. Raises: InvalidRequestError."""
-    parser = MultiPartParser(
-        Headers({"content-type": _utf8_type(content_type)}),
-        _chunks(body),
-        max_files=1,
-        max_fields=MAX_FIELDS,
-        max_part_size=len(body),  # a photo in a data URL may be as long as the body
-    )
-    parser.spool_max_size = len(body) + 1  # keeps photos of people off the disk
+def parse_form(body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
+    """A form as the equivalent JSON body, with `file` as the photo in `file_url`. Raises: InvalidRequestError."""
+    boundary = _boundary(content_type)
+    _check_structure(body, boundary)
+    parts = _Parts(body, _known_names(model))
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise _refused("body", error.message) from None
-    data: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if name in data:
-            raise _refused(name, "given more than once")
-        data[name] = value
-    return await _with_data_url(data, model)
-
-
-def _utf8_type(content_type: str) -> str:
-    """The content type with its boundary and nothing else: a `charset` would let the client choose a codec of Python.
-
-    Some of these take quadratic time, others are no text encodings. Raises: InvalidRequestError.
-    """
-    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
-    if not BOUNDARY.fullmatch(boundary):
-        raise _refused("body", "the content type names no boundary, or not a valid one")
-    return f'multipart/form-data; boundary="{boundary.decode()}"'
-
-
-async def _with_data_url(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    file = data.pop(FILE, None)
-    if any(isinstance(value, UploadFile) for value in data.values()):
-        raise _refused(FILE, f"the photo is the field {FILE}; no other one is a file")
-    schemas = field_schemas(model)
-    typed = {name: _typed(value, schemas.get(ALIAS_OF.get(name, name), {})) for name, value in data.items() if value}
-    if file is None:
-        return typed
-    if not isinstance(file, UploadFile):
-        raise _refused(FILE, "not a file: a form's part with a file name is expected")
-    if typed.keys() & {"file_url", "image"}:
-        raise _refused(FILE, "comes beside a file_url: send one of them")
-    return {**typed, "file_url": await asyncio.to_thread(_data_url, await file.read())}
+        parts.parse(boundary)
+    except FormParserError:
+        raise _refused("body", "not a valid multipart form") from None
+    return _with_photo(parts.values, model)
 
 
 def form_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -75,6 +39,127 @@ def form_schema(schema: dict[str, Any]) -> dict[str, Any]:
     file = {"type": "string", "format": "binary", "description": "The reference photo, in place of a `file_url`."}
     required = [name for name in schema.get("required", []) if name != "file_url"]
     return {**schema, "properties": {FILE: file, **schema["properties"]}, "required": required}
+
+
+class _Parts:
+    """The values of a form by name: text, or bytes of a file. Of an unknown name only that it is there.
+
+    The parser gets the body in chunks, in each of which it searches in C: other threads run in between.
+    """
+
+    def __init__(self, body: bytes, known_names: frozenset[str]) -> None:
+        self.values: dict[str, str | bytes | None] = {}
+        self._body = memoryview(body)
+        self._known_names = known_names
+        self._begin_part()
+
+    def parse(self, boundary: bytes) -> None:
+        """Raises: FormParserError; InvalidRequestError."""
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": self._add_to_header_name,
+                "on_header_value": self._add_to_header_value,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._check_headers,
+                "on_part_data": self._add_to_content,
+                "on_part_end": self._end_part,
+            },
+        )
+        for at in range(0, len(self._body), CHUNK_BYTES):
+            parser.write(bytes(self._body[at : at + CHUNK_BYTES]))
+
+    def _begin_part(self) -> None:
+        self._header_name = self._header_value = self._disposition = b""
+        self._name = ""
+        self._is_file = self._is_known = False
+        self._content = BytesIO()
+
+    def _add_to_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _add_to_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _check_headers(self) -> None:
+        options = parse_options_header(self._disposition)[1]
+        if b"name" not in options:
+            raise _refused("body", "a part has no name: Content-Disposition: form-data; name=... is expected")
+        self._name = _text(options[b"name"])
+        self._is_file = b"filename" in options
+        self._is_known = self._name in self._known_names
+        if self._name in self.values:
+            raise _refused(self._name, "given more than once")
+        if self._is_file and self._name != FILE:
+            raise _refused(FILE, f"the photo is the field {FILE}; no other one is a file")
+        if not self._is_file and self._name == FILE:
+            raise _refused(FILE, "not a file: a form's part with a file name is expected")
+        self.values[self._name] = None
+
+    def _add_to_content(self, data: bytes, start: int, end: int) -> None:
+        if self._is_known:
+            self._content.write(data[start:end])
+
+    def _end_part(self) -> None:
+        if self._is_known:
+            content = self._content.getvalue()  # no copy
+            self.values[self._name] = content if self._is_file else _text(content)
+
+
+def _known_names(model: type[BaseModel]) -> frozenset[str]:
+    fields = field_schemas(model).keys()
+    return frozenset({FILE, *fields, *(alias for alias, name in ALIAS_OF.items() if name in fields)})
+
+
+def _boundary(content_type: str) -> bytes:
+    """The boundary of a content type. Its `charset` is not looked at: the client would choose a codec of Python.
+
+    Some of these take quadratic time, others are no text encodings. Raises: InvalidRequestError.
+    """
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    if not BOUNDARY.fullmatch(boundary):
+        raise _refused("body", "the content type names no boundary, or not a valid one")
+    return boundary
+
+
+def _check_structure(body: bytes, boundary: bytes) -> None:
+    """Refuses forms that the parser, which is Python, would take seconds for. Raises: InvalidRequestError."""
+    ends = list(islice(_delimiter_ends(body, b"\r\n--" + boundary), MAX_FIELDS + 1))
+    if len(ends) > MAX_FIELDS:
+        raise _refused("body", "more parts than any form has")
+    if any(not body[end : end + MAX_PADDING].strip(b" \t") for end in ends if end + MAX_PADDING < len(body)):
+        raise _refused("body", "blanks after a boundary")
+
+
+def _delimiter_ends(body: bytes, delimiter: bytes) -> Iterator[int]:
+    """Where delimiters end, those within a photo too; by a search in steps of milliseconds."""
+    for at in range(0, len(body), CHUNK_BYTES):
+        found, end = at, at + CHUNK_BYTES + len(delimiter) - 1
+        while (found := body.find(delimiter, found, end)) >= 0:
+            found += len(delimiter)
+            yield found
+
+
+def _with_photo(values: dict[str, str | bytes | None], model: type[BaseModel]) -> dict[str, Any]:
+    schemas = field_schemas(model)
+    file = values.pop(FILE, None)
+    # None: a name that the model does not know, and refuses with its own message. An empty text: not given.
+    typed = {
+        name: _typed(value, schemas.get(ALIAS_OF.get(name, name), {})) if isinstance(value, str) else value
+        for name, value in values.items()
+        if value != ""
+    }
+    if not isinstance(file, bytes):
+        return typed
+    if typed.keys() & {"file_url", "image"}:
+        raise _refused(FILE, "comes beside a file_url: send one of them")
+    return {**typed, "file_url": PhotoSource(file)}
 
 
 def _typed(text: str, schema: dict[str, Any]) -> Any:
@@ -88,15 +173,11 @@ def _typed(text: str, schema: dict[str, Any]) -> Any:
     return value if isinstance(value, bool | int | float) else text
 
 
-def _data_url(photo: bytes) -> str:
-    """A data URL with the media type of the first bytes, not the declared one; the decoder checks the rest."""
-    return f"data:image/{kind_of(photo)};base64,{base64.b64encode(photo).decode()}"
-
-
-async def _chunks(body: bytes) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(body), CHUNK_BYTES):
-        yield body[start : start + CHUNK_BYTES]
-        await asyncio.sleep(0)  # lets other tasks run between chunks
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def _refused(name: str, message: str) -> InvalidRequestError:

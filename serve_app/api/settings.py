@@ -1,6 +1,6 @@
 """The settings of `AvatarIngress`."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.api.security_headers import CorsSettings
 from serve_app.generation.settings import GenerationSettings
@@ -12,3 +12,13 @@ class IngressSettings(GenerationSettings):
     public_url: str | None = None  # base of the links in answers; None: the URL of the request
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024, le=LARGEST_BODY_BYTES)
     cors: CorsSettings = CorsSettings()
+
+    @model_validator(mode="after")
+    def _largest_body_fits(self) -> "IngressSettings":
+        share = self.admission.owner_body_share * self.admission.max_body_bytes_at_once
+        if self.max_body_bytes > share:
+            raise ValueError(
+                f"max_body_bytes is {self.max_body_bytes}, but admission.max_body_bytes_at_once times "
+                f"admission.owner_body_share only {share:.0f}: a body of that size would never be accepted"
+            )
+        return self

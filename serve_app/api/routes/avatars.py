@@ -26,9 +26,9 @@ def add_avatar_routes(
         progress = request.state.progress = RequestProgress()
         links = base_url(request, settings)
         caller = Caller(request.state.owner, _idempotency_key(request), links, request.state.token)
-        avatar_request = await bodies.model(AvatarRequest, request, progress)
-        progress.task = service.validator.task(avatar_request, caller)
-        record = await service.create(progress.task, avatar_request, caller)
+        async with bodies.model(AvatarRequest, request, progress) as avatar_request:
+            progress.task = service.validator.task(avatar_request, caller)
+            record = await service.create(progress.task, avatar_request, caller)
         status, headers = _status_and_headers(record)
         if avatar_request.celery:
             status, headers = 200 if record.finished else 202, {}

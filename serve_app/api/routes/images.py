@@ -27,8 +27,8 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
     async def faces(request: Request) -> JSONResponse:
         """The faces of a photo and whether it would be accepted, before anything is generated."""
         request.state.progress = RequestProgress()
-        body = await bodies.model(FacesRequest, request)
-        preflight = await service.preflight(body.file_url, request.state.owner)
+        async with bodies.model(FacesRequest, request) as body:
+            preflight = await service.preflight(body.file_url, request.state.owner)
         return envelope_response(preflight.envelope(body.file_url))
 
     @api.post(
@@ -41,8 +41,8 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
     async def verify(request: Request) -> JSONResponse:
         """Whether a picture is one of ours and as it left us, by its content credentials (C2PA)."""
         progress = request.state.progress = RequestProgress()
-        body = await bodies.model(VerifyRequest, request)
-        verification = await service.verify(body.file_url, request.state.owner)
+        async with bodies.model(VerifyRequest, request) as body:
+            verification = await service.verify(body.file_url, request.state.owner)
         return envelope_response(verification.envelope(body.file_url, time.perf_counter() - progress.started))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)

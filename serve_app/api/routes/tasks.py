@@ -47,8 +47,8 @@ def add_task_routes(
     )
     async def get_image(request: Request) -> JSONResponse:
         """The same, with the id in the body."""
-        body = await bodies.model(StatusRequest, request)
-        return await answer(request, await service.find(body.id, request.state.owner))
+        async with bodies.model(StatusRequest, request) as body:
+            return await answer(request, await service.find(body.id, request.state.owner))
 
     @api.get(
         "/api/v1/tasks/{task_id}/events",
