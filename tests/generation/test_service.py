@@ -15,10 +15,13 @@ from serve_app.auth.usage import usage_of
 from serve_app.backends.object_store import photo_key, result_key
 from serve_app.backends.secrets import sha256
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
+from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
+from serve_app.photos.source import PhotoSource
 from serve_app.tasks.models import Outcome, TaskRecord, Webhook
 from serve_app.tasks.stream import TaskQueue
 from tests.support.ingresses import KEYED, LEASE_S, Ingress, ScenarioRunner, Sent, do_nothing, scenario_runner
+from tests.support.photos import photo_files
 from tests.support.pipelines import PIXELS
 from tests.support.polling import eventually
 from tests.support.stores import exists
@@ -43,6 +46,54 @@ def test_a_queued_request_with_a_key_goes_on_when_its_client_leaves(at: Callable
         assert record.task.task_id == first.task.task_id
         assert record.status == "PENDING"
         assert record.message_id is not None
+
+    at(scenario)
+
+
+@pytest.mark.parametrize("celery", [False, True])
+def test_a_run_that_outlives_its_client_keeps_the_uploaded_photo_until_it_is_decoded(
+    at: Callable[..., None], celery: bool
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+
+        async def photo_later(source: PhotoSource) -> Photo:
+            await ingress.gate.wait()
+            return await AvatarService._photo(ingress.service, source)
+
+        ingress.service._photo = photo_later  # type: ignore[method-assign]
+        ingress.gate.clear()
+        source = PhotoSource(photo_files()["astronaut.png"])
+        with source.held():  # as its route does
+            sent = ingress.send(file_url=source, celery=celery)
+            await eventually(lambda: ingress.tasks.get(sent.task.task_id))
+            await sent.leave()
+        assert source.held_bytes > 0
+        ingress.gate.set()
+        await eventually(lambda: is_dropped(source))
+        record = await ingress.send(file_url=PhotoSource(photo_files()["astronaut.png"]), celery=celery).answer
+        assert record.task.task_id == sent.task.task_id
+        assert record.status == ("PENDING" if celery else "SUCCESS")
+
+    async def is_dropped(source: PhotoSource) -> bool:
+        return source.held_bytes == 0
+
+    at(scenario)
+
+
+def test_a_photo_is_not_held_while_its_images_are_made(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(None)
+        del ingress.service._photo
+        source = PhotoSource(photo_files()["astronaut.png"])
+        with source.held():
+            sent = ingress.send(Caller("ann"), file_url=source)
+            await eventually(lambda: jobs_of(ingress))
+            assert source.held_bytes == 0
+            await sent.leave()
+
+    async def jobs_of(ingress: Ingress) -> list[Any]:
+        return ingress.pipeline.jobs
 
     at(scenario)
 

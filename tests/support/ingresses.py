@@ -57,7 +57,7 @@ class Ingress:
         return Photo(PIXELS)
 
     def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
-        request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
+        request = AvatarRequest(**{"app_id": "face-avatar", "file_url": "https://example.org/me.jpg", **fields})
         task = self.service.validator.task(request, caller)
         return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
 
