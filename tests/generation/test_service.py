@@ -57,9 +57,9 @@ def test_a_run_that_outlives_its_client_keeps_the_uploaded_photo_until_it_is_dec
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture")
 
-        async def photo_later(source: PhotoSource) -> Photo:
+        async def photo_later(source: PhotoSource, owner: str) -> Photo:
             await ingress.gate.wait()
-            return await AvatarService._photo(ingress.service, source)
+            return await AvatarService._photo(ingress.service, source, owner)
 
         ingress.service._photo = photo_later  # type: ignore[method-assign]
         ingress.gate.clear()
