@@ -197,6 +197,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         """Close the connection once the client has taken its answer."""
         self.transport.close()
+        self._clear_deadline()
         self._clear_stall()
         self._stall = self.loop.call_later(self.limits.stall_s, self.transport.abort)
 
