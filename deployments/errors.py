@@ -4,6 +4,8 @@ AvatarError
 ├── NoFaceError          the photo has no usable face
 ├── UnsafeImageError     the safety checker withholds the image
 └── DeadlineError        the deadline passed
+
+DeviceLostError          a stage's accelerator works no more; no fault of the request, which another replica can serve
 """
 
 from typing import Any
@@ -27,3 +29,7 @@ class UnsafeImageError(AvatarError):
 
 class DeadlineError(AvatarError):
     """The deadline of a request passed before it was completed."""
+
+
+class DeviceLostError(Exception):
+    """The accelerator of a replica fails every operation, or hangs. It never reaches a caller: the replica ends."""

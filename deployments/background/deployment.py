@@ -10,6 +10,7 @@ import numpy as np
 from deployments.background.postprocess import decided, postprocess
 from deployments.background.signing_identity import IdentitySource
 from deployments.common.checksums import sha256_by_name
+from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
 from deployments.types import Avatar, C2paAssertion, GeneratedImage, GenerationMetadata, PostprocessSpec
@@ -37,7 +38,8 @@ class BackgroundRemover:
         start.publish()
 
     async def postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
-        return await asyncio.to_thread(self._postprocess, image, spec)
+        with exit_on_device_loss():
+            return await asyncio.to_thread(self._postprocess, image, spec)
 
     async def scale_from_zero(self) -> None:
         """Does nothing: the call itself makes Serve start a replica where there is none."""

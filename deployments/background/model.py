@@ -8,7 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from deployments.common.onnx_session import require_provider, require_self_contained, session_options
+from deployments.common.onnx_session import (
+    lost_provider_errors,
+    require_provider,
+    require_self_contained,
+    session_options,
+)
 from deployments.config import MattingModelConfig, model_path
 from deployments.types import Pixels
 
@@ -30,18 +35,20 @@ ARCHITECTURES: dict[str, type[BaseSession]] = {
 
 class MattingModel(Protocol):
     def alpha(self, pixels: Pixels) -> Alpha:
-        """(h, w, 3) -> (h, w): 0 is background, 255 is figure."""
+        """(h, w, 3) -> (h, w): 0 is background, 255 is figure. Raises: DeviceLostError."""
         ...
 
 
 class RembgModel:
     def __init__(self, config: MattingModelConfig) -> None:
         self._session = open_session(config)
+        self._providers = config.providers
 
     def alpha(self, pixels: Pixels) -> Alpha:
         # rembg divides by the range of its mask; a mask of one value has none, becomes NaN, and then background.
         # The exponential in its sigmoid overflows for pixels that are certainly background, which correctly gives 0.
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        on_device = lost_provider_errors([self._session.inner_session], self._providers)
+        with on_device, np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             mask = rembg.remove(Image.fromarray(pixels), session=self._session, only_mask=True)
         return np.asarray(mask.convert("L"), dtype=np.uint8)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ray.serve import metrics
 
+from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.engine.denoiser import Denoiser
@@ -56,10 +57,11 @@ class AvatarGenerator:
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
         """Raises: DeadlineError; UnsafeImageError. A cancelled call frees its row before the next step."""
         drawn_with = self._generation_metadata(spec.model)  # computed during the generation
-        async with self._models.lease(spec.model) as model:
-            image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
-            if model.checker is not None and await model.checker.flags(image.pixels):
-                raise UnsafeImageError("The safety checker withholds this image.")
+        with exit_on_device_loss():
+            async with self._models.lease(spec.model) as model:
+                image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
+                if model.checker is not None and await model.checker.flags(image.pixels):
+                    raise UnsafeImageError("The safety checker withholds this image.")
         return replace(image, drawn_with=await asyncio.shield(drawn_with))
 
     async def scale_from_zero(self) -> None:
@@ -75,7 +77,7 @@ class AvatarGenerator:
 
     def check_health(self) -> None:
         if not self._engine.alive:
-            raise RuntimeError("the diffusion engine's thread has ended")
+            raise RuntimeError("the diffusion engine has ended")
 
     def __del__(self) -> None:
         if hasattr(self, "_engine"):  # the constructor may have failed
@@ -94,14 +96,15 @@ class AvatarGenerator:
         """Load a model and profile its steps. Blocks: called on a thread."""
         with self._start.part("import"):
             # Imported here, so that building the graph loads no model library.
+            from deployments.common.device_health import lost_device_errors
             from deployments.diffusion.model.denoiser import FaceDiffusionModel
             from deployments.safety.model import load_checker
 
         config = self._config.models[name]
-        with self._start.part("load"):
+        with self._start.part("load"), lost_device_errors(config.device):
             model = FaceDiffusionModel.load(config, self._config.batch_invariant)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
-        with self._start.part("warm"):
+        with self._start.part("warm"), lost_device_errors(config.device):
             if config.compile:
                 model.compile(self._up_to_max(COMPILED_BATCH_SIZES), config.compile_sizes)
             self._latency_model.set_profile(name, model.profile(self._up_to_max(PROFILED_BATCH_SIZES)))

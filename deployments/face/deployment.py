@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 from ray import serve
 
+from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
@@ -45,7 +46,8 @@ class FaceEmbedder:
     async def inspect(self, photo: Photo, used_s: float = 0.0) -> FoundFaces:
         """The faces of a photo and whether it is usable, without generating anything."""
         async with self._turns.turn(used_s), self._model_lock:
-            return await asyncio.to_thread(self._model.inspect, photo)
+            with exit_on_device_loss():
+                return await asyncio.to_thread(self._model.inspect, photo)
 
     async def similarity(self, image: GeneratedImage, reference: FaceEmbedding, used_s: float = 0.0) -> float | None:
         """Cosine of the two faces, -1..1; None where the image shows no face."""
@@ -56,4 +58,5 @@ class FaceEmbedder:
     @serve.batch
     async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:
         async with self._model_lock:
-            return await asyncio.to_thread(self._model.embed, photos)
+            with exit_on_device_loss():
+                return await asyncio.to_thread(self._model.embed, photos)

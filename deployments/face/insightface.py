@@ -1,6 +1,7 @@
 """InsightFace: an SCRFD detector and an ArcFace recogniser from a folder of ONNX files, run by insightface."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,13 @@ from insightface.app import FaceAnalysis
 from insightface.utils.face_align import norm_crop
 
 from deployments.common.checksums import sha256_by_name
-from deployments.common.onnx_session import provider_list, require_provider, require_self_contained, session_options
+from deployments.common.onnx_session import (
+    lost_provider_errors,
+    provider_list,
+    require_provider,
+    require_self_contained,
+    session_options,
+)
 from deployments.config import InsightFaceModelConfig, model_path
 from deployments.errors import NoFaceError
 from deployments.face.detection import Detection, largest_face
@@ -33,9 +40,17 @@ class InsightFaceModel:
         self._min_face_px = config.min_face_px
         files = [Path(model.model_file) for model in (self._detector, self._recogniser)]
         self._weights = sha256_by_name((f"face/{file.name}", file) for file in files)
-        self._warm_up()
+        self._on_device = partial(
+            lost_provider_errors, [self._detector.session, self._recogniser.session], config.providers
+        )
+        with self._on_device():
+            self._warm_up()
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
+        with self._on_device():
+            return self._embed(photos)
+
+    def _embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
         pictures = [np.ascontiguousarray(photo.pixels[..., ::-1]) for photo in photos]
         found = [largest_face(self._find_faces(picture), self._min_face_px) for picture in pictures]
         crops = [
@@ -52,7 +67,8 @@ class InsightFaceModel:
         ]
 
     def inspect(self, photo: Photo) -> FoundFaces:
-        faces = self._find_faces(np.ascontiguousarray(photo.pixels[..., ::-1]))
+        with self._on_device():
+            faces = self._find_faces(np.ascontiguousarray(photo.pixels[..., ::-1]))
         return inspected(photo.pixels, faces, self._min_face_px)
 
     def _find_faces(self, picture: Pixels) -> list[Detection]:
@@ -117,6 +133,8 @@ def _analysis(pack: Path, config: InsightFaceModelConfig) -> FaceAnalysis:
             allowed_modules=list(tasks),
             providers=provider_list(config.providers, config.gpu_memory_mb),
             sess_options=session_options(config.threads),
+            # Else the detector opens two more sessions, each with an arena of its own.
+            static_shape_sessions=False,
         )
     except AssertionError as error:  # insightface raises nothing else without a detector
         raise ValueError(f"{pack} is no pack with a face detector") from error

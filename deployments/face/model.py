@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from deployments.common.checksums import sha256_by_name
-from deployments.common.onnx_session import provider_list, require_provider, session_options
+from deployments.common.onnx_session import lost_provider_errors, provider_list, require_provider, session_options
 from deployments.config import CascadeFaceModelConfig, FaceModelConfig, InsightFaceModelConfig, model_path
 from deployments.errors import NoFaceError
 from deployments.face.alignment import crop_face, encoder_input
@@ -19,6 +19,8 @@ from deployments.types import FaceEmbedding, FoundFaces, Photo, Vector
 
 
 class FaceModel(Protocol):
+    """Finds and embeds faces. Its methods raise DeviceLostError where the device works no more."""
+
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
         """The largest usable face of each photo, in order. Errors are values: they must not fail the other photos."""
         ...
@@ -46,6 +48,7 @@ class CascadeFaceModel:
         self._min_face_px = config.min_face_px
         self._avatar_face = config.avatar_face
         self._encoder = open_encoder(config)
+        self._providers = config.providers
         encoder = model_path(config.encoder)
         self._weights = sha256_by_name([(f"face/{encoder.name}", encoder)])
 
@@ -56,7 +59,8 @@ class CascadeFaceModel:
             for photo, face in zip(photos, found, strict=True)
             if isinstance(face, Detection)
         ]
-        vectors = iter(self._encode(crops))
+        with lost_provider_errors([self._encoder], self._providers):
+            vectors = iter(self._encode(crops))
         return [
             FaceEmbedding(next(vectors), face.box, face.score, weights=self._weights)
             if isinstance(face, Detection)

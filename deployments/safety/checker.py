@@ -11,7 +11,7 @@ MAX_BATCH = 8
 
 class SafetyChecker(Protocol):
     def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
-        """For each picture (h, w, 3): whether it is withheld. Not thread-safe."""
+        """For each picture (h, w, 3): whether it is withheld. Not thread-safe. Raises: DeviceLostError."""
         ...
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModelForImageClassification
 
+from deployments.common.device_health import lost_device_errors
 from deployments.config import ClassifierConfig, ConceptCheckerConfig, SafetyConfig, model_path
 from deployments.safety.checker import SafetyChecker
 from deployments.safety.picture import PictureFormat
@@ -32,6 +33,10 @@ class ConceptChecker:
 
     @torch.inference_mode()
     def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
+        with lost_device_errors(self._concepts.device):
+            return self._flags(pictures)
+
+    def _flags(self, pictures: Sequence[Pixels]) -> list[bool]:
         inputs = self._format.tensor(pictures).to(self._concepts.device, self._model.dtype)
         pooled = self._model.vision_model(inputs).pooler_output
         embeddings = normalize(self._model.visual_projection(pooled).float())
@@ -56,6 +61,10 @@ class ImageClassifier:
 
     @torch.inference_mode()
     def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
+        with lost_device_errors(self._model.device):
+            return self._flags(pictures)
+
+    def _flags(self, pictures: Sequence[Pixels]) -> list[bool]:
         inputs = self._format.tensor(pictures).to(self._model.device, self._model.dtype)
         chances = self._model(pixel_values=inputs).logits.float().softmax(dim=1)
         return [bool(flag) for flag in (chances[:, self._labels] >= self._threshold).any(dim=1).tolist()]

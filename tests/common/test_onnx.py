@@ -6,9 +6,19 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from deployments.common.onnx_session import provider_list, require_provider, require_self_contained, session_options
+from deployments.common.onnx_session import (
+    lost_provider_errors,
+    provider_list,
+    require_provider,
+    require_self_contained,
+    responds,
+    session_options,
+)
+from deployments.errors import DeviceLostError
+from tests.support.lost_devices import LostOnnxDevice
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+AZURE = "AzureExecutionProvider"  # needs no device, and lets the CPU do everything
 
 
 def graph(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], output: str = "y") -> onnx.GraphProto:
@@ -81,3 +91,57 @@ def test_gpu_memory_is_limited_in_bytes_and_only_on_cuda() -> None:
     name, options = cuda
     assert name == CUDA
     assert options["gpu_mem_limit"] == str(512 * 1024 * 1024)
+
+
+@pytest.fixture
+def session(tmp_path: Path, weight: onnx.TensorProto) -> onnxruntime.InferenceSession:
+    path = saved(graph([helper.make_node("Add", ["x", "w"], ["y"])], [weight]), tmp_path / "model.onnx")
+    return onnxruntime.InferenceSession(str(path), providers=[AZURE, CPU])
+
+
+def add(session: onnxruntime.InferenceSession) -> None:
+    with lost_provider_errors([session], [AZURE, CPU]):
+        session.run(["y"], {"x": np.zeros(4, np.float32)})
+
+
+def test_a_session_that_onnxruntime_moved_to_the_cpu_has_lost_its_device(
+    session: onnxruntime.InferenceSession,
+) -> None:
+    add(session)
+    session._sess = LostOnnxDevice(session._sess)  # onnxruntime answers by opening the session again on the CPU
+    with pytest.raises(DeviceLostError, match=f"left {AZURE} for {CPU}"):
+        add(session)
+    session.run(["y"], {"x": np.zeros(4, np.float32)})  # as it would have gone on
+
+
+def test_an_error_of_a_device_that_still_computes_is_not_a_loss(session: onnxruntime.InferenceSession) -> None:
+    session.disable_fallback()
+    session._sess = LostOnnxDevice(session._sess)
+    with pytest.raises(Exception, match="CUDA failure 700") as caught:
+        add(session)
+    assert not isinstance(caught.value, DeviceLostError)
+
+
+def test_an_error_of_a_device_that_computes_no_more_is_a_loss(
+    session: onnxruntime.InferenceSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.disable_fallback()
+    session._sess = LostOnnxDevice(session._sess)
+
+    def dead(*_arguments: object, **_named: object) -> None:
+        raise RuntimeError("CUDA failure 999: unknown error")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", dead)
+    with pytest.raises(DeviceLostError, match="does not respond"):
+        add(session)
+
+
+def test_a_mistake_in_the_input_is_not_a_loss(session: onnxruntime.InferenceSession) -> None:
+    with pytest.raises(Exception, match="Unexpected input data type"), lost_provider_errors([session], [AZURE]):
+        session.run(["y"], {"x": np.zeros(4, np.int64)})
+
+
+def test_a_provider_responds_where_it_computes() -> None:
+    assert responds(CPU)
+    assert responds(AZURE)
+    assert not responds(CUDA)  # which this onnxruntime does not have

@@ -24,6 +24,7 @@ from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
 from deployments.diffusion.model.loader import use_channels_last
 from deployments.diffusion.model.unet import RowAttention
+from deployments.errors import DeviceLostError
 from deployments.types import AvatarSpec, Pixels, Vector
 from tests.support import tolerance
 from tests.support.diffusion_folders import (
@@ -34,6 +35,7 @@ from tests.support.diffusion_folders import (
     write_tiny_model,
 )
 from tests.support.fakes import avatar_spec
+from tests.support.lost_devices import ILLEGAL_ACCESS, LostTorchDevice
 from tests.support.tolerance import ONE_LEVEL
 
 CONFIG = AvatarGeneratorConfig().models["embedded"].model_copy(update={"dtype": "float32"})
@@ -589,6 +591,30 @@ def test_what_no_graph_was_compiled_for_is_drawn_without_one(
     for ours, theirs in zip(draw(compiled.model, *many), draw(tiny_model, *many), strict=True):
         assert difference(ours, theirs) <= ONE_LEVEL
     assert graphs() == before
+
+
+@pytest.mark.parametrize("tiny", ["sd"], indirect=True, scope="module")
+def test_a_step_on_a_lost_device_says_so_and_changes_no_sample(
+    tiny_model: FaceDiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = tiny_row(1)
+    sample = tiny_model.start(row.spec, row.face)
+    for work in (lambda: tiny_model.step([sample]), lambda: tiny_model.decode(sample)):
+        with pytest.raises(DeviceLostError), LostTorchDevice():
+            work()
+    with pytest.raises(DeviceLostError), LostTorchDevice():
+        tiny_model.start(row.spec, row.face)
+    assert sample.steps_done == 0
+
+    def fails(*_inputs: object) -> None:
+        raise ILLEGAL_ACCESS
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tiny_model, "_unet", fails)
+        with pytest.raises(torch.AcceleratorError):  # the device itself responds
+            tiny_model.step([sample])
+    tiny_model.step([sample])
+    assert sample.steps_done == 1
 
 
 def test_channels_last_draws_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:

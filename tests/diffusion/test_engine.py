@@ -1,8 +1,9 @@
 """The engine with a denoiser that counts: who shares which step, and what happens when something goes wrong."""
 
+import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deployments.diffusion.engine import engine as engine_module
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.hang_detector import HangDetector
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
-from deployments.errors import DeadlineError
+from deployments.errors import DeadlineError, DeviceLostError
 from deployments.types import ImageProgress
 from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face
 
@@ -39,10 +42,10 @@ class Unmoved(LatencyModel):
         pass
 
 
-def engine_of(images: int = 4, log: Log | None = None) -> DiffusionEngine:
+def engine_of(images: int = 4, log: Log | None = None, hangs: HangDetector | None = None) -> DiffusionEngine:
     times = Unmoved(max_batch_size=2 * images)
     times.set_profile("fake", dict.fromkeys((1, 2, 4, 8), 1.0))
-    return DiffusionEngine(times, ageing=0.3, observer=log)
+    return DiffusionEngine(times, ageing=0.3, observer=log, hangs=hangs)
 
 
 @pytest.fixture
@@ -339,6 +342,58 @@ def test_the_wait_for_a_replica_is_told_apart_from_the_drawing(desk: Desk) -> No
     now = desk.submit(2, submitted_at=time.time()).future.result(WAIT_S)
     assert 30 < early.startup_s <= 60
     assert now.startup_s == 0
+
+
+LOST = DeviceLostError("the device does not respond")
+
+
+def loses_device(*_work: object, **_how: object) -> None:
+    raise LOST
+
+
+@pytest.mark.parametrize("lost_in", ["start", "step", "decode"])
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_when_the_device_is_lost_all_rows_fail_as_lost_at_once_and_so_do_later_ones(
+    denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, lost_in: str, overlapped: bool
+) -> None:
+    engine = engine_of(images=2)
+    desk = Desk(engine, denoiser)
+    denoiser.overlaps_decoding = overlapped
+    denoiser.gate.clear()
+    short = desk.submit(1, steps=1)
+    assert denoiser.started.wait(WAIT_S)
+    rows = [short, *(desk.submit(seed, steps=50) for seed in (2, 3, 4, 5))]
+    monkeypatch.setattr(denoiser, lost_in, loses_device)
+    denoiser.gate.set()
+    failed = [row.future.exception(WAIT_S) for row in [*rows, desk.submit(6)]]
+    survivors = 1 if lost_in in ("start", "step") else 0  # the step that was under way, and then its picture
+    assert failed[survivors:] == [LOST] * (6 - survivors)
+    assert failed[:survivors] in ([None] * survivors, [LOST] * survivors)
+    assert not engine.alive
+    assert engine.progress() == []
+    assert len(denoiser.batches) <= 1 + (lost_in == "decode") * 2
+    engine.close()
+
+
+def test_a_step_that_hangs_fails_all_rows_as_lost_though_it_does_not_end(
+    denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, poll: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(engine_module, "LOOK_EVERY_S", 0.001)
+    engine = engine_of(hangs=HangDetector(itertools.count().__next__))  # a second for each look
+    desk = Desk(engine, denoiser)
+    assert shown(desk.submit(1)) == 1
+    denoiser.started.clear()
+    denoiser.gate.clear()
+    rows = [desk.submit(seed) for seed in (2, 3)]
+    assert denoiser.started.wait(WAIT_S)
+    for row in rows:
+        assert isinstance(row.future.exception(WAIT_S), DeviceLostError)
+    assert not engine.alive
+    assert isinstance(desk.submit(4).future.exception(WAIT_S), DeviceLostError)
+    engine.close()  # does not wait for the step
+    denoiser.gate.set()
+    poll(lambda: not engine._thread.is_alive())
+    assert engine.progress() == []
 
 
 @settings(max_examples=60, deadline=None)

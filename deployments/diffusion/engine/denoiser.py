@@ -11,7 +11,10 @@ class OutOfMemoryError(Exception):
 
 
 class Denoiser(Protocol):
-    """A diffusion model. A sample is one half-done image, opaque to the engine."""
+    """A diffusion model. A sample is one half-done image, opaque to the engine.
+
+    `start`, `step` and `decode` raise DeviceLostError where the device works no more.
+    """
 
     @property
     def overlaps_decoding(self) -> bool:

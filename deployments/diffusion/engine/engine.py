@@ -8,12 +8,14 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from deployments.diffusion.engine.denoiser import Denoiser, OutOfMemoryError
+from deployments.diffusion.engine.hang_detector import LOOK_EVERY_S, HangDetector
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row, RowEta, RowScheduler, batch_size_of
-from deployments.errors import DeadlineError
+from deployments.errors import DeadlineError, DeviceLostError
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress, Pixels
 
 
@@ -30,32 +32,45 @@ class DiffusionEngine:
     Cancelled and expired rows leave before the next step. A failed step is repeated row by row, so that no request
     fails because of another one; a step that runs out of memory is repeated with fewer rows, and a decoding that does,
     after the next step. Devices that can overlap decoding with a step decode on a second thread, so that no row waits
-    for the decoding of another one.
+    for the decoding of another one. When the device is lost, or a step hangs, all rows fail with DeviceLostError and
+    the engine ends.
     """
 
-    def __init__(self, latency_model: LatencyModel, ageing: float, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        latency_model: LatencyModel,
+        ageing: float,
+        observer: Observer | None = None,
+        hangs: HangDetector | None = None,
+    ) -> None:
         self._latency_model = latency_model
         self._observer = observer
+        self._hangs = hangs or HangDetector()
         self._scheduler = RowScheduler(ageing)
         self._samples: dict[Row, Any] = {}
         self._to_decode: deque[tuple[Row, Any]] = deque()  # rows whose steps are all made, with their samples
         self._decoding: set[Row] = set()
         self._changed = threading.Condition()
         self._closing = False
+        self._lost: DeviceLostError | None = None
+        self._ended = threading.Event()
         self._ready_at = time.time()  # requests submitted before it waited for this replica to start
         self._decoder = ThreadPoolExecutor(1, "diffusion-decoder")
         self._thread = threading.Thread(target=self._run, name="diffusion-engine", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._watch, name="diffusion-hangs", daemon=True).start()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and self._lost is None
 
     def submit(self, spec: AvatarSpec, face: FaceEmbedding, denoiser: Denoiser) -> Row:
-        """Queue one image; its `future` yields the image, or raises DeadlineError at the deadline."""
+        """Queue one image; its `future` yields the image. Raises there: DeadlineError; DeviceLostError."""
         row = Row(spec, face.vector, denoiser, (spec.model, denoiser.bucket(spec)), time.time())
         with self._changed:
-            if self._closing:
+            if self._lost is not None:
+                row.future.set_exception(self._lost)
+            elif self._closing:
                 row.future.cancel()
             else:
                 self._scheduler.add(row)
@@ -70,18 +85,39 @@ class DiffusionEngine:
         return [_progress(row, eta) for row, eta in etas.items()]
 
     def close(self) -> None:
-        """Cancel all rows before their next step, and wait for the threads."""
+        """Cancel all rows before their next step, and wait for the threads, unless the device is lost."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
-        self._decoder.shutdown()
+        self._ended.set()
+        is_responding = self._lost is None  # else a thread may wait for the device for ever
+        if is_responding:
+            self._thread.join()
+        self._decoder.shutdown(wait=is_responding)
 
     def _run(self) -> None:
         while self._wait_for_work():
             if rows := self._next_rows():
                 self._advance(rows)
             self._decode_finished()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_EVERY_S):
+            if (hung_s := self._hangs.hung_s()) is not None:
+                self._lose_device(DeviceLostError(f"a step or a decoding has not ended for {hung_s:.0f} s"))
+
+    def _lose_device(self, error: DeviceLostError) -> None:
+        """Fail all rows, and end: the device would fail all later ones, too."""
+        with self._changed:
+            self._lost = error
+            self._closing = True
+            rows = [*self._scheduler.drain(), *(row for row, _ in self._to_decode), *self._decoding]
+            self._to_decode.clear()
+            self._decoding.clear()
+            self._changed.notify()
+        self._ended.set()
+        for row in rows:
+            self._fail(row, error)
 
     def _wait_for_work(self) -> bool:
         """False when the engine closes."""
@@ -100,7 +136,7 @@ class DiffusionEngine:
             rows = self._scheduler.next_batch(now, self._latency_model)
             kept = set(self._scheduler.rows)
         for row in expired:
-            _fail(row, DeadlineError("The deadline passed before the image was done."))
+            self._fail(row, DeadlineError("The deadline passed before the image was done."))
         for row in self._samples.keys() - kept:
             del self._samples[row]
         return rows
@@ -126,9 +162,13 @@ class DiffusionEngine:
     def _advance(self, rows: Sequence[Row]) -> None:
         """One step for these rows; a row that fails alone is failed and removed."""
         bucket, batch_size = rows[0].bucket, batch_size_of(rows)
+        is_first = not self._latency_model.is_measured(bucket, batch_size)
         started = time.perf_counter()
         try:
-            rows[0].denoiser.step([self._sample(row) for row in rows])
+            with self._hangs.timing(self._latency_model.step_s(bucket, batch_size), is_first=is_first):
+                rows[0].denoiser.step([self._sample(row) for row in rows])
+        except DeviceLostError as error:
+            self._lose_device(error)
         except OutOfMemoryError as error:
             self._latency_model.out_of_memory(bucket, batch_size)
             self._on_out_of_memory(rows, error)
@@ -151,6 +191,8 @@ class DiffusionEngine:
             row.memory_errors = 0
         done = [row for row in rows if not row.steps_left]
         with self._changed:
+            if self._lost is not None:  # for a step that was given up and ended after all, its rows have failed
+                return
             self._to_decode.extend((row, self._samples.pop(row)) for row in done)
             self._scheduler.charge(rows, seconds, time.time())
             self._scheduler.remove(done)
@@ -174,34 +216,55 @@ class DiffusionEngine:
         with self._changed:
             self._scheduler.remove([row])
         self._samples.pop(row, None)
-        _fail(row, error)
+        self._fail(row, error)
 
     def _decode(self, row: Row, sample: Any, overlapped: bool = False) -> None:
         if row.is_cancelled:
             self._end_decoding(row)
             return
         try:
-            pixels = row.denoiser.decode(sample, overlapped)
+            with nullcontext() if overlapped else self._hangs.timing(self._image_s(row)):
+                pixels = row.denoiser.decode(sample, overlapped)
+        except DeviceLostError as error:
+            self._lose_device(error)
         except Exception as error:
             if isinstance(error, OutOfMemoryError) and not _is_out_of_memory_again(row):
                 self._decode_later(row, sample)
             else:
                 self._end_decoding(row)
-                _fail(row, error)
+                self._fail(row, error)
         else:
             self._end_decoding(row)
-            _succeed(row, pixels, self._ready_at)
+            self._succeed(row, pixels)
+
+    def _image_s(self, row: Row) -> float:
+        """Seconds of all steps of an image: longer than its decoding, of which there is no forecast."""
+        return row.spec.num_inference_steps * self._latency_model.step_s(row.bucket, row.batch_size)
 
     def _decode_later(self, row: Row, sample: Any) -> None:
         with self._changed:
-            self._decoding.remove(row)
+            self._decoding.discard(row)
             self._to_decode.append((row, sample))
             self._changed.notify()
 
     def _end_decoding(self, row: Row) -> None:
         """Called before the result is set: a caller that has it must not see the row in `progress` any more."""
         with self._changed:
-            self._decoding.remove(row)
+            self._decoding.discard(row)
+
+    def _succeed(self, row: Row, pixels: Pixels) -> None:
+        if self._claim(row):
+            startup_s = max(0.0, self._ready_at - row.spec.submitted_at)
+            row.future.set_result(GeneratedImage(pixels, time.time() - row.arrived_at, startup_s))
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        if self._claim(row):
+            row.future.set_exception(error)
+
+    def _claim(self, row: Row) -> bool:
+        """Whether the caller may set the outcome: not of a cancelled row, nor of one that another thread has failed."""
+        with self._changed:
+            return not (row.future.running() or row.future.done()) and row.future.set_running_or_notify_cancel()
 
 
 def _is_out_of_memory_again(row: Row) -> bool:
@@ -220,15 +283,3 @@ def _progress(row: Row, eta: RowEta) -> ImageProgress:
         eta.eta_s,
         eta.queue_position,
     )
-
-
-def _succeed(row: Row, pixels: Pixels, ready_at: float) -> None:
-    if row.future.set_running_or_notify_cancel():
-        startup_s = max(0.0, ready_at - row.spec.submitted_at)
-        row.future.set_result(GeneratedImage(pixels, time.time() - row.arrived_at, startup_s))
-
-
-def _fail(row: Row, error: Exception) -> None:
-    # A cancelled future takes no result, and it may have been cancelled since the last check.
-    if row.future.set_running_or_notify_cancel():
-        row.future.set_exception(error)

@@ -78,6 +78,11 @@ class LatencyModel:
             measured = self._measured(bucket)
             return measured[batch_size] if batch_size in measured else self._fit(bucket).at(batch_size)
 
+    def is_measured(self, bucket: Bucket, batch_size: int) -> bool:
+        """Whether a step of this batch size was made lately."""
+        with self._lock:
+            return batch_size in self._measured(bucket)
+
     def cap(self, bucket: Bucket) -> int:
         """The batch size beyond which a step gains nothing, or does not fit into memory."""
         with self._lock:

@@ -1,16 +1,17 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, built from diffusers' pipelines."""
 
 import time
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import product
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deployments.common.device_health import is_out_of_memory, lost_device_errors
 from deployments.config import DiffusionModelConfig
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
@@ -21,6 +22,9 @@ from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, Pixels, Vector
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 GRAPHS = 10_000  # of all models of a process: more than any has
 
@@ -42,13 +46,22 @@ class Sample:
         return self.plan.steps[self.steps_done]
 
 
-@contextmanager
-def out_of_memory_errors() -> Iterator[None]:
-    """Translates torch's out-of-memory error. Raises: OutOfMemoryError."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(str(error)) from error
+def on_device(
+    method: Callable[Concatenate["FaceDiffusionModel", P], T],
+) -> Callable[Concatenate["FaceDiffusionModel", P], T]:
+    """Translates what torch raises. Raises: OutOfMemoryError; DeviceLostError."""
+
+    @wraps(method)
+    def translated(self: "FaceDiffusionModel", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with lost_device_errors(self._device):
+            try:
+                return method(self, *args, **kwargs)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise OutOfMemoryError(str(error)) from error
+                raise
+
+    return translated
 
 
 class FaceDiffusionModel:
@@ -88,7 +101,7 @@ class FaceDiffusionModel:
         """Size, and windows of the longer prompt: padding a shorter one would change its meaning."""
         return spec.width, spec.height, self._chunks(spec)
 
-    @out_of_memory_errors()
+    @on_device
     def start(self, spec: AvatarSpec, face: Vector) -> Sample:
         """A sample before its first step. Raises: OutOfMemoryError."""
         use_threads(self._threads)
@@ -106,7 +119,7 @@ class FaceDiffusionModel:
             against = {**negative, "face_tokens": self._no_face, **alike}
         return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
 
-    @out_of_memory_errors()
+    @on_device
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample]) -> None:
         """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
@@ -140,7 +153,7 @@ class FaceDiffusionModel:
         led = without + scales[:, None, None, None] * (towards[:guided] - without)
         return torch.cat([led, towards[guided:]])
 
-    @out_of_memory_errors()
+    @on_device
     @torch.inference_mode()
     def decode(self, sample: Sample, overlapped: bool = False) -> Pixels:
         """The image (h, w, 3) of a sample after its last step; `overlapped` with a step it uses one core.
@@ -236,7 +249,9 @@ def _whole(vae: Any, latents: Tensor) -> Tensor | None:
     """The image (1, 3, h, w); None where memory is short."""
     try:
         image: Tensor = vae.decode(latents, return_dict=False)[0]
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return None  # retried by the caller: the failed attempt's memory is freed with its exception
     return image
 
