@@ -114,7 +114,11 @@ class DiffusionModelConfig(Config):
     memory_gb: float = Field(0, ge=0)  # of the device, including its steps and its safety checker
     safety: SafetyConfig | None = None  # checks every image on the same device; flagged ones are withheld
     compile: bool = False  # the UNet, for `compile_sizes`; other sizes run uncompiled
-    compile_sizes: tuple[tuple[int, int], ...] = ()  # (width, height) in pixels; empty: the model's own square
+    # (width, height) in pixels; empty: the native sizes of the apps that draw with the model. The first is compiled
+    # while a replica starts, the others while it draws nothing.
+    compile_sizes: tuple[tuple[int, int], ...] = ()
+    # true: for rows in pairs, as guidance above 1 makes them; false: for single ones; None: as the apps' defaults say.
+    compile_guided: bool | None = None
 
 
 class AvatarGeneratorConfig(Config):

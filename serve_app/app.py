@@ -1,13 +1,17 @@
 """The application graph: how the deployments are bound. Replica counts and resources are in the config file."""
 
+from collections.abc import Sequence
+
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments.background.deployment import BackgroundRemover
+from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.api.deployment import AvatarIngress
 from serve_app.backends.embedded_valkey import EmbeddedValkey
+from serve_app.catalog.catalog import App, Catalog
 from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter
@@ -26,10 +30,12 @@ def build_app(settings: Settings) -> serve.Application:
 
 def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Application:
     """The bound deployments, with this class as the generator."""
+    generator_config = compiled_for_apps(settings).located(settings.models_dir)
     stages = (
         serve.deployment(FaceEmbedder).bind(settings.face.located(settings.models_dir)),
         serve.deployment(name=AvatarGenerator.__name__, request_router_config=ROUTING)(generator).bind(
-            settings.generator.located(settings.models_dir), ProgressReporter(settings.broker, settings.data_dir)
+            generator_config,
+            ProgressReporter(settings.broker, settings.data_dir),
         ),
         serve.deployment(BackgroundRemover).bind(
             settings.background.located(settings.models_dir),
@@ -40,3 +46,24 @@ def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Applica
     if settings.broker.url is None:
         unrouted.append(serve.deployment(EmbeddedValkey).bind(settings.broker, settings.data_dir))
     return serve.deployment(serve.ingress()(AvatarIngress)).bind(settings, *stages, *unrouted)
+
+
+def compiled_for_apps(settings: Settings) -> AvatarGeneratorConfig:
+    """The generator's settings, with what its models are compiled for filled in from the apps that draw with them."""
+    generator = settings.generator
+    if not any(model.compile for model in generator.models.values()):
+        return generator
+    apps = Catalog.read(settings.catalogs).apps.values()
+    models = {
+        name: _compiled_for_apps(model, [app for app in apps if app.model == name])
+        for name, model in generator.models.items()
+    }
+    return generator.model_copy(update={"models": models})
+
+
+def _compiled_for_apps(model: DiffusionModelConfig, apps: Sequence[App]) -> DiffusionModelConfig:
+    sizes = model.compile_sizes or tuple(dict.fromkeys(size for app in apps for size in app.native_sizes))
+    guided = model.compile_guided
+    if guided is None:
+        guided = not apps or any(app.defaults.guidance_scale > 1 for app in apps)
+    return model.model_copy(update={"compile_sizes": sizes, "compile_guided": guided})

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from deployments.config import WEIGHTS, model_path
+from deployments.config import WEIGHTS, DiffusionModelConfig, model_path
+from serve_app.app import compiled_for_apps
 from serve_app.launcher import CONFIG, ServiceOptions, StartError, read_config
 from serve_app.settings import Settings
 
@@ -72,3 +74,26 @@ def test_the_embedded_deployments_fit_two_cpus_together() -> None:
     ]
     assert len(cpus) == 6
     assert sum(cpus) <= 2
+
+
+SDXL = {"path": Path("models:sdxl"), "ip_adapter": Path("models:adapter"), "compile": True}
+
+
+def compiled(**changes: Any) -> DiffusionModelConfig:
+    model = DiffusionModelConfig(**(SDXL | changes))
+    return compiled_for_apps(Settings(catalogs=("production",), generator={"models": {"sdxl-faceid": model}})).models[
+        "sdxl-faceid"
+    ]
+
+
+def test_a_model_is_compiled_for_the_native_sizes_and_the_guidance_of_its_apps() -> None:
+    model = compiled()
+    assert model.compile_sizes[:3] == ((1024, 1024), (1152, 896), (896, 1152))
+    assert len(model.compile_sizes) == len(set(model.compile_sizes)) == 9
+    assert model.compile_guided is True
+
+
+def test_what_the_settings_say_of_compiling_stands() -> None:
+    model = compiled(compile_sizes=((768, 768),), compile_guided=False)
+    assert (model.compile_sizes, model.compile_guided) == (((768, 768),), False)
+    assert compiled(compile=False).compile_sizes == ()

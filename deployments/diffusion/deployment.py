@@ -1,15 +1,17 @@
 """The generator as a Serve deployment."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from ray.serve import metrics
 
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
+from deployments.diffusion.compilation import compile_at_start, compile_when_idle, compiled_batch_sizes
 from deployments.diffusion.engine.denoiser import Denoiser
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.latency_model import LatencyModel
@@ -23,7 +25,9 @@ from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, Generat
 
 SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 PROFILED_BATCH_SIZES = (1, 2, 4, 8, 16)
-COMPILED_BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
+
+if TYPE_CHECKING:
+    from deployments.diffusion.model.denoiser import FaceDiffusionModel
 
 
 class LoadedModel(NamedTuple):
@@ -44,11 +48,17 @@ class AvatarGenerator:
         self._latency_model = LatencyModel(max_batch_size=2 * config.max_rows)
         sizes_gb = {name: model.memory_gb for name, model in config.models.items()}
         self._models = ModelCache(self._load, sizes_gb, config.memory_gb)
+        self._metrics = EngineMetrics()
+        self._is_started = False
+        self._compilations: list[Iterator[None]] = []  # for the engine, which starts later
         self._metadata: dict[str, asyncio.Task[GenerationMetadata]] = {}
         for name in self._models.fitting():
             async with self._models.lease(name):
                 pass
-        self._engine = DiffusionEngine(self._latency_model, config.ageing, EngineMetrics())
+        self._engine = DiffusionEngine(self._latency_model, config.ageing, self._metrics)
+        for compilation in self._compilations:
+            self._engine.when_idle(compilation)
+        self._is_started = True
         self._start.publish()
         if sink is not None:
             self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))
@@ -102,16 +112,26 @@ class AvatarGenerator:
 
         config = self._config.models[name]
         with self._start.part("load"), lost_device_errors(config.device):
-            model = FaceDiffusionModel.load(config, self._config.batch_invariant)
+            on_compile_failure = partial(self._metrics.compile_failed, name)
+            model = FaceDiffusionModel.load(config, self._config.batch_invariant, on_compile_failure)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("warm"), lost_device_errors(config.device):
             if config.compile:
-                model.compile(self._up_to_max(COMPILED_BATCH_SIZES), config.compile_sizes)
-            self._latency_model.set_profile(name, model.profile(self._up_to_max(PROFILED_BATCH_SIZES)))
+                self._compile(name, model)
+            profiled = [size for size in PROFILED_BATCH_SIZES if size <= self._latency_model.max_batch_size]
+            self._latency_model.set_profile(name, model.profile(profiled))
         return LoadedModel(model, checker)
 
-    def _up_to_max(self, batch_sizes: Sequence[int]) -> list[int]:
-        return [size for size in batch_sizes if size <= self._latency_model.max_batch_size]
+    def _compile(self, name: str, model: "FaceDiffusionModel") -> None:
+        """At the start the first size at once, in minutes; everything else when the engine has no rows."""
+        config = self._config.models[name]
+        sizes = config.compile_sizes or (model.own_size,)
+        batch_sizes = compiled_batch_sizes(self._config, guided=config.compile_guided is not False)
+        if self._is_started:
+            self._engine.when_idle(compile_when_idle(model, sizes, batch_sizes))
+            return
+        compile_at_start(model, sizes[0], batch_sizes)
+        self._compilations.append(compile_when_idle(model, sizes[1:], batch_sizes))
 
 
 class EngineMetrics:
@@ -123,7 +143,13 @@ class EngineMetrics:
         self._rows = metrics.Histogram("avatar_step_rows", "Images that share a step.", list(range(1, 17)), model)
         self._join_s = metrics.Histogram("avatar_join_seconds", "From arrival to the first step.", SECONDS, model)
         self._unfinished = metrics.Gauge("avatar_rows", "Images that wait or are being drawn.", ("model", "size"))
+        self._compile_failures = metrics.Counter(
+            "avatar_compile_failures_total", "Shapes that run uncompiled because their compiler or graph failed.", model
+        )
         self._buckets: set[Bucket] = set()
+
+    def compile_failed(self, model: str) -> None:
+        self._compile_failures.inc(tags={"model": model})
 
     def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
         tags = {"model": rows[0].spec.model}

@@ -1,6 +1,7 @@
 """The models of one replica: loaded on first use, and evicted by least recent use to stay within its memory."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,8 @@ class ModelCache(Generic[M]):
         return used_gb + size_gb <= self.budget_gb
 
     async def _load(self, name: str) -> M:
+        # Models, compiled ones above all, are in reference cycles: an evicted one is freed by the collector only.
+        await asyncio.to_thread(gc.collect)
         # A thread that ends with the load: OpenMP keeps a team of threads for every thread that ever computed, and two
         # teams on the same cores slow each other.
         loader = ThreadPoolExecutor(1, "load")

@@ -169,7 +169,8 @@ class TinyModel:
     def load(self, **changes: Any) -> FaceDiffusionModel:
         values: dict[str, Any] = {"path": self.path, "ip_adapter": self.adapter(), "threads": 1, "dtype": "float32"}
         batch_invariant = changes.pop("batch_invariant", False)
-        return FaceDiffusionModel.load(DiffusionModelConfig(**(values | changes)), batch_invariant)
+        on_compile_failure = changes.pop("on_compile_failure", lambda: None)
+        return FaceDiffusionModel.load(DiffusionModelConfig(**(values | changes)), batch_invariant, on_compile_failure)
 
     def library(self, adapter: Path, lora: Path | None = None, lora_scale: float = 1.0) -> Any:
         """The library's own pipeline, set up as its documentation says."""
@@ -534,6 +535,7 @@ def test_each_row_of_a_batch_has_the_librarys_adapter_at_its_own_scale(tiny: Tin
 class Compiled(NamedTuple):
     model: FaceDiffusionModel
     graphs: int  # when it was ready
+    failures: list[None]  # one for each shape that was given up
 
 
 def graphs() -> int:
@@ -543,10 +545,12 @@ def graphs() -> int:
 
 @pytest.fixture(scope="module")
 def compiled(tiny: TinyModel) -> Iterator[Compiled]:
-    model, before = tiny.load(), graphs()
+    failures: list[None] = []
+    model, before = tiny.load(on_compile_failure=lambda: failures.append(None)), graphs()
     with ThreadPoolExecutor(1) as loader:  # as a replica does
-        loader.submit(model.compile, [2, 4], [(64, 72)], "eager").result()
-    yield Compiled(model, graphs() - before)
+        for batch_size in (2, 4):
+            loader.submit(model.compile, (64, 72), batch_size, "eager").result()
+    yield Compiled(model, graphs() - before, failures)
     torch._dynamo.reset()
 
 
@@ -591,6 +595,62 @@ def test_what_no_graph_was_compiled_for_is_drawn_without_one(
     for ours, theirs in zip(draw(compiled.model, *many), draw(tiny_model, *many), strict=True):
         assert difference(ours, theirs) <= ONE_LEVEL
     assert graphs() == before
+
+
+@COMPILED
+def test_a_shape_whose_compiler_fails_is_drawn_without_a_graph_and_counted_once(
+    tiny: TinyModel, tiny_model: FaceDiffusionModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[None] = []
+    model = tiny.load(on_compile_failure=lambda: failures.append(None))
+
+    def fails_once(graph: Any, _inputs: object) -> Any:
+        if not failures:
+            raise AssertionError("this compiler has a bug")
+        return graph.forward
+
+    model.compile((64, 72), 2, fails_once)  # type: ignore[arg-type]  # torch.compile takes both
+    assert len(failures) == 1
+    assert [record.exc_info is not None for record in caplog.records if "run uncompiled" in record.message] == [True]
+    assert difference(draw(model, tiny_row(1))[0], draw(tiny_model, tiny_row(1))[0]) <= ONE_LEVEL
+    model.compile((64, 72), 4, fails_once)  # type: ignore[arg-type]
+    pair = [tiny_row(number) for number in range(2)]
+    for ours, theirs in zip(draw(model, *pair), draw(tiny_model, *pair), strict=True):
+        assert difference(ours, theirs) <= ONE_LEVEL
+    assert len(failures) == 1
+
+
+@COMPILED
+def test_a_shape_that_memory_is_too_short_to_compile_is_left_out(
+    tiny: TinyModel, tiny_model: FaceDiffusionModel
+) -> None:
+    def no_memory(_graph: object, _inputs: object) -> Any:
+        def run(*_tensors: object) -> None:
+            raise torch.OutOfMemoryError("no memory")
+
+        return run
+
+    model = tiny.load()
+    model.compile((64, 72), 4, no_memory)  # type: ignore[arg-type]
+    pair = [tiny_row(number) for number in range(2)]
+    for ours, theirs in zip(draw(model, *pair), draw(tiny_model, *pair), strict=True):
+        assert difference(ours, theirs) <= ONE_LEVEL
+
+
+@COMPILED
+def test_a_guard_that_a_graph_no_longer_meets_costs_the_graph_and_no_row(
+    compiled: Compiled, tiny_model: FaceDiffusionModel
+) -> None:
+    before = graphs()
+    torch.use_deterministic_algorithms(True)  # torch guards every graph with it
+    try:
+        for _ in range(2):
+            ours, theirs = (draw(model, tiny_row(1))[0] for model in (compiled.model, tiny_model))
+            assert difference(ours, theirs) <= ONE_LEVEL
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(compiled.failures) == 1
+    assert graphs() == before  # nothing was compiled while rows were drawn
 
 
 @pytest.mark.parametrize("tiny", ["sd"], indirect=True, scope="module")

@@ -396,6 +396,65 @@ def test_a_step_that_hangs_fails_all_rows_as_lost_though_it_does_not_end(
     assert engine.progress() == []
 
 
+def test_work_for_idle_times_is_done_while_there_are_no_rows_and_between_no_two_steps(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_AFTER_S", 0.01)
+    steps_before, done = [], threading.Event()
+
+    def work() -> Iterator[None]:
+        for _ in range(3):
+            assert threading.current_thread() is desk.engine._thread
+            steps_before.append(len(denoiser.batches))
+            yield
+        done.set()
+
+    denoiser.gate.clear()
+    row = desk.submit(1, steps=5)
+    assert denoiser.started.wait(WAIT_S)
+    desk.engine.when_idle(work())
+    denoiser.gate.set()
+    assert shown(row) == 1
+    assert done.wait(WAIT_S)
+    assert steps_before == [5, 5, 5]
+
+
+def test_a_row_waits_for_one_item_of_work_for_idle_times_and_not_for_all(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_AFTER_S", 0.01)
+    begun, may_end, drawn_after = threading.Event(), threading.Event(), []
+
+    def work() -> Iterator[None]:
+        for item in range(1000):
+            drawn_after.append((item, len(denoiser.batches)))
+            begun.set()
+            assert may_end.wait(WAIT_S)
+            yield
+
+    desk.engine.when_idle(work())
+    assert begun.wait(WAIT_S)
+    row = desk.submit(1)
+    may_end.set()
+    assert shown(row) == 1
+    assert (1, 0) not in drawn_after
+
+
+def test_work_for_idle_times_that_fails_ends_alone(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, poll: Callable[..., object], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_module, "IDLE_AFTER_S", 0.01)
+
+    def fails() -> Iterator[None]:
+        raise ValueError("a bug")
+        yield
+
+    desk.engine.when_idle(fails())
+    poll(lambda: "work for idle times failed" in caplog.text)
+    assert shown(desk.submit(1)) == 1
+    assert desk.engine.alive
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     requests=st.lists(

@@ -1,11 +1,15 @@
 """The generator's replica, without Serve around it."""
 
 import asyncio
+import threading
 import time
 
 import pytest
 
+from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
+from deployments.diffusion.engine import engine
+from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from loadtest.bench.engine.queues import GENERATOR
 from tests.support.fakes import avatar_spec, face
 
@@ -29,3 +33,41 @@ def test_the_loading_of_the_models_belongs_to_the_wait_for_a_replica(monkeypatch
 
     monkeypatch.setattr(AvatarGenerator, "_load", noted)
     asyncio.run(scenario())
+
+
+def test_at_the_start_the_first_size_is_compiled_all_others_and_late_models_while_nothing_is_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[tuple[str, tuple[int, int], int]] = []  # by which thread
+    first_is_compiled, all_of_them = threading.Event(), threading.Event()
+
+    def compile_noted(_model: FaceDiffusionModel, size: tuple[int, int], batch_size: int) -> None:
+        compiled.append((threading.current_thread().name.split("_")[0], size, batch_size))
+        if len(compiled) == 4:
+            first_is_compiled.set()
+        if len(compiled) == 8:
+            all_of_them.set()
+
+    monkeypatch.setattr(FaceDiffusionModel, "compile", compile_noted)
+    monkeypatch.setattr(engine, "IDLE_AFTER_S", 0.01)
+    wide, square = (192, 128), (128, 128)
+    embedded = GENERATOR.models["embedded"].model_copy(
+        update={"compile": True, "compile_sizes": (square, wide), "memory_gb": 1.0}
+    )
+    config = AvatarGeneratorConfig(models={"first": embedded, "late": embedded}, memory_gb=1.0, max_rows=2)
+
+    async def scenario() -> None:
+        generator = AvatarGenerator.__new__(AvatarGenerator)
+        await generator.__init__(config)  # type: ignore[misc]  # as Serve does
+        at_the_start = compiled[:2]
+        assert at_the_start == [("load", square, 2), ("load", square, 4)]
+        spec = avatar_spec(model="first", width=128, height=128, num_inference_steps=1)
+        await generator.generate(spec, face())
+        assert await asyncio.to_thread(first_is_compiled.wait, 30)
+        assert compiled[2:] == [("diffusion-engine", wide, 2), ("diffusion-engine", wide, 4)]
+        await generator.generate(avatar_spec(model="late", width=128, height=128, num_inference_steps=1), face())
+        assert await asyncio.to_thread(all_of_them.wait, 30)
+        assert compiled[4:] == [("diffusion-engine", size, rows) for size in (square, wide) for rows in (2, 4)]
+        generator._engine.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))

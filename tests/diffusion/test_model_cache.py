@@ -1,7 +1,9 @@
 """Which models are in memory, and when one is evicted for another."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -131,3 +133,33 @@ def test_the_first_ones_that_fit_are_there_from_the_start() -> None:
     assert ModelCache(Disk().load, SIZES_GB, budget_gb=9).fitting() == ["a", "b"]
     assert ModelCache(Disk().load, SIZES_GB).fitting() == ["a", "b", "c"]
     assert ModelCache(Disk().load, {"a": 4, "c": 6, "b": 2}, budget_gb=6).fitting() == ["a", "b"]
+
+
+class Cyclic:
+    """As a compiled model: only the garbage collector frees it."""
+
+    def __init__(self, _name: str) -> None:
+        self.itself = self
+
+
+def test_an_evicted_model_is_freed_before_the_next_is_loaded() -> None:
+    alive: list[bool] = []
+    evicted: list[weakref.ref[Cyclic]] = []
+
+    def load(name: str) -> Cyclic:
+        alive.extend(reference() is not None for reference in evicted)
+        return Cyclic(name)
+
+    async def scenario() -> None:
+        cache = ModelCache(load, SIZES_GB, budget_gb=6)
+        async with cache.lease("a") as model:
+            evicted.append(weakref.ref(model))
+        del model
+        gc.disable()
+        try:
+            async with cache.lease("b"):
+                assert alive == [False]
+        finally:
+            gc.enable()
+
+    asyncio.run(scenario())

@@ -3,10 +3,11 @@
 A row joins before the next step and leaves after its last one, independently of the others. Results are futures.
 """
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -17,6 +18,10 @@ from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row, RowEta, RowScheduler, batch_size_of
 from deployments.errors import DeadlineError, DeviceLostError
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress, Pixels
+
+IDLE_AFTER_S = 5.0  # without a row; a shorter pause between two requests is not used
+
+log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -50,6 +55,7 @@ class DiffusionEngine:
         self._samples: dict[Row, Any] = {}
         self._to_decode: deque[tuple[Row, Any]] = deque()  # rows whose steps are all made, with their samples
         self._decoding: set[Row] = set()
+        self._idle_work: deque[Iterator[None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._lost: DeviceLostError | None = None
@@ -77,6 +83,15 @@ class DiffusionEngine:
                 self._changed.notify()
         return row
 
+    def when_idle(self, work: Iterator[None]) -> None:
+        """Advance `work` to its end, one item at a time, while there are no rows: never beside a step.
+
+        A row that arrives meanwhile waits for the current item. An error ends the work and is logged.
+        """
+        with self._changed:
+            self._idle_work.append(work)
+            self._changed.notify()
+
     def progress(self) -> list[ImageProgress]:
         """Progress of all unfinished images. Thread-safe; delays no step."""
         with self._changed:
@@ -99,6 +114,8 @@ class DiffusionEngine:
         while self._wait_for_work():
             if rows := self._next_rows():
                 self._advance(rows)
+            elif self._is_idle():
+                self._work_idly()
             self._decode_finished()
 
     def _watch(self) -> None:
@@ -120,14 +137,33 @@ class DiffusionEngine:
             self._fail(row, error)
 
     def _wait_for_work(self) -> bool:
-        """False when the engine closes."""
+        """False when the engine closes. Without rows it returns where there is idle work, too."""
         with self._changed:
             while not (self._closing or len(self._scheduler) or self._to_decode):
-                self._changed.wait()
+                is_notified = self._changed.wait(IDLE_AFTER_S if self._idle_work else None)
+                if not is_notified and self._is_idle():
+                    break
             if self._closing:
                 for row in [*self._scheduler.drain(), *(row for row, _ in self._to_decode), *self._decoding]:
                     row.future.cancel()
         return not self._closing
+
+    def _is_idle(self) -> bool:
+        with self._changed:
+            return not (len(self._scheduler) or self._to_decode or self._decoding)
+
+    def _work_idly(self) -> None:
+        if not self._idle_work:
+            return
+        try:
+            next(self._idle_work[0])
+        except StopIteration:
+            self._idle_work.popleft()
+        except DeviceLostError as error:
+            self._lose_device(error)
+        except Exception:  # nobody waits for it, and the thread must go on
+            log.exception("work for idle times failed")
+            self._idle_work.popleft()
 
     def _next_rows(self) -> Sequence[Row]:
         now = time.time()

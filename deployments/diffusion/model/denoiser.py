@@ -1,10 +1,10 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, built from diffusers' pipelines."""
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from itertools import product
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from deployments.types import AvatarSpec, Pixels, Vector
 P = ParamSpec("P")
 T = TypeVar("T")
 
-GRAPHS = 10_000  # of all models of a process: more than any has
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +74,14 @@ class FaceDiffusionModel:
     because memory is short.
     """
 
-    def __init__(self, pipeline: FacePipeline, threads: int = 1, batch_invariant: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: FacePipeline,
+        threads: int = 1,
+        batch_invariant: bool = False,
+        on_compile_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
         self._pipeline = pipeline
         self._device: torch.device = pipeline.device  # diffusers searches all modules for it
         self._prompts = pipeline.prompt_encoder()
@@ -83,14 +90,19 @@ class FaceDiffusionModel:
         self._batch_invariant = batch_invariant
         for network in (pipeline.unet, pipeline.vae):
             replace_layers(network)
-        self._unet = RowUNet(pipeline.unet, threads, batch_invariant)
+        self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
         self._launch_limiter = LaunchLimiter(self._device)
 
     @classmethod
-    def load(cls, config: DiffusionModelConfig, batch_invariant: bool = False) -> "FaceDiffusionModel":
+    def load(
+        cls,
+        config: DiffusionModelConfig,
+        batch_invariant: bool = False,
+        on_compile_failure: Callable[[], None] = lambda: None,
+    ) -> "FaceDiffusionModel":
         """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
-        return cls(load_pipeline(config), config.threads, batch_invariant)
+        return cls(load_pipeline(config), config.threads, batch_invariant, on_compile_failure)
 
     @property
     def overlaps_decoding(self) -> bool:
@@ -169,26 +181,25 @@ class FaceDiffusionModel:
         levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
         return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
 
-    def compile(self, batch_sizes: Sequence[int], sizes: Sequence[tuple[int, int]], backend: str = "inductor") -> None:
-        """Compile the UNet for these batch sizes at these image sizes, or at the model's own. Takes minutes.
+    def compile(self, size: tuple[int, int], batch_size: int, backend: str = "inductor") -> None:
+        """Compile the UNet for a batch size at an image size (width, height), in up to a minute.
 
-        A smaller batch is padded to the next of these batch sizes; other image sizes run uncompiled.
+        A smaller batch is padded to the next of the compiled batch sizes; what is not compiled, or whose compiler
+        fails, runs uncompiled.
         """
-        sizes, factor = sizes or [self._own_size], self._pipeline.vae_scale_factor
-        self._unet.compile(batch_sizes, [(height // factor, width // factor) for width, height in sizes], backend)
-        # torch limits the graphs of one piece of code; here there is one for each shape.
-        # A compiler failure is logged, and the model runs uncompiled.
-        changes = {"recompile_limit": GRAPHS, "accumulated_recompile_limit": GRAPHS, "suppress_errors": True}
-        with torch._dynamo.config.patch(changes):
-            for size, batch_size in product(sizes, batch_sizes):
+        (width, height), factor = size, self._pipeline.vae_scale_factor
+        try:
+            with self._unet.compiling((height // factor, width // factor), batch_size, backend):
                 self.step(self._dummy_samples(size, batch_size))
+        except OutOfMemoryError:
+            log.warning("%d x %d pixels in batches of %d are not compiled: no memory", width, height, batch_size)
 
     def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by batch size of the UNet, at the model's own image size."""
         times = {}
-        self.step(self._dummy_samples(self._own_size, 1))  # warm-up: the first step is slower
+        self.step(self._dummy_samples(self.own_size, 1))  # warm-up: the first step is slower
         for batch_size in batch_sizes:
-            samples = self._dummy_samples(self._own_size, batch_size)
+            samples = self._dummy_samples(self.own_size, batch_size)
             self._launch_limiter.wait()
             started = time.perf_counter()
             self.step(samples)
@@ -197,7 +208,7 @@ class FaceDiffusionModel:
         return times
 
     @property
-    def _own_size(self) -> tuple[int, int]:
+    def own_size(self) -> tuple[int, int]:
         """Width and height in pixels that the model was trained for."""
         side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
         return side, side

@@ -1,7 +1,7 @@
 """The UNet for batches whose rows each have their own time step, prompt, face and face weight."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,7 @@ from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor
 
 from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
-
-Size = tuple[int, int]
-"""Height and width of latents."""
+from deployments.diffusion.model.compiled_unet import CompiledUNet, Size
 
 
 class RowAttention(torch.nn.Module):
@@ -51,19 +49,25 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 class RowUNet:
     """A diffusers UNet with a FaceID adapter; takes ownership of it.
 
-    Some shapes can be compiled. A batch smaller than a compiled one is padded to it; other image sizes run uncompiled:
-    compiling takes a minute, in which every request would wait.
+    Some shapes can be compiled; others run uncompiled, since compiling takes a minute, in which every request would
+    wait.
     """
 
-    def __init__(self, unet: Any, threads: int = 1, batch_invariant: bool = False) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        threads: int = 1,
+        batch_invariant: bool = False,
+        on_compile_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         """On a CPU large batches are sharded over `threads`. With `batch_invariant` each row is a batch of its own."""
-        self._unet = self._forward = unet
+        self._unet = unet
+        self._graphs = CompiledUNet(unet, _predict, on_compile_failure)
         # diffusers searches all modules for each of these two, which takes 2 ms.
         self._device, self.dtype = unet.device, unet.dtype
         on_cpu = self._device.type == "cpu"
         self._sharding = BatchSharding(threads if on_cpu else 1)
         self._single_rows = SingleRows(threads if on_cpu else 0) if batch_invariant else None
-        self._compiled: dict[Size, list[int]] = {}  # batch sizes, the smallest first
         # Each face is projected once, not in every step: without a projection the UNet takes our tokens.
         self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
         self.adapter_scale = _attend_by_row(unet)
@@ -84,21 +88,14 @@ class RowUNet:
         return self._batch(latents, timesteps, conditions)
 
     def _batch(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
-        rows, _channels, *size = latents.shape
-        batch_sizes = self._compiled.get((size[0], size[1]), [])
-        place = bisect_left(batch_sizes, rows)
-        if place == len(batch_sizes):
-            return self._sharding(partial(_predict, self._unet), latents, timesteps, conditions)
-        padded = {name: _padded(values, batch_sizes[place]) for name, values in conditions.items()}
-        # One graph for prompts of any number of windows.
-        torch._dynamo.mark_dynamic(padded["prompt_embeds"], 1)
-        latents, timesteps = (_padded(values, batch_sizes[place]) for values in (latents, timesteps))
-        return _predict(self._forward, latents, timesteps, padded)[:rows]
+        predicted = self._graphs(latents, timesteps, conditions)
+        if predicted is None:
+            predicted = self._sharding(partial(_predict, self._unet), latents, timesteps, conditions)
+        return predicted
 
-    def compile(self, batch_sizes: Sequence[int], sizes: Sequence[Size], backend: str) -> None:
-        """The next batch of each of these shapes compiles it."""
-        self._forward = torch.compile(self._unet, backend=backend, fullgraph=True, dynamic=False)
-        self._compiled = {size: sorted(batch_sizes) for size in sizes}
+    def compiling(self, size: Size, batch_size: int, backend: str) -> AbstractContextManager[None]:
+        """A batch of this shape inside the block compiles its graph."""
+        return self._graphs.compiling(size, batch_size, backend)
 
 
 def _attend_by_row(unet: Any) -> float:
@@ -125,8 +122,3 @@ def _predict(unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors)
         return_dict=False,
     )[0]
     return predicted
-
-
-def _padded(values: Tensor, rows: int) -> Tensor:
-    """Padded to `rows` by repeating the last row."""
-    return torch.cat([values, values[-1:].expand(rows - len(values), *values.shape[1:])])
