@@ -50,10 +50,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     other file stay together, as they share brokers and models.
     """
     for item in items:
-        starts_ray = E2E in item.path.parents or "service" in getattr(item, "fixturenames", ())
-        if starts_ray:
+        shares_service = "service" in getattr(item, "fixturenames", ())
+        if shares_service or E2E in item.path.parents:
             item.add_marker("ray")
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("service" if shares_service else str(item.path)))
 
 
 @pytest.hookimpl(trylast=True)
