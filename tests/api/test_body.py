@@ -202,8 +202,8 @@ def test_nothing_stays_counted_after_a_request_whatever_became_of_it(body: bytes
 
 def test_a_service_whose_largest_body_would_never_be_accepted_does_not_start() -> None:
     with pytest.raises(ValidationError, match="never be accepted"):
-        Settings(max_body_bytes=100 * MIB)
-    assert Settings(max_body_bytes=96 * MIB)
+        Settings(max_body_bytes=50 * MIB, admission={"max_body_bytes_at_once": 96 * MIB})
+    assert Settings(max_body_bytes=48 * MIB, admission={"max_body_bytes_at_once": 96 * MIB})
 
 
 # Parsing
