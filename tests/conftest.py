@@ -13,6 +13,9 @@ from tests.support import polling
 from tests.support.brokers import valkey_server
 from tests.support.photo_server import photo_server as running_photo_server
 
+# Ray lets its workers run behind other programs, which here are the tests that wait for them and run beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
 E2E = Path(__file__).with_name("e2e")
 
