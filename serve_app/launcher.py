@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 import random
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -101,7 +103,8 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
         raise StartError(f"The data directory cannot be used: {error}") from error
     try:
         report("starting Ray")
-        dashboard_url = _start_ray()
+        with _own_sigterm_handler():
+            dashboard_url = _start_ray()
         report("starting the stages")
         serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
         _deploy(config)
@@ -111,6 +114,28 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
     finally:
         report("stopping")
         _stop(config)
+
+
+@contextlib.contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Keeps this process's SIGTERM handler, which `ray.init` replaces twice.
+
+    First with one that raises SystemExit, then with the core worker's, in C++, which prints a stack and aborts.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    arrived = False
+    try:
+        yield
+    except SystemExit as ended:
+        arrived = ended.code == signal.SIGTERM
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _start_ray() -> str:
@@ -172,15 +197,40 @@ def _wait_until_running(config: ServeDeploySchema, report: Callable[[str], None]
 
 
 def _stop(config: ServeDeploySchema) -> None:
-    """Stop the replicas gracefully within DRAIN_TIMEOUT_S, then Ray."""
+    """Stop gracefully: answer what was asked, hand back the tasks, each within DRAIN_TIMEOUT_S; then end Ray."""
     if ray.is_initialized():
-        # Deleting an application lets it finish its work; Ray's shutdown just kills every process.
-        with contextlib.suppress(Exception):  # Ray is shut down next, whatever fails in Serve
-            _drain([application.name for application in config.applications])
+        names = [application.name for application in config.applications]
+        for step in (_await_answers, _delete):
+            with contextlib.suppress(Exception):  # Ray is shut down next, whatever fails in Serve
+                step(names)
     ray.shutdown()  # also cleans up after an interrupted start
 
 
-def _drain(names: list[str]) -> None:
+def _await_answers(names: list[str]) -> None:
+    """Wait until no ingress has a request.
+
+    An application that is deleted loses its idle stages at once, also those that a request has yet to reach.
+    """
+    deadline = time.monotonic() + DRAIN_TIMEOUT_S
+    ingresses = list(_ingress_replicas(names))
+    while (left_s := deadline - time.monotonic()) > 0:
+        counts = ray.get([replica.get_num_ongoing_requests.remote() for replica in ingresses], timeout=left_s)
+        if not any(counts):
+            return
+        time.sleep(0.1)
+
+
+def _ingress_replicas(names: list[str]) -> Iterator[Any]:
+    client = _get_global_client()
+    applications = client.get_serve_details()["applications"]
+    for name in names:
+        ingress = ray.get(client._controller.get_ingress_deployment_name.remote(name), timeout=DRAIN_TIMEOUT_S)
+        for replica in applications[name]["deployments"][ingress]["replicas"]:
+            yield ray.get_actor(replica["actor_name"], namespace="serve")
+
+
+def _delete(names: list[str]) -> None:
+    """Delete applications, which lets their replicas finish; Ray's shutdown just kills every process."""
     # Not `serve.delete` in a thread: one that outlives the timeout finds no Ray and starts a new one.
     controller = _get_global_client()._controller
     controller.delete_apps.remote(names)

@@ -28,7 +28,11 @@ def serve(
     options = ServiceOptions(config, host, port, data_dir, allow_private_urls)
     started = time.monotonic()
     end_on_signals()
-    with console.status("") as status, run_service(options, status.update) as service:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        console.status("") as status,
+        run_service(options, status.update) as service,
+    ):
         status.stop()
         console.print(f"Ready after {time.monotonic() - started:.0f} s; ctrl-C ends it.")
         console.print(f"  page       {page_url(service)}")
@@ -36,9 +40,10 @@ def serve(
         console.print(f"  docs       {service.url}/docs")
         console.print(f"  dashboard  {service.dashboard_url}  (asks for the token that `ray get-auth-token` prints)")
         console.print(f"  token      in {service.data_dir / TOKEN_FILE}")
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             threading.Event().wait()
-        status.start()
+        finally:
+            status.start()
     console.print("Stopped.")
 
 

@@ -391,8 +391,9 @@ def test_an_interrupted_start_leaves_no_process_behind(
     with running(command, tmp_path) as process:
         family = poll(lambda: psutil.Process(process.pid).children(recursive=True)[3:], START_S)
         process.send_signal(number)
-        process.wait(STOP_S)
+        assert process.wait(STOP_S) == 0
         poll(lambda: not any(member.is_running() for member in family))
+    assert (tmp_path / "log").read_text() == "Stopped.\n"
 
 
 @pytest.mark.slow

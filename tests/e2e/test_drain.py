@@ -2,8 +2,10 @@
 
 import json
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -346,3 +348,29 @@ def test_ctrl_c_hands_a_running_task_back_and_it_is_no_attempt(tmp_path: Path, p
         process.wait(60)
     with valkey_server(tmp_path), redis.Redis.from_url(own_url(tmp_path), decode_responses=True) as broker:
         assert broker.hmget(KEYS.record(task_id), "status", "attempts") == ["PENDING", "0"]
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_service_after_the_answer_to_a_request_that_no_stage_has_yet(
+    tmp_path: Path, poll: Callable[..., Any]
+) -> None:
+    photo = sample_photo().read_bytes()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {len(photo)}\r\n\r\n"
+    with (
+        running_service(tmp_path, poll, "--allow-private-urls") as (client, process),
+        socket.create_server(("127.0.0.1", 0)) as photos,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        body = {**SMALL, "file_url": data_url(photo)}
+        assert client.post("/getImageToImage", json=body).status_code == 200  # all stages have loaded their models
+        photos.settimeout(60)
+        body["file_url"] = f"http://127.0.0.1:{photos.getsockname()[1]}/photo.png"
+        asked = pool.submit(client.post, "/getImageToImage", json=body)
+        connection, _ = photos.accept()
+        with connection:
+            connection.recv(1 << 16)  # the request for the photo
+            process.send_signal(signal.SIGTERM)
+            threading.Event().wait(WAIT_LOOP_S + 0.5)  # by when Serve has ended a stage that is deleted while idle
+            connection.sendall(head.encode() + photo)
+            assert asked.result().status_code == 200, asked.result().text
+        assert process.wait(60) == 0

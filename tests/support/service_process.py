@@ -17,9 +17,12 @@ from serve_app.photos.sample import sample_photo
 
 
 @contextmanager
-def running_service(data_dir: Path, poll: Callable[..., Any]) -> Iterator[tuple[httpx.Client, psutil.Process]]:
+def running_service(
+    data_dir: Path, poll: Callable[..., Any], *options: str
+) -> Iterator[tuple[httpx.Client, psutil.Popen]]:
     port = free_port()
-    command = [sys.executable, "-m", "serve_app.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    service = [sys.executable, "-m", "serve_app.cli", "serve"]
+    command = [*service, "--port", str(port), "--data-dir", str(data_dir), *options]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
@@ -27,9 +30,9 @@ def running_service(data_dir: Path, poll: Callable[..., Any]) -> Iterator[tuple[
             client.headers["Authorization"] = f"Bearer {(data_dir / 'token').read_text().strip()}"
             yield client, process
     finally:
-        if process.is_running():
-            process.send_signal(signal.SIGINT)
-        process.wait(60)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)  # as `docker stop` and systemd do
+            assert process.wait(60) == 0
 
 
 def answers(client: httpx.Client) -> bool:
