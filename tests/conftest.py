@@ -13,9 +13,6 @@ from tests.support import polling
 from tests.support.brokers import valkey_server
 from tests.support.photo_server import photo_server as running_photo_server
 
-# Ray lets its workers run behind other programs, which here are the tests that wait for them and run beside them.
-os.environ.setdefault("RAY_worker_niceness", "0")
-
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
 E2E = Path(__file__).with_name("e2e")
 
@@ -47,16 +44,10 @@ def poll() -> Callable[..., Any]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Ray: all journeys, and whatever asks a service.
-
-    Of the processes among which pytest-xdist divides the tests, one runs all that share the service; the tests of any
-    other file stay together, as they share brokers and models.
-    """
+    """Mark what starts Ray: all journeys, and whatever asks a service."""
     for item in items:
-        shares_service = "service" in getattr(item, "fixturenames", ())
-        if shares_service or E2E in item.path.parents:
+        if E2E in item.path.parents or "service" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
-        item.add_marker(pytest.mark.xdist_group("service" if shares_service else str(item.path)))
 
 
 @pytest.hookimpl(trylast=True)
