@@ -1,8 +1,9 @@
 """Child processes for code that parses hostile bytes, so that a crash or a hang stays inside the child.
 
 A child is a new program, not a fork: it shares no memory, files or environment with this process. Before it reads any
-input it drops the right to open files and sockets and limits its memory and CPU time; the parent enforces the wall-time
-limit. They talk over one socket: a request is a length and that many bytes, an answer two numbers and a payload.
+input it drops the right to open files and sockets and, where there is seccomp, to make system calls that it does not
+need, and limits its memory and CPU time; the parent enforces the wall-time limit. They talk over one socket: a request
+is a length and that many bytes, an answer two numbers and a payload.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from typing import BinaryIO, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 
 from serve_app.errors import ImageUrlError, too_costly
+from serve_app.sandbox.syscall_filter import syscall_filter
 from serve_app.sandbox.turns import ProcessTurns
 
 START_TIMEOUT_S = 60.0  # a start takes half a second on an idle machine
@@ -269,7 +271,11 @@ def refusal_parts(error: ImageUrlError) -> AnswerParts:
 
 
 def enter_sandbox(max_memory_bytes: int) -> None:
-    """Forbid this process to open files and sockets, and limit the memory it can still allocate."""
+    """Forbid this process to open files and sockets, and all system calls that pictures do not need.
+
+    It also limits the memory that the process can still allocate.
+    """
+    restrict_syscalls = syscall_filter()
     if sys.platform == "linux":  # macOS does not enforce memory limits
         max_bytes = data_bytes() + max_memory_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
@@ -277,6 +283,7 @@ def enter_sandbox(max_memory_bytes: int) -> None:
     # Descriptors that are open stay so. With a limit of three, code that took over the process could close one of its
     # three and open a file or a socket in its place.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    restrict_syscalls()
 
 
 def bound_cpu_time(seconds: float) -> None:

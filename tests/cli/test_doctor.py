@@ -8,9 +8,11 @@ import os
 import shutil
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +43,7 @@ from serve_app.cli.doctor.machine import (
     judge_gpu,
     wants_gpu,
 )
+from serve_app.cli.doctor.sandbox import check_sandbox, judge_sandbox
 from serve_app.cli.doctor.services import (
     Endpoint,
     check_broker,
@@ -54,6 +57,8 @@ from serve_app.cli.doctor.services import (
 )
 from serve_app.cli.root import cli
 from serve_app.launcher import CONFIG, ServiceOptions, free_port, read_config
+from serve_app.photos.decode import PhotoSettings
+from serve_app.sandbox.process import SandboxSettings
 from serve_app.settings import Settings
 from tests.support.object_stores import ACCESS_KEY, BUCKET, REGION, S3, SECRET_KEY, Gate, served
 
@@ -125,6 +130,14 @@ def test_the_disk_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(
     monkeypatch.setattr(shutil, "disk_usage", usage)
     assert check_disk(tmp_path / "not" / "yet").state == state
     assert seen == [tmp_path]
+
+
+def test_a_decoder_that_cannot_work_is_a_failure_and_one_that_works_says_whether_seccomp_is_there() -> None:
+    found = check_sandbox(PhotoSettings(), SandboxSettings())
+    if sys.platform == "linux":
+        assert (found.state, "seccomp" in found.reason) == ("ok" if find_library("seccomp") else "warn", True)
+        assert check_sandbox(PhotoSettings(), SandboxSettings(max_memory_bytes=1)).state == "fail"
+    assert states(judge_sandbox("linux", restricted=False), judge_sandbox("darwin", restricted=False)) == ["warn", "ok"]
 
 
 def test_a_gpu_is_asked_for_by_the_production_config_only() -> None:

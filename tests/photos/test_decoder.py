@@ -1,4 +1,5 @@
 import asyncio
+import ctypes.util
 import gc
 import os
 import signal
@@ -263,6 +264,55 @@ def test_megabytes_of_fill_bytes_are_looked_through_once() -> None:
 def test_a_confined_process_opens_nothing_and_gets_no_more_memory(deed: str, error: str) -> None:
     program = f"enter_sandbox(50_000_000)\nbytearray(40_000_000)\ntry:\n    {deed}\nexcept {error}: print('refused')"
     assert run_with_decoder(program).stdout == "refused\n"
+
+
+@LINUX_ONLY
+@pytest.mark.skipif(ctypes.util.find_library("seccomp") is None, reason="no libseccomp.so.2 here")
+@pytest.mark.parametrize(
+    ("deed", "error"),
+    [
+        ("open('/etc/hostname')", "PermissionError"),
+        ("os.close(0); socket.socket()", "PermissionError"),
+        ("os.fork()", "OSError"),
+        ("threading.Thread(target=print).start()", "RuntimeError"),
+        ("os.execv('/bin/true', ['true'])", "PermissionError"),
+        ("os.kill(os.getppid(), 0)", "PermissionError"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "PermissionError"),
+        ("resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))", "ValueError"),
+        ("resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))", "PermissionError"),
+        ("mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)", "PermissionError"),
+        ("call('ptrace', 0, 0, 0, 0)", "PermissionError"),
+        ("call('process_vm_readv', os.getppid(), 0, 0, 0, 0, 0)", "PermissionError"),
+        ("call('unshare', 0x10000000)", "PermissionError"),
+    ],
+)
+def test_hostile_code_in_a_confined_process_gets_no_system_call_that_pictures_do_not_need(
+    deed: str, error: str
+) -> None:
+    program = f"""
+import ctypes, mmap, resource, signal, threading
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    if getattr(libc, name)(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), name)
+enter_sandbox(50_000_000)
+try:
+    {deed}
+    print('done')
+except {error}: print('refused')
+"""
+    assert run_with_decoder(program).stdout == "refused\n"
+
+
+@LINUX_ONLY
+def test_a_confined_process_that_aborts_dies_of_that() -> None:
+    assert run_with_decoder("enter_sandbox(50_000_000)\nos.abort()").returncode == -signal.SIGABRT
+
+
+@LINUX_ONLY
+def test_where_there_is_no_libseccomp_the_other_limits_hold() -> None:
+    program = "sys.modules['pyseccomp'] = None\nenter_sandbox(50_000_000)\nos.getppid()\ntry: open('/etc/hostname')"
+    assert run_with_decoder(f"{program}\nexcept OSError: print('refused')").stdout == "refused\n"
 
 
 @LINUX_ONLY

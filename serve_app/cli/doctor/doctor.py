@@ -23,6 +23,7 @@ from serve_app.cli.doctor.machine import (
     on_many_nodes,
     wants_gpu,
 )
+from serve_app.cli.doctor.sandbox import check_sandbox
 from serve_app.cli.doctor.services import check_broker, check_certificate, check_store, tls_endpoints
 from serve_app.cli.options import ConfigOption, DataDirOption
 from serve_app.launcher import CONFIG, ServiceOptions, read_config
@@ -39,6 +40,7 @@ def examine(schema: ServeDeploySchema, settings: Settings, environment: Mapping[
         check_processors(schema, os.cpu_count() or 1),
         check_memory(memory_gb()),
         check_disk(settings.data_dir),
+        check_sandbox(settings.photo, settings.decoder),
         *check_gpu(wanted=gpu_wanted),
         check_catalog(settings),
         *check_models(settings, runs_them=not gpu_wanted or bool(gpus())),
