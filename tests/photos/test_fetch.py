@@ -79,7 +79,7 @@ async def refusal(
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(coroutine)
+    return asyncio.run(asyncio.wait_for(coroutine, 60))
 
 
 def fetch_from(handler: Handler, limits: FetchSettings = LOOPBACK, path: str = "/photo") -> bytes:
@@ -929,15 +929,17 @@ def test_fifty_photos_at_slow_names_do_not_delay_one_at_a_good_name():
     async def main() -> None:
         async with http_server(photo) as port, name_server({"good.test": ["127.0.0.1"]}) as names:
             fetcher = PhotoFetcher(FetchSettings(allow_private=True, name_servers=(names.address,), timeout_s=3600))
-            slow = [asyncio.create_task(fetcher.fetch(f"http://{i}.slow.test/", "mallory")) for i in range(50)]
+            slow = [
+                asyncio.create_task(fetcher.fetch(PhotoSource(f"http://{i}.slow.test/"), "mallory")) for i in range(50)
+            ]
             await eventually(lambda: asyncio.sleep(0, len(names.asked) == AT_ONCE_OF_OWNER))
-            assert await fetcher.fetch(f"http://good.test:{port}/", "ann") == PHOTO
+            assert await fetcher.fetch(PhotoSource(f"http://good.test:{port}/"), "ann") == PHOTO
             assert not any(task.done() for task in slow)
             for task in slow:
                 task.cancel()
             await asyncio.wait(slow)
             # No look-up is left of those that were cancelled: their owner has its slots again.
-            assert await fetcher.fetch(f"http://good.test:{port}/", "mallory") == PHOTO
+            assert await fetcher.fetch(PhotoSource(f"http://good.test:{port}/"), "mallory") == PHOTO
             assert len(names.asked) == AT_ONCE_OF_OWNER + 1
 
     run(main())
