@@ -15,11 +15,7 @@ import io
 import itertools
 import json
 import statistics
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench.processes import memory_mb
+from loadtest.bench.processes import MemorySamples
 from loadtest.load.own_service import own_service
 from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
@@ -81,39 +77,15 @@ class Overload:
         return not self.answers.wrong and all(each.ratio <= MOST_GROWTH for each in self.memory)
 
 
-class Memory:
-    """Samples the memory of the processes while the block runs."""
-
-    def __init__(self) -> None:
-        self._samples: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)  # seconds, MB
-        self._started = time.monotonic()
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        stop = threading.Event()
-
-        def look() -> None:
-            while not stop.wait(SAMPLE_EVERY_S):
-                for process, mb in memory_mb().items():
-                    self._samples[process].append((time.monotonic() - self._started, mb))
-
-        thread = threading.Thread(target=look)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    def growths(self, seconds: float) -> list[Growth]:
-        """Memory of each process that ran the whole time, the largest first."""
-        found = []
-        for (kind, _), samples in self._samples.items():
-            early = [mb for at, mb in samples if 0.2 * seconds <= at < 0.4 * seconds]
-            late = [mb for at, mb in samples if 0.8 * seconds <= at <= seconds]
-            if early and late and statistics.mean(late) >= LEAST_MB:
-                found.append(Growth(kind, statistics.mean(early), statistics.mean(late)))
-        return sorted(found, key=lambda growth: -growth.late_mb)
+def growths(memory: MemorySamples, seconds: float) -> list[Growth]:
+    """Memory of each process that ran the whole time, the largest first."""
+    found = []
+    for (kind, _), samples in memory.samples.items():
+        early = [mb for at, mb in samples if 0.2 * seconds <= at < 0.4 * seconds]
+        late = [mb for at, mb in samples if 0.8 * seconds <= at <= seconds]
+        if early and late and statistics.mean(late) >= LEAST_MB:
+            found.append(Growth(kind, statistics.mean(early), statistics.mean(late)))
+    return sorted(found, key=lambda growth: -growth.late_mb)
 
 
 class Clients:
@@ -168,10 +140,10 @@ async def run(running: RunningService, seconds: float, capacity_s: float) -> Ove
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connections) as session:
         clients = Clients(running, session)
         capacity_per_s = await clients.capacity(capacity_s)
-        memory = Memory()
+        memory = MemorySamples(SAMPLE_EVERY_S)
         with memory.watched():
             answers = await clients.overload(FACTOR * capacity_per_s, seconds)
-        return Overload(capacity_per_s, FACTOR * capacity_per_s, seconds, answers, memory.growths(seconds))
+        return Overload(capacity_per_s, FACTOR * capacity_per_s, seconds, answers, growths(memory, seconds))
 
 
 def measure(seconds: float, capacity_s: float = 20) -> Overload:

@@ -2,7 +2,9 @@
 
 import contextlib
 import re
-from collections import Counter
+import threading
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +53,33 @@ def memory_mb() -> dict[tuple[str, int], float]:
         with contextlib.suppress(psutil.Error):
             found[kind, process.pid] = process.memory_full_info().uss / 2**20
     return found
+
+
+class MemorySamples:
+    """The memory of each process over time: (seconds since the start, MB) by kind and id."""
+
+    def __init__(self, every_s: float) -> None:
+        self.samples: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+        self._every_s = every_s
+        self._started = time.monotonic()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Takes samples while the block runs."""
+        stop = threading.Event()
+
+        def look() -> None:
+            while not stop.wait(self._every_s):
+                for process, mb in memory_mb().items():
+                    self.samples[process].append((time.monotonic() - self._started, mb))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def largest_mb(self) -> dict[tuple[str, int], float]:
+        return {process: max(mb for _at, mb in samples) for process, samples in self.samples.items()}

@@ -15,13 +15,11 @@ import base64
 import contextlib
 import io
 import json
-import multiprocessing
-import os
 import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -34,6 +32,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from loadtest.bench.engine.queues import Bar
+from loadtest.load.beside import beside
 from loadtest.load.own_service import own_service
 from serve_app.cli.root import cli
 from serve_app.photos.sample import sample_photo
@@ -121,10 +120,9 @@ def modest_answers(client: Client, seconds: float) -> list[Answer]:
     return answers
 
 
-def flood(client: Client, begun: Event, ended: Event, statuses: "multiprocessing.Queue[Counter[str]]") -> None:
-    """Process target: sends on all connections until `ended`, and reports the answers by status."""
-    os.nice(19)
-    begun.set()
+def flood(client: Client, begun: Event, ended: Event) -> Counter[str]:
+    """Sends on all connections until `ended`; returns the answers by status."""
+    begun.set()  # the imports are done, which use more CPU than the flood
     counted: Counter[str] = Counter()
 
     def ask(number: int) -> None:
@@ -142,23 +140,7 @@ def flood(client: Client, begun: Event, ended: Event, statuses: "multiprocessing
         thread.start()
     for thread in threads:
         thread.join()
-    statuses.put(counted)
-
-
-@contextlib.contextmanager
-def flooded(client: Client) -> Iterator[Counter[str]]:
-    """The token floods the service during the block; afterwards its statuses are counted."""
-    context = multiprocessing.get_context("spawn")
-    begun, ended, statuses, counted = context.Event(), context.Event(), context.Queue(), Counter[str]()
-    process = context.Process(target=flood, args=[client, begun, ended, statuses])
-    process.start()
-    begun.wait()  # its imports are done, which use more CPU than the flood
-    try:
-        yield counted
-    finally:
-        ended.set()
-        counted.update(statuses.get(timeout=2 * TIMEOUT_S))
-        process.join()
+    return counted
 
 
 def new_token(data_dir: Path, name: str, **limits: int) -> str:
@@ -180,7 +162,7 @@ def measure(rounds: int, seconds: float, **limits: int) -> list[Pair]:
                 http.post("/getImageToImage", json=modest.body()).raise_for_status()
         for _ in range(rounds):
             quiet = Run.of(modest_answers(modest, seconds), {})
-            with flooded(greedy) as counted:
+            with beside(flood, greedy, patience_s=2 * TIMEOUT_S) as counted:
                 answers = modest_answers(modest, seconds)
             pairs.append(Pair(quiet, Run.of(answers, counted)))
     return pairs

@@ -28,9 +28,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.bench.attack.attacks import ATTACKS, Attack, Target, under
-from loadtest.bench.processes import memory_mb
+from loadtest.bench.attack.attacks import ATTACKS, Attack, Target, run
+from loadtest.bench.processes import MemorySamples
 from loadtest.bench.tokens import photo
+from loadtest.load.beside import beside
 from serve_app.launcher import CONFIG, free_port
 
 ROOT = Path(__file__).parents[3]
@@ -39,6 +40,8 @@ ATTACKERS = 4  # tokens
 PROBES_PER_S = 5
 START_TIMEOUT_S = 300
 CLIENT_TIMEOUT_S = 60
+PATIENCE_S = 60  # with the attacker's answers
+SAMPLE_EVERY_S = 0.5
 MOST_TIMES, MOST_MORE_S = 1.5, 0.3  # of the p95 in calm
 MOST_LAG_S = 0.5
 MOST_GROWTH_MB = 300.0
@@ -127,52 +130,62 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError("the service does not start")
 
 
-async def watch(url: str, token: str, data_url: str, seconds: float) -> tuple[Seen, dict[tuple[str, int], float]]:
-    """One request a second, probes, and the largest memory of each process."""
-    latencies: list[float] = []
-    failures: Counter[str] = Counter()
-    lags: list[float] = []
-    memory: dict[tuple[str, int], float] = {}
-    ends = time.monotonic() + seconds
-    body = {"app_id": "face-avatar", "file_url": data_url, "width": 256, "height": 256, "num_inference_steps": 4}
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # so that every request is a new client's
-    async with httpx.AsyncClient(base_url=url, timeout=CLIENT_TIMEOUT_S, trust_env=False, limits=limits) as http:
+class Client:
+    """Sends one request a second, and probes beside it; notes what it sees."""
 
-        async def ask() -> None:
+    def __init__(self, http: httpx.AsyncClient, token: str, data_url: str) -> None:
+        self._http = http
+        self._headers = {"Authorization": f"Bearer {token}"}
+        size = {"width": 256, "height": 256, "num_inference_steps": 4}
+        self._body = {"app_id": "face-avatar", "file_url": data_url, **size}
+        self._latencies_s: list[float] = []
+        self._failures: Counter[str] = Counter()
+        self._lag_s = 0.0
+
+    async def run(self, seconds: float) -> Seen:
+        ends = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._probe(ends))
+            while time.monotonic() < ends:
+                tasks.create_task(self._ask())
+                await asyncio.sleep(1)
+        return Seen(tuple(self._latencies_s), dict(self._failures), self._lag_s)
+
+    async def _ask(self) -> None:
+        began = time.perf_counter()
+        try:
+            answer = await self._http.post("/getImageToImage", json=self._body, headers=self._headers)
+        except httpx.HTTPError as error:
+            self._failures[type(error).__name__] += 1
+            return
+        if answer.status_code == 200:
+            self._latencies_s.append(time.perf_counter() - began)
+        else:
+            self._failures[str(answer.status_code)] += 1
+
+    async def _probe(self, ends: float) -> None:
+        while time.monotonic() < ends:
             began = time.perf_counter()
             try:
-                answer = await http.post("/getImageToImage", json=body, headers={"Authorization": f"Bearer {token}"})
+                await self._http.get("/healthz")
             except httpx.HTTPError as error:
-                failures[type(error).__name__] += 1
-                return
-            if answer.status_code == 200:
-                latencies.append(time.perf_counter() - began)
-            else:
-                failures[str(answer.status_code)] += 1
+                self._failures[f"probe {type(error).__name__}"] += 1
+            self._lag_s = max(self._lag_s, time.perf_counter() - began)
+            await asyncio.sleep(1 / PROBES_PER_S)
 
-        async def probe() -> None:
-            while time.monotonic() < ends:
-                began = time.perf_counter()
-                try:
-                    await http.get("/healthz")
-                except httpx.HTTPError as error:
-                    failures[f"probe {type(error).__name__}"] += 1
-                lags.append(time.perf_counter() - began)
-                await asyncio.sleep(1 / PROBES_PER_S)
 
-        async def look() -> None:
-            while time.monotonic() < ends:
-                for process, mb in (await asyncio.to_thread(memory_mb)).items():
-                    memory[process] = max(mb, memory.get(process, 0.0))
-                await asyncio.sleep(0.5)
+def watch(url: str, token: str, data_url: str, seconds: float) -> tuple[Seen, dict[tuple[str, int], float]]:
+    """What a client sees, and the largest memory of each process meanwhile."""
 
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(probe())
-            tasks.create_task(look())
-            while time.monotonic() < ends:
-                tasks.create_task(ask())
-                await asyncio.sleep(1)
-    return Seen(tuple(latencies), dict(failures), max(lags)), memory
+    async def seen_by_client() -> Seen:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # every request is a new client's
+        async with httpx.AsyncClient(base_url=url, timeout=CLIENT_TIMEOUT_S, trust_env=False, limits=limits) as http:
+            return await Client(http, token, data_url).run(seconds)
+
+    memory = MemorySamples(SAMPLE_EVERY_S)
+    with memory.watched():
+        seen = asyncio.run(seen_by_client())
+    return seen, memory.largest_mb()
 
 
 def rows(source: Path, attacks: Sequence[Attack], seconds: float) -> Iterator[Row]:
@@ -181,10 +194,11 @@ def rows(source: Path, attacks: Sequence[Attack], seconds: float) -> Iterator[Ro
         with service_of(source) as service:
             data_url, token = photo(), service.new_token("client")
             attackers = tuple(service.new_token(f"attacker-{number}") for number in range(ATTACKERS))
-            asyncio.run(watch(service.url, token, data_url, 3))  # warms up
-            calm, before = asyncio.run(watch(service.url, token, data_url, seconds))
-            with under(attack, Target(service.url, attackers, data_url)) as answers:
-                attacked, after = asyncio.run(watch(service.url, token, data_url, seconds))
+            watch(service.url, token, data_url, 3)  # warms up
+            calm, before = watch(service.url, token, data_url, seconds)
+            target = Target(service.url, attackers, data_url)
+            with beside(run, attack, target, patience_s=PATIENCE_S) as answers:
+                attacked, after = watch(service.url, token, data_url, seconds)
             growth = {process: mb - before[process] for process, mb in after.items() if process in before}
             largest = max(growth, key=growth.__getitem__)
             yield Row(attack.name, calm, attacked, growth[largest], largest[0], dict(answers))

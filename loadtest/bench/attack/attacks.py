@@ -1,4 +1,4 @@
-"""Attacks on a service: each runs in a process of its own, of the lowest priority, until it is told to end.
+"""Attacks on a service: each goes on until it is told to end.
 
 An attack is a function of its target; it prepares what it sends and returns what one of its connections does again and
 again. All of them were seen to stop the service for every client, or to fill its memory, before it was protected.
@@ -9,13 +9,12 @@ import contextlib
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import socket
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from urllib.parse import urlsplit
@@ -148,11 +147,8 @@ ATTACKS = (
 )
 
 
-def run(
-    attack: Attack, target: Target, begun: Event, ended: Event, told: "multiprocessing.Queue[Counter[str]]"
-) -> None:
-    """Target of a process: attacks until `ended`, then tells how it was answered."""
-    os.nice(19)
+def run(attack: Attack, target: Target, begun: Event, ended: Event) -> Counter[str]:
+    """Attacks until `ended`; returns how it was answered. What it sends is prepared when `begun` is set."""
     act = attack.prepare(target)
     begun.set()
     answers: Counter[str] = Counter()
@@ -166,27 +162,7 @@ def run(
             except (httpx.HTTPError, OSError) as error:
                 answers[type(error).__name__] += 1
 
-    threads = [
-        threading.Thread(target=again_and_again, args=[number], daemon=True) for number in range(attack.connections)
-    ]
-    for thread in threads:
-        thread.start()
+    for number in range(attack.connections):
+        threading.Thread(target=again_and_again, args=[number], daemon=True).start()
     ended.wait()
-    told.put(answers.copy())
-
-
-@contextlib.contextmanager
-def under(attack: Attack, target: Target) -> Iterator[Counter[str]]:
-    """The attack goes on during the block; afterwards its answers are counted."""
-    context = multiprocessing.get_context("spawn")
-    begun, ended, told, answers = context.Event(), context.Event(), context.Queue(), Counter[str]()
-    process = context.Process(target=run, args=[attack, target, begun, ended, told])
-    process.start()
-    begun.wait()  # what it sends is prepared
-    try:
-        yield answers
-    finally:
-        ended.set()
-        answers.update(told.get(timeout=TIMEOUT_S))
-        process.kill()  # its connections may still wait for answers
-        process.join()
+    return answers.copy()
