@@ -1,4 +1,4 @@
-"""What each owner used recently before the generator: decoding, looks at photos, and refused requests, which count too.
+"""What each owner used recently before the generator: time of decoders and credential reader, and refused requests.
 
 It is one figure, seconds of work that decay, and every stage obeys it: decoders, embedder, queue and generator, which
 adds the time of its own steps. A client that keeps retrying after a refusal so goes behind the others by itself.

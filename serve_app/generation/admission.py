@@ -56,8 +56,7 @@ class FairSlots:
     def check(self, owner: str, count: int) -> None:
         """Raises: OverloadedError where `hold` would."""
         own, held = self._held[owner], self._held.total()
-        fits = held + count <= self._slots or own + count <= self._slots / len(self._held.keys() | {owner})
-        if own and not fits:
+        if own and held + count > self._slots and own + count > self._slots / len(self._held):
             self._use.charge_refusal(owner)
             message = f"{held} {self._what} already, {own} of them for you, which is your share."
             raise OverloadedError(message, self._retry_after_s)

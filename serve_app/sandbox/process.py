@@ -58,9 +58,7 @@ class SandboxSettings(BaseModel):
     processes: PositiveInt = 2  # pictures processed at once
     timeout_s: PositiveFloat = 1.8  # for one picture; slower ones are rejected within 2 s
     max_memory_bytes: PositiveInt = 300 * 1000 * 1000  # of one process, on top of its idle memory
-    owner_seconds: PositiveFloat = (
-        20  # of processing for one owner, of which half is forgotten every 30 s; more is a 429
-    )
+    owner_seconds: PositiveFloat = 20  # of processing for one owner, half forgotten every 30 s; beyond: 429
 
 
 class SandboxStartError(RuntimeError):
@@ -172,16 +170,15 @@ class SandboxPool(Generic[T]):
         self._make = make
         self._name = name
         self._turns = turns
-        self._processes = processes = turns.processes
         # Own threads: slow DNS look-ups can occupy all threads of the event loop.
-        self._threads = ThreadPoolExecutor(processes, name)
+        self._threads = ThreadPoolExecutor(turns.processes, name)
         self._idle: SimpleQueue[SandboxedProcess[T] | None] = SimpleQueue()  # one entry a thread; None: not started
-        for _ in range(processes):
+        for _ in range(turns.processes):
             self._idle.put(None)
 
     def start(self) -> None:
         """Start the processes ahead of the first pictures, without waiting until they are ready."""
-        for _ in range(self._processes):
+        for _ in range(self._turns.processes):
             self._threads.submit(self._start_one)
 
     async def ask(self, data: bytes, owner: str = "") -> T:

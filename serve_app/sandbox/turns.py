@@ -37,7 +37,7 @@ class ProcessTurns:
         self._waiting: dict[asyncio.Future[bool], tuple[str, int]] = {}  # owner, and order of arrival
 
     async def acquire(self, owner: str) -> "Turn":
-        """A process for a picture of an owner; to be released. Raises: RateLimitError."""
+        """A process for a picture of an owner, until the turn ends. Raises: RateLimitError."""
         self._check(owner)
         granted = asyncio.get_running_loop().create_future()
         self._waiting[granted] = (owner, next(self._order))
@@ -47,17 +47,19 @@ class ProcessTurns:
         except asyncio.CancelledError:
             self._waiting.pop(granted, None)
             if granted.done() and not granted.cancelled():  # granted just before its request ended
-                self._free += 1
-                self._heavy -= granted.result()
-                self._grant()
+                self._give_back(heavy=granted.result())
             raise
 
     def release(self, turn: "Turn", seconds: float) -> None:
+        """Charge the owner of a turn `seconds`, and grant its process to the next."""
         self._used.charge([(turn.owner, seconds)], time.time())
         if self._use is not None:
             self._use.charge(turn.owner, seconds)
+        self._give_back(heavy=turn.heavy)
+
+    def _give_back(self, *, heavy: bool) -> None:
         self._free += 1
-        self._heavy -= turn.heavy
+        self._heavy -= heavy
         self._grant()
 
     def _check(self, owner: str) -> None:
