@@ -257,9 +257,8 @@ while again do
                 calls[owner] = (calls[owner] or 0) + 1
                 table.insert(leased, {task_id, owner})
                 again = true
-            else
-                redis.call('ZREM', owners, owner)
             end
+            if redis.call('EXISTS', line(owner)) == 0 then redis.call('ZREM', owners, owner) end
         end
     end
 end
