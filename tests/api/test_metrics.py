@@ -307,12 +307,14 @@ def until(question: Callable[[], bool], timeout_s: float = 60) -> None:
 def test_ray_exports_every_metric_and_label_that_the_dashboard_asks_for(
     service: Service, exporter: str, poll: Callable[..., Any]
 ) -> None:
-    wanted = {name for query in queries() for name in QUERIED.findall(query)}
+    # A query that says zero itself counts what may never happen: its metric comes with the first time.
+    counted = [query for query in queries() if not query.endswith(" or vector(0)")]
+    wanted = {name for query in counted for name in QUERIED.findall(query)}
     with watched(exporter) as labels:
         send_traffic(service, poll)
         until(lambda: not wanted - labels.keys())
     assert wanted - labels.keys() == set()
-    for query in queries():
+    for query in counted:
         has = set().union(*(labels[name] for name in QUERIED.findall(query)))
         assert labels_of(query) <= has, query
 
