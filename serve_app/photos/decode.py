@@ -35,8 +35,9 @@ MAX_JPEG_SEGMENTS = 1024
 MAX_JPEG_SCANS = 64
 MAX_PNG_CHUNKS = 16384
 
-# The markers that start a segment: all except fill bytes, restarts, start and end of image.
-_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd9])")
+# The markers that start a segment, as Pillow reads them: all except fill bytes, restarts, start and end of image, and
+# extensions. What follows one of these has no length, and may be a segment at once.
+_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xff\xc8\xd0-\xd9\xf0-\xfd])")
 
 DECODE_ERRORS = (
     ArithmeticError,  # overflow and division by zero in sizes and resolutions

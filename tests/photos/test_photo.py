@@ -381,7 +381,10 @@ def test_a_jpeg_of_many_scans_is_refused():
     assert reason(data[:-2] + last_scan * 100 + b"\xff\xd9") == "broken"
 
 
-@pytest.mark.parametrize("hidden_by", [b"", b"\xff\xd0", b"\xff\xd9", b"\xff\x01", b"\xff\xff\xff", b"junk"])
+@pytest.mark.parametrize(
+    "hidden_by",
+    [b"", b"\xff\xd0", b"\xff\xd9", b"\xff\x01", b"\xff\xff\xff", b"\xff\xc8\xff\xff", b"\xff\xf0\xff\xff", b"junk"],
+)
 def test_a_jpeg_of_many_segments_is_refused(hidden_by):
     data = encoded(quadrants(), "JPEG")
     segment = b"\xff\xe1\x00\x09Exif\0\0x"
