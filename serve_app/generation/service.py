@@ -77,6 +77,7 @@ class AvatarService:
         self._queueing = slots(admission.max_queueing, "requests are on their way to the queue")
         self._inspections = slots(admission.max_inspections, "pictures are looked at")
         self._fetches = slots(admission.max_fetches, "photos are being fetched")
+        self._repeats = slots(admission.max_repeats, "requests wait for the answer to one with their key")
         self._stages = stages
         self._detached: set[asyncio.Task[TaskRecord]] = set()
         self.usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
@@ -192,22 +193,32 @@ class AvatarService:
         The run continues when its client disconnects. If its ingress dies, the next repeat runs it again.
         """
         task_id = await self._tasks.create(task, status, await asyncio.to_thread(body_digest, request))
-        leased = task if task_id == task.task_id else None
         async with within_deadline(task):
-            while True:
-                if leased is not None:
-                    with suppress(TaskLostError):  # cancelled, or leased by another ingress: wait for the record
-                        running = detach(run(leased), self._detached, "a request failed")
-                        request.file_url.retain()  # the run may outlive this request
-                        running.add_done_callback(lambda _: request.file_url.release())
-                        return await asyncio.shield(running)
-                record = await self._record(task_id)
-                # A queued task is answered once it is in the queue: until then it could still be lost.
-                if record.finished or record.message_id is not None:
-                    return record
-                leased = await self._claim(record, status)
-                if leased is None:
-                    await asyncio.sleep(REPEAT_POLL_S)
+            if task_id == task.task_id:
+                with suppress(TaskLostError):  # cancelled, or leased by another ingress: wait for the record
+                    return await self._run_on(task, request, run)
+            record = await self._record(task_id)
+            if _is_answered(record):
+                return record
+            with self._repeats.hold(task.owner):
+                while not _is_answered(record):
+                    leased = await self._claim(record, status)
+                    if leased is None:
+                        await asyncio.sleep(REPEAT_POLL_S)
+                    else:
+                        with suppress(TaskLostError):
+                            return await self._run_on(leased, request, run)
+                    record = await self._record(task_id)
+                return record
+
+    async def _run_on(
+        self, task: Task, request: AvatarRequest, run: Callable[[Task], Coroutine[Any, Any, TaskRecord]]
+    ) -> TaskRecord:
+        """Run a leased task, which goes on if this request is cancelled. Raises: what `run` raises."""
+        running = detach(run(task), self._detached, "a request failed")
+        request.file_url.retain()  # the run may outlive this request
+        running.add_done_callback(lambda _: request.file_url.release())
+        return await asyncio.shield(running)
 
     async def _claim(self, record: TaskRecord, status: Status) -> Task | None:
         """Lease the task of a record; None where another request or process still works on it."""
@@ -343,3 +354,8 @@ class AvatarService:
         if record is None:
             raise UnknownTaskError("The record of this task has expired.", task_id=task_id)
         return record
+
+
+def _is_answered(record: TaskRecord) -> bool:
+    """A queued task is answered once it is in the queue: until then it could still be lost."""
+    return record.finished or record.message_id is not None

@@ -26,6 +26,7 @@ class AdmissionSettings(Config):
     max_queueing: int = Field(32, ge=1)  # requests whose photo is on its way into the queue
     max_inspections: int = Field(16, ge=1)  # pictures of `/faces` and `/verify`
     max_fetches: int = Field(64, ge=1)  # photos that are fetched
+    max_repeats: int = Field(32, ge=1)  # requests that wait for the answer to one with the same idempotency key
     max_deadline_s: float = Field(600, gt=0, le=3600)  # of a synchronous request, whatever it names
     retry_after_s: int = Field(5, ge=1)
     cold_start_s: int = Field(120, ge=1)  # assumed for a stage at zero replicas until a cold start was measured

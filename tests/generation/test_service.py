@@ -154,6 +154,26 @@ def test_a_repeat_waits_for_the_first_and_nothing_is_drawn_twice(at: Callable[..
     at(scenario)
 
 
+def test_repeats_that_wait_are_a_share_of_those_of_all_owners(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(None, None, admission={"max_repeats": 2})
+        firsts = [ingress.send(Caller(owner, "key")) for owner in ("ann", "bob")]
+        for first in firsts:
+            await eventually(lambda first=first: ingress.tasks.get(first.task.task_id))
+        repeats = [ingress.send(Caller("ann", "key")).answer for _ in range(3)]
+        (refused,), waiting = await asyncio.wait(repeats, return_when=asyncio.FIRST_COMPLETED)
+        with pytest.raises(OverloadedError, match="2 requests wait for the answer"):
+            await refused
+        others = ingress.send(Caller("bob", "key")).answer  # who holds none gets one in
+        ingress.pipeline.gate.set()
+        answers = [await answer for answer in (*(first.answer for first in firsts), *waiting, others)]
+        assert {record.status for record in answers} == {"SUCCESS"}
+        repeat = await ingress.send(Caller("ann", "key")).answer
+        assert repeat.task.task_id == firsts[0].task.task_id
+
+    at(scenario)
+
+
 def test_a_lease_that_ran_out_in_the_same_ingress_starts_no_second_run(at: Callable[..., None]) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make(None)
