@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect, sync_playwright
 from rich.console import Console
 
 from serve_app.api.playground import PAGE, policy
@@ -428,6 +428,29 @@ def test_a_wrong_token_is_told_and_the_right_one_is_kept_in_the_tab(visit: Calla
     assert page.evaluate("localStorage.length") == 0
     page.get_by_role("button", name="Change token").click()
     expect(page.get_by_role("textbox", name="Token")).to_be_focused()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_link_replaces_a_token_only_if_its_reader_says_so(visit: Callable[..., Visit], taken: bool) -> None:
+    tab = visit()
+    tab.expected = "401"
+    page = tab.open()
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        (dialog.accept if taken else dialog.dismiss)()
+
+    page.on("dialog", answer)
+    page.evaluate("location.hash = 'token=of-somebody-else'")
+    if taken:
+        expect(page.locator("#token-error")).to_have_text("The service does not know this token.")
+    page.wait_for_function("location.hash === ''")
+    assert "another token" in asked[0]
+    assert page.evaluate("sessionStorage.getItem('face-avatar-token')") == (None if taken else tab.token)
+    page.evaluate("token => { location.hash = `token=${token}` }", tab.token)
+    expect(page.locator("#change-token")).to_be_visible()
+    assert len(asked) == 1  # neither one's own token nor the first one is asked for
 
 
 def test_what_does_not_fit_is_said_beside_its_field(visit: Callable[..., Visit]) -> None:

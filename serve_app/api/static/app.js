@@ -11,6 +11,7 @@ const TOKEN = "face-avatar-token";
 const TASK = "face-avatar-task";
 const PHOTO_ERRORS = ["Image URL Error", "Face Consistent Error"];
 const COPIED_MS = 1500;
+const OTHER_TOKEN = "This link brings another token. Its owner can see what you make with it. Use it instead of yours?";
 
 const $ = (id) => document.getElementById(id);
 const page = { api: new Api(takeToken()), task: null, busy: false };
@@ -24,14 +25,16 @@ const photo = new PhotoPicker({
 const form = new SettingsForm(refresh);
 const results = new Results((seed) => form.useSeed(seed));
 
-/** From the address, where the command line put it; or from this tab. It does not stay in the address. */
+/** From the address, where the command line put it; or from this tab. It does not stay in the address.
+ *  Whoever sends a link with their own token could read what is made with it, so it replaces none unasked. */
 function takeToken() {
+  const own = sessionStorage.getItem(TOKEN) ?? "";
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given) {
-    sessionStorage.setItem(TOKEN, given);
-    history.replaceState(null, "", location.pathname);
-  }
-  return sessionStorage.getItem(TOKEN) ?? "";
+  if (!given) return own;
+  history.replaceState(null, "", location.pathname);
+  if (own && own !== given && !confirm(OTHER_TOKEN)) return own;
+  sessionStorage.setItem(TOKEN, given);
+  return given;
 }
 
 async function connect() {
