@@ -39,8 +39,21 @@ def deployments() -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def manifest() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(KUBERAY.read_text())
+    loaded: dict[str, Any] = next(yaml.safe_load_all(KUBERAY.read_text()))
     return loaded
+
+
+@pytest.fixture(scope="module")
+def policy() -> dict[str, Any]:
+    _service, loaded = yaml.safe_load_all(KUBERAY.read_text())
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def pods(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The templates of all pods of the manifest, the head's first."""
+    cluster = manifest["spec"]["rayClusterConfig"]
+    return [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +236,32 @@ def test_a_pod_has_the_time_that_a_replica_takes_to_end(
     longest_s = max(deployment["graceful_shutdown_timeout_s"] for deployment in deployments.values())
     for group in groups.values():
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] > longest_s
+
+
+def test_no_container_is_root_or_can_become_it(manifest: dict[str, Any], pods: list[dict[str, Any]]) -> None:
+    wanted = {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,  # `ray` in Ray's images
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    specs = [pod["spec"] for pod in pods]
+    containers = [each for spec in specs for each in (*spec["containers"], *spec.get("initContainers", ()))]
+    autoscaler = manifest["spec"]["rayClusterConfig"]["autoscalerOptions"]
+    assert all(each["securityContext"] == wanted for each in (*containers, autoscaler))
+    assert [spec.get("automountServiceAccountToken") for spec in specs] == [None, False, False, False]
+
+
+def test_strangers_reach_the_proxies_of_the_pods_alone(policy: dict[str, Any], pods: list[dict[str, Any]]) -> None:
+    selected = policy["spec"]["podSelector"]["matchLabels"].items()
+    assert all(selected <= pod["metadata"]["labels"].items() for pod in pods)
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    for_anybody = [rule["ports"] for rule in policy["spec"]["ingress"] if "from" not in rule]
+    port = yaml.safe_load(CONFIG.read_text())["http_options"]["port"]
+    assert for_anybody == [[{"port": port}]]
+    (rule,) = policy["spec"]["egress"]
+    assert all(peer["ipBlock"]["except"] for peer in rule["to"])
 
 
 def test_the_local_cluster_has_the_same_node_types(cluster: dict[str, Any]) -> None:

@@ -1,11 +1,14 @@
 import re
 import shlex
 import subprocess
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
 import ray
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "serve_app" / "config"
@@ -37,6 +40,28 @@ def test_all_that_the_image_copies_is_there_and_it_installs_by_the_script(docker
         *sources, _target = [word for word in shlex.split(line) if not word.startswith("--")]
         assert all((ROOT / source).exists() for source in sources)
     assert re.search(r"^RUN serve_app/config/install\.sh gpu python\b", dockerfile, re.MULTILINE)
+
+
+def test_nobody_is_root_by_sudo_in_the_image(dockerfile: str) -> None:
+    assert re.search(r"^.*apt-get purge -y .*\bsudo\b", dockerfile, re.MULTILINE)
+
+
+def test_the_lock_has_every_requirement_with_its_hashes_and_one_onnxruntime() -> None:
+    locked: dict[str, Version] = {}
+    for line in (CONFIG / "requirements.lock").read_text().replace("\\\n", "").splitlines():
+        if line and not line.startswith("#"):
+            requirement, *hashes = line.split()
+            name, version = requirement.split("==")
+            assert hashes, name
+            assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", each) for each in hashes), name
+            locked[name] = Version(version)
+    assert "onnxruntime" not in locked
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in (*project["dependencies"], *project["optional-dependencies"]["gpu"]):
+        requirement = Requirement(text)
+        if requirement.name != "onnxruntime":
+            name = requirement.name
+            assert locked[name] in requirement.specifier, f"{text}: make requirements.lock anew, as its head says"
 
 
 @pytest.mark.slow
