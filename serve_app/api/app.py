@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Security
 from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import serve_app
 from serve_app.api.body import BodyReader
@@ -47,8 +48,10 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
         lifespan=lifespan,
     )
     api.add_middleware(RequestMetrics)
+    if settings.trusted_proxies:
+        api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(each) for each in settings.trusted_proxies])
     add_error_handlers(api)
-    authenticate = authenticator(access)
+    authenticate = authenticator(access, settings)
     token = Security(authenticate)
     may_create, may_read, may_cancel = (
         Security(authenticate, scopes=[scope]) for scope in ("create", "read", "cancel")

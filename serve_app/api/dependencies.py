@@ -32,7 +32,7 @@ class RequestProgress:
         )
 
 
-def authenticator(access: Access) -> Callable[..., Awaitable[None]]:
+def authenticator(access: Access, settings: IngressSettings) -> Callable[..., Awaitable[None]]:
     bearer = HTTPBearer(auto_error=False, description="A token of the service.")
 
     async def authenticate(
@@ -41,7 +41,9 @@ def authenticator(access: Access) -> Callable[..., Awaitable[None]]:
         _shown: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)] = None,
     ) -> None:
         required: Any = scopes.scopes
-        authenticated = await access.authenticate(request.headers.get("authorization"), required)
+        # Without a proxy that names them, all clients behind one would share its address.
+        address = request.client.host if settings.trusted_proxies and request.client is not None else None
+        authenticated = await access.authenticate(request.headers.get("authorization"), required, address)
         request.state.token, request.state.owner = authenticated.token, authenticated.token.owner
         if authenticated.quota is not None:
             request.state.answer_headers = authenticated.quota.headers()

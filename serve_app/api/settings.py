@@ -1,6 +1,6 @@
 """The settings of `AvatarIngress`."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, IPvAnyNetwork, model_validator
 
 from serve_app.api.security_headers import CorsSettings
 from serve_app.generation.settings import GenerationSettings
@@ -12,6 +12,8 @@ class IngressSettings(GenerationSettings):
     public_url: str | None = None  # base of the links in answers; None: the URL of the request
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024, le=LARGEST_BODY_BYTES)
     cors: CorsSettings = CorsSettings()
+    # Load balancers and proxies in front, whose X-Forwarded-For and X-Forwarded-Proto say who asks, and how.
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
 
     @model_validator(mode="after")
     def _largest_body_fits(self) -> "IngressSettings":

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from redis.asyncio import Redis
 
+from serve_app.auth.failed_attempts import FailedAttempts
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.rate_limit import Quota, Rate, Rates
 from serve_app.auth.tokens import OwnToken, Scope, Token, TokenSettings, TokenStore
@@ -16,7 +17,7 @@ from serve_app.backends.secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.tasks.models import Keys
 
-REFUSAL_DELAY_S = 1.0  # of each 429, and of every answer to an owner that floods the service
+REFUSAL_DELAY_S = 1.0  # of each 429, every answer to an owner that floods the service, and addresses that fail often
 MAX_DELAYED = 64  # in one ingress replica; each occupies one of its ongoing requests
 
 
@@ -51,14 +52,23 @@ class Access:
         self._settings = settings
         self._usage = usage
         self._use = use
+        self._failed = FailedAttempts()
         self._delayed = 0
 
-    async def authenticate(self, authorization: str | None, rights: Sequence[Scope] = ()) -> Authenticated:
+    async def authenticate(
+        self, authorization: str | None, rights: Sequence[Scope] = (), address: str | None = None
+    ) -> Authenticated:
         """Check the token in `Bearer <token>` and that it has these rights, and count the request.
 
+        `address` is the client's, where it is known for sure: one that fails often is answered late.
         Raises: UnauthorizedError; ForbiddenError; RateLimitError; BrokerError.
         """
-        token = await self._token(authorization)
+        try:
+            token = await self._token(authorization)
+        except UnauthorizedError:
+            if address is not None and await self._failed.count(address):
+                await self._delay()
+            raise
         for right in rights:
             require_right(token, right)
         quota = await self._counted(token, makes="create" in rights)

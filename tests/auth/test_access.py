@@ -11,6 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from serve_app.auth.access import Access
+from serve_app.auth.failed_attempts import PER_MINUTE
 from serve_app.auth.owner_use import FLOODING_S, KEPT_S, MAX_REFUSED_S, OwnerUse
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
@@ -448,5 +449,32 @@ def test_who_asks_on_has_to_wait_for_every_answer(
         assert (len(done), len(waiting)) == (1, 1)  # of which the other waits
         await gate.authenticate(bob, ["read"])
         waiting.pop().cancel()
+
+    at(scenario)
+
+
+def test_an_address_that_fails_often_is_answered_late_and_others_are_not(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(office: Office) -> None:
+        ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
+        gate = office.gate()
+
+        async def fails(address: str | None) -> None:
+            with pytest.raises(UnauthorizedError):
+                await gate.authenticate("Bearer guessed", address=address)
+
+        for number in range(PER_MINUTE):
+            await fails(f"2001:db8::{number}")  # one network
+            await fails("192.0.2.1")
+        monkeypatch.setattr("serve_app.auth.access.REFUSAL_DELAY_S", 3600)
+        late = [asyncio.create_task(fails(address)) for address in ("192.0.2.1", "2001:db8::ffff")]
+        for address in ("192.0.2.2", "2001:db8:0:1::1", "unknown", None, None):
+            await fails(address)
+        await gate.authenticate(ann, address="192.0.2.1")  # a right token is let in from anywhere
+        done, waiting = await asyncio.wait(late, timeout=0)
+        assert (len(done), len(waiting)) == (0, 2)
+        for each in waiting:
+            each.cancel()
 
     at(scenario)
