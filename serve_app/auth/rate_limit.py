@@ -13,9 +13,12 @@ from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import Redis
 
+from serve_app.auth.recent import Recent
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.redis import broker_errors
 from serve_app.errors import RateLimitError
+
+MAX_WINDOW_S = 60  # of any rate
 
 
 class Quota(NamedTuple):
@@ -51,20 +54,20 @@ class Rates:
         self._windows = MovingWindowRateLimiter(storage)
         self._breaker = breaker
         # Unix seconds; until then requests are refused without asking the broker.
-        self._full_until: dict[str, float] = {}
+        self._full_until: Recent[float] = Recent(MAX_WINDOW_S)
 
     async def hit(self, name: str, rate: Rate) -> Quota | None:
         """Count a request; None while the broker is unavailable. Raises: RateLimitError."""
-        if (full_until := self._full_until.get(name, 0.0)) > time.time():
+        if (full_until := self._full_until.get(name) or 0.0) > time.time():
             raise _too_many(Quota(rate, 0, _seconds_until(full_until)))
         counted = await self._breaker.call(lambda: self._count(name, rate), None, "rate limits are not enforced")
         if counted is None:
             return None
         fits, window = counted
         quota = Quota(rate, max(0, window.remaining), _seconds_until(window.reset_time))
-        self._full_until.pop(name, None)
+        self._full_until.forget(name)
         if not fits:
-            self._full_until[name] = window.reset_time
+            self._full_until.set(name, window.reset_time)
             raise _too_many(quota)
         return quota
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 
 from deployments.config import Config
+from serve_app.auth.recent import Recent
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
 from serve_app.errors import BrokerError
@@ -125,15 +126,14 @@ class TokenStore:
         self._key = key
         self._own = own
         self._breaker = breaker or CircuitBreaker()
-        self._seen: dict[str, tuple[Token, float]] = {}  # and when (monotonic)
+        self._seen: Recent[Token] = Recent(STALE_S)
 
     async def find(self, digest: str) -> Token | None:
         """The token of a digest, even if it has expired. Raises: BrokerError."""
         own = self._own.token if self._own is not None else None
         if own is not None and hmac.compare_digest(own.digest, digest):
             return own
-        seen, seen_at = self._seen.get(digest, (None, 0.0))
-        age_s = time.monotonic() - seen_at
+        seen, age_s = self._seen.with_age(digest)
         if seen is not None and age_s < (STALE_S if self._breaker.is_open else FRESH_S):
             return seen
         try:
@@ -145,9 +145,9 @@ class TokenStore:
             raise
         found = None if value is None else Token.model_validate_json(value)
         if found is None or not hmac.compare_digest(found.digest, digest):
-            self._seen.pop(digest, None)
+            self._seen.forget(digest)
             return None
-        self._seen[digest] = found, time.monotonic()
+        self._seen.set(digest, found)
         return found
 
     async def add(self, grant: TokenGrant) -> str:
