@@ -58,7 +58,7 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     )
     bodies = BodyReader(settings.max_body_bytes, BodyBudget(settings.admission), lag)
     add_avatar_routes(api, service, settings, bodies, may_create)
-    add_task_routes(api, service, settings, bodies, may_read=may_read, may_cancel=may_cancel)
+    add_task_routes(api, service, access, settings, bodies, may_read=may_read, may_cancel=may_cancel)
     add_image_routes(api, service, bodies, may_create)
     add_service_routes(api, service, token)
     add_status_routes(api, service, stage_states)

@@ -8,7 +8,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import NamedTuple
 
+from serve_app.auth.access import Access
+from serve_app.auth.tokens import Token
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.generation.service import AvatarService
 from serve_app.schemas.responses import Envelope
@@ -18,20 +21,31 @@ MAX_LISTENERS = 64  # per ingress replica; each is one of its ongoing requests
 MAX_OF_ONE_OWNER = 16  # listeners
 HEARTBEAT_S = 10.0  # keeps connections open and updates the queue position
 MAX_STREAM_S = 300.0  # then the client reconnects with its last id, so that a stopping replica need not wait long
+CHECK_TOKEN_S = 1.0  # revocations are pushed; this finds tokens that expire, and pushes that were lost
 RETRY_MS = 1000
 
 
-async def follow(
-    service: AvatarService, record: TaskRecord, base_url: str, last_seen: int | None
-) -> AsyncIterator[str]:
-    """The events of a task, except one that the client has already seen (`last_seen`: its revision)."""
+class Subscription(NamedTuple):
+    """What a client follows with which token; `last_seen`: the revision that it has already seen."""
+
+    record: TaskRecord
+    token: Token
+    base_url: str
+    last_seen: int | None = None
+
+
+async def follow(service: AvatarService, access: Access, subscription: Subscription) -> AsyncIterator[str]:
+    """The events of a task, except one that the client has already seen; they end when its token is revoked."""
+    record, token, base_url, last_seen = subscription
     task = record.task
     ends = time.monotonic() + MAX_STREAM_S
     sent, finished = None, False
     yield f"retry: {RETRY_MS}\n\n"
-    async with service.changes.listen(task.task_id, task.owner) as changed:
+    async with service.changes.listen(task.task_id, task.owner, token.id) as changed:
         while True:
             changed.clear()
+            if not await access.is_current(token):
+                return
             try:
                 record = await service.find(task.task_id, task.owner)
                 envelope = await service.envelope(record, base_url)
@@ -46,8 +60,18 @@ async def follow(
                 sent = state
             if finished or time.monotonic() >= ends:
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), HEARTBEAT_S)
+            await _next_change(changed, access, token)
+
+
+async def _next_change(changed: asyncio.Event, access: Access, token: Token) -> None:
+    """Wait until `changed` is set, the next heartbeat is due, or the token is no longer current."""
+    heartbeat_at = time.monotonic() + HEARTBEAT_S
+    while (left_s := heartbeat_at - time.monotonic()) > 0:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(changed.wait(), min(left_s, CHECK_TOKEN_S))
+            return
+        if not await access.is_current(token):
+            return
 
 
 def encode(record: TaskRecord, envelope: Envelope) -> str:

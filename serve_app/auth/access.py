@@ -47,7 +47,7 @@ class Access:
         own: OwnToken | None,
     ) -> None:
         breaker = CircuitBreaker()
-        self._tokens = TokenStore(redis, keys.tokens, own, breaker)
+        self._tokens = TokenStore(redis, keys, own, breaker)
         self._rates = Rates(redis, keys.rates, breaker)
         self._settings = settings
         self._usage = usage
@@ -75,6 +75,10 @@ class Access:
         if self._use.is_flooding(token.owner):
             await self._delay()
         return Authenticated(token, quota)
+
+    async def is_current(self, token: Token) -> bool:
+        """Whether a token that was authenticated is neither revoked nor expired since."""
+        return await self._tokens.is_current(token)
 
     async def _token(self, authorization: str | None) -> Token:
         scheme, _, secret = (authorization or "").partition(" ")

@@ -14,13 +14,22 @@ from redis.asyncio import Redis
 from deployments.config import Config
 from serve_app.auth.recent import Recent
 from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.redis import ALLOW_OOM
 from serve_app.backends.secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
 from serve_app.errors import BrokerError
+from serve_app.tasks.models import Keys
+from serve_app.tasks.progress import MAX_CHANGES
 
 OWNER = "owner"  # the name of the token of a data directory
 ID_CHARS = 16  # of the digest: enough to tell tokens apart, too few to authenticate
 FRESH_S = 1.0  # a revoked token may work for so long
 STALE_S = 3600  # a token that was seen works for so long while the broker is unavailable
+
+# KEYS: tokens, changes; ARGV: id of a token, entries of `changes` that are kept. The empty task is for older versions.
+REVOKE = """
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'task_id', '', 'token', ARGV[1])
+return redis.call('HDEL', KEYS[1], ARGV[1])
+"""
 
 Scope = Literal["create", "read", "cancel"]
 """create: avatars and preflights; read: the owner's tasks and their events; cancel: cancel or delete them."""
@@ -120,10 +129,12 @@ class TokenStore:
     """
 
     def __init__(
-        self, redis: Redis, key: str, own: OwnToken | None = None, breaker: CircuitBreaker | None = None
+        self, redis: Redis, keys: Keys, own: OwnToken | None = None, breaker: CircuitBreaker | None = None
     ) -> None:
         self._redis = redis
-        self._key = key
+        self._key = keys.tokens
+        self._changes = keys.changes
+        self._revoke = redis.register_script(ALLOW_OOM + REVOKE)
         self._own = own
         self._breaker = breaker or CircuitBreaker()
         self._seen: Recent[Token] = Recent(STALE_S)
@@ -149,6 +160,17 @@ class TokenStore:
             return None
         self._seen.set(digest, found)
         return found
+
+    async def is_current(self, token: Token) -> bool:
+        """Whether a token that `find` returned earlier still counts; true while the broker is unavailable."""
+        if token.expired(time.time()):
+            return False
+        own = self._own.token if self._own is not None else None
+        if own is not None and own.digest == token.digest:
+            return True
+        return await self._breaker.call(
+            lambda: self._redis.hexists(self._key, token.id), True, "tokens of open streams are not checked"
+        )
 
     async def add(self, grant: TokenGrant) -> str:
         """Create a token; returns its secret, which is not stored.
@@ -183,8 +205,11 @@ class TokenStore:
         return next((token for token in await self.all() if name in (token.name, token.id)), None)
 
     async def revoke(self, token: Token) -> bool:
-        """Revoke a token; false where it was revoked already. Raises: BrokerError."""
-        return bool(await self._redis.hdel(self._key, token.id))
+        """Revoke a token, and end the streams that it has open; false where it was revoked already.
+
+        Raises: BrokerError.
+        """
+        return bool(await self._revoke([self._key, self._changes], [token.id, MAX_CHANGES]))
 
 
 def token_id(digest: str) -> str:

@@ -29,7 +29,7 @@ class ConnectedService(NamedTuple):
     @property
     def tokens(self) -> TokenStore:
         own = OwnToken(self.settings.data_dir) if self.settings.broker.url is None else None
-        return TokenStore(self.redis, self.keys.tokens, own)
+        return TokenStore(self.redis, self.keys, own)
 
 
 def with_service(config: Path, data_dir: Path | None, work: Callable[[ConnectedService], Awaitable[T]]) -> T:

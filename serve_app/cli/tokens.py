@@ -1,4 +1,4 @@
-"""`face-avatar token`: creates, lists and revokes tokens; a running service notices within a second."""
+"""`face-avatar token`: creates, lists and revokes tokens; a running service notices within a second or two."""
 
 import asyncio
 import json

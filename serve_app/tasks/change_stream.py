@@ -1,4 +1,4 @@
-"""Notifies listeners of changes to tasks, with one reader per process for any number of listeners.
+"""Notifies listeners of changes to tasks and of revoked tokens, with one reader per process for all of them.
 
 A stream of ids rather than pub/sub: after a broken connection the reader resumes where it stopped. The stream is short
 and may drop old entries, so listeners also poll now and then.
@@ -30,6 +30,7 @@ class ChangeStream:
         self._redis = redis
         self._stream = keys.changes
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._by_token: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._owners: Counter[str] = Counter()
         self._reader: asyncio.Task[None] | None = None
 
@@ -41,10 +42,14 @@ class ChangeStream:
         return self._owners[owner]
 
     @contextlib.asynccontextmanager
-    async def listen(self, task_id: str, owner: str) -> AsyncIterator[asyncio.Event]:
-        """An event that every change of the task sets; the listener clears it, then reads the record."""
+    async def listen(self, task_id: str, owner: str, token: str) -> AsyncIterator[asyncio.Event]:
+        """An event that every change of the task and the revocation of the token (its id) set.
+
+        The listener clears it, then reads the record.
+        """
         changed = asyncio.Event()
         self._listeners[task_id].add(changed)
+        self._by_token[token].add(changed)
         self._owners[owner] += 1
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
@@ -52,7 +57,10 @@ class ChangeStream:
             yield changed
         finally:
             self._listeners[task_id].discard(changed)
+            self._by_token[token].discard(changed)
             self._owners -= Counter([owner])
+            if not self._by_token[token]:
+                del self._by_token[token]
             if not self._listeners[task_id]:
                 del self._listeners[task_id]
             if not self._listeners:
@@ -78,6 +86,7 @@ class ChangeStream:
             if changes:
                 last = changes[-1][0]
                 self._notify(*(fields["task_id"] for _id, fields in changes))
+                self._notify_revoked(*(fields["token"] for _id, fields in changes if "token" in fields))
 
     async def _newest(self) -> str:
         newest: Any = await self._redis.xrevrange(self._stream, count=1)
@@ -91,4 +100,9 @@ class ChangeStream:
     def _notify(self, *task_ids: str) -> None:
         for task_id in task_ids:
             for changed in self._listeners.get(task_id, ()):
+                changed.set()
+
+    def _notify_revoked(self, *tokens: str) -> None:
+        for token in tokens:
+            for changed in self._by_token.get(token, ()):
                 changed.set()

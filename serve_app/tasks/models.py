@@ -185,7 +185,8 @@ class Keys:
         self.low_queue = f"{self._prefix}:queue:low"
         self.open = f"{self._prefix}:open"  # unfinished queued tasks, by the time they were queued
         self.dead = f"{self._prefix}:dead"  # dead letters, by the time they died
-        self.changes = f"{self._prefix}:changes"  # a stream of the ids of tasks whose records changed recently
+        # A stream of the ids of tasks whose records changed recently, and of tokens that were revoked.
+        self.changes = f"{self._prefix}:changes"
         self.webhooks = (
             f"{self._prefix}:webhooks"  # finished tasks whose webhooks are due, by the time of the next attempt
         )

@@ -1,26 +1,23 @@
 """Following tasks: what a listener hears, over the ASGI application, on a real Valkey and a real store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from serve_app.api.app import build_http
 from serve_app.api.sse import check_room, last_event_id
-from serve_app.auth.access import Access
-from serve_app.auth.owner_use import OwnerUse
-from serve_app.auth.tokens import OwnToken
+from serve_app.auth.tokens import TokenStore
 from serve_app.auth.webhook_signature import webhook_secret
-from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.backends.secrets import renew_token
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
-from serve_app.settings import Settings
 from serve_app.tasks.models import TaskRecord
+from tests.support.http_clients import browsing
 from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
-from tests.support.listeners import listening
+from tests.support.listeners import listening, token_of_ann
 from tests.support.polling import eventually
 from tests.support.tasks import AVATAR, queued, task
 
@@ -182,27 +179,6 @@ def test_the_tasks_of_others_are_unknown(at: At) -> None:
     at(scenario)
 
 
-async def _nothing() -> dict[str, str]:
-    return {}
-
-
-@asynccontextmanager
-async def browsing(ingress: Ingress, data_dir: Path) -> AsyncIterator[tuple[httpx.AsyncClient, str]]:
-    """A client of the whole HTTP application, and the owner that its token stands for."""
-    settings = Settings(data_dir=data_dir)
-    own = OwnToken(data_dir)
-    redis, keys, service = ingress.redis, ingress.keys, ingress.service
-    access = Access(redis, keys, settings.tokens, service.usage, OwnerUse(redis, keys), own)
-    app = build_http(ingress.service, access, settings, _nothing)
-    bearer = f"Bearer {(data_dir / TOKEN_FILE).read_text().strip()}"
-    owner = (await access.authenticate(bearer)).token.owner
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://service", headers={"Authorization": bearer}
-    ) as client:
-        yield client, owner
-
-
 def test_the_route_streams_to_the_end_and_then_says_that_there_is_no_more(at: At, tmp_path: Path) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make()
@@ -234,6 +210,69 @@ def test_who_has_a_token_gets_the_secret_of_its_webhooks(at: At, tmp_path: Path)
             secret = (await client.get("/api/v1/webhook-secret")).json()["output"]["webhook_secret"]
             assert secret == webhook_secret(b"key", owner)
             assert (await client.get("/api/v1/webhook-secret", headers={"Authorization": ""})).status_code == 401
+
+    at(scenario)
+
+
+def test_a_stream_ends_as_soon_as_its_token_is_revoked(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.api.sse.CHECK_TOKEN_S", 60)  # so that only the push can end it
+
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, operator = make(), make()
+        await queued(ingress.tasks, "a")
+        revoked, other = [await token_of_ann(ingress, name) for name in ("revoked", "other")]
+        async with listening(ingress, token=revoked) as (listener,), listening(ingress, token=other) as (kept,):
+            await asyncio.gather(listener.heard(1), kept.heard(1))
+            assert await TokenStore(operator.redis, operator.keys).revoke(revoked)
+            async with asyncio.timeout(2):
+                await listener.reading
+            await ingress.tasks.claim("a")
+            await kept.heard(2)
+        assert [name for _id, name, _data in listener.events] == ["progress"]
+
+    at(scenario)
+
+
+@pytest.mark.parametrize("ends", ["expiry", "a push that was lost"])
+def test_a_stream_ends_with_its_token_without_a_push(at: At, ends: str) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make()
+        await queued(ingress.tasks, "a")
+        token = await token_of_ann(ingress, expires_at=time.time() + 1.5 if ends == "expiry" else None)
+        async with listening(ingress, token=token) as (listener,):
+            await listener.heard(1)
+            if ends != "expiry":
+                await ingress.redis.hdel(ingress.keys.tokens, token.id)
+            async with asyncio.timeout(4):
+                await listener.reading
+        assert [name for _id, name, _data in listener.events] == ["progress"]
+
+    at(scenario)
+
+
+def test_a_stream_ends_when_the_data_directorys_token_is_renewed(at: At, tmp_path: Path) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make()
+        async with browsing(ingress, tmp_path) as (client, owner):
+            await queued(ingress.tasks, "a", owner=owner)
+            following = asyncio.create_task(client.get("/api/v1/tasks/a/events"))
+            await eventually(lambda: asyncio.sleep(0, ingress.service.changes.listeners))
+            renew_token(tmp_path)
+            async with asyncio.timeout(4):
+                assert "finished" not in (await following).text
+            assert (await client.get("/api/v1/tasks/a/events")).status_code == 401
+
+    at(scenario)
+
+
+def test_a_broker_that_is_away_revokes_no_token(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make()
+        token = await token_of_ann(ingress)
+        async with connect(BrokerSettings(url="unix:///nothing/here.sock"), Path()) as away:
+            monkeypatch.setattr(ingress.access._tokens, "_redis", away)
+            assert await ingress.access.is_current(token)
+            assert not await ingress.access.is_current(token.model_copy(update={"expires_at": 1.0}))
 
     at(scenario)
 

@@ -36,7 +36,7 @@ class Office:
         self.redis = redis
         self.data_dir = data_dir
         self.keys = Keys(f"access{next(PREFIXES)}")
-        self.store = TokenStore(redis, self.keys.tokens)
+        self.store = TokenStore(redis, self.keys)
         self.usage = UsageBook(redis, self.keys, days=90)
         self.use = OwnerUse(redis, self.keys)
 

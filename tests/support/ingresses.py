@@ -10,7 +10,9 @@ import pytest
 from redis import Redis
 
 from deployments.types import Photo
+from serve_app.auth.access import Access
 from serve_app.auth.owner_use import OwnerUse
+from serve_app.auth.tokens import OwnToken
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import connect, own_url
 from serve_app.catalog.catalog import Catalog
@@ -45,6 +47,7 @@ class Ingress:
         runner = TaskExecutor(catalog, self.pipeline, self.tasks, use)  # type: ignore[arg-type]
         parts = Container(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, use)  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
+        self.access = Access(redis, keys, settings.tokens, self.service.usage, use, OwnToken(data_dir))
         self.gate = asyncio.Event()
         self.gate.set()
         self.photo_owners: list[str] = []  # for whom photos were fetched

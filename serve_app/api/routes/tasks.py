@@ -9,7 +9,8 @@ from serve_app.api.body import BodyReader
 from serve_app.api.dependencies import base_url, envelope_response
 from serve_app.api.openapi import EVENT_STREAM, body_of, envelopes
 from serve_app.api.settings import IngressSettings
-from serve_app.api.sse import check_room, follow, last_event_id
+from serve_app.api.sse import Subscription, check_room, follow, last_event_id
+from serve_app.auth.access import Access
 from serve_app.generation.service import AvatarService
 from serve_app.schemas.requests import StatusRequest
 from serve_app.schemas.responses import Envelope
@@ -19,6 +20,7 @@ from serve_app.tasks.models import TaskRecord
 def add_task_routes(
     api: FastAPI,
     service: AvatarService,
+    access: Access,
     settings: IngressSettings,
     bodies: BodyReader,
     *,
@@ -60,13 +62,16 @@ def add_task_routes(
         """Server-sent events: a `progress` for every change, then `finished`; the data are envelopes.
 
         `Last-Event-ID` takes up a stream that broke off. 204: that was the last one.
+
+        The stream ends when its token is revoked or expires.
         """
         record = await service.find(task_id, request.state.owner)
         last_seen = last_event_id(request.headers.get("last-event-id"))
         if record.finished and last_seen == record.revision:
             return Response(status_code=204)  # otherwise EventSource reconnects after the end
         check_room(service, record.task.owner)
-        stream = follow(service, record, base_url(request, settings), last_seen)
+        subscription = Subscription(record, request.state.token, base_url(request, settings), last_seen)
+        stream = follow(service, access, subscription)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
