@@ -103,6 +103,25 @@ local function finish(final, ttl_s)
 end
 
 -- An exponential moving average, which expires an hour after the last measurement.
+-- Of each owner's failures only the newest are kept. One that was the answer to its request is short, and not for long.
+local function keep_failure(short_task, short_ttl_s, ttl_s, most)
+    local was_queued = redis.call('HEXISTS', record, 'message_id') == 1
+    if not was_queued then
+        redis.call('HSET', record, 'task', short_task)
+        redis.call('EXPIRE', record, short_ttl_s)
+        redis.call('EXPIRE', KEYS[10], short_ttl_s)
+        ttl_s = short_ttl_s
+    end
+    local failures = open .. (was_queued and ':failed:' or ':answered:') .. owner
+    redis.call('ZREMRANGEBYSCORE', failures, '-inf', now - ttl_s)
+    redis.call('ZADD', failures, now, task_id)
+    redis.call('EXPIRE', failures, ttl_s)
+    for _, other in ipairs(redis.call('ZRANGE', failures, 0, -1 - most)) do
+        redis.call('UNLINK', record_of(other))
+        redis.call('ZREM', failures, other)
+    end
+end
+
 local function measured(what, seconds)
     local before = redis.call('HGET', throughput, what)
     redis.call('HSET', throughput, what, before and before * 0.8 + seconds * 0.2 or seconds)
@@ -115,7 +134,7 @@ end
 CREATE = """
 if ARGV[9] ~= '' then
     local known = redis.call('GET', KEYS[10])
-    if known then return known end
+    if known and redis.call('EXISTS', record_of(string.match(known, '%S+'))) == 1 then return known end
     redis.call('SET', KEYS[10], task_id .. ' ' .. ARGV[9], 'EX', ARGV[10])
 end
 redis.call('HSET', record, 'task', ARGV[4], 'status', ARGV[5], 'priority', ARGV[8], 'owner', ARGV[12])
@@ -162,7 +181,8 @@ redis.call('HSET', record, 'avatar:' .. ARGV[4], ARGV[5])
 changed()
 """
 
-# KEYS[10]: idempotency; ARGV: status, outcome, ttl_s, forget the idempotency key: 0 or 1, a dead letter: 0 or 1, images
+# KEYS[10]: idempotency; ARGV: status, outcome, ttl_s, forget the idempotency key: 0 or 1, a dead letter: 0 or 1,
+# images; those of `keep_failure`: short task, short ttl_s, at most
 FINISH = """
 if not may_write() then return 0 end
 if ARGV[4] == 'SUCCESS' and redis.call('HGET', record, 'attempts') == '1' then  -- by a worker, at the first attempt
@@ -179,6 +199,7 @@ if ARGV[8] == '1' then
 else
     forget_images()
 end
+    if ARGV[4] ~= 'SUCCESS' then keep_failure(ARGV[10], ARGV[11], ARGV[6], ARGV[12]) end
 return 1
 """
 
@@ -189,12 +210,13 @@ redis.call('HINCRBY', record, 'attempts', -1)
 return 1
 """
 
-# ARGV: ttl_s
+# KEYS[10]: idempotency; ARGV: ttl_s; those of `keep_failure`: short task, short ttl_s, at most
 CANCEL = """
 if not unfinished then return 0 end
 finish('CANCELLED', ARGV[4])
 forget_images()
 from_queue()
+keep_failure(ARGV[5], ARGV[6], ARGV[4], ARGV[7])
 return 1
 """
 

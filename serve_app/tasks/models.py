@@ -17,6 +17,9 @@ from serve_app.schemas.responses import Attempt, Status
 
 LEASE_S = 10.0
 DEAD_TTL_S = 7 * 24 * 3600
+FAILURE_TTL_S = 3600  # of a failure that was the answer to its own request; longer than its webhook is tried
+MAX_FAILURES = 1000  # the newest that are kept of one owner: those that were answers, and those of queued tasks
+MAX_FAILURE_CHARS = 500  # of each text of a failed request that is kept
 UNFINISHED = frozenset({"PENDING", "STARTED"})
 IMAGE_FIELD = "avatar:"  # and the image's index
 
@@ -169,6 +172,13 @@ def unneeded_files(task: Task, status: Status, *, dead: bool) -> list[str]:
     if dead or status in UNFINISHED:
         return []
     return [photo_key(task.task_id)] if status == "SUCCESS" else task_files(task)
+
+
+def without_long_texts(task: Task) -> Task:
+    """The task as it is kept when its client was answered that it failed: of long texts only the beginning."""
+    long = {name: text for name, text in task.request if isinstance(text, str) and len(text) > MAX_FAILURE_CHARS}
+    cut = {name: f"{text[:MAX_FAILURE_CHARS]}…" for name, text in long.items()}
+    return task.model_copy(update={"request": task.request.model_copy(update=cut)})
 
 
 def idempotency_digest(owner: str, key: str) -> str:

@@ -20,8 +20,10 @@ from serve_app.tasks.models import (
     AVATAR,
     DEAD_TTL_S,
     IMAGE_PROGRESS,
+    FAILURE_TTL_S,
     LEASE_S,
     Claim,
+    MAX_FAILURES,
     Delivery,
     Keys,
     Outcome,
@@ -32,6 +34,7 @@ from serve_app.tasks.models import (
     Throughput,
     record_from,
 )
+    without_long_texts,
 
 MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
@@ -80,7 +83,8 @@ class TaskStore:
         """Whether a task with its idempotency key exists already."""
         if task.idempotency is None:
             return False
-        return bool(await self._redis.exists(self._keys.idempotency(task.idempotency)))
+        known = await self._redis.get(self._keys.idempotency(task.idempotency))
+        return known is not None and bool(await self._redis.exists(self._keys.record(str(known).partition(" ")[0])))
 
     async def get(self, task_id: str) -> TaskRecord | None:
         pipe: Any = self._redis.pipeline(transaction=False)
@@ -137,13 +141,15 @@ class TaskStore:
         """Record how a task ended; false where it was finished already, or is leased by another process.
 
         A failure of the service (5xx) or a rate limit (429) frees its idempotency key, so that a repeat is a new
-        attempt. A `dead` task goes to the dead letters, with the images that it has.
+        attempt. A `dead` task goes to the dead letters, with the images that it has. Of other failures the newest
+        MAX_FAILURES of an owner are kept; where no queue had the task, for FAILURE_TTL_S and without long texts.
         """
         retryable = outcome.failure is not None and (outcome.failure.status >= 500 or outcome.failure.status == 429)
         frees_key = int(retryable and task.idempotency is not None)
         ttl_s = self._dead_ttl_s + DEAD_MARGIN_S if dead else self._ttl_s
         final = (status, outcome.model_dump_json(), ttl_s, frees_key, int(dead), task.request.batch)
-        return bool(await self._run(scripts.FINISH, task.task_id, *final, idempotency=task.idempotency))
+        failure = self._failure_arguments(task)
+        return bool(await self._run(scripts.FINISH, task.task_id, *final, *failure, idempotency=task.idempotency))
 
     async def hand_back(self, task_id: str) -> bool:
         """Return a task that this process was running to the queue, for another worker."""
@@ -151,7 +157,11 @@ class TaskStore:
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel an unfinished task; the process that runs it notices. False where it was finished already."""
-        return bool(await self._run(scripts.CANCEL, task_id, self._ttl_s))
+        record = await self.get(task_id)
+        if record is None:
+            return False
+        task, failure = record.task, self._failure_arguments(record.task)
+        return bool(await self._run(scripts.CANCEL, task_id, self._ttl_s, *failure, idempotency=task.idempotency))
 
     async def requeue_lost(self, task_id: str, message_id: str) -> bool:
         """Put an unfinished task that no process runs, and whose message is lost, into the queue again."""
@@ -223,6 +233,9 @@ class TaskStore:
         await self._redis.ping()
 
     def _record_ttl_s(self, task: Task) -> int:
+    def _failure_arguments(self, task: Task) -> tuple[str | int, ...]:
+        return without_long_texts(task).model_dump_json(), min(FAILURE_TTL_S, self._ttl_s), MAX_FAILURES
+
         return self._ttl_s + round(task.request.deadline_s)
 
     async def _run(

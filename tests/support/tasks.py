@@ -24,9 +24,10 @@ class Office:
         self.redis = connect(BrokerSettings(), data_dir)
         self.keys = Keys(f"test{next(PREFIXES)}")
         self.lease_s = lease_s
+        self.ttl_s = 3600
 
     def store(self, holder: str) -> TaskStore:
-        return TaskStore(self.redis, self.keys, holder, ttl_s=3600, lease_s=self.lease_s)
+        return TaskStore(self.redis, self.keys, holder, self.ttl_s, lease_s=self.lease_s)
 
     def queue(self, holder: str) -> TaskQueue:
         return TaskQueue(self.redis, self.keys, holder, lease_s=self.lease_s)

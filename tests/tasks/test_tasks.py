@@ -509,6 +509,108 @@ def test_a_failure_of_ours_frees_the_key_and_one_of_the_clients_does_not(at: Cal
     at(scenario)
 
 
+NO_FACE = failure_outcome(NoFaceError("no face found"))
+LONG = "\U0001f600" * 2000
+
+
+async def failed(store: TaskStore, name: str, key: str | None = None, **fields: Any) -> None:
+    """A task that fails before any queue had it, so that its request is answered with the failure."""
+    failing = task(name, key, **fields)
+    await store.create(failing, "STARTED", "body")
+    await store.finish(failing, "FAILED", NO_FACE)
+
+
+def test_a_failure_that_was_an_answer_is_kept_briefly_and_without_long_texts(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        office.ttl_s = 24 * 3600
+        store = office.store("a")
+        await failed(store, "failed", "k", prompt=LONG, negative_prompt=LONG, seed=5)
+        await store.create(task("cancelled", "c", prompt=LONG), "STARTED", "body")
+        await store.cancel("cancelled")
+        await store.create(task("made", prompt=LONG), "STARTED")
+        await store.finish(task("made", prompt=LONG), "SUCCESS", Outcome(avatars=(AVATAR,)))
+        for name in ("failed", "cancelled"):
+            record = await store.get(name)
+            assert record is not None
+            assert record.task.request.prompt == LONG[:500] + "…"
+            assert await office.redis.ttl(office.keys.record(name)) <= 3600
+            assert await office.redis.memory_usage(office.keys.record(name), samples=0) < 8192
+        record = await store.get("failed")
+        assert record is not None
+        assert (record.outcome, record.task.request.seed) == (NO_FACE, 5)
+        for key in ("k", "c"):
+            assert await office.redis.ttl(office.keys.idempotency(task(key=key).idempotency or "")) <= 3600
+        made = await store.get("made")
+        assert made is not None
+        assert made.task.request.prompt == LONG
+        assert await office.redis.ttl(office.keys.record("made")) > 3600
+
+    at(scenario)
+
+
+def test_a_failure_of_a_queued_task_is_kept_whole_for_its_client(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        office.ttl_s = 24 * 3600
+        store = office.store("a")
+        for name in ("failed", "cancelled"):
+            await queued(store, name, prompt=LONG)
+        await store.claim("failed")
+        await store.finish(task("failed", prompt=LONG), "FAILED", NO_FACE)
+        await store.cancel("cancelled")
+        for name in ("failed", "cancelled"):
+            record = await store.get(name)
+            assert record is not None
+            assert record.task.request.prompt == LONG
+            assert await office.redis.ttl(office.keys.record(name)) > 3600
+
+    at(scenario)
+
+
+def test_of_one_owners_failures_the_newest_are_kept_and_all_that_was_made(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.tasks.store.MAX_FAILURES", 3)
+
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await store.create(task("made"), "STARTED")
+        await store.finish(task("made"), "SUCCESS", Outcome())
+        await failed(store, "others", owner="bob")
+        for number in range(5):
+            await failed(store, f"answered{number}", f"key{number}")
+            await queued(store, f"queued{number}")
+            await store.cancel(f"queued{number}")
+        kept = [f"{kind}{number}" for kind in ("answered", "queued") for number in range(2, 5)]
+        dropped = [f"{kind}{number}" for kind in ("answered", "queued") for number in range(2)]
+        assert all([await store.get(name) for name in ["made", "others", *kept]])
+        assert not any([await store.get(name) for name in dropped])
+        assert await store.create(task("again", key="key4"), "STARTED", "body") == "answered4"
+        assert not await store.knows(task(key="key0"))
+        assert await store.create(task("again", key="key0"), "STARTED", "body") == "again"
+
+    at(scenario)
+
+
+def test_a_dead_letter_is_no_failure_that_is_dropped(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.tasks.store.MAX_FAILURES", 1)
+
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        for name in ("one", "two", "three"):
+            await queued(store, name, prompt=LONG)
+            await store.claim(name)
+            await store.finish(task(name), "FAILED", NO_FACE, dead=True)
+        assert await store.dead() == ["one", "two", "three"]
+        for name in ("one", "two", "three"):
+            record = await store.get(name)
+            assert record is not None
+            assert record.task.request.prompt == LONG
+
+    at(scenario)
+
+
 def test_a_broker_that_is_away_is_an_overload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.backends.redis.TRIES", 0)
 
