@@ -6,7 +6,9 @@ AvatarError
 │   ├── TooLargeError, MediaTypeError, InvalidRequestError, ConflictError
 │   ├── UnknownTaskError   no such task, or it belongs to another token
 │   └── OverloadedError    can be retried later
-│       └── BrokerError, StoreError, RateLimitError
+│       ├── StoreError, RateLimitError
+│       └── BrokerError
+│           └── BrokerFullError   Redis takes no more writes
 ├── InterruptedWorkError   the worker process died
 ├── GivenUpError           worker processes died repeatedly
 ├── UnknownAppError        no such app in the catalogue
@@ -75,6 +77,10 @@ class RateLimitError(OverloadedError):
 
 class BrokerError(OverloadedError):
     """Redis does not answer."""
+
+
+class BrokerFullError(BrokerError):
+    """The memory of Redis is full: it answers reads and deletes, and refuses other writes."""
 
 
 class StoreError(OverloadedError):

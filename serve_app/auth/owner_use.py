@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from deployments.common.fair_share import HALF_LIFE_S, FairShare
 from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.redis import ALLOW_OOM
 from serve_app.tasks.models import Keys
 
 REFUSED_S = 1.0  # what a refused request counts
@@ -38,7 +39,7 @@ class OwnerUse:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._keys = keys
         self._breaker = CircuitBreaker()
-        self._add = redis.register_script(ADD)
+        self._add = redis.register_script(ALLOW_OOM + ADD)
         self._shared = FairShare()
         self._unshared: dict[str, float] = {}  # seconds by owner, not in the broker yet
         self._sharer: asyncio.Task[None] | None = None

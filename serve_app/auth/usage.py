@@ -78,7 +78,7 @@ class UsageBook:
         counts, used = self._counts.copy(), self._used.copy()
         if not counts:
             return
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._redis.pipeline()  # a transaction: a broker that is full must not take a part of it
         for (key, what), count in counts.items():
             pipe.hincrby(key, what, count)
         for key in {key for key, _ in counts}:

@@ -48,11 +48,12 @@ class ValkeyServer:
     Raises: PermissionError where a folder belongs to another user.
     """
 
-    def __init__(self, data_dir: Path, appendfsync: str = "always") -> None:
+    def __init__(self, data_dir: Path, appendfsync: str = "always", max_memory_mb: int = 1024) -> None:
         self._folder = data_dir / FOLDER
         self._socket = socket_path(data_dir)
         self._password = own_password(data_dir)
         self._appendfsync = appendfsync
+        self._max_memory_mb = max_memory_mb
         self._process: subprocess.Popen[bytes] | None = None
         for folder in (self._folder, self._socket.parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -105,6 +106,7 @@ class ValkeyServer:
             "appendonly": "yes",
             "appendfsync": self._appendfsync,
             "save": '""',
+            "maxmemory": f"{self._max_memory_mb}mb",
             "maxmemory-policy": "noeviction",
             "logfile": "valkey.log",
             "loglevel": "warning",
@@ -135,7 +137,7 @@ class ValkeyKeeper:
     """Keeps a server running: restarts it when it dies, and stops it after its clients have disconnected."""
 
     def __init__(self, settings: BrokerSettings, data_dir: Path) -> None:
-        self._server = ValkeyServer(data_dir, settings.appendfsync)
+        self._server = ValkeyServer(data_dir, settings.appendfsync, settings.max_memory_mb)
         self._client = connect(settings, data_dir)
         self._watch: asyncio.Task[None] | None = None
 

@@ -17,13 +17,13 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, RedisError
+from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from deployments.config import Config
 from serve_app.backends.secrets import ensure_secret
-from serve_app.errors import BrokerError
+from serve_app.errors import BrokerError, BrokerFullError
 
 FOLDER = "broker"
 PASSWORD_FILE = "broker.password"
@@ -45,6 +45,7 @@ class BrokerSettings(Config):
     prefix: str = Field("face-avatar", pattern=r"^[A-Za-z0-9._-]+$")  # prefix of every key
     appendfsync: Literal["always", "everysec"] = "always"  # of the embedded server
     timeout_s: float = Field(5, ge=1)
+    max_memory_mb: int = Field(1024, ge=64)  # MiB, of the embedded server; new tasks are refused at 80% of it
 
 
 def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
@@ -67,13 +68,15 @@ def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
 
 @contextlib.asynccontextmanager
 async def broker_errors() -> AsyncIterator[None]:
-    """Turns errors of the Redis client into BrokerError."""
+    """Turns errors of the Redis client into BrokerError, and those of a full one into BrokerFullError."""
     try:
         # Retries of connecting and of sending are nested and could take minutes together.
         async with asyncio.timeout(ANSWER_S):
             yield
     except NoScriptError:  # the client then loads the script and retries
         raise
+    except OutOfMemoryError as error:
+        raise BrokerFullError("The broker's memory is full.", FULL_RETRY_AFTER_S) from error
     except (RedisError, OSError) as error:
         raise BrokerError("The broker does not answer.", retry_after_s=5) from error
 

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.redis import ALLOW_OOM
 from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
 from serve_app.tasks.models import LEASE_S, Keys
 
@@ -82,7 +83,7 @@ class ConcurrencySlots:
         self._keys = keys
         self._breaker = breaker
         self._retry_after_s = retry_after_s
-        self._acquire_script = redis.register_script(ACQUIRE)
+        self._acquire_script = redis.register_script(ALLOW_OOM + ACQUIRE)
 
     @asynccontextmanager
     async def hold(self, token: str, task_id: str, images: int, most: int) -> AsyncIterator[None]:

@@ -10,9 +10,11 @@ from typing import Any
 from deployments.types import Photo
 from serve_app.auth.usage import UsageBook
 from serve_app.auth.webhook_signature import webhook_secret
+from serve_app.backends.broker_memory import MemoryWatch
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.object_store import photo_key
-from serve_app.errors import BrokerError, RateLimitError, UnknownTaskError
+from serve_app.backends.redis import FULL_RETRY_AFTER_S
+from serve_app.errors import BrokerError, OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.generation.admission import ConcurrencySlots, FairSlots
 from serve_app.generation.container import Container
 from serve_app.generation.envelope import IN_PROGRESS, effective_record, envelope_of
@@ -62,6 +64,7 @@ class AvatarService:
         self._use = container.use
         self._signing_key = container.signing_key
         self.changes = ChangeStream(container.redis, container.keys)
+        self._memory = MemoryWatch(container.redis)
         self._queue_eta = QueueEta(settings, container.tasks, queue)
         self._leases = Leases(container.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
@@ -102,6 +105,7 @@ class AvatarService:
 
         Raises: AvatarError of every kind that the contract's table names.
         """
+        await self._check_memory(task)
         try:
             if request.celery:
                 return await self._enqueue(task, request, caller)
@@ -114,6 +118,12 @@ class AvatarService:
             self.usage.refused(task.token)
             self._use.charge_refusal(task.owner)
             raise
+
+    async def _check_memory(self, task: Task) -> None:
+        """Refuse a new task while there is hardly room for its record; a repeat needs none. Raises: OverloadedError."""
+        if await self._memory.is_nearly_full() and not await self._tasks.knows(task):
+            message = "The broker's memory is nearly full: new tasks are accepted when older ones have expired."
+            raise OverloadedError(message, FULL_RETRY_AFTER_S)
 
     async def _make(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         async with self._within_limits(task, caller):

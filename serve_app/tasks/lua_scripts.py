@@ -1,6 +1,7 @@
 """The changes of a task's record, each an atomic Lua script: of two processes that try the same, one wins.
 
-Every script gets the same keys and starts with BEGIN, which reads the record and defines the steps of the changes.
+Every script gets the same keys and starts with BEGIN, which reads the record and defines the steps of the changes. All
+but CREATE also work when the broker's memory is full, so that tasks can end then.
 """
 
 BEGIN = """
@@ -102,7 +103,6 @@ local function finish(final, ttl_s)
     changed()
 end
 
--- An exponential moving average, which expires an hour after the last measurement.
 -- Of each owner's failures only the newest are kept. One that was the answer to its request is short, and not for long.
 local function keep_failure(short_task, short_ttl_s, ttl_s, most)
     local was_queued = redis.call('HEXISTS', record, 'message_id') == 1
@@ -122,6 +122,7 @@ local function keep_failure(short_task, short_ttl_s, ttl_s, most)
     end
 end
 
+-- An exponential moving average, which expires an hour after the last measurement.
 local function measured(what, seconds)
     local before = redis.call('HGET', throughput, what)
     redis.call('HSET', throughput, what, before and before * 0.8 + seconds * 0.2 or seconds)
@@ -198,8 +199,8 @@ if ARGV[8] == '1' then
     redis.call('ZADD', dead, now, task_id)
 else
     forget_images()
-end
     if ARGV[4] ~= 'SUCCESS' then keep_failure(ARGV[10], ARGV[11], ARGV[6], ARGV[12]) end
+end
 return 1
 """
 
@@ -215,8 +216,8 @@ CANCEL = """
 if not unfinished then return 0 end
 finish('CANCELLED', ARGV[4])
 forget_images()
-from_queue()
 keep_failure(ARGV[5], ARGV[6], ARGV[4], ARGV[7])
+from_queue()
 return 1
 """
 

@@ -13,17 +13,18 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from deployments.types import ImageProgress
+from serve_app.backends.redis import ALLOW_OOM
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
 from serve_app.tasks import lua_scripts as scripts
 from serve_app.tasks.models import (
     AVATAR,
     DEAD_TTL_S,
-    IMAGE_PROGRESS,
     FAILURE_TTL_S,
+    IMAGE_PROGRESS,
     LEASE_S,
-    Claim,
     MAX_FAILURES,
+    Claim,
     Delivery,
     Keys,
     Outcome,
@@ -33,8 +34,8 @@ from serve_app.tasks.models import (
     TaskRecord,
     Throughput,
     record_from,
-)
     without_long_texts,
+)
 
 MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
@@ -64,7 +65,7 @@ class TaskStore:
         self._lease_ms = round(lease_s * 1000)
         self._dead_ttl_s = dead_ttl_s
         self._scripts: dict[str, AsyncScript] = {}
-        self._due = redis.register_script(scripts.DUE)
+        self._due = redis.register_script(ALLOW_OOM + scripts.DUE)
 
     async def create(self, task: Task, status: Status, body_digest: str = "") -> str:
         """Record a task, leased by this process; returns its id, or that of the task that has its idempotency key.
@@ -190,8 +191,8 @@ class TaskStore:
 
     async def forget_dead(self, task_ids: Sequence[str]) -> None:
         """Delete dead letters with their records."""
-        pipe: Any = self._redis.pipeline()
-        await pipe.zrem(self._keys.dead, *task_ids).unlink(*map(self._keys.record, task_ids)).execute()
+        pipe: Any = self._redis.pipeline(transaction=False)  # a full broker refuses transactions
+        await pipe.unlink(*map(self._keys.record, task_ids)).zrem(self._keys.dead, *task_ids).execute()
 
     async def due_webhooks(
         self, count: int, of_owner: int, calls: Mapping[str, int], lease_s: float
@@ -232,10 +233,10 @@ class TaskStore:
     async def ping(self) -> None:
         await self._redis.ping()
 
-    def _record_ttl_s(self, task: Task) -> int:
     def _failure_arguments(self, task: Task) -> tuple[str | int, ...]:
         return without_long_texts(task).model_dump_json(), min(FAILURE_TTL_S, self._ttl_s), MAX_FAILURES
 
+    def _record_ttl_s(self, task: Task) -> int:
         return self._ttl_s + round(task.request.deadline_s)
 
     async def _run(
@@ -247,6 +248,7 @@ class TaskStore:
         client: Redis | None = None,
     ) -> object:
         if script not in self._scripts:
-            self._scripts[script] = self._redis.register_script(scripts.BEGIN + script)
+            flags = "" if script is scripts.CREATE else ALLOW_OOM
+            self._scripts[script] = self._redis.register_script(flags + scripts.BEGIN + script)
         keys = [*self._keys.of_task(task_id), self._keys.idempotency(idempotency or "")]
         return await self._scripts[script](keys, [task_id, self._lease_owner, time.time(), *arguments], client=client)

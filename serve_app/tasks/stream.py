@@ -82,8 +82,9 @@ class TaskQueue:
 
     async def remove(self, message: Message) -> None:
         stream = self._streams[message.priority]
-        pipe: Any = self._redis.pipeline()
-        await pipe.xack(stream, GROUP, message.message_id).xdel(stream, message.message_id).execute()
+        pipe: Any = self._redis.pipeline(transaction=False)  # a full broker refuses transactions
+        # In this order, as a sweep drops what is pending and deleted, but nothing deletes what is no longer pending.
+        await pipe.xdel(stream, message.message_id).xack(stream, GROUP, message.message_id).execute()
 
     async def length(self) -> int:
         """The number of tasks that wait or run."""

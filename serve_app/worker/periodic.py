@@ -3,11 +3,15 @@
 import asyncio
 import contextlib
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
+from serve_app.backends.redis import ALLOW_OOM
 from serve_app.errors import BrokerError, StoreError
+
+# KEYS: lock; ARGV: its life (ms)
+ACQUIRE = "return redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1])"
 
 log = logging.getLogger(__name__)
 
@@ -49,4 +53,5 @@ class PeriodicTasks:
 async def acquire_lock(redis: Redis, key: str, every_s: float) -> bool:
     """Take a distributed lock for `every_s` seconds; false while another worker has it. Raises: BrokerError."""
     # It is never released, so that it also spaces the runs.
-    return bool(await redis.set(key, 1, nx=True, px=round(every_s * 1000)))
+    acquire: Any = redis.register_script(ALLOW_OOM + ACQUIRE)
+    return bool(await acquire([key], [round(every_s * 1000)]))

@@ -1,10 +1,14 @@
-"""Gauges of the queue. Every worker reports the same values: aggregate them with `max`, never with `sum`."""
+"""Gauges of the queue and of the broker's memory.
+
+Every worker reports the same values: aggregate them with `max`, never with `sum`.
+"""
 
 from typing import NamedTuple
 
 from ray.serve import metrics
 from redis.asyncio import Redis
 
+from serve_app.backends.broker_memory import read_memory
 from serve_app.generation.queue_eta import Forecast
 from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
@@ -32,6 +36,7 @@ class QueueMetrics:
         self._queue = queue
         self._count = metrics.Gauge("avatar_queue_tasks", "Queued tasks by state; dead: given up.", ("state",))
         self._webhooks = metrics.Gauge("avatar_webhooks_due", "Webhooks that are still to be called.")
+        self._memory = metrics.Gauge("avatar_broker_memory_bytes", "Memory of the broker: used, max.", ("kind",))
         self._eta_s = metrics.Gauge("avatar_queue_eta_seconds", "Until an image queued now would be done.")
 
     async def run_once(self) -> None:
@@ -40,6 +45,10 @@ class QueueMetrics:
         for name, count in (("waiting", state.waiting), ("running", state.running), ("dead", state.dead)):
             self._count.set(count, {"state": name})
         self._webhooks.set(state.webhooks_due)
+        memory = await read_memory(self._redis)
+        self._memory.set(memory.used_bytes, {"kind": "used"})
+        if memory.max_bytes:
+            self._memory.set(memory.max_bytes, {"kind": "max"})
         if state.eta_s is not None:
             self._eta_s.set(state.eta_s)
 

@@ -322,6 +322,7 @@ def test_many_nodes_need_a_broker_and_a_store_that_all_reach() -> None:
         ({"aof_enabled": 0}, "warn"),
         ({"maxmemory_policy": "allkeys-lru"}, "fail"),
         ({"maxmemory_policy": "allkeys-lru", "maxmemory": 0}, "warn"),
+        ({"maxmemory": 0}, "warn"),
         ({"used_memory": 900}, "warn"),
     ],
 )

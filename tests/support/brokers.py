@@ -31,12 +31,12 @@ def servers_of(program: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def valkey_server(data_dir: Path, appendfsync: str = "no") -> Iterator[ValkeyServer]:
+def valkey_server(data_dir: Path, appendfsync: str = "no", max_memory_mb: int = 1024) -> Iterator[ValkeyServer]:
     """A server on this data directory that answers; ended after the block.
 
     It leaves its file to the system, which keeps what a killed process wrote; an embedded server waits for the disk.
     """
-    server = ValkeyServer(data_dir, appendfsync)
+    server = ValkeyServer(data_dir, appendfsync, max_memory_mb)
     server.start()
     try:
         tries = Retry(ConstantBackoff(0.02), 500)

