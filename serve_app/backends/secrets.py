@@ -6,21 +6,41 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from serve_app.backends.private_folder import PRIVATE, ensure_private_folder, is_open_to_others
+
 TOKEN_FILE = "token"
 TOKEN_DIGEST_FILE = "token.sha256"
 SIGNING_KEY_FILE = "signing.key"
 TOKEN_BYTES = 32
+OWN_FILES = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE)
 
 
 def sha256(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def ensure_data_dir(data_dir: Path) -> None:
+    """Make a data directory for its owner alone, or close one of ours that others may enter: results are in it.
+
+    Raises: PermissionError where it belongs to another user, or is open to others and no data directory; OSError.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
+    if is_open_to_others(data_dir) and not is_data_dir(data_dir):  # for example /tmp, which root could close to all
+        raise PermissionError(f"others may enter {data_dir}, which is no data directory: chmod 700 it, or take another")
+    ensure_private_folder(data_dir)
+
+
+def is_data_dir(folder: Path) -> bool:
+    """Whether a folder is one that a service made, or empty."""
+    return any((folder / name).exists() for name in OWN_FILES) or not any(folder.iterdir())
+
+
 def ensure_token(data_dir: Path) -> None:
     """Create `token` and `token.sha256` if missing; a token file written by hand is kept.
 
-    Raises: ValueError where that file is empty.
+    Raises: ValueError where that file is empty; as `ensure_data_dir`.
     """
+    ensure_data_dir(data_dir)
     digest = data_dir / TOKEN_DIGEST_FILE
     if not digest.exists():
         token = ensure_secret(data_dir / TOKEN_FILE, lambda: secrets.token_urlsafe(TOKEN_BYTES))
@@ -43,7 +63,7 @@ def signing_key(data_dir: Path) -> bytes:
 
 def ensure_secret(path: Path, make: Callable[[], str]) -> str:
     """Read a secret, or create it with mode 0600. If several processes create it at once, all get the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE)
     if not path.exists():
         own = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         own.touch(mode=0o600)

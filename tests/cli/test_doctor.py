@@ -258,6 +258,11 @@ def test_a_data_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
     for mode, state in ((0o700, "ok"), (0o755, "warn"), (0o770, "fail"), (0o777, "fail")):
         folder.chmod(mode)
         assert check_data_dir(folder).state == state, oct(mode)
+    folder.chmod(0o755)
+    (folder / "anothers").touch()
+    assert check_data_dir(folder).state == "fail"
+    folder.chmod(0o700)
+    assert check_data_dir(folder).state == "ok"
     (tmp_path / "file").touch()
     assert check_data_dir(tmp_path / "file").state == "fail"
 

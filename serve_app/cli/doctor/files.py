@@ -9,8 +9,9 @@ from typing import Any
 
 from deployments.common.checksums import file_sha256
 from deployments.config import EMBEDDED, WEIGHTS, model_path
+from serve_app.backends.private_folder import is_open_to_others
 from serve_app.backends.redis import PASSWORD_FILE
-from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, sha256
+from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, is_data_dir, sha256
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.download import missing
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
@@ -100,6 +101,9 @@ def check_data_dir(folder: Path) -> Finding:
     if status.st_uid != os.getuid():
         return fail("data directory", f"{folder} belongs to somebody else", "Run as its owner, or choose another one.")
     mode = stat.S_IMODE(status.st_mode)
+    if is_open_to_others(folder) and not is_data_dir(folder):
+        reason = f"others may enter {folder} (mode {mode:o}), which is no data directory"
+        return fail("data directory", reason, f"chmod 700 {folder}, or choose another --data-dir.")
     if mode & 0o022:
         return fail("data directory", f"others may write to {folder} (mode {mode:o})", f"chmod 700 {folder}")
     if mode & 0o055:
