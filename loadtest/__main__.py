@@ -25,7 +25,8 @@ from loadtest.report.setting import Setting, settings_of
 from serve_app.cli.options import read_token
 from serve_app.cli.signals import end_on_signals
 from serve_app.client import ClientError
-from serve_app.launcher import CONFIG, ServiceOptions, StartError, free_port, run_service
+from serve_app.launcher import CONFIG, ServiceOptions, free_port, run_service
+from serve_app.local_ray import StartError
 
 REPORT_INTERVAL, REPORT_MS = "RAY_metrics_report_interval_ms", 2000  # Ray's own is 10 s, too long for a short test
 REPORTS = Path(__file__).parent / "reports"

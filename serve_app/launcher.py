@@ -1,12 +1,8 @@
 """Runs a complete service on this machine, with its own Ray cluster."""
 
 import contextlib
-import logging
-import os
 import random
-import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,18 +19,13 @@ from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_fr
 from serve_app.backends.secrets import TOKEN_FILE, ensure_token
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK, check_supported
 from serve_app.http_protocol import UnsupportedServerError
+from serve_app.local_ray import StartError, local_ray
 from serve_app.settings import Settings
 
 CONFIG = Path(__file__).parent / "config" / "embedded.yaml"
 QUIET_PORTS = range(20_000, 30_000)  # above Ray's worker ports, below the ephemeral range
-MIN_CPUS = 2  # what the embedded deployments need, also on a machine with one CPU
 START_TIMEOUT_S = 300
 DRAIN_TIMEOUT_S = 8
-MEMORY_FOLDER = Path("/dev/shm")  # in-memory file system of Linux
-
-
-class StartError(Exception):
-    """The service did not start; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,81 +86,29 @@ def run_service(options: ServiceOptions, report: Callable[[str], None] = lambda 
         check_supported()  # the proxy would only say so in its log
     except UnsupportedServerError as error:
         raise StartError(str(error)) from error
+    _prepare_data_dir(settings)
+    report("starting Ray")
+    with local_ray(settings.data_dir, {PROXY_CALLBACK: MIDDLEWARES}) as dashboard_url:  # the proxy inherits it
+        try:
+            report("starting the stages")
+            serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
+            _deploy(config)
+            _wait_until_running(config, report)
+            shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+            yield RunningService(f"http://{shown_host}:{port}", dashboard_url, settings.data_dir)
+        finally:
+            report("stopping")
+            _stop(config)
+
+
+def _prepare_data_dir(settings: Settings) -> None:
+    """Raises: StartError."""
     try:
         ensure_token(settings.data_dir)
         if settings.broker.url is None:
             check_folder_free(settings.data_dir)
     except (OSError, ValueError, FolderInUseError) as error:
         raise StartError(f"The data directory cannot be used: {error}") from error
-    try:
-        report("starting Ray")
-        with _own_sigterm_handler():
-            dashboard_url = _start_ray()
-        report("starting the stages")
-        serve.start(proxy_location=config.proxy_location, http_options=config.http_options.model_dump())
-        _deploy(config)
-        _wait_until_running(config, report)
-        shown_host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        yield RunningService(f"http://{shown_host}:{port}", dashboard_url, settings.data_dir)
-    finally:
-        report("stopping")
-        _stop(config)
-
-
-@contextlib.contextmanager
-def _own_sigterm_handler() -> Iterator[None]:
-    """Keeps this process's SIGTERM handler, which `ray.init` replaces twice.
-
-    First with one that raises SystemExit, then with the core worker's, in C++, which prints a stack and aborts.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
-        yield
-        return
-    arrived = False
-    try:
-        yield
-    except SystemExit as ended:
-        arrived = ended.code == signal.SIGTERM
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        if arrived:
-            signal.raise_signal(signal.SIGTERM)
-
-
-def _start_ray() -> str:
-    """Start a local cluster and return the URL of its dashboard. Raises: StartError."""
-    os.environ[PROXY_CALLBACK] = MIDDLEWARES  # inherited by the proxy
-    try:
-        context = ray.init(
-            address="local",  # never RAY_ADDRESS, which may name an unrelated cluster
-            num_cpus=max(MIN_CPUS, os.cpu_count() or 1),
-            namespace="serve",
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **in_memory_only(),
-        )
-    except Exception as error:  # Ray raises plain Exceptions when its processes do not start in time
-        raise StartError(f"Ray did not start: {error}") from error
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    return f"http://{context.dashboard_url}"
-
-
-def in_memory_only() -> dict[str, Any]:
-    """Arguments of `ray.init` that keep objects, which include photos, off the disk when the object store is full.
-
-    Objects that do not fit go to MEMORY_FOLDER, where Ray keeps its store anyway; when memory runs out, the request
-    fails. By default Ray would spill to the session's folder on disk.
-    """
-    if not MEMORY_FOLDER.is_dir():
-        return {}
-    return {
-        "_system_config": {"automatic_object_spilling_enabled": False},
-        "object_spilling_directory": str(MEMORY_FOLDER),
-    }
 
 
 def _deploy(config: ServeDeploySchema) -> None:
@@ -197,13 +136,11 @@ def _wait_until_running(config: ServeDeploySchema, report: Callable[[str], None]
 
 
 def _stop(config: ServeDeploySchema) -> None:
-    """Stop gracefully: answer what was asked, hand back the tasks, each within DRAIN_TIMEOUT_S; then end Ray."""
-    if ray.is_initialized():
-        names = [application.name for application in config.applications]
-        for step in (_await_answers, _delete):
-            with contextlib.suppress(Exception):  # Ray is shut down next, whatever fails in Serve
-                step(names)
-    ray.shutdown()  # also cleans up after an interrupted start
+    """Stop gracefully: answer what was asked, hand back the tasks, each within DRAIN_TIMEOUT_S."""
+    names = [application.name for application in config.applications]
+    for step in (_await_answers, _delete):
+        with contextlib.suppress(Exception):  # Ray is shut down next, whatever fails in Serve
+            step(names)
 
 
 def _await_answers(names: list[str]) -> None:

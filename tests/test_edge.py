@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from serve_app import edge
 from serve_app.edge import PROXY_CALLBACK, Edge, check_supported
 from serve_app.http_protocol import UnsupportedServerError
-from serve_app.launcher import ServiceOptions, StartError, free_port, run_service
+from serve_app.launcher import ServiceOptions, free_port, run_service
+from serve_app.local_ray import StartError
 
 
 async def headers_seen(request: Request) -> Response:

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from deployments.config import WEIGHTS, DiffusionModelConfig, model_path
 from serve_app.app import compiled_for_apps
-from serve_app.launcher import CONFIG, ServiceOptions, StartError, read_config
+from serve_app.launcher import CONFIG, ServiceOptions, read_config
+from serve_app.local_ray import StartError
 from serve_app.settings import Settings
 
 

@@ -20,7 +20,7 @@ from serve_app.cli.tokens import token_cli
 from serve_app.cli.verify import verify
 from serve_app.client import ClientError, ConnectionFailedError
 from serve_app.errors import BrokerError
-from serve_app.launcher import StartError
+from serve_app.local_ray import StartError
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=serve_app.__doc__)
 cli.add_typer(models_cli, name="models")

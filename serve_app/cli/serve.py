@@ -13,6 +13,7 @@ from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli.console import console
 from serve_app.cli.signals import end_on_signals
 from serve_app.launcher import CONFIG, RunningService, ServiceOptions, run_service
+from serve_app.local_ray import RAY_TOKEN_FILE
 
 
 def serve(
@@ -38,7 +39,9 @@ def serve(
         console.print(f"  page       {page_url(service)}")
         console.print(f"  service    {service.url}")
         console.print(f"  docs       {service.url}/docs")
-        console.print(f"  dashboard  {service.dashboard_url}  (asks for the token that `ray get-auth-token` prints)")
+        console.print(
+            f"  dashboard  {service.dashboard_url}  (asks for the token in {service.data_dir / RAY_TOKEN_FILE})"
+        )
         console.print(f"  token      in {service.data_dir / TOKEN_FILE}")
         try:
             threading.Event().wait()

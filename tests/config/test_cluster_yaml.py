@@ -14,7 +14,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from deployments.config import InsightFaceModelConfig
 from serve_app.catalog.catalog import Catalog
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
-from serve_app.launcher import MEMORY_FOLDER, ServiceOptions, read_config
+from serve_app.launcher import ServiceOptions, read_config
+from serve_app.local_ray import MEMORY_FOLDER
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"

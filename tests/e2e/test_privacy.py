@@ -192,7 +192,7 @@ FILL_THE_STORE = """
 import sys
 from pathlib import Path
 import numpy as np, ray
-from serve_app.launcher import in_memory_only
+from serve_app.local_ray import in_memory_only
 ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
          **(in_memory_only() if sys.argv[1] == "memory" else {}))
 photo = np.frombuffer(b"the pixels of a photo, " * 400_000, np.uint8)

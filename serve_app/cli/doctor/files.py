@@ -15,12 +15,13 @@ from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKE
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.download import missing
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
+from serve_app.local_ray import RAY_TOKEN_FILE
 from serve_app.provenance.signing import BUNDLE_FILE
 from serve_app.settings import Settings
 
 CARD = WEIGHTS / "README.md"
 DIGEST = re.compile(r"^\| `([^`]+)` \| \d+ \| `([0-9a-f]{64})` \|$", re.MULTILINE)
-SECRETS = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE, PASSWORD_FILE, BUNDLE_FILE)
+SECRETS = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE, PASSWORD_FILE, BUNDLE_FILE, RAY_TOKEN_FILE)
 SHOWN = 3  # entries of a long list
 
 

@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
-from serve_app.launcher import StartError, check_port_free
+from serve_app.launcher import check_port_free
+from serve_app.local_ray import StartError
 from serve_app.settings import Settings
 
 PACKAGE = "face-avatar"
