@@ -44,6 +44,7 @@ class TokenSettings(Config):
     reads_per_second: int = Field(20, ge=0)  # all others; only for tokens that have a limit for work
     images: int = Field(8, ge=0)  # at once in synchronous requests, over all ingress replicas
     queued: int = Field(200, ge=0)  # unfinished queued tasks of the token's owner
+    images_per_day: int = Field(0, ge=0)  # in UTC, over all ingress replicas; bounds what one token may cost
     usage_days: int = Field(90, ge=30)  # how long usage is kept
 
 
@@ -55,13 +56,14 @@ class Limits(BaseModel):
     requests_per_minute: int | None = Field(None, ge=0)
     images: int | None = Field(None, ge=0)
     queued: int | None = Field(None, ge=0)
+    images_per_day: int | None = Field(None, ge=0)
 
     def filled(self, defaults: TokenSettings) -> "Limits":
         """These limits, with those of the settings where they are None."""
         return Limits(**(defaults.model_dump() | self.model_dump(exclude_none=True)))
 
 
-UNLIMITED = Limits(requests_per_minute=0, images=0, queued=0)
+UNLIMITED = Limits(requests_per_minute=0, images=0, queued=0, images_per_day=0)
 
 
 class Token(BaseModel):

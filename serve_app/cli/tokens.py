@@ -58,12 +58,14 @@ def create_token(
     rate: Annotated[int | None, typer.Option(min=0, help="Requests for work a minute; 0: any number.")] = None,
     images: Annotated[int | None, typer.Option(min=0, help="Images at once; 0: any number.")] = None,
     queued: Annotated[int | None, typer.Option(min=0, help="Unfinished queued tasks; 0: any number.")] = None,
+    images_per_day: Annotated[int | None, typer.Option(min=0, help="Images a day (UTC); 0: any number.")] = None,
     shares: Annotated[str | None, typer.Option(metavar="TOKEN", help="Sees the tasks of this one.")] = None,
     config: ConfigOption = CONFIG,
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a token and print it, this once: its SHA-256 alone is kept. Limits left out are those of the settings."""
-    limits, granted = Limits(requests_per_minute=rate, images=images, queued=queued), scopes_of(scope or SCOPES)
+    limits = Limits(requests_per_minute=rate, images=images, queued=queued, images_per_day=images_per_day)
+    granted = scopes_of(scope or SCOPES)
     expires_at = None if expires is None else time.time() + expires
 
     async def add(service: ConnectedService) -> str:
@@ -136,7 +138,7 @@ async def _token_rows(service: ConnectedService) -> list[TokenRow]:
 
 def _table(rows: Iterable[TokenRow]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "id", "created", "expires", "scopes", "rate", "images", "queued", "last used"):
+    for column in ("name", "id", "created", "expires", "scopes", "rate", "images", "a day", "queued", "last used"):
         table.add_column(column, no_wrap=True)
     table.add_column("today", justify="right")
     table.add_column(f"{MONTH_DAYS} d", justify="right")
@@ -150,6 +152,7 @@ def _table(rows: Iterable[TokenRow]) -> Table:
             " ".join(token.rights),
             _limit(limits.requests_per_minute, "/min"),
             _limit(limits.images),
+            _limit(limits.images_per_day),
             _limit(limits.queued),
             _moment(row.used_at),
             str(row.today.images),

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from deployments.types import Photo
+from serve_app.auth.image_quota import ImageQuota
 from serve_app.auth.usage import UsageBook
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.broker_memory import MemoryWatch
@@ -85,6 +86,7 @@ class AvatarService:
         self._detached: set[asyncio.Task[TaskRecord]] = set()
         self.usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
         self._finaliser = TaskFinaliser(container.tasks, container.results, self.usage)
+        self._quota = ImageQuota(container.redis, container.keys, CircuitBreaker())
         self._slots = ConcurrencySlots(container.redis, container.keys, CircuitBreaker(), admission.retry_after_s)
 
     def apps(self) -> list[dict[str, Any]]:
@@ -151,7 +153,10 @@ class AvatarService:
         """
         images = task.request.batch
         self._drawing.check(task.owner, images)
-        async with self._slots.hold(task.token, task.task_id, images, caller.max_images):
+        async with (
+            self._slots.hold(task.token, task.task_id, images, caller.max_images),
+            self._quota.take(task.token, images, caller.max_images_per_day),
+        ):
             yield
 
     async def _run(self, task: Task, request: AvatarRequest, *, recorded: bool = True) -> TaskRecord:
@@ -241,13 +246,20 @@ class AvatarService:
         await self._queue_eta.check_load(task, caller.max_queued)
         with self._queueing.hold(task.owner):
             if task.idempotency is not None:
-                return await self._once(task, "PENDING", request, lambda leased: self._enqueue_leased(leased, request))
+                return await self._once(
+                    task, "PENDING", request, lambda leased: self._enqueue_leased(leased, request, caller)
+                )
             await self._tasks.create(task, "PENDING")
-            return await self._enqueue_leased(task, request)
+            return await self._enqueue_leased(task, request, caller)
 
-    async def _enqueue_leased(self, task: Task, request: AvatarRequest) -> TaskRecord:
+    async def _enqueue_leased(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
         """Fetch the photo, store it, and put the task into the queue."""
-        async with self._finalising(task), self._leases.hold(task.task_id), within_deadline(task):
+        async with (
+            self._finalising(task),
+            self._quota.take(task.token, task.request.batch, caller.max_images_per_day),
+            self._leases.hold(task.task_id),
+            within_deadline(task),
+        ):
             photo = await self._photo(request.file_url, task.owner)
             await self.results.put(photo_key(task.task_id), await asyncio.to_thread(pack_photo, photo))
             await self._tasks.enqueue(task.task_id, behind=self._use.is_flooding(task.owner))

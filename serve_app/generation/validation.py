@@ -31,6 +31,11 @@ class Caller:
         return (self.token.limits.images or 0) if self.token else 0
 
     @property
+    def max_images_per_day(self) -> int:
+        """0: no limit."""
+        return (self.token.limits.images_per_day or 0) if self.token else 0
+
+    @property
     def max_queued(self) -> int:
         """Unfinished queued tasks; 0: no limit."""
         return (self.token.limits.queued or 0) if self.token else 0

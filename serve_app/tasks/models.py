@@ -240,6 +240,9 @@ class Keys:
     def use(self, owner: str) -> str:
         return f"{self._prefix}:use:{owner}"
 
+    def images_taken(self, token: str, day: str) -> str:
+        return f"{self._prefix}:taken:{token}:{day}"
+
     def usage(self, token: str, day: str) -> str:
         return f"{self._prefix}:usage:{token}:{day}"
 

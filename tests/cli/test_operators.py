@@ -51,6 +51,7 @@ def let_in(data_dir: Path, prefix: str, secret: str, *rights: Scope) -> Token | 
 def test_a_token_is_created_listed_and_revoked_on_a_cluster(valkey: Path, tmp_path: Path) -> None:
     config = ["--config", str(config_file(tmp_path, broker={"url": own_url(valkey), "prefix": "test"}))]
     wanted = ["--expires", "30d", "--scope", "create", "--scope", "read", "--rate", "7", "--images", "4"]
+    wanted += ["--images-per-day", "500"]
     secret = token("create", "ann", *wanted, *config)
     ann = let_in(valkey, "test", secret, "create")
     assert ann is not None
@@ -63,7 +64,7 @@ def test_a_token_is_created_listed_and_revoked_on_a_cluster(valkey: Path, tmp_pa
     [listed, _] = json.loads(token("list", "--json", *config))
     assert (listed["name"], listed["id"], listed["scopes"]) == ("ann", ann.id, ["create", "read"])
     assert listed["expires_at"] - listed["created_at"] == pytest.approx(30 * 86400, abs=60)
-    assert listed["limits"] == {"requests_per_minute": 7, "images": 4, "queued": 200}
+    assert listed["limits"] == {"requests_per_minute": 7, "images": 4, "queued": 200, "images_per_day": 500}
     assert (listed["today"]["requests"], listed["last_30_days"]["requests"]) == (1, 1)
     assert listed["used_at"]
     line = next(line for line in token("list", *config).splitlines() if line.startswith("ann "))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deployments.errors import NoFaceError
 from deployments.types import Photo
 from serve_app.auth.tokens import UNLIMITED, Token
 from serve_app.auth.usage import usage_of
@@ -425,6 +426,38 @@ def limited(secret: str = "ann", **limits: int) -> Caller:
     digest = sha256(secret)
     token = Token(digest=digest, name=secret, owner=secret, created_at=0, limits=UNLIMITED.model_copy(update=limits))
     return Caller(secret, token=token)
+
+
+def test_a_token_has_only_so_many_images_made_a_day_by_all_ingresses(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ann = limited(images_per_day=5)
+        one, other = make(NoFaceError("no face found"), "picture"), make("picture")
+        with pytest.raises(NoFaceError):
+            await one.send(ann, batch=2).answer  # which takes none
+        assert (await one.send(ann, batch=3).answer).status == "SUCCESS"
+        with pytest.raises(RateLimitError, match="of which 2 are left") as refused:
+            await other.send(ann, batch=3).answer
+        assert 0 < refused.value.retry_after_s <= 24 * 3600
+        assert (await other.send(ann, batch=2, celery=True).answer).status == "PENDING"
+        for celery in (True, False):
+            with pytest.raises(RateLimitError, match="of which 0 are left"):
+                await one.send(ann, celery=celery).answer
+        assert (await other.send(limited("bob", images_per_day=5)).answer).status == "SUCCESS"
+
+    at(scenario)
+
+
+def test_an_image_of_a_task_that_is_cancelled_counts_for_its_day(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ann, ingress = limited(images_per_day=1), make(None, "picture")
+        sent = ingress.send(ann)
+        await eventually(lambda: asyncio.sleep(0, bool(ingress.pipeline.photos)))
+        await ingress.service.cancel(sent.task.task_id, "ann")
+        await sent.answer
+        with pytest.raises(RateLimitError):
+            await ingress.send(ann).answer
+
+    at(scenario)
 
 
 def test_a_token_has_only_so_many_images_made_at_once_by_all_ingresses(at: Callable[..., None]) -> None:

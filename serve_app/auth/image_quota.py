@@ -1,0 +1,62 @@
+"""How many images a token may have made a day (UTC), counted over all ingress replicas when a request is accepted."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+
+from serve_app.auth.usage import DAY_S, today
+from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.redis import ALLOW_OOM
+from serve_app.errors import RateLimitError
+from serve_app.tasks.leases import TaskLostError
+from serve_app.tasks.models import Keys
+
+# KEYS: the images of a token today; ARGV: images, the limit, TTL (s). -1, or how many there were if they do not fit.
+TAKE = """
+local taken = tonumber(redis.call('GET', KEYS[1]) or 0)
+if taken + ARGV[1] > tonumber(ARGV[2]) then return taken end
+redis.call('SET', KEYS[1], taken + ARGV[1], 'EX', ARGV[3])
+return -1
+"""
+
+
+class ImageQuota:
+    """The images a day of each token. Not enforced while the broker is unavailable."""
+
+    def __init__(self, redis: Redis, keys: Keys, breaker: CircuitBreaker) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._breaker = breaker
+        self._take_script = redis.register_script(ALLOW_OOM + TAKE)
+
+    @asynccontextmanager
+    async def take(self, token: str, images: int, most: int) -> AsyncIterator[None]:
+        """Count images, and take them off again if the block fails; `most` is the token's limit a day, 0: none.
+
+        A request or task that is cancelled keeps them: by then they may have been drawn. Raises: RateLimitError.
+        """
+        key = self._keys.images_taken(token, today())
+        taken = await self._count(key, images, most) if most else None
+        if taken is not None and taken >= 0:
+            message = f"This token may have {most} images made a day (UTC), of which {max(0, most - taken)} are left."
+            raise RateLimitError(message, _seconds_to_midnight())
+        try:
+            yield
+        except TaskLostError:  # cancelled
+            raise
+        except Exception:
+            if taken is not None:
+                await self._breaker.call(lambda: self._redis.decrby(key, images), 0, "images a day stay counted")
+            raise
+
+    async def _count(self, key: str, images: int, most: int) -> int | None:
+        arguments = [images, most, 2 * DAY_S]
+        return await self._breaker.call(
+            lambda: self._take_script([key], arguments), None, "images a day are not limited"
+        )
+
+
+def _seconds_to_midnight() -> int:
+    return DAY_S - int(time.time()) % DAY_S
