@@ -13,9 +13,6 @@ class Recent(Generic[V]):
         self._ttl_s = ttl_s
         self._values: dict[str, tuple[V, float]] = {}  # and when it was set (monotonic), the oldest first
 
-    def __len__(self) -> int:
-        return len(self._values)
-
     def get(self, name: str) -> V | None:
         value, age_s = self.with_age(name)
         return value if age_s < self._ttl_s else None
