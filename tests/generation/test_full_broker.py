@@ -1,6 +1,7 @@
 """A broker whose memory is full: new tasks are refused, and what is under way ends. The broker is small, and real."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerFullError, OverloadedError
 from serve_app.generation.executor import TaskExecutor
 from serve_app.generation.validation import Caller
+from serve_app.tasks.models import Delivery, Outcome, Webhook
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.consumer import TaskWorker
 from serve_app.worker.recovery import Recovery
@@ -24,6 +26,7 @@ from tests.support.http_clients import browsing
 from tests.support.ingresses import LEASE_S, Ingress, ScenarioRunner, Sent, scenario_runner
 from tests.support.pipelines import Pipeline
 from tests.support.polling import eventually
+from tests.support.tasks import AVATAR, task
 
 SMALL_MB = 8
 ANN = Caller("ann")
@@ -187,6 +190,26 @@ def test_lost_tasks_and_old_files_are_looked_after_while_the_memory_is_full(at: 
         await Retention(ingress.redis, ingress.keys, ingress.tasks, ingress.results, 60).run_once()
         (message,) = await queue.take(1, 0.01)
         assert message.task_id == lost.task.task_id
+
+    at(scenario)
+
+
+def test_webhooks_are_called_while_the_memory_is_full(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        tasks = make("picture").tasks
+        webhook = Webhook(url="https://example.org/hook", base_url="http://service")
+        called = task("called").model_copy(update={"webhook": webhook})
+        await tasks.create(called, "STARTED")
+        await make_full(make("picture"))
+        assert await tasks.finish(called, "SUCCESS", Outcome(avatars=(AVATAR,)))
+        assert await tasks.due_webhooks(5, 5, {}, 60) == [("called", "ann")]
+        await tasks.note_delivery("called", Delivery(attempts=1, status=500), time.time() - 1)
+        assert await tasks.due_webhooks(5, 5, {}, 60) == [("called", "ann")]
+        await tasks.note_delivery("called", Delivery(attempts=2, status=200), None)
+        assert await tasks.due_webhooks(5, 5, {}, 60) == []
+        record = await tasks.get("called")
+        assert record is not None
+        assert record.delivery == Delivery(attempts=2, status=200)
 
     at(scenario)
 
