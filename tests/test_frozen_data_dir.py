@@ -34,6 +34,7 @@ def test_the_moments_of_a_log_move_together_and_nothing_else_does() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_a_service_goes_on_with_the_data_directory_of_an_earlier_version(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     facts = unpack(data_dir)

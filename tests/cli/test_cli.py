@@ -363,6 +363,7 @@ def test_generate_waits_where_the_service_is_busy(generate: Generate, fake: Fake
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_the_demo_writes_avatars_of_the_asked_photo(tmp_path: Path) -> None:
     (tmp_path / "me.png").write_bytes(photo_files()["hanks.png"])
     done = run("demo", "me.png", "--batch", "2", "--seed", "5", cwd=tmp_path)
@@ -374,6 +375,7 @@ def test_the_demo_writes_avatars_of_the_asked_photo(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_the_demo_says_what_is_wrong_with_a_photo(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(photo_files()["cat.png"])
     done = run("demo", "cat.png", cwd=tmp_path)
@@ -383,6 +385,7 @@ def test_the_demo_says_what_is_wrong_with_a_photo(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_an_interrupted_start_leaves_no_process_behind(
     tmp_path: Path, poll: Callable[..., Any], number: signal.Signals
@@ -397,6 +400,7 @@ def test_an_interrupted_start_leaves_no_process_behind(
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_a_second_start_goes_on_with_the_same_token_and_results(tmp_path: Path, poll: Callable[..., Any]) -> None:
     data = tmp_path / "data"
     paths, tokens = [], []
@@ -423,6 +427,7 @@ def test_a_second_start_goes_on_with_the_same_token_and_results(tmp_path: Path, 
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_serve_run_takes_the_same_config(tmp_path: Path, poll: Callable[..., Any]) -> None:
     config = yaml.safe_load(CONFIG.read_text())
     port = free_port()

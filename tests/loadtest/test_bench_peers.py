@@ -127,6 +127,7 @@ def test_the_picture_is_valid_and_names_every_server() -> None:
         assert sum(title in word for word in words) == 2
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("images", [pytest.param(2, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.long)])
 def test_all_servers_draw_what_they_are_asked_for(tmp_path: Path, images: int) -> None:
     line = [sys.executable, "-m", "loadtest.bench.peers", "--model", "512", "--images", str(images)]

@@ -414,6 +414,7 @@ def test_an_interrupted_load_test_reports_what_it_measured(tmp_path: Path, poll:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_a_short_load_test_meets_no_wrong_answer_and_leaves_its_report(tmp_path: Path) -> None:
     line = command(tmp_path, "--shape", "spike", "--users", "12", "--minutes", "0.5", "--seed", "3")
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
