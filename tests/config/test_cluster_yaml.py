@@ -199,10 +199,11 @@ def test_the_manifest_fits_kuberays_schema(manifest: dict[str, Any]) -> None:
     # without `status` and descriptions.
     schema = strict(json.loads(gzip.decompress(Path(__file__).with_name("rayservice.schema.json.gz").read_bytes())))
     schema["properties"]["metadata"] = {"type": "object"}
-    jsonschema.validate(manifest, schema)
+    validator = jsonschema.Draft7Validator(schema)  # `jsonschema.validate` would check the schema first, for seconds
+    validator.validate(manifest)
     misspelt = manifest | {"spec": manifest["spec"] | {"serveConfigV3": ""}}
     with pytest.raises(jsonschema.ValidationError, match="serveConfigV3"):
-        jsonschema.validate(misspelt, schema)
+        validator.validate(misspelt)
 
 
 def test_the_manifest_serves_what_production_yaml_says(manifest: dict[str, Any]) -> None:
