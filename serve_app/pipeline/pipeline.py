@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+from ray.serve import metrics
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
@@ -63,6 +64,11 @@ class AvatarPipeline:
         self._remover = remover
         self._results = results
         self._references = ReferenceCollector()
+        self._repeated = metrics.Counter(
+            "avatar_repeated_attempts_total",
+            "Attempts that were repeated, as a replica or its device was lost.",
+            ("stage",),
+        )
 
     async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
         """Make the images that are not done yet; `image_done` is called when one of them is stored.
@@ -103,6 +109,7 @@ class AvatarPipeline:
                     return await value_of(calls.add(call()))
                 except STAGE_LOST as error:
                     _log_retry_or_raise(error, attempt)
+                    self._repeated.inc(tags={"stage": "face"})
         raise AssertionError("the last attempt returns or raises")
 
     async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding, image_done: ImageDone) -> StoredAvatar:
@@ -165,7 +172,9 @@ class AvatarPipeline:
                 except STAGE_LOST as error:
                     _log_retry_or_raise(error, attempt)
                     cancel(avatar, similarity)
-                    if await is_lost(image):
+                    lost = await is_lost(image)
+                    self._repeated.inc(tags={"stage": "diffusion" if lost else "finish"})
+                    if lost:
                         again = replace(spec, alone=attempt >= SHARED_ATTEMPTS)
                         image = calls.add(self._generate(again, face))
         raise AssertionError("the last attempt returns or raises")

@@ -73,6 +73,10 @@ class Provenance:
             signers={str(chain[0].serial_number): kind for chain, kind in chains},
         )
 
+    def expires_at(self) -> float:
+        """When the signer's certificate, or one above it, is no longer valid, unix seconds. Raises: as `identity`."""
+        return min(certificate.not_valid_after_utc.timestamp() for certificate in read_chain(self.identity().chain))
+
     def _own(self) -> tuple[bytes, bytes] | None:
         if self._settings.chain is None or self._settings.key is None:
             return None

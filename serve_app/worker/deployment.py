@@ -10,7 +10,9 @@ from serve_app.auth.usage import UsageBook
 from serve_app.errors import BrokerError
 from serve_app.generation.container import Container
 from serve_app.policies import TASKS
+from serve_app.provenance.signing import Provenance
 from serve_app.tasks.stream import TaskQueue
+from serve_app.worker.certificate_metrics import CertificateMetrics
 from serve_app.worker.consumer import TaskWorker
 from serve_app.worker.periodic import PeriodicTasks
 from serve_app.worker.queue_metrics import QueueMetrics
@@ -47,6 +49,7 @@ class AvatarWorker:
             ),
             Retention(container.redis, container.keys, container.tasks, container.results, settings.result_ttl_s),
             QueueMetrics(container.redis, container.keys, container.tasks, queue),
+            CertificateMetrics(Provenance(settings.provenance, settings.broker, settings.data_dir)),
             self._webhooks,
         )
         self._periodic = PeriodicTasks()

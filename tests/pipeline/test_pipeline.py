@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorUnavailableError, ObjectStoreFullError, OutOfDiskError
+from ray.serve import metrics
 from ray.serve.exceptions import BackPressureError, RayServeException
 
 from deployments.errors import NoFaceError
@@ -74,6 +75,15 @@ def test_a_generator_out_of_reach_is_asked_again_though_serve_goes_on_asking_the
     assert (len(generator.responses), len(remover.responses)) == (2, 2)
     assert remover.responses[0].cancelled
     assert embedder.similarity.responses[0].cancelled
+
+
+def test_attempts_that_were_lost_are_counted_by_their_stage(
+    run: Callable[..., JobResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    monkeypatch.setattr(metrics.Counter, "inc", lambda _, tags: counted.append(tags["stage"]))
+    run(Embedder(DIED, face()), Stage(DIED, "image"), Stage(CHAIN_BROKE, DIED, AVATAR))
+    assert counted == ["face", "diffusion", "finish"]
 
 
 def test_a_picture_that_takes_long_is_drawn_and_finished_once(
