@@ -105,7 +105,7 @@ class DiffusionModelConfig(Config):
     path: Path
     ip_adapter: Path
     ip_adapter_scale: float = Field(1.0, ge=0, le=1)
-    lora: Path | None = None  # the LoRA part of the FaceID adapter
+    lora: Path | None = None  # of the FaceID adapter, in place of the one that `ip_adapter` holds
     lora_scale: float = Field(1.0, ge=0, le=1)
     variant: str | None = None  # of the weight files: `fp16` takes *.fp16.safetensors
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device supports it

@@ -96,11 +96,11 @@ class AvatarGenerator:
     def _generation_metadata(self, name: str) -> asyncio.Task[GenerationMetadata]:
         from deployments.diffusion.model.receipt import generation_metadata
 
-        if name not in self._metadata:
-            self._metadata[name] = asyncio.create_task(
-                asyncio.to_thread(generation_metadata, name, self._config.models[name])
-            )
-        return self._metadata[name]
+        known = self._metadata.get(name)
+        if known is None or (known.done() and known.exception() is not None):  # a read of the disk may fail once
+            known = asyncio.create_task(asyncio.to_thread(generation_metadata, name, self._config.models[name]))
+            self._metadata[name] = known
+        return known
 
     def _load(self, name: str) -> LoadedModel:
         """Load a model and profile its steps. Blocks: called on a thread."""

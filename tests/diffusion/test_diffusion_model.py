@@ -279,8 +279,11 @@ def test_lora_weights_in_a_file_of_their_own_are_used(tiny: TinyModel) -> None:
     assert difference(drawn, drawn_by_library(pipeline, 1, "a man", "glasses")) <= ONE_LEVEL
 
 
-def test_lora_weights_that_come_twice_count_once(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
+def test_lora_weights_that_come_twice_count_once_and_the_log_says_so(
+    tiny: TinyModel, tiny_model: FaceDiffusionModel, caplog: pytest.LogCaptureFixture
+) -> None:
     both = tiny.load(ip_adapter=tiny.adapter(lora=True), lora=tiny.lora)
+    assert [record.levelname for record in caplog.records if "is left out" in record.message] == ["WARNING"]
     one = tiny.load(lora=tiny.lora)
     assert difference(draw(both, tiny_row(1))[0], draw(one, tiny_row(1))[0]) <= ONE_LEVEL
     assert difference(draw(both, tiny_row(1))[0], draw(tiny_model, tiny_row(1))[0]) > 5

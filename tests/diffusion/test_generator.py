@@ -6,10 +6,12 @@ import time
 
 import pytest
 
-from deployments.config import AvatarGeneratorConfig
+from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from deployments.diffusion.engine import engine
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
+from deployments.diffusion.model.receipt import generation_metadata
+from deployments.types import GenerationMetadata
 from loadtest.bench.engine.queues import GENERATOR
 from tests.support.fakes import avatar_spec, face
 
@@ -71,3 +73,26 @@ def test_at_the_start_the_first_size_is_compiled_all_others_and_late_models_whil
         generator._engine.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_metadata_that_could_not_be_read_once_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+
+    def read(name: str, config: DiffusionModelConfig) -> GenerationMetadata:
+        reads.append(name)
+        if len(reads) == 1:
+            raise OSError("the disk is away")
+        return generation_metadata(name, config)
+
+    async def scenario() -> None:
+        generator = AvatarGenerator.__new__(AvatarGenerator)
+        await generator.__init__(GENERATOR)  # type: ignore[misc]  # as Serve does
+        spec = avatar_spec(model="embedded", width=128, height=128, num_inference_steps=1)
+        with pytest.raises(OSError, match="the disk is away"):
+            await generator.generate(spec, face())
+        images = [await generator.generate(spec, face()) for _ in range(2)]
+        assert [image.drawn_with.model for image in images if image.drawn_with] == ["embedded"] * 2
+        assert len(reads) == 2
+
+    monkeypatch.setattr("deployments.diffusion.model.receipt.generation_metadata", read)
+    asyncio.run(scenario())

@@ -54,6 +54,10 @@ class FaceIDAdapter:
                 f" {made_for}; this one has {len(wanted)} of width {has}"
             )
 
+    @property
+    def has_lora(self) -> bool:
+        return any("_lora." in name for name in self.attention)
+
     def state_dict(self, with_lora: bool) -> dict[str, dict[str, torch.Tensor]]:
         """The argument of diffusers' `load_ip_adapter`."""
         attention = {name: weight for name, weight in self.attention.items() if with_lora or "_lora." not in name}

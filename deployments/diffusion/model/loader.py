@@ -1,6 +1,7 @@
 """Loads diffusers' Stable Diffusion pipelines from a folder, together with a FaceID adapter."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.prompt_encoder import PromptEncoder, TextEncoder, XLPromptEncoder
 
 Tensors = Mapping[str, torch.Tensor]
+
+log = logging.getLogger(__name__)
 
 
 class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
@@ -107,8 +110,10 @@ def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> N
     """
     adapter = FaceIDAdapter.read(model_path(config.ip_adapter))
     adapter.check_fits(pipeline.unet)
-    # Both files hold the same LoRA, which must not be applied twice.
+    # As published both files hold the same LoRA, which must not be applied twice.
     weights = adapter.state_dict(with_lora=config.lora is None)
+    if config.lora is not None and adapter.has_lora:
+        log.warning("The LoRA of %s is left out: that of %s takes its place.", config.ip_adapter, config.lora)
     pipeline.load_ip_adapter(weights, subfolder="", weight_name="", image_encoder_folder=None)
     pipeline.set_ip_adapter_scale(config.ip_adapter_scale)
     if config.lora is not None:
