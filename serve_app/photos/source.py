@@ -10,7 +10,15 @@ from pydantic_core import CoreSchema, core_schema
 
 from serve_app.errors import ImageUrlError, OverloadedError
 from serve_app.photos.decode import kind_of
-from serve_app.photos.urls import MAX_URL_CHARS, check_size, decode_data_url, describe_url, is_data_url
+from serve_app.photos.urls import (
+    MAX_URL_CHARS,
+    check_size,
+    decode_data_url,
+    describe_url,
+    is_base64,
+    is_data_url,
+    plain_data_url,
+)
 
 CHUNK_BYTES = 192 * 1024  # a multiple of 3, so that base64 of chunks is base64 of the whole
 
@@ -30,6 +38,8 @@ class PhotoSource:
         """
         if isinstance(content, str):
             content = content.strip()
+            if is_base64(content):
+                content = f"data:;base64,{content}"
             if len(content) > MAX_URL_CHARS:
                 _check_long_url(content)
         self.is_upload = isinstance(content, bytes) or is_data_url(content)
@@ -47,8 +57,16 @@ class PhotoSource:
     def _decode(self, url: str) -> None:
         """Replace a data URL by its bytes, unless it is damaged, which `read` reports."""
         with suppress(ImageUrlError):
-            self._content = decode_data_url(url, len(url))
+            try:
+                data = decode_data_url(url, len(url))
+            except ImageUrlError:
+                url = plain_data_url(url)
+                data = decode_data_url(url, len(url))
+            self._content = data
             self._url_head, self._url_end = url[: url.find(",") + 1], url[-4:]
+            self.description = describe_url(url)
+            if not url[:32].lower().startswith("data:image/") or url.startswith("data:image/*"):
+                self.description = _describe(data)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PhotoSource) and self._content == other._content

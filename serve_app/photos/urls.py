@@ -64,7 +64,10 @@ _RAW_BYTE = re.compile(r"[\udc80-\udcff]")  # as `surrogateescape` decodes it
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _USER_INFO = re.compile(r"[^/?#]*//[^/?#]*@")  # also an empty one, which yarl drops
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
-_MEDIA_TYPE = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,63}")
+_MEDIA_TYPE = re.compile(r"[a-z]+/(?:\*|[a-z0-9][a-z0-9.+-]{0,63})")
+_ANY_TYPE = ("", "application/octet-stream", "image/*")  # of clients that do not know the type of their file
+_BASE64_START = re.compile(r"[A-Za-z0-9+/_\s-]{64,256}")
+_URL_SAFE, _BASE64 = b"-_", b"+/"  # RFC 4648, section 5
 
 
 def _name_server(text: str) -> str:
@@ -153,7 +156,7 @@ def is_refused(address: str) -> bool:
 def decode_data_url(url: str, max_bytes: int) -> bytes:
     """The bytes of a `data:image/...;base64,` URL; in steps of a millisecond, for threads. Raises: ImageUrlError."""
     header = _DataHeader.of(url)
-    if not header.media_type.startswith("image/"):
+    if header.media_type not in _ANY_TYPE and not (header.media_type or "").startswith("image/"):
         raise ImageUrlError("the data URL is not an image: data:image/...;base64, is expected", reason="not_an_image")
     if not header.is_base64:
         raise ImageUrlError("the data URL is not base64: data:image/...;base64, is expected", reason="url")
@@ -166,6 +169,23 @@ def decode_data_url(url: str, max_bytes: int) -> bytes:
         raise ImageUrlError("the data URL holds invalid base64", reason="url") from None
     check_size(len(data), max_bytes)
     return data
+
+
+def plain_data_url(url: str) -> str:
+    """A data URL with its base64 as RFC 4648, section 4 has it: no white space, `+` and `/`, and padding.
+
+    Clients break lines after 76 characters, leave out padding, or take the alphabet for URLs.
+    """
+    start = _DataHeader.of(url).end
+    if not url[start:].isascii():
+        return url
+    text = url[start:].encode().translate(bytes.maketrans(_URL_SAFE, _BASE64), b" \t\r\n\f").rstrip(b"=")
+    return url[:start] + (text + b"=" * (-len(text) % 4)).decode()
+
+
+def is_base64(text: str) -> bool:
+    """Whether a text is base64 and no URL, by its first characters: a host has a dot or is short."""
+    return _BASE64_START.match(text) is not None and not re.search(r"[.:]", text[:256])
 
 
 def _decode_base64(payload: str, start: int) -> Iterator[bytes]:
@@ -186,7 +206,7 @@ def describe_url(url: str) -> str:
         size = len(payload) - start
         if header.is_base64:
             size = size * 3 // 4 - payload[max(start, len(payload) - 2) :].count("=")
-        return f"data:{header.media_type} ({max(size, 0)} bytes)"
+        return f"data:{header.media_type or ''} ({max(size, 0)} bytes)"
     match = re.match(r"(https?)://([^/?#]*)([^?#]*)", url[:MAX_URL_CHARS], re.IGNORECASE)
     if match is None:
         return "(not an http, https or data URL)"
@@ -202,7 +222,7 @@ def is_data_url(url: str) -> bool:
 class _DataHeader(NamedTuple):
     """What stands before the data of a data URL."""
 
-    media_type: str  # empty if invalid
+    media_type: str | None  # empty if there is none, None if it is not valid
     is_base64: bool
     end: int  # where the data begin
 
@@ -212,7 +232,8 @@ class _DataHeader(NamedTuple):
         end = len(url) if comma < 0 else comma + 1
         media_type, *parameters = unquote(url[5 : end - (comma >= 0)][:1024]).lower().split(";")
         is_base64 = comma >= 0 and parameters[-1:] == ["base64"]
-        return cls(media_type if _MEDIA_TYPE.fullmatch(media_type) else "", is_base64, end)
+        is_valid = not media_type or _MEDIA_TYPE.fullmatch(media_type)
+        return cls(media_type if is_valid else None, is_base64, end)
 
 
 def _unescaped(url: str, start: int) -> tuple[str, int]:

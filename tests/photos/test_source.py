@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_url_stays_when_it_is_dropped() -> None:
     assert photo.url == "https://example.org/me.jpg"
 
 
-@pytest.mark.parametrize("url", ["x" * (MAX_URL_CHARS + 1), HEAD + "A" * MAX_URL_CHARS + "😀"])
+@pytest.mark.parametrize("url", ["https://example.org/" + "x" * MAX_URL_CHARS, HEAD + "A" * MAX_URL_CHARS + "😀"])
 def test_a_long_text_that_can_be_no_photo_is_not_held(url: str) -> None:
     with pytest.raises(ImageUrlError):
         request_of(url)
@@ -132,3 +133,41 @@ def test_padding_ends_base64_wherever_its_chunks_end(at: int) -> None:
 def test_parts_of_a_url_are_whole_triples_of_bytes() -> None:
     assert sources.CHUNK_BYTES % 3 == 0
     assert BASE64_CHUNK_CHARS % 4 == 0
+
+
+PICTURE = JPEG + b"\xfb"  # with padding
+PLAIN = base64.b64encode(PICTURE).decode()
+LINES = "\r\n".join(PLAIN[at : at + 76] for at in range(0, len(PLAIN), 76))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(HEAD + LINES, id="lines of 76 characters"),
+        pytest.param(HEAD + PLAIN + "\n", id="a line break at the end"),
+        pytest.param(HEAD + " " + PLAIN.replace("A", "A\t"), id="white space within"),
+        pytest.param(HEAD + PLAIN.rstrip("="), id="no padding"),
+        pytest.param(HEAD + PLAIN.translate(str.maketrans("+/", "-_")), id="the alphabet for URLs"),
+        pytest.param(HEAD + base64.urlsafe_b64encode(PICTURE).decode().rstrip("="), id="both"),
+        pytest.param("data:;base64," + PLAIN, id="no type"),
+        pytest.param("data:application/octet-stream;base64," + PLAIN, id="any type"),
+        pytest.param("data:image/*;base64," + PLAIN, id="any picture"),
+        pytest.param("data:image/jpg;base64," + PLAIN, id="jpg"),
+        pytest.param(PLAIN, id="no data URL"),
+        pytest.param("\n" + LINES + "\n", id="no data URL, in lines"),
+        pytest.param(base64.urlsafe_b64encode(PICTURE).decode().rstrip("="), id="no data URL, the alphabet for URLs"),
+    ],
+)
+def test_base64_is_used_as_clients_write_it(text: str) -> None:
+    photo = PhotoSource(text)
+    assert photo.is_decoded
+    assert photo.read(len(PICTURE)) == PICTURE
+    assert re.fullmatch(rf"data:image/jpe?g \({len(PICTURE)} bytes\)", photo.description)
+    assert PhotoSource("".join(photo.url_parts())).read(len(PICTURE)) == PICTURE
+
+
+@pytest.mark.parametrize(
+    "text", ["https://example.org/me.jpg", "example.org/" + "a" * 80, "a" * 63, "/" + "a" * 70 + ".jpg"]
+)
+def test_a_url_is_not_taken_for_base64(text: str) -> None:
+    assert PhotoSource(text).url == text
