@@ -17,6 +17,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Config(BaseModel):
+    """The base of all settings: frozen, and an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     def located(self, models_dir: Path) -> Self:
@@ -67,6 +69,11 @@ FaceModelConfig = Annotated[CascadeFaceModelConfig | InsightFaceModelConfig, Fie
 
 
 class FaceEmbedderConfig(Config):
+    """The face model, and how photos share its batches.
+
+    A batch is run when it has `max_batch_size` photos, or `batch_wait_s` seconds after its first one came.
+    """
+
     model: FaceModelConfig = CascadeFaceModelConfig()
     max_batch_size: int = Field(8, ge=1)
     batch_wait_s: float = Field(0.01, ge=0)
@@ -122,6 +129,11 @@ class DiffusionModelConfig(Config):
 
 
 class AvatarGeneratorConfig(Config):
+    """The diffusion models, by the names that apps give them, and how rows share their steps and their memory.
+
+    A replica loads at its start those that fit into `memory_gb` together, in this order; the others on first use.
+    """
+
     models: dict[str, DiffusionModelConfig] = {
         "embedded": DiffusionModelConfig(
             path=Path("embedded:diffusion"), ip_adapter=Path("embedded:diffusion/ip-adapter-faceid.safetensors")
@@ -144,4 +156,6 @@ class MattingModelConfig(Config):
 
 
 class BackgroundRemoverConfig(Config):
+    """The matting model, which runs only for images whose background is removed or filled."""
+
     model: MattingModelConfig = MattingModelConfig()

@@ -131,6 +131,7 @@ class C2paAssertion:
     sampler: str = ""
 
     def statement(self) -> dict[str, str | int | float]:
+        """The fields by name, as JSON values: the data of the C2PA assertion in the file."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -147,6 +148,7 @@ class PostprocessSpec:
 
     @property
     def cuts_out(self) -> bool:
+        """Whether postprocessing needs an alpha: for a transparent background or a filled one."""
         return self.remove_background or self.bg_color is not None
 
 

@@ -31,9 +31,11 @@ class FairShare:
             _forget_negligible(self._elsewhere, now)
 
     def used_s(self, tenant: str, now: float) -> float:
+        """Seconds that a tenant used here and elsewhere, decayed to `now` (unix seconds); 0 for an unknown one."""
         return _left(self._charged, tenant, now) + _left(self._elsewhere, tenant, now)
 
     def level(self, tenant: str, now: float) -> int:
+        """The tenant's usage at `now` (unix seconds) on the scale of `level_of`."""
         return level_of(self.used_s(tenant, now))
 
     def used_much_more(self, tenant: str, other: str, now: float) -> bool:
