@@ -38,6 +38,10 @@ class BackgroundRemover:
         start.publish()
 
     async def postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
+        """The finished files of one image, made on a thread; `drawn_sha256` is of the pixels before any change.
+
+        A spec without `assertion` leaves them unsigned. The process ends where the device is lost.
+        """
         with exit_on_device_loss():
             return await asyncio.to_thread(self._postprocess, image, spec)
 

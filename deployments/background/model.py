@@ -34,17 +34,22 @@ ARCHITECTURES: dict[str, type[BaseSession]] = {
 
 
 class MattingModel(Protocol):
+    """Finds the figure on a picture. Called on several threads at once: implementations must be thread-safe."""
+
     def alpha(self, pixels: Pixels) -> Alpha:
         """(h, w, 3) -> (h, w): 0 is background, 255 is figure. Raises: DeviceLostError."""
         ...
 
 
 class RembgModel:
+    """A rembg session on a local ONNX file. Thread-safe. Raises: what `open_session` raises."""
+
     def __init__(self, config: MattingModelConfig) -> None:
         self._session = open_session(config)
         self._providers = config.providers
 
     def alpha(self, pixels: Pixels) -> Alpha:
+        """The mask of rembg's session, in the size of the picture; all 0 where the network's output is one value."""
         # rembg divides by the range of its mask; a mask of one value has none, becomes NaN, and then background.
         # The exponential in its sigmoid overflows for pixels that are certainly background, which correctly gives 0.
         on_device = lost_provider_errors([self._session.inner_session], self._providers)

@@ -93,6 +93,7 @@ def fill(figure: Image.Image, color: tuple[int, int, int]) -> Image.Image:
 
 
 def encode(picture: Image.Image, output_format: OutputFormat) -> bytes:
+    """Lossless as PNG, lossy as WebP and JPEG. Raises: OSError for RGBA as JPEG, which has no transparency."""
     file = io.BytesIO()
     match output_format:
         case "png":
