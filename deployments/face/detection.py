@@ -25,6 +25,7 @@ class Detection:
 
     @property
     def area(self) -> float:
+        """Of the box, in square pixels of the photo."""
         return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
 
 

@@ -47,6 +47,7 @@ class InsightFaceModel:
             self._warm_up()
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
+        """As `FaceModel.embed`: faces are aligned by their landmarks, and one run of the recogniser takes them all."""
         with self._on_device():
             return self._embed(photos)
 
@@ -67,6 +68,7 @@ class InsightFaceModel:
         ]
 
     def inspect(self, photo: Photo) -> FoundFaces:
+        """As `FaceModel.inspect`, by the detector that `embed` uses; the recogniser does not run."""
         with self._on_device():
             faces = self._find_faces(np.ascontiguousarray(photo.pixels[..., ::-1]))
         return inspected(photo.pixels, faces, self._min_face_px)

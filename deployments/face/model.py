@@ -31,6 +31,7 @@ class FaceModel(Protocol):
 
 
 def load_face_model(config: FaceModelConfig) -> FaceModel:
+    """Opens the model's ONNX sessions. Raises: what `open_encoder`, or the constructor of InsightFaceModel, raises."""
     match config:
         case CascadeFaceModelConfig():
             return CascadeFaceModel(config)
@@ -53,6 +54,7 @@ class CascadeFaceModel:
         self._weights = sha256_by_name([(f"face/{encoder.name}", encoder)])
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
+        """As `FaceModel.embed`, without landmarks; on square avatars `avatar_face`, where set, replaces detection."""
         found = [self._face(photo) for photo in photos]
         crops = [
             crop_face(photo.pixels, face.box)
@@ -69,6 +71,7 @@ class CascadeFaceModel:
         ]
 
     def inspect(self, photo: Photo) -> FoundFaces:
+        """As `FaceModel.inspect`, by the full search: `embed` ends its own at the first large face that is certain."""
         return inspected(photo.pixels, find_faces(photo.pixels), self._min_face_px)
 
     def _face(self, photo: Photo) -> Detection | NoFaceError:
