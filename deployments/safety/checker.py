@@ -10,6 +10,8 @@ MAX_BATCH = 8
 
 
 class SafetyChecker(Protocol):
+    """Decides which generated images are withheld."""
+
     def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
         """For each picture (h, w, 3): whether it is withheld. Not thread-safe. Raises: DeviceLostError."""
         ...

@@ -33,6 +33,10 @@ class ConceptChecker:
 
     @torch.inference_mode()
     def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
+        """Whether the cosine with any concept exceeds that concept's own threshold, for each picture (h, w, 3).
+
+        A picture close to a special-care concept has its cosines raised by SPECIAL_CARE. Raises: DeviceLostError.
+        """
         with lost_device_errors(self._concepts.device):
             return self._flags(pictures)
 
@@ -61,6 +65,7 @@ class ImageClassifier:
 
     @torch.inference_mode()
     def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
+        """Whether the softmax of any of `labels` reaches the threshold, for each (h, w, 3). Raises: DeviceLostError."""
         with lost_device_errors(self._model.device):
             return self._flags(pictures)
 

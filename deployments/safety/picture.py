@@ -26,6 +26,8 @@ def _size(value: Any) -> Any:
 
 
 class Size(BaseModel):
+    """In pixels. `shortest_edge` keeps the aspect ratio of a resize; without it, a side that is None is not changed."""
+
     model_config = ConfigDict(frozen=True)
 
     shortest_edge: int | None = None
