@@ -14,6 +14,8 @@ Size = tuple[int, int]
 
 
 class CompilableModel(Protocol):
+    """A model that compiles shape by shape on the calling thread; it must support weak references."""
+
     def compile(self, size: Size, batch_size: int) -> None:
         """Compile one shape, in up to a minute. Raises: DeviceLostError."""
         ...

@@ -86,6 +86,7 @@ class AvatarGenerator:
         return {STATS_KEY: self._models.loaded}
 
     def check_health(self) -> None:
+        """Called by Serve, which replaces a replica after three failures in a row. Raises: RuntimeError."""
         if not self._engine.alive:
             raise RuntimeError("the diffusion engine has ended")
 
@@ -149,9 +150,11 @@ class EngineMetrics:
         self._buckets: set[Bucket] = set()
 
     def compile_failed(self, model: str) -> None:
+        """Count a shape of this model that runs uncompiled from now on."""
         self._compile_failures.inc(tags={"model": model})
 
     def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        """As `Observer.stepped`. `avatar_join_seconds` counts a row at its first step; emptied buckets are set to 0."""
         tags = {"model": rows[0].spec.model}
         self._step_s.observe(seconds, tags)
         self._rows.observe(len(rows), tags)

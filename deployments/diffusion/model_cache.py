@@ -42,6 +42,7 @@ class ModelCache(Generic[M]):
 
     @property
     def loaded(self) -> list[str]:
+        """Names of the models that are loaded, the least recently leased one first."""
         return [name for name, entry in self._entries.items() if entry.loading.done()]
 
     def fitting(self) -> list[str]:

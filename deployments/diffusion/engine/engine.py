@@ -68,6 +68,7 @@ class DiffusionEngine:
 
     @property
     def alive(self) -> bool:
+        """False once the engine's thread has ended or the device is lost."""
         return self._thread.is_alive() and self._lost is None
 
     def submit(self, spec: AvatarSpec, face: FaceEmbedding, denoiser: Denoiser) -> Row:

@@ -27,6 +27,7 @@ class Measurements:
     steps: int = 0
 
     def add(self, batch_size: int, seconds: float) -> None:
+        """Update the running mean of this batch size; forget another one not seen for FORGET_AFTER_STEPS steps."""
         known = self.seconds.get(batch_size, seconds)
         self.seconds[batch_size] = known + NEWEST_WEIGHT * (seconds - known)
         self.steps += 1
@@ -129,6 +130,7 @@ class LinearFit:
         return cls(float(base), float(slope))
 
     def at(self, batch_size: int) -> float:
+        """Seconds of a step of this batch size."""
         return self.base_s + self.row_s * batch_size
 
     def knee(self, limit: int) -> int:

@@ -42,6 +42,7 @@ class Row:
 
     @property
     def steps_left(self) -> int:
+        """Denoising steps still to make; 0 once only its decoding is left."""
         return self.spec.num_inference_steps - self.steps_done
 
     @property
@@ -51,6 +52,7 @@ class Row:
 
     @property
     def is_cancelled(self) -> bool:
+        """Whether the caller gave up: the row leaves before the next step."""
         return self.future.cancelled()
 
 
@@ -92,6 +94,7 @@ class RowScheduler:
 
     @property
     def rows(self) -> Sequence[Row]:
+        """The unfinished rows in order of arrival; not a copy."""
         return self._rows
 
     def copy(self) -> "RowScheduler":
@@ -106,11 +109,13 @@ class RowScheduler:
         self._fair_share.charge(((row.spec.tenant, seconds * row.batch_size / total) for row in rows), now)
 
     def add(self, row: Row) -> None:
+        """Add a row, and choose the next batch anew; `spec.tenant_used_s` replaces what its tenant used elsewhere."""
         self._rows.append(row)
         self._chosen = []
         self._fair_share.note_elsewhere(row.spec.tenant, row.spec.tenant_used_s, row.arrived_at)
 
     def remove(self, rows: Iterable[Row]) -> None:
+        """Remove rows, and choose the next batch anew; rows that are not held are ignored."""
         if removed := set(rows):
             self._keep([row for row in self._rows if row not in removed])
 
@@ -154,6 +159,7 @@ class RowScheduler:
         return kept
 
     def forecast(self, now: float, costs: StepCosts) -> dict[Row, RowEta]:
+        """Expected end and queue position of every row, in the order in which they are served, if no other arrives."""
         order = self._in_order(now, costs)
         ends = finish_times_s(order, self.next_batch(now, costs), costs)
         queue = [row for row in order if row.joined_at is None]
@@ -185,6 +191,7 @@ class RowScheduler:
 
 
 def batch_size_of(rows: Iterable[Row]) -> int:
+    """Rows of the denoiser's batch for these images: two for each image with guidance."""
     return sum(row.batch_size for row in rows)
 
 

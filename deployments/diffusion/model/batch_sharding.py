@@ -34,6 +34,8 @@ class SingleRows:
         self._pool = _one_thread_each(threads) if threads else None
 
     def __call__(self, predict: Predict, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+        """The prediction of all rows, in the order of the batch; `predict` sees batches of one row."""
+
         def of(row: int) -> Tensor:
             return _predicted(predict, latents, timesteps, conditions, row, row + 1)
 

@@ -43,6 +43,7 @@ class Sample:
 
     @property
     def next_step(self) -> Step:
+        """The step to make next. Raises: IndexError after the last one."""
         return self.plan.steps[self.steps_done]
 
 

@@ -31,9 +31,11 @@ class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffuser
     }
 
     def prompt_encoder(self) -> PromptEncoder:
+        """A new encoder with an empty cache, on this pipeline's tokenizer and text encoder."""
         return PromptEncoder(TextEncoder(self.tokenizer, self.text_encoder))
 
     def size_condition(self, width: int, height: int) -> Tensors:
+        """Empty: these models are not told the size of the image."""
         return {}
 
 
@@ -44,6 +46,7 @@ class SDXLFacePipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
     left_out: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
     def prompt_encoder(self) -> PromptEncoder:
+        """A new encoder with an empty cache, on both text encoders; the folder says if an empty prompt is zeros."""
         return XLPromptEncoder(
             TextEncoder(self.tokenizer, self.text_encoder),
             TextEncoder(self.tokenizer_2, self.text_encoder_2),

@@ -86,6 +86,7 @@ class NoiseSchedule(BaseModel):
         return np.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
     def sigmas_at(self, timesteps: Numbers) -> Numbers:
+        """Interpolated linearly; time steps may be fractional and count from 0, the lowest noise. float64."""
         return np.interp(timesteps, np.arange(len(self.training_sigmas)), self.training_sigmas)
 
     def timesteps_at(self, sigmas: Numbers) -> Numbers:
@@ -137,6 +138,7 @@ class SolverSchedule(NoiseSchedule):
 
     @property
     def used_levels(self) -> int:
+        """How many of the training's noise levels, from the lowest up, are not clipped by `lambda_min_clipped`."""
         return int(np.count_nonzero(-np.log(self.training_sigmas) >= self.lambda_min_clipped))
 
 

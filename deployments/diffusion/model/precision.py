@@ -15,6 +15,7 @@ def precision_of(config: DiffusionModelConfig) -> str:
 
 
 def dtype_of(config: DiffusionModelConfig) -> torch.dtype:
+    """`precision_of` as a torch type."""
     dtype: torch.dtype = getattr(torch, precision_of(config))
     return dtype
 

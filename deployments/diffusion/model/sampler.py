@@ -71,7 +71,9 @@ class Sampler(Protocol):
     """A sampling method. Latents and estimates are (rows, c, h, w) in float32; see Positions for the rest."""
 
     @property
-    def schedule(self) -> NoiseSchedule: ...
+    def schedule(self) -> NoiseSchedule:
+        """The noise levels of the model; what differs from the defaults is written in receipts."""
+        ...
 
     def plan(self, steps: int) -> Plan:
         """For at least 1 step. Raises: ValueError where there are more steps than noise levels of the training."""
@@ -111,6 +113,7 @@ class Euler:
     schedule: NoiseSchedule
 
     def plan(self, steps: int) -> Plan:
+        """As `Sampler.plan`. The first latents are noise of sigma, for leading spacing of sqrt(sigma² + 1)."""
         schedule = self.schedule
         timesteps = self._timesteps(steps)
         sigmas = schedule.sigmas_at(timesteps)
@@ -123,9 +126,11 @@ class Euler:
         return schedule.plan(timesteps, sigmas, float(init))
 
     def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
+        """Divided by sqrt(sigma² + 1), the standard deviation of noisy latents."""
         return latents / at.norm
 
     def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+        """One `euler_step` for each row; `previous` is not used."""
         denoised = denoise(latents, prediction, at, self.schedule.prediction_type)
         return euler_step(latents, denoised, at.sigma, at.sigma_next), denoised
 
@@ -147,6 +152,7 @@ class DPMSolver2M:
     schedule: SolverSchedule
 
     def plan(self, steps: int) -> Plan:
+        """As `Sampler.plan`: of second order, except for the first step and, where it would be unstable, the last."""
         schedule = self.schedule
         timesteps = self._timesteps(steps)
         sigmas = schedule.sigmas_at(timesteps)
@@ -159,9 +165,11 @@ class DPMSolver2M:
         return replace(plan, steps=self._with_history(plan.steps))
 
     def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
+        """The latents themselves, which have variance 1 at every step."""
         return latents
 
     def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+        """One `dpm_solver_2m_step` for each row, in x0 + sigma * noise, scaled back to variance 1."""
         noisy = latents * at.norm  # x0 + sigma * noise
         denoised = denoise(noisy, prediction, at, self.schedule.prediction_type)
         stepped = dpm_solver_2m_step(noisy, denoised, previous, at.sigma, at.sigma_next, at.extrapolation)

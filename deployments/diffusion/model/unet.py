@@ -31,6 +31,10 @@ class RowAttention(torch.nn.Module):
         attention_mask: None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
+        """(rows, pixels, channels), called by diffusers' `Attention`; mask and `temb` are not used.
+
+        `encoder_hidden_states`: prompt and face tokens, (rows, tokens, channels), and the face's scale (rows, 1, 1).
+        """
         prompt, face, scale = encoder_hidden_states
         query = attention.to_q(hidden_states)
         of_prompt = _attend(query, attention.to_k(prompt), attention.to_v(prompt), attention.heads)
