@@ -21,29 +21,35 @@ from deployments.embedded.training.train.text import train_text_encoder
 
 
 def run_data(plan: Plan) -> None:
+    """Draws the three training sets into `plan.data`; a set that is complete is kept, whatever the plan says."""
     draw_set(plan.data, "photos", draw_photos, plan.seed + 1, plan.faces, plan.workers)
     draw_set(plan.data, "large", draw_large, plan.seed + 2, plan.large, plan.workers)
     draw_set(plan.data, "avatars", draw_avatars, plan.seed + 1, plan.persons, plan.workers)
 
 
 def run_tokenizer(plan: Plan) -> None:
+    """Trains the tokenizer on 3,000 captions and 300 default prompts, and saves it in `tokenizer/` of the cache."""
     save_tokenizer(train_tokenizer(caption_corpus(3000, plan.seed)), plan.cache / "tokenizer")
 
 
 def run_face(plan: Plan) -> None:
+    """Trains the face encoder on the photos from scratch, and saves `face.pt`."""
     encoder = train_face_encoder(plan.data.array("photos"), plan.data.portraits("photos"), plan.face_steps, plan.seed)
     torch.save(encoder.state_dict(), plan.cache / "face.pt")
 
 
 def run_decoder(plan: Plan) -> None:
+    """Trains the autoencoder's decoder on the large pictures, from the weights in `decoder.pt` where it exists."""
     train_decoder(plan.data.array("large"), plan.decoder_steps, plan.seed, plan.cache / "decoder.pt")
 
 
 def run_matting(plan: Plan) -> None:
+    """Trains the matting network on the large pictures, from the weights in `matting.pt` where it exists."""
     train_matting(plan.data.array("large"), plan.matting_steps, plan.seed, plan.cache / "matting.pt")
 
 
 def run_text(plan: Plan) -> None:
+    """Pretrains the text encoder from scratch and saves `text.pt`, from which a new generator starts."""
     tokenizer = plan.tokenizer()
     encoder = build_text_encoder(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id)
     train_text_encoder(encoder, tokenizer, plan.text_steps, plan.seed)
@@ -76,10 +82,15 @@ def run_export(plan: Plan) -> None:
 
 
 def run_samples(plan: Plan) -> None:
+    """Draws `samples.png` in the cache with the exported weights."""
     figures.draw_sheet(plan.weights, plan.cache / "samples.png")
 
 
 def run_card(plan: Plan) -> None:
+    """Prints the figures of the exported weights and writes them into their README.md, the model card.
+
+    The card tells of the training what `plan.note` says, or else what plan and checkpoint do.
+    """
     measured = figures.measure(plan.weights)
     if plan.figures is not None:
         measured = figures.benchmark_figures(plan.figures) | measured
@@ -109,6 +120,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
 
 
 def main() -> None:
+    """Runs the parts that the command line names, always in the order of `PARTS`; they share files in the cache."""
     parser = argparse.ArgumentParser(prog="python -m deployments.embedded.training", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all, in this order")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "face-avatar-training")

@@ -106,10 +106,12 @@ GARNISH = (
 
 
 def default_caption(gender_word: str) -> str:
+    """The service's default prompt about a `gender_word`, such as `woman` or `person`."""
     return DEFAULT_PROMPT.format(gender_word=gender_word)
 
 
 def gender_word(portrait: Portrait, rng: np.random.Generator) -> str:
+    """In a fifth of the cases `person`, else a word for the portrait's gender; old persons are not `boy` or `girl`."""
     words = [word for word in WORDS_OF[portrait.gender] if portrait.age_name != "old" or word not in CHILDREN]
     return "person" if rng.random() < 0.2 else pick(words, rng)
 
@@ -138,6 +140,7 @@ def hair_told(portrait: Portrait, rng: np.random.Generator) -> str:
 
 
 def head_told(portrait: Portrait, rng: np.random.Generator) -> list[str]:
+    """Phrases for hair, glasses, beard, hat and earrings: a random part of them, in this order."""
     told = []
     if rng.random() < 0.35:
         told.append(hair_told(portrait, rng))

@@ -29,15 +29,18 @@ class Folder:
     path: Path
 
     def array(self, name: str) -> NDArray[np.uint8]:
+        """A set's pictures, memory-mapped read-only: (persons, ...) of uint8. Raises: FileNotFoundError."""
         loaded: NDArray[np.uint8] = np.load(self.path / f"{name}.npy", mmap_mode="r")
         return loaded
 
     def portraits(self, name: str) -> list[Any]:
+        """Whom a set shows: a Portrait for each person, in `avatars` a list of them. Raises: FileNotFoundError."""
         loaded: list[Any] = pickle.loads((self.path / f"{name}.pickle").read_bytes())
         return loaded
 
 
 def person_of(seed: int, index: int) -> tuple[Portrait, np.random.Generator]:
+    """A person that seed and index fix in every process, and the generator of its further random choices."""
     rng = np.random.default_rng((seed, index))
     return random_portrait(rng), rng
 
@@ -71,6 +74,7 @@ def draw_photos(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]
 
 
 def draw_avatars(job: tuple[int, int]) -> tuple[list[list[Portrait]], NDArray[np.uint8]]:
+    """Avatars as the latents hold them, (n, AVATARS, 64, 64, 3), and for each person the portraits that they show."""
     seed, start = job
     portraits, pictures = [], []
     for index in range(start, start + CHUNK):

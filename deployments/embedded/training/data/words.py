@@ -20,6 +20,7 @@ EXTRA_WORDS = "male female boy girl person child elder non-binary android robot 
 
 
 def caption_corpus(count: int, seed: int) -> list[str]:
+    """`count` captions of random persons, a tenth as many default prompts, and EXTRA_WORDS, which no caption holds."""
     rng = np.random.default_rng(seed)
     words = ["man", "woman", "person"]
     corpus = [custom_caption(random_portrait(rng), rng) for _ in range(count)]
@@ -47,6 +48,7 @@ def train_tokenizer(corpus: Iterable[str]) -> CLIPTokenizer:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """(captions, 77) token ids with start and end token; shorter captions are padded, longer ones cut."""
     tokens: Tensor = tokenizer(
         captions, padding="max_length", max_length=WINDOW, truncation=True, return_tensors="pt"
     ).input_ids
