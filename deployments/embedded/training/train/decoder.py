@@ -28,6 +28,7 @@ def random_crops(pictures: NDArray[np.uint8], count: int, rng: np.random.Generat
 
 
 def edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbouring pixels, downwards (..., h - 1, w) and to the right (..., h, w - 1)."""
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 

@@ -82,6 +82,7 @@ class Generator(nn.Module):
         use_plain_attention(self.unet)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, faces: Tensor) -> Tensor:
+        """(n, 12, 32, 32) latents, time steps (n,), token ids (n, 77) and faces (n, 512) -> v, like the latents."""
         words = self.text(input_ids=tokens).last_hidden_state
         out: Tensor = self.unet(
             noisy,
@@ -93,6 +94,7 @@ class Generator(nn.Module):
 
 
 def caption_of(portrait: Portrait, default: bool, rng: np.random.Generator) -> str:
+    """The default prompt, or a caption of what the portrait shows; both with a random word for its gender."""
     word = gender_word(portrait, rng)
     return default_caption(word) if default else custom_caption(portrait, rng, word)
 
@@ -112,6 +114,7 @@ class Batches:
         self.persons, self.avatars = examples.pictures.shape[:2]
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (size, 12, 32, 32), token ids (size, 77) and faces (size, 512), fixed by seed and step."""
         rng = np.random.default_rng((self.seed, step))
         epoch_length = self.persons * self.avatars // self.size
         order = np.random.default_rng((self.seed, 7, step // epoch_length)).permutation(self.persons * self.avatars)
@@ -159,6 +162,7 @@ def where_it_matters() -> Tensor:
 
 
 def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Moves `average` towards `model` in place by a share of 19 / (step + 20), but no less than 1/1000."""
     keep = min(0.999, (step + 1) / (step + 20))
     with torch.no_grad():
         for mean, new in zip(average.parameters(), model.parameters(), strict=True):
@@ -176,6 +180,7 @@ class Progress:
     seconds: float = 0.0
 
     def save(self, path: Path) -> None:
+        """Replaces the checkpoint atomically: an interrupted training keeps the last one."""
         state = {
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -188,6 +193,7 @@ class Progress:
         draft.replace(path)
 
     def load(self, path: Path) -> None:
+        """Takes over all of a checkpoint, in place. Raises: RuntimeError where it is of other networks."""
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -76,6 +76,10 @@ def export_diffusion(
 
 
 def export_onnx(network: nn.Module, example: torch.Tensor, names: tuple[str, str], path: Path) -> None:
+    """An ONNX file of opset 17 for any batch size, with large weights in float16; `names`: of input and output.
+
+    `network` is put into evaluation mode.
+    """
     network.eval()
 
     def write(draft: Path) -> None:
@@ -114,8 +118,10 @@ def halve_weights(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """Of a file's content, in hex; reads it whole."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:
+    """Every file below the folder but README.md, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")

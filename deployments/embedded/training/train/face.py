@@ -33,6 +33,7 @@ def targets_of(person: Portrait) -> NDArray[np.float32]:
 
 
 def target(trait: Scale | Choice, told: Any) -> float:
+    """One of `targets_of`; a value beyond its scale counts as the scale's end, None is UNKNOWN."""
     if told is None:
         return UNKNOWN
     if isinstance(trait, Choice):
@@ -94,6 +95,7 @@ def recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def batches(count: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """`steps` batches of `size` sorted indices below `count`; each epoch has a new order, and drops its remainder."""
     order = rng.permutation(count)
     place = 0
     for _ in range(steps):
@@ -161,6 +163,7 @@ def train_face_encoder(
 
 @torch.no_grad()
 def embed(encoder: FaceEncoder, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Crops (n, 112, 112, 3 or 4) -> (n, 512), each of length 1, in batches of 64."""
     parts = [encoder(as_input(crops[i : i + 64])) for i in range(0, len(crops), 64)]
     return torch.cat(parts).numpy().astype(np.float32)
 

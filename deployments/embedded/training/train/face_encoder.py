@@ -48,6 +48,7 @@ class StyleFree(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, width, h, w) -> the same shape."""
         out: Tensor = x + self.body(x)
         return out
 
@@ -111,6 +112,7 @@ class FaceEncoder(nn.Module):
         return told
 
     def forward(self, x: Tensor) -> Tensor:
+        """The code of the traits' means over the LOOKS views of each crop, normalised."""
         views = looks(x)
         coarse, parsed = self.parse(views)
         told = self.read(views, coarse, shares(parsed))

@@ -54,6 +54,7 @@ def matting_batch(
 
 
 def matting_loss(logits: Tensor, alpha: Tensor) -> Tensor:
+    """Cross entropy plus 1 - soft intersection over union; (n, 1, h, w) each, `alpha` in 0..1."""
     mask = torch.sigmoid(logits)
     overlap = (mask * alpha).sum((1, 2, 3))
     union = (mask + alpha - mask * alpha).sum((1, 2, 3)).clamp(min=1)

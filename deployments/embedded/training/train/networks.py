@@ -17,6 +17,7 @@ FACE_TOKENS = 4
 
 
 def build_unet() -> UNet2DConditionModel:
+    """Untrained: latents (n, 12, 32, 32), conditioned on tokens of TEXT_WIDTH; every cross-attention has 4 heads."""
     return UNet2DConditionModel(
         sample_size=32,
         in_channels=LATENT_CHANNELS,
@@ -79,6 +80,7 @@ def plain_unet_state(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 
 def build_text_encoder(vocabulary: int, start_id: int, end_id: int) -> CLIPTextModel:
+    """CLIP's text model with 3 layers of TEXT_WIDTH, untrained but for `look_back`."""
     encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary,
@@ -138,6 +140,7 @@ def build_vae() -> AutoencoderTiny:
 
 
 def write_closed_form(vae: AutoencoderTiny) -> None:
+    """Sets and freezes the encoder's weights, in place: it gives `closed_form_latents` of the means of 4 x 4 pixels."""
     copy, halve, halve_again, unshuffle, scale = vae.encoder.layers
     with torch.no_grad():
         for layer in (copy, halve, halve_again, unshuffle, scale):
@@ -173,6 +176,8 @@ def build_scheduler() -> EulerDiscreteScheduler:
 
 
 class Residual(nn.Module):
+    """A residual block with normalisation and ReLU before each convolution (He et al. 2016)."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
@@ -185,6 +190,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, width, h, w) -> the same shape."""
         out: Tensor = x + self.body(x)
         return out
 
@@ -223,6 +229,7 @@ class MattingNet(nn.Module):
         self.last = nn.Sequential(nn.Conv2d(before + 3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1))
 
     def logits(self, x: Tensor) -> Tensor:
+        """(n, 1, 320, 320), before the sigmoid: the training's loss takes logits."""
         levels, out = [], x
         for down in self.down:
             out = down(out)
@@ -235,4 +242,5 @@ class MattingNet(nn.Module):
         return logits
 
     def forward(self, x: Tensor) -> Tensor:
+        """The mask in 0..1, which is what the ONNX file gives."""
         return torch.sigmoid(self.logits(x))

@@ -46,13 +46,16 @@ class MatrixOptimiser:
         clear(self._model.parameters())
 
     def state_dict(self) -> dict[str, Any]:
+        """Of both optimisers, for a checkpoint; the peaks of the learning rates are not in it."""
         return {"muon": self._muon.state_dict(), "adam": self._adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave. Raises: ValueError where that was for other parameters."""
         self._muon.load_state_dict(state["muon"])
         self._adam.load_state_dict(state["adam"])
 
 
 def clear(parameters: Iterable[nn.Parameter]) -> None:
+    """Drops the gradients, which frees their memory."""
     for parameter in parameters:
         parameter.grad = None

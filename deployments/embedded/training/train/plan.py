@@ -38,16 +38,20 @@ class Plan:
 
     @property
     def data(self) -> Folder:
+        """The drawn training sets, below the cache."""
         return Folder(self.cache / "data")
 
     @property
     def checkpoint(self) -> Path:
+        """Of the generator; it need not exist."""
         return self.cache / "diffusion.pt"
 
     def tokenizer(self) -> CLIPTokenizer:
+        """The one that `run_tokenizer` saved. Raises: OSError where there is none."""
         return CLIPTokenizer.from_pretrained(self.cache / "tokenizer")
 
     def face_encoder(self) -> FaceEncoder:
+        """The trained one, in evaluation mode. Raises: FileNotFoundError before it was trained."""
         encoder = FaceEncoder()
         encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True))
         return encoder.eval()
@@ -69,6 +73,7 @@ def run_diffusion(plan: Plan) -> None:
 
 
 def train_as_one_of(rank: int, plan: Plan, threads: int) -> None:
+    """One process of `plan.workers`, which meet through a file in the cache; `threads` are those of all together."""
     torch.set_num_threads(max(1, threads // plan.workers))
     torch.set_flush_denormal(True)
     dist.init_process_group(
@@ -79,6 +84,7 @@ def train_as_one_of(rank: int, plan: Plan, threads: int) -> None:
 
 
 def train_with(plan: Plan) -> None:
+    """Trains the generator in this process, which may be one of several that average their gradients."""
     train_diffusion(
         plan.examples(),
         plan.tokenizer(),

@@ -59,12 +59,14 @@ class Questions(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(TEXT_WIDTH, count) for count in ANSWERS.values())
 
     def forward(self, words: Tensor) -> list[Tensor]:
+        """Encoded words (n, 77, TEXT_WIDTH) -> for each question its answers' logits, (n, options)."""
         weights = torch.softmax(self.queries @ self.keys(words).transpose(1, 2) / TEXT_WIDTH**0.5, dim=-1)
         read = weights @ words  # (n, questions, width)
         return [head(read[:, number]) for number, head in enumerate(self.heads)]
 
 
 def caption_batch(size: int, rng: np.random.Generator) -> tuple[list[str], Tensor]:
+    """Captions of new random persons, and what they say, (size, questions): the option's index, or UNNAMED."""
     captions, told = [], []
     for _ in range(size):
         portrait = random_portrait(rng)
@@ -80,6 +82,7 @@ def caption_batch(size: int, rng: np.random.Generator) -> tuple[list[str], Tenso
 
 
 def train_text_encoder(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int, seed: int) -> None:
+    """Trains `encoder` in place on batches of 64 new captions; the questions' weights are dropped at the end."""
     torch.manual_seed(seed)
     rng, questions = np.random.default_rng(seed), Questions()
     optimiser = torch.optim.AdamW([*encoder.parameters(), *questions.parameters()], lr=1e-3, weight_decay=1e-2)
