@@ -40,10 +40,12 @@ DARK_BLACK = replace(
 
 
 def held_out(count: int, start: int = HELD_OUT + 100) -> list[Portrait]:
+    """Persons of the seeds `start`, `start + 1`, ..., on whom nothing was trained."""
     return [random_portrait(np.random.default_rng(start + i)) for i in range(count)]
 
 
 def triples_figure(studio: Studio, count: int = 60) -> float:
+    """`triples_right` of two photo-like views each of `count` held-out persons, 0..1."""
     rng = np.random.default_rng(HELD_OUT + 7)
     views = np.stack([np.stack(face_views(person, rng, 2)) for person in held_out(count)])
     embeddings = studio.embed(views.reshape(-1, *views.shape[2:])).reshape(count, 2, -1)
@@ -70,6 +72,7 @@ def benchmark_figures(path: Path) -> dict[str, str]:
 
 
 def sheet_references() -> list[Reference]:
+    """The rows of the contact sheet: six real photos, a pale and a dark person, six held-out persons."""
     drawn = [drawn_reference(f"drawn {i}", person, i) for i, person in enumerate(held_out(6, HELD_OUT + 900))]
     pair = [drawn_reference("pale blond", PALE_BLOND, 1), drawn_reference("dark black", DARK_BLACK, 2)]
     return [*real_references(), *pair, *drawn]
@@ -123,6 +126,7 @@ not be used to recognise people.
 
 
 def write_card(weights: Path, trained: str, measured: dict[str, str]) -> None:
+    """Replaces README.md of the weights, atomically; its table has size and SHA-256 of every other file."""
     files = [(path.relative_to(weights), path.stat().st_size, sha256_of(path)) for path in weight_files(weights)]
     card = CARD.format(
         trained=trained,

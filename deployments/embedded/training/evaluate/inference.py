@@ -30,10 +30,12 @@ class Reference:
 
     @property
     def crop(self) -> NDArray[np.uint8]:
+        """The face encoder's input crop, (112, 112, 3)."""
         return crop_face(self.photo, self.box)
 
 
 def drawn_reference(name: str, person: Portrait, seed: int) -> Reference:
+    """A photo-like picture (256, 256, 3) of a drawn person; the seed fixes pose, light and background."""
     view = render_photo(person, np.random.default_rng(seed), size=256)
     return Reference(name, np.asarray(view.picture, dtype=np.uint8), view.box)
 
@@ -76,6 +78,7 @@ class Studio:
         self.pipeline.set_progress_bar_config(disable=True)
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Crops (n, 112, 112, 3) -> (n, 512), each of length 1."""
         (embeddings,) = self.encoder.run(None, {"input": encoder_input(crops)})
         return np.asarray(embeddings, dtype=np.float32)
 
@@ -103,6 +106,7 @@ class Studio:
 
 
 def contact_sheet(rows: list[list[NDArray[np.uint8]]], cell: int = 256) -> Image.Image:
+    """Pictures of any size, one row a list, each scaled to `cell` pixels a side; short rows end in white."""
     sheet = Image.new("RGB", (cell * max(len(row) for row in rows), cell * len(rows)), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):

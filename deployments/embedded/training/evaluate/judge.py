@@ -52,10 +52,12 @@ def beard_group(beard: str) -> str:
 
 
 def glasses_group(glasses: str) -> str:
+    """Round and square ones are not told apart."""
     return "without" if glasses == "none" else "with"
 
 
 def hair_group(style: str) -> str:
+    """By `HAIR_LENGTH`: below 0.1 bald, below 0.6 short, else long. Raises: KeyError for an unknown style."""
     length = {str(known): length for known, length in HAIR_LENGTH.items()}[style]
     return "bald" if length < 0.1 else "short" if length < 0.6 else "long"
 
@@ -75,6 +77,7 @@ def shows_beard(portrait: Portrait) -> bool:
 
 
 def shows_hair(portrait: Portrait) -> bool:
+    """Whether style and colour of the hair can be judged: nothing hides it and there is some."""
     return portrait.hair_style != "bald" and portrait.hat == "none"
 
 
@@ -100,6 +103,8 @@ class Readings:
 
 
 class Block(nn.Sequential):
+    """Two 3x3 convolutions, the first of stride 2: (n, before, h, w) -> (n, width, h / 2, w / 2)."""
+
     def __init__(self, before: int, width: int) -> None:
         super().__init__(
             nn.Conv2d(before, width, 3, stride=2, padding=1, bias=False),
@@ -129,6 +134,7 @@ class JudgeNet(nn.Module):
         self.correction = nn.Linear(128, 6)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and colours, as the class says; each pixel's place, -1..1, joins its colour as two more channels."""
         line = torch.linspace(-1, 1, SIDE)
         across, down = line.expand(len(x), 1, SIDE, SIDE), line[:, None].expand(len(x), 1, SIDE, SIDE)
         near = self.near(torch.cat([x, across, down], 1))
@@ -153,10 +159,13 @@ def scaled_lab(pictures: Picture) -> Tensor:
 
 
 def reduced(picture: Picture) -> Picture:
+    """(h, w, 3) -> (64, 64, 3), each pixel the mean of those that it covers."""
     return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.uint8)
 
 
 class Judge:
+    """A trained JudgeNet, which is put into evaluation mode; runs on the CPU."""
+
     def __init__(self, net: JudgeNet) -> None:
         self._net = net.eval()
 
@@ -193,6 +202,7 @@ class Labels:
 
     @classmethod
     def of(cls, portraits: Sequence[Portrait]) -> Self:
+        """What the judge should read of the portraits' pictures, in their order."""
         values = [[HEADS[head].index(getattr(person, head)) for head in HEADS] for person in portraits]
         colours = np.array([[person.skin, person.hair] for person in portraits], dtype=np.float64) / 255
         lab = ((rgb2lab(colours) - LAB_MIDDLE) / LAB_UNIT).reshape(-1, 6).astype(np.float32)
