@@ -35,10 +35,12 @@ class Scale:
     width = 2
 
     def code(self, value: float) -> Array:
+        """(2,), of length `weight`; a value beyond the scale counts as its end."""
         angle = np.pi * np.clip((value - self.low) / (self.high - self.low), 0, 1)
         return self.weight * np.array([np.cos(angle), np.sin(angle)])
 
     def read(self, code: Array) -> float:
+        """The value whose code has the direction of `code` (2,), from `low` to `high`; its length does not matter."""
         share = np.arctan2(max(code[1], 0.0), code[0]) / np.pi
         return float(self.low + (self.high - self.low) * share)
 
@@ -52,15 +54,18 @@ class Choice:
 
     @property
     def width(self) -> int:
+        """One number for each option."""
         return len(self.options)
 
     def code(self, value: Any) -> Array:
+        """(options,): `weight` at the option's place, all 0 for None. Raises: ValueError for an unknown option."""
         code = np.zeros(self.width)
         if value is not None:
             code[self.options.index(value)] = self.weight
         return code
 
     def read(self, code: Array) -> Any:
+        """The option whose number in `code` (options,) is the largest."""
         return self.options[int(code.argmax())]
 
 
@@ -96,6 +101,7 @@ def basis() -> NDArray[np.float32]:
 
 
 def lab(colour: Colour) -> Array:
+    """(3,): CIE Lab under D65 of sRGB in 0..255."""
     return np.asarray(rgb2lab(np.array(colour, dtype=np.float64)[None, None] / 255)[0, 0], dtype=np.float64)
 
 

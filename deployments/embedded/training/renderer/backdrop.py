@@ -47,6 +47,7 @@ def any_colour(rng: np.random.Generator) -> Colour:
 
 
 def mixed(weight: Field, first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`first` where the weight (size, size) is far below 0, `second` far above, half of each at 0: a logistic curve."""
     share = (1 / (1 + np.exp(-weight)))[..., None]
     return first * (1 - share) + second * share
 
@@ -62,12 +63,14 @@ def noise_field(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def grain_field(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Wood, fabric, grass: two colours, mixed by noise drawn out along one direction; (size, size, 3) of 0..255."""
     grain = stretched_grain(size, rng, rng.uniform(0, np.pi), rng.uniform(0.3, 1.5), rng.uniform(3, 20))
     first, second = (np.zeros(3) + any_colour(rng) for _ in range(2))
     return mixed(grain * rng.uniform(0.5, 3), np.zeros((size, size, 3)) + first, second)
 
 
 def gradient_field(size: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Four corner colours, alike in half of the cases, with a smooth transition: (size, size, 3) of 0..255."""
     corners = np.array([[any_colour(rng) for _ in range(2)] for _ in range(2)], dtype=np.uint8)
     if rng.random() < 0.5:
         corners = (corners * 0.3 + corners.mean((0, 1)) * 0.7).astype(np.uint8)

@@ -28,6 +28,7 @@ OUTLINES: dict[Beard, Points] = {
 
 
 def draw_beard(sketch: Sketch, face: Image.Image) -> None:
+    """Over the bare face, before its features; a full beard may reach beyond the face's mask, stubble does not."""
     person = sketch.person
     if person.beard == "none":
         return

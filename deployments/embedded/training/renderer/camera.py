@@ -42,6 +42,7 @@ def softened(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def compressed(image: Image.Image, quality: int) -> Image.Image:
+    """Through JPEG and back; `quality` as Pillow counts it."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)

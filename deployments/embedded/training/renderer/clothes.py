@@ -24,6 +24,7 @@ from deployments.embedded.training.renderer.portrait import Colour
 
 
 def draw_body(sketch: Sketch) -> None:
+    """Neck and torso in skin, then the garment over them: drawn before the head."""
     person = sketch.person
     neck, broad = (22.0, 84.0) if person.gender == "man" else (16.5, 69.0)
     wardrobe = Wardrobe(sketch, neck, broad)
@@ -35,10 +36,12 @@ def draw_body(sketch: Sketch) -> None:
 
 
 def body_mask(sketch: Sketch, outline: Points) -> Image.Image:
+    """The mask of an outline whose x counts from the middle line; a body does not tilt with its head."""
     return sketch.mask(shifted(outline, FACE_X, 0), head=False)
 
 
 def cloth_light(sketch: Sketch, broad: float) -> Array:
+    """On the shading grid, for a torso `broad` to each side: one shoulder bright, a dark fold beside each arm."""
     field = light_field(sketch, FACE_X, 238, broad + 34, 74, 0.9 * sketch.look.contrast) + 0.05
     field += 0.08 * bump(FACE_X - broad * 0.55, 218, 26, 10)
     return field - 0.16 * (bump(FACE_X + broad * 0.76, 258, 8, 26) + bump(FACE_X - broad * 0.76, 258, 8, 26))
@@ -58,6 +61,7 @@ class Wardrobe:
         self.trim = lighter(self.colour, 0.2) if dark else darker(self.colour, 0.26)
 
     def dress(self) -> None:
+        """Draws the garment that the portrait names; its torso takes rim light in the cloth's colour."""
         garments = {
             "t-shirt": self.t_shirt, "v-neck": self.v_neck, "shirt": self.shirt, "hoodie": self.hoodie,
             "blazer": self.blazer, "turtleneck": self.turtleneck, "dungarees": self.dungarees,
@@ -73,6 +77,7 @@ class Wardrobe:
         self.sketch.fill(mask, tinted(colour, self.light, 0.0))
 
     def hem(self, line: Points, colour: Colour, width: float) -> None:
+        """A line of this width along the cloth's edge, cut off at the torso."""
         mask = self.sketch.line_mask(shifted(line, FACE_X, 0), width=width, head=False)
         self.sketch.fill(ImageChops.multiply(mask, self.torso), tinted(colour, self.light, 0.0))
 
@@ -83,17 +88,20 @@ class Wardrobe:
         self.sketch.fill(mask, tinted(colour, self.light, 0.0))
 
     def t_shirt(self, colour: Colour | None = None) -> None:
+        """With a round neck; `colour` is for one worn under something else."""
         wide = self.neck + 8
         self.cover(ellipse(0, 180, wide, 25), colour or self.colour)
         self.hem(arc(0, 180, wide, 25, 0, 180, 24), darker(colour, 0.12) if colour else self.trim, 5.0)
 
     def v_neck(self) -> None:
+        """With a pointed opening and a hem along it."""
         wide = self.neck + 8
         v = [(wide, 180.0), (wide - 3, 196.0), (2.0, 230.0), (-2.0, 230.0), (3 - wide, 196.0), (-wide, 180.0)]
         self.cover(v, self.colour)
         self.hem(v, self.trim, 5.0)
 
     def shirt(self) -> None:
+        """With a collar, lighter than the cloth unless that is nearly white, and a button band."""
         wide = self.neck + 3
         self.cover([(wide, 180.0), (0.0, 216.0), (-wide, 180.0)], self.colour)
         self.hem([(0.0, 217.0), (0.0, 262.0)], self.trim, 4.0)
@@ -107,6 +115,7 @@ class Wardrobe:
         self.patch(collar, darker(self.colour, 0.1) if sum(self.colour) > 620 else lighter(self.colour, 0.24))
 
     def hoodie(self) -> None:
+        """With the hood folded behind the neck and two cords."""
         wide = self.neck + 4
         self.cover(ellipse(0, 182, wide, 20), self.colour)
         hood = [(self.neck - 3, 176.0), (self.neck + 10, 176.0), (self.neck + 21, 190.0), (self.neck + 14, 207.0),
@@ -116,6 +125,7 @@ class Wardrobe:
             self.hem([(side * 12.0, 220.0), (side * 13.0, 244.0)], self.trim, 4.5)
 
     def blazer(self) -> None:
+        """Over a white t-shirt, or a grey one where the cloth is light."""
         self.t_shirt((240, 240, 243) if sum(self.colour) < 600 else (84, 92, 112))
         wide = self.neck + 9
         self.cover(
@@ -126,6 +136,7 @@ class Wardrobe:
         self.patch(lapel, self.trim)
 
     def turtleneck(self) -> None:
+        """Closed, with a lighter collar up to the chin."""
         self.cover(None, self.colour)
         collar = [(0.0, 174.0), (self.neck + 2, 170.0), (self.neck + 5, 184.0), (self.neck + 7, 196.0), (0.0, 201.0)]
         self.patch(collar, lighter(self.colour, 0.1), closed=True)
@@ -133,6 +144,7 @@ class Wardrobe:
         self.hem(line, self.trim, 4.5)
 
     def dungarees(self) -> None:
+        """A bib, two straps and brass buttons over a white t-shirt, or a red one where the cloth is light."""
         self.t_shirt((238, 236, 230) if sum(self.colour) < 600 else (190, 90, 80))
         self.patch([(0.0, 230.0), (34.0, 230.0), (38.0, 262.0), (0.0, 262.0)], self.colour, closed=True)
         strap = [(self.neck + 17, 192.0), (self.neck + 28, 196.0), (34.0, 238.0), (23.0, 238.0)]

@@ -38,6 +38,7 @@ CARTOON = Look(cartoon=True)
 
 
 def closed(points: NDArray[np.float64], steps: int) -> Points:
+    """The closed Catmull-Rom curve through the points (n, 2), `steps` points to a piece."""
     p0, p2, p3 = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0), np.roll(points, -2, axis=0)
     return catmull_rom(p0, points, p2, p3, steps)
 
@@ -69,18 +70,22 @@ def mirrored(right: Points) -> Points:
 
 
 def flipped(points: Points) -> Points:
+    """Mirrored in the middle line x = 0, in the same order."""
     return [(-x, y) for x, y in points]
 
 
 def shifted(points: Points, x: float, y: float) -> Points:
+    """All points moved by (x, y)."""
     return [(px + x, py + y) for px, py in points]
 
 
 def ellipse(x: float, y: float, wide: float, high: float, count: int = 24) -> Points:
+    """`count` points of an ellipse with the half axes `wide` and `high`; the first is not repeated at the end."""
     return arc(x, y, wide, high, 0, 360 * (1 - 1 / count), count)
 
 
 def arc(x: float, y: float, wide: float, high: float, start: float, end: float, count: int = 12) -> Points:
+    """`count` points of an ellipse with half axes `wide` and `high`, from one angle to another: degrees, clockwise."""
     angles = np.deg2rad(np.linspace(start, end, count))
     return list(zip((x + wide * np.cos(angles)).tolist(), (y + high * np.sin(angles)).tolist(), strict=True))
 
@@ -100,6 +105,7 @@ def tinted(colour: Colour, light: Array, warmth: float = 0.25) -> Image.Image:
 
 
 def darker(colour: Colour, share: float) -> Colour:
+    """Mixed with nearly black; `share` 1 is that alone."""
     return between(colour, (10, 6, 8), share)
 
 
@@ -110,6 +116,7 @@ def shaded(colour: Colour, share: float) -> Colour:
 
 
 def lighter(colour: Colour, share: float) -> Colour:
+    """Mixed with a warm white; `share` 1 is that alone."""
     return between(colour, (255, 250, 244), share)
 
 
@@ -156,6 +163,7 @@ class Sketch:
         return [(x, y) for x, y in (xy * self.unit).tolist()]
 
     def mask(self, *shapes: Points, head: bool = True) -> Image.Image:
+        """White inside of any of the outlines, which are closed by themselves; `head` False: it does not tilt."""
         mask = Image.new("L", (self.side, self.side), 0)
         draw = ImageDraw.Draw(mask)
         for shape in shapes:
@@ -163,6 +171,7 @@ class Sketch:
         return mask
 
     def line_mask(self, *lines: Points, width: float, head: bool = True) -> Image.Image:
+        """White on open lines with round ends; `width` in drawing units, for a cartoon at least THINNEST."""
         mask = Image.new("L", (self.side, self.side), 0)
         draw = ImageDraw.Draw(mask)
         for line in lines:
@@ -170,6 +179,7 @@ class Sketch:
         return mask
 
     def fill(self, mask: Image.Image, paint: Image.Image | Colour, solid: bool = True) -> None:
+        """Paints under the mask; a picture as `paint` is of the shading grid. `solid` adds the mask to the alpha."""
         box = mask.getbbox()
         if box is None:
             return
@@ -191,6 +201,7 @@ class Sketch:
         ImageDraw.Draw(self.alpha).polygon(placed, fill=255)
 
     def stroke(self, points: Points, colour: Colour, width: float, head: bool = True) -> None:
+        """An open line with round ends on the person; `width` as in `line_mask`."""
         placed = self.place(points, head)
         self._line(ImageDraw.Draw(self.picture), placed, colour, width)
         self._line(ImageDraw.Draw(self.alpha), placed, 255, width)
@@ -205,6 +216,7 @@ class Sketch:
             draw.ellipse((x - half, y - half, x + half, y + half), fill=colour)
 
     def soft(self, mask: Image.Image, radius: float, opacity: float) -> Image.Image:
+        """The mask times `opacity`, blurred by `radius` drawing units on the shading grid."""
         small = mask.resize((GRID, GRID), Image.Resampling.BOX)
         small = small.filter(ImageFilter.GaussianBlur(radius * GRID / UNITS))
         return faded(small, opacity).resize((self.side, self.side), Image.Resampling.BILINEAR)
@@ -222,6 +234,7 @@ class Sketch:
 
 
 def faded(mask: Image.Image, opacity: float) -> Image.Image:
+    """The mask times `opacity`, 0..1."""
     return mask.point([round(i * opacity) for i in range(256)])
 
 

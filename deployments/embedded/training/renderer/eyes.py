@@ -31,6 +31,7 @@ def eye_outline(sketch: Sketch) -> tuple[Points, Points]:
 
 
 def draw_eyes(sketch: Sketch) -> None:
+    """White with the lid's shade, iris and upper lid, women's with a lash; the iris moves with the head's turn."""
     upper, lower = eye_outline(sketch)
     lid = darker(
         between(sketch.person.skin, sketch.person.hair, 0.3), 0.84 if sketch.person.gender == "woman" else 0.66
@@ -50,6 +51,7 @@ def draw_eyes(sketch: Sketch) -> None:
 
 
 def draw_iris(sketch: Sketch, x: float, y: float, white: Image.Image) -> None:
+    """Iris, pupil and highlight about (x, y), all but the highlight within the mask `white`."""
     radius = 10.4 + 0.8 * sketch.person.eye_size
     colour = lighter(sketch.person.eyes, 0.1)
 

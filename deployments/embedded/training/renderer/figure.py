@@ -27,6 +27,7 @@ def render(portrait: Portrait, size: int = 256, look: Look = CARTOON) -> tuple[I
 
 
 def draw_figure(sketch: Sketch) -> None:
+    """Draws all of the person, each part over the ones before, onto the sketch; ears under hair are left out."""
     draw_back_hair(sketch)
     draw_body(sketch)
     if not shape_of(sketch).over_ears:

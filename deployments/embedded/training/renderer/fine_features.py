@@ -22,6 +22,7 @@ HALF: dict[Expression, float] = {"serious": 14.0, "neutral": 14.0, "smiling": 17
 
 
 def draw_features(sketch: Sketch) -> None:
+    """A photo's eyes, nose, mouth and brows, on the bare face with its beard."""
     draw_eyes(sketch)
     draw_nose(sketch)
     draw_mouth(sketch)
@@ -29,6 +30,7 @@ def draw_features(sketch: Sketch) -> None:
 
 
 def draw_eyes(sketch: Sketch) -> None:
+    """As far open as `look.eye_scale` and the expression say; women's are larger, with a lash."""
     person, woman = sketch.person, sketch.person.gender == "woman"
     scale = sketch.look.eye_scale
     wide = (8.6 + 2.0 * person.eye_size + (0.8 if woman else 0)) * (0.88 + 0.12 * scale)
@@ -43,10 +45,12 @@ def draw_eyes(sketch: Sketch) -> None:
 
 
 def lid_colour(sketch: Sketch) -> Colour:
+    """Nearly black, with a tint of skin and hair."""
     return darker(between(sketch.person.skin, sketch.person.hair, 0.3), 0.78)
 
 
 def draw_eye(sketch: Sketch, x: float, y: float, wide: float, high: float) -> None:
+    """One eye with its lids about (x, y); `wide` and `high` are half of its size."""
     person = sketch.person
     upper: Points = [(-wide, 0.8), (-wide * 0.45, -high * 0.87), (wide * 0.4, -high * 0.91), (wide, 0.0)]
     lower: Points = [(wide * 0.45, high * 0.8), (-wide * 0.4, high * 0.82)]
@@ -64,6 +68,7 @@ def draw_eye(sketch: Sketch, x: float, y: float, wide: float, high: float) -> No
 
 
 def draw_brows(sketch: Sketch) -> None:
+    """One line each, thinner for women, lower towards the nose where the expression is serious."""
     person = sketch.person
     colour = darker(person.hair, 0.42 if sum(person.hair) > 480 else 0.35)
     thick = (2.0 + 2.4 * person.brows) * (1.0 if person.gender == "man" else 0.7)
@@ -75,6 +80,7 @@ def draw_brows(sketch: Sketch) -> None:
 
 
 def draw_nose(sketch: Sketch) -> None:
+    """The shade of ridge and ball, deeper in a look of more contrast, then nostrils, wings and a highlight."""
     person, depth = sketch.person, sketch.look.contrast
     middle = sketch.face_y
     x, y = sketch.feature_x(0) + 2.5 * person.yaw, middle + 20.0
@@ -93,6 +99,7 @@ def draw_nose(sketch: Sketch) -> None:
 
 
 def draw_mouth(sketch: Sketch) -> None:
+    """Lips with a line between them, or open where the person laughs or is surprised."""
     person, woman = sketch.person, sketch.person.gender == "woman"
     x, y = sketch.feature_x(0) + 1.0 * person.yaw, sketch.face_y + 37.0
     lip = between(person.skin, (186, 50, 60) if woman else (160, 66, 60), 0.55 if woman else 0.38)
@@ -114,6 +121,7 @@ def draw_mouth(sketch: Sketch) -> None:
 
 
 def draw_opening(sketch: Sketch, x: float, y: float, wide: float) -> None:
+    """The dark inside and the upper teeth, between corners almost `wide` away from x."""
     inner = [(x - wide + 2.5, y - 1.4), (x, y + 1.4), (x + wide - 2.5, y - 1.4), (x + wide * 0.48, y + 6.8),
              (x, y + 8.6), (x - wide * 0.48, y + 6.8)]  # fmt: skip
     sketch.shape(spline(inner, 6), (92, 26, 30))

@@ -22,6 +22,7 @@ CARTOON = Fit(apart=25.0, below=3.5, wide=20.5, high=19.5, frame=5.4, temple=52.
 
 
 def draw_glasses(sketch: Sketch) -> None:
+    """Lenses with a weak white shine, rims, temples and bridge; nothing without glasses."""
     if sketch.person.glasses == "none":
         return
     fit = CARTOON if sketch.look.cartoon else PHOTO
@@ -38,6 +39,7 @@ def draw_glasses(sketch: Sketch) -> None:
 
 
 def rim_outline(sketch: Sketch, fit: Fit, x: float, y: float) -> Points:
+    """The closed outline about (x, y): an ellipse, or a rounded box that narrows downwards."""
     if sketch.person.glasses == "round":
         return ellipse(x, y, fit.wide, fit.high, 32)
     wide, high = fit.wide, fit.high * 0.86

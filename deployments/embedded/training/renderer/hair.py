@@ -25,6 +25,7 @@ from deployments.embedded.training.renderer.portrait import brightness
 
 
 def shape_of(sketch: Sketch) -> HairShape:
+    """The person's hair style, parted as the sign of `parting` says: negative is left in the picture."""
     return hair_shape(sketch.person.hair_style, sketch.person.parting < 0)
 
 
@@ -66,12 +67,14 @@ def strands(sketch: Sketch, radius: Array, angle: Array) -> Array:
 
 
 def draw_back_hair(sketch: Sketch) -> None:
+    """What lies behind the body and the head: drawn first."""
     mask = hair_mask(sketch, shape_of(sketch).back)
     sketch.fill(mask, tinted(darker(sketch.hair, 0.12), hair_light(sketch) - 0.05, 0.15))
     sketch.take_rim_light(mask, sketch.hair)
 
 
 def draw_front_hair(sketch: Sketch, face: Image.Image) -> None:
+    """Shaved parts, then the hair with its shadow on the face and its locks; a bald head gets a shine."""
     shape = shape_of(sketch)
     if sketch.person.hair_style == "bald" and sketch.person.hat == "none":
         shine = sketch.mask(sketch.skull(ellipse(-14, -44, 13, 6)))

@@ -22,6 +22,8 @@ class HairShape:
 
 
 def flipped_shape(shape: HairShape) -> HairShape:
+    """Mirrored in the middle line."""
+
     def all_flipped(outlines: tuple[Points, ...]) -> tuple[Points, ...]:
         return tuple(flipped(outline) for outline in outlines)
 
@@ -47,20 +49,24 @@ def both_sides(right: Points) -> Points:
 
 
 def mirrored_locks(*right: Points) -> tuple[Points, ...]:
+    """Smooth curves through each line of points on the right, and their mirror images on the left."""
     curves = [smooth(curve) for curve in right]
     return tuple(curves + [flipped(curve) for curve in curves])
 
 
 def bald() -> HairShape:
+    """No hair at all; `draw_front_hair` adds the shine."""
     return HairShape(front=())
 
 
 def buzz() -> HairShape:
+    """Close to the skull, with an even hairline."""
     hairline = both_sides([(40.0, -2.0), (37.0, -26.0), (30.0, -38.0), (16.0, -41.0), (0.0, -42.0)])
     return HairShape(front=(cap(60.0, 44.5, hairline, 0.0),))
 
 
 def receding() -> HairShape:
+    """Short, with the hairline set back at both temples."""
     hairline = both_sides([(40.5, 4.0), (38.0, -18.0), (35.0, -34.0), (27.0, -50.0), (15.0, -50.0), (0.0, -45.0)])
     return HairShape(
         front=(cap(63.0, 46.5, hairline, 6.0),),
@@ -69,6 +75,7 @@ def receding() -> HairShape:
 
 
 def undercut() -> HairShape:
+    """A thick top over shaved sides."""
     sides = both_sides([(40.5, 2.0), (38.0, -24.0), (32.0, -40.0), (0.0, -44.0)])
     top = [(40.0, -30.0), (42.5, -46.0), (36.0, -64.0), (14.0, -75.0), (-16.0, -77.0), (-38.0, -67.0),
            (-45.0, -50.0), (-42.0, -30.0), (-36.0, -26.0), (-30.0, -33.0), (-8.0, -37.0), (14.0, -43.0), (30.0, -42.0),
@@ -79,6 +86,7 @@ def undercut() -> HairShape:
 
 
 def parted() -> HairShape:
+    """Short, combed aside from a parting."""
     outer = [(-45.5, 2.0), (-47.5, -16.0), (-45.0, -46.0), (-28.0, -69.0), (2.0, -75.0), (28.0, -66.0), (42.0, -42.0),
              (45.5, -16.0), (45.0, 2.0)]  # fmt: skip
     hairline = [(40.5, 2.0), (38.0, -20.0), (31.0, -38.0), (22.0, -47.0), (8.0, -37.0), (-14.0, -31.0), (-33.0, -28.0),
@@ -90,6 +98,7 @@ def parted() -> HairShape:
 
 
 def quiff() -> HairShape:
+    """Short sides and a tuft that stands up over the forehead."""
     hairline = both_sides([(40.5, 0.0), (38.0, -22.0), (32.0, -36.0), (20.0, -42.0), (0.0, -44.0)])
     tuft = [(37.0, -28.0), (42.0, -44.0), (39.0, -62.0), (24.0, -75.0), (0.0, -81.0), (-24.0, -79.0), (-40.0, -66.0),
             (-43.0, -46.0), (-38.0, -28.0), (-32.0, -38.0), (-20.0, -45.0), (0.0, -42.0), (20.0, -42.0),
@@ -101,6 +110,7 @@ def quiff() -> HairShape:
 
 
 def swept() -> HairShape:
+    """Combed straight back: the forehead is bare."""
     hairline = both_sides([(40.5, 4.0), (39.0, -20.0), (34.0, -38.0), (22.0, -47.0), (0.0, -48.0)])
     outer = both_sides([(46.5, 4.0), (49.0, -18.0), (47.0, -44.0), (33.0, -68.0), (12.0, -77.0), (0.0, -78.0)])
     locks = mirrored_locks([(10.0, -48.0), (12.0, -60.0), (10.0, -73.0)], [(27.0, -45.0), (33.0, -54.0), (32.0, -64.0)])
@@ -108,6 +118,7 @@ def swept() -> HairShape:
 
 
 def fringe() -> HairShape:
+    """Short, with points that hang into the forehead."""
     hairline = [(41.5, 8.0), (39.0, -12.0), (34.0, -24.0), (24.0, -19.0), (17.0, -27.0), (4.0, -19.0), (-4.0, -27.0),
                 (-18.0, -19.0), (-26.0, -26.0), (-37.0, -16.0), (-41.5, 8.0)]  # fmt: skip
     locks = (smooth([(17.0, -27.0), (16.0, -42.0), (8.0, -58.0)]), smooth([(-4.0, -27.0), (-4.0, -44.0), (0.0, -60.0)]),
@@ -117,6 +128,7 @@ def fringe() -> HairShape:
 
 
 def pixie() -> HairShape:
+    """Short, over the ears, combed across the forehead from a parting."""
     outer = [(-41.0, 26.0), (-49.0, 8.0), (-52.0, -18.0), (-47.0, -46.0), (-28.0, -69.0), (2.0, -75.0), (30.0, -66.0),
              (46.0, -42.0), (49.0, -14.0), (47.0, 8.0), (41.0, 24.0)]  # fmt: skip
     hairline = [(38.0, 8.0), (38.0, -14.0), (31.0, -34.0), (22.0, -44.0), (6.0, -33.0), (-16.0, -25.0), (-33.0, -17.0),
@@ -134,6 +146,7 @@ def curls(right: float, top: float, size: float, count: int) -> tuple[Points, ..
 
 
 def curly() -> HairShape:
+    """Round curls about the head and along the forehead."""
     hairline = both_sides([(40.5, 2.0), (37.0, -24.0), (26.0, -34.0), (0.0, -36.0)])
     brow = tuple(ellipse(x, -37.0 + abs(x) * 0.18, 9.5, 8.5, 16) for x in (-27.0, -9.0, 9.0, 27.0))
     locks = tuple(arc(x, y, 7.0, 7.0, 20, 160) for x, y in [(-34, -40), (-17, -56), (2, -62), (21, -56), (36, -40),
@@ -160,26 +173,31 @@ def halo(outline: Points, ear: float) -> Points:
 
 
 def short_afro() -> HairShape:
+    """Round, close to the head, above the ears."""
     return HairShape(front=(halo(scalloped(51.0, 52.0, -20.0, 18), 2.0),))
 
 
 def afro() -> HairShape:
+    """Round and wide, over the ears."""
     outline = scalloped(68.0, 62.0, -18.0, 22)
     return HairShape(front=(halo(outline, 30.0),), back=(outline,), over_ears=True)
 
 
 def pulled_back() -> tuple[Points, tuple[Points, ...]]:
+    """The front outline of hair tied behind, and its locks: for `bun` and `ponytail`."""
     hairline = both_sides([(41.0, 4.0), (39.0, -20.0), (31.0, -37.0), (16.0, -43.0), (0.0, -44.0)])
     locks = mirrored_locks([(13.0, -45.0), (10.0, -61.0)], [(35.0, -32.0), (32.0, -50.0)])
     return cap(65.0, 45.5, hairline, 4.0), locks
 
 
 def bun() -> HairShape:
+    """Tied back, with a knot on top."""
     front, locks = pulled_back()
     return HairShape(front=(front,), back=(ellipse(0.0, -70.0, 21.0, 15.0),), locks=locks)
 
 
 def ponytail() -> HairShape:
+    """Tied back, with a tail that falls to one side."""
     front, locks = pulled_back()
     tail = [(-20.0, -58.0), (-46.0, -54.0), (-66.0, -34.0), (-72.0, 0.0), (-68.0, 36.0), (-72.0, 62.0), (-58.0, 92.0),
             (-50.0, 62.0), (-46.0, 30.0), (-48.0, 0.0), (-40.0, -24.0)]  # fmt: skip
@@ -187,6 +205,7 @@ def ponytail() -> HairShape:
 
 
 def bob() -> HairShape:
+    """Chin-length, parted, over the ears."""
     back = [(0.0, -66.0), (34.0, -56.0), (53.0, -22.0), (58.0, 16.0), (59.0, 40.0), (48.0, 54.0), (0.0, 54.0)]
     outer = [(-40.0, 52.0), (-55.0, 50.0), (-60.0, 34.0), (-57.0, 4.0), (-53.0, -26.0), (-36.0, -58.0), (0.0, -72.0),
              (36.0, -58.0), (53.0, -26.0), (57.0, 4.0), (60.0, 34.0), (55.0, 50.0), (40.0, 52.0)]  # fmt: skip
@@ -224,16 +243,19 @@ def long_shape(wave: float, middle: Points, top: Points, locks: tuple[Points, ..
 
 
 def side_locks(wave: float) -> tuple[Points, ...]:
+    """Grooves down both sides of long hair; `wave` as in `falling`."""
     return mirrored_locks([(40.0, -34.0), (47.0, -4.0), (48.0 - wave, 28.0), (48.0 + wave, 60.0), (46.0 - wave, 88.0)])
 
 
 def long() -> HairShape:
+    """Straight, with a middle parting."""
     middle = [(30.0, -29.0), (14.0, -39.0), (2.0, -50.0), (-10.0, -39.0), (-30.0, -29.0)]
     locks = mirrored_locks([(4.0, -52.0), (24.0, -46.0), (39.0, -26.0)])
     return long_shape(0.0, middle, [(2.0, -69.0)], locks + side_locks(0.0))
 
 
 def wavy() -> HairShape:
+    """With wavy sides, parted a little off the middle."""
     middle = [(32.0, -28.0), (22.0, -38.0), (12.0, -48.0), (-6.0, -36.0), (-30.0, -25.0)]
     locks = (
         smooth([(12.0, -50.0), (-14.0, -50.0), (-38.0, -28.0)]),
@@ -243,6 +265,7 @@ def wavy() -> HairShape:
 
 
 def side_part() -> HairShape:
+    """Nearly straight, parted far off the middle, combed across the forehead."""
     middle = [(34.0, -28.0), (29.0, -40.0), (24.0, -49.0), (8.0, -34.0), (-16.0, -23.0), (-34.0, -12.0)]
     locks = (smooth([(24.0, -50.0), (0.0, -52.0), (-28.0, -36.0), (-46.0, 0.0)]),
              smooth([(24.0, -49.0), (6.0, -40.0), (-18.0, -31.0), (-38.0, -12.0)]))  # fmt: skip
@@ -250,6 +273,7 @@ def side_part() -> HairShape:
 
 
 def braids() -> HairShape:
+    """A middle parting and a plait of five beads down each side."""
     hairline = both_sides([(41.0, 16.0), (40.0, -12.0), (32.0, -31.0), (15.0, -41.0), (0.0, -52.0)])
     plaits, knots = [], []
     for number in range(5):
@@ -286,5 +310,6 @@ STYLES: dict[HairStyle, Callable[[], HairShape]] = {
 
 @cache
 def hair_shape(style: HairStyle, parted_left: bool) -> HairShape:
+    """Cached: every person of a style shares one shape, which nothing may change."""
     shape = STYLES[style]()
     return flipped_shape(shape) if parted_left else shape

@@ -24,6 +24,7 @@ def cloth(name: str) -> Colour:
 
 
 def draw_hat(sketch: Sketch) -> None:
+    """Over the front hair; nothing without a hat."""
     if sketch.person.hat == "beanie":
         draw_beanie(sketch)
     elif sketch.person.hat == "cap":
@@ -31,6 +32,7 @@ def draw_hat(sketch: Sketch) -> None:
 
 
 def draw_dome(sketch: Sketch, top: float) -> None:
+    """The crown of a hat, from `BAND` up to `top` above the face's centre, in units of the skull."""
     dome = [(0.0, -top), (24.0, -top + 4), (42.0, -top + 22), (48.0, BAND - 2), (46.5, BAND + 8), (0.0, BAND)]
     field = light_field(sketch, FACE_X, sketch.face_y - 40, 74, 66, 0.9) + 0.06
     mask = sketch.mask(sketch.skull(spline(mirrored(dome))))
@@ -39,6 +41,7 @@ def draw_dome(sketch: Sketch, top: float) -> None:
 
 
 def draw_beanie(sketch: Sketch) -> None:
+    """A dome with a lighter folded edge."""
     colour = cloth(sketch.person.hat_name)
     draw_dome(sketch, 76.0)
     fold = [(0.0, BAND - 14), (30.0, BAND - 11), (48.5, BAND - 4), (49.5, BAND + 5), (47.0, BAND + 15),
@@ -51,6 +54,7 @@ def draw_beanie(sketch: Sketch) -> None:
 
 
 def draw_cap(sketch: Sketch) -> None:
+    """A dome with a button, and a visor that turns with the head."""
     colour = cloth(sketch.person.hat_name)
     draw_dome(sketch, 72.0)
     turn = 6.0 * sketch.person.yaw

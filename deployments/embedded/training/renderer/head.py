@@ -41,6 +41,7 @@ def face_outline(sketch: Sketch, grown: float = 1.0) -> Points:
 
 
 def draw_ears(sketch: Sketch) -> None:
+    """Before the face, which covers their inner halves; on the side that the head turns to less is seen."""
     person = sketch.person
     for side in (-1, 1):
         x = side * (42.5 - 2.0 * side * person.yaw)
@@ -50,6 +51,7 @@ def draw_ears(sketch: Sketch) -> None:
 
 
 def draw_earrings(sketch: Sketch) -> None:
+    """A gold ball with a highlight below each ear, whatever hair is there."""
     gold = (236, 190, 84)
     for side in (-1, 1):
         ((x, y),) = sketch.skull([(side * (44.5 - 2.0 * side * sketch.person.yaw), 23.0)])
@@ -69,6 +71,7 @@ def draw_face(sketch: Sketch) -> Image.Image:
 
 
 def cartoon_light(sketch: Sketch) -> Array:
+    """On the shading grid: bright on forehead, nose and cheeks, darker about the eyes and under the chin."""
     x, y = sketch.feature_x(0), sketch.face_y
     field = light_field(sketch, x, y, 62, 76, 0.62) + 0.07
     field += 0.10 * bump(x - 6, y - 34, 30, 14) + 0.06 * bump(x - 2, y + 8, 7, 22)
@@ -80,6 +83,7 @@ def cartoon_light(sketch: Sketch) -> Array:
 
 
 def photo_light(sketch: Sketch) -> Array:
+    """On the shading grid: sockets, chin and hairline are the darker the more contrast the look has."""
     depth = sketch.look.contrast
     x, y = sketch.feature_x(0), sketch.face_y
     field = light_field(sketch, x, y, 46, 62, depth)
@@ -92,6 +96,7 @@ def photo_light(sketch: Sketch) -> Array:
 
 
 def draw_blush(sketch: Sketch, face: Image.Image) -> None:
+    """Red cheeks within the mask `face`, stronger for women."""
     person, cartoon = sketch.person, sketch.look.cartoon
     strength = (0.34 if person.gender == "woman" else 0.2) * (0.6 if cartoon else 1.0)
     out, down, wide, high = (35, 26, 12, 8) if cartoon else (25, 19, 10, 7)
@@ -110,6 +115,7 @@ def draw_folds(sketch: Sketch) -> None:
 
 
 def draw_wrinkles(sketch: Sketch) -> None:
+    """Age in a photo: a line beside each corner of the mouth and two across the forehead."""
     line, y = darker(sketch.person.skin, 0.2), sketch.face_y
     for side in (-1, 1):
         x = sketch.feature_x(side * 21)

@@ -12,6 +12,7 @@ INSIDE: Colour = (110, 30, 38)
 
 
 def draw_mouth(sketch: Sketch, face: Image.Image) -> None:
+    """Closed lips, or an open mouth where the person laughs or is surprised; shines stay within the mask `face`."""
     x, y = sketch.feature_x(0) + 1.5 * sketch.person.yaw, sketch.face_y + BELOW
     if sketch.person.expression == "laughing":
         draw_laugh(sketch, x, y - 1.5)
@@ -22,6 +23,7 @@ def draw_mouth(sketch: Sketch, face: Image.Image) -> None:
 
 
 def lip_colour(sketch: Sketch) -> Colour:
+    """The skin's, mixed with red; women's are redder."""
     skin = sketch.person.skin
     if sketch.person.gender == "woman":
         return between(skin, (200, 52, 72), 0.6)
@@ -29,6 +31,7 @@ def lip_colour(sketch: Sketch) -> Colour:
 
 
 def draw_lips(sketch: Sketch, x: float, y: float, face: Image.Image) -> None:
+    """Upper and lower lip and the line between them, about (x, y), curved as the expression says."""
     person, lip = sketch.person, lip_colour(sketch)
     half, curve = HALF[person.expression], CURVE[person.expression]
     full = 3.4 + 1.6 * person.lips + (1.0 if person.gender == "woman" else 0.0)
@@ -68,6 +71,7 @@ def grown(x: float, y: float, half: float, more: float) -> Points:
 
 
 def draw_gasp(sketch: Sketch, x: float, y: float) -> None:
+    """A round open mouth about (x, y) with a tongue and no teeth."""
     full = 3.0 + 1.4 * sketch.person.lips
     half = HALF["surprised"]
     sketch.shape(spline(ellipse(x, y + 2, half + full, 10 + full, 12)), lip_colour(sketch))

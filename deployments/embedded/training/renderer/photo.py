@@ -37,6 +37,7 @@ class View:
 
 
 def face_box(portrait: Portrait, size: int) -> Box:
+    """Where the cascade sees the face of a photo of `size` pixels: an upright square, before distortion."""
     sketch = Sketch(portrait, size, Look())
     ((x, y),) = sketch.place([(FACE_X, FACE_Y + BOX_BELOW)])
     ((left, _), (right, _)) = sketch.place([(0.0, 0.0), (BOX_SIDE, 0.0)], head=False)
@@ -45,6 +46,7 @@ def face_box(portrait: Portrait, size: int) -> Box:
 
 
 def face_frame(portrait: Portrait, size: int) -> FaceFrame:
+    """Place, width and tilt of the face of a photo of `size` pixels, before distortion."""
     sketch = Sketch(portrait, size, Look())
     (x, y), (side_x, side_y) = sketch.place([(FACE_X, FACE_Y), (FACE_X + FACE_HALF, FACE_Y)])
     across, down = (side_x - x) / 2, (side_y - y) / 2
@@ -52,6 +54,7 @@ def face_frame(portrait: Portrait, size: int) -> FaceFrame:
 
 
 def random_look(rng: np.random.Generator) -> Look:
+    """Light from above at a random angle and strength, contrast, strands; one in five squints."""
     angle = rng.uniform(0, 2 * np.pi)
     strength = rng.uniform(0.2, 1.4)
     return Look(

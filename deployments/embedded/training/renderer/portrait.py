@@ -144,22 +144,27 @@ class Portrait:
 
     @property
     def background(self) -> Colour:
+        """RGB of `background_name`."""
         return NAMED_COLOURS[self.background_name]
 
     @property
     def hair_length(self) -> float:
+        """0 is bald, 1 is below the shoulders; the same for all of a style."""
         return HAIR_LENGTH[self.hair_style]
 
     @property
     def beard_amount(self) -> float:
+        """0 is none, 1 is a full beard; the same for all of a kind."""
         return BEARD_AMOUNT[self.beard]
 
     @property
     def age_name(self) -> Age:
+        """Young below 0.4, old from 0.75."""
         return "young" if self.age < 0.4 else "adult" if self.age < 0.75 else "old"
 
     @property
     def face_shape(self) -> FaceShape:
+        """A long face is long whatever its jaw; a square one has a broad jaw."""
         if self.face_length > 0.75:
             return "long"
         if self.jaw > 0.62:
@@ -175,11 +180,13 @@ def jittered(colour: Colour, rng: np.random.Generator, spread: float) -> Colour:
 
 
 def between(first: Colour, second: Colour, share: float) -> Colour:
+    """Mixed channel by channel: `share` 0 is the first, 1 the second."""
     r, g, b = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return r, g, b
 
 
 def random_skin(rng: np.random.Generator) -> Colour:
+    """Evenly along SKIN_RAMP, from light to dark, with a little noise."""
     position = rng.uniform(0, len(SKIN_RAMP) - 1)
     index = min(int(position), len(SKIN_RAMP) - 2)
     return jittered(between(SKIN_RAMP[index], SKIN_RAMP[index + 1], position - index), rng, 0.03)
@@ -198,6 +205,7 @@ def random_hair(rng: np.random.Generator, age: float = 0.5) -> Colour:
 
 
 def random_beard(gender: Gender, rng: np.random.Generator) -> Beard:
+    """Women have none, and neither have 45% of men."""
     if gender == "woman":
         return "none"
     kinds: tuple[Beard, ...] = ("none", "stubble", "moustache", "goatee", "full")
@@ -205,6 +213,7 @@ def random_beard(gender: Gender, rng: np.random.Generator) -> Beard:
 
 
 def brightness(colour: Colour) -> float:
+    """0..255, weighted as luma of Rec. 601."""
     r, g, b = colour
     return 0.3 * r + 0.59 * g + 0.11 * b
 
@@ -216,10 +225,12 @@ def random_frame(skin: Colour, rng: np.random.Generator) -> Colour:
 
 
 def pick(options: list[str] | tuple[str, ...], rng: np.random.Generator) -> str:
+    """One of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def random_portrait(rng: np.random.Generator) -> Portrait:
+    """A person as the training sets have them, in a random sitting; the same generator state gives the same person."""
     gender: Gender = "man" if rng.random() < 0.5 else "woman"
     hats: tuple[Hat, ...] = ("none", "beanie", "cap")
     skin, age = random_skin(rng), float(rng.random())

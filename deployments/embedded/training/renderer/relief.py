@@ -10,14 +10,17 @@ Field = NDArray[np.float64]
 
 
 def hill(u: Field, v: Field, x: float, y: float, wide: float, high: float) -> Field:
+    """A Gaussian of height 1 at (x, y), which falls to 1/e at `wide` across and at `high` down."""
     return np.asarray(np.exp(-(((u - x) / wide) ** 2) - ((v - y) / high) ** 2))
 
 
 def both(u: Field, v: Field, x: float, y: float, wide: float, high: float) -> Field:
+    """Two hills, at x and -x."""
     return hill(u, v, x, y, wide, high) + hill(u, v, -x, y, wide, high)
 
 
 def step(x: Field) -> Field:
+    """The logistic function: 0 far below 0, 1 far above."""
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
