@@ -38,6 +38,8 @@ class Answer(BaseModel):
 
 
 class UserCount(BaseModel):
+    """The number of users at one moment."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     at: float  # unix seconds
@@ -51,9 +53,11 @@ class Log:
         self._file = path.open("a", buffering=1)
 
     def add(self, line: BaseModel) -> None:
+        """One JSON object on a line; in the file when this returns."""
         self._file.write(line.model_dump_json() + "\n")
 
     def close(self) -> None:
+        """Nothing can be added afterwards."""
         self._file.close()
 
 
@@ -63,6 +67,7 @@ def read_answers(path: Path) -> Iterator[Answer]:
 
 
 def read_counts(path: Path) -> Iterator[UserCount]:
+    """The user counts of a log, oldest first; tolerates an incomplete last line, and a missing file."""
     return map(UserCount.model_validate_json, _lines(path))
 
 

@@ -28,6 +28,7 @@ def made(answer: Response, batch: int) -> Task:
 
 
 def queued(answer: Response) -> Task:
+    """A task that was accepted with 202; its status is not checked."""
     return _task(answer, 202)
 
 

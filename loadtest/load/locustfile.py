@@ -43,6 +43,7 @@ class Shape(LoadTestShape):
 
 @events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
+    """The options of this locustfile, beside locust's own."""
     parser.add_argument("--record", default="", help="File for every answer, one JSON object a line")
     parser.add_argument("--counts", default="", help="File for how many users there are, one JSON object a second")
     parser.add_argument("--shape", choices=NAMES, default="steady", help="How many users at which time")
@@ -51,6 +52,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def record_answers(environment: Environment, **_: Any) -> None:
+    """With `--record`, appends each answer to that file as it arrives."""
     options = environment.parsed_options
     if not (options and options.record):
         return
@@ -61,6 +63,7 @@ def record_answers(environment: Environment, **_: Any) -> None:
 
 @events.test_start.add_listener
 def count_users(environment: Environment, **_: Any) -> None:
+    """With `--counts`, appends the number of users to that file every `COUNT_EVERY_S`, until locust ends."""
     options = environment.parsed_options
     if options and options.counts:
         gevent.spawn(_count, environment, Log(Path(options.counts)))

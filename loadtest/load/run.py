@@ -37,6 +37,7 @@ class Records:
 
     @classmethod
     def within(cls, folder: Path) -> "Records":
+        """Paths in an existing folder; locust creates the files, so one may be missing afterwards."""
         return cls(folder / "answers.jsonl", folder / "users.jsonl")
 
 

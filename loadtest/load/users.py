@@ -48,6 +48,10 @@ class AvatarUser(HttpUser):
     numbers: ClassVar[Iterator[int]] = itertools.count()
 
     def on_start(self) -> None:
+        """Locust calls it once for each user: reads the token, seeds the random choices, and sends a bad request.
+
+        Raises: ClientSettingsError where there is no token.
+        """
         options = self.environment.parsed_options
         self.name = f"{options.seed if options else 0} {next(self.numbers)}"
         self.turns = itertools.count()
@@ -60,12 +64,14 @@ class AvatarUser(HttpUser):
 
     @task
     def next_request(self) -> None:
+        """One action of `mix` by weight. Its random choices depend on the seed, the user and the turn alone."""
         # New for every turn: earlier answers of the service must not change its later requests.
         self.random.seed(f"{self.name} {next(self.turns)}")
         requests, weights = zip(*self.mix, strict=True)
         self.random.choices(requests, weights)[0](self)
 
     def bad_request(self) -> None:
+        """A valid body with one of `BAD_FIELDS`, which has to be answered with the error named there."""
         fields, status, name = self.random.choice(BAD_FIELDS)
         check = functools.partial(checks.error, status=status, name=name)
         self.send("bad request", "POST", CREATE, check, group="bad", json=self.body | fields)
@@ -114,16 +120,20 @@ class WaitingUser(AvatarUser):
     group = "sync"
 
     def one_avatar(self) -> None:
+        """One image with 6, 12 or 20 steps."""
         self.create("one avatar", num_inference_steps=self.random.choice([6, 12, 20]))
 
     def a_batch(self) -> None:
+        """Two to four images in one request."""
         self.create("batch", batch=self.random.randint(2, 4))
 
     def cut_out(self) -> None:
+        """One image, cut out or on a plain colour, 256, 512 or 768 pixels wide."""
         background: Fields = self.random.choice([{"remove_background": True}, {"bg_color": "#3366ff"}])
         self.create("cut-out", width=self.random.choice([256, 512, 768]), **background)
 
     def create(self, kind: str, **fields: Any) -> None:
+        """Waits for the avatars of one request, whose `fields` override the default body, and downloads one of them."""
         check = functools.partial(checks.made, batch=fields.get("batch", 1))
         if drawn := self.send(kind, "POST", CREATE, check, of_drawn, json=self.body | fields):
             self.look_at_one(drawn, fields)
@@ -137,10 +147,15 @@ class TaskUser(AvatarUser):
     abstract = True
 
     def enqueue(self, fields: Fields, headers: dict[str, str] | None = None) -> Task | None:
+        """The accepted task; None where it was refused or wrong. `fields` override the default body."""
         body = self.body | fields | {"celery": True}
         return self.send("enqueue", "POST", CREATE, checks.queued, json=body, headers=headers)
 
     def report_end(self, seen: Task, fields: Fields, accepted: float, queue_wait_s: float | None) -> None:
+        """Records how a task ended as an event of its own, and downloads one of its images if it succeeded.
+
+        Its latency counts from `accepted` (unix seconds); `queue_wait_s` is None where it was not observed.
+        """
         problem: WrongAnswerError | None = None
         try:
             checks.with_images(seen, fields.get("batch", 1))
@@ -166,9 +181,11 @@ class QueueingUser(TaskUser):
     group = "queued"
 
     def one_avatar(self) -> None:
+        """One image with 6, 12 or 20 steps."""
         self.follow({"num_inference_steps": self.random.choice([6, 12, 20])})
 
     def a_batch(self) -> None:
+        """Two to four images in one task."""
         self.follow({"batch": self.random.randint(2, 4)})
 
     def a_repeat(self) -> None:
@@ -183,6 +200,7 @@ class QueueingUser(TaskUser):
             self.wait_for(first, {})
 
     def follow(self, fields: Fields) -> None:
+        """Queues a request and polls it to its end; one that is refused is not sent again."""
         if task := self.enqueue(fields):
             self.wait_for(task, fields)
 
@@ -203,6 +221,7 @@ class QueueingUser(TaskUser):
                 return
 
     def look(self, task_id: str) -> Task | None:
+        """The task by one of the two routes that tell its status, chosen at random; None where refused or wrong."""
         check = functools.partial(checks.known, task_id=task_id)
         if self.random.random() < 0.5:
             return self.send("status", "GET", f"/api/v1/tasks/{task_id}", check)
@@ -218,12 +237,18 @@ class FollowingUser(TaskUser):
     group = "events"
 
     def one_avatar(self) -> None:
+        """One image with 6, 12 or 20 steps."""
         self.listen({"num_inference_steps": self.random.choice([6, 12, 20])})
 
     def a_batch(self) -> None:
+        """Two to four images in one task."""
         self.listen({"batch": self.random.randint(2, 4)})
 
     def listen(self, fields: Fields) -> None:
+        """Queues a request and reads its events to the end of the task.
+
+        A stream that is refused or wrong, or ends before the task does, is opened again after a pause.
+        """
         if (queued := self.enqueue(fields)) is None:
             return
         accepted, path = time.time(), f"/api/v1/tasks/{queued.task_id}/events"
@@ -245,6 +270,7 @@ class CancellingUser(TaskUser):
     group = "cancelled"
 
     def take_back(self) -> None:
+        """Cancels a task of two images within two seconds of its acceptance: it may wait, run, or be done by then."""
         if task := self.enqueue({"batch": 2}):
             time.sleep(self.random.uniform(0, 2))
             check = functools.partial(checks.over, task_id=task.task_id)
@@ -279,14 +305,17 @@ class BadUser(AvatarUser):
     group = "bad"
 
     def unknown(self) -> None:
+        """A path or a task that does not exist: 404."""
         path, name = self.random.choice([("/nowhere", "Not Found"), ("/api/v1/tasks/none", "Unknown Task")])
         self.send("bad request", "GET", path, functools.partial(checks.error, status=404, name=name))
 
     def stranger(self) -> None:
+        """A valid request with a token that was never made: 401."""
         check = functools.partial(checks.error, status=401, name="Unauthorized")
         self.send("bad request", "POST", CREATE, check, json=self.body, headers={"Authorization": "Bearer of nothing"})
 
     def no_json(self) -> None:
+        """A body that breaks off in the middle of its JSON: 422."""
         check = functools.partial(checks.error, status=422, name="Invalid Request")
         headers = {"Content-Type": "application/json"}
         self.send("bad request", "POST", CREATE, check, data=b'{"app_id": ', headers=headers)
@@ -303,4 +332,5 @@ def pauses_s() -> Iterator[float]:
 
 
 def of_drawn(drawn: Task) -> Fields:
+    """What a task adds to the record of an answer: its number of images, and seconds by stage."""
     return {"images": len(drawn.images), "stages": drawn.stages}
