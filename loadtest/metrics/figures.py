@@ -29,6 +29,7 @@ class Latency:
 
     @classmethod
     def of(cls, answers: Iterable[Answer]) -> "Latency":
+        """Refused and wrong answers do not count."""
         values = [answer.latency_s for answer in answers if answer.verdict == "right"]
         return cls(percentile(values, 50), percentile(values, 95), percentile(values, 99))
 
@@ -57,6 +58,7 @@ class Slice:
 
     @property
     def middle_s(self) -> float:
+        """Where a plot puts its value, in seconds after the first request."""
         return (self.start_s + self.end_s) / 2
 
 
@@ -72,6 +74,7 @@ class Rates:
 
     @property
     def requests_per_s(self) -> float:
+        """HTTP answers of every verdict, a second."""
         return self.right_per_s + self.refused_per_s + self.wrong_per_s
 
 
@@ -95,6 +98,8 @@ class DrawnOverTime:
 
 @dataclass(frozen=True, slots=True)
 class StatusCount:
+    """How many HTTP answers had this status and this verdict."""
+
     status: int  # HTTP; 0 where no answer came
     verdict: Verdict
     answers: int
@@ -102,6 +107,8 @@ class StatusCount:
 
 @dataclass(frozen=True, slots=True)
 class QueueWait:
+    """One polled task: when it was accepted, and for how many seconds it waited for a worker."""
+
     accepted_s: float  # after the first request
     wait_s: float
 
@@ -128,10 +135,12 @@ class Figures:
 
     @property
     def requests_per_s(self) -> float:
+        """HTTP answers a second over the whole span, status polls included."""
         return self.requests / self.span_s
 
     @property
     def images_per_s(self) -> float:
+        """Images of right answers a second, over the whole span."""
         return self.images / self.span_s
 
 

@@ -29,6 +29,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
+    """The samples of all nodes at one moment."""
+
     at: float  # unix seconds
     nodes: int  # that answered
     series: tuple[Series, ...]
@@ -73,6 +75,7 @@ class Scraper:
 
     @property
     def scrapes(self) -> tuple[Scrape, ...]:
+        """Oldest first; complete once the `with` block has ended."""
         return tuple(self._scrapes)
 
     def _run(self) -> None:

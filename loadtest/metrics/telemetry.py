@@ -15,11 +15,14 @@ Point = tuple[float, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Line:
+    """One series of values in order of time, with its name in the legend."""
+
     name: str
     points: tuple[Point, ...]
 
     @property
     def values(self) -> list[float]:
+        """The known values in order of time; empty where none is known."""
         return [value for _, value in self.points if value is not None]
 
 
