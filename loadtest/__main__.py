@@ -124,6 +124,7 @@ def _exit_code(figures: Figures, end: LoadEnd) -> int:
 
 
 def main() -> None:
+    """Runs `load_test` by the command line; exits with 1 where the service does not start or nothing was answered."""
     try:
         typer.run(load_test)
     except (StartError, ClientError, NothingMeasuredError) as error:

@@ -47,6 +47,7 @@ def references(folder: Path, drawn: int) -> Iterator[tuple[Path, str]]:
 
 
 def row(client: FaceAvatarClient, photo: Path, gender: str) -> list[Image.Image]:
+    """Seven cells: the photo, three avatars by the default prompt, one on blue, two cut out. Raises: ClientError."""
     plain = client.avatars.create(photo, gender=gender, batch=3, seed=SEED).require_success()
     blue = client.avatars.create(
         photo, prompt=f"portrait of a smiling {gender}, blue background", seed=SEED
@@ -70,6 +71,7 @@ def cell(picture: Image.Image) -> Image.Image:
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
+    """One picture of all rows of CELL x CELL cells, from the top; a shorter row ends in white."""
     whole = Image.new("RGB", (CELL * max(len(cells) for cells in rows), CELL * len(rows)), "white")
     for y, cells in enumerate(rows):
         for x, picture in enumerate(cells):

@@ -26,6 +26,7 @@ def legend_of(plot: Plot) -> str:
 
 
 def time_scales(span_s: float, highest: float) -> tuple[Linear, Linear]:
+    """(x, y): from 0 to `span_s` seconds, and from 0 to the next round number above `highest`."""
     return Linear(span_s, LEFT, WIDTH - RIGHT), Linear(round_up(highest), HEIGHT - BOTTOM, TOP)
 
 

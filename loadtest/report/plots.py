@@ -60,6 +60,7 @@ def plots(figures: Figures) -> Iterator[Plot]:
 
 
 def users(figures: Figures) -> Plot:
+    """Active users as a step function. Raises: ValueError where they were never counted."""
     x, y = time_scales(figures.span_s, max(figures.users.values))
     points = stepped([(at, value) for at, value in figures.users.points if 0 <= at <= figures.span_s])
 
@@ -99,6 +100,7 @@ def _column(x: Linear, y: Linear, part: Slice, rates: Mapping[str, float]) -> It
 
 
 def latency_over_time(figures: Figures, drawn: DrawnOverTime) -> Plot:
+    """One group of users: a dot for each answer, thinned out to `MAX_DOTS`, and p50, p95 and p99 of each slice."""
     x, y = time_scales(figures.span_s, max(latency_s for _, latency_s in drawn.points))
     lines = {
         "p99": [(part.middle_s, latency.p99_s) for part, latency in drawn.slices],
@@ -160,6 +162,7 @@ def _percentile_row(latency: Latency, seconds: Sequence[float], x: Logarithmic, 
 
 
 def stages(kinds: Sequence[KindFigures]) -> Plot:
+    """A bar for each kind: its mean seconds in each stage, stacked in the order of its answers."""
     names = _names(kinds)
     longest_s = max(sum(kind.stages_s.values()) for kind in kinds)
     x = Linear(round_up(longest_s), row_left(names), WIDTH - RIGHT)
@@ -176,6 +179,7 @@ def stages(kinds: Sequence[KindFigures]) -> Plot:
 
 
 def statuses(figures: Figures) -> Plot:
+    """A bar for each HTTP status: its answers stacked by verdict, with their number at its end."""
     codes = sorted({count.status for count in figures.statuses})
     names = [str(code) if code else "no answer" for code in codes]
     bars = [
@@ -195,6 +199,7 @@ def statuses(figures: Figures) -> Plot:
 
 
 def queue_waits(figures: Figures) -> Plot:
+    """A dot for each task whose wait is known, at the time it was accepted."""
     waits_s = [wait.wait_s for wait in figures.queue_waits]
     x, y = time_scales(figures.span_s, max(1.0, *waits_s))  # shorter waits are not measured exactly
 

@@ -39,6 +39,7 @@ def telemetry_plots(telemetry: Telemetry, span_s: float) -> Iterator[Plot]:
 
 
 def over_time(title: str, shows: str, unit: str, lines: Sequence[Line], styles: dict[str, str], span_s: float) -> Plot:
+    """The lines as step functions, on one axis in `unit`; `styles` maps the name of each line to a CSS class."""
     x, y = time_scales(span_s, max((value for line in lines for value in line.values), default=1.0))
 
     def marks() -> Iterator[str]:
@@ -78,6 +79,7 @@ def _lane(line: Line, x: Linear, middle: float, span_s: float) -> Iterator[str]:
 
 
 def within(points: Sequence[Point], span_s: float) -> list[Point]:
+    """The points from the first request on, up to `span_s` seconds after it."""
     return [(at, value) for at, value in points if 0 <= at <= span_s]
 
 

@@ -21,6 +21,7 @@ MAX_PROBLEMS = 20
 
 
 def as_html(figures: Figures, setting: Setting) -> str:
+    """A page that needs no other file and no network; its times are in the local time zone."""
     date = time.strftime("%Y-%m-%d %H:%M", time.localtime(figures.started))
     ended = ", interrupted" if setting.interrupted else ""
     return Template(TEMPLATE.read_text()).substitute(
@@ -39,6 +40,7 @@ def as_html(figures: Figures, setting: Setting) -> str:
 
 
 def as_json(figures: Figures, setting: Setting) -> str:
+    """An object with `setting` and `figures`; whatever is unknown is null."""
     rates = {"requests_per_s": figures.requests_per_s, "images_per_s": figures.images_per_s}
     return json.dumps({"setting": asdict(setting), "figures": asdict(figures) | rates}, indent=2) + "\n"
 

@@ -17,6 +17,8 @@ PACKAGES = ("face-avatar", "ray", "torch", "diffusers", "onnxruntime", "locust")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """The machine that this process runs on."""
+
     cores: int  # available to this process
     model: str
     memory_gib: float
@@ -24,6 +26,7 @@ class Machine:
 
     @classmethod
     def this(cls) -> "Machine":
+        """On Linux `cores` are those of this process's CPU affinity; elsewhere all."""
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return cls(cores, _processor(), memory_bytes / 2**30, f"{platform.system()} {platform.machine()}")

@@ -16,11 +16,15 @@ Points = Sequence[tuple[float, float | None]]  # None breaks a line
 
 
 class Scale(Protocol):
+    """Maps values to coordinates along one axis."""
+
     def __call__(self, value: float) -> float:
         """The coordinate of a value, in SVG units."""
         ...
 
-    def ticks(self) -> list[float]: ...
+    def ticks(self) -> list[float]:
+        """The values that get a grid line and a number, ascending."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Linear:
     last: float
 
     def __call__(self, value: float) -> float:
+        """The coordinate of a value; outside the axis where the value is not within 0 to `high`."""
         return self.first + value / self.high * (self.last - self.first)
 
     def ticks(self) -> list[float]:
@@ -44,12 +49,15 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Logarithmic:
+    """From `low`, which is above 0, to `high`, between two coordinates."""
+
     low: float
     high: float
     first: float
     last: float
 
     def __call__(self, value: float) -> float:
+        """The coordinate of a value; what is below `low`, such as 0, is drawn at `low`."""
         part = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
         return self.first + part * (self.last - self.first)
 
@@ -73,16 +81,19 @@ def number(value: float) -> str:
 
 
 def picture(marks: Iterator[str], label: str, height: float = HEIGHT) -> str:
+    """The `<svg>` element around some marks, `WIDTH` x `height` units; `label` is for screen readers."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">' + "".join(marks) + "</svg>"
     )
 
 
 def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "") -> str:
+    """One line of text with its baseline at `y`; `anchor` is start, middle or end: the part of it that is at `x`."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(words)}</text>'
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, style: str = "grid") -> str:
+    """A straight line from (x1, y1) to (x2, y2), without a tooltip."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{style}"/>'
 
 
@@ -95,6 +106,7 @@ def box(x: float, y: float, width: float, height: float, style: str, title: str)
 
 
 def dot(x: float, y: float, style: str, title: str, radius: float = 2.5) -> str:
+    """A circle with a tooltip; centre and radius in SVG units."""
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" class="dot {style}"><title>{escape(title)}</title></circle>'
 
 
@@ -139,6 +151,7 @@ def row_left(names: Sequence[str]) -> float:
 
 
 def row_middle(index: int) -> float:
+    """The y coordinate of the middle of a row; the topmost one is 0."""
     return TOP + ROW * (index + 0.5)
 
 

@@ -8,6 +8,7 @@ HEAD = ("group", "kind", "answers", "wrong", "refused", "p50", "p95", "p99", "im
 
 
 def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
+    """The cells of each kind, in the columns of `HEAD`; that of `images` is empty for kinds without images."""
     for kind in figures.kinds:
         yield _row(kind)
 
