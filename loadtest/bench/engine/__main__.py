@@ -96,6 +96,7 @@ class Saturation:
 
 
 def saturate(curve: Curve, extent: Extent) -> Saturation:
+    """Every server works off a backlog of at most 400 images, which are all there at the start."""
     images = min(400, extent.images)
     queues = [backlog(images, np.random.default_rng(seed)) for seed in range(extent.seeds)]
     rates = {
@@ -108,6 +109,7 @@ def saturate(curve: Curve, extent: Extent) -> Saturation:
 
 
 def cells(curve: Curve, saturation: Saturation, extent: Extent) -> Iterator[Cell]:
+    """Every kind of arrivals at every load; a bar is on the median, over the seeds, of the ratio within one seed."""
     rates = saturation.images_per_s
     against = BASELINES[curve.name]
     for name, arrive in ARRIVALS.items():
@@ -145,6 +147,10 @@ class Live:
 
 
 def live(curve: Curve, saturation: Saturation, extent: Extent, load: float = 0.7) -> Live:
+    """Runs the engine in real time with Poisson arrivals, and simulates the same arrivals.
+
+    Steps and arrivals are `extent.live_faster` times faster than the curve; the latencies are scaled back.
+    """
     faster = curve.faster(extent.live_faster)
     per_s = load * saturation.images_per_s[BASELINES[curve.name]] * extent.live_faster
     arrivals = poisson(extent.live_images, per_s, np.random.default_rng(0))
@@ -171,6 +177,8 @@ def live(curve: Curve, saturation: Saturation, extent: Extent, load: float = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """All figures; `load_average` is that of the machine at the end of the run."""
+
     load_average: tuple[float, float, float]
     torch: str
     saturations: list[Saturation]
@@ -180,6 +188,7 @@ class Report:
 
 
 def measure(curves: Sequence[Curve], extent: Extent) -> Report:
+    """All curves are simulated; the first one is also run in real time."""
     saturations = [saturate(curve, extent) for curve in curves]
     simulated = [cell for curve, rates in zip(curves, saturations, strict=True) for cell in cells(curve, rates, extent)]
     in_real_time = live(curves[0], saturations[0], extent)
@@ -188,6 +197,7 @@ def measure(curves: Sequence[Curve], extent: Extent) -> Report:
 
 
 def show(report: Report, console: Console) -> None:
+    """Prints four tables: saturation, latencies, the run in real time, the embedded model."""
     rates = Table("curve", *SERVERS, "bars", "met", title="Saturated, images/s")
     for each in report.saturations:
         numbers = (f"{rate:.2f}" for rate in each.images_per_s.values())
@@ -196,6 +206,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def latencies(cells: Sequence[Cell]) -> Table:
+    """A row for each cell: seconds of both, and the factors; one below its bar is followed by that bar."""
     seconds = ("mean, s", "p95, s", "shortest, s")
     table = Table("curve", "arrivals", "load", "against", *seconds, "times better: mean, p95, shortest", "met")
     table.title = "Latency: the engine / the baseline"
@@ -208,6 +219,7 @@ def latencies(cells: Sequence[Cell]) -> Table:
 
 
 def in_real_time(live: Live) -> Table:
+    """Seconds by the curve itself, whatever speed the run had; the engine's overheads are in the caption."""
     title = f"In real time: curve {live.curve}, Poisson, load {live.load}, {live.images} images"
     table = Table("", "mean, s", "p95, s", "shortest, s", title=title)
     rows = {
@@ -226,6 +238,7 @@ def in_real_time(live: Live) -> Table:
 
 
 def on_this_cpu(embedded: Embedded) -> Table:
+    """A row for the engine and for each batch size of diffusers, then one for each bar."""
     table = Table("", "images/s", "CPU s an image", "engine, times faster", "with less CPU", "met")
     table.title = f"The model of the package on this CPU, {embedded.side} px, steps {embedded.steps}, guidance"
     engine = embedded.engine
@@ -239,6 +252,7 @@ def on_this_cpu(embedded: Embedded) -> Table:
 
 
 def met(bars: Sequence[Bar]) -> str:
+    """`yes` where all bars are met, else `no`; empty where there are none."""
     return "" if not bars else "yes" if all(bar.met for bar in bars) else "no"
 
 
@@ -282,6 +296,7 @@ def read_curves(path: Path) -> list[Curve]:
 
 
 def main() -> None:
+    """Prints the tables and writes the files that are asked for. A missed bar does not change the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="where an SVG goes")

@@ -43,20 +43,25 @@ class Meter:
 
     @property
     def overlaps_decoding(self) -> bool:
+        """The wrapped denoiser's answer."""
         return self._denoiser.overlaps_decoding
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
+        """The wrapped denoiser's; not timed, as `submit` calls it outside of the engine's thread."""
         return self._denoiser.bucket(spec)
 
     def start(self, spec: AvatarSpec, face: Vector) -> Any:
+        """The wrapped denoiser's sample; the time in it is not the engine's own."""
         with self._inside():
             return self._denoiser.start(spec, face)
 
     def step(self, samples: Sequence[Any]) -> None:
+        """Steps the wrapped denoiser's samples in place; the time in it is not the engine's own."""
         with self._inside():
             self._denoiser.step(samples)
 
     def decode(self, sample: Any, overlapped: bool = False) -> Pixels:
+        """The wrapped denoiser's image; overlapped, it is on the decoding thread and not timed."""
         if overlapped:  # not in the engine's thread
             self._undecoded -= 1
             return self._denoiser.decode(sample, overlapped)
@@ -66,6 +71,7 @@ class Meter:
         return pixels
 
     def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        """The engine calls it after each step; the first step adds no joins, which are in units of the step before."""
         if self.steps_s:
             self.joins += [
                 (row.joined_at - row.arrived_at) / self.steps_s[-1]
@@ -93,6 +99,7 @@ class Cost(NamedTuple):
 
     @classmethod
     def now(cls) -> "Cost":
+        """Two clocks of arbitrary zero: only the difference of two costs has a meaning."""
         return cls(time.monotonic(), time.process_time())
 
     def __sub__(self, began: "Cost") -> "Cost":
@@ -193,12 +200,15 @@ class LibraryPipeline:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
+    """For all images of a batch; `guidance_scale` is above 1, as `LibraryPipeline` embeds faces for both branches."""
+
     prompt: str
     negative: str
     guidance_scale: float
 
 
 def face(seed: int) -> FaceEmbedding:
+    """A random unit vector, (512,), the same for the same seed; box and score mean nothing."""
     vector = np.random.default_rng(seed).normal(size=512).astype(np.float32)
     return FaceEmbedding(vector / np.linalg.norm(vector), (0, 0, 1, 1), 1.0)
 
@@ -212,6 +222,7 @@ class Drawn:
 
     @classmethod
     def of(cls, images: int, rounds: Sequence[Cost]) -> "Drawn":
+        """Each round is the cost of `images` images; the medians of wall and CPU time are taken apart."""
         whole_s, cpu_s = (statistics.median(column) for column in zip(*rounds, strict=True))
         return cls(images / whole_s, cpu_s / images)
 

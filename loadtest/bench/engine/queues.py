@@ -39,9 +39,11 @@ class Curve:
 
     @classmethod
     def line(cls, name: str, base_s: float, image_s: float) -> "Curve":
+        """`base_s` and `image_s` for each image, up to the deployed `max_rows`."""
         return cls(name, tuple(base_s + image_s * images for images in range(1, GENERATOR.max_rows + 1)))
 
     def step_s(self, images: int) -> float:
+        """Seconds of a step; `images` is from 1 to the length of `times_s`."""
         return self.times_s[images - 1]
 
     def batch_s(self, batch_size: int) -> float:
@@ -55,9 +57,11 @@ class Curve:
         return {batch_size: self.batch_s(batch_size) for batch_size in PROFILED}
 
     def slower(self, more_s: float) -> "Curve":
+        """The curve with `more_s` seconds added to every step."""
         return Curve(self.name, tuple(time_s + more_s for time_s in self.times_s))
 
     def faster(self, factor: float) -> "Curve":
+        """The curve with the seconds of every step divided by `factor`."""
         return Curve(self.name, tuple(time_s / factor for time_s in self.times_s))
 
 
@@ -74,18 +78,21 @@ class SleepingDenoiser:
         self.late_s: list[float] = []  # excess of each sleep
 
     def bucket(self, spec: AvatarSpec) -> Hashable:
+        """The same for all: any images may share a step."""
         return BUCKET[1]
 
     def start(self, spec: AvatarSpec, face: Vector) -> None:
-        return None
+        """At once; the sample is None, as no image is computed."""
 
     def step(self, samples: Sequence[None]) -> None:
+        """Sleeps once for the whole batch, and appends to `late_s` by how many seconds it woke too late."""
         step_s = self._curve.step_s(len(samples))
         started = time.perf_counter()
         time.sleep(step_s)
         self.late_s.append(time.perf_counter() - started - step_s)
 
     def decode(self, sample: None, overlapped: bool = False) -> Pixels:
+        """A single black pixel, (1, 1, 3), at once."""
         return np.zeros((1, 1, 3), np.uint8)
 
 
@@ -102,6 +109,7 @@ Server = Callable[[Sequence[Arrival], Curve], list[float]]
 
 
 def poisson(images: int, per_s: float, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
+    """Exponential gaps with a mean of 1 / `per_s` seconds; step counts are drawn evenly from `steps`."""
     return _arrivals(np.cumsum(random.exponential(1 / per_s, images)), random, steps)
 
 
@@ -123,6 +131,7 @@ def _arrivals(times_s: Times, random: Random, steps: Sequence[int] = STEPS) -> l
 
 
 def one_at_a_time(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
+    """Every image alone, in the order of arrival."""
     return _in_groups(arrivals, curve, lambda waiting: waiting[:1])
 
 
@@ -194,6 +203,7 @@ def latency_model_of(curve: Curve) -> LatencyModel:
 
 
 def spec_of(steps: int, model: str = MODEL, side: int = 512, seed: int = 0) -> AvatarSpec:
+    """With guidance, so two rows of the denoiser's batch; it never expires. `side` in pixels."""
     return AvatarSpec(
         model=model, seed=seed, prompt="a man", negative_prompt="glasses", width=side, height=side,
         num_inference_steps=steps, guidance_scale=3.0, task_id="", image_index=0, submitted_at=0.0, deadline=FOREVER,
@@ -202,12 +212,15 @@ def spec_of(steps: int, model: str = MODEL, side: int = 512, seed: int = 0) -> A
 
 @dataclass(frozen=True, slots=True)
 class Latency:
+    """Seconds from arrival to image over one run, or ratios of two runs (`over`)."""
+
     mean_s: float
     p95_s: float
     shortest_s: float  # mean of the images with the fewest steps
 
     @classmethod
     def of(cls, arrivals: Sequence[Arrival], latencies_s: Sequence[float]) -> "Latency":
+        """`latencies_s` in the order of `arrivals`, of which there is at least one."""
         fewest = min(arrival.steps for arrival in arrivals)
         short = [latency_s for arrival, latency_s in zip(arrivals, latencies_s, strict=True) if arrival.steps == fewest]
         return cls(statistics.fmean(latencies_s), float(np.percentile(latencies_s, 95)), statistics.fmean(short))
@@ -218,6 +231,7 @@ class Latency:
 
     @classmethod
     def median(cls, several: Sequence["Latency"]) -> "Latency":
+        """The median of each figure by itself, so the three may be from different runs."""
         return cls(*(statistics.median(column) for column in zip(*map(_values, several), strict=True)))
 
 
@@ -236,6 +250,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
+        """A value equal to its target meets it."""
         return self.value <= self.wanted if self.at_most else self.value >= self.wanted
 
     def __str__(self) -> str:
