@@ -45,6 +45,10 @@ class Variant:
     mode: str = "default"  # of torch.compile
 
     def apply(self, pipeline: FacePipeline, backend: str) -> None:
+        """Changes the pipeline in place, and cuDNN's setting for the whole process; `backend` is torch.compile's.
+
+        Compiling itself takes place in the first step of each shape, which may raise whatever the compiler raises.
+        """
         torch.compiler.reset()
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
         if self.channels_last:
@@ -152,6 +156,7 @@ class GpuBench:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """`arguments` of None: those of the process. Exits with `NO_CUDA` where torch finds no GPU, unless `--tiny`."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.tiny and not torch.cuda.is_available():

@@ -122,6 +122,7 @@ class Report:
         print(", ".join(f"{name} {value}" for name, value in setting.items()), flush=True)
 
     def add(self, subject: str, figure: Figure) -> None:
+        """Rewrites the whole file with `figure` under its subject and the table of its type, then prints it."""
         table, values = TABLES[type(figure)], asdict(figure)
         self._content["figures"].setdefault(subject, {}).setdefault(table, []).append(values)
         if self._path:

@@ -31,6 +31,7 @@ class Stopwatch:
         self._marks: list[Any] = []
 
     def mark(self) -> None:
+        """On a GPU it only queues an event behind the work launched so far, so the host does not wait."""
         if not self._cuda:
             self._marks.append(time.perf_counter())
             return
@@ -39,6 +40,7 @@ class Stopwatch:
         self._marks.append(event)
 
     def intervals_s(self) -> list[float]:
+        """One less than there are marks; on a GPU it waits until all work is done."""
         if not self._cuda:
             return [after - before for before, after in pairwise(self._marks)]
         torch.cuda.synchronize()
@@ -65,6 +67,7 @@ def teraflop(work: Callable[[], object]) -> float:
 
 
 def matrix_product(side: int, device: torch.device, dtype: torch.dtype, repeats: int) -> MatrixProduct:
+    """Times `torch.mm` on two (side, side) matrices: 2 * side^3 FLOPs."""
     # Normal numbers, as in a model: a product of zeros is faster.
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(left)
@@ -82,6 +85,7 @@ class Bench:
     tflop_per_s: float  # of the matrix product
 
     def start_time(self, size_px: int) -> StartTime:
+        """One row, with a prompt that is new each time: encoded prompts are cached."""
         prompts = iter([f"{PROMPT} {number}" for number in range(WARM_UPS + self.repeats)])
         start_s = seconds(lambda: self._start(size_px, 1, 1, next(prompts)), self.device, self.repeats)
         return StartTime(size_px, 1000 * start_s)
@@ -92,6 +96,7 @@ class Bench:
         return teraflop(lambda: self.model.step(samples))
 
     def step_times(self, size_px: int, all_rows: Sequence[int]) -> Iterator[StepTime]:
+        """One for each of `all_rows`, also where it runs out of memory. Raises: ArithmeticError as `step_s`."""
         tflop = self.step_tflop(size_px)
         for rows in all_rows:
             try:
@@ -114,15 +119,18 @@ class Bench:
         return first_s, step_s
 
     def decode_time(self, size_px: int) -> DecodeTime:
+        """The decoding of one image, its FLOPs included. Raises: OutOfMemoryError."""
         tflop = teraflop(lambda: self.model.decode(self._start(size_px, 1, 1)[0]))
         decode_s = self.decode_s(size_px)
         return DecodeTime(size_px, 1000 * decode_s, tflop, self.mfu(tflop, decode_s))
 
     def decode_s(self, size_px: int) -> float:
+        """Median seconds in which one latent becomes an image on the host. Raises: OutOfMemoryError."""
         (sample,) = self._start(size_px, 1, 1)
         return seconds(lambda: self.model.decode(sample), self.device, self.repeats)
 
     def images(self, size_px: int, rows: int, steps: int) -> Images:
+        """A single run of `rows` images that share all steps, without a warm-up; resets CUDA's peak of memory."""
         cuda = self.device.type == "cuda"
         if cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
