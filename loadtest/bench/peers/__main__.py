@@ -90,6 +90,7 @@ def told(console: Console, name: str, measured: Measured) -> Measured:
 
 
 def show(comparison: Comparison, extent: Extent, console: Console) -> None:
+    """Prints a row for each server, then the bars with the missed ones marked."""
     side, steps = SIDES[comparison.model], ", ".join(map(str, STEPS[comparison.model]))
     table = Table(title=f"{comparison.model}: {side} px, steps {steps}; {extent.images} images a run")
     for column in ("", "images/s", "CPU s an image", "mean, s", "p50, s", "p95, s", "fewest steps, mean, s"):
@@ -108,11 +109,13 @@ def show(comparison: Comparison, extent: Extent, console: Console) -> None:
 
 
 def panel(comparison: Comparison) -> Panel:
+    """The comparison as one panel, titled by its model and arrival rate."""
     title = "GPU-like steps, 512 px" if comparison.model == CURVE.name else "the model in the package, on the CPU"
     return Panel(f"{title}, {comparison.arrivals_per_s:.2f} requests/s", comparison.mixed, comparison.saturated)
 
 
 def report(comparisons: Sequence[Comparison], extent: Extent) -> dict[str, object]:
+    """All figures as values for JSON, with the machine, its load now, and the versions of the packages."""
     return {
         "when": time.strftime("%Y-%m-%d %H:%M"),
         "machine": asdict(Machine.this()) | {"load_average": os.getloadavg()},
@@ -126,6 +129,10 @@ def report(comparisons: Sequence[Comparison], extent: Extent) -> dict[str, objec
 
 
 def main() -> None:
+    """Runs the comparisons and writes the files that are asked for. A missed bar does not change the exit code.
+
+    Raises: PeerError.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIDES, action="append", help="both without it")
     parser.add_argument("--images", type=int, default=120, help="of each server in each of the two runs")

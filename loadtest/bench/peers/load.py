@@ -50,6 +50,8 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """When to ask for an image of how many steps; the seed differs for each request of a run."""
+
     arrival: Arrival
     seed: int
 
@@ -65,18 +67,22 @@ class Measured:
 
     @property
     def images_per_s(self) -> float:
+        """Images a second of `whole_s`, which does not include the warm-up."""
         return len(self.steps) / self.whole_s
 
     @property
     def mean_s(self) -> float:
+        """Mean latency in seconds."""
         return statistics.fmean(self.latencies_s)
 
     @property
     def p50_s(self) -> float:
+        """Median latency in seconds."""
         return float(np.percentile(self.latencies_s, 50))
 
     @property
     def p95_s(self) -> float:
+        """95th percentile of the latency, in seconds."""
         return float(np.percentile(self.latencies_s, 95))
 
     @property
@@ -97,6 +103,7 @@ def measure(server: str, model: str, arrivals: Sequence[Arrival], in_flight: int
 
 
 def command_of(server: str, model: str, port: int, folder: Path) -> list[str]:
+    """How to start a server; for the service it first writes a config into `folder`, where its data go too."""
     if server != SERVICE:
         module = "loadtest.bench.peers.servers"
         return [sys.executable, "-m", module, server, "--model", model, "--port", str(port)]
@@ -197,7 +204,7 @@ class Client:
 
 
 def photo_url() -> str:
-    """The sample photo as a JPEG of about 100 kB, as clients send it."""
+    """A data URL of the sample photo as a JPEG, 91 kB in all, as clients send it."""
     file = io.BytesIO()
     Image.open(sample_photo()).convert("RGB").save(file, "JPEG", quality=90)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -223,6 +230,10 @@ async def _measure(
 
 
 async def open_loop(client: Client, requests: Sequence[Request]) -> list[float]:
+    """Latencies in the order of the requests; each is sent when it is due, whatever is in flight.
+
+    Raises: PeerError; aiohttp.ClientError.
+    """
     began = time.monotonic()
 
     async def in_time(request: Request) -> float:
@@ -234,6 +245,10 @@ async def open_loop(client: Client, requests: Sequence[Request]) -> list[float]:
 
 
 async def closed(client: Client, requests: Sequence[Request], in_flight: int) -> list[float]:
+    """Latencies in the order of the requests, with `in_flight` at once; their arrival times are ignored.
+
+    Each latency starts when the request is sent. Raises: PeerError; aiohttp.ClientError.
+    """
     room = asyncio.Semaphore(in_flight)
 
     async def in_turn(request: Request) -> float:

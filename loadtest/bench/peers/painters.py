@@ -21,6 +21,8 @@ STEPS = {"512": (8, 20, 30, 50), "cpu": (4, 8, 12, 20)}
 
 
 class Painter(Protocol):
+    """What a peer generates its images with."""
+
     def draw(self, faces: Sequence[Vector], seeds: Sequence[int], steps: int) -> list[Pixels]:
         """An image of each face in one batch. Not thread-safe."""
         ...
@@ -38,6 +40,7 @@ class SleepingPainter:
         self._curve = curve
 
     def draw(self, faces: Sequence[Vector], seeds: Sequence[int], steps: int) -> list[Pixels]:
+        """Sleeps `steps` times for the whole batch; `faces` are only counted, and `seeds` are ignored."""
         for _ in range(steps):
             time.sleep(self._curve.step_s(len(faces)))
         return [picture(SIDES[self._curve.name])] * len(faces)
@@ -61,6 +64,7 @@ class LibraryPainter:
         self._side = side
 
     def draw(self, faces: Sequence[Vector], seeds: Sequence[int], steps: int) -> list[Pixels]:
+        """One call of the pipeline: an image (side, side, 3) for each face."""
         return self._pipeline.draw(faces, seeds, self._prompts, steps, self._side)
 
 

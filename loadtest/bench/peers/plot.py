@@ -31,6 +31,7 @@ class Panel:
         self._y = Linear(1, HEIGHT - BOTTOM + HEAD, TOP + HEAD)
 
     def marks(self) -> Iterator[str]:
+        """The SVG elements of the panel, its own top left corner at (0, 0)."""
         yield text(2, 14, self._title, "start", "title")
         yield from self._axes()
         for place, (name, measured) in enumerate(self._mixed.items()):

@@ -55,6 +55,7 @@ class Drawing:
         self._painter = painter_of(model)
 
     def draw(self, orders: Sequence[Order]) -> list[Pixels]:
+        """Images in the order of `orders`. Not thread-safe, like its painter."""
         drawn: dict[int, Pixels] = {}
         for steps, places in by_steps(orders):
             faces, seeds = [orders[place].face for place in places], [orders[place].seed for place in places]
@@ -69,4 +70,5 @@ def by_steps(orders: Sequence[Order]) -> Iterator[tuple[int, list[int]]]:
 
 
 def answer(pixels: Pixels) -> dict[str, str]:
+    """The JSON of a peer's answer: a PNG in base64 under `image`."""
     return {"image": base64.b64encode(encode(Image.fromarray(pixels), "png")).decode()}

@@ -23,12 +23,15 @@ BATCH_WAIT_S = 1.0
 
 
 class Batched:
+    """A replica: faces on one thread, images on another, which has made the painter too; PNGs on further threads."""
+
     def __init__(self, model: str) -> None:
         self._finder, self._draughtsman = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._faces = Faces()
         self._drawing = self._draughtsman.submit(Drawing, model).result()
 
     async def __call__(self, request: Request) -> dict[str, str]:
+        """Serve calls it for each HTTP request; it waits for the batch that has its order. Raises: NoFaceError."""
         body = await request.json()
         order = await asyncio.get_running_loop().run_in_executor(self._finder, self._faces.order, body)
         return await asyncio.to_thread(answer, await self._draw(order))
@@ -39,6 +42,7 @@ class Batched:
 
 
 def run(model: str, port: int) -> None:
+    """Starts a Ray of its own with one replica, and blocks until the process is stopped."""
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": HOST, "port": port})
     deployment = serve.deployment(Batched).options(max_ongoing_requests=ONGOING, ray_actor_options={"num_cpus": 1})

@@ -39,12 +39,14 @@ def run_fastapi(model: str, port: int) -> None:
 
 
 def run_litserve(model: str, port: int) -> None:
+    """Runs `litserve_server`, and imports LitServe only then. Blocks."""
     from loadtest.bench.peers.litserve_server import run
 
     run(model, port)
 
 
 def run_serve(model: str, port: int) -> None:
+    """Runs `rayserve_server`, and starts Ray only then. Blocks."""
     from loadtest.bench.peers.rayserve_server import run
 
     run(model, port)
@@ -54,6 +56,7 @@ SERVERS = {"fastapi": run_fastapi, "litserve": run_litserve, "serve": run_serve}
 
 
 def main() -> None:
+    """Runs the server that is asked for in this process, until it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("server", choices=SERVERS)
     parser.add_argument("--model", choices=SIDES, required=True)

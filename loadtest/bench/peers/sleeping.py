@@ -19,14 +19,18 @@ class SleepingModel(SleepingDenoiser):
     """Returns the same image as the peers, with the step times of the same curve."""
 
     def decode(self, sample: None, overlapped: bool = False) -> Pixels:
+        """The picture that the peers with the same curve send, (512, 512, 3); takes no time."""
         return picture(SIDES[CURVE.name])
 
     def step(self, samples: Sequence[None]) -> None:
+        """Sleeps as `SleepingDenoiser.step`, and forgets by how much it woke too late."""
         super().step(samples)
         self.late_s.clear()  # unused here, and would grow in a long-lived replica
 
 
 class SleepingGenerator(AvatarGenerator):
+    """The service's generator, with a sleeping model in the place of each configured one; it reads no weights."""
+
     def _load(self, name: str) -> LoadedModel:
         self._latency_model.set_profile(name, CURVE.profile())
         return LoadedModel(SleepingModel(CURVE), checker=None)
