@@ -40,6 +40,10 @@ class Bench:
         self._side, self._journal = side, journal
 
     def measure(self) -> Figures:
+        """Deploys the side, measures one thing after the other, and deletes the application. Raises: TimeoutError.
+
+        The last measurement kills the worker's process.
+        """
         figures = (
             self._throughput(300, concurrency=32)
             | self._handover(20)
@@ -161,6 +165,7 @@ def measure_all(url: str, folder: Path) -> dict[str, Figures]:
 
 
 def show(columns: dict[str, Figures]) -> None:
+    """Prints a column for each side."""
     table = Table("", *columns)
     for name in next(iter(columns.values())):
         cells = [column[name] for column in columns.values()]
@@ -169,6 +174,7 @@ def show(columns: dict[str, Figures]) -> None:
 
 
 def main() -> None:
+    """Measures all sides with a Valkey and a Ray of its own, which end with it, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     options = parser.parse_args()

@@ -91,26 +91,36 @@ class CelerySide:
         self._adapter = instantiate_adapter_from_config(self._config)
 
     def deployment(self, concurrency: int) -> serve.Application:
+        """One replica whose worker runs up to `concurrency` tasks at once."""
         consumer = task_consumer(task_processor_config=self._config)(CeleryWaiter)
         return serve.deployment(consumer, max_ongoing_requests=concurrency, **REPLICA).bind(*self._arguments)
 
     def enqueue(self, wait_s: float) -> str:
+        """The id of a queued task that sleeps for `wait_s` seconds."""
         return str(self._adapter.enqueue_task_sync("wait", args=[wait_s]).id)
 
     def cancel(self, task_id: str) -> None:
+        """The adapter revokes the task without ending it where it runs already."""
         self._adapter.cancel_task_sync(task_id)
 
     def status(self, task_id: str) -> str:
+        """The task's status as the adapter tells it, in Celery's words."""
         return str(self._adapter.get_task_status_sync(task_id).status)
 
 
 class CeleryWaiter:
+    """The consumer that `task_consumer` wraps; without `heartbeat_url` no message is kept from being restored."""
+
     def __init__(self, journal_url: str, heartbeat_url: str | None) -> None:
         self._journal = Journal(journal_url)
         self._heartbeat = Redis.from_url(heartbeat_url) if heartbeat_url else None
 
     @task_handler(name="wait")  # type: ignore[untyped-decorator]
     def wait(self, wait_s: float) -> None:
+        """The handler of a task: sleeps for `wait_s` seconds, on a thread of its own.
+
+        With a heartbeat it renews its message in kombu's index of unacknowledged ones every `HEARTBEAT_S`.
+        """
         ends = time.monotonic() + wait_s
         with self._journal.run(current_task.request.id):
             while (left_s := ends - time.monotonic()) > 0:
@@ -132,15 +142,19 @@ class StreamsSide:
         self._runner = asyncio.Runner()  # one event loop for the client's connections
 
     def deployment(self, concurrency: int) -> serve.Application:
+        """One replica whose worker runs up to `concurrency` tasks at once."""
         return serve.deployment(StreamsWaiter, **REPLICA).bind(*self._arguments, concurrency)
 
     def enqueue(self, wait_s: float) -> str:
+        """The id of a recorded and queued task that sleeps for `wait_s` seconds."""
         return self._runner.run(self._enqueue(waiting_task(wait_s)))
 
     def cancel(self, task_id: str) -> None:
+        """Cancels the record of an unfinished task; the worker that runs it notices."""
         self._runner.run(self._tasks.cancel(task_id))
 
     def status(self, task_id: str) -> str:
+        """The status in the task's record; `unknown` where there is none."""
         record = self._runner.run(self._tasks.get(task_id))
         return record.status if record else "unknown"
 
@@ -151,6 +165,7 @@ class StreamsSide:
 
 
 def waiting_task(wait_s: float) -> Task:
+    """A new task whose prompt is `wait_s`, which `WaitingExecutor` reads."""
     request = EffectiveRequest(
         app_id=APP, file_url="", prompt=str(wait_s), gender="", negative_prompt="", batch=1, height=256, width=256,
         num_inference_steps=1, guidance_scale=1, remove_background=False, bg_color=None, celery=True, seed=0,
@@ -166,12 +181,15 @@ class WaitingExecutor(TaskExecutor):
         self._journal = Journal(journal_url)
 
     async def run(self, task: Task, *_photo: object, **_options: object) -> Outcome:
+        """Sleeps on the event loop, then returns one avatar without files. The photo is never fetched."""
         with self._journal.run(task.task_id):
             await asyncio.sleep(float(task.request.prompt))
         return Outcome(avatars=(StoredAvatar("", "", 0, None, 0, 0, 0, 0),))
 
 
 class StreamsWaiter:
+    """A replica that runs `TaskWorker` until Serve stops it; tasks get `GRACE_S` to end then."""
+
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, url: str, journal_url: str, folder: Path, concurrency: int
     ) -> None:
