@@ -57,6 +57,7 @@ class Seen:
 
     @property
     def p95_s(self) -> float:
+        """95th percentile of the latencies, in seconds; infinite where no request got its avatar."""
         return float(np.percentile(self.latencies_s, 95)) if self.latencies_s else float("inf")
 
 
@@ -73,10 +74,12 @@ class Row:
 
     @property
     def most_p95_s(self) -> float:
+        """The bar in seconds: `MOST_TIMES` the p95 in calm, or `MOST_MORE_S` more, whichever is longer."""
         return max(MOST_TIMES * self.calm.p95_s, self.calm.p95_s + MOST_MORE_S)
 
     @property
     def met(self) -> bool:
+        """Whether no request failed beside the attack, and p95, probe and memory stayed within their bars."""
         seen = self.attacked
         in_time = seen.p95_s <= self.most_p95_s and seen.lag_s <= MOST_LAG_S
         return not seen.failures and in_time and self.growth_mb <= MOST_GROWTH_MB
@@ -91,11 +94,16 @@ class Service:
     source: Path
 
     def new_token(self, name: str) -> str:
+        """A new token with the default limits, made by the checkout's own command.
+
+        Raises: subprocess.CalledProcessError.
+        """
         command = [sys.executable, "-m", "serve_app.cli", "token", "create", name, "--data-dir", str(self.data_dir)]
         return subprocess.check_output(command, cwd=self.source, env=environment(self.source), text=True).strip()
 
 
 def environment(source: Path) -> dict[str, str]:
+    """This process's variables with PYTHONPATH set to `source` alone: commands run the code of that checkout."""
     return os.environ | {"PYTHONPATH": str(source)}
 
 
@@ -121,6 +129,7 @@ def service_of(source: Path) -> Iterator[Service]:
 
 
 def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
+    """Returns once `/readyz` answers 200. Raises: RuntimeError after `START_TIMEOUT_S`, or when the process ends."""
     ends = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < ends and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
@@ -143,6 +152,7 @@ class Client:
         self._lag_s = 0.0
 
     async def run(self, seconds: float) -> Seen:
+        """Sends a request each second for `seconds`, whatever is unanswered; returns when the last one is answered."""
         ends = time.monotonic() + seconds
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe(ends))
@@ -205,6 +215,7 @@ def rows(source: Path, attacks: Sequence[Attack], seconds: float) -> Iterator[Ro
 
 
 def table(title: str, found: Sequence[Row]) -> Table:
+    """One row for each attack, in red where a bar is missed."""
     shown = Table(
         "attack",
         "p95 calm, s",
@@ -226,6 +237,7 @@ def table(title: str, found: Sequence[Row]) -> Table:
 
 
 def main() -> int:
+    """The exit code: 1 where this checkout misses a bar. The other one, of `--before`, is only shown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--before", type=Path, help="another checkout of this repository")

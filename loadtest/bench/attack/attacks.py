@@ -48,6 +48,7 @@ class Target:
             return str(http.post(self.url + path, content=body, headers=all_headers).status_code)
 
     def connect(self) -> socket.socket:
+        """A bare TCP connection; each operation on it takes `TIMEOUT_S` at most. Raises: OSError."""
         address = urlsplit(self.url)
         return socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S)
 
@@ -130,6 +131,8 @@ def large_bodies(target: Target) -> Act:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
+    """`connections` threads do what `prepare` returns, each again and again."""
+
     name: str
     prepare: Callable[[Target], Act]
     connections: int
