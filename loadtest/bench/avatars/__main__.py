@@ -47,12 +47,14 @@ class Work:
 
     @classmethod
     def draw(cls, weights: Path, references: int, views: int) -> "Work":
+        """Generates all avatars, for minutes, with progress on stderr; `views` are of each real face."""
         studio = Studio(weights)
         drawn = tqdm(draw_cases(studio, references), "drawn persons", references, mininterval=5)
         return cls(list(drawn), list(tqdm(draw_photo_cases(studio, views), "photos", mininterval=5)))
 
 
 def measure(weights: Path, work: Work, judge: Judge) -> list[Score]:
+    """All scores in the order of the table; the models of `weights` are loaded, for the speed in another process."""
     faces = CascadeFaceModel(CascadeFaceModelConfig(encoder=weights / "face" / "encoder.onnx", avatar_face=AVATAR_FACE))
     matting = RembgModel(MattingModelConfig(model_path=weights / "matting" / "u2net.onnx"))
     before_cold = [case.on_colour for case in work.drawn if case.colour in COLD]
@@ -67,6 +69,7 @@ def measure(weights: Path, work: Work, judge: Judge) -> list[Score]:
 
 
 def speed_scores(weights: Path) -> Iterator[Score]:
+    """Seconds to load the diffusion model and to make one avatar, on two threads of another process."""
     speed = measured_in_a_fresh_process(weights, threads=2, steps=STEPS, guidance=GUIDANCE)
     yield Score("model loads in, s", speed.load_s, 3.0, at_most=True)
     note = f"256 px, {STEPS} steps, 2 threads; {speed.avatar_cpu_s:.2f} s of CPU"
@@ -74,6 +77,7 @@ def speed_scores(weights: Path) -> Iterator[Score]:
 
 
 def table(scores: Sequence[Score]) -> Table:
+    """A row for each score; one without a bar has nothing under `bar` and `met`."""
     shown = Table("measure", "value", "bar", "met", "", title="The embedded models on faces they never saw")
     for score in scores:
         met = {None: "", True: "yes", False: "no"}[score.met]
@@ -82,6 +86,7 @@ def table(scores: Sequence[Score]) -> Table:
 
 
 def as_json(scores: Sequence[Score]) -> str:
+    """A list of the scores, each with its bar in words (`limit`) and whether it is met: null without a bar."""
     return json.dumps([asdict(score) | {"limit": score.limit, "met": score.met} for score in scores], indent=2) + "\n"
 
 
@@ -97,6 +102,7 @@ def sheet(work: Work, count: int = 24) -> Image.Image:
 
 
 def main() -> None:
+    """Prints the table and writes the files that are asked for. A missed bar does not change the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument(

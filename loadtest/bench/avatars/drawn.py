@@ -54,6 +54,7 @@ class Case:
 
     @property
     def avatars(self) -> list[Picture]:
+        """Those of the default prompt first, then the one on colour."""
         return [*self.on_black, self.on_colour]
 
 
@@ -71,6 +72,7 @@ def asked_colour(number: int) -> str:
 
 
 def coloured_prompt(word: str, colour: str) -> str:
+    """With a white shirt, or a black one where the background is white too."""
     shirt = "black" if colour == "white" else "white"
     return f"portrait of a {word}, {colour} background, {shirt} t-shirt"
 
@@ -90,6 +92,7 @@ def reference_crop(person: Portrait, rng: np.random.Generator) -> Picture:
 
 
 def draw_cases(studio: Studio, count: int) -> Iterator[Case]:
+    """The same cases each time. Every fourth has `BATCH` avatars on black, the others two."""
     for number, person in enumerate(held_out(count, FIRST_PERSON)):
         wanted, colour = wanted_portrait(person, number), asked_colour(number)
         crop = reference_crop(person, np.random.default_rng(FIRST_PERSON + number))
@@ -133,6 +136,7 @@ class Drawn:
         self._references = judge.read([np.asarray(render(plainly(case.wanted))[0]) for case in cases])
 
     def scores(self) -> Iterator[Score]:
+        """Traits first, then backgrounds, identity, agreement within a batch, and how far two seeds are apart."""
         skin, hair = apart(self._seen, self._wanted)
         yield Score("skin within dE 8", share(skin < 8), 0.95, note=f"median {np.median(skin):.1f}")
         yield Score("hair within dE 12", share(hair < 12), 0.9, note=f"median {np.median(hair):.1f}")
@@ -165,6 +169,7 @@ class Drawn:
 
 
 def background_scores(cases: Sequence[Case]) -> Iterator[Score]:
+    """Shares of avatars whose upper corners have the colour that was asked for, within CIEDE2000 6."""
     named = lab_of([NAMED_COLOURS[case.colour] for case in cases])
     off = differences(np.stack([corners(case.on_colour) for case in cases]), named)
     missed = sorted({case.colour for case, far in zip(cases, off, strict=True) if far >= 6})
@@ -175,6 +180,7 @@ def background_scores(cases: Sequence[Case]) -> Iterator[Score]:
 
 
 def seeds_score(cases: Sequence[Case]) -> Score:
+    """From the mean difference (levels of 255) of two seeds of one person: its 5th percentile over the persons."""
     differ = [float(np.abs(case.on_black[0].astype(int) - case.on_black[1].astype(int)).mean()) for case in cases]
     note = f"mean of bytes, 5th percentile; median {np.median(differ):.1f}"
     return Score("two seeds differ by", float(np.percentile(differ, 5)), SEEDS_APART, note=note)

@@ -34,6 +34,7 @@ def matting_scores(
 
 
 def drawn(person: Portrait) -> tuple[Picture, np.ndarray]:
+    """The picture, (256, 256, 3), and where its person is, (256, 256)."""
     picture, alpha = render(person)
     return np.asarray(picture, dtype=np.uint8), np.asarray(alpha) > 127
 

@@ -72,6 +72,7 @@ def photo_of(face: Face) -> Picture | None:
 
 
 def installed() -> list[tuple[Face, Picture]]:
+    """The faces whose photos are on this machine, each with its whole photo, (h, w, 3)."""
     return [(face, photo) for face in FACES if (photo := photo_of(face)) is not None]
 
 
@@ -87,6 +88,7 @@ class PhotoCase:
 
 
 def draw_photo_cases(studio: Studio, count: int) -> Iterator[PhotoCase]:
+    """`count` augmented crops of each installed face, and an avatar of each crop with a seed of its own."""
     rng = np.random.default_rng(HELD_OUT)
     for face, photo in installed():
         crops = augmented_crops(photo, face.box, rng, count)

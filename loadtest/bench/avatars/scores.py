@@ -27,16 +27,19 @@ class Score:
 
     @property
     def met(self) -> bool | None:
+        """None without a bar. A value equal to its bar meets it; NaN never does."""
         if self.bar is None:
             return None
         return self.value <= self.bar if self.at_most else self.value >= self.bar
 
     @property
     def limit(self) -> str:
+        """The bar in words, such as `at least 0.95`; empty without one."""
         return "" if self.bar is None else f"at {'most' if self.at_most else 'least'} {self.bar:g}"
 
 
 def share(right: Sequence[bool] | Mask) -> float:
+    """From 0 to 1; NaN where there is nothing to count."""
     return float(np.mean(right)) if len(right) else float("nan")
 
 
@@ -83,6 +86,7 @@ def flat_figure(picture: Picture, distance: float) -> Mask:
 
 
 def intersection_over_union(first: Mask, second: Mask) -> float:
+    """Of two masks of one shape, from 0 to 1; 0 where both are empty."""
     return float((first & second).sum() / max(1, (first | second).sum()))
 
 

@@ -23,12 +23,18 @@ IMAGES = 5
 
 @dataclass(frozen=True, slots=True)
 class Speed:
+    """Times of one process, in seconds; images are 256 x 256 pixels."""
+
     load_s: float  # without importing the libraries
     avatar_s: float  # median, without the first one
     avatar_cpu_s: float  # of all threads: where it is far below threads times `avatar_s`, the machine was busy
 
 
 def measured_in_a_fresh_process(weights: Path, threads: int, steps: int, guidance: float) -> Speed:
+    """The times without anything that the calling process has loaded or warmed up.
+
+    Raises: subprocess.CalledProcessError.
+    """
     arguments = ["--weights", weights, "--threads", threads, "--steps", steps, "--guidance", guidance]
     command = [sys.executable, "-m", "loadtest.bench.avatars.speed", *map(str, arguments)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -36,6 +42,7 @@ def measured_in_a_fresh_process(weights: Path, threads: int, steps: int, guidanc
 
 
 def measure(config: DiffusionModelConfig, steps: int, guidance: float) -> Speed:
+    """Loads the model in this process and generates `IMAGES` images of 256 x 256 pixels, one after the other."""
     from deployments.diffusion.model.denoiser import FaceDiffusionModel
 
     started = time.perf_counter()
@@ -61,6 +68,7 @@ def measure(config: DiffusionModelConfig, steps: int, guidance: float) -> Speed:
 
 
 def main() -> None:
+    """Prints the times as one line of JSON, for `measured_in_a_fresh_process`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--threads", type=int, default=2)
