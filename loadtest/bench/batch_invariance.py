@@ -120,6 +120,7 @@ def measure_apart(
 
 
 def show(found: Sequence[Invariance], steps: int, others: int) -> None:
+    """Prints a row for each instruction set, dtype and mode; `steps` and `others` are for the title."""
     table = Table(title=f"An image of {SIDE} pixels and {steps} steps amid up to {others} others, against itself alone")
     numbers = ("of 255", "PSNR, dB", "alone, s", "processor", f"amid {others}, s", "processor")
     for name in ("instruction set", "type", "batch-invariant"):
@@ -149,6 +150,7 @@ def _face(number: int) -> Vector:
 
 
 def main() -> None:
+    """Measures each instruction set and dtype in a process of its own, or with `--here` one of them in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--steps", type=int, default=4)

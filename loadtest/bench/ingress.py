@@ -36,6 +36,8 @@ SIDES = (320, 1536)  # of the photo, pixels
 
 @dataclass(frozen=True, slots=True)
 class Figures:
+    """One kind of photo; latencies from sending a request to its 202."""
+
     photo: str
     photo_kb: float
     requests_per_s: float
@@ -56,6 +58,7 @@ def one_ingress(application: dict[str, Any]) -> None:
 
 
 def photo(side: int) -> bytes:
+    """A JPEG of the sample photo, `side` x `side` pixels."""
     file = io.BytesIO()
     Image.open(sample_photo()).convert("RGB").resize((side, side)).save(file, "JPEG", quality=90)
     return file.getvalue()
@@ -101,6 +104,10 @@ async def send(running: RunningService, file_url: str, seconds: float) -> list[f
 
 
 def measure(running: RunningService, name: str, file_url: str, size: int, seconds: float) -> Figures:
+    """Figures of `seconds` under load, after a warm-up; `size` is that of the photo in bytes.
+
+    Raises: RuntimeError where a request is not accepted.
+    """
     asyncio.run(send(running, file_url, WARM_UP_S))
     before, own, started = cpu_s(), time.process_time(), time.perf_counter()
     took_s = asyncio.run(send(running, file_url, seconds))
@@ -113,6 +120,7 @@ def measure(running: RunningService, name: str, file_url: str, size: int, second
 
 
 def measure_all(seconds: float) -> list[Figures]:
+    """Photos of both sizes, inline and fetched, one after the other on the same service."""
     found = []
     with own_service(one_ingress) as running:
         for side in SIDES:
@@ -126,6 +134,7 @@ def measure_all(seconds: float) -> list[Figures]:
 
 
 def show(found: list[Figures]) -> Table:
+    """A row for each kind of photo, without processes that take less than 0.1 ms of a request."""
     table = Table("photo", "kB", "requests/s", "p50, ms", "p95, ms", "processor, ms a request")
     for each in found:
         used = ", ".join(f"{kind} {ms:.1f}" for kind, ms in each.cpu_ms.items() if ms >= 0.1)
@@ -135,6 +144,7 @@ def show(found: list[Figures]) -> Table:
 
 
 def main() -> None:
+    """Prints the table; `--json` has the processes that it leaves out too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--seconds", type=float, default=15, help="of each kind of photo")

@@ -18,6 +18,7 @@ class InstructionSet:
 
     @property
     def environment(self) -> Mapping[str, str]:
+        """For the start of a process: oneDNN and ATen read their variable once, when they first choose a kernel."""
         return {"ONEDNN_MAX_CPU_ISA": self.onednn, "ATEN_CPU_CAPABILITY": self.aten}
 
 

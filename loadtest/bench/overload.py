@@ -48,6 +48,7 @@ class Answers:
     wrong: list[str] = field(default_factory=list)
 
     def take(self, status: int, headers: Any, text: str) -> None:
+        """Counts an answer; wrong is all but 200, 202, and a 503 that says after how many seconds to retry."""
         self.statuses[str(status)] = self.statuses.get(str(status), 0) + 1
         if status not in (200, 202) and not (status == 503 and headers.get("Retry-After", "").isdigit()):
             self.wrong.append(f"{status}: {text[:300]}")
@@ -55,17 +56,22 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
+    """Mean private memory of one process early and late in the overload."""
+
     process: str
     early_mb: float
     late_mb: float
 
     @property
     def ratio(self) -> float:
+        """Late over early: 1 where the memory stayed flat."""
         return self.late_mb / self.early_mb
 
 
 @dataclass(slots=True)
 class Overload:
+    """The figures of one run; `memory` has the largest process first."""
+
     capacity_per_s: float  # requests, in a closed loop
     offered_per_s: float
     seconds: float
@@ -74,6 +80,7 @@ class Overload:
 
     @property
     def met(self) -> bool:
+        """Whether no answer was wrong, and no process grew beyond `MOST_GROWTH`."""
         return not self.answers.wrong and all(each.ratio <= MOST_GROWTH for each in self.memory)
 
 
@@ -89,6 +96,8 @@ def growths(memory: MemorySamples, seconds: float) -> list[Growth]:
 
 
 class Clients:
+    """Requests with the sample photo inline, on the connections of one session."""
+
     def __init__(self, running: RunningService, session: aiohttp.ClientSession) -> None:
         self._url = f"{running.url}/getImageToImage"
         self._session = session
@@ -97,6 +106,7 @@ class Clients:
         self._photo = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
     async def send(self, answers: Answers, queued: bool) -> None:
+        """One request, recorded in `answers`; a broken connection and a timeout count as wrong."""
         body = {**REQUEST, "file_url": self._photo, "celery": queued}
         try:
             async with self._session.post(self._url, json=body) as answer:
@@ -131,10 +141,12 @@ class Clients:
 
 
 def short_queue(application: dict[str, Any]) -> None:
+    """Edits the config of the application in place: `MAX_TASKS` in the queue."""
     application["args"]["queue"]["max_tasks"] = MAX_TASKS
 
 
 async def run(running: RunningService, seconds: float, capacity_s: float) -> Overload:
+    """Measures the capacity for `capacity_s` seconds, then overloads the service for `seconds`."""
     headers = {"Authorization": f"Bearer {running.token}"}
     timeout, connections = aiohttp.ClientTimeout(PATIENCE_S), aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connections) as session:
@@ -147,11 +159,13 @@ async def run(running: RunningService, seconds: float, capacity_s: float) -> Ove
 
 
 def measure(seconds: float, capacity_s: float = 20) -> Overload:
+    """Starts a service with a short queue, measures it as `run` does, and stops it."""
     with own_service(short_queue) as running:
         return asyncio.run(run(running, seconds, capacity_s))
 
 
 def show(found: Overload) -> Table:
+    """Counts of answers on the left, the memory of each process on the right; a row does not connect them."""
     title = f"{found.offered_per_s:.1f} requests/s for {found.seconds:.0f} s; it can do {found.capacity_per_s:.1f}"
     table = Table("answers", "process", "early, MB", "late, MB", "late / early", title=title)
     answers = [f"{status}: {count}" for status, count in sorted(found.answers.statuses.items())]
@@ -165,6 +179,7 @@ def show(found: Overload) -> Table:
 
 
 def main() -> int:
+    """The exit code: 1 where an answer was wrong, or a process grew beyond `MOST_GROWTH`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--minutes", type=float, default=5)

@@ -82,4 +82,5 @@ class MemorySamples:
             thread.join()
 
     def largest_mb(self) -> dict[tuple[str, int], float]:
+        """The largest sample of each process, by kind and id."""
         return {process: max(mb for _at, mb in samples) for process, samples in self.samples.items()}

@@ -46,6 +46,7 @@ def portrait(side: int) -> Pixels:
 
 
 def measure(signer: ContentSigner, output_format: OutputFormat, side: int, rounds: int) -> Cost:
+    """Medians of `rounds` rounds of post-processing and signing one image and its thumbnail, after a warm-up round."""
     pixels, spec = portrait(side), PostprocessSpec(side, side, output_format=output_format)
     assertion = C2paAssertion("face-avatar", "embedded", 7, 12, 1.5, side, side)
     plain_s, added_s, added_bytes, data = [], [], 0, b""
@@ -70,6 +71,7 @@ def measure(signer: ContentSigner, output_format: OutputFormat, side: int, round
 
 
 def main() -> None:
+    """Prints a row for each format and size. More than `ALLOWED_MS` does not change the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--json", type=Path, help="write the figures here too")

@@ -65,15 +65,19 @@ class Reaction:
 
 @dataclass(slots=True)
 class Stage:
+    """What was measured of one stage: a reaction for each burst, and seconds of its cold starts by part."""
+
     reactions: list[Reaction] = field(default_factory=list)
     parts_s: dict[str, float] = field(default_factory=dict)  # of a start, means
 
     @property
     def decided_s(self) -> float:
+        """Median of the bursts, in seconds after the first call of each."""
         return statistics.median(each.decided_s for each in self.reactions)
 
     @property
     def running_s(self) -> float:
+        """Median of the bursts, in seconds after the first call of each."""
         return statistics.median(each.running_s for each in self.reactions)
 
 
@@ -158,6 +162,7 @@ class Bursts:
 
 
 def long_row() -> AvatarSpec:
+    """A row that keeps a generator busy until cancelled: 50 steps of 512 x 512 pixels, for a task of its own."""
     seed, now = random.randrange(2**31), time.time()
     return AvatarSpec("embedded", seed, "a portrait", "", 512, 512, 50, 2.0, f"burst-{seed}", 0, now, now + 600)
 
@@ -206,14 +211,15 @@ def wait_until(question: Callable[[], bool]) -> None:
 
 
 class SlowPhotos(http.server.BaseHTTPRequestHandler):
-    """Serves one broken photo, slowly."""
+    """A host whose photo never comes: each request is slow and ends in a 404."""
 
     def do_GET(self) -> None:
+        """Answers 404 after 2 seconds, during which the request of the photo is ongoing at the ingress."""
         time.sleep(2)
         self.send_error(404)
 
     def log_message(self, *_: object) -> None:
-        pass
+        """Nothing: the base class prints a line for each request."""
 
 
 def parts_of_starts(name: str) -> dict[str, float]:
@@ -234,6 +240,10 @@ def parts_of_starts(name: str) -> dict[str, float]:
 
 
 def measure(stages: list[str], rounds: int) -> dict[str, Stage]:
+    """`rounds` bursts of each stage on one service, and the parts of all cold starts so far of that stage.
+
+    Sets the interval of Ray's metrics in the environment of this process. Raises: StartError; TimeoutError.
+    """
     os.environ.update(RAY_metrics_report_interval_ms=str(1000 * REPORT_EVERY_S))
     found = {name: Stage() for name in stages}
     with tempfile.TemporaryDirectory(prefix="face-avatar-") as name, photo_server(SlowPhotos) as photo:
@@ -249,6 +259,7 @@ def measure(stages: list[str], rounds: int) -> dict[str, Stage]:
 
 
 def show(found: dict[str, Stage]) -> Table:
+    """A row for each stage: medians of its bursts, means of its cold starts."""
     parts = ("process", "import", "load", "warm")
     table = Table("stage", "decided, s", "running, s", *(f"{part}, s" for part in parts), title="median; starts: mean")
     for name, stage in found.items():
@@ -266,6 +277,7 @@ def met(found: dict[str, Stage]) -> bool:
 
 
 def main() -> int:
+    """The exit code: 1 where a stage exceeds `MOST_DECIDED_S` or, without torch, `MOST_RUNNING_S`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--rounds", type=int, default=3)

@@ -48,15 +48,19 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class Round:
+    """Both sides with the same number of images, one after the other."""
+
     loop: Drawn
     service: Drawn
 
     @property
     def ratio(self) -> float:
+        """How many images the service makes for each one of the loop."""
         return self.service.images_per_s / self.loop.images_per_s
 
 
 def measure(images: int) -> Round:
+    """`images` of each side, a multiple of `BATCH`."""
     return Round(in_own_thread(lambda: loop(images)), service(images))
 
 
@@ -86,6 +90,7 @@ def service(images: int) -> Drawn:
 
 
 def request(client: FaceAvatarClient) -> None:
+    """Sends the sample photo for one batch and waits for its images. Raises: ClientError."""
     photo = sample_photo()
     client.avatars.create(photo, batch=BATCH, num_inference_steps=STEPS, width=SIDE, height=SIDE).require_success()
 
@@ -103,6 +108,7 @@ def costs(rounds: Sequence[Round]) -> Table:
 
 
 def main() -> None:
+    """Prints both tables. A missed bar does not change the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--images", type=int, default=96, help="of each side in a round, in fours")

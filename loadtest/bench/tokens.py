@@ -64,21 +64,26 @@ class Run:
 
     @classmethod
     def of(cls, answers: Sequence[Answer], flood: Mapping[str, int]) -> "Run":
+        """`answers` are those of the modest token, at least one; all have the same stages."""
         stages = {name: statistics.median(each.stages_s[name] for each in answers) for name in answers[0].stages_s}
         return cls(tuple(each.latency_s for each in answers), stages, dict(flood))
 
     @property
     def p95_s(self) -> float:
+        """95th percentile of the modest token's latency, in seconds."""
         return float(np.percentile(self.latencies_s, 95))
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
+    """The two runs of a round, one right after the other."""
+
     quiet: Run
     flooded: Run
 
     @property
     def growth(self) -> float:
+        """How many times its quiet p95 the modest token waits beside the flood."""
         return self.flooded.p95_s / self.quiet.p95_s
 
 
@@ -91,16 +96,18 @@ class Client:
     photo: str
 
     def open(self) -> httpx.Client:
+        """A connection pool that sends the token; the caller closes it."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
     def body(self, **fields: object) -> dict[str, object]:
+        """A request for one small avatar; `fields` add to it or override it."""
         asked = {"width": SIDE, "height": SIDE, "num_inference_steps": STEPS, **fields}
         return {"app_id": "face-avatar", "file_url": self.photo, **asked}
 
 
 def photo() -> str:
-    """The sample as a JPEG of some 40 kB, in a data URL."""
+    """The sample as a JPEG of some 54 kB, in a data URL."""
     out = io.BytesIO()
     Image.open(sample_photo()).convert("RGB").save(out, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
@@ -144,6 +151,7 @@ def flood(client: Client, begun: Event, ended: Event) -> Counter[str]:
 
 
 def new_token(data_dir: Path, name: str, **limits: int) -> str:
+    """Creates a token on a running service by the CLI's command; `limits` are its options. Raises: RuntimeError."""
     options = [part for limit, value in limits.items() for part in (f"--{limit}", str(value))]
     result = CliRunner().invoke(cli, ["token", "create", name, "--data-dir", str(data_dir), *options])
     if result.exit_code != 0:
@@ -169,6 +177,7 @@ def measure(rounds: int, seconds: float, **limits: int) -> list[Pair]:
 
 
 def stages_table(pairs: Sequence[Pair]) -> Table:
+    """Of each stage the median over the rounds, in milliseconds, without the flood and with it."""
     table = Table("stage", "without, ms", "with, ms", title="medians of all rounds")
     for name in pairs[0].quiet.stages_s:
         sides = ([pair.quiet for pair in pairs], [pair.flooded for pair in pairs])
@@ -177,6 +186,7 @@ def stages_table(pairs: Sequence[Pair]) -> Table:
 
 
 def main() -> None:
+    """Prints both tables. A missed bar does not change the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--rounds", type=int, default=5)
