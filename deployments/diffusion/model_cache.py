@@ -20,6 +20,11 @@ class CacheEntry(Generic[M]):
     loading: "asyncio.Task[M]"
     leases: int = 0
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the load ended with an error."""
+        return self.loading.done() and (self.loading.cancelled() or self.loading.exception() is not None)
+
 
 @dataclass(slots=True)
 class ModelCache(Generic[M]):
@@ -43,7 +48,7 @@ class ModelCache(Generic[M]):
     @property
     def loaded(self) -> list[str]:
         """Names of the models that are loaded, the least recently leased one first."""
-        return [name for name, entry in self._entries.items() if entry.loading.done()]
+        return [name for name, entry in self._entries.items() if entry.loading.done() and not entry.has_failed]
 
     def fitting(self) -> list[str]:
         """The first models, in the order of `sizes_gb`, that fit into memory together."""
@@ -62,7 +67,7 @@ class ModelCache(Generic[M]):
         finally:
             async with self._changed:
                 entry.leases -= 1
-                if entry.loading.done() and (entry.loading.cancelled() or entry.loading.exception()):
+                if entry.has_failed:
                     self._entries.pop(name, None)  # the next lease retries the load
                 self._changed.notify_all()
 

@@ -51,7 +51,7 @@ def memory_mb() -> dict[tuple[str, int], float]:
     found = {}
     for kind, process in processes():
         with contextlib.suppress(psutil.Error):
-            found[kind, process.pid] = process.memory_full_info().uss / 2**20
+            found[kind, process.pid] = process.memory_full_info().uss / 1e6
     return found
 
 

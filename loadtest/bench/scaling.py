@@ -236,7 +236,7 @@ def parts_of_starts(name: str) -> dict[str, float]:
                 starts += sample.value
             if sample.name == "ray_avatar_cold_start_seconds_total":
                 parts_s[sample.labels["part"]] = parts_s.get(sample.labels["part"], 0) + sample.value
-    return {part: seconds / starts for part, seconds in parts_s.items()}
+    return {part: seconds / starts for part, seconds in parts_s.items()} if starts else {}
 
 
 def measure(stages: list[str], rounds: int) -> dict[str, Stage]:

@@ -56,6 +56,7 @@ class FaceIDAdapter:
 
     @property
     def has_lora(self) -> bool:
+        """Whether the file also holds LoRA weights."""
         return any("_lora." in name for name in self.attention)
 
     def state_dict(self, with_lora: bool) -> dict[str, dict[str, torch.Tensor]]:

@@ -76,7 +76,7 @@ class Sampler(Protocol):
         ...
 
     def plan(self, steps: int) -> Plan:
-        """For at least 1 step. Raises: ValueError where there are more steps than noise levels of the training."""
+        """For 1 step or more. Raises: ValueError where the spacing has no noise levels for so many."""
 
     def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
         """The latents scaled to the model's input."""

@@ -60,7 +60,7 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int, warm
 
 
 def teraflop(work: Callable[[], object]) -> float:
-    """FLOPs of its matrix products, convolutions and attention: two for each multiplication."""
+    """10^12 FLOPs of its matrix products, convolutions and attention: two for each multiplication."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops()) / 1e12
@@ -91,7 +91,7 @@ class Bench:
         return StartTime(size_px, 1000 * start_s)
 
     def step_tflop(self, size_px: int) -> float:
-        """FLOPs of a step of one row."""
+        """10^12 FLOPs of a step of one row."""
         samples = self._start(size_px, 1, 1)
         return teraflop(lambda: self.model.step(samples))
 

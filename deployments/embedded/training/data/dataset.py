@@ -118,6 +118,6 @@ def draw_set(folder: Folder, name: str, draw: Draw, seed: int, count: int, worke
                 target = open_memmap(
                     folder.path / f"{name}.npy", mode="w+", dtype=np.uint8, shape=(count, *pictures.shape[1:])
                 )
-            target[start : start + CHUNK] = pictures
-            portraits += drawn
+            target[start : start + CHUNK] = pictures[: count - start]  # the last chunk may be larger than the rest
+            portraits += drawn[: count - start]
     done.write_bytes(pickle.dumps(portraits))
