@@ -13,6 +13,8 @@ MAX_OPEN_BODIES = 128  # on their way in at once; far below the replica's max_on
 
 
 class BodyBudget:
+    """The budget of one ingress replica: `max_body_bytes_at_once` for all, `owner_body_share` of it for one owner."""
+
     def __init__(self, settings: AdmissionSettings) -> None:
         self._max_bytes = settings.max_body_bytes_at_once
         self._share = settings.owner_body_share
@@ -22,6 +24,7 @@ class BodyBudget:
 
     @property
     def held_bytes(self) -> int:
+        """Bytes charged now, of all owners."""
         return self._bytes.total()
 
     def open(self, owner: str) -> "BodyCharge":

@@ -39,6 +39,7 @@ class BodyBuffer:
         return body
 
     def clear(self) -> None:
+        """Empty the buffer and give its memory back to the system; may be repeated."""
         self._small.clear()
         if self._large is not None:
             self._large.close()

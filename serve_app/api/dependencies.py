@@ -24,6 +24,7 @@ class RequestProgress:
     task: Task | None = None
 
     def envelope(self) -> Envelope:
+        """An envelope without output: the seconds so far and, once there is a task, its request as `input`."""
         return Envelope(
             time_required=TimeRequired(runtime=round(time.perf_counter() - self.started, 4)),
             input=self.task.request.model_dump() if self.task else {},
@@ -33,6 +34,11 @@ class RequestProgress:
 
 
 def authenticator(access: Access, settings: IngressSettings) -> Callable[..., Awaitable[None]]:
+    """A dependency for `Security` that checks the token and the rights named as scopes, before the body is read.
+
+    It stores the token, its owner and the headers of its rate limit in the request's state.
+    The dependency raises: UnauthorizedError; ForbiddenError; RateLimitError; BrokerError.
+    """
     bearer = HTTPBearer(auto_error=False, description="A token of the service.")
 
     async def authenticate(
@@ -52,8 +58,10 @@ def authenticator(access: Access, settings: IngressSettings) -> Callable[..., Aw
 
 
 def base_url(request: Request, settings: IngressSettings) -> str:
+    """The start of the links in answers: `public_url`, or else the root of the URL that was requested."""
     return settings.public_url or str(request.base_url)
 
 
 def envelope_response(envelope: Envelope, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The envelope as JSON; `status` is the HTTP status, which does not follow from the envelope."""
     return JSONResponse(envelope.model_dump(), status, headers)

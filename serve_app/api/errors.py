@@ -14,6 +14,12 @@ from serve_app.schemas.errors import INTERNAL_ERROR, ErrorAnswer, answer_to
 
 
 def add_error_handlers(api: FastAPI) -> None:
+    """Handle AvatarError, Starlette's HTTPException (405, otherwise 404) and bugs (500).
+
+    Handlers store the error's name as `outcome` in the request's state, for the metrics.
+    Starlette raises a bug again after its answer, for the log.
+    """
+
     def failed(request: Request, answer: ErrorAnswer, data: dict[str, Any], headers: dict[str, str]) -> JSONResponse:
         progress = getattr(request.state, "progress", None) or RequestProgress()
         request.state.outcome = answer.name  # for the metrics

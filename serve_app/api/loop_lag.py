@@ -32,9 +32,11 @@ class LoopLag:
         return min(self._latest)
 
     def start(self) -> None:
+        """Start sampling the running event loop, every INTERVAL_S."""
         self._watching = asyncio.create_task(self._watch())
 
     def close(self) -> None:
+        """Stop sampling; `lag_s` keeps its last value."""
         if self._watching is not None:
             self._watching.cancel()
 

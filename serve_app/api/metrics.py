@@ -31,6 +31,7 @@ class RequestMetrics:
         self._seconds = metrics.Histogram("avatar_request_seconds", "From head to last byte.", REQUEST_S, ("route",))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count an HTTP request when it ends, or its client leaves; other scopes pass through uncounted."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

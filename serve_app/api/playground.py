@@ -38,6 +38,7 @@ class PageFiles(StaticFiles):
         scope: MutableMapping[str, Any],
         status_code: int = 200,
     ) -> Response:
+        """Starlette's answer for a file, 200 or 304; the page's headers replace those of the same name."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers.update(self._headers)
         return response

@@ -62,6 +62,7 @@ class AnswerHeaders:
         self._always = ALWAYS | ({"Strict-Transport-Security": HSTS} if https else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the headers to an HTTP answer as it starts, with those in the request's state (ANSWER_HEADERS)."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -9,6 +9,8 @@ LARGEST_BODY_BYTES = 64 * 1024 * 1024  # what the proxy, which does not know the
 
 
 class IngressSettings(GenerationSettings):
+    """The settings of an ingress replica. A body of `max_body_bytes` must fit into one owner's share of the budget."""
+
     public_url: str | None = None  # base of the links in answers; None: the URL of the request
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024, le=LARGEST_BODY_BYTES)
     cors: CorsSettings = CorsSettings()

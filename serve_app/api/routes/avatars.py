@@ -22,6 +22,8 @@ CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients use
 def add_avatar_routes(
     api: FastAPI, service: AvatarService, settings: IngressSettings, bodies: BodyReader, token: Any
 ) -> None:
+    """Add `POST` on CREATE_ROUTES; `token` is a dependency that requires the right `create`."""
+
     async def create(request: Request) -> JSONResponse:
         progress = request.state.progress = RequestProgress()
         links = base_url(request, settings)

@@ -17,6 +17,8 @@ from serve_app.schemas.responses import Envelope
 
 
 def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, token: Any) -> None:
+    """Add `/faces` and `/verify`, which `token` protects, and the route of results, which signed URLs protect."""
+
     @api.post(
         "/api/v1/faces",
         dependencies=[token],

@@ -20,6 +20,8 @@ StageStates = Callable[[], Awaitable[dict[str, str]]]
 
 
 def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
+    """Add the list of apps and the webhook secret; `token` is a dependency that accepts every valid token."""
+
     @api.get("/api/v1/apps", dependencies=[token], response_model=Envelope, responses=envelopes(401, 429, 503))
     async def apps() -> JSONResponse:
         """The apps that `app_id` can name: titles, licences of their weights, native sizes, defaults."""
@@ -41,6 +43,8 @@ def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None
 
 
 def add_status_routes(api: FastAPI, service: AvatarService, stage_states: StageStates) -> None:
+    """Add `/healthz` and `/readyz`, which need no token."""
+
     @api.head("/healthz", include_in_schema=False)
     @api.get("/healthz", response_model=Envelope)
     async def healthz() -> JSONResponse:

@@ -27,6 +27,8 @@ def add_task_routes(
     may_read: Any,
     may_cancel: Any,
 ) -> None:
+    """Add the routes of one task; `may_read` and `may_cancel` are dependencies that require these rights."""
+
     async def answer(request: Request, record: TaskRecord) -> JSONResponse:
         return envelope_response(await service.envelope(record, base_url(request, settings)))
 
