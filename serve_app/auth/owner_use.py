@@ -49,9 +49,11 @@ class OwnerUse:
         return self._shared.used_s(owner, time.time()) + self._unshared.get(owner, 0.0)
 
     def is_flooding(self, owner: str) -> bool:
+        """Whether an owner used more than FLOODING_S recently: its requests are delayed, its tasks get low priority."""
         return self.used_s(owner) > FLOODING_S
 
     def charge(self, owner: str, seconds: float) -> None:
+        """Add seconds of work to an owner, in other processes within about SHARE_S; `""` is nobody and not charged."""
         if not owner or seconds <= 0:
             return
         self._unshared[owner] = self._unshared.get(owner, 0.0) + seconds
@@ -69,6 +71,7 @@ class OwnerUse:
         return self.used_s(owner)
 
     async def close(self) -> None:
+        """Stop the exchange; what is not in the broker yet is lost."""
         if self._sharer is not None:
             self._sharer.cancel()
 

@@ -14,6 +14,7 @@ class Recent(Generic[V]):
         self._values: dict[str, tuple[V, float]] = {}  # and when it was set (monotonic), the oldest first
 
     def get(self, name: str) -> V | None:
+        """The value; None where there is none, or it is `ttl_s` old."""
         value, age_s = self.with_age(name)
         return value if age_s < self._ttl_s else None
 
@@ -23,6 +24,7 @@ class Recent(Generic[V]):
         return value, time.monotonic() - set_at
 
     def set(self, name: str, value: V) -> None:
+        """Store a value, now the newest, and drop those of any name that are older than `ttl_s`."""
         now = time.monotonic()
         self.forget(name)
         self._values[name] = value, now
@@ -30,4 +32,5 @@ class Recent(Generic[V]):
             del self._values[oldest]
 
     def forget(self, name: str) -> None:
+        """Drop the value of a name, if it has one."""
         self._values.pop(name, None)

@@ -81,9 +81,11 @@ class Token(BaseModel):
 
     @property
     def id(self) -> str:
+        """The start of the digest: its key in the broker, and what usage and lists name it by."""
         return token_id(self.digest)
 
     def expired(self, now: float) -> bool:
+        """Whether `expires_at` is reached at `now`, unix seconds; never without `expires_at`."""
         return self.expires_at is not None and self.expires_at <= now
 
 
@@ -215,4 +217,5 @@ class TokenStore:
 
 
 def token_id(digest: str) -> str:
+    """The public id of a token by its digest (hex): the first ID_CHARS."""
     return digest[:ID_CHARS]

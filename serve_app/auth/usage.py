@@ -57,6 +57,7 @@ class UsageBook:
         self._count(token, "diffusion_ms", round(1000 * sum(avatar.diffusion_s for avatar in avatars)))
 
     async def close(self) -> None:
+        """Stop the writer and write the last counts; they are lost if the broker is unavailable."""
         if self._writer is not None:
             self._writer.cancel()
             await self._write()

@@ -16,5 +16,6 @@ def webhook_secret(signing_key: bytes, owner: str) -> str:
 
 
 def signature(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
+    """The value of `webhook-signature`: `v1,` and the base64 HMAC-SHA256 of `message_id.timestamp.body`."""
     digest = hmac.new(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
