@@ -20,6 +20,7 @@ class BrokerMemory(NamedTuple):
 
     @property
     def is_nearly_full(self) -> bool:
+        """Whether more than NEARLY_FULL of `max_bytes` is used; false where there is no limit."""
         return 0 < NEARLY_FULL * self.max_bytes < self.used_bytes
 
 

@@ -22,6 +22,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
+        """Whether calls are skipped: for OPEN_S after the last `open`."""
         return time.monotonic() < self._open_until
 
     def open(self, error: BrokerError, consequence: str) -> None:

@@ -151,6 +151,7 @@ class ValkeyKeeper:
             raise RuntimeError("the Valkey server cannot be kept running")
 
     async def close(self) -> None:
+        """Stop the server when no other client is connected, or after LAST_CLIENTS_S."""
         if self._watch is not None:
             self._watch.cancel()
         with contextlib.suppress(BrokerError, TimeoutError):
@@ -194,6 +195,7 @@ class EmbeddedValkey:
         await self._keeper.start()  # on the thread of this event loop, which lives as long as the process
 
     async def check_health(self) -> None:
+        """Serve calls it periodically and replaces a replica that keeps failing. Raises: RuntimeError."""
         self._keeper.check()
 
     async def __del__(self) -> None:

@@ -72,10 +72,12 @@ class StoreSettings(Config):
 
 
 def result_key(task_id: str, index: int, output_format: OutputFormat) -> str:
+    """The key of an image, such as `<task id>/0.png`; the format is its suffix."""
     return f"{task_id}/{index}.{output_format}"
 
 
 def thumbnail_key(task_id: str, index: int) -> str:
+    """The key of an image's WebP thumbnail, such as `<task id>/0.thumb.webp`."""
     return f"{task_id}/{index}.thumb.webp"
 
 
@@ -91,6 +93,7 @@ def task_of(key: str) -> str:
 
 
 def media_type(key: str) -> str:
+    """`image/png`, `image/webp` or `image/jpeg`, by the key's suffix."""
     return f"image/{key.rpartition('.')[2]}"
 
 

@@ -22,6 +22,7 @@ def ensure_private_folder(folder: Path) -> None:
 
 
 def is_open_to_others(folder: Path) -> bool:
+    """Whether the folder's group or others have any right to it. Raises: OSError."""
     return bool(folder.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 

@@ -84,10 +84,15 @@ class BrokerClient(Redis):
     """A client whose calls raise BrokerError, with the original error as the cause."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """One command, within ANSWER_S including retries.
+
+        Raises: BrokerError; NoScriptError, on which the script is loaded and called again.
+        """
         async with broker_errors():
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> "BrokerPipeline":
+        """A pipeline whose `execute` raises BrokerError; `transaction` puts its commands into MULTI and EXEC."""
         return BrokerPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
@@ -106,6 +111,7 @@ def own_url(data_dir: Path) -> str:
 
 
 def own_password(data_dir: Path) -> str:
+    """The password of the embedded server of a data directory, created by the first call. Raises: OSError."""
     return ensure_secret(data_dir / PASSWORD_FILE, lambda: secrets.token_urlsafe(32))
 
 

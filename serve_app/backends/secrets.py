@@ -16,6 +16,7 @@ OWN_FILES = (TOKEN_FILE, TOKEN_DIGEST_FILE, SIGNING_KEY_FILE)
 
 
 def sha256(token: str) -> str:
+    """The SHA-256 of a token's UTF-8, 64 hex digits: what is stored and compared in its place."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
