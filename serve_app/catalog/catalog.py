@@ -36,6 +36,8 @@ DEFAULT_PROMPT = (
 
 
 class Entry(BaseModel):
+    """Base of everything in a catalogue file: frozen, and an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -63,6 +65,7 @@ class ModelFile(Entry):
 
     @property
     def source(self) -> str:
+        """The URL, with `#member` for a file in an archive: its key in the lock file."""
         return self.url if self.member is None else f"{self.url}#{self.member}"
 
 
@@ -118,6 +121,7 @@ class Download(Entry):
         return self
 
     def model_files(self) -> list[ModelFile]:
+        """Its files, with their URLs at this revision and their paths under the models folder."""
         return [self._model_file(name, file) for name, file in self.files.items()]
 
     def _model_file(self, name: str, file: DownloadedFile) -> ModelFile:
@@ -134,6 +138,8 @@ class Download(Entry):
 
 
 class AppDefaults(Entry):
+    """The values of fields that a request to the app leaves out; `width` and `height` are pixels."""
+
     width: int = Field(ge=256, le=1536)
     height: int = Field(ge=256, le=1536)
     num_inference_steps: int = Field(ge=1, le=50)
@@ -167,6 +173,8 @@ class App(Entry):
 
 
 class CatalogFile(Entry):
+    """One catalogue file: downloads by name, apps by id."""
+
     downloads: dict[str, Download] = {}
     apps: dict[str, App]
 

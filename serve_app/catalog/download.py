@@ -89,9 +89,11 @@ class Pins:
         self._digests = TypeAdapter(dict[str, Sha256]).validate_python(read)
 
     def expected(self, file: ModelFile) -> str | None:
+        """The SHA-256 from the catalogue, or else from the lock file; None where both have none."""
         return file.sha256 or self._digests.get(file.source)
 
     def keep(self, file: ModelFile, sha256: str) -> None:
+        """Add a digest and replace the lock file atomically. Raises: OSError."""
         self._digests[file.source] = sha256
         new = _part_of(self._path)
         new.write_text(yaml.safe_dump(self._digests))
@@ -113,9 +115,11 @@ class Part:
 
     @property
     def sha256(self) -> str:
+        """64 hex digits, of the bytes so far."""
         return self._digest.hexdigest()
 
     def append(self, chunk: bytes) -> None:
+        """Write a chunk to the end of the file; only `save` makes sure that it is on the disk."""
         self._file.write(chunk)
         self._count(chunk)
 
@@ -124,6 +128,7 @@ class Part:
         self.size += len(chunk)
 
     def restart(self) -> None:
+        """Discard the contents: the next chunk is the first one."""
         self._file.truncate(0)
         self._digest, self.size = hashlib.sha256(), 0
 
@@ -133,6 +138,7 @@ class Part:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file, and delete it if nothing was written."""
         self._file.close()
         if self.size == 0:
             self.path.unlink(missing_ok=True)
@@ -140,6 +146,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Fetcher:
+    """Fetches files to `models_dir` one by one; blocks.
+
+    `mirror` replaces Hugging Face in URLs. Retries wait `retry_wait_s`, and longer while there is no progress.
+    """
+
     client: httpx.Client
     models_dir: Path
     pins: Pins
@@ -148,6 +159,7 @@ class Fetcher:
     retry_wait_s: float
 
     def fetch(self, file: ModelFile) -> None:
+        """Fetch a file that is in no archive, resuming its part; a wrong file is deleted. Raises: PrefetchError."""
         with closing(Part(_part_of(self.models_dir / file.path))) as part:
             if part.sha256 != self.pins.expected(file):
                 self._fill(part, file, file.size)
