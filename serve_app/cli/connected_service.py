@@ -18,16 +18,20 @@ T = TypeVar("T")
 
 
 class ConnectedService(NamedTuple):
+    """The settings of a service and a client of its broker, which is closed when `with_service` returns."""
+
     settings: Settings
     redis: Redis
     keys: Keys
 
     @property
     def tasks(self) -> TaskStore:
+        """The task records; leases taken here belong to `operator`."""
         return TaskStore(self.redis, self.keys, "operator", self.settings.result_ttl_s)
 
     @property
     def tokens(self) -> TokenStore:
+        """The tokens, with that of the data directory where the broker is embedded; creates that one if missing."""
         own = OwnToken(self.settings.data_dir) if self.settings.broker.url is None else None
         return TokenStore(self.redis, self.keys, own)
 

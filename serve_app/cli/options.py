@@ -26,6 +26,7 @@ DataDirOption = Annotated[Path | None, typer.Option(help="The data directory, wh
 
 
 def is_url(text: str) -> bool:
+    """Whether an argument is meant as an http(s) URL, by its scheme alone, and not as a path."""
     return text.lower().startswith(("http://", "https://"))
 
 

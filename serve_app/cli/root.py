@@ -50,6 +50,7 @@ def face_avatar(
 
 
 def main() -> None:
+    """The program `face-avatar`. An expected error is a line on stderr and exit code 1, ctrl-C in a wait 130."""
     try:
         cli()
     except InterruptedWaitError as error:

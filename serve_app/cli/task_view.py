@@ -24,6 +24,7 @@ class TaskView:
             self._bars.progress.stop()
 
     def show(self, task: Task) -> None:
+        """Update the bars; without a terminal, print an unfinished task if its place, status or images changed."""
         if self._bars is not None:
             self._bars.show(task)
             return

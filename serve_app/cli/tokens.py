@@ -28,6 +28,8 @@ token_cli = typer.Typer(no_args_is_help=True, help="Bearer tokens: who may ask, 
 
 
 class TokenRow(NamedTuple):
+    """A token as `token list` shows it, with its usage of this day and of the last MONTH_DAYS days (UTC)."""
+
     token: Token
     limits: Limits  # defaults filled in from the settings
     used_at: float | None  # unix seconds

@@ -26,6 +26,7 @@ SHOWN = 3  # entries of a long list
 
 
 def check_catalog(settings: Settings) -> Finding:
+    """Whether the catalogues can be read, the generator has their models, and `license_mode` leaves an app."""
     try:
         catalog = Catalog.read(settings.catalogs)
         catalog.check_models(settings.generator.models)
@@ -91,6 +92,7 @@ def _sha256_or_empty(path: Path) -> str:
 
 
 def check_data_dir(folder: Path) -> Finding:
+    """Whether this user can make or write the folder and, if it exists, others are kept out; changes nothing."""
     if not folder.exists():
         parent = next(parent for parent in folder.parents if parent.exists())
         if os.access(parent, os.W_OK | os.X_OK):

@@ -17,12 +17,15 @@ class Finding:
 
 
 def ok(check: str, reason: str) -> Finding:
+    """A check that passed; it needs no remedy."""
     return Finding(check, "ok", reason)
 
 
 def warn(check: str, reason: str, remedy: str) -> Finding:
+    """A problem with which the service works; `remedy` says what to do."""
     return Finding(check, "warn", reason, remedy)
 
 
 def fail(check: str, reason: str, remedy: str) -> Finding:
+    """A problem with which the service cannot work; `remedy` says what to do."""
     return Finding(check, "fail", reason, remedy)

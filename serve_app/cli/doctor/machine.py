@@ -73,14 +73,17 @@ def _least_cpus(schema: ServeDeploySchema) -> Iterable[float]:
 
 
 def on_many_nodes(schema: ServeDeploySchema) -> bool:
+    """Whether the configuration is for a cluster: Serve then has a proxy on every node."""
     return str(schema.proxy_location).rpartition(".")[2] == "EveryNode"
 
 
 def memory_gb() -> float:
+    """The machine's memory in GB (1e9 bytes), whatever a container may use of it."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 
 def check_memory(total_gb: float) -> Finding:
+    """Warns below MIN_MEMORY_GB; never fails."""
     if total_gb < MIN_MEMORY_GB:
         return warn("memory", f"{total_gb:.1f} GB", f"{MIN_MEMORY_GB:g} GB are the least for all stages together.")
     return ok("memory", f"{total_gb:.1f} GB")
@@ -99,6 +102,7 @@ def check_disk(folder: Path) -> Finding:
 
 
 def wants_gpu(schema: ServeDeploySchema, settings: Settings) -> bool:
+    """Whether a deployment reserves a GPU, or a model of the generator is on a CUDA device."""
     options = (
         deployment.model_dump(exclude_unset=True).get("ray_actor_options") or {}
         for application in schema.applications
@@ -118,6 +122,10 @@ def gpus() -> list[str]:
 
 
 def check_gpu(*, wanted: bool) -> list[Finding]:
+    """Whether torch and onnxruntime can use the GPU; a machine without one is only warned, as other nodes may have it.
+
+    Raises: subprocess.TimeoutExpired where the driver or the libraries hang.
+    """
     if not wanted:
         return [ok("GPU", "the configuration asks for none")]
     if not (names := gpus()):
@@ -132,6 +140,7 @@ def check_gpu(*, wanted: bool) -> list[Finding]:
 
 
 def judge_gpu(names: list[str], torch_sees_it: bool, onnxruntime_does: bool) -> list[Finding]:
+    """A failure for each library that cannot use the GPU, otherwise `names`, the GPUs as the driver names them."""
     found = []
     if not torch_sees_it:
         found.append(fail("GPU", "torch cannot use it", "Install torch's CUDA build, and a driver that is new enough."))

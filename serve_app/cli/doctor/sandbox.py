@@ -15,6 +15,7 @@ REMEDY = "apt-get install libseccomp2, and let the container's own seccomp profi
 
 
 def check_sandbox(limits: PhotoSettings, settings: SandboxSettings) -> Finding:
+    """Whether a child process decodes a picture, within PATIENCE_S instead of `timeout_s`, and is under seccomp."""
     try:
         process = DecoderProcess(limits, settings.model_copy(update={"timeout_s": PATIENCE_S}))
     except OSError as error:
@@ -29,6 +30,7 @@ def check_sandbox(limits: PhotoSettings, settings: SandboxSettings) -> Finding:
 
 
 def judge_sandbox(platform: str, *, restricted: bool) -> Finding:
+    """`platform` is that of `sys`, `restricted` whether seccomp applies; its absence is a warning on Linux only."""
     if restricted:
         return ok("sandbox", "decoders open nothing and make no other system calls than they need (seccomp)")
     if platform != "linux":

@@ -55,6 +55,7 @@ _LOG_REMEDY = "Read valkey.log in the folder `broker` of the data directory."
 
 
 def check_own_server(program: Path | str) -> Finding:
+    """Whether the packaged Valkey program runs; asks for its version and starts no server."""
     try:
         result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -115,6 +116,7 @@ def judge_clock(skew_s: float) -> Finding:
 
 
 def judge_tokens(count: int) -> Finding:
+    """Warns where the broker has no token; `count` includes expired ones."""
     if count == 0:
         return warn("tokens", "there is none, so nobody may ask", "face-avatar token create NAME")
     return ok("tokens", f"{count} in the broker")
@@ -186,6 +188,7 @@ def check_certificate(endpoint: Endpoint) -> Finding:
 
 
 def judge_expiry(check: str, name: str, left_s: float) -> Finding:
+    """Warns where a certificate expires within EXPIRY_WARN_DAYS; `left_s` is seconds from now."""
     days = left_s / 86400
     reason = f"{name}: good for {days:.0f} days"
     return warn(check, reason, "Renew it.") if days < EXPIRY_WARN_DAYS else ok(check, reason)
