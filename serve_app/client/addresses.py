@@ -23,6 +23,7 @@ def origin(url: httpx.URL) -> str:
 
 
 def is_this_machine(host: str) -> bool:
+    """Whether a host is localhost, a name below it, or a loopback or unspecified address; looks no name up."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -35,9 +35,11 @@ class AsyncFaceAvatarClient:
         await self.close()
 
     async def verify(self, picture: Photo) -> Verdict:
+        """Whether this service made a picture, and whether it is unchanged."""
         return await self._connection.run(await asyncio.to_thread(self._requests.verify, picture))
 
     async def close(self) -> None:
+        """Close all connections, as the end of `async with` does; the client is of no use afterwards."""
         await self._connection.close()
 
 
@@ -45,29 +47,48 @@ class AsyncAvatars(Resource[AsyncConnection]):
     """`client.avatars`: the methods of `serve_app.client.blocking.Avatars`."""
 
     async def create(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
+        """Generate avatars and wait for them; retries generate nothing twice.
+
+        If this call is cancelled, the task goes on.
+        """
         # In a thread, because it reads the photo's file.
         return await self._connection.run(await asyncio.to_thread(self._requests.create, photo, parameters))
 
     async def submit(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
+        """Queue a task without waiting for it: see `wait`, `events` and `get`."""
         return await self._connection.run(await asyncio.to_thread(self._requests.submit, photo, parameters))
 
     async def get(self, task_id: str) -> Task:
+        """The current state of a task, also of a failed one, with newly signed URLs."""
         return await self._connection.run(self._requests.get(task_id))
 
     async def wait(
         self, task: Task | str, *, timeout_s: float = WAIT_S, progress: Callable[[Task], None] = lambda _task: None
     ) -> Task:
+        """The finished task, successful or not; `progress` is called with each state, on the event loop.
+
+        Raises: NotFinishedError.
+        """
         return await self._connection.run(self._requests.follow(task_id_of(task), timeout_s), progress)
 
     async def events(self, task: Task | str, *, timeout_s: float = WAIT_S) -> AsyncIterator[Task]:
+        """Each state of a task until it is finished, including the last. Reconnects when the stream breaks.
+
+        Use `aclosing` to leave early: the stream is otherwise closed only later, by asyncio. Raises: NotFinishedError.
+        """
         async with aclosing(self._connection.values(self._requests.follow(task_id_of(task), timeout_s))) as states:
             async for state in states:
                 yield state
 
     async def cancel(self, task: Task | str) -> Task:
+        """Cancel an unfinished task; delete the results of a finished one."""
         return await self._connection.run(self._requests.cancel(task_id_of(task)))
 
     async def download(self, image: AvatarImage | str) -> bytes:
+        """The bytes of an image, by itself or by one of its URLs: PNG, WebP or JPEG, at most MAX_IMAGE_BYTES.
+
+        Raises: WithheldError.
+        """
         return await self._connection.run(self._requests.download(image))
 
 
@@ -75,6 +96,7 @@ class AsyncFaceFinder(Resource[AsyncConnection]):
     """`client.faces`"""
 
     async def inspect(self, photo: Photo) -> Faces:
+        """The faces of a photo, and whether it would be accepted; generates nothing."""
         return await self._connection.run(await asyncio.to_thread(self._requests.inspect, photo))
 
 
@@ -82,4 +104,5 @@ class AsyncApps(Resource[AsyncConnection]):
     """`client.apps`"""
 
     async def list(self) -> tuple[AppInfo, ...]:
+        """The apps that `app_id` can name."""
         return await self._connection.run(self._requests.apps())

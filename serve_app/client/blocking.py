@@ -43,6 +43,7 @@ class FaceAvatarClient:
         return self._connection.run(self._requests.verify(picture))
 
     def close(self) -> None:
+        """Close all connections, as the end of `with` does; the client is of no use afterwards."""
         self._connection.close()
 
 

@@ -29,6 +29,7 @@ class Connection:
         self._pools: dict[bool, httpx.Client] = {}
 
     def close(self) -> None:
+        """Close all connections; nothing can be sent afterwards."""
         for pool in self._pools.values():
             pool.close()
 
@@ -68,16 +69,19 @@ class AsyncConnection:
         self._pools: dict[bool, httpx.AsyncClient] = {}
 
     async def close(self) -> None:
+        """Close all connections; nothing can be sent afterwards."""
         for pool in self._pools.values():
             await pool.aclose()
 
     async def run(self, flow: Flow[T], progress: Callable[[T], None] = lambda _value: None) -> T:
+        """The result of a flow; `progress` is called on the event loop with each value, the result included."""
         async with contextlib.aclosing(self.values(flow)) as values:
             async for value in values:
                 progress(value)
         return value
 
     async def values(self, flow: Flow[T]) -> AsyncGenerator[T, None]:
+        """The values that a flow reports, then its result. Use `aclosing` to leave early: a response may be open."""
         received: Any = None
         async with _AsyncResponse() as response:
             while True:

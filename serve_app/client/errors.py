@@ -20,7 +20,7 @@ class ClientError(Exception):
 
 
 class ClientSettingsError(ClientError):
-    pass
+    """The URL, the token or the environment's proxy cannot be used; another attempt would fail, too."""
 
 
 class ConnectionFailedError(ClientError):
@@ -33,7 +33,7 @@ class ConnectionFailedError(ClientError):
 
 
 class UnexpectedAnswerError(ClientError):
-    pass
+    """The answer breaks the contract: no envelope, no image, or too large. Something else may be at the URL."""
 
 
 class ServiceError(ClientError):
@@ -51,15 +51,15 @@ class ServiceError(ClientError):
 
 
 class PhotoFileError(ClientError):
-    pass
+    """The photo's file cannot be read, or is larger than MAX_PHOTO_BYTES; nothing was sent."""
 
 
 class WithheldError(ClientError):
-    pass
+    """The safety stage withheld the image: it has no URL, so there is nothing to download."""
 
 
 class NotFinishedError(ClientError):
-    pass
+    """The task did not finish within `timeout_s`; it goes on, and may be waited for again."""
 
 
 def _readable(error: str, data: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Event:
+    """One event with data; `id` is empty where it has none, lines of `data` are joined by newlines."""
+
     id: str
     data: str
 

@@ -102,6 +102,8 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
+    """Wait so many seconds before the next step."""
+
     seconds: float
 
 
@@ -134,6 +136,7 @@ class Body:
             raise httpx.ReadTimeout("the answer takes too long", request=self._response.request)
 
     def answer(self) -> Answer:
+        """The answer with the bytes added so far."""
         return Answer(self._response.status_code, self._response.headers, bytes(self._read))
 
 

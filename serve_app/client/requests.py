@@ -65,31 +65,45 @@ class Requests:
         self._retries = retries
 
     def create(self, photo: Photo, parameters: AvatarParameters) -> Flow[Task]:
+        """A request that is answered when its avatars are made; waits at least `deadline_s` and GRACE_S for that.
+
+        The photo is read from its file now, not when the flow runs. Raises: PhotoFileError.
+        """
         timeout_s = max(self._timeout_s, (parameters.get("deadline_s") or 0) + GRACE_S)
         return self._task(self._create_call(photo, parameters, queued=False), timeout_s)
 
     def submit(self, photo: Photo, parameters: AvatarParameters) -> Flow[Task]:
+        """A request that is answered when its task is queued; reads the photo's file now. Raises: PhotoFileError."""
         return self._task(self._create_call(photo, parameters, queued=True), self._timeout_s)
 
     def get(self, task_id: str) -> Flow[Task]:
+        """The state of a task, once; that of a failed one is no error."""
         return self._task(self._call("GET", _task_path(task_id)), self._timeout_s)
 
     def cancel(self, task_id: str) -> Flow[Task]:
+        """Cancels an unfinished task, or deletes the results of a finished one; its new state."""
         return self._task(self._call("DELETE", _task_path(task_id)), self._timeout_s)
 
     def apps(self) -> Flow[tuple[AppInfo, ...]]:
+        """The apps that `app_id` can name. The flow raises: UnexpectedAnswerError where they are malformed."""
         listed = self._output(self._call("GET", "/api/v1/apps"), APPS, "the answer is not a list of apps")
         return (yield from listed).apps
 
     def inspect(self, photo: Photo) -> Flow[Faces]:
+        """The faces of a photo; reads the photo's file now. Raises: PhotoFileError."""
         call = self._call("POST", "/api/v1/faces", {"file_url": photo_url(photo)})
         return self._output(call, FACES, "the answer does not tell what a photo shows")
 
     def verify(self, picture: Photo) -> Flow[Verdict]:
+        """The verdict on a picture; reads its file now. Raises: PhotoFileError."""
         call = self._call("POST", "/api/v1/verify", {"file_url": photo_url(picture)})
         return self._output(call, VERDICT, "the answer is no verdict on a picture")
 
     def download(self, image: AvatarImage | str) -> Flow[bytes]:
+        """The bytes of an image, at most MAX_IMAGE_BYTES, whose first bytes are those of a PNG, WebP or JPEG.
+
+        The flow raises: WithheldError; UnexpectedAnswerError; ServiceError, for example for an expired URL.
+        """
         url = image if isinstance(image, str) else image.url
         if url is None:
             raise WithheldError("the safety stage withheld this image")

@@ -89,6 +89,8 @@ class AppInfo:
 
 @dataclass(frozen=True, slots=True)
 class AppList:
+    """`output` of the list of apps."""
+
     apps: tuple[AppInfo, ...]
 
 
@@ -165,6 +167,7 @@ class Task:
 
     @property
     def finished(self) -> bool:
+        """Whether its status is final: SUCCESS, FAILED or CANCELLED."""
         return self.status in FINISHED
 
     def require_success(self) -> "Task":
@@ -176,6 +179,7 @@ class Task:
 
 
 def task_id_of(task: Task | str) -> str:
+    """The id of a task that is given as a value or by its id."""
     return task if isinstance(task, str) else task.task_id
 
 
