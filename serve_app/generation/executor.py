@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 
 class TaskExecutor:
+    """Makes the images of tasks and records each; how a task ends is recorded by `TaskFinaliser`."""
+
     def __init__(self, catalog: Catalog, pipeline: AvatarPipeline, tasks: TaskStore, use: OwnerUse) -> None:
         self._catalog = catalog
         self._pipeline = pipeline

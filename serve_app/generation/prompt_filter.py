@@ -8,10 +8,14 @@ from deployments.config import Config
 
 
 class SafetySettings(Config):
+    """The terms that no prompt may contain; none by default."""
+
     prompt_terms: tuple[str, ...] = ()  # whole words or phrases, in any case and Unicode form
 
 
 class PromptFilter:
+    """Finds refused terms in prompts, as whole words whatever their case, accents and Unicode form."""
+
     def __init__(self, terms: Iterable[str]) -> None:
         """Raises: ValueError for a term without a letter or digit."""
         plain = [_plain(term) for term in terms]
@@ -21,6 +25,7 @@ class PromptFilter:
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, plain))})(?!\w)") if plain else None
 
     def refuse(self, prompt: str) -> bool:
+        """Whether a prompt contains a refused term."""
         return self._pattern is not None and self._pattern.search(_plain(prompt)) is not None
 
 

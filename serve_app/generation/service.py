@@ -342,6 +342,7 @@ class AvatarService:
         self._decoder.start()
 
     async def close(self) -> None:
+        """Wait up to CLOSE_TIMEOUT_S for runs whose clients have left, then end background work and processes."""
         if self._detached:
             await asyncio.wait(self._detached, timeout=CLOSE_TIMEOUT_S)
         if self._stages is not None:

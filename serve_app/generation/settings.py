@@ -36,12 +36,16 @@ class AdmissionSettings(Config):
 
 
 class QueueSettings(Config):
+    """The limits of the queue, which all ingress replicas and workers share."""
+
     max_tasks: int = Field(1000, ge=1)  # waiting and running; more are refused with 503
     deadline_s: float = Field(3600, gt=0, le=3600)  # of a queued request that names none
     dead_ttl_s: int = Field(DEAD_TTL_S, ge=60)  # how long a dead letter may be requeued
 
 
 class GenerationSettings(BaseModel):
+    """What the ingress and the worker need to run tasks; an unknown name is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_dir: Path = DEFAULT_DATA_DIR
