@@ -35,6 +35,8 @@ class PhotoDecoder(SandboxPool[Photo]):
 
 
 class DecoderProcess(SandboxedProcess[Photo]):
+    """A child that decodes one picture at a time to (h, w, 3) RGB, read-only, neither side longer than `max_side`."""
+
     def __init__(self, limits: PhotoSettings, settings: SandboxSettings) -> None:
         """Raises: OSError."""
         super().__init__(__name__, [limits.model_dump_json(), settings.model_dump_json()], settings)
@@ -70,6 +72,7 @@ def sample_pictures() -> list[bytes]:
 
 
 def main(limits: PhotoSettings, settings: SandboxSettings) -> None:
+    """The program of the child: loads all codecs, then decodes the pictures on stdin until that ends."""
     for picture in sample_pictures():  # loads all codecs: the sandbox opens no files
         decode_photo(picture, PhotoSettings(min_side=1))
     serve_pictures(lambda data: answer_parts(data, limits), sys.stdin.buffer, sys.stdout.buffer, settings)

@@ -84,10 +84,11 @@ class OwnerResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """aiohttp calls it for a host that is not a numeric address. Raises: OSError, also after LOOKUP_S."""
         return await self._lookups.addresses(host, port, family, self._owner)
 
     async def close(self) -> None:
-        pass
+        """Nothing to close: each look-up has its own channel."""
 
 
 @contextmanager

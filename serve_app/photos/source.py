@@ -86,10 +86,12 @@ class PhotoSource:
 
     @property
     def is_decoded(self) -> bool:
+        """Whether `read` need not decode base64: a form's file, or a data URL that was decoded at once."""
         return isinstance(self._content, bytes)
 
     @property
     def held_bytes(self) -> int:
+        """What an upload holds in memory, bytes or characters of base64; 0 for a URL, and after `drop`."""
         return len(self._content or "") if self.is_upload else 0
 
     def read(self, max_bytes: int) -> bytes:
@@ -124,6 +126,7 @@ class PhotoSource:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        """Retain the photo while the block runs."""
         self.retain()
         try:
             yield
@@ -131,6 +134,7 @@ class PhotoSource:
             self.release()
 
     def retain(self) -> None:
+        """Keep the photo until the matching `release`."""
         self._holders += 1
 
     def release(self) -> None:

@@ -216,6 +216,7 @@ def describe_url(url: str) -> str:
 
 
 def is_data_url(url: str) -> bool:
+    """Whether a text begins with `data:`, in any case; it may still be damaged."""
     return url[:5].lower() == "data:"
 
 
@@ -255,4 +256,5 @@ def check_size(size: int, max_bytes: int) -> None:
 
 
 def photo_too_large(max_bytes: int) -> ImageUrlError:
+    """The error for a photo of more than `max_bytes`; its reason is `too_large`."""
     return ImageUrlError(f"a photo has at most {max_bytes} bytes", reason="too_large", max_bytes=max_bytes)

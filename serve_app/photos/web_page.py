@@ -24,6 +24,7 @@ def is_web_page(body: bytes, content_type: str) -> bool:
 
 
 def web_page_error() -> ImageUrlError:
+    """The error for a URL that leads to a web page; its reason is `not_an_image`."""
     return ImageUrlError(
         "the URL leads to a web page, not to a picture: link to the file itself", reason="not_an_image"
     )

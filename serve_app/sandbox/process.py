@@ -97,10 +97,12 @@ class SandboxedProcess(ABC, Generic[T]):
 
     @property
     def has_ended(self) -> bool:
+        """Whether the child has exited, killed or not."""
         return self._child.poll() is not None
 
     @property
     def pid(self) -> int:
+        """The child's process id, also after it has exited."""
         return self._child.pid
 
     def ask(self, data: bytes) -> T:
@@ -263,6 +265,7 @@ def serve_pictures(
 
 
 def refusal_parts(error: ImageUrlError) -> AnswerParts:
+    """An answer for which `ask` raises this error; its data are at most MAX_REFUSAL_BYTES of JSON."""
     refusal = json.dumps(error.data).encode()
     return ANSWER.pack(0, len(refusal)), refusal
 

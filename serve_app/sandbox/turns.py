@@ -13,9 +13,11 @@ from serve_app.errors import RateLimitError
 class Use(Protocol):
     """What owners used recently, for all stages."""
 
-    def used_s(self, owner: str) -> float: ...
+    def used_s(self, owner: str) -> float:
+        """Seconds of work that an owner used recently, half forgotten every HALF_LIFE_S."""
 
-    def charge(self, owner: str, seconds: float) -> None: ...
+    def charge(self, owner: str, seconds: float) -> None:
+        """Add seconds of work to an owner, without blocking; `""` is nobody and not charged."""
 
 
 class ProcessTurns:
@@ -100,4 +102,5 @@ class Turn:
         self._began = time.monotonic()
 
     def end(self) -> None:
+        """Charge the owner the seconds since the turn was granted, and free its process; call it once."""
         self._turns.release(self, time.monotonic() - self._began)
