@@ -36,6 +36,7 @@ class Calls(list[DeploymentResponse[Any]]):
             cancel(*self)
 
     def add(self, response: DeploymentResponse[T]) -> DeploymentResponse[T]:
+        """Add a response to those that an error cancels, and return it."""
         self.append(response)
         return response
 
@@ -82,6 +83,7 @@ async def value_of_chained(response: DeploymentResponse[T], source: DeploymentRe
 
 
 async def is_lost(response: DeploymentResponse[Any]) -> bool:
+    """Wait for a call; whether its replica or its value is lost. Raises: the errors of its stage."""
     try:
         await value_of(response)
     except STAGE_LOST:
@@ -90,6 +92,7 @@ async def is_lost(response: DeploymentResponse[Any]) -> bool:
 
 
 def cancel(*responses: DeploymentResponse[Any]) -> None:
+    """Cancel calls without waiting for them, finished ones too. Raises nothing."""
     for response in responses:
         # Cancelling a call that was never assigned to a replica raises the reason why it was not.
         with contextlib.suppress(Exception):

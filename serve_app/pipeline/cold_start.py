@@ -160,6 +160,7 @@ class StageMonitor:
         raise OverloadedError(f"{names} is being started.", min(max(math.ceil(left_s), 1), MAX_RETRY_AFTER_S))
 
     def close(self) -> None:
+        """Stop polling, and cancel the calls that scale stages up from zero."""
         for task in (self._poller, *self._scale_ups):
             if task is not None:
                 task.cancel()

@@ -23,6 +23,7 @@ class ReferenceCollector:
         gc.freeze()
 
     def collect_soon(self) -> None:
+        """Collect in COLLECT_S, once for all jobs that end until then. The collection blocks the event loop."""
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(COLLECT_S, self._collect)
 

@@ -22,10 +22,12 @@ class Drawing(NamedTuple):
 
     @property
     def rank(self) -> float:
+        """Face similarity for comparing drawings; one without a face is below all others."""
         return -2.0 if self.face_similarity is None else self.face_similarity
 
     @property
     def attempt(self) -> Attempt:
+        """Its seed and face similarity, for answers and records."""
         return Attempt(seed=self.spec.seed, face_similarity=self.face_similarity)
 
 
@@ -62,6 +64,7 @@ class AvatarJob:
         return least is None or (face_similarity is not None and face_similarity >= least)
 
     def avatar_spec(self, index: int, redraw: int = 0) -> AvatarSpec:
+        """What the generator gets for a drawing: `redraw` 0 is the first; the size is the app's native one."""
         request = self.request
         return AvatarSpec(
             model=self.model,
@@ -82,6 +85,7 @@ class AvatarJob:
         )
 
     def postprocess_spec(self, drawn: AvatarSpec) -> PostprocessSpec:
+        """What the background remover gets for a drawing: the requested size and format, and its C2PA assertion."""
         request = self.request
         assertion = C2paAssertion(
             app=request.app_id,

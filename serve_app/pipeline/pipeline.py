@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
+    """The images in the order of their indices, and the seconds until the face was embedded."""
+
     avatars: list[StoredAvatar]
     face_s: float
 
