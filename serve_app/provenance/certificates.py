@@ -65,6 +65,7 @@ def read_key(chain: Sequence[x509.Certificate], pem: bytes) -> bytes:
 
 
 def to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    """PEM of the certificates, in this order."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
 
 

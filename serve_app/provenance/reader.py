@@ -26,6 +26,8 @@ DAMAGED = (LookupError, TypeError, AttributeError, ValueError, RecursionError)  
 
 
 class Credentials(BaseModel):
+    """What a picture's content credentials say; strangers can write anything into theirs."""
+
     model_config = ConfigDict(frozen=True)
 
     generator: str = Field("", max_length=2 * MAX_TEXT, description="The program that made it, and its version.")
@@ -52,6 +54,8 @@ class Reading(BaseModel):
 
 
 class ReaderProcess(SandboxedProcess[Reading]):
+    """A child that reads the credentials of one picture at a time."""
+
     def __init__(self, anchors: str, settings: SandboxSettings) -> None:
         """`anchors`: the trust anchors of this service, in PEM. Raises: OSError."""
         super().__init__(__name__, [anchors, settings.model_dump_json()], settings)
@@ -63,6 +67,7 @@ class ReaderProcess(SandboxedProcess[Reading]):
 
 
 def credential_reader(anchors: str) -> Callable[[bytes], Reading]:
+    """A function that reads the credentials of a picture; damaged ones raise nothing. `anchors` are PEM."""
     import c2pa  # 23 MB of native code, needed in the child only
 
     context = c2pa.Context.from_dict({"version": 1, "verify": VERIFY, "trust": {"user_anchors": anchors}})
@@ -95,6 +100,7 @@ def reading_of(report: Mapping[str, Any]) -> Reading:
 
 
 def credentials_of(manifest: Mapping[str, Any]) -> Credentials:
+    """The credentials in a manifest of c2pa's report, texts cut to MAX_TEXT. Raises: one of DAMAGED."""
     assertions = {entry["label"]: entry["data"] for entry in manifest["assertions"]}
     actions = assertions.get("c2pa.actions.v2", {}).get("actions", ())
     created: Mapping[str, Any] = next((action for action in actions if action["action"] == "c2pa.created"), {})
@@ -114,6 +120,7 @@ def _text(entries: Mapping[str, Any], name: str) -> str:
 
 
 def main(anchors: str, settings: SandboxSettings) -> None:
+    """The program of the child: loads c2pa, then reads the credentials of pictures on stdin until that ends."""
     read = credential_reader(anchors)
 
     def answer(data: bytes) -> AnswerParts:

@@ -52,6 +52,7 @@ class VerifyOutput(BaseModel):
         )
 
     def envelope(self, photo: PhotoSource, runtime_s: float) -> Envelope:
+        """The answer of `/verify`, with the description of the picture as `input`."""
         return Envelope(
             time_required=TimeRequired(runtime=round(runtime_s, 4)),
             input={"file_url": photo.description},

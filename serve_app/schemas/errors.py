@@ -27,6 +27,8 @@ from serve_app.schemas.requests import ALIASES
 
 
 class ErrorAnswer(NamedTuple):
+    """HTTP status of an error, and its stable name: `error` of the envelope."""
+
     status: int
     name: str
 

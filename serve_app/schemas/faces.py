@@ -28,6 +28,8 @@ class FacesRequest(BaseModel):
 
 
 class ShownFace(BaseModel):
+    """A face that was found, its box clipped to the photo."""
+
     box: Box = Field(description="Left, top, right, bottom; pixels of the upright photo of `width` x `height`.")
     score: float = Field(description="How sure the detector is, 0 to 1.")
     sharpness: float = Field(description="Fine detail of the face: 10 and more is sharp, less than 5 blurred.")
@@ -55,6 +57,7 @@ class Preflight:
 
     @classmethod
     def of(cls, photo: Photo, found: FoundFaces, *, fetch_s: float, face_s: float) -> "Preflight":
+        """The output for these faces; `fetch_s` includes decoding."""
         height, width = photo.pixels.shape[:2]
         faces = [
             ShownFace(
@@ -74,6 +77,7 @@ class Preflight:
         return cls(output, fetch_s, face_s)
 
     def envelope(self, photo: PhotoSource) -> Envelope:
+        """The answer of `/faces`, with the description of the photo as `input`."""
         stages = {"fetch": round(self.fetch_s, 4), "face": round(self.face_s, 4)}
         return Envelope(
             time_required=TimeRequired(runtime=round(self.fetch_s + self.face_s, 4), stages=stages),
