@@ -36,9 +36,11 @@ class ChangeStream:
 
     @property
     def listeners(self) -> int:
+        """The number of listeners in this process."""
         return sum(map(len, self._listeners.values()))
 
     def listeners_of(self, owner: str) -> int:
+        """The number of listeners of one owner in this process."""
         return self._owners[owner]
 
     @contextlib.asynccontextmanager
@@ -67,6 +69,7 @@ class ChangeStream:
                 await self.close()
 
     async def close(self) -> None:
+        """Stop the reader; the next listener starts another."""
         if self._reader is not None:
             self._reader.cancel()
             self._reader = None

@@ -56,9 +56,11 @@ class Leases:
             self._messages.pop(task_id, None)
 
     def holds(self, task_id: str) -> bool:
+        """Whether this process works on the task."""
         return task_id in self._scopes
 
     async def close(self) -> None:
+        """Stop renewing; what is still held expires within LEASE_S."""
         if self._keeper is not None:
             self._keeper.cancel()
 

@@ -36,6 +36,7 @@ class TaskMetrics:
             self._wait_s.observe(wait_s, {"priority": record.task.request.priority})
 
     def ended(self, task: Task, status: Status, outcome: Outcome) -> None:
+        """Count a task by kind, status and error, and observe its stages (seconds) and the similarity of its images."""
         kind = "queued" if task.request.celery else "synchronous"
         error = outcome.failure.error if outcome.failure else ""
         self._tasks.inc(1, {"kind": kind, "status": status, "error": error})

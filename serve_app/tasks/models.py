@@ -48,6 +48,8 @@ IMAGE_PROGRESS = TypeAdapter(ImageProgress)
 
 
 class Recorded(BaseModel):
+    """Base of what is stored in Redis as JSON, or read from it."""
+
     # During an upgrade, older replicas read what newer ones wrote.
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -118,6 +120,8 @@ class Queued(NamedTuple):
 
 
 class TaskRecord(Recorded):
+    """A task, its state and its outcome, as `record_from` reads them."""
+
     task: Task
     status: Status
     revision: int = 0  # grows with every change that a client may see
@@ -134,14 +138,18 @@ class TaskRecord(Recorded):
 
     @property
     def finished(self) -> bool:
+        """Whether its status is final; a dead letter can still be requeued."""
         return self.status not in UNFINISHED
 
     @property
     def images_done(self) -> int:
+        """Images recorded so far; those of the outcome once the task is finished."""
         return len(self.avatars) or len(self.outcome.avatars)
 
 
 class Claim(StrEnum):
+    """What became of an attempt to lease a task, in the words of the CLAIM script."""
+
     ACQUIRED = "ours"
     LEASED = "held"  # by another process
     FINISHED = "over"  # or cancelled, or expired
@@ -211,39 +219,51 @@ class Keys:
         self.certificate = f"{self._prefix}:certificate"  # and its key, for content credentials
 
     def sweeper(self, what: str) -> str:
+        """A string that expires: the lock of one periodic clean-up, `photos` or `results`."""
         return f"{self._prefix}:sweeper:{what}"
 
     def record(self, task_id: str) -> str:
+        """A hash: the record of a task."""
         return f"{self._prefix}:task:{task_id}"
 
     def open_of(self, owner: str) -> str:
+        """A sorted set: an owner's unfinished queued tasks, by the time they were queued."""
         return f"{self.open}:of:{owner}"
 
     def line(self, owner: str) -> str:
+        """A sorted set: the one task of an owner that waits in the normal queue."""
         return f"{self.open}:line:{owner}"
 
     def later(self, owner: str) -> str:
+        """A sorted set: the owner's tasks behind that one, in the low queue meanwhile, by when they were queued."""
         return f"{self.open}:later:{owner}"
 
     def lease(self, task_id: str) -> str:
+        """A string that expires: the lease owner of a task."""
         return f"{self._prefix}:lease:{task_id}"
 
     def progress(self, task_id: str) -> str:
+        """A hash: the `ImageProgress` of a task's images, by their index."""
         return f"{self._prefix}:progress:{task_id}"
 
     def idempotency(self, digest: str) -> str:
+        """A string: the id of the task with this `idempotency_digest`, and the digest of its request body."""
         return f"{self._prefix}:idempotency:{digest}"
 
     def slots(self, token: str) -> str:
+        """A hash: by task id, the images that a token's synchronous tasks make now, and since when (unix seconds)."""
         return f"{self._prefix}:places:{token}"
 
     def use(self, owner: str) -> str:
+        """A string: what an owner used recently in all processes, seconds, and when that was (unix seconds)."""
         return f"{self._prefix}:use:{owner}"
 
     def images_taken(self, token: str, day: str) -> str:
+        """A counter: the images that a token took on a day (UTC), such as 2026-11-30."""
         return f"{self._prefix}:taken:{token}:{day}"
 
     def usage(self, token: str, day: str) -> str:
+        """A hash: the counts of a token's usage on a day (UTC), such as 2026-11-30."""
         return f"{self._prefix}:usage:{token}:{day}"
 
     def of_task(self, task_id: str) -> list[str]:

@@ -88,6 +88,7 @@ class TaskStore:
         return known is not None and bool(await self._redis.exists(self._keys.record(str(known).partition(" ")[0])))
 
     async def get(self, task_id: str) -> TaskRecord | None:
+        """The record of a task; None where there is none, or not any more."""
         pipe: Any = self._redis.pipeline(transaction=False)
         fields, leased = await pipe.hgetall(self._keys.record(task_id)).exists(self._keys.lease(task_id)).execute()
         return record_from(fields, is_leased=bool(leased)) if fields else None
@@ -128,6 +129,7 @@ class TaskStore:
         return [bool(renewed) for renewed in await pipe.execute()]
 
     async def statuses(self, task_ids: Sequence[str]) -> list[str | None]:
+        """The statuses of tasks, in their order; None where there is no record."""
         pipe = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
             pipe.hget(self._keys.record(task_id), "status")
@@ -231,6 +233,7 @@ class TaskStore:
         return {int(index): IMAGE_PROGRESS.validate_json(value) for index, value in found.items()}
 
     async def ping(self) -> None:
+        """Ask Redis for an answer, for readiness checks."""
         await self._redis.ping()
 
     def _failure_arguments(self, task: Task) -> tuple[str | int, ...]:

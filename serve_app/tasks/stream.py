@@ -32,6 +32,8 @@ COUNT = "return #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3
 
 
 class Message(NamedTuple):
+    """A queued task: the id of its stream entry, and the stream."""
+
     message_id: str
     task_id: str
     priority: Priority = "normal"
@@ -81,6 +83,7 @@ class TaskQueue:
         await self._redis.xclaim(stream, GROUP, self._consumer, 0, ids, idle=idle_ms, justid=True)
 
     async def remove(self, message: Message) -> None:
+        """Delete a message for good, whether a worker has it or not; may be repeated."""
         stream = self._streams[message.priority]
         pipe: Any = self._redis.pipeline(transaction=False)  # a full broker refuses transactions
         # In this order, as a sweep drops what is pending and deleted, but nothing deletes what is no longer pending.
