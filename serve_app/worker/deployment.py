@@ -63,6 +63,10 @@ class AvatarWorker:
         return {}
 
     async def check_health(self) -> None:
+        """Serve calls it periodically and replaces a replica that keeps failing.
+
+        Raises: RuntimeError once the worker's loop or one of its periodic tasks has ended.
+        """
         for loop in self._loops:
             if loop.done():
                 raise RuntimeError("the worker has stopped") from loop.exception()

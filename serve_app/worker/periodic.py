@@ -20,10 +20,12 @@ class PeriodicTask(Protocol):
     """Work that is done once every `every_s` seconds."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What logs call it."""
 
     @property
-    def every_s(self) -> float: ...
+    def every_s(self) -> float:
+        """Seconds from the end of a run to the next."""
 
     async def run_once(self) -> None:
         """Raises: BrokerError; StoreError."""

@@ -26,6 +26,8 @@ class QueueState(NamedTuple):
 
 
 class QueueMetrics:
+    """The periodic task that sets the gauges; every worker runs it."""
+
     name = "queue metrics"
     every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
 

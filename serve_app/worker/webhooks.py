@@ -137,6 +137,7 @@ def pause_s(attempts: int) -> float:
 
 
 def delivery_outcome(delivery: Delivery) -> str:
+    """The metric's label for an attempt: delivered, given up, or failed, which is tried again."""
     if delivery.delivered_at is not None:
         return "delivered"
     return "given up" if delivery.given_up else "failed"
