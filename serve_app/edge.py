@@ -52,6 +52,10 @@ class Edge:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on without the headers that control Serve, and replace answers that the proxy itself gives.
+
+        An answer that never starts becomes a 503: the replica died.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -32,27 +32,27 @@ class RequestError(AvatarError):
 
 
 class UnauthorizedError(RequestError):
-    pass
+    """The token is missing, unknown or expired: 401."""
 
 
 class ForbiddenError(RequestError):
-    pass
+    """Beyond the token's rights or limits, an app that its licence forbids, or a signed URL that is not valid: 403."""
 
 
 class NotFoundError(RequestError):
-    pass
+    """No route has this path, or there is no such file: 404."""
 
 
 class MethodNotAllowedError(RequestError):
-    pass
+    """The path has no route for this method: 405; `accepted` names those that it has."""
 
 
 class TooLargeError(RequestError):
-    pass
+    """The body has more than `max_bytes`: 413."""
 
 
 class MediaTypeError(RequestError):
-    pass
+    """The body is of a type that its route does not read: 415; `accepted` names JSON and, for photos, forms."""
 
 
 class InvalidRequestError(RequestError):
@@ -139,4 +139,5 @@ class UnknownAppError(AvatarError):
 
 
 def too_costly() -> ImageUrlError:
+    """The error for a picture whose decoder ran out of time or memory, or died."""
     return ImageUrlError("the picture takes more time or memory to decode than a photo does", reason="too_costly")

@@ -60,6 +60,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected. Beyond `limits.connections` the idlest one is closed, or else this one gets a 503."""
         super().connection_made(transport)
         self._idle_since = self.loop.time()
         self._set_deadline(self.limits.head_s)
@@ -67,11 +68,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(503, f"{self.limits.connections} requests are under way already.")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone: its timers must not fire any more."""
         self._clear_deadline()
         self._clear_stall()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Feed the parser, and count what it gets. After a refusal everything is dropped."""
         # By pieces of at most `head_bytes`: the parser does not say where in one a head or body began. So a head that
         # is sent ahead of an answer may take twice as much.
         while data and self._refusal is None and self.transport.get_protocol() is self:  # or a WebSocket has it
@@ -86,25 +89,30 @@ class LimitedProtocol(HttpToolsProtocol):
             self._set_deadline(self.limits.head_s if self._part else self.timeout_keep_alive)
 
     def timeout_keep_alive_handler(self) -> None:
+        """uvicorn's keep-alive time is over; the client has `stall_s` to take what is left of its answer."""
         self._close()
 
     def pause_writing(self) -> None:
+        """The write buffer is full: the connection is aborted unless the client takes enough within `stall_s`."""
         super().pause_writing()
         self._stall = self._stall or self.loop.call_later(self.limits.stall_s, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """The write buffer has room again, so the client does not stall."""
         super().resume_writing()
         self._clear_stall()
 
     # The parser
 
     def on_message_begin(self) -> None:
+        """A request begins; refused with 400 behind `limits.pipelined` others. Raises: ValueError, for the parser."""
         self._part = "head"
         super().on_message_begin()
         if len(self.pipeline) >= self.limits.pipelined:
             self._refuse_at_once(400, f"At most {self.limits.pipelined} requests may be sent ahead of their answers.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header, drop a trailer; 431 beyond `limits.headers`. Raises: ValueError, for the parser."""
         if self._part != "head":
             return  # trailers would be appended to the headers; no route reads any
         if len(self.headers) >= self.limits.headers:
@@ -112,6 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """A request is under way, without a deadline here; other methods than POST may only have a small body."""
         super().on_headers_complete()
         self._part = "body"
         self._bare_bytes = self._body_bytes = 0
@@ -121,16 +130,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._clear_deadline()
 
     def on_body(self, body: bytes) -> None:
+        """Bytes of a body without its chunk framing; they reset the count that `limits.head_bytes` bounds."""
         self._bare_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """The request has arrived whole; what follows is another head."""
         self._part = None
         self._bare_bytes = 0
         self._clear_deadline()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        """An answer was sent: send the refusal that waited for it, or give a request that came in part its deadline."""
         super().on_response_complete()
         if self._is_answering() or self.transport.is_closing():
             return
@@ -141,6 +153,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._set_deadline(self.limits.head_s)
 
     def send_400_response(self, msg: str) -> None:
+        """uvicorn calls it when the parser stops; does nothing where a refusal stopped it."""
         if self._refusal is None:
             self._refuse(400, msg)
 

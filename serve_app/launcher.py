@@ -41,6 +41,8 @@ class ServiceOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
+    """A service inside its `run_service` block; `url` is the loopback one where it listens on all interfaces."""
+
     url: str
     dashboard_url: str
     data_dir: Path

@@ -20,15 +20,24 @@ class Context(Protocol):
     """The part of `ray.serve.config.AutoscalingContext` that the policies read."""
 
     @property
-    def target_num_replicas(self) -> int: ...
+    def target_num_replicas(self) -> int:
+        """The number of replicas that Serve aims for now."""
+
     @property
-    def total_num_requests(self) -> float: ...
+    def total_num_requests(self) -> float:
+        """Requests queued at handles and running in replicas, aggregated over the look-back period."""
+
     @property
-    def total_queued_requests(self) -> float: ...
+    def total_queued_requests(self) -> float:
+        """The part of `total_num_requests` that is queued at handles."""
+
     @property
-    def aggregated_metrics(self) -> Mapping[str, Mapping[Any, float]] | None: ...
+    def aggregated_metrics(self) -> Mapping[str, Mapping[Any, float]] | None:
+        """The values of `record_autoscaling_stats` by name, then replica, aggregated over the look-back period."""
+
     @property
-    def config(self) -> Any: ...
+    def config(self) -> Any:
+        """The deployment's `autoscaling_config`."""
 
 
 def replicas_for(work: float, per_replica: float, now: int, spare: float = SPARE) -> int:
@@ -49,6 +58,7 @@ class DemandPolicy(ABC):
         self._spare = spare
 
     def __call__(self, context: Context) -> tuple[int, dict[str, Any]]:
+        """The number of replicas for Serve's controller, and no state to keep."""
         work, now = self.work(context), context.target_num_replicas
         if work is None:
             return now, {}
@@ -63,6 +73,7 @@ class TasksPolicy(DemandPolicy):
     """For `AvatarWorker`: queued and running tasks."""
 
     def work(self, context: Context) -> float | None:
+        """The largest of the workers' reports, since each counts all tasks; None while there is none."""
         reported = (context.aggregated_metrics or {}).get(TASKS, {})
         return max(reported.values(), default=None)
 
@@ -71,6 +82,7 @@ class RowsPolicy(DemandPolicy):
     """For `AvatarGenerator`: images queued at callers or in engines, and images being generated."""
 
     def work(self, context: Context) -> float | None:
+        """The larger of Serve's count of the images and the generators' own, with those that are queued at handles."""
         reported = (context.aggregated_metrics or {}).get(ROWS, {})
         # Serve's request counts are the same images. Either count may lag; the larger one is safe.
         return max(context.total_num_requests, context.total_queued_requests + sum(reported.values()))

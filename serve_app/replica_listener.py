@@ -14,6 +14,7 @@ ALL_INTERFACES = "[::]:"
 
 
 def listen_on_loopback() -> None:
+    """Have this process bind gRPC servers to 127.0.0.1 where they ask for all interfaces; patches Ray."""
     add_port = ray_listeners.add_port_to_grpc_server
 
     def add_loopback_port(server: object, address: str) -> int:

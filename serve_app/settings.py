@@ -15,6 +15,8 @@ DEFAULT_MODELS_DIR = Path("~/.face-avatar/models")
 
 
 class Settings(IngressSettings, AvatarWorkerSettings, BaseSettings):
+    """The arguments of `build_app`; an unknown one is an error."""
+
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
