@@ -156,6 +156,16 @@ def test_a_gpu_that_the_libraries_cannot_use_is_a_failure() -> None:
     assert states(*judge_gpu(["H100"], False, False)) == ["fail", "fail"]
 
 
+def test_a_driver_that_hangs_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr("serve_app.cli.doctor.machine.ASK_TIMEOUT_S", 0.05)
+    (found,) = check_gpu(wanted=True)
+    assert (found.state, found.reason) == ("fail", "`nvidia-smi` does not answer within 0.2 s: the driver hangs")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 def test_a_driver_without_libraries_for_it_is_found_by_asking_them(

@@ -122,12 +122,18 @@ def gpus() -> list[str]:
 
 
 def check_gpu(*, wanted: bool) -> list[Finding]:
-    """Whether torch and onnxruntime can use the GPU; a machine without one is only warned, as other nodes may have it.
-
-    Raises: subprocess.TimeoutExpired where the driver or the libraries hang.
-    """
+    """Whether torch and onnxruntime can use the GPU; a machine without one is only warned, as other nodes may have it."""
     if not wanted:
         return [ok("GPU", "the configuration asks for none")]
+    try:
+        return _tried_gpu()
+    except subprocess.TimeoutExpired as error:
+        reason = f"`{error.cmd[0]}` does not answer within {error.timeout:g} s: the driver hangs"
+        return [fail("GPU", reason, "Look for Xid errors in the kernel's log, and restart the machine.")]
+
+
+def _tried_gpu() -> list[Finding]:
+    """Raises: subprocess.TimeoutExpired where the driver or the libraries hang."""
     if not (names := gpus()):
         reason = "the configuration asks for one, and this machine has none that its driver knows"
         return [warn("GPU", reason, "Right for a node that runs no GPU stage. Run this on a GPU node, too.")]
