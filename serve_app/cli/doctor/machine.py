@@ -122,7 +122,7 @@ def gpus() -> list[str]:
 
 
 def check_gpu(*, wanted: bool) -> list[Finding]:
-    """Whether torch and onnxruntime can use the GPU; a machine without one is only warned, as other nodes may have it."""
+    """Whether torch and onnxruntime can use the GPU; a machine without one is only warned: others may."""
     if not wanted:
         return [ok("GPU", "the configuration asks for none")]
     try:
