@@ -1,6 +1,7 @@
 """Reads request bodies within limits, as JSON or a form, and validates them against a model."""
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
@@ -58,6 +59,9 @@ class BodyReader:
         accepted = [JSON, FORM] if has_photo else [JSON]
         if kind not in accepted:
             raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted=" or ".join(accepted))
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise MediaTypeError(f"The body is compressed ({encoding[:64]}): send it as it is.", accepted="identity")
         if has_photo:
             self._lag.check()
         with ExitStack() as charged:
@@ -136,7 +140,7 @@ def parse_json(body: bytes) -> Any:
         problem = {"field": "body", "message": "more brackets, braces and commas than any request has"}
         raise InvalidRequestError("The body is not valid.", fields=[problem])
     try:
-        return from_json(body, allow_inf_nan=False)
+        return from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
         problem = {"field": "body", "message": f"not valid JSON: {error}"}
         raise InvalidRequestError("The body is not valid JSON.", fields=[problem]) from None

@@ -19,6 +19,11 @@ from serve_app.schemas.requests import MAX_FIELDS
 FILE = "file"
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # RFC 2046, section 5.1.1
 CHUNK_BYTES = 256 * 1024
+BOOLEANS = {  # as forms of browsers, YAML and programs have them
+    **dict.fromkeys(("true", "1", "on", "yes", "y"), True),
+    **dict.fromkeys(("false", "0", "off", "no", "n"), False),
+    "null": None,
+}
 MAX_PADDING = 256  # blanks after a boundary, which the parser skips one by one
 
 
@@ -163,14 +168,18 @@ def _with_photo(values: dict[str, str | bytes | None], model: type[BaseModel]) -
 
 
 def _typed(text: str, schema: dict[str, Any]) -> Any:
-    """Parses numbers and booleans as JSON; other text is kept, for the model to reject with its own message."""
-    if "string" in {schema.get("type"), *(kind.get("type") for kind in schema.get("anyOf", []))}:
+    """Parses numbers, booleans and null; other text is kept, for the model to reject with its own message."""
+    kinds = {schema.get("type"), *(kind.get("type") for kind in schema.get("anyOf", []))}
+    if "string" in kinds:
         return text
+    word = text.strip().lower()
+    if "boolean" in kinds:
+        return BOOLEANS.get(word, text)
     try:
-        value = from_json(text, allow_inf_nan=False)
+        value = from_json(word, allow_inf_nan=False)
     except ValueError:
         return text
-    return value if isinstance(value, bool | int | float) else text
+    return value if value is None or isinstance(value, bool | int | float) else text
 
 
 def _text(data: bytes) -> str:

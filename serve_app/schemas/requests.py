@@ -11,10 +11,10 @@ from deployments.types import OutputFormat
 from serve_app.catalog.catalog import App
 from serve_app.photos.source import PhotoSource
 from serve_app.photos.urls import describe_url
+from serve_app.schemas.gender import gender_word
 
 MAX_BATCH = 8
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
-GENDER_WORDS = {"male": "man", "man": "man", "boy": "man", "female": "woman", "woman": "woman", "girl": "woman"}
 ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
 MAX_FIELDS = 64  # of a body: each unknown field adds an entry to the answer
 OPTIONAL_STRINGS = frozenset(
@@ -61,10 +61,19 @@ def unaliased(data: dict[str, Any], *names: str) -> dict[str, Any]:
     return data
 
 
+def _with_null(schema: dict[str, Any]) -> None:
+    """Says that every optional field may be null, which stands for "not given"."""
+    for name, field in schema["properties"].items():
+        if name in schema.get("required", ()) or {"type": "null"} in field.get("anyOf", ()):
+            continue
+        shown = {key: field.pop(key) for key in ("title", "default", "description", "examples") if key in field}
+        schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **shown}
+
+
 class AvatarRequest(BaseModel):
     """The body of `POST /getImageToImage`, checked. What is None takes the app's own value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra=_with_null)
 
     app_id: str = Field(min_length=1, max_length=64, examples=["face-avatar"])
     file_url: PhotoSource = Field(
@@ -80,7 +89,8 @@ class AvatarRequest(BaseModel):
         None,
         max_length=32,
         pattern=r"^[^\W\d_]([^\W\d_]|[ -])*$",
-        description="male, man, boy; female, woman, girl; or another word, used as it is. Unused with a prompt.",
+        description="male, man, boy, m; female, woman, girl, f; the same in the ten largest languages; or another "
+        "word, used as it is. Unused with a prompt.",
         examples=["female"],
     )
     negative_prompt: str | None = Field(None, max_length=2000)
@@ -128,11 +138,19 @@ class AvatarRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _normalise(cls, data: Any) -> Any:
-        """Turns empty optional strings into null and aliases into field names."""
+        """Drops what stands for "not given": null, and empty optional strings. Turns aliases into field names."""
         if not isinstance(data, dict):
             return data
-        renamed = unaliased(data, *ALIASES)
-        return {key: value for key, value in renamed.items() if not (value == "" and key in OPTIONAL_STRINGS)}
+        given = {
+            key: value
+            for key, value in unaliased(data, *ALIASES).items()
+            if key not in cls.model_fields
+            or cls.model_fields[key].is_required()
+            or not (value is None or (value == "" and key in OPTIONAL_STRINGS))
+        }
+        if isinstance(given.get("gender"), str):
+            given["gender"] = given["gender"].strip()
+        return given
 
     @model_validator(mode="after")
     def _format_carries_transparency(self) -> "AvatarRequest":
@@ -223,11 +241,6 @@ _FILLED = {
 
 def _first(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def gender_word(gender: str | None) -> str:
-    """The word that replaces {gender_word} in a prompt."""
-    return "person" if gender is None else GENDER_WORDS.get(gender.lower(), gender)
 
 
 def rgb(bg_color: str) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gzip
 import json
 import threading
 from typing import Any
@@ -17,7 +18,14 @@ from serve_app.api import body_budget
 from serve_app.api.body import FORM, MAX_INLINE_BYTES, MAX_STRUCTURE, BodyReader, parse_json
 from serve_app.api.body_budget import BodyBudget
 from serve_app.api.body_buffer import SMALL_BYTES, BodyBuffer
-from serve_app.errors import ImageUrlError, InvalidRequestError, OverloadedError, RateLimitError, TooLargeError
+from serve_app.errors import (
+    ImageUrlError,
+    InvalidRequestError,
+    MediaTypeError,
+    OverloadedError,
+    RateLimitError,
+    TooLargeError,
+)
 from serve_app.generation.settings import AdmissionSettings
 from serve_app.photos.source import PhotoSource
 from serve_app.schemas.requests import AvatarRequest, StatusRequest
@@ -244,3 +252,24 @@ def test_a_prompt_may_be_made_of_commas() -> None:
         parse_json(b'{"prompt": "%s", "negative_prompt": "%s"}' % (prompt.encode(), prompt.encode()))["prompt"]
         == prompt
     )
+
+
+def test_a_byte_order_mark_before_json_is_skipped() -> None:
+    body = b'\xef\xbb\xbf{"app_id": "face-avatar", "file_url": "https://example.org/me.jpg", "batch": 2}'
+    assert asyncio.run(read(reader_of(), request_of(part(body)))).batch == 2
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "gzip, identity"])
+def test_a_compressed_body_is_refused_by_its_encoding(encoding: str) -> None:
+    request = request_of(part(gzip.compress(b"{}")))
+    request.scope["headers"].append((b"content-encoding", encoding.encode()))
+    with pytest.raises(MediaTypeError, match="send it as it is") as refused:
+        asyncio.run(read(reader_of(), request))
+    assert refused.value.data["accepted"] == "identity"
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
+def test_a_body_may_say_that_it_is_not_compressed(encoding: str) -> None:
+    request = request_of(part(b'{"app_id": "a", "file_url": "https://example.org/me.jpg"}'))
+    request.scope["headers"].append((b"content-encoding", encoding.encode()))
+    assert asyncio.run(read(reader_of(), request)).app_id == "a"

@@ -57,6 +57,30 @@ def test_values_are_typed_as_the_model_wants_them_and_empty_ones_are_not_given()
     assert values == {"batch": 2, "celery": True, "ref_id": "12", "seed": "x"}
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        *[("celery", text, True) for text in ("true", "True", "TRUE", "1", "on", "On", "yes", "y", " true\r\n")],
+        *[("celery", text, False) for text in ("false", "False", "0", "off", "OFF", "no", "n")],
+        ("celery", "null", None),
+        ("celery", "maybe", "maybe"),
+        ("remove_background", "on", True),
+        ("batch", " 3 ", 3),
+        ("batch", "2.0", 2.0),
+        ("batch", "null", None),
+        ("batch", "three", "three"),
+        ("guidance_scale", "1.5", 1.5),
+        ("guidance_scale", "2", 2),
+        ("seed", "true", True),  # which the model refuses
+        ("prompt", "on", "on"),
+        ("prompt", "1", "1"),
+    ],
+)
+def test_a_value_is_what_its_writer_means(name: str, text: str, value: object) -> None:
+    found = parsed(field(name, text.encode()))[name]
+    assert (found, type(found)) == (value, type(value))
+
+
 def test_of_an_unknown_field_only_its_name_is_kept() -> None:
     assert parsed(field("sharpen", b"1" * 1000), field("empty", b"")) == {"sharpen": None, "empty": None}
 

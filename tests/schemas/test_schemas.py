@@ -1,5 +1,6 @@
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,8 @@ from pydantic import ValidationError
 from serve_app.catalog.catalog import App, Catalog
 from serve_app.errors import UnknownAppError
 from serve_app.schemas.errors import invalid_fields
-from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest, gender_word, rgb
+from serve_app.schemas.gender import WORDS, gender_word
+from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest, rgb
 
 MINIMAL = {"app_id": "face-avatar", "file_url": "https://example.org/me.jpg"}
 
@@ -47,10 +49,60 @@ def test_an_alias_may_repeat_its_name_but_not_contradict_it() -> None:
 
 @pytest.mark.parametrize(
     ("given_word", "word"),
-    [(None, "person"), ("Male", "man"), ("BOY", "man"), ("girl", "woman"), ("female", "woman"), ("elf", "elf")],
+    [
+        (None, "person"),
+        ("Male", "man"),
+        ("BOY", "man"),
+        ("girl", "woman"),
+        ("female", "woman"),
+        ("f", "woman"),
+        ("F", "woman"),
+        (" M ", "man"),
+        ("女", "woman"),
+        ("男性", "man"),
+        ("महिला", "woman"),
+        ("ल\u0921\u093cका", "man"),
+        ("ल\u095cका", "man"),
+        ("Mujer", "woman"),
+        ("NIÑO", "man"),
+        ("Femme", "woman"),
+        ("garçon", "man"),
+        ("garc\u0327on", "man"),
+        ("امرأة", "woman"),
+        ("ذكر", "man"),
+        ("নারী", "woman"),
+        ("মেয়ে", "woman"),
+        ("homem", "man"),
+        ("Женщина", "woman"),
+        ("МУЖ", "man"),
+        ("عورت", "woman"),
+        ("elf", "elf"),
+        ("ninja 忍者", "ninja 忍者"),
+    ],
 )
 def test_gender_words(given_word: str | None, word: str) -> None:
-    assert gender_word(given_word) == word
+    given = request(gender=given_word).gender
+    assert gender_word(given) == word
+
+
+def test_no_word_is_of_both_genders() -> None:
+    words = [word for words in WORDS.values() for word in words]
+    assert len(words) == len(set(words))
+
+
+OPTIONAL = [name for name, field in AvatarRequest.model_fields.items() if not field.is_required()]
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_null_is_not_given(name: str) -> None:
+    assert request(**{name: None}) == request()
+    jsonschema.validate({**MINIMAL, name: None}, AvatarRequest.model_json_schema())
+
+
+@pytest.mark.parametrize("name", ["app_id", "file_url"])
+def test_null_is_not_enough_for_what_is_required(name: str) -> None:
+    with pytest.raises(ValidationError):
+        request(**{name: None})
 
 
 @pytest.mark.parametrize("word", ["man-at-arms", "Frau", "человек", "old man"])
