@@ -41,6 +41,7 @@ class UsageBook:
         self._counts: Counter[tuple[str, str]] = Counter()  # by key and field
         self._used: dict[str, int] = {}  # tokens and when each was last used, in unix seconds
         self._writer: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def request(self, token: str) -> None:
         """Count a request for work."""
@@ -59,8 +60,9 @@ class UsageBook:
     async def close(self) -> None:
         """Stop the writer and write the last counts; they are lost if the broker is unavailable."""
         if self._writer is not None:
-            self._writer.cancel()
-            await self._write()
+            async with self._writing:  # a write that is cancelled may have been made, and would be made again
+                self._writer.cancel()
+                await self._write()
 
     def _count(self, token: str, what: Counted, count: int) -> None:
         if not token or len(self._counts) >= MAX_COUNTS:
@@ -72,7 +74,8 @@ class UsageBook:
     async def _write_often(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_S)
-            await self._write()
+            async with self._writing:
+                await self._write()
 
     async def _write(self) -> None:
         """Write the counts; they are kept for the next time while the broker is unavailable."""

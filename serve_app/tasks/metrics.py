@@ -60,11 +60,13 @@ def waited_s(record: TaskRecord) -> float | None:
 
 
 def durations(outcome: Outcome) -> Iterator[tuple[str, float]]:
-    """Stages and their seconds: once for the photo, and for each image."""
+    """Stages and their seconds: once for the photo, and for each image that is shown."""
     for stage in ("fetch", "face"):
         if stage in outcome.stages:
             yield stage, outcome.stages[stage]
     for avatar in outcome.avatars:
+        if avatar.withheld:  # its times are not kept
+            continue
         yield "diffusion", avatar.diffusion_s
         yield "finish", avatar.finish_s
         yield "store", avatar.store_s

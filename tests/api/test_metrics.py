@@ -136,6 +136,8 @@ def test_a_task_that_went_well_tells_its_stages_and_its_likeness_image_by_image(
         "fetch", "face", "diffusion", "finish", "store", "diffusion", "finish", "store",
     ]  # fmt: skip
     assert [seconds for stage, seconds in durations(outcome) if stage == "diffusion"] == [2.0, 3.0]
+    withheld = outcome.model_copy(update={"avatars": (*avatars, replace(AVATAR, withheld=True))})
+    assert list(durations(withheld)) == list(durations(outcome))
     assert tasks == [(1, {"kind": "synchronous", "status": "SUCCESS", "error": ""})]
     assert [labels["face"] for _, labels in images] == ["shown", "none"]
     assert [value for value, _ in similarity] == [0.75]

@@ -478,3 +478,33 @@ def test_an_address_that_fails_often_is_answered_late_and_others_are_not(
             each.cancel()
 
     at(scenario)
+
+
+def test_usage_that_is_being_written_when_a_process_ends_is_counted_once(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(office: Office) -> None:
+        executed, pipeline = asyncio.Event(), office.redis.pipeline
+
+        def lingering() -> Any:
+            pipe = pipeline()
+            execute = pipe.execute
+
+            async def execute_and_linger() -> Any:
+                result = await execute()
+                executed.set()
+                await asyncio.sleep(0.01)
+                return result
+
+            monkeypatch.setattr(pipe, "execute", execute_and_linger)
+            return pipe
+
+        monkeypatch.setattr(office.redis, "pipeline", lingering)
+        monkeypatch.setattr("serve_app.auth.usage.FLUSH_S", 0)
+        office.usage.request("ann")
+        await executed.wait()
+        await office.usage.close()
+        monkeypatch.undo()
+        assert (await usage_of(office.redis, office.keys, "ann", 1)).requests == 1
+
+    at(scenario)
