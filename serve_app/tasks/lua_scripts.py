@@ -7,6 +7,7 @@ but CREATE also work when the broker's memory is full, so that tasks can end the
 BEGIN = """
 local record, lease, normal_queue, low_queue, open, dead, changes, webhooks, throughput = unpack(KEYS)
 local task_id, lease_owner, now = ARGV[1], ARGV[2], ARGV[3]
+local max_open_s, max_changes = ARGV[#ARGV - 1], ARGV[#ARGV]  -- after the arguments of the script itself
 local status = redis.call('HGET', record, 'status')
 local unfinished = status == 'PENDING' or status == 'STARTED'
 local queue = redis.call('HGET', record, 'priority') == 'low' and low_queue or normal_queue
@@ -31,7 +32,7 @@ end
 
 local function changed()
     redis.call('HINCRBY', record, 'revision', 1)
-    redis.call('XADD', changes, 'MAXLEN', '~', 1000, '*', 'task_id', task_id)
+    redis.call('XADD', changes, 'MAXLEN', '~', max_changes, '*', 'task_id', task_id)
 end
 
 -- Owners take turns: the normal queue has one task of each owner. Its other tasks wait in the queue of low priority.
@@ -45,7 +46,7 @@ local function lane()
     end
     local back = redis.call('EXISTS', line) == 1
     redis.call('ZADD', back and later or line, now, task_id)
-    redis.call('EXPIRE', back and later or line, 7200)
+    redis.call('EXPIRE', back and later or line, max_open_s)
     return back and 'low' or 'normal'
 end
 
@@ -63,7 +64,7 @@ local function leave_line()
             message = redis.call('XADD', normal_queue, '*', 'task_id', first)
             redis.call('HSET', other, 'priority', 'normal', 'message_id', message)
             redis.call('ZADD', line, now, first)
-            redis.call('EXPIRE', line, 7200)
+            redis.call('EXPIRE', line, max_open_s)
             return
         end
         first = redis.call('ZPOPMIN', later)[1]
@@ -75,7 +76,7 @@ local function to_queue(priority)
     redis.call('HSET', record, 'status', 'PENDING', 'message_id', message, 'priority', priority)
     redis.call('ZADD', open, now, task_id)
     redis.call('ZADD', of_owner, now, task_id)
-    redis.call('EXPIRE', of_owner, 7200)
+    redis.call('EXPIRE', of_owner, max_open_s)
     redis.call('DEL', lease)
     changed()
 end
@@ -86,7 +87,9 @@ local function from_queue()
 end
 
 local function forget_images()
-    for index = 0, 7 do redis.call('HDEL', record, 'avatar:' .. index) end
+    for _, field in ipairs(redis.call('HKEYS', record)) do
+        if string.sub(field, 1, 7) == 'avatar:' then redis.call('HDEL', record, field) end
+    end
 end
 
 local function finish(final, ttl_s)

@@ -36,6 +36,7 @@ from serve_app.tasks.models import (
     record_from,
     without_long_texts,
 )
+from serve_app.tasks.progress import MAX_CHANGES
 
 MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
@@ -254,4 +255,7 @@ class TaskStore:
             flags = "" if script is scripts.CREATE else ALLOW_OOM
             self._scripts[script] = self._redis.register_script(flags + scripts.BEGIN + script)
         keys = [*self._keys.of_task(task_id), self._keys.idempotency(idempotency or "")]
-        return await self._scripts[script](keys, [task_id, self._lease_owner, time.time(), *arguments], client=client)
+        limits = (MAX_OPEN_S, MAX_CHANGES)
+        return await self._scripts[script](
+            keys, [task_id, self._lease_owner, time.time(), *arguments, *limits], client=client
+        )

@@ -22,7 +22,7 @@ from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.generation.envelope import envelope_of
 from serve_app.generation.executor import failure_outcome
-from serve_app.tasks.models import DEAD_TTL_S, Claim, Keys, Outcome
+from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Keys, Outcome
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from tests.support.brokers import PROGRAMS, servers_of, valkey_server
@@ -266,6 +266,19 @@ def test_what_was_cancelled_stays_cancelled_and_leaves_the_queue(at: Callable[[S
         await store.cancel("b")
         assert not await store.enqueue("b")  # cancelled while its photo was fetched
         assert await queue.length() == 0
+
+    at(scenario)
+
+
+def test_of_a_cancelled_task_no_image_stays_however_many_it_had(at: Callable[[Scenario], None]) -> None:
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        await store.create(task(), "STARTED")
+        for index in (0, 7, 8, 99):
+            await store.note_image("a", index, AVATAR)
+        assert await store.cancel("a")
+        fields = await office.redis.hkeys(office.keys.record("a"))
+        assert [field for field in fields if field.startswith(IMAGE_FIELD)] == []
 
     at(scenario)
 
