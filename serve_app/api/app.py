@@ -1,10 +1,11 @@
 """Builds the HTTP application: routes, error handlers and middleware."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Security
 from fastapi_offline import FastAPIOffline
+from pydantic import IPvAnyNetwork
 from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -49,7 +50,7 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     )
     api.add_middleware(RequestMetrics)
     if settings.trusted_proxies:
-        api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(each) for each in settings.trusted_proxies])
+        api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(_as_peers(settings.trusted_proxies)))
     add_error_handlers(api)
     authenticate = authenticator(access, settings)
     token = Security(authenticate)
@@ -64,3 +65,11 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     add_status_routes(api, service, stage_states)
     add_playground(api, results_elsewhere=settings.store.is_shared)
     return with_headers(api, settings.cors, settings.public_url)
+
+
+def _as_peers(networks: Iterable[IPvAnyNetwork]) -> Iterator[str]:
+    """Networks as their addresses show at a socket; one for IPv4 and IPv6 shows the former as `::ffff:10.0.0.5`."""
+    for network in networks:
+        yield str(network)
+        if network.version == 4:
+            yield f"::ffff:{network.network_address}/{96 + network.prefixlen}"

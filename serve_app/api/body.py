@@ -23,6 +23,7 @@ from serve_app.photos.source import PhotoSource
 from serve_app.schemas.errors import invalid_fields
 
 JSON, FORM = "application/json", "multipart/form-data"
+COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})  # RFC 9110, 8.4.1
 BODY_TIMEOUT_S = 30
 MAX_STRUCTURE = 20_000  # brackets, braces and commas; prompts have at most 2,000 characters
 MAX_INLINE_BYTES = 256 * 1024  # parsed on the event loop, in 3 ms at most; larger bodies in a thread
@@ -59,9 +60,10 @@ class BodyReader:
         accepted = [JSON, FORM] if has_photo else [JSON]
         if kind not in accepted:
             raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted=" or ".join(accepted))
-        encoding = request.headers.get("content-encoding", "").strip().lower()
-        if encoding not in ("", "identity"):
-            raise MediaTypeError(f"The body is compressed ({encoding[:64]}): send it as it is.", accepted="identity")
+        named = request.headers.get("content-encoding", "").lower().replace(",", " ").split()
+        if compressed := COMPRESSIONS.intersection(named):
+            message = f"The body is compressed ({', '.join(sorted(compressed))}): send it as it is."
+            raise MediaTypeError(message, accepted="identity")
         if has_photo:
             self._lag.check()
         with ExitStack() as charged:

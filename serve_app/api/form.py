@@ -24,6 +24,7 @@ BOOLEANS = {  # as forms of browsers, YAML and programs have them
     **dict.fromkeys(("false", "0", "off", "no", "n"), False),
     "null": None,
 }
+MAX_NUMBER_CHARS = 64
 MAX_PADDING = 256  # blanks after a boundary, which the parser skips one by one
 
 
@@ -170,7 +171,7 @@ def _with_photo(values: dict[str, str | bytes | None], model: type[BaseModel]) -
 def _typed(text: str, schema: dict[str, Any]) -> Any:
     """Parses numbers, booleans and null; other text is kept, for the model to reject with its own message."""
     kinds = {schema.get("type"), *(kind.get("type") for kind in schema.get("anyOf", []))}
-    if "string" in kinds:
+    if "string" in kinds or len(text) > MAX_NUMBER_CHARS:  # megabytes of brackets would take seconds
         return text
     word = text.strip().lower()
     if "boolean" in kinds:

@@ -66,7 +66,7 @@ class Access:
         try:
             token = await self._token(authorization)
         except UnauthorizedError:
-            if address is not None and await self._failed.count(address):
+            if address is not None and self._failed.count(address):
                 await self._delay()
             raise
         for right in rights:

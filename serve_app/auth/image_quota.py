@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
+from deployments.errors import NoFaceError
 from serve_app.auth.usage import DAY_S, today
 from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.redis import ALLOW_OOM
-from serve_app.errors import RateLimitError
-from serve_app.tasks.leases import TaskLostError
+from serve_app.errors import ImageUrlError, RateLimitError, RequestError
 from serve_app.tasks.models import Keys
+
+NOTHING_DRAWN = (RequestError, ImageUrlError, NoFaceError)  # or for nothing, by a fault of ours
 
 # KEYS: the images of a token today; ARGV: images, the limit, TTL (s). -1, or how many there were if they do not fit.
 TAKE = """
@@ -33,9 +35,10 @@ class ImageQuota:
 
     @asynccontextmanager
     async def take(self, token: str, images: int, most: int) -> AsyncIterator[None]:
-        """Count images, and take them off again if the block fails; `most` is the token's limit a day, 0: none.
+        """Count images; `most` is the token's limit a day, 0: none.
 
-        A request or task that is cancelled keeps them: by then they may have been drawn. Raises: RateLimitError.
+        They are taken off again if the block fails with one of NOTHING_DRAWN. After other failures, and cancellations,
+        they stay, since they may have been drawn by then. Raises: RateLimitError.
         """
         key = self._keys.images_taken(token, today())
         taken = await self._count(key, images, most) if most else None
@@ -44,9 +47,7 @@ class ImageQuota:
             raise RateLimitError(message, _seconds_to_midnight())
         try:
             yield
-        except TaskLostError:  # cancelled
-            raise
-        except Exception:
+        except NOTHING_DRAWN:
             if taken is not None:
                 await self._breaker.call(lambda: self._redis.decrby(key, images), 0, "images a day stay counted")
             raise

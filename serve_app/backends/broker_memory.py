@@ -1,7 +1,6 @@
 """How full the broker's memory is. New tasks are refused before it is full, so that those under way can be recorded."""
 
 import time
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -40,10 +39,12 @@ class MemoryWatch:
         self._read_at = 0.0  # monotonic
 
     async def is_nearly_full(self) -> bool:
-        """By the last reading while the broker does not answer, and while another request waits for its answer."""
+        """By the last reading while another request waits for the answer; false while the broker is away."""
         now = time.monotonic()
         if now - self._read_at >= FRESH_S:
             self._read_at = now
-            with suppress(BrokerError):
+            try:
                 self._memory = await read_memory(self._redis)
+            except BrokerError:
+                self._memory = BrokerMemory(0, 0)
         return self._memory.is_nearly_full

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.types import Box, FoundFaces, Photo
 from serve_app.photos.source import PhotoSource
-from serve_app.schemas.requests import unaliased
+from serve_app.schemas.requests import given, unaliased
 from serve_app.schemas.responses import Envelope, TimeRequired
 
 
@@ -24,7 +24,7 @@ class FacesRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _normalise(cls, data: Any) -> Any:
-        return unaliased(data, "file_url") if isinstance(data, dict) else data
+        return unaliased(given(data, cls), "file_url") if isinstance(data, dict) else data
 
 
 class ShownFace(BaseModel):

@@ -17,6 +17,7 @@ MAX_BATCH = 8
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
 ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
 MAX_FIELDS = 64  # of a body: each unknown field adds an entry to the answer
+_FIELDS = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 OPTIONAL_STRINGS = frozenset(
     {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "webhook_url"}
 )
@@ -59,6 +60,16 @@ def unaliased(data: dict[str, Any], *names: str) -> dict[str, Any]:
             if alias in data and data.setdefault(name, data[alias]) == data[alias]:
                 del data[alias]
     return data
+
+
+def given(data: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """What a body gives of a model's fields: null, and an empty text for an optional one, stand for "not given"."""
+
+    def is_given(name: str, value: Any) -> bool:
+        field = _FIELDS.get(name, name)
+        return field not in model.model_fields or not (value is None or (value == "" and field in OPTIONAL_STRINGS))
+
+    return {name: value for name, value in data.items() if is_given(name, value)}
 
 
 def _with_null(schema: dict[str, Any]) -> None:
@@ -141,16 +152,9 @@ class AvatarRequest(BaseModel):
         """Drops what stands for "not given": null, and empty optional strings. Turns aliases into field names."""
         if not isinstance(data, dict):
             return data
-        given = {
-            key: value
-            for key, value in unaliased(data, *ALIASES).items()
-            if key not in cls.model_fields
-            or cls.model_fields[key].is_required()
-            or not (value is None or (value == "" and key in OPTIONAL_STRINGS))
-        }
-        if isinstance(given.get("gender"), str):
-            given["gender"] = given["gender"].strip()
-        return given
+        if isinstance(data.get("gender"), str):
+            data = {**data, "gender": data["gender"].strip()}
+        return unaliased(given(data, cls), *ALIASES)
 
     @model_validator(mode="after")
     def _format_carries_transparency(self) -> "AvatarRequest":

@@ -120,7 +120,7 @@ local function keep_failure(short_task, short_ttl_s, ttl_s, most)
     redis.call('ZADD', failures, now, task_id)
     redis.call('EXPIRE', failures, ttl_s)
     for _, other in ipairs(redis.call('ZRANGE', failures, 0, -1 - most)) do
-        redis.call('UNLINK', record_of(other))
+        if not redis.call('ZSCORE', webhooks, other) then redis.call('UNLINK', record_of(other)) end  -- else it is due
         redis.call('ZREM', failures, other)
     end
 end

@@ -69,6 +69,7 @@ def test_values_are_typed_as_the_model_wants_them_and_empty_ones_are_not_given()
         ("batch", "2.0", 2.0),
         ("batch", "null", None),
         ("batch", "three", "three"),
+        ("batch", "0" * 100, "0" * 100),
         ("guidance_scale", "1.5", 1.5),
         ("guidance_scale", "2", 2),
         ("seed", "true", True),  # which the model refuses
@@ -106,6 +107,7 @@ HOSTILE = {
     "line ends and hyphens": b"\r\n-" * (SIZE // 3),
     "line ends in a photo": field("app_id")[:-1] + b"\r" * SIZE,
     "beginnings": field("app_id")[:-2] + b"\r\n--" * (SIZE // 4),
+    "a number of brackets": field("seed", b"[" + b"[]," * (SIZE // 4) + b"[]]"),
     "an epilogue": field("app_id") + b"--x--\r\n" + b"--x\r\n" * (SIZE // 5),
 }
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -36,7 +37,9 @@ pytestmark = [
 ]
 
 TIMEOUT_MS = 120_000  # for machines with much else to do
+ELSEWHERE = "avatars.test"  # a host that is not this machine, for the browser
 FLAGS = [
+    f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -446,11 +449,31 @@ def test_a_link_replaces_a_token_only_if_its_reader_says_so(visit: Callable[...,
     if taken:
         expect(page.locator("#token-error")).to_have_text("The service does not know this token.")
     page.wait_for_function("location.hash === ''")
-    assert "another token" in asked[0]
+    assert "brings a token" in asked[0]
     assert page.evaluate("sessionStorage.getItem('face-avatar-token')") == (None if taken else tab.token)
     page.evaluate("token => { location.hash = `token=${token}` }", tab.token)
     expect(page.locator("#change-token")).to_be_visible()
     assert len(asked) == 1  # neither one's own token nor the first one is asked for
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_link_to_a_service_elsewhere_asks_before_its_token_is_taken(
+    browser: Browser, service: Service, taken: bool
+) -> None:
+    token = (service.data_dir / TOKEN_FILE).read_text().strip()
+    asked: list[str] = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        (dialog.accept if taken else dialog.dismiss)()
+
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.on("dialog", answer)
+        page.goto(f"http://{ELSEWHERE}:{httpx.URL(service.url).port}/#token={token}")
+        expect(page.locator("#change-token" if taken else "#token-card")).to_be_visible()
+        assert page.evaluate("sessionStorage.getItem('face-avatar-token')") == (token if taken else None)
+    assert len(asked) == 1
 
 
 def test_what_does_not_fit_is_said_beside_its_field(visit: Callable[..., Visit]) -> None:

@@ -20,6 +20,7 @@ FORWARDED = {"X-Forwarded-For": "198.51.100.7, 203.0.113.9, 10.1.2.3", "X-Forwar
         (["10.0.0.0/8"], "10.0.0.5", "203.0.113.9", "https"),  # the last one that no trusted proxy is
         (["10.0.0.0/8"], "192.0.2.1", "192.0.2.1", "http"),  # who is not trusted may say anything
         (["2001:db8::/32"], "2001:db8::5", "10.1.2.3", "https"),
+        (["10.0.0.0/8"], "::ffff:10.0.0.5", "203.0.113.9", "https"),  # as a socket for IPv4 and IPv6 shows it
     ],
 )
 def test_only_a_trusted_proxy_says_who_asks(trusted: list[str], peer: str, address: str | None, scheme: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from serve_app.auth.access import Access
-from serve_app.auth.failed_attempts import PER_MINUTE
+from serve_app.auth.failed_attempts import PER_MINUTE, FailedAttempts
 from serve_app.auth.owner_use import FLOODING_S, KEPT_S, MAX_REFUSED_S, OwnerUse
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
@@ -466,10 +466,10 @@ def test_an_address_that_fails_often_is_answered_late_and_others_are_not(
 
         for number in range(PER_MINUTE):
             await fails(f"2001:db8::{number}")  # one network
-            await fails("192.0.2.1")
+            await fails("192.0.2.1" if number % 2 else "::ffff:192.0.2.1")  # as a socket for both kinds shows it
         monkeypatch.setattr("serve_app.auth.access.REFUSAL_DELAY_S", 3600)
         late = [asyncio.create_task(fails(address)) for address in ("192.0.2.1", "2001:db8::ffff")]
-        for address in ("192.0.2.2", "2001:db8:0:1::1", "unknown", None, None):
+        for address in ("192.0.2.2", "::ffff:192.0.2.3", "2001:db8:0:1::1", "unknown", None, None):
             await fails(address)
         await gate.authenticate(ann, address="192.0.2.1")  # a right token is let in from anywhere
         done, waiting = await asyncio.wait(late, timeout=0)
@@ -508,3 +508,15 @@ def test_usage_that_is_being_written_when_a_process_ends_is_counted_once(
         assert (await usage_of(office.redis, office.keys, "ann", 1)).requests == 1
 
     at(scenario)
+
+
+def test_the_addresses_that_are_counted_are_bounded_and_forgotten_after_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("serve_app.auth.failed_attempts.MAX_ADDRESSES", 3)
+    attempts = FailedAttempts()
+    assert [attempts.count(f"192.0.2.{number}") for number in range(10)] == [False] * 10
+    assert [attempts.count("192.0.2.0") for _ in range(PER_MINUTE)] == [False] * (PER_MINUTE - 1) + [True]
+    assert not any(attempts.count("192.0.2.9") for _ in range(2 * PER_MINUTE))  # there was no room for it
+    monkeypatch.setattr("serve_app.auth.failed_attempts.WINDOW_S", 0.0)
+    assert not attempts.count("192.0.2.0")

@@ -11,7 +11,8 @@ import pytest
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.tokens import TokenGrant, TokenStore
 from serve_app.auth.usage import today
-from serve_app.backends.broker_memory import NEARLY_FULL, read_memory
+from serve_app.backends.broker_memory import NEARLY_FULL, MemoryWatch, read_memory
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerFullError, OverloadedError
 from serve_app.generation.executor import TaskExecutor
@@ -258,5 +259,18 @@ def test_usage_is_counted_once_when_there_is_room_again(
         await usage._write()
         keys = [ingress.keys.usage(token, today()) for token in tokens]
         assert {await ingress.redis.hget(key, "requests") for key in keys} == {"1"}
+
+    at(scenario)
+
+
+def test_a_broker_that_was_nearly_full_and_is_away_refuses_nothing(at: Callable[..., None], tmp_path: Path) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        watch = MemoryWatch(ingress.redis)
+        await make_full(ingress)
+        assert await watch.is_nearly_full()
+        async with connect(BrokerSettings(url="unix:///nothing/here.sock", timeout_s=1), tmp_path) as away:
+            watch._redis = away
+            assert not await watch.is_nearly_full()
 
     at(scenario)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deployments.errors import NoFaceError
+from deployments.errors import DeadlineError, NoFaceError, UnsafeImageError
 from deployments.types import Photo
 from serve_app.auth.tokens import UNLIMITED, Token
 from serve_app.auth.usage import usage_of
@@ -443,6 +443,20 @@ def test_a_token_has_only_so_many_images_made_a_day_by_all_ingresses(at: Callabl
             with pytest.raises(RateLimitError, match="of which 0 are left"):
                 await one.send(ann, celery=celery).answer
         assert (await other.send(limited("bob", images_per_day=5)).answer).status == "SUCCESS"
+
+    at(scenario)
+
+
+@pytest.mark.parametrize(
+    "late", [DeadlineError("late"), UnsafeImageError("withheld")], ids=lambda error: type(error).__name__
+)
+def test_an_image_that_was_drawn_for_nobody_counts_for_its_day(at: Callable[..., None], late: Exception) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ann, ingress = limited(images_per_day=1), make(late, "picture")
+        with pytest.raises(type(late)):
+            await ingress.send(ann).answer
+        with pytest.raises(RateLimitError):
+            await ingress.send(ann).answer
 
     at(scenario)
 

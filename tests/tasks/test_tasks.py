@@ -22,7 +22,7 @@ from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.generation.envelope import envelope_of
 from serve_app.generation.executor import failure_outcome
-from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Keys, Outcome
+from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Keys, Outcome, Webhook
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from tests.support.brokers import PROGRAMS, servers_of, valkey_server
@@ -600,6 +600,24 @@ def test_of_one_owners_failures_the_newest_are_kept_and_all_that_was_made(
         assert await store.create(task("again", key="key4"), "STARTED", "body") == "answered4"
         assert not await store.knows(task(key="key0"))
         assert await store.create(task("again", key="key0"), "STARTED", "body") == "again"
+
+    at(scenario)
+
+
+def test_a_failure_whose_webhook_is_due_is_kept_for_it(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.tasks.store.MAX_FAILURES", 1)
+
+    async def scenario(office: Office) -> None:
+        store = office.store("a")
+        webhook = Webhook(url="https://example.org/hook", base_url="http://service")
+        for name in ("first", "second", "third"):
+            await store.create(task(name).model_copy(update={"webhook": webhook}), "PENDING")
+            await store.enqueue(name)
+            await store.cancel(name)
+        records = [await store.get(name) for name in ("first", "second", "third")]
+        assert [record.task.webhook for record in records if record] == [webhook] * 3
 
     at(scenario)
 

@@ -11,7 +11,8 @@ const TOKEN = "face-avatar-token";
 const TASK = "face-avatar-task";
 const PHOTO_ERRORS = ["Image URL Error", "Face Consistent Error"];
 const COPIED_MS = 1500;
-const OTHER_TOKEN = "This link brings another token. Its owner can see what you make with it. Use it instead of yours?";
+const LOOPBACK = ["127.0.0.1", "[::1]", "localhost"];
+const FOREIGN_TOKEN = "This link brings a token. Whoever it belongs to can see what you make with it. Use it?";
 
 const $ = (id) => document.getElementById(id);
 const page = { api: new Api(takeToken()), task: null, busy: false };
@@ -26,13 +27,15 @@ const form = new SettingsForm(refresh);
 const results = new Results((seed) => form.useSeed(seed));
 
 /** From the address, where the command line put it; or from this tab. It does not stay in the address.
- *  Whoever sends a link with their own token could read what is made with it, so it replaces none unasked. */
+ *  Whoever sends a link with their own token could read what is made with it, so it is taken unasked only where the
+ *  service runs on this machine, in a tab that has no other one. */
 function takeToken() {
   const own = sessionStorage.getItem(TOKEN) ?? "";
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (!given) return own;
   history.replaceState(null, "", location.pathname);
-  if (own && own !== given && !confirm(OTHER_TOKEN)) return own;
+  const isOurs = own === given || (!own && LOOPBACK.includes(location.hostname));
+  if (!isOurs && !confirm(FOREIGN_TOKEN)) return own;
   sessionStorage.setItem(TOKEN, given);
   return given;
 }
