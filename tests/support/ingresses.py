@@ -27,7 +27,7 @@ from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from tests.support.pipelines import PIXELS, Pipeline
 
-LEASE_S = 0.5
+LEASE_S = 1.0
 PREFIX = "test"
 KEYED = Caller("ann", "key")
 

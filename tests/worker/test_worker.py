@@ -33,7 +33,7 @@ from tests.support.polling import eventually
 from tests.support.stores import exists
 from tests.support.tasks import task
 
-LEASE_S = 0.5
+LEASE_S = 1.0
 
 
 class Shop:
