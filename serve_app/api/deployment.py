@@ -15,7 +15,6 @@ from serve_app.auth.tokens import OwnToken
 from serve_app.generation.container import Container
 from serve_app.generation.service import AvatarService
 from serve_app.pipeline.cold_start import StageMonitor, fetch_stage_states
-from serve_app.tasks.stream import TaskQueue
 
 
 class AvatarIngress:
@@ -34,7 +33,6 @@ class AvatarIngress:
     ) -> None:
         container = Container.of(settings, embedder, generator, remover)
         self._settings = settings
-        queue = TaskQueue(container.redis, container.keys, container.lease_owner)
         self._stages = StageMonitor(
             functools.partial(fetch_stage_states, serve.get_replica_context().app_name),
             [handle.deployment_name for handle in (embedder, generator, remover)],
@@ -44,7 +42,7 @@ class AvatarIngress:
             settings.admission.cold_start_s,
         )
         self._stages.start()
-        self._service = AvatarService(settings, container, queue, self._stages)
+        self._service = AvatarService(settings, container, self._stages)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
         self._access = Access(container.redis, container.keys, settings.tokens, self._service.usage, container.use, own)
 

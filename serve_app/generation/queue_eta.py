@@ -6,9 +6,10 @@ from typing import NamedTuple
 from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError
 from serve_app.generation.envelope import QueuePosition
 from serve_app.generation.settings import GenerationSettings
-from serve_app.tasks.models import Queued, Task, TaskRecord, Throughput
+from serve_app.tasks.models import Task, TaskRecord, Throughput
+from serve_app.tasks.queue_snapshot import QueueReader, QueueSnapshot
 from serve_app.tasks.store import TaskStore
-from serve_app.tasks.stream import Message, TaskQueue
+from serve_app.tasks.stream import Message
 
 
 class Forecast(NamedTuple):
@@ -16,6 +17,11 @@ class Forecast(NamedTuple):
 
     throughput: Throughput
     running: int
+
+    @classmethod
+    def of(cls, queue: QueueSnapshot) -> "Forecast | None":
+        """None without recent measurements."""
+        return None if queue.throughput is None else cls(queue.throughput, queue.running)
 
     def start_s(self, position: int) -> float:
         """Seconds until the task at a position (1 is next) starts: each task that ends makes room for one."""
@@ -34,7 +40,7 @@ class Forecast(NamedTuple):
 class QueueEta:
     """Estimates by recent worker throughput, and by the progress that the generator reports."""
 
-    def __init__(self, settings: GenerationSettings, tasks: TaskStore, queue: TaskQueue) -> None:
+    def __init__(self, settings: GenerationSettings, tasks: TaskStore, queue: QueueReader) -> None:
         self._settings = settings
         self._tasks = tasks
         self._queue = queue
@@ -44,14 +50,15 @@ class QueueEta:
 
         A repeat of a queued task is never refused. Raises: RateLimitError; OverloadedError; BrokerError.
         """
-        queued, forecast = await self._tasks.queued_of(task.owner), await self._forecast()
+        queue = await self._queue.snapshot(task.owner)
+        queued, forecast = queue.queued, Forecast.of(queue)
         retry_after_s = self._settings.admission.retry_after_s
         if most and queued.tasks >= most:
             message = f"{queued.tasks} tasks of this token are in the queue; it may have {most}."
             refusal: OverloadedError = RateLimitError(message, retry_after_s)
-        elif await self._queue.length() >= self._settings.queue.max_tasks:
+        elif queue.length >= self._settings.queue.max_tasks:
             refusal = OverloadedError("The queue is full.", forecast.retry_after_s() if forecast else retry_after_s)
-        elif forecast and (late_s := await self._done_s(task, queued, forecast) - task.request.deadline_s) > 0:
+        elif forecast and (late_s := _done_s(task, queue, forecast) - task.request.deadline_s) > 0:
             message = "The queue is so long that this would not be done by its deadline."
             refusal = OverloadedError(message, forecast.retry_after_s(late_s))
         else:
@@ -59,27 +66,16 @@ class QueueEta:
         if not await self._tasks.knows(task):
             raise refusal
 
-    async def _done_s(self, task: Task, queued: Queued, forecast: Forecast) -> float:
-        """Seconds until a task that is queued now would be done."""
-        takes_turns = task.request.priority == "normal" and queued.next_one == "low"
-        position = await self._queue.next_position("low" if takes_turns else task.request.priority)
-        if takes_turns:  # its owner has queued tasks already: they alternate with those of other owners
-            position = min(position, queued.tasks * await self._queue.next_position("normal"))
-        return forecast.done_s(position, task.request.batch)
-
-    async def _forecast(self) -> Forecast | None:
-        """None without recent measurements."""
-        throughput = await self._tasks.throughput()
-        return None if throughput is None else Forecast(throughput, await self._queue.running())
-
     async def position(self, record: TaskRecord) -> QueuePosition:
         """The position and ETA of an unfinished task. Raises: BrokerError."""
         position, request, task_id = 0, record.task.request, record.task.task_id
-        if record.status == "PENDING" and record.message_id is not None:
-            position = await self._queue.position(Message(record.message_id, task_id, record.priority))
-            before = await self._tasks.own_tasks_ahead(task_id, record.task.owner) if position else None
-            if before is not None:
-                position = min(position, (before + 1) * await self._queue.next_position("normal"))
+        waits = record.status == "PENDING" and record.message_id is not None
+        message = Message(record.message_id or "", task_id, record.priority) if waits else None
+        queue = await self._queue.snapshot(record.task.owner, message)
+        if message is not None:
+            position = queue.position(record.priority)
+            if position and queue.own_ahead is not None:
+                position = min(position, (queue.own_ahead + 1) * queue.next_position("normal"))
         reported = await self._tasks.progress(task_id) if record.status == "STARTED" else {}
         drawing = {index: image for index, image in reported.items() if index not in record.avatars}
         if (
@@ -88,7 +84,16 @@ class QueueEta:
             # Once the first image of a task is done, its others only wait for each other.
             waiting = 0 if record.images_done else min(image.queue_position for image in drawing.values())
             return QueuePosition(waiting, round(max(image.eta_s for image in drawing.values()), 1), drawing)
-        forecast = await self._forecast()
+        forecast = Forecast.of(queue)
         if forecast is None:
             return QueuePosition(position, None, drawing)
         return QueuePosition(position, round(forecast.done_s(position, request.batch - record.images_done), 1), drawing)
+
+
+def _done_s(task: Task, queue: QueueSnapshot, forecast: Forecast) -> float:
+    """Seconds until a task that is queued now would be done."""
+    takes_turns = task.request.priority == "normal" and queue.queued.next_one == "low"
+    position = queue.next_position("low" if takes_turns else task.request.priority)
+    if takes_turns:  # its owner has queued tasks already: they alternate with those of other owners
+        position = min(position, queue.queued.tasks * queue.next_position("normal"))
+    return forecast.done_s(position, task.request.batch)

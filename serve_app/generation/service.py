@@ -37,7 +37,7 @@ from serve_app.schemas.responses import Envelope, Status
 from serve_app.tasks.change_stream import ChangeStream
 from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, task_files
-from serve_app.tasks.stream import TaskQueue
+from serve_app.tasks.queue_snapshot import QueueReader
 
 REPEAT_POLL_S = 0.2  # between reads of the first request's record by a repeat
 CLOSE_TIMEOUT_S = 10
@@ -49,9 +49,7 @@ log = logging.getLogger(__name__)
 class AvatarService:
     """Turns a validated request into the record of a finished or a queued task."""
 
-    def __init__(
-        self, settings: GenerationSettings, container: Container, queue: TaskQueue, stages: StageMonitor | None = None
-    ) -> None:
+    def __init__(self, settings: GenerationSettings, container: Container, stages: StageMonitor | None = None) -> None:
         """Without `stages`, all stages count as having replicas."""
         self.catalog = container.catalog
         self.results = container.results
@@ -66,7 +64,7 @@ class AvatarService:
         self._signing_key = container.signing_key
         self.changes = ChangeStream(container.redis, container.keys)
         self._memory = MemoryWatch(container.redis)
-        self._queue_eta = QueueEta(settings, container.tasks, queue)
+        self._queue_eta = QueueEta(settings, container.tasks, QueueReader(container.redis, container.keys))
         self._leases = Leases(container.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         self._decoder = PhotoDecoder(settings.photo, settings.decoder, self._use)
@@ -262,8 +260,8 @@ class AvatarService:
         ):
             photo = await self._photo(request.file_url, task.owner)
             await self.results.put(photo_key(task.task_id), await asyncio.to_thread(pack_photo, photo))
-            await self._tasks.enqueue(task.task_id, behind=self._use.is_flooding(task.owner))
-        return await self._record(task.task_id)
+            record = await self._tasks.enqueue(task.task_id, behind=self._use.is_flooding(task.owner))
+        return record or await self._record(task.task_id)
 
     async def preflight(self, source: PhotoSource, owner: str) -> Preflight:
         """The faces of a photo, and whether it would be accepted. Leaves no record, and scales no generator up.

@@ -150,11 +150,11 @@ redis.call('SET', lease, lease_owner, 'PX', ARGV[6])
 return task_id .. ' ' .. ARGV[9]
 """
 
-# ARGV: among the tasks of low priority: 0 or 1
+# ARGV: among the tasks of low priority: 0 or 1. The fields of the record, or none.
 ENQUEUE = """
-if status ~= 'PENDING' or not leased() then return 0 end
+if status ~= 'PENDING' or not leased() then return {} end
 to_queue(ARGV[4] == '1' and 'low' or lane())
-return 1
+return redis.call('HGETALL', record)
 """
 
 # ARGV: lease_ms, status to set

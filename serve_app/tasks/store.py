@@ -28,11 +28,9 @@ from serve_app.tasks.models import (
     Delivery,
     Keys,
     Outcome,
-    Queued,
     StoredAvatar,
     Task,
     TaskRecord,
-    Throughput,
     record_from,
     without_long_texts,
 )
@@ -94,25 +92,13 @@ class TaskStore:
         fields, leased = await pipe.hgetall(self._keys.record(task_id)).exists(self._keys.lease(task_id)).execute()
         return record_from(fields, is_leased=bool(leased)) if fields else None
 
-    async def enqueue(self, task_id: str, *, behind: bool = False) -> bool:
-        """Queue a task that this process has leased, and release it; false where it was cancelled meanwhile.
+    async def enqueue(self, task_id: str, *, behind: bool = False) -> TaskRecord | None:
+        """Queue a task that this process has leased, and release it; None where it was cancelled meanwhile.
 
         `behind`: among the tasks of low priority, because its owner floods the service.
         """
-        return bool(await self._run(scripts.ENQUEUE, task_id, int(behind)))
-
-    async def queued_of(self, owner: str) -> Queued:
-        """The unfinished queued tasks of an owner."""
-        pipe: Any = self._redis.pipeline(transaction=False)
-        queued = self._keys.open_of(owner)
-        pipe.zremrangebyscore(queued, "-inf", time.time() - MAX_OPEN_S).zcard(queued).exists(self._keys.line(owner))
-        _lost, tasks, in_line = await pipe.execute()
-        return Queued(int(tasks), "low" if in_line else "normal")
-
-    async def own_tasks_ahead(self, task_id: str, owner: str) -> int | None:
-        """How many tasks of its owner precede one that waits for its owner's turn; None where it does not."""
-        rank: Any = await self._redis.zrank(self._keys.later(owner), task_id)
-        return None if rank is None else int(rank)
+        fields: Any = await self._run(scripts.ENQUEUE, task_id, int(behind))
+        return record_from(dict(zip(fields[::2], fields[1::2], strict=True)), is_leased=False) if fields else None
 
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
         """Lease a task, to run it (STARTED) or to put it into the queue (PENDING)."""
@@ -217,11 +203,6 @@ class TaskStore:
         """Record an attempt; the next one is at `again_at` (unix seconds), None where there is none."""
         again = "" if again_at is None else again_at
         await self._run(scripts.DELIVERED, task_id, delivery.model_dump_json(), again)
-
-    async def throughput(self) -> Throughput | None:
-        """Recent worker throughput; None without recent measurements."""
-        task_s, image_s = await self._redis.hmget(self._keys.throughput, "task_s", "image_s")
-        return Throughput(float(task_s), float(image_s)) if task_s and image_s else None
 
     async def forget_avatars(self, record: TaskRecord) -> None:
         """Delete the avatars from the record of a finished task."""

@@ -23,12 +23,8 @@ GROUP = "workers"
 LEASE_MARGIN_S = 0.5
 SWEEPS = 8  # for messages of dead workers, in the time of a lease
 NORMAL_IN_A_ROW = 7
-MAX_POSITION = 1000  # counting stops there
 GONE_CONSUMER_S = 3600
 FIRST = "0-0"
-
-# KEYS: stream; ARGV: first, last, at most. Counted in Redis: returning the entries would send up to a thousand of them.
-COUNT = "return #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])"
 
 
 class Message(NamedTuple):
@@ -47,7 +43,6 @@ class TaskQueue:
         self._streams: dict[Priority, str] = {"normal": keys.queue, "low": keys.low_queue}
         self._consumer = consumer
         self._lease_s = lease_s
-        self._count = redis.register_script(COUNT)
         self._normal_in_a_row = 0
         self._next_sweep = 0.0
         # Where the next sweep of a stream continues: XAUTOCLAIM scans ten pending messages for each that it may take.
@@ -92,19 +87,6 @@ class TaskQueue:
     async def length(self) -> int:
         """The number of tasks that wait or run."""
         return sum([int(await self._redis.xlen(stream)) for stream in self._streams.values()])
-
-    async def running(self) -> int:
-        """The number of tasks that workers have taken."""
-        return sum([int((await self._group(priority))["pending"]) for priority in self._streams])
-
-    async def position(self, message: Message) -> int:
-        """1 is next, 0 was delivered to a worker. Messages that come later may still pass one of low priority."""
-        position = await self._waiting(message.priority, message.message_id)
-        return await self._in_both_streams(position, message.priority) if position else 0
-
-    async def next_position(self, priority: Priority) -> int:
-        """The position of a message that is queued now."""
-        return await self._in_both_streams(await self._waiting(priority, "+") + 1, priority)
 
     async def lost(self, messages: Sequence[Message]) -> list[Message]:
         """Those of the messages that no worker will get: they neither wait nor are pending."""
@@ -163,19 +145,6 @@ class TaskQueue:
             if entries:
                 return [_message(entry, priority) for entry in entries]
         return []
-
-    async def _waiting(self, priority: Priority, last: str) -> int:
-        """The number of undelivered messages up to `last`."""
-        first = f"({await self._last_delivered(priority)}"
-        count: Any = await self._count([self._streams[priority]], [first, last, MAX_POSITION])
-        return int(count)
-
-    async def _in_both_streams(self, position: int, priority: Priority) -> int:
-        """The position in the whole queue of a message by that in its own stream."""
-        if priority == "low":
-            return position + min(position * NORMAL_IN_A_ROW, await self._waiting("normal", "+"))
-        low_turns = (position - 1) // NORMAL_IN_A_ROW
-        return position + (min(low_turns, await self._waiting("low", "+")) if low_turns else 0)
 
     async def _last_delivered(self, priority: Priority) -> str:
         """The id of the last message that was delivered to a worker."""

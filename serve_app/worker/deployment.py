@@ -48,7 +48,7 @@ class AvatarWorker:
                 container.redis, container.keys, container.tasks, queue, container.results, settings.queue.dead_ttl_s
             ),
             Retention(container.redis, container.keys, container.tasks, container.results, settings.result_ttl_s),
-            QueueMetrics(container.redis, container.keys, container.tasks, queue),
+            QueueMetrics(container.redis, container.keys),
             CertificateMetrics(Provenance(settings.provenance, settings.broker, settings.data_dir)),
             self._webhooks,
         )

@@ -11,8 +11,7 @@ from redis.asyncio import Redis
 from serve_app.backends.broker_memory import read_memory
 from serve_app.generation.queue_eta import Forecast
 from serve_app.tasks.models import Keys
-from serve_app.tasks.store import TaskStore
-from serve_app.tasks.stream import TaskQueue
+from serve_app.tasks.queue_snapshot import QueueReader
 
 
 class QueueState(NamedTuple):
@@ -31,11 +30,10 @@ class QueueMetrics:
     name = "queue metrics"
     every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
 
-    def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, queue: TaskQueue) -> None:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._tasks = tasks
-        self._queue = queue
+        self._queue = QueueReader(redis, keys)
         self._count = metrics.Gauge("avatar_queue_tasks", "Queued tasks by state; dead: given up.", ("state",))
         self._webhooks = metrics.Gauge("avatar_webhooks_due", "Webhooks that are still to be called.")
         self._memory = metrics.Gauge("avatar_broker_memory_bytes", "Memory of the broker: used, max.", ("kind",))
@@ -56,14 +54,12 @@ class QueueMetrics:
 
     async def state(self) -> QueueState:
         """Raises: BrokerError."""
-        running, throughput = await self._queue.running(), await self._tasks.throughput()
-        waiting = max(0, await self._queue.length() - running)  # a task that was taken meanwhile counts as running
-        eta_s = None
-        if throughput is not None:
-            eta_s = Forecast(throughput, running).done_s(await self._queue.next_position("normal"), images=1)
+        queue = await self._queue.snapshot()
+        forecast = Forecast.of(queue)
+        eta_s = None if forecast is None else forecast.done_s(queue.next_position("normal"), images=1)
         return QueueState(
-            waiting=waiting,
-            running=running,
+            waiting=queue.length - queue.running,
+            running=queue.running,
             dead=int(await self._redis.zcard(self._keys.dead)),
             webhooks_due=int(await self._redis.zcard(self._keys.webhooks)),
             eta_s=eta_s,

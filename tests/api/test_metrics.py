@@ -176,7 +176,7 @@ def test_the_queue_is_seen_as_it_is(valkey: Path) -> None:
         async with connect(Settings().broker, valkey) as redis:
             keys = Keys("watched")
             tasks, queue = TaskStore(redis, keys, "holder", 60), TaskQueue(redis, keys, "worker")
-            watch = QueueMetrics(redis, keys, tasks, queue)
+            watch = QueueMetrics(redis, keys)
             states = [await watch.state()]
             for task_id in ("one", "two"):
                 await tasks.create(task(task_id), "PENDING")

@@ -24,7 +24,6 @@ from serve_app.schemas.requests import AvatarRequest
 from serve_app.settings import Settings
 from serve_app.tasks.models import Keys, Task, TaskRecord
 from serve_app.tasks.store import TaskStore
-from serve_app.tasks.stream import TaskQueue
 from tests.support.pipelines import PIXELS, Pipeline
 
 LEASE_S = 1.0
@@ -46,7 +45,7 @@ class Ingress:
         catalog = Catalog.read(settings.catalogs)
         runner = TaskExecutor(catalog, self.pipeline, self.tasks, use)  # type: ignore[arg-type]
         parts = Container(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, use)  # type: ignore[arg-type]
-        self.service = AvatarService(settings, parts, TaskQueue(redis, keys, name, LEASE_S))
+        self.service = AvatarService(settings, parts)
         self.access = Access(redis, keys, settings.tokens, self.service.usage, use, OwnToken(data_dir))
         self.gate = asyncio.Event()
         self.gate.set()

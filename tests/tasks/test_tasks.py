@@ -22,7 +22,8 @@ from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.generation.envelope import envelope_of
 from serve_app.generation.executor import failure_outcome
-from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Keys, Outcome, Webhook
+from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Keys, Outcome, Queued, Webhook
+from serve_app.tasks.queue_snapshot import QueueReader, QueueSnapshot
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
 from tests.support.brokers import PROGRAMS, servers_of, valkey_server
@@ -306,20 +307,15 @@ def test_what_is_handed_back_is_the_next_ones(at: Callable[[Scenario], None]) ->
 def test_the_position_counts_those_ahead(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         store, queue = office.store("a"), office.queue("a")
-        messages = []
         for name in "abc":
             await store.create(task(name, owner=name), "PENDING")
-            await store.enqueue(name)
-            record = await store.get(name)
-            assert record is not None
-            assert record.message_id is not None
-            messages.append(Message(record.message_id, name))
-        assert [await queue.position(message) for message in messages] == [1, 2, 3]  # before any worker was there
+            assert await store.enqueue(name) == await store.get(name)
+        assert [await position(office, name) for name in "abc"] == [1, 2, 3]  # before any worker was there
         await queue.take(1, 0.01)
         assert len(await queue.take(1, 1)) == 1
-        assert [await queue.position(message) for message in messages] == [0, 1, 2]
+        assert [await position(office, name) for name in "abc"] == [0, 1, 2]
         await store.cancel("b")
-        assert await queue.position(messages[2]) == 1
+        assert await position(office, "c") == 1
 
     at(scenario)
 
@@ -344,11 +340,23 @@ def test_tasks_of_low_priority_wait_for_the_others_but_for_a_turn_now_and_then(a
     at(scenario)
 
 
-async def position(office: Office, name: str) -> int:
+async def snapshot(office: Office, name: str) -> QueueSnapshot:
+    """The queue as it is for a task."""
     record = await office.store("x").get(name)
     assert record is not None
     assert record.message_id is not None
-    return await office.queue("x").position(Message(record.message_id, name, record.priority))
+    message = Message(record.message_id, name, record.priority)
+    return await QueueReader(office.redis, office.keys).snapshot(record.task.owner, message)
+
+
+async def position(office: Office, name: str) -> int:
+    record = await office.store("x").get(name)
+    assert record is not None
+    return (await snapshot(office, name)).position(record.priority)
+
+
+async def queued_of(office: Office, owner: str) -> Queued:
+    return (await QueueReader(office.redis, office.keys).snapshot(owner)).queued
 
 
 async def worked_off(office: Office, store: TaskStore) -> list[str]:
@@ -371,13 +379,13 @@ def test_an_owner_with_many_tasks_waiting_keeps_nobody_elses_back(at: Callable[[
             await queued(store, f"greedy{number:02}", owner="greedy")
         for number in range(3):
             await queued(store, f"modest{number}", owner="modest")
-        assert await store.queued_of("greedy") == (20, "low")
+        assert await queued_of(office, "greedy") == (20, "low")
         assert await position(office, "modest0") == 2
-        assert [await store.own_tasks_ahead(f"modest{number}", "modest") for number in range(3)] == [None, 0, 1]
+        assert [(await snapshot(office, f"modest{number}")).own_ahead for number in range(3)] == [None, 0, 1]
         order = await worked_off(office, store)
         assert order[:6] == ["greedy00", "modest0", "greedy01", "modest1", "greedy02", "modest2"]  # they take turns
         assert sorted(order[6:]) == [f"greedy{number:02}" for number in range(3, 20)]
-        assert await store.queued_of("greedy") == (0, "normal")
+        assert await queued_of(office, "greedy") == (0, "normal")
         assert await office.queue("a").length() == 0
 
     at(scenario)
