@@ -58,7 +58,7 @@ class QueueMetrics:
         forecast = Forecast.of(queue)
         eta_s = None if forecast is None else forecast.done_s(queue.next_position("normal"), images=1)
         return QueueState(
-            waiting=queue.length - queue.running,
+            waiting=max(0, queue.length - queue.running),  # a cancelled task counts as running until its worker lets go
             running=queue.running,
             dead=int(await self._redis.zcard(self._keys.dead)),
             webhooks_due=int(await self._redis.zcard(self._keys.webhooks)),

@@ -194,6 +194,22 @@ def test_the_queue_is_seen_as_it_is(valkey: Path) -> None:
     assert over.dead == 1
 
 
+def test_no_task_waits_while_a_worker_still_has_one_that_was_cancelled(valkey: Path) -> None:
+    async def scenario() -> QueueState:
+        async with connect(Settings().broker, valkey) as redis:
+            keys = Keys("cancelled")
+            tasks, queue = TaskStore(redis, keys, "holder", 60), TaskQueue(redis, keys, "worker")
+            await queue.take(1, wait_s=0.01)
+            await tasks.create(task("one"), "PENDING")
+            await tasks.enqueue("one")
+            assert len(await queue.take(1, wait_s=1)) == 1
+            await tasks.cancel("one")
+            return await QueueMetrics(redis, keys).state()
+
+    state = asyncio.run(scenario())
+    assert (state.waiting, state.running) == (0, 1)
+
+
 def test_the_parts_of_a_cold_start_add_up_and_need_no_ray() -> None:
     start = ColdStart()
     for _ in range(2):
