@@ -71,7 +71,7 @@ class QueueEta:
         position, request, task_id = 0, record.task.request, record.task.task_id
         waits = record.status == "PENDING" and record.message_id is not None
         message = Message(record.message_id or "", task_id, record.priority) if waits else None
-        queue = await self._queue.snapshot(record.task.owner, message)
+        queue = await self._queue.snapshot(record.task.owner, message, positions=waits)
         if message is not None:
             position = queue.position(record.priority)
             if position and queue.own_ahead is not None:

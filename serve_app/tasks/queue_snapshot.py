@@ -15,7 +15,7 @@ MAX_POSITION = 1000  # counting stops there
 
 # KEYS: the streams of normal and low priority, throughput, and of one owner: its unfinished queued tasks, the one that
 # waits in line, those behind it. ARGV: group, at most, unix time before which an unfinished task was lost; of the task
-# whose position is asked for: its message and priority or '', and its id.
+# whose position is asked for: its message and priority or '', and its id. 1: positions are asked for, 0: only the rest.
 SNAPSHOT = """
 local normal, low, throughput, of_owner, line, later = unpack(KEYS)
 local group, most = ARGV[1], ARGV[2]
@@ -37,15 +37,18 @@ end
 
 local normal_pending, normal_last = delivered(normal)
 local low_pending, low_last = delivered(low)
-local ahead = false
+local paces = redis.call('HMGET', throughput, 'task_s', 'image_s')
+local ahead, normal_waiting, low_waiting = false, 0, 0
 if ARGV[4] ~= '' then
     ahead = ARGV[5] == 'low' and count(low, low_last, ARGV[4]) or count(normal, normal_last, ARGV[4])
 end
+if ARGV[7] == '1' and (ahead or paces[1]) then  -- counting a thousand takes a millisecond
+    normal_waiting, low_waiting = count(normal, normal_last, '+'), count(low, low_last, '+')
+end
 redis.call('ZREMRANGEBYSCORE', of_owner, '-inf', ARGV[3])
-local paces = redis.call('HMGET', throughput, 'task_s', 'image_s')
 return {
     redis.call('XLEN', normal) + redis.call('XLEN', low), normal_pending + low_pending,
-    count(normal, normal_last, '+'), count(low, low_last, '+'), ahead,
+    normal_waiting, low_waiting, ahead,
     redis.call('ZRANK', later, ARGV[6]), redis.call('ZCARD', of_owner), redis.call('EXISTS', line), paces[1], paces[2],
 }
 """
@@ -92,13 +95,20 @@ class QueueReader:
         self._keys = keys
         self._read = redis.register_script(ALLOW_OOM + SNAPSHOT)
 
-    async def snapshot(self, owner: str = "", message: Message | None = None) -> QueueSnapshot:
-        """The queue, with what concerns this owner and this message of a task of it. Raises: BrokerError."""
+    async def snapshot(
+        self, owner: str = "", message: Message | None = None, *, positions: bool = True
+    ) -> QueueSnapshot:
+        """The queue, with what concerns this owner and this message of a task of it.
+
+        What waits is counted only for `positions`, where a message or a forecast needs it; else it is 0.
+        Raises: BrokerError.
+        """
         keys = self._keys
         streams, of_owner = (keys.queue, keys.low_queue), (keys.open_of(owner), keys.line(owner), keys.later(owner))
         asked = ("", "", "") if message is None else (message.message_id, message.priority, message.task_id)
         answer: Any = await self._read(
-            [*streams, keys.throughput, *of_owner], [GROUP, MAX_POSITION, time.time() - MAX_OPEN_S, *asked]
+            [*streams, keys.throughput, *of_owner],
+            [GROUP, MAX_POSITION, time.time() - MAX_OPEN_S, *asked, int(positions)],
         )
         length, running, normal_waiting, low_waiting, ahead, own_ahead, tasks, in_line, task_s, image_s = answer
         return QueueSnapshot(
