@@ -17,6 +17,7 @@ from serve_app.photos.urls import (
     describe_url,
     is_base64,
     is_data_url,
+    named_type,
     plain_data_url,
 )
 
@@ -64,9 +65,8 @@ class PhotoSource:
                 data = decode_data_url(url, len(url))
             self._content = data
             self._url_head, self._url_end = url[: url.find(",") + 1], url[-4:]
-            self.description = describe_url(url)
-            if not url[:32].lower().startswith("data:image/") or url.startswith("data:image/*"):
-                self.description = _describe(data)
+            media_type = named_type(url) or f"image/{kind_of(data)}"
+            self.description = f"data:{media_type} ({len(data)} bytes)"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PhotoSource) and self._content == other._content

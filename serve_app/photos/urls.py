@@ -183,6 +183,12 @@ def plain_data_url(url: str) -> str:
     return url[:start] + (text + b"=" * (-len(text) % 4)).decode()
 
 
+def named_type(url: str) -> str:
+    """The media type that a data URL names; empty for one that leaves open what it is, and without one."""
+    media_type = _DataHeader.of(url).media_type or ""
+    return "" if media_type in _ANY_TYPE else media_type
+
+
 def is_base64(text: str) -> bool:
     """Whether a text is base64 and no URL, by its first characters: a host has a dot or is short."""
     return _BASE64_START.match(text) is not None and not re.search(r"[.:]", text[:256])
