@@ -48,6 +48,7 @@ class _Bars:
         self._images: list[TaskID] = []
 
     def show(self, task: Task) -> None:
+        """Update the bars: one for the task, and one for each image once its steps are known."""
         progress = task.progress
         self.progress.update(self._task, description=state(task))
         if progress is None or not progress.steps or not progress.images:

@@ -106,6 +106,7 @@ class _Response(contextlib.ExitStack):
     """The response that a flow is reading; the next one closes it."""
 
     def open(self, pool: httpx.Client, step: Send) -> Outcome:
+        """Send a request; its whole answer, the head of one that streams, or the error of the connection."""
         self.close()
         try:
             response = self.enter_context(pool.stream(**_request(step)))
@@ -121,6 +122,7 @@ class _Response(contextlib.ExitStack):
         return body.answer()
 
     def read(self) -> bytes | httpx.RequestError | None:
+        """The next part of an answer that streams; None at its end."""
         try:
             return next(self._chunks, None)
         except httpx.RequestError as error:
@@ -129,6 +131,7 @@ class _Response(contextlib.ExitStack):
 
 class _AsyncResponse(contextlib.AsyncExitStack):
     async def open(self, pool: httpx.AsyncClient, step: Send) -> Outcome:
+        """As `_Response.open`."""
         await self.aclose()
         try:
             response = await self.enter_async_context(pool.stream(**_request(step)))
@@ -144,6 +147,7 @@ class _AsyncResponse(contextlib.AsyncExitStack):
         return body.answer()
 
     async def read(self) -> bytes | httpx.RequestError | None:
+        """As `_Response.read`."""
         try:
             return await anext(self._chunks, None)
         except httpx.RequestError as error:

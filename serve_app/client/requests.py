@@ -212,6 +212,7 @@ class _FollowState:
 
     @property
     def finished(self) -> bool:
+        """Whether the last known state is final; false before the first one."""
         return self.task is not None and self.task.finished
 
     def update(self, task: Task) -> Flow[None]:

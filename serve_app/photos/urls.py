@@ -235,6 +235,7 @@ class _DataHeader(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> "_DataHeader":
+        """The header of a data URL; of a broken one what can be read of it. Raises nothing."""
         comma = url.find(",", 5)
         end = len(url) if comma < 0 else comma + 1
         media_type, *parameters = unquote(url[5 : end - (comma >= 0)][:1024]).lower().split(";")
