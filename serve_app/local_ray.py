@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from serve_app.backends.private_folder import ensure_private_folder, short_folder
@@ -66,6 +66,8 @@ def _private_environment(data_dir: Path) -> dict[str, str | None]:
 
 def _start(folder: Path) -> str:
     """Raises: StartError."""
+    # Threads of Serve's handles outlive this Ray; their next call would start another one, in the folder that goes.
+    auto_init_hook.enable_auto_connect = False
     try:
         context = ray.init(
             address="local",  # never RAY_ADDRESS, which may name an unrelated cluster

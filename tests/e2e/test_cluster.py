@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
+from ray.exceptions import RaySystemError
 
 from loadtest.bench import overload, scaling
 from serve_app.launcher import DRAIN_TIMEOUT_S, ServiceOptions, free_port, run_service
@@ -38,6 +39,7 @@ def test_overload_is_answered_with_nothing_but_what_it_may_be_answered_with(monk
     ],
     ids=len,
 )
+@pytest.mark.ray
 def test_a_burst_brings_a_second_replica_of_a_stage(tmp_path: Path, stages: tuple[str, ...]) -> None:
     # In a process of its own: the handles of Serve that it calls go on reporting to a controller after Ray has ended.
     figures = tmp_path / "scaling.json"
@@ -65,5 +67,7 @@ def test_a_service_that_ends_amid_a_request_longer_than_its_drain_leaves_no_ray_
             connection, _ = photos.accept()
         connection.close()
         assert isinstance(asked.exception(), httpx.TransportError)
+    with pytest.raises(RaySystemError):
+        ray.put(1)  # as threads of Serve's handles call Ray after it; another one would start
     assert not ray.is_initialized()
     assert set(threading.enumerate()) <= before
