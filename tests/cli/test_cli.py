@@ -401,33 +401,6 @@ def test_an_interrupted_start_leaves_no_process_behind(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_second_start_goes_on_with_the_same_token_and_results(tmp_path: Path, poll: Callable[..., Any]) -> None:
-    data = tmp_path / "data"
-    paths, tokens = [], []
-    for _ in range(2):
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        command = [str(BIN / "face-avatar"), "serve", "--port", str(port), "--data-dir", str(data)]
-        with running(command, tmp_path) as process:
-            poll(lambda url=url: answers(url), START_S)
-            token = (data / "token").read_text().strip()
-            tokens.append(token)
-            envelope = make(url, token).json()
-            assert envelope["status"] == "SUCCESS", envelope
-            paths.append(envelope["output"]["result"][0].removeprefix(url))
-            for path in paths:
-                assert httpx.get(url + path).status_code == 200
-            refused = make(url, token, file_url=f"{url}/healthz")
-            assert (refused.status_code, refused.json()["error"]) == (422, "Image URL Error")
-            family = psutil.Process(process.pid).children(recursive=True)
-            os.killpg(process.pid, signal.SIGINT)  # as ctrl-C in a terminal does
-            assert process.wait(STOP_S) == 0
-            poll(lambda family=family: not any(member.is_running() for member in family))
-    assert tokens[0] == tokens[1]
-
-
-@pytest.mark.slow
-@pytest.mark.ray
 def test_serve_run_takes_the_same_config(tmp_path: Path, poll: Callable[..., Any]) -> None:
     config = yaml.safe_load(CONFIG.read_text())
     port = free_port()
