@@ -56,8 +56,8 @@ def test_on_the_cpu_the_bars_are_about_the_best_of_all() -> None:
 
 
 def test_the_mix_is_the_same_whatever_the_rate() -> None:
-    extent = Extent(images=40, load=0.8, seed=3)
-    slow, fast = mix("512", extent, 1.0), mix("512", extent, 4.0)
+    extent = Extent(images=120, rounds=3, load=0.8, seed=3)
+    slow, fast = mix("512", extent, 1.0, 2), mix("512", extent, 4.0, 2)
     assert [arrival.steps for arrival in slow] == [arrival.steps for arrival in fast]
     assert [arrival.at_s for arrival in slow] == pytest.approx([4 * arrival.at_s for arrival in fast])
     assert {arrival.steps for arrival in slow} == set(STEPS["512"])
@@ -128,15 +128,22 @@ def test_the_picture_is_valid_and_names_every_server() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("images", [pytest.param(2, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.long)])
-def test_all_servers_draw_what_they_are_asked_for(tmp_path: Path, images: int) -> None:
-    line = [sys.executable, "-m", "loadtest.bench.peers", "--model", "512", "--images", str(images)]
+@pytest.mark.parametrize(
+    "extent",
+    [
+        pytest.param(Extent(images=2, rounds=1, load=0.8, seed=0), marks=pytest.mark.slow, id="short"),
+        pytest.param(Extent(images=6, rounds=2, load=0.8, seed=0), marks=pytest.mark.long, id="long"),
+    ],
+)
+def test_all_servers_draw_what_they_are_asked_for(tmp_path: Path, extent: Extent) -> None:
+    line = [sys.executable, "-m", "loadtest.bench.peers", "--model", "512"]
+    line += ["--images", str(extent.images), "--rounds", str(extent.rounds)]
     files = ["--json", str(tmp_path / "peers.json"), "--plot", str(tmp_path / "peers.svg")]
     done = subprocess.run(line + files, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (comparison,) = json.loads((tmp_path / "peers.json").read_text())["comparisons"]
     assert comparison["saturated"].keys() == comparison["mixed"].keys() == SERVERS.keys()
-    steps = [arrival.steps for arrival in mix("512", Extent(images, 0.8, 0), 1.0)]
+    steps = [arrival.steps for number in range(extent.rounds) for arrival in mix("512", extent, 1.0, number)]
     for runs in (comparison["saturated"], comparison["mixed"]):
         for run in runs.values():
             assert run["steps"] == steps

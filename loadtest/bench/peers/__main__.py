@@ -11,8 +11,9 @@ file by a second request, which is included.
 `--model cpu` runs the embedded model, with diffusers' pipeline for the peers; `--model 512` replaces the UNet of all by
 one that sleeps as long as a GPU takes at 512x512 pixels: (14 + 6 B) ms for B images.
 
-First each server is saturated, one after the other. Then each gets the same requests at the same times, drawn from one
-seed, at `--load` of the throughput of the better of the two servers that batch.
+First each server is saturated. Then each gets the same requests at the same times, drawn from one seed, at `--load` of
+the throughput of the better of the two servers that batch. They take turns, one after the other, in `--rounds`: the
+speed of a machine changes, and all get their share of its moods.
 """
 
 import argparse
@@ -41,9 +42,10 @@ VERSIONS = ("face-avatar", "ray", "litserve", "fastapi", "torch", "diffusers")
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The extent: `images` of each server under each load."""
+    """The extent: `images` of each server under each load, in as many equal rounds."""
 
     images: int
+    rounds: int
     load: float
     seed: int
 
@@ -72,15 +74,27 @@ class Comparison:
 
 def compare(model: str, extent: Extent, console: Console) -> Comparison:
     """Raises: PeerError."""
-    saturated = {name: told(console, name, measure(name, model, mix(model, extent, 1), IN_FLIGHT)) for name in SERVERS}
+    saturated = in_rounds(model, extent, console, per_s=1, in_flight=IN_FLIGHT)
     per_s = extent.load * max(saturated[name].images_per_s for name in BATCHING)
-    mixed = {name: told(console, name, measure(name, model, mix(model, extent, per_s))) for name in SERVERS}
-    return Comparison(model, per_s, saturated, mixed)
+    return Comparison(model, per_s, saturated, in_rounds(model, extent, console, per_s))
 
 
-def mix(model: str, extent: Extent, per_s: float) -> list[Arrival]:
-    """The same step counts in the same order for every rate."""
-    return poisson(extent.images, per_s, np.random.default_rng(extent.seed), STEPS[model])
+def in_rounds(
+    model: str, extent: Extent, console: Console, per_s: float, in_flight: int | None = None
+) -> dict[str, Measured]:
+    """Every server by name; in each round all of them get the same requests. Raises: PeerError."""
+    found: dict[str, list[Measured]] = {name: [] for name in SERVERS}
+    for number in range(extent.rounds):
+        arrivals = mix(model, extent, per_s, number)
+        for name, rounds in found.items():
+            rounds.append(told(console, name, measure(name, model, arrivals, in_flight)))
+    return {name: Measured.of_rounds(rounds) for name, rounds in found.items()}
+
+
+def mix(model: str, extent: Extent, per_s: float, number: int) -> list[Arrival]:
+    """Of one round: the same step counts in the same order for every rate."""
+    random = np.random.default_rng((extent.seed, number))
+    return poisson(extent.images // extent.rounds, per_s, random, STEPS[model])
 
 
 def told(console: Console, name: str, measured: Measured) -> Measured:
@@ -92,13 +106,15 @@ def told(console: Console, name: str, measured: Measured) -> Measured:
 def show(comparison: Comparison, extent: Extent, console: Console) -> None:
     """Prints a row for each server, then the bars with the missed ones marked."""
     side, steps = SIDES[comparison.model], ", ".join(map(str, STEPS[comparison.model]))
-    table = Table(title=f"{comparison.model}: {side} px, steps {steps}; {extent.images} images a run")
+    table = Table(
+        title=f"{comparison.model}: {side} px, steps {steps}; {extent.images} images in {extent.rounds} rounds"
+    )
     for column in ("", "images/s", "CPU s an image", "mean, s", "p50, s", "p95, s", "fewest steps, mean, s"):
         table.add_column(column, justify="right" if column else "left")
     for name, title in SERVERS.items():
         saturated, mixed = comparison.saturated[name], comparison.mixed[name]
         latencies = mixed.mean_s, mixed.p50_s, mixed.p95_s, mixed.shortest_s
-        rates = saturated.images_per_s, saturated.cpu_s / extent.images
+        rates = saturated.images_per_s, saturated.cpu_s / len(saturated.steps)
         table.add_row(title, *(f"{value:.2f}" for value in (*rates, *latencies)))
     table.caption = (
         f"Throughput saturated, {IN_FLIGHT} in flight; latencies at {comparison.arrivals_per_s:.2f} a second"
@@ -136,12 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIDES, action="append", help="both without it")
     parser.add_argument("--images", type=int, default=120, help="of each server in each of the two runs")
+    parser.add_argument("--rounds", type=int, default=3, help="in which the servers take turns")
     parser.add_argument("--load", type=float, default=0.8, help="of the throughput of the better batching peer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="where the picture goes, as SVG")
     options = parser.parse_args()
-    extent, console = Extent(options.images, options.load, options.seed), Console(width=120)
+    extent, console = Extent(options.images, options.rounds, options.load, options.seed), Console(width=120)
     comparisons = [compare(model, extent, console) for model in options.model or SIDES]
     for comparison in comparisons:
         show(comparison, extent, console)

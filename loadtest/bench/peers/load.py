@@ -65,6 +65,16 @@ class Measured:
     whole_s: float
     cpu_s: float
 
+    @classmethod
+    def of_rounds(cls, rounds: Sequence["Measured"]) -> "Measured":
+        """The rounds of one server as one run."""
+        return cls(
+            tuple(steps for each in rounds for steps in each.steps),
+            tuple(latency_s for each in rounds for latency_s in each.latencies_s),
+            sum(each.whole_s for each in rounds),
+            sum(each.cpu_s for each in rounds),
+        )
+
     @property
     def images_per_s(self) -> float:
         """Images a second of `whole_s`, which does not include the warm-up."""
