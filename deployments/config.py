@@ -153,9 +153,11 @@ class MattingModelConfig(Config):
     model_path: Path = Path("embedded:matting/u2net.onnx")
     threads: int = Field(1, ge=1)
     providers: tuple[str, ...] = CPU
+    gpu_memory_mb: int | None = Field(None, ge=256)  # the session takes no more on a CUDA device
 
 
 class BackgroundRemoverConfig(Config):
     """The matting model, which runs only for images whose background is removed or filled."""
 
     model: MattingModelConfig = MattingModelConfig()
+    max_runs: int = Field(1, ge=1)  # of the model at once: more take as much memory again, and are no faster on a CPU

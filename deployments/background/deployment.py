@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
-from deployments.background.postprocess import decided, postprocess
+from deployments.background.postprocess import Alpha, decided, postprocess
 from deployments.background.signing_identity import IdentitySource
 from deployments.common.checksums import sha256_by_name
 from deployments.common.replica_exit import exit_on_device_loss
@@ -30,6 +31,7 @@ class BackgroundRemover:
             from deployments.background.model import MattingModel, RembgModel
         with start.part("load"):
             self._model: MattingModel = RembgModel(config.model)
+            self._runs = ThreadPoolExecutor(config.max_runs, "matting")
             matting = model_path(config.model.model_path)
             self._weights = sha256_by_name([(f"background/{matting.name}", matting)])
             self._signer = None if identities is None else ContentSigner(identities.identity())
@@ -38,19 +40,23 @@ class BackgroundRemover:
         start.publish()
 
     async def postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
-        """The finished files of one image, made on a thread; `drawn_sha256` is of the pixels before any change.
+        """The finished files of one image, made on threads; `drawn_sha256` is of the pixels before any change.
 
-        A spec without `assertion` leaves them unsigned. The process ends where the device is lost.
+        Images wait in order for a run of the matting model; one that nobody waits for any more takes none. A spec
+        without `assertion` leaves the files unsigned. The process ends where the device is lost.
         """
-        with exit_on_device_loss():
-            return await asyncio.to_thread(self._postprocess, image, spec)
+        started = time.perf_counter()
+        alpha = None
+        if spec.cuts_out:
+            with exit_on_device_loss():
+                run = asyncio.get_running_loop().run_in_executor(self._runs, self._model.alpha, image.pixels)
+                alpha = decided(await run)
+        return await asyncio.to_thread(self._finish, image, spec, alpha, started)
 
     async def scale_from_zero(self) -> None:
         """Does nothing: the call itself makes Serve start a replica where there is none."""
 
-    def _postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
-        started = time.perf_counter()
-        alpha = decided(self._model.alpha(image.pixels)) if spec.cuts_out else None
+    def _finish(self, image: GeneratedImage, spec: PostprocessSpec, alpha: Alpha | None, started: float) -> Avatar:
         data, thumbnail = postprocess(image.pixels, spec, alpha)
         assertion = spec.assertion
         if assertion is not None and image.drawn_with is not None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from deployments.common.onnx_session import (
     lost_provider_errors,
+    provider_list,
     require_provider,
     require_self_contained,
     session_options,
@@ -70,8 +71,9 @@ def open_session(config: MattingModelConfig) -> BaseSession:
     if not path.is_file():
         raise FileNotFoundError(path)
     require_self_contained(path)
+    providers = provider_list(config.providers, config.gpu_memory_mb)
     session = _reading(path, ARCHITECTURES[config.session])(
-        config.session, session_options(config.threads), providers=list(config.providers), model_path=str(path)
+        config.session, session_options(config.threads), providers=providers, model_path=str(path)
     )
     require_provider(session.inner_session, config.providers)
     return session

@@ -30,7 +30,7 @@ class AdmissionSettings(Config):
     max_deadline_s: float = Field(600, gt=0, le=3600)  # of a synchronous request, whatever it names
     retry_after_s: int = Field(5, ge=1)
     cold_start_s: int = Field(120, ge=1)  # assumed for a stage at zero replicas until a cold start was measured
-    max_body_bytes_at_once: int = Field(192 * 1024 * 1024, ge=1024)  # of bodies until their photos are decoded
+    max_body_bytes_at_once: int = Field(96 * 1024 * 1024, ge=1024)  # of bodies until their photos are decoded
     owner_body_share: float = Field(0.5, gt=0, le=1)  # of these bytes for one owner, and of the bodies being read
     max_loop_lag_s: float = Field(0.5, gt=0)  # while callbacks are later than this, no new work is accepted
 

@@ -3,6 +3,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image
 
 from deployments.background.deployment import BackgroundRemover
 from deployments.background.model import ARCHITECTURES, RembgModel, open_session
+from deployments.background.postprocess import Alpha
 from deployments.config import BackgroundRemoverConfig, MattingModelConfig
 from deployments.types import GeneratedImage, GenerationMetadata, Pixels, PostprocessSpec
 from tests.support.matting_models import write_model
+from tests.support.polling import eventually
 from tests.support.tolerance import ONE_LEVEL
 
 U2NETS = ["u2net", "u2netp", "u2net_human_seg", "silueta", "u2net_custom"]
@@ -176,3 +179,53 @@ def test_a_file_with_another_background_says_which_weights_found_it(u2net: Path,
     assert avatar.drawn_with is not None
     named = {f"background/{u2net.name}": hashlib.sha256(u2net.read_bytes()).hexdigest()} if cuts_out else {}
     assert avatar.drawn_with.weights == {"unet": "ab"} | named
+
+
+class CountedModel:
+    """A model that notes how many runs it has at once; each waits until it is let go."""
+
+    def __init__(self, model: RembgModel) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._at_once = 0
+        self.go = threading.Event()
+        self.runs = self.most_at_once = 0
+
+    def alpha(self, pixels: Pixels) -> Alpha:
+        with self._lock:
+            self.runs += 1
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        self.go.wait(30)
+        try:
+            return self._model.alpha(pixels)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+
+@pytest.mark.parametrize("max_runs", [1, 2])
+def test_however_many_wait_the_model_has_few_runs_at_once_and_none_for_those_that_left(
+    u2net: Path, model: RembgModel, monkeypatch: pytest.MonkeyPatch, max_runs: int
+) -> None:
+    remover = BackgroundRemover(BackgroundRemoverConfig(model=MattingModelConfig(model_path=u2net), max_runs=max_runs))
+    counted = CountedModel(model)
+    monkeypatch.setattr(remover, "_model", counted)
+    image = GeneratedImage(picture(64, 64), runtime_s=1, startup_s=0)
+    cut, whole = (PostprocessSpec(64, 64, remove_background=removed) for removed in (True, False))
+
+    async def all_runs_taken() -> bool:
+        return counted.runs == max_runs
+
+    async def scenario() -> None:
+        waiting = [asyncio.create_task(remover.postprocess(image, cut)) for _ in range(8)]
+        await asyncio.wait_for(eventually(all_runs_taken), 30)
+        await remover.postprocess(image, whole)  # overtakes those that wait for the model
+        waiting.pop().cancel()
+        counted.go.set()
+        avatars = await asyncio.gather(*waiting)
+        assert all(avatar.finish_s > 0 for avatar in avatars)
+
+    asyncio.run(scenario())
+    assert counted.most_at_once == max_runs
+    assert counted.runs == 7
