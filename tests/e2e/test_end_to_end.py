@@ -1,6 +1,7 @@
 """The same tests on both profiles, each started once: embedded, and production in small on a cluster of its own."""
 
 import concurrent.futures
+import copy
 import io
 import itertools
 import uuid
@@ -414,3 +415,36 @@ def test_while_the_broker_is_away_what_was_accepted_waits_and_nothing_is_lost(
         assert len(pictures(profile.done(task_id))) == 1
     references = {"the same": pictures(made)[0], "another": pictures(profile.make(seed=8))[0]}
     assert_shows(pictures(profile.done(profile.queue()))[0], "the same", references)  # made amid others, now alone
+
+
+def with_unknown_setting(application: dict[str, Any]) -> None:
+    application["args"]["nonsense"] = 1
+
+
+def with_absent_weights(application: dict[str, Any]) -> None:
+    application["args"]["background"]["model"]["model_path"] = "models:rembg/absent.onnx"
+
+
+@on_production_alone
+@pytest.mark.parametrize("breaking", [with_unknown_setting, with_absent_weights])
+def test_a_config_that_does_not_start_leaves_the_application_that_runs(
+    profile: Profile, production: Production, tmp_path: Path, breaking: Callable[[dict[str, Any]], None]
+) -> None:
+    def deploy(config: dict[str, Any]) -> None:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        address = production.cluster.dashboard_url
+        production.cluster.run("serve", "deploy", "--address", address, str(tmp_path / "config.yaml"))
+
+    def status() -> str:
+        return str(production.cluster.application().get("status"))
+
+    broken = copy.deepcopy(production.config)
+    breaking(broken["applications"][0])
+    try:
+        deploy(broken)
+        wait_until(lambda: status() == "DEPLOY_FAILED", "the broken config is refused")
+        assert pictures(profile.make(remove_background=True)).shape == (1, 256, 256, 4)
+        assert profile.done(profile.queue())
+    finally:
+        deploy(production.config)
+        wait_until(lambda: status() == "RUNNING", "the former config runs again")
