@@ -71,7 +71,7 @@ class Edge:
                     replaced = True
                     request_id = Headers(raw=message["headers"]).get("x-request-id")
                     status = 504 if message["status"] == 408 else message["status"]  # Serve's own time is over
-                    await proxy_error(status, request_id)(scope, receive, send)
+                    await proxy_error(status, request_id, path=scope["path"])(scope, receive, send)
             if not replaced:
                 await send(message)
 
@@ -79,7 +79,8 @@ class Edge:
             await self._app(inner, receive, send_enveloped)
         finally:
             if not started:  # the replica died during the request; a retry reaches another one
-                await proxy_error(503, Headers(scope=inner).get("x-request-id"))(scope, receive, send)
+                request_id = Headers(scope=inner).get("x-request-id")
+                await proxy_error(503, request_id, path=scope["path"])(scope, receive, send)
 
 
 def _is_proxy_error(message: Message) -> bool:

@@ -16,6 +16,7 @@ from serve_app.api.dependencies import authenticator
 from serve_app.api.errors import add_error_handlers
 from serve_app.api.loop_lag import LoopLag
 from serve_app.api.metrics import RequestMetrics
+from serve_app.api.openai.routes import add_openai_routes
 from serve_app.api.playground import add_playground
 from serve_app.api.routes.avatars import add_avatar_routes
 from serve_app.api.routes.images import add_image_routes
@@ -60,6 +61,7 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     bodies = BodyReader(settings.max_body_bytes, BodyBudget(settings.admission), lag)
     add_avatar_routes(api, service, settings, bodies, may_create)
     add_task_routes(api, service, access, settings, bodies, may_read=may_read, may_cancel=may_cancel)
+    add_openai_routes(api, service, settings, bodies, token=token, may_create=may_create)
     add_image_routes(api, service, bodies, may_create)
     add_service_routes(api, service, token)
     add_status_routes(api, service, stage_states)

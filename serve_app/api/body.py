@@ -16,7 +16,7 @@ from deployments.errors import DeadlineError
 from serve_app.api.body_budget import BodyBudget, BodyCharge
 from serve_app.api.body_buffer import BodyBuffer
 from serve_app.api.dependencies import RequestProgress
-from serve_app.api.form import parse_form
+from serve_app.api.form import PHOTO, FormPhoto, parse_form
 from serve_app.api.loop_lag import LoopLag
 from serve_app.errors import InvalidRequestError, MediaTypeError, TooLargeError
 from serve_app.photos.source import PhotoSource
@@ -45,7 +45,12 @@ class BodyReader:
 
     @asynccontextmanager
     async def model(
-        self, model: type[M], request: Request, progress: RequestProgress | None = None
+        self,
+        model: type[M],
+        request: Request,
+        progress: RequestProgress | None = None,
+        *,
+        photo: FormPhoto = PHOTO,
     ) -> AsyncIterator[M]:
         """The validated body; an uploaded photo is held while the block runs, and by whoever retains it.
 
@@ -54,7 +59,7 @@ class BodyReader:
 
         Raises: MediaTypeError; InvalidRequestError; ImageUrlError; what `read` raises.
         """
-        has_photo = "file_url" in model.model_fields
+        has_photo = photo.field in model.model_fields
         content_type = request.headers.get("content-type", "")
         kind = content_type.partition(";")[0].strip().lower()
         accepted = [JSON, FORM] if has_photo else [JSON]
@@ -72,13 +77,14 @@ class BodyReader:
             buffer = BodyBuffer(self._max_bytes)
             charged.callback(buffer.clear)  # else the traceback of an error keeps it
             await self.read(request, buffer, charge)
-            parse = partial(parse_form, content_type=content_type, model=model) if kind == FORM else parse_json
+            form = partial(parse_form, content_type=content_type, model=model, photo=photo)
+            parse = form if kind == FORM else parse_json
             parsed = await self._off_the_loop(buffer.size, partial(_validated, buffer, parse, model, progress))
             if has_photo:
-                photo: PhotoSource = parsed.file_url  # type: ignore[attr-defined]
-                charge.keep(photo.held_bytes)
-                photo.on_drop(charged.pop_all().close)
-                charged.enter_context(photo.held())
+                source: PhotoSource = getattr(parsed, photo.field)
+                charge.keep(source.held_bytes)
+                source.on_drop(charged.pop_all().close)
+                charged.enter_context(source.held())
             else:
                 charge.close()
             yield parsed

@@ -9,10 +9,14 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from starlette.responses import JSONResponse
 
+from serve_app.api.openai_errors import is_openai, rate_limit_headers
 from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
+from serve_app.errors import InvalidRequestError
 from serve_app.schemas.responses import Envelope, TimeRequired
 from serve_app.tasks.models import Task
+
+MAX_IDEMPOTENCY_CHARS = 255
 
 
 @dataclass
@@ -52,9 +56,19 @@ def authenticator(access: Access, settings: IngressSettings) -> Callable[..., Aw
         authenticated = await access.authenticate(request.headers.get("authorization"), required, address)
         request.state.token, request.state.owner = authenticated.token, authenticated.token.owner
         if authenticated.quota is not None:
-            request.state.answer_headers = authenticated.quota.headers()
+            headers = authenticated.quota.headers()
+            request.state.answer_headers = rate_limit_headers(headers) if is_openai(request.url.path) else headers
 
     return authenticate
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The header of a request, None without one. Raises: InvalidRequestError."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_CHARS):
+        problem = {"field": "Idempotency-Key", "message": f"must have 1 to {MAX_IDEMPOTENCY_CHARS} characters"}
+        raise InvalidRequestError("The request is not valid.", fields=[problem])
+    return key
 
 
 def base_url(request: Request, settings: IngressSettings) -> str:

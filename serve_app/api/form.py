@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -14,9 +14,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from serve_app.errors import InvalidRequestError
 from serve_app.photos.source import PhotoSource
 from serve_app.schemas.errors import ALIAS_OF, field_schemas
-from serve_app.schemas.requests import MAX_FIELDS
+from serve_app.schemas.requests import ALIASES, MAX_FIELDS
 
-FILE = "file"
 BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{1,70}")  # RFC 2046, section 5.1.1
 CHUNK_BYTES = 256 * 1024
 BOOLEANS = {  # as forms of browsers, YAML and programs have them
@@ -28,23 +27,35 @@ MAX_NUMBER_CHARS = 64
 MAX_PADDING = 256  # blanks after a boundary, which the parser skips one by one
 
 
-def parse_form(body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, Any]:
-    """A form as the equivalent JSON body, with `file` as the photo in `file_url`. Raises: InvalidRequestError."""
+class FormPhoto(NamedTuple):
+    """The part of a form that is the photo, by its names, and the field of the model that it stands for."""
+
+    field: str
+    parts: tuple[str, ...]
+
+
+PHOTO = FormPhoto("file_url", ("file",))
+
+
+def parse_form(body: bytes, content_type: str, model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, Any]:
+    """A form as the equivalent JSON body, with the file as the photo. Raises: InvalidRequestError."""
     boundary = _boundary(content_type)
     _check_structure(body, boundary)
-    parts = _Parts(body, _known_names(model))
+    parts = _Parts(body, _known_names(model), photo)
     try:
         parts.parse(boundary)
     except FormParserError:
         raise _refused("body", "not a valid multipart form") from None
-    return _with_photo(parts.values, model)
+    return _with_photo(parts.values, model, photo)
 
 
-def form_schema(schema: dict[str, Any]) -> dict[str, Any]:
+def form_schema(schema: dict[str, Any], photo: FormPhoto = PHOTO) -> dict[str, Any]:
     """The form schema for a JSON body."""
-    file = {"type": "string", "format": "binary", "description": "The reference photo, in place of a `file_url`."}
-    required = [name for name in schema.get("required", []) if name != "file_url"]
-    return {**schema, "properties": {FILE: file, **schema["properties"]}, "required": required}
+    instead = "" if photo.field in photo.parts else f", in place of a `{photo.field}`"
+    file = {"type": "string", "format": "binary", "description": f"The reference photo{instead}."}
+    others = {name: field for name, field in schema["properties"].items() if name not in photo.parts}
+    required = [name for name in schema.get("required", []) if name != photo.field]
+    return {**schema, "properties": {photo.parts[0]: file, **others}, "required": required}
 
 
 class _Parts:
@@ -53,10 +64,11 @@ class _Parts:
     The parser gets the body in chunks, in each of which it searches in C: other threads run in between.
     """
 
-    def __init__(self, body: bytes, known_names: frozenset[str]) -> None:
+    def __init__(self, body: bytes, known_names: frozenset[str], photo: FormPhoto) -> None:
         self.values: dict[str, str | bytes | None] = {}
         self._body = memoryview(body)
-        self._known_names = known_names
+        self._known_names = known_names.union(photo.parts)
+        self._photo = photo
         self._begin_part()
 
     def parse(self, boundary: bytes) -> None:
@@ -102,10 +114,11 @@ class _Parts:
         self._is_known = self._name in self._known_names
         if self._name in self.values:
             raise _refused(self._name, "given more than once")
-        if self._is_file and self._name != FILE:
-            raise _refused(FILE, f"the photo is the field {FILE}; no other one is a file")
-        if not self._is_file and self._name == FILE:
-            raise _refused(FILE, "not a file: a form's part with a file name is expected")
+        photo = self._photo.parts[0]
+        if self._is_file and self._name not in self._photo.parts:
+            raise _refused(photo, f"the photo is the field {photo}; no other one is a file")
+        if not self._is_file and self._name in self._photo.parts:
+            raise _refused(photo, "not a file: a form's part with a file name is expected")
         self.values[self._name] = None
 
     def _add_to_content(self, data: bytes, start: int, end: int) -> None:
@@ -120,7 +133,7 @@ class _Parts:
 
 def _known_names(model: type[BaseModel]) -> frozenset[str]:
     fields = field_schemas(model).keys()
-    return frozenset({FILE, *fields, *(alias for alias, name in ALIAS_OF.items() if name in fields)})
+    return frozenset({*fields, *(alias for alias, name in ALIAS_OF.items() if name in fields)})
 
 
 def _boundary(content_type: str) -> bytes:
@@ -152,20 +165,23 @@ def _delimiter_ends(body: bytes, delimiter: bytes) -> Iterator[int]:
             yield found
 
 
-def _with_photo(values: dict[str, str | bytes | None], model: type[BaseModel]) -> dict[str, Any]:
+def _with_photo(values: dict[str, str | bytes | None], model: type[BaseModel], photo: FormPhoto) -> dict[str, Any]:
+    """Raises: InvalidRequestError."""
     schemas = field_schemas(model)
-    file = values.pop(FILE, None)
+    files = [file for name in photo.parts if isinstance(file := values.pop(name, None), bytes)]
+    if len(files) > 1:
+        raise _refused(photo.parts[0], "given more than once")
     # None: a name that the model does not know, and refuses with its own message. An empty text: not given.
     typed = {
         name: _typed(value, schemas.get(ALIAS_OF.get(name, name), {})) if isinstance(value, str) else value
         for name, value in values.items()
         if value != ""
     }
-    if not isinstance(file, bytes):
+    if not files:
         return typed
-    if typed.keys() & {"file_url", "image"}:
-        raise _refused(FILE, "comes beside a file_url: send one of them")
-    return {**typed, "file_url": PhotoSource(file)}
+    if typed.keys() & {photo.field, *ALIASES.get(photo.field, ())}:
+        raise _refused(photo.parts[0], f"comes beside a {photo.field}: send one of them")
+    return {**typed, photo.field: PhotoSource(files[0])}
 
 
 def _typed(text: str, schema: dict[str, Any]) -> Any:

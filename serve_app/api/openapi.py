@@ -5,11 +5,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from serve_app.api.body import FORM, JSON
+from serve_app.api.dependencies import MAX_IDEMPOTENCY_CHARS
 from serve_app.api.examples import answer_examples, request_examples
-from serve_app.api.form import form_schema
+from serve_app.api.form import PHOTO, FormPhoto, form_schema
 from serve_app.schemas.responses import Envelope
 
-MAX_IDEMPOTENCY_CHARS = 255
 IDEMPOTENCY_PARAMETER = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -32,10 +32,10 @@ def envelopes(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
+def body_of(model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, Any]:
     """The request body that `BodyReader` validates with this model."""
     schema = model.model_json_schema()
     content = {JSON: {"schema": schema, "examples": request_examples(model)}}
-    if "file_url" in model.model_fields:
-        content[FORM] = {"schema": form_schema(schema)}
+    if photo.field in model.model_fields:
+        content[FORM] = {"schema": form_schema(schema, photo)}
     return {"requestBody": {"required": True, "content": content}}

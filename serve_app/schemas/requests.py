@@ -14,6 +14,7 @@ from serve_app.photos.urls import describe_url
 from serve_app.schemas.gender import gender_word
 
 MAX_BATCH = 8
+MIN_SIDE, MAX_SIDE = 256, 1536  # pixels
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
 ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
 MAX_FIELDS = 64  # of a body: each unknown field adds an entry to the answer
@@ -45,7 +46,7 @@ def _number(value: Any) -> Any:
 
 # Put bounds before these: after them, and next to null, they would not appear in the JSON schema.
 WHOLE, NUMBER = BeforeValidator(_whole_number), BeforeValidator(_number)
-Side = Annotated[int, Field(ge=256, le=1536), WHOLE]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE), WHOLE]
 HexColor = Annotated[str, Field(pattern=r"^#([0-9A-Fa-f]{3}|[0-9A-Fa-f]{6})$", examples=["#FFFFFF"])]
 
 

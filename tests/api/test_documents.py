@@ -215,15 +215,16 @@ def test_the_commands_of_the_readme_do_what_it_says(service: Service, folder: Pa
     assert rounding_levels(first, again.read_bytes()) is not None
 
 
-def test_the_python_program_of_the_readme_does_what_it_says(
+def test_the_python_programs_of_the_readme_do_what_they_say(
     service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
-    (program,) = blocks(ROOT / "README.md", "python")
     names: dict[str, Any] = {"token": (service.data_dir / "token").read_text().strip()}
-    exec(as_here(program, service), names)
+    for program in blocks(ROOT / "README.md", "python"):  # what follows builds on what came before
+        exec(as_here(program, service), names)
     assert [image[:4] for image in names["pictures"]] == [b"\x89PNG"] * 2
     assert names["state"].status == "SUCCESS"
+    assert len(names["made"].data) == 2
 
 
 def test_what_is_less_like_than_was_asked_is_drawn_again(service: Service) -> None:

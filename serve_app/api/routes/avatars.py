@@ -6,10 +6,9 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
 from serve_app.api.body import BodyReader
-from serve_app.api.dependencies import RequestProgress, base_url, envelope_response
-from serve_app.api.openapi import IDEMPOTENCY_PARAMETER, MAX_IDEMPOTENCY_CHARS, body_of, envelopes
+from serve_app.api.dependencies import RequestProgress, base_url, envelope_response, idempotency_key
+from serve_app.api.openapi import IDEMPOTENCY_PARAMETER, body_of, envelopes
 from serve_app.api.settings import IngressSettings
-from serve_app.errors import InvalidRequestError
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
@@ -27,7 +26,7 @@ def add_avatar_routes(
     async def create(request: Request) -> JSONResponse:
         progress = request.state.progress = RequestProgress()
         links = base_url(request, settings)
-        caller = Caller(request.state.owner, _idempotency_key(request), links, request.state.token)
+        caller = Caller(request.state.owner, idempotency_key(request), links, request.state.token)
         async with bodies.model(AvatarRequest, request, progress) as avatar_request:
             progress.task = service.validator.task(avatar_request, caller)
             record = await service.create(progress.task, avatar_request, caller)
@@ -48,15 +47,6 @@ def add_avatar_routes(
             responses=envelopes(200, 202, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),
             openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **body_of(AvatarRequest)},
         )(create)
-
-
-def _idempotency_key(request: Request) -> str | None:
-    """Raises: InvalidRequestError."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_CHARS):
-        problem = {"field": "Idempotency-Key", "message": f"must have 1 to {MAX_IDEMPOTENCY_CHARS} characters"}
-        raise InvalidRequestError("The request is not valid.", fields=[problem])
-    return key
 
 
 def _status_and_headers(record: TaskRecord) -> tuple[int, dict[str, str]]:
