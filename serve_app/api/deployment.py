@@ -38,13 +38,12 @@ class AvatarIngress:
             [handle.deployment_name for handle in (embedder, generator, remover)],
             container.pipeline,
             container.redis,
-            container.keys.cold_starts,
             settings.admission.cold_start_s,
         )
         self._stages.start()
         self._service = AvatarService(settings, container, self._stages)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
-        self._access = Access(container.redis, container.keys, settings.tokens, self._service.usage, container.use, own)
+        self._access = Access(container.redis, settings.tokens, self._service.usage, container.use, own)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._access, self._settings, stage_states)

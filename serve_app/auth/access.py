@@ -5,17 +5,14 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from redis.asyncio import Redis
-
 from serve_app.auth.failed_attempts import FailedAttempts
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.rate_limit import Quota, Rate, Rates
 from serve_app.auth.tokens import OwnToken, Scope, Token, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook
-from serve_app.backends.circuit_breaker import CircuitBreaker
+from serve_app.backends.redis import Redis
 from serve_app.backends.secrets import sha256
 from serve_app.errors import ForbiddenError, RateLimitError, UnauthorizedError
-from serve_app.tasks.models import Keys
 
 REFUSAL_DELAY_S = 1.0  # of each 429, every answer to an owner that floods the service, and addresses that fail often
 MAX_DELAYED = 64  # in one ingress replica; each occupies one of its ongoing requests
@@ -38,17 +35,10 @@ class Access:
     """Authenticates the requests to one ingress replica, and limits their rates."""
 
     def __init__(
-        self,
-        redis: Redis,
-        keys: Keys,
-        settings: TokenSettings,
-        usage: UsageBook,
-        use: OwnerUse,
-        own: OwnToken | None,
+        self, redis: Redis, settings: TokenSettings, usage: UsageBook, use: OwnerUse, own: OwnToken | None
     ) -> None:
-        breaker = CircuitBreaker()
-        self._tokens = TokenStore(redis, keys, own, breaker)
-        self._rates = Rates(redis, keys.rates, breaker)
+        self._tokens = TokenStore(redis, own)
+        self._rates = Rates(redis)
         self._settings = settings
         self._usage = usage
         self._use = use

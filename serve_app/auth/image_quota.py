@@ -4,14 +4,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from redis.asyncio import Redis
-
 from deployments.errors import NoFaceError
 from serve_app.auth.usage import DAY_S, today
-from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.redis import ALLOW_OOM
+from serve_app.backends.redis import ALLOW_OOM, Redis
 from serve_app.errors import ImageUrlError, RateLimitError, RequestError
-from serve_app.tasks.models import Keys
 
 NOTHING_DRAWN = (RequestError, ImageUrlError, NoFaceError)  # or for nothing, by a fault of ours
 
@@ -27,10 +23,8 @@ return -1
 class ImageQuota:
     """The images a day of each token. Not enforced while the broker is unavailable."""
 
-    def __init__(self, redis: Redis, keys: Keys, breaker: CircuitBreaker) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._keys = keys
-        self._breaker = breaker
         self._take_script = redis.register_script(ALLOW_OOM + TAKE)
 
     @asynccontextmanager
@@ -40,7 +34,7 @@ class ImageQuota:
         They are taken off again if the block fails with one of NOTHING_DRAWN. After other failures, and cancellations,
         they stay, since they may have been drawn by then. Raises: RateLimitError.
         """
-        key = self._keys.images_taken(token, today())
+        key = self._redis.key("taken", token, today())
         taken = await self._count(key, images, most) if most else None
         if taken is not None and taken >= 0:
             message = f"This token may have {most} images made a day (UTC), of which {max(0, most - taken)} are left."
@@ -49,12 +43,12 @@ class ImageQuota:
             yield
         except NOTHING_DRAWN:
             if taken is not None:
-                await self._breaker.call(lambda: self._redis.decrby(key, images), 0, "images a day stay counted")
+                await self._redis.breaker.call(lambda: self._redis.decrby(key, images), 0, "images a day stay counted")
             raise
 
     async def _count(self, key: str, images: int, most: int) -> int | None:
         arguments = [images, most, 2 * DAY_S]
-        return await self._breaker.call(
+        return await self._redis.breaker.call(
             lambda: self._take_script([key], arguments), None, "images a day are not limited"
         )
 

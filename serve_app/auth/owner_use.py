@@ -8,12 +8,8 @@ import asyncio
 import time
 from typing import Any
 
-from redis.asyncio import Redis
-
 from deployments.common.fair_share import HALF_LIFE_S, FairShare
-from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.redis import ALLOW_OOM
-from serve_app.tasks.models import Keys
+from serve_app.backends.redis import ALLOW_OOM, Redis
 
 REFUSED_S = 1.0  # what a refused request counts
 MAX_REFUSED_S = 120.0  # beyond it, further refusals count nothing: a broken client recovers within minutes
@@ -36,9 +32,8 @@ return tostring(sum)
 class OwnerUse:
     """Each process counts at once and exchanges with the others through the broker. Lives on one event loop."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._keys = keys
-        self._breaker = CircuitBreaker()
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._add = redis.register_script(ALLOW_OOM + ADD)
         self._shared = FairShare()
         self._unshared: dict[str, float] = {}  # seconds by owner, not in the broker yet
@@ -86,7 +81,8 @@ class OwnerUse:
         used_s, added_s = self.used_s(owner), self._unshared.pop(owner, 0.0)
         self._shared.note_elsewhere(owner, used_s, time.time())
         arguments: list[Any] = [added_s, HALF_LIFE_S, KEPT_S]
-        total_s = await self._breaker.call(lambda: self._add([self._keys.use(owner)], arguments), None, NOT_SHARED)
+        key = self._redis.key("use", owner)
+        total_s = await self._redis.breaker.call(lambda: self._add([key], arguments), None, NOT_SHARED)
         if total_s is not None:
             self._shared.note_elsewhere(owner, float(total_s), time.time())
         elif added_s:

@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 from limits import RateLimitItemPerSecond, WindowStats
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio import Redis
 
 from serve_app.auth.recent import Recent
-from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.redis import broker_errors
+from serve_app.backends.redis import Redis, broker_errors
 from serve_app.errors import RateLimitError
 
 MAX_WINDOW_S = 60  # of any rate
@@ -48,11 +46,13 @@ class Rate(NamedTuple):
 class Rates:
     """Counts requests by name, in a moving window: with fixed windows, the requests of two could come at once."""
 
-    def __init__(self, redis: Redis, prefix: str, breaker: CircuitBreaker) -> None:
+    def __init__(self, redis: Redis) -> None:
         pool: Any = redis.connection_pool
-        storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=prefix, connection_pool=pool)
+        storage = RedisStorage(
+            "async+redis://", implementation="redispy", key_prefix=redis.key("rate"), connection_pool=pool
+        )
         self._windows = MovingWindowRateLimiter(storage)
-        self._breaker = breaker
+        self._breaker = redis.breaker
         # Unix seconds; until then requests are refused without asking the broker.
         self._full_until: Recent[float] = Recent(MAX_WINDOW_S)
 

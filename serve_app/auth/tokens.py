@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
-from redis.asyncio import Redis
 
 from deployments.config import Config
 from serve_app.auth.recent import Recent
-from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.redis import ALLOW_OOM
+from serve_app.backends.redis import ALLOW_OOM, Redis
 from serve_app.backends.secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
 from serve_app.errors import BrokerError
-from serve_app.tasks.models import Keys
+from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.progress import MAX_CHANGES
 
 OWNER = "owner"  # the name of the token of a data directory
@@ -132,15 +130,12 @@ class TokenStore:
     A token that was seen within STALE_S still works while the broker is unavailable.
     """
 
-    def __init__(
-        self, redis: Redis, keys: Keys, own: OwnToken | None = None, breaker: CircuitBreaker | None = None
-    ) -> None:
+    def __init__(self, redis: Redis, own: OwnToken | None = None) -> None:
         self._redis = redis
-        self._key = keys.tokens
-        self._changes = keys.changes
+        self._key = redis.key("tokens")
+        self._changes = TaskKeys(redis.prefix).changes
         self._revoke = redis.register_script(ALLOW_OOM + REVOKE)
         self._own = own
-        self._breaker = breaker or CircuitBreaker()
         self._seen: Recent[Token] = Recent(STALE_S)
 
     async def find(self, digest: str) -> Token | None:
@@ -149,13 +144,13 @@ class TokenStore:
         if own is not None and hmac.compare_digest(own.digest, digest):
             return own
         seen, age_s = self._seen.with_age(digest)
-        if seen is not None and age_s < (STALE_S if self._breaker.is_open else FRESH_S):
+        if seen is not None and age_s < (STALE_S if self._redis.breaker.is_open else FRESH_S):
             return seen
         try:
             value: Any = await self._redis.hget(self._key, token_id(digest))
         except BrokerError as error:
             if seen is not None and age_s < STALE_S:
-                self._breaker.open(error, "recently seen tokens still work")
+                self._redis.breaker.open(error, "recently seen tokens still work")
                 return seen
             raise
         found = None if value is None else Token.model_validate_json(value)
@@ -172,7 +167,7 @@ class TokenStore:
         own = self._own.token if self._own is not None else None
         if own is not None and own.digest == token.digest:
             return True
-        return await self._breaker.call(
+        return await self._redis.breaker.call(
             lambda: self._redis.hexists(self._key, token.id), True, "tokens of open streams are not checked"
         )
 

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from redis.asyncio import Redis
-
+from serve_app.backends.redis import Redis
 from serve_app.errors import BrokerError
-from serve_app.tasks.models import Keys, StoredAvatar
+from serve_app.tasks.models import StoredAvatar
 
 FLUSH_S = 1.0
 DAY_S = 24 * 3600
 MAX_COUNTS = 10_000  # kept in memory while the broker is unavailable
+LAST_USED = "tokens-used"  # a hash: when each token was last used, unix seconds
 
 Counted = Literal["requests", "refused", "images", "diffusion_ms"]
 
@@ -34,9 +34,8 @@ class Usage(NamedTuple):
 class UsageBook:
     """Counts the usage in one process. Lives on one event loop."""
 
-    def __init__(self, redis: Redis, keys: Keys, days: int) -> None:
+    def __init__(self, redis: Redis, days: int) -> None:
         self._redis = redis
-        self._keys = keys
         self._ttl_s = days * DAY_S
         self._counts: Counter[tuple[str, str]] = Counter()  # by key and field
         self._used: dict[str, int] = {}  # tokens and when each was last used, in unix seconds
@@ -67,7 +66,7 @@ class UsageBook:
     def _count(self, token: str, what: Counted, count: int) -> None:
         if not token or len(self._counts) >= MAX_COUNTS:
             return
-        self._counts[self._keys.usage(token, today()), what] += count
+        self._counts[_usage_key(self._redis, token, today()), what] += count
         if self._writer is None:
             self._writer = asyncio.create_task(self._write_often())
 
@@ -88,7 +87,7 @@ class UsageBook:
         for key in {key for key, _ in counts}:
             pipe.expire(key, self._ttl_s)
         if used:
-            pipe.hset(self._keys.tokens_used, mapping={token: str(at) for token, at in used.items()})
+            pipe.hset(self._redis.key(LAST_USED), mapping={token: str(at) for token, at in used.items()})
         try:
             await pipe.execute()
         except BrokerError:
@@ -102,11 +101,11 @@ def today(days_ago: int = 0) -> str:
     return (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
 
 
-async def usage_of(redis: Redis, keys: Keys, token: str, days: int) -> Usage:
+async def usage_of(redis: Redis, token: str, days: int) -> Usage:
     """Usage of a token in the last `days`, with today. Raises: BrokerError."""
     pipe = redis.pipeline(transaction=False)
     for days_ago in range(days):
-        pipe.hgetall(keys.usage(token, today(days_ago)))
+        pipe.hgetall(_usage_key(redis, token, today(days_ago)))
     found: list[dict[str, str]] = await pipe.execute()
     counts: Counter[str] = Counter()
     for day in found:
@@ -114,7 +113,12 @@ async def usage_of(redis: Redis, keys: Keys, token: str, days: int) -> Usage:
     return Usage(counts["requests"], counts["refused"], counts["images"], counts["diffusion_ms"] / 1000)
 
 
-async def last_used(redis: Redis, keys: Keys) -> dict[str, float]:
+async def last_used(redis: Redis) -> dict[str, float]:
     """When each token was last used (unix seconds). Raises: BrokerError."""
-    used: Any = await redis.hgetall(keys.tokens_used)
+    used: Any = await redis.hgetall(redis.key(LAST_USED))
     return {token: float(at) for token, at in used.items()}
+
+
+def _usage_key(redis: Redis, token: str, day: str) -> str:
+    """A hash: the counts of a token on a day (UTC), such as 2026-11-30."""
+    return redis.key("usage", token, day)

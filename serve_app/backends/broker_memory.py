@@ -3,8 +3,7 @@
 import time
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
-
+from serve_app.backends.redis import Redis
 from serve_app.errors import BrokerError
 
 NEARLY_FULL = 0.8  # of maxmemory

@@ -14,11 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class CircuitBreaker:
-    """The state of one process."""
+    """The state of one process, for everything in it that can do without Redis for a while."""
 
     def __init__(self) -> None:
-        self._open_until = 0.0  # by the monotonic clock, as the next one
-        self._silent_until = 0.0
+        self._open_until = 0.0  # by the monotonic clock, as the next ones
+        self._silent_until: dict[str, float] = {}  # by consequence
+        self._error = BrokerError("")  # the last one
 
     @property
     def is_open(self) -> bool:
@@ -26,23 +27,25 @@ class CircuitBreaker:
         return time.monotonic() < self._open_until
 
     def open(self, error: BrokerError, consequence: str) -> None:
-        """Open after a failed call. Logs `consequence` once, not for each request."""
+        """Open after a failed call. Logs each `consequence` once, not for each request."""
+        self._error, self._open_until = error, time.monotonic() + OPEN_S
         self._log(error, consequence)
-        self._open_until = time.monotonic() + OPEN_S
 
     async def call(self, function: Callable[[], Awaitable[T]], default: T, consequence: str) -> T:
         """The result of `function`, or `default` while the breaker is open or the call raises BrokerError."""
-        if not self.is_open:
-            try:
-                return await function()
-            except BrokerFullError as error:  # it answered at once, and reads still work
-                self._log(error, consequence)
-            except BrokerError as error:
-                self.open(error, consequence)
+        if self.is_open:
+            self._log(self._error, consequence)
+            return default
+        try:
+            return await function()
+        except BrokerFullError as error:  # it answered at once, and reads still work
+            self._log(error, consequence)
+        except BrokerError as error:
+            self.open(error, consequence)
         return default
 
     def _log(self, error: BrokerError, consequence: str) -> None:
         now = time.monotonic()
-        if now >= self._silent_until:
+        if now >= self._silent_until.get(consequence, 0.0):
             log.warning("the broker fails, %s: %s", consequence, error.__cause__)
-        self._silent_until = now + OPEN_S
+        self._silent_until[consequence] = now + OPEN_S

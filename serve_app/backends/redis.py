@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from pydantic import Field, SecretStr
 from redis import Redis as SyncRedis
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -20,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from deployments.config import Config
+from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.private_folder import short_folder
 from serve_app.backends.secrets import ensure_secret
 from serve_app.errors import BrokerError, BrokerFullError
@@ -47,24 +49,6 @@ class BrokerSettings(Config):
     max_memory_mb: int = Field(1024, ge=64)  # MiB, of the embedded server; new tasks are refused at 80% of it
 
 
-def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
-    """A client that connects on first use, and retries for a moment while a server starts."""
-    url = settings.url.get_secret_value() if settings.url else own_url(data_dir)
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=MAX_CONNECTIONS,
-        timeout=settings.timeout_s,  # to wait for a free connection
-        decode_responses=True,
-        protocol=2,
-        socket_timeout=settings.timeout_s,
-        socket_connect_timeout=min(settings.timeout_s, 1),
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), TRIES),
-        retry_on_error=[BusyLoadingError, RedisConnectionError, RedisTimeoutError],
-    )
-    return BrokerClient.from_pool(pool)
-
-
 @contextlib.asynccontextmanager
 async def broker_errors() -> AsyncIterator[None]:
     """Turns errors of the Redis client into BrokerError, and those of a full one into BrokerFullError."""
@@ -80,8 +64,21 @@ async def broker_errors() -> AsyncIterator[None]:
         raise BrokerError("The broker does not answer.", retry_after_s=5) from error
 
 
-class BrokerClient(Redis):
-    """A client whose calls raise BrokerError, with the original error as the cause."""
+class Redis(AsyncRedis):
+    """The broker in one process: a client whose calls raise BrokerError, with the original error as the cause.
+
+    All who use it share its `breaker`: what one of them finds out, the others need not.
+    """
+
+    def __init__(self, pool: BlockingConnectionPool, prefix: str) -> None:
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+        self.prefix = prefix
+        self.breaker = CircuitBreaker()
+
+    def key(self, *names: str) -> str:
+        """The name of a key of this service: `prefix:name:name`."""
+        return ":".join((self.prefix, *names))
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """One command, within ANSWER_S including retries.
@@ -97,12 +94,30 @@ class BrokerClient(Redis):
 
 
 class BrokerPipeline(Pipeline):
-    """A pipeline of a BrokerClient."""
+    """A pipeline of a `Redis`."""
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """Raises: BrokerError, by default also for commands that fail."""
         async with broker_errors():
             return await super().execute(raise_on_error)
+
+
+def connect(settings: BrokerSettings, data_dir: Path) -> Redis:
+    """A client that connects on first use, and retries for a moment while a server starts."""
+    url = settings.url.get_secret_value() if settings.url else own_url(data_dir)
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=settings.timeout_s,  # to wait for a free connection
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=settings.timeout_s,
+        socket_connect_timeout=min(settings.timeout_s, 1),
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), TRIES),
+        retry_on_error=[BusyLoadingError, RedisConnectionError, RedisTimeoutError],
+    )
+    return Redis(pool, settings.prefix)
 
 
 def own_url(data_dir: Path) -> str:
@@ -123,11 +138,13 @@ def socket_path(data_dir: Path) -> Path:
     return short_folder(data_dir) / "valkey.sock"
 
 
-def ensure_shared_secret(url: SecretStr, key: str, make: Callable[[], str]) -> str:
+def ensure_shared_secret(settings: BrokerSettings, name: str, make: Callable[[], str]) -> str:
     """Read or create a secret shared by all nodes. If several processes create it at once, all get the same one.
 
-    Raises: RedisError.
+    `settings` name a server. Raises: RedisError.
     """
+    assert settings.url is not None
+    url, key = settings.url, f"{settings.prefix}:{name}"
     with SyncRedis.from_url(url.get_secret_value(), decode_responses=True) as redis:
         secret = redis.get(key)
         if secret is None:

@@ -5,13 +5,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from redis.asyncio import Redis
-
 from serve_app.auth.tokens import OwnToken, TokenStore
-from serve_app.backends.redis import connect
+from serve_app.backends.redis import Redis, connect
 from serve_app.launcher import ServiceOptions, read_config
 from serve_app.settings import Settings
-from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 
 T = TypeVar("T")
@@ -22,18 +19,17 @@ class ConnectedService(NamedTuple):
 
     settings: Settings
     redis: Redis
-    keys: Keys
 
     @property
     def tasks(self) -> TaskStore:
         """The task records; leases taken here belong to `operator`."""
-        return TaskStore(self.redis, self.keys, "operator", self.settings.result_ttl_s)
+        return TaskStore(self.redis, "operator", self.settings.result_ttl_s)
 
     @property
     def tokens(self) -> TokenStore:
         """The tokens, with that of the data directory where the broker is embedded; creates that one if missing."""
         own = OwnToken(self.settings.data_dir) if self.settings.broker.url is None else None
-        return TokenStore(self.redis, self.keys, own)
+        return TokenStore(self.redis, own)
 
 
 def with_service(config: Path, data_dir: Path | None, work: Callable[[ConnectedService], Awaitable[T]]) -> T:
@@ -42,6 +38,6 @@ def with_service(config: Path, data_dir: Path | None, work: Callable[[ConnectedS
 
     async def run() -> T:
         async with connect(settings.broker, settings.data_dir) as redis:
-            return await work(ConnectedService(settings, redis, Keys(settings.broker.prefix)))
+            return await work(ConnectedService(settings, redis))
 
     return asyncio.run(run())

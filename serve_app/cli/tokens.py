@@ -124,15 +124,15 @@ async def _require_token(store: TokenStore, name: str) -> Token:
 
 
 async def _token_rows(service: ConnectedService) -> list[TokenRow]:
-    used = await last_used(service.redis, service.keys)
+    used = await last_used(service.redis)
     defaults: TokenSettings = service.settings.tokens
     return [
         TokenRow(
             token,
             token.limits.filled(defaults),
             used.get(token.id),
-            await usage_of(service.redis, service.keys, token.id, 1),
-            await usage_of(service.redis, service.keys, token.id, MONTH_DAYS),
+            await usage_of(service.redis, token.id, 1),
+            await usage_of(service.redis, token.id, MONTH_DAYS),
         )
         for token in await service.tokens.all()
     ]

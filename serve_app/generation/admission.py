@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from redis.asyncio import Redis
-
 from serve_app.auth.owner_use import OwnerUse
-from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.redis import ALLOW_OOM
+from serve_app.backends.redis import ALLOW_OOM, Redis
 from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
-from serve_app.tasks.models import LEASE_S, Keys
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import LEASE_S
 
 SLOTS_TTL_S = 2 * 3600  # longer than any request lasts
 
@@ -78,10 +76,9 @@ class FairSlots:
 class ConcurrencySlots:
     """The numbers of images that are made at once for each token."""
 
-    def __init__(self, redis: Redis, keys: Keys, breaker: CircuitBreaker, retry_after_s: int) -> None:
+    def __init__(self, redis: Redis, retry_after_s: int) -> None:
         self._redis = redis
-        self._keys = keys
-        self._breaker = breaker
+        self._lease_prefix = TaskKeys(redis.prefix).lease("")
         self._retry_after_s = retry_after_s
         self._acquire_script = redis.register_script(ALLOW_OOM + ACQUIRE)
 
@@ -93,18 +90,20 @@ class ConcurrencySlots:
         """
         if most and images > most:
             raise ForbiddenError(f"This token may have {most} images made at once.", accepted=f"a batch of 1 to {most}")
-        key = self._keys.slots(token)
+        key = self._redis.key("places", token)
         acquired = bool(most) and await self._acquire(key, task_id, images, most)
         try:
             yield
         finally:
             if acquired:
-                await self._breaker.call(lambda: self._redis.hdel(key, task_id), 0, "slots expire with their leases")
+                await self._redis.breaker.call(
+                    lambda: self._redis.hdel(key, task_id), 0, "slots expire with their leases"
+                )
 
     async def _acquire(self, key: str, task_id: str, images: int, most: int) -> bool:
         """False where the broker is unavailable. Raises: RateLimitError."""
-        arguments: list[str | int] = [task_id, images, most, self._keys.lease(""), math.ceil(LEASE_S), SLOTS_TTL_S]
-        taken = await self._breaker.call(
+        arguments: list[str | int] = [task_id, images, most, self._lease_prefix, math.ceil(LEASE_S), SLOTS_TTL_S]
+        taken = await self._redis.breaker.call(
             lambda: self._acquire_script([key], arguments), None, "concurrency per token is not limited"
         )
         if taken is None:

@@ -7,18 +7,16 @@ from typing import Any
 
 import ray
 from ray.serve.handle import DeploymentHandle
-from redis.asyncio import Redis
 
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.backends.object_store import Results
-from serve_app.backends.redis import connect, ensure_shared_secret
+from serve_app.backends.redis import Redis, connect, ensure_shared_secret
 from serve_app.backends.secrets import signing_key
 from serve_app.catalog.catalog import Catalog
 from serve_app.generation.executor import TaskExecutor
 from serve_app.generation.settings import GenerationSettings
 from serve_app.pipeline.gc import ReferenceCollector
 from serve_app.pipeline.pipeline import AvatarPipeline
-from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 
 
@@ -27,7 +25,6 @@ class Container:
     """The dependencies of one replica; `lease_owner` is its name in leases and in the queue."""
 
     redis: Redis
-    keys: Keys
     lease_owner: str
     catalog: Catalog
     results: Results
@@ -51,10 +48,9 @@ class Container:
         catalog.check_models(settings.generator.models)
         catalog.check_licences(settings.license_mode)
         redis = connect(settings.broker, settings.data_dir)
-        keys = Keys(settings.broker.prefix)
         lease_owner = uuid.uuid4().hex
-        tasks = TaskStore(redis, keys, lease_owner, settings.result_ttl_s, dead_ttl_s=settings.queue.dead_ttl_s)
-        key = _signing_key(settings, keys)
+        tasks = TaskStore(redis, lease_owner, settings.result_ttl_s, dead_ttl_s=settings.queue.dead_ttl_s)
+        key = _signing_key(settings)
         results = Results.open(
             settings.store,
             data_dir=settings.data_dir,
@@ -63,9 +59,9 @@ class Container:
         )
         pipeline = AvatarPipeline(embedder, generator, remover, results)
         ReferenceCollector.freeze_current()
-        use = OwnerUse(redis, keys)
+        use = OwnerUse(redis)
         executor = TaskExecutor(catalog, pipeline, tasks, use)
-        return cls(redis, keys, lease_owner, catalog, results, tasks, executor, key, pipeline, use)
+        return cls(redis, lease_owner, catalog, results, tasks, executor, key, pipeline, use)
 
 
 def check_reach(settings: GenerationSettings, nodes: int) -> None:
@@ -78,8 +74,8 @@ def check_reach(settings: GenerationSettings, nodes: int) -> None:
         raise ValueError(f"the cluster has {nodes} nodes: set broker.url to a Redis or Valkey that all of them reach")
 
 
-def _signing_key(settings: GenerationSettings, keys: Keys) -> bytes:
+def _signing_key(settings: GenerationSettings) -> bytes:
     """32 bytes, the same for all replicas: from the shared broker if there is one, else from the data directory."""
     if settings.broker.url is None:
         return signing_key(settings.data_dir)
-    return bytes.fromhex(ensure_shared_secret(settings.broker.url, keys.signing_key, lambda: secrets.token_hex(32)))
+    return bytes.fromhex(ensure_shared_secret(settings.broker, "signing-key", lambda: secrets.token_hex(32)))

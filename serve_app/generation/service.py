@@ -12,7 +12,6 @@ from serve_app.auth.image_quota import ImageQuota
 from serve_app.auth.usage import UsageBook
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.broker_memory import MemoryWatch
-from serve_app.backends.circuit_breaker import CircuitBreaker
 from serve_app.backends.object_store import photo_key
 from serve_app.backends.redis import FULL_RETRY_AFTER_S
 from serve_app.errors import BrokerError, OverloadedError, RateLimitError, UnknownTaskError
@@ -62,9 +61,9 @@ class AvatarService:
         self._pipeline = container.pipeline
         self._use = container.use
         self._signing_key = container.signing_key
-        self.changes = ChangeStream(container.redis, container.keys)
+        self.changes = ChangeStream(container.redis)
         self._memory = MemoryWatch(container.redis)
-        self._queue_eta = QueueEta(settings, container.tasks, QueueReader(container.redis, container.keys))
+        self._queue_eta = QueueEta(settings, container.tasks, QueueReader(container.redis))
         self._leases = Leases(container.tasks)
         self._fetcher = PhotoFetcher(settings.fetch)
         self._decoder = PhotoDecoder(settings.photo, settings.decoder, self._use)
@@ -82,10 +81,10 @@ class AvatarService:
         self._repeats = slots(admission.max_repeats, "requests wait for the answer to one with their key")
         self._stages = stages
         self._detached: set[asyncio.Task[TaskRecord]] = set()
-        self.usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
+        self.usage = UsageBook(container.redis, settings.tokens.usage_days)
         self._finaliser = TaskFinaliser(container.tasks, container.results, self.usage)
-        self._quota = ImageQuota(container.redis, container.keys, CircuitBreaker())
-        self._slots = ConcurrencySlots(container.redis, container.keys, CircuitBreaker(), admission.retry_after_s)
+        self._quota = ImageQuota(container.redis)
+        self._slots = ConcurrencySlots(container.redis, admission.retry_after_s)
 
     def apps(self) -> list[dict[str, Any]]:
         """The apps of the catalogue as clients see them."""

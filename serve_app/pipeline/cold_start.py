@@ -17,9 +17,9 @@ from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
-from redis.asyncio import Redis
 
 from deployments.types import FaceEmbedding, Photo
+from serve_app.backends.redis import Redis
 from serve_app.errors import MAX_RETRY_AFTER_S, BrokerError, OverloadedError
 from serve_app.pipeline.calls import detach
 from serve_app.pipeline.pipeline import AvatarPipeline
@@ -113,18 +113,17 @@ class StageMonitor:
         names: Sequence[str],
         pipeline: AvatarPipeline,
         redis: Redis,
-        key: str,
         usual_s: int,
     ) -> None:
         """`fetch_states` may block. `names` are the stages to monitor, the embedder's first.
 
-        Durations of cold starts are stored under `key`; `usual_s` is assumed for a stage that has none.
+        `usual_s` is assumed for a stage of which no cold start was measured.
         """
         self._fetch_states = fetch_states
         self._names = names
         self._pipeline = pipeline
         self._redis = redis
-        self._key = key
+        self._key = redis.key("cold-starts")  # a hash: seconds that the last cold start of each stage took
         self._usual_s = usual_s
         self._starts = ColdStages()
         self._polled_at = -math.inf

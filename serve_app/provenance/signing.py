@@ -15,7 +15,6 @@ from deployments.config import Config
 from serve_app.backends.redis import BrokerSettings, ensure_shared_secret
 from serve_app.backends.secrets import ensure_secret
 from serve_app.provenance.certificates import development_bundle, read_chain, read_key, to_pem
-from serve_app.tasks.models import Keys
 
 BUNDLE_FILE = "development-certificate.pem"  # with its key
 
@@ -87,5 +86,5 @@ class Provenance:
         if self._broker.url is None:
             bundle = ensure_secret(self._data_dir / BUNDLE_FILE, development_bundle)
         else:
-            bundle = ensure_shared_secret(self._broker.url, Keys(self._broker.prefix).certificate, development_bundle)
+            bundle = ensure_shared_secret(self._broker, "certificate", development_bundle)
         return bundle.encode(), bundle.encode()

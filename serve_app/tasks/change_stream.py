@@ -11,10 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
 
-from redis.asyncio import Redis
-
+from serve_app.backends.redis import Redis
 from serve_app.errors import BrokerError
-from serve_app.tasks.models import Keys
+from serve_app.tasks.keys import TaskKeys
 
 READ_S = 2.0  # of one blocking read
 AT_ONCE = 500
@@ -26,9 +25,9 @@ log = logging.getLogger(__name__)
 class ChangeStream:
     """Lives on one event loop; reads only while there are listeners."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._stream = keys.changes
+        self._stream = TaskKeys(redis.prefix).changes
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._by_token: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._owners: Counter[str] = Counter()

@@ -6,12 +6,11 @@ The generators write it, the ingresses read it. It is only informative, so a los
 from collections.abc import Sequence
 from pathlib import Path
 
-from redis.asyncio import Redis
-
 from deployments.types import ImageProgress
-from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.backends.redis import BrokerSettings, Redis, connect
 from serve_app.errors import BrokerError
-from serve_app.tasks.models import IMAGE_PROGRESS, Keys
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import IMAGE_PROGRESS
 
 TTL_S = 5  # after the last report: the generator may have died
 MAX_CHANGES = 1000
@@ -23,7 +22,7 @@ class ProgressReporter:
     def __init__(self, settings: BrokerSettings, data_dir: Path) -> None:
         self._settings = settings
         self._data_dir = data_dir
-        self._keys = Keys(settings.prefix)
+        self._keys = TaskKeys(settings.prefix)
         self._redis: Redis | None = None
 
     async def report(self, progress: Sequence[ImageProgress]) -> None:

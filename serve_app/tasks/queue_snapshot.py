@@ -3,11 +3,10 @@
 import time
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
-
-from serve_app.backends.redis import ALLOW_OOM
+from serve_app.backends.redis import ALLOW_OOM, Redis
 from serve_app.schemas.requests import Priority
-from serve_app.tasks.models import Keys, Queued, Throughput
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import Queued, Throughput
 from serve_app.tasks.store import MAX_OPEN_S
 from serve_app.tasks.stream import GROUP, NORMAL_IN_A_ROW, Message
 
@@ -91,8 +90,8 @@ class QueueSnapshot(NamedTuple):
 class QueueReader:
     """Reads snapshots of the queue."""
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, redis: Redis) -> None:
+        self._keys = TaskKeys(redis.prefix)
         self._read = redis.register_script(ALLOW_OOM + SNAPSHOT)
 
     async def snapshot(

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from deployments.types import ImageProgress
-from serve_app.backends.redis import ALLOW_OOM
+from serve_app.backends.redis import ALLOW_OOM, BrokerPipeline, Redis
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
 from serve_app.tasks import lua_scripts as scripts
+from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.models import (
     AVATAR,
     DEAD_TTL_S,
@@ -26,7 +26,6 @@ from serve_app.tasks.models import (
     MAX_FAILURES,
     Claim,
     Delivery,
-    Keys,
     Outcome,
     StoredAvatar,
     Task,
@@ -51,14 +50,13 @@ class TaskStore:
     def __init__(
         self,
         redis: Redis,
-        keys: Keys,
         lease_owner: str,
         ttl_s: int,
         lease_s: float = LEASE_S,
         dead_ttl_s: int = DEAD_TTL_S,
     ) -> None:
         self._redis = redis
-        self._keys = keys
+        self._keys = TaskKeys(redis.prefix)
         self._lease_owner = lease_owner
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
@@ -230,7 +228,7 @@ class TaskStore:
         task_id: str,
         *arguments: str | float,
         idempotency: str | None = None,
-        client: Redis | None = None,
+        client: BrokerPipeline | None = None,
     ) -> object:
         if script not in self._scripts:
             flags = "" if script is scripts.CREATE else ALLOW_OOM

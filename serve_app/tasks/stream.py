@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from serve_app.backends.redis import Redis
 from serve_app.errors import BrokerError
 from serve_app.schemas.requests import Priority
-from serve_app.tasks.models import LEASE_S, Keys
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import LEASE_S
 
 GROUP = "workers"
 LEASE_MARGIN_S = 0.5
@@ -38,8 +39,8 @@ class Message(NamedTuple):
 class TaskQueue:
     """One worker's view of the queue. Every method raises BrokerError while Redis is unavailable."""
 
-    def __init__(self, redis: Redis, keys: Keys, consumer: str, lease_s: float = LEASE_S) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, consumer: str, lease_s: float = LEASE_S) -> None:
+        self._redis, keys = redis, TaskKeys(redis.prefix)
         self._streams: dict[Priority, str] = {"normal": keys.queue, "low": keys.low_queue}
         self._consumer = consumer
         self._lease_s = lease_s

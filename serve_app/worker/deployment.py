@@ -36,19 +36,17 @@ class AvatarWorker:
     ) -> None:
         container = Container.of(settings, embedder, generator, remover)
         self._redis = container.redis
-        self._queue = queue = TaskQueue(container.redis, container.keys, container.lease_owner)
+        self._queue = queue = TaskQueue(container.redis, container.lease_owner)
         self._grace_s = settings.worker.grace_s
-        self._usage = UsageBook(container.redis, container.keys, settings.tokens.usage_days)
+        self._usage = UsageBook(container.redis, settings.tokens.usage_days)
         self._worker = TaskWorker(
             container.tasks, queue, container.executor, container.results, settings.worker.concurrency, self._usage
         )
         self._webhooks = WebhookSender(container.tasks, container.results, container.signing_key, settings.fetch)
         periodic = (
-            Recovery(
-                container.redis, container.keys, container.tasks, queue, container.results, settings.queue.dead_ttl_s
-            ),
-            Retention(container.redis, container.keys, container.tasks, container.results, settings.result_ttl_s),
-            QueueMetrics(container.redis, container.keys),
+            Recovery(container.redis, container.tasks, queue, container.results, settings.queue.dead_ttl_s),
+            Retention(container.redis, container.tasks, container.results, settings.result_ttl_s),
+            QueueMetrics(container.redis),
             CertificateMetrics(Provenance(settings.provenance, settings.broker, settings.data_dir)),
             self._webhooks,
         )

@@ -5,9 +5,7 @@ import contextlib
 import logging
 from typing import Any, Protocol
 
-from redis.asyncio import Redis
-
-from serve_app.backends.redis import ALLOW_OOM
+from serve_app.backends.redis import ALLOW_OOM, Redis
 from serve_app.errors import BrokerError, StoreError
 
 # KEYS: lock; ARGV: its life (ms)
@@ -52,8 +50,8 @@ class PeriodicTasks:
         self._closing.set()
 
 
-async def acquire_lock(redis: Redis, key: str, every_s: float) -> bool:
+async def acquire_lock(redis: Redis, name: str, every_s: float) -> bool:
     """Take a distributed lock for `every_s` seconds; false while another worker has it. Raises: BrokerError."""
     # It is never released, so that it also spaces the runs.
     acquire: Any = redis.register_script(ALLOW_OOM + ACQUIRE)
-    return bool(await acquire([key], [round(every_s * 1000)]))
+    return bool(await acquire([redis.key(name)], [round(every_s * 1000)]))

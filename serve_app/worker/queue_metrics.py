@@ -6,11 +6,11 @@ Every worker reports the same values: aggregate them with `max`, never with `sum
 from typing import NamedTuple
 
 from ray.serve import metrics
-from redis.asyncio import Redis
 
 from serve_app.backends.broker_memory import read_memory
+from serve_app.backends.redis import Redis
 from serve_app.generation.queue_eta import Forecast
-from serve_app.tasks.models import Keys
+from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.queue_snapshot import QueueReader
 
 
@@ -30,10 +30,10 @@ class QueueMetrics:
     name = "queue metrics"
     every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
 
-    def __init__(self, redis: Redis, keys: Keys) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._keys = keys
-        self._queue = QueueReader(redis, keys)
+        self._keys = TaskKeys(redis.prefix)
+        self._queue = QueueReader(redis)
         self._count = metrics.Gauge("avatar_queue_tasks", "Queued tasks by state; dead: given up.", ("state",))
         self._webhooks = metrics.Gauge("avatar_webhooks_due", "Webhooks that are still to be called.")
         self._memory = metrics.Gauge("avatar_broker_memory_bytes", "Memory of the broker: used, max.", ("kind",))

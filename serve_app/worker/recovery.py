@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
-
 from serve_app.backends.object_store import Results
-from serve_app.tasks.models import LEASE_S, UNFINISHED, Keys, task_files
+from serve_app.backends.redis import Redis
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import LEASE_S, UNFINISHED, task_files
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 from serve_app.worker.periodic import acquire_lock
@@ -28,11 +28,9 @@ class Recovery:
     name = "recovery"
     every_s = LEASE_S / 2
 
-    def __init__(
-        self, redis: Redis, keys: Keys, tasks: TaskStore, queue: TaskQueue, results: Results, dead_ttl_s: int
-    ) -> None:
+    def __init__(self, redis: Redis, tasks: TaskStore, queue: TaskQueue, results: Results, dead_ttl_s: int) -> None:
         self._redis = redis
-        self._keys = keys
+        self._keys = TaskKeys(redis.prefix)
         self._tasks = tasks
         self._queue = queue
         self._results = results
@@ -40,7 +38,7 @@ class Recovery:
 
     async def run_once(self) -> None:
         """Does nothing if another worker has run it recently. Raises: BrokerError; StoreError."""
-        if not await acquire_lock(self._redis, self._keys.reaper, self.every_s):
+        if not await acquire_lock(self._redis, "reaper", self.every_s):
             return
         waiting: Any = await self._redis.zrange(self._keys.open, 0, -1)
         for first in range(0, len(waiting), AT_ONCE):

@@ -9,11 +9,10 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
-from redis.asyncio import Redis
-
 from serve_app.backends.object_store import PHOTOS, Results, task_of
+from serve_app.backends.redis import Redis
 from serve_app.generation.envelope import OVERDUE_S
-from serve_app.tasks.models import Keys, TaskRecord
+from serve_app.tasks.models import TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.worker.periodic import acquire_lock
 
@@ -30,18 +29,17 @@ class Retention:
     name = "retention"
     every_s = 20.0
 
-    def __init__(self, redis: Redis, keys: Keys, tasks: TaskStore, results: Results, result_ttl_s: int) -> None:
+    def __init__(self, redis: Redis, tasks: TaskStore, results: Results, result_ttl_s: int) -> None:
         self._redis = redis
-        self._keys = keys
         self._tasks = tasks
         self._results = results
         self._result_ttl_s = result_ttl_s
 
     async def run_once(self) -> None:
         """Does nothing if another worker has run it recently. Raises: BrokerError; StoreError."""
-        if await acquire_lock(self._redis, self._keys.sweeper("photos"), self.every_s):
+        if await acquire_lock(self._redis, "sweeper:photos", self.every_s):
             await self._delete(self._orphans())
-        if await acquire_lock(self._redis, self._keys.sweeper("results"), RESULTS_EVERY_S):
+        if await acquire_lock(self._redis, "sweeper:results", RESULTS_EVERY_S):
             await self._delete(self._expired())
             await asyncio.to_thread(self._results.delete_parts)
 

@@ -223,7 +223,7 @@ def test_a_stream_ends_as_soon_as_its_token_is_revoked(at: At, monkeypatch: pyte
         revoked, other = [await token_of_ann(ingress, name) for name in ("revoked", "other")]
         async with listening(ingress, token=revoked) as (listener,), listening(ingress, token=other) as (kept,):
             await asyncio.gather(listener.heard(1), kept.heard(1))
-            assert await TokenStore(operator.redis, operator.keys).revoke(revoked)
+            assert await TokenStore(operator.redis).revoke(revoked)
             async with asyncio.timeout(2):
                 await listener.reading
             await ingress.tasks.claim("a")
@@ -242,7 +242,7 @@ def test_a_stream_ends_with_its_token_without_a_push(at: At, ends: str) -> None:
         async with listening(ingress, token=token) as (listener,):
             await listener.heard(1)
             if ends != "expiry":
-                await ingress.redis.hdel(ingress.keys.tokens, token.id)
+                await ingress.redis.hdel(ingress.redis.key("tokens"), token.id)
             async with asyncio.timeout(4):
                 await listener.reading
         assert [name for _id, name, _data in listener.events] == ["progress"]

@@ -23,13 +23,12 @@ from starlette.types import Message, Receive, Scope, Send
 from deployments.common.startup_metrics import ColdStart
 from deployments.errors import NoFaceError
 from serve_app.api.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
-from serve_app.backends.redis import connect
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import ImageUrlError
 from serve_app.generation.executor import failure_outcome
 from serve_app.launcher import CONFIG, free_port
-from serve_app.settings import Settings
 from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s
-from serve_app.tasks.models import Delivery, Failure, Keys, Outcome, TaskRecord
+from serve_app.tasks.models import Delivery, Failure, Outcome, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.queue_metrics import QueueMetrics, QueueState
@@ -173,10 +172,9 @@ def test_a_webhook_is_delivered_or_failed_or_given_up() -> None:
 
 def test_the_queue_is_seen_as_it_is(valkey: Path) -> None:
     async def scenario() -> list[QueueState]:
-        async with connect(Settings().broker, valkey) as redis:
-            keys = Keys("watched")
-            tasks, queue = TaskStore(redis, keys, "holder", 60), TaskQueue(redis, keys, "worker")
-            watch = QueueMetrics(redis, keys)
+        async with connect(BrokerSettings(prefix="watched"), valkey) as redis:
+            tasks, queue = TaskStore(redis, "holder", 60), TaskQueue(redis, "worker")
+            watch = QueueMetrics(redis)
             states = [await watch.state()]
             for task_id in ("one", "two"):
                 await tasks.create(task(task_id), "PENDING")
@@ -196,15 +194,14 @@ def test_the_queue_is_seen_as_it_is(valkey: Path) -> None:
 
 def test_no_task_waits_while_a_worker_still_has_one_that_was_cancelled(valkey: Path) -> None:
     async def scenario() -> QueueState:
-        async with connect(Settings().broker, valkey) as redis:
-            keys = Keys("cancelled")
-            tasks, queue = TaskStore(redis, keys, "holder", 60), TaskQueue(redis, keys, "worker")
+        async with connect(BrokerSettings(prefix="cancelled"), valkey) as redis:
+            tasks, queue = TaskStore(redis, "holder", 60), TaskQueue(redis, "worker")
             await queue.take(1, wait_s=0.01)
             await tasks.create(task("one"), "PENDING")
             await tasks.enqueue("one")
             assert len(await queue.take(1, wait_s=1)) == 1
             await tasks.cancel("one")
-            return await QueueMetrics(redis, keys).state()
+            return await QueueMetrics(redis).state()
 
     state = asyncio.run(scenario())
     assert (state.waiting, state.running) == (0, 1)

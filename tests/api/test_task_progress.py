@@ -12,7 +12,7 @@ from deployments.types import ImageProgress
 from serve_app.backends.redis import BrokerSettings
 from serve_app.generation.validation import Caller
 from serve_app.tasks.progress import ProgressReporter
-from tests.support.ingresses import PREFIX, Ingress, ScenarioRunner, scenario_runner
+from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
 from tests.support.listeners import listening
 from tests.support.tasks import AVATAR, queued
 
@@ -28,7 +28,7 @@ def at(valkey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scenari
 @pytest.fixture
 def reporter(valkey: Path) -> ProgressReporter:
     """As a generator replica has it: unpickled there."""
-    copy = pickle.loads(pickle.dumps(ProgressReporter(BrokerSettings(prefix=PREFIX), valkey)))
+    copy = pickle.loads(pickle.dumps(ProgressReporter(BrokerSettings(), valkey)))
     assert isinstance(copy, ProgressReporter)
     return copy
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from serve_app.auth.access import Access
 from serve_app.auth.failed_attempts import PER_MINUTE, FailedAttempts
+from serve_app.auth.image_quota import ImageQuota
 from serve_app.auth.owner_use import FLOODING_S, KEPT_S, MAX_REFUSED_S, OwnerUse
+from serve_app.auth.rate_limit import Rate
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenSettings, TokenStore
 from serve_app.auth.usage import UsageBook, last_used, usage_of
-from serve_app.backends.circuit_breaker import CircuitBreaker
-from serve_app.backends.redis import BrokerSettings, connect
+from serve_app.backends.redis import BrokerSettings, Redis, connect
 from serve_app.backends.secrets import renew_token, sha256
 from serve_app.errors import BrokerError, ForbiddenError, RateLimitError, UnauthorizedError
 from serve_app.generation.admission import ConcurrencySlots
-from serve_app.tasks.models import Keys
+from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.store import TaskStore
 from tests.support.polling import eventually
 from tests.support.tasks import AVATAR, task
@@ -35,16 +35,18 @@ class Office:
     def __init__(self, redis: Redis, data_dir: Path) -> None:
         self.redis = redis
         self.data_dir = data_dir
-        self.keys = Keys(f"access{next(PREFIXES)}")
-        self.store = TokenStore(redis, self.keys)
-        self.usage = UsageBook(redis, self.keys, days=90)
-        self.use = OwnerUse(redis, self.keys)
+        self.keys = TaskKeys(redis.prefix)
+        self.store = TokenStore(redis)
+        self.usage = UsageBook(redis, days=90)
+        self.use = OwnerUse(redis)
 
     def gate(self, settings: TokenSettings = SETTINGS, own: OwnToken | None = None) -> Access:
-        return Access(self.redis, self.keys, settings, self.usage, self.use, own)
+        return Access(self.redis, settings, self.usage, self.use, own)
 
     def cut_off(self) -> Redis:
-        return connect(BrokerSettings(url="unix:///nothing/here.sock", timeout_s=1), self.data_dir)
+        return connect(
+            BrokerSettings(url="unix:///nothing/here.sock", timeout_s=1, prefix=self.redis.prefix), self.data_dir
+        )
 
 
 Scenario = Callable[[Office], Awaitable[None]]
@@ -57,7 +59,7 @@ def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], No
 
     def run(scenario: Scenario) -> None:
         async def within() -> None:
-            async with connect(BrokerSettings(), valkey) as redis, asyncio.timeout(30):
+            async with connect(BrokerSettings(prefix=f"access{next(PREFIXES)}"), valkey) as redis, asyncio.timeout(30):
                 office = Office(redis, valkey)
                 await scenario(office)
                 await office.usage.close()
@@ -71,7 +73,7 @@ def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], No
 def test_the_broker_holds_digests_and_no_token(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         secrets = [await office.store.add(TokenGrant(name)) for name in ("ann", "bob")]
-        kept = await office.redis.hgetall(office.keys.tokens)
+        kept = await office.redis.hgetall(office.redis.key("tokens"))
         assert set(kept) == {sha256(secret)[:16] for secret in secrets}
         assert not any(secret in value for secret in secrets for value in kept.values())
         assert all(len(secret) >= 43 for secret in secrets)  # 256 bits
@@ -217,6 +219,7 @@ def test_a_token_that_was_seen_counts_while_the_broker_is_away(
         await gate.authenticate(f"Bearer {seen}", ["create"])
         monkeypatch.setattr("serve_app.auth.tokens.FRESH_S", 0)
         async with office.cut_off() as away:
+            away.breaker = office.redis.breaker
             monkeypatch.setattr(gate._tokens, "_redis", away)
             assert (await gate.authenticate(f"Bearer {seen}", ["create"])).quota is None  # nobody is held to a rate
             with pytest.raises(BrokerError):
@@ -295,7 +298,7 @@ def test_who_floods_has_to_wait_for_its_refusals_but_few_at_a_time(
 
 def test_images_at_once_count_over_all_replicas_and_their_places_come_free(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        one, other = [ConcurrencySlots(office.redis, office.keys, CircuitBreaker(), 5) for _ in range(2)]
+        one, other = [ConcurrencySlots(office.redis, 5) for _ in range(2)]
         async with one.hold("ann", "a", 3, 4), other.hold("ann", "b", 1, 4), other.hold("bob", "c", 4, 4):
             with pytest.raises(RateLimitError) as refused:
                 async with one.hold("ann", "d", 1, 4):
@@ -317,8 +320,8 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
 ) -> None:
     async def scenario(office: Office) -> None:
         monkeypatch.setattr("serve_app.generation.admission.LEASE_S", -1)  # a place is as good as its lease at once
-        places = ConcurrencySlots(office.redis, office.keys, CircuitBreaker(), 5)
-        store = TaskStore(office.redis, office.keys, "ingress", 60, lease_s=60)
+        places = ConcurrencySlots(office.redis, 5)
+        store = TaskStore(office.redis, "ingress", 60, lease_s=60)
         await store.create(task("a"), "STARTED")
 
         async def take(name: str) -> None:
@@ -334,10 +337,45 @@ def test_the_places_of_a_dead_replica_go_with_the_leases_of_its_tasks(
     at(scenario)
 
 
+def test_one_call_finds_out_for_a_whole_process_that_the_broker_is_away(
+    at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(office: Office) -> None:
+        calls: list[object] = []
+        async with office.cut_off() as away:
+            execute = away.execute_command
+
+            async def counted(*command: Any, **options: Any) -> Any:
+                calls.append(command)
+                return await execute(*command, **options)
+
+            monkeypatch.setattr(away, "execute_command", counted)
+            slots, quota, gate = (
+                ConcurrencySlots(away, 5),
+                ImageQuota(away),
+                Access(away, SETTINGS, office.usage, OwnerUse(away), None),
+            )
+            for _ in range(2):
+                async with slots.hold("ann", "a", 1, 1), quota.take("ann", 1, 1):
+                    assert await gate._use.shared_s("ann") == 0
+                    assert await gate._rates.hit("ann", Rate(1, 60)) is None
+        assert len(calls) == 1
+        said = [record.getMessage() for record in caplog.records if "the broker fails" in record.getMessage()]
+        consequences = (
+            "concurrency per token is not",
+            "images a day are not",
+            "each process knows only",
+            "rate limits are",
+        )
+        assert [sum(what in line for line in said) for what in consequences] == [1, 1, 1, 1]
+
+    at(scenario)
+
+
 def test_while_the_broker_is_away_nobody_is_refused_for_its_images(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         async with office.cut_off() as away:
-            places = ConcurrencySlots(away, office.keys, CircuitBreaker(), 5)
+            places = ConcurrencySlots(away, 5)
             async with places.hold("ann", "a", 1, 1), places.hold("ann", "b", 1, 1):
                 pass
 
@@ -354,11 +392,11 @@ def test_what_a_token_used_is_kept_by_day(at: Callable[[Scenario], None]) -> Non
             await gate.authenticate(f"Bearer {ann}", ["create"])
         office.usage.made(name, [AVATAR, AVATAR])
         await office.usage.close()
-        used: Any = await usage_of(office.redis, office.keys, name, 1)
+        used: Any = await usage_of(office.redis, name, 1)
         assert used == (3, 1, 2, 2 * AVATAR.diffusion_s)
-        assert await usage_of(office.redis, office.keys, name, 30) == used
-        assert abs((await last_used(office.redis, office.keys))[name] - time.time()) < 60
-        [key] = [key async for key in office.redis.scan_iter(f"{office.keys.usage(name, '*')}")]
+        assert await usage_of(office.redis, name, 30) == used
+        assert abs((await last_used(office.redis))[name] - time.time()) < 60
+        [key] = [key async for key in office.redis.scan_iter(office.redis.key("usage", name, "*"))]
         assert 89 * 86400 < await office.redis.ttl(key) <= 90 * 86400
 
     at(scenario)
@@ -373,7 +411,7 @@ def test_counts_wait_for_a_broker_that_is_away(at: Callable[[Scenario], None], m
         monkeypatch.setattr(office.usage, "_redis", office.redis)
         await office.usage._write()
         await office.usage._write()
-        assert (await usage_of(office.redis, office.keys, "ann", 1)).requests == 1
+        assert (await usage_of(office.redis, "ann", 1)).requests == 1
 
     at(scenario)
 
@@ -381,7 +419,7 @@ def test_counts_wait_for_a_broker_that_is_away(at: Callable[[Scenario], None], m
 def test_refused_requests_are_use_of_their_owner_in_every_process(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
         ann = f"Bearer {await office.store.add(TokenGrant('ann'))}"
-        gate, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), OwnerUse(office.redis, office.keys)
+        gate, elsewhere = office.gate(TokenSettings(requests_per_minute=1)), OwnerUse(office.redis)
         owner = (await gate.authenticate(ann, ["create"])).token.owner
         assert await elsewhere.shared_s(owner) == 0
         for refusals in range(1, 4):
@@ -391,14 +429,14 @@ def test_refused_requests_are_use_of_their_owner_in_every_process(at: Callable[[
         await office.use.shared_s(owner)
         assert await elsewhere.shared_s(owner) == pytest.approx(3, rel=0.1)
         assert await elsewhere.shared_s("another") == 0
-        assert 0 < await office.redis.ttl(office.keys.use(owner)) <= KEPT_S  # and it is forgotten
+        assert 0 < await office.redis.ttl(office.redis.key("use", owner)) <= KEPT_S  # and it is forgotten
 
     at(scenario)
 
 
 def test_use_is_shared_without_being_asked_for(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        elsewhere = OwnerUse(office.redis, office.keys)
+        elsewhere = OwnerUse(office.redis)
         office.use.charge("ann", 5.0)
         office.use.charge("ann", 5.0)
 
@@ -422,7 +460,7 @@ def test_no_number_of_refusals_counts_more_than_others_use_within_minutes(at: Ca
 
 def test_while_the_broker_is_away_a_process_knows_what_was_used_in_it(at: Callable[[Scenario], None]) -> None:
     async def scenario(office: Office) -> None:
-        one, other = [OwnerUse(office.cut_off(), office.keys) for _ in range(2)]
+        one, other = [OwnerUse(office.cut_off()) for _ in range(2)]
         one.charge("ann", 3.0)
         assert await one.shared_s("ann") == pytest.approx(3, rel=0.1)
         assert await one.shared_s("ann") == pytest.approx(3, rel=0.1)
@@ -505,7 +543,7 @@ def test_usage_that_is_being_written_when_a_process_ends_is_counted_once(
         await executed.wait()
         await office.usage.close()
         monkeypatch.undo()
-        assert (await usage_of(office.redis, office.keys, "ann", 1)).requests == 1
+        assert (await usage_of(office.redis, "ann", 1)).requests == 1
 
     at(scenario)
 

@@ -20,10 +20,11 @@ from serve_app.backends.redis import BrokerSettings, own_url
 from serve_app.client import POLL_RETRIES, FaceAvatarClient
 from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
-from serve_app.tasks.models import Keys, Outcome, Task, task_files
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import Outcome, Task, task_files
 from tests.chaos.ledger import OTHERS, REPLICAS, Order
 
-KEYS = Keys(BrokerSettings().prefix)
+KEYS = TaskKeys(BrokerSettings().prefix)
 CALL_S = 240  # of a call, repeats included
 
 

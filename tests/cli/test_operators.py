@@ -15,7 +15,6 @@ from serve_app.backends.redis import BrokerSettings, connect, own_url
 from serve_app.cli.root import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
 from serve_app.generation.executor import failure_outcome
-from serve_app.tasks.models import Keys
 from serve_app.tasks.store import TaskStore
 from tests.support.service import config_file
 from tests.support.tasks import task
@@ -34,10 +33,9 @@ def let_in(data_dir: Path, prefix: str, secret: str, *rights: Scope) -> Token | 
     """The token as a running service sees it; None where it lets nobody in."""
 
     async def admit() -> Token | None:
-        async with connect(BrokerSettings(), data_dir) as redis:
-            keys = Keys(prefix)
-            book = UsageBook(redis, keys, 90)
-            access = Access(redis, keys, TokenSettings(), book, OwnerUse(redis, keys), OwnToken(data_dir))
+        async with connect(BrokerSettings(prefix=prefix), data_dir) as redis:
+            book = UsageBook(redis, 90)
+            access = Access(redis, TokenSettings(), book, OwnerUse(redis), OwnToken(data_dir))
             try:
                 return (await access.authenticate(f"Bearer {secret}", rights)).token
             except UnauthorizedError:
@@ -118,8 +116,8 @@ def test_dead_tasks_are_listed_shown_and_queued_again(valkey: Path, tmp_path: Pa
     config = ["--config", str(config_file(tmp_path, broker={"url": own_url(valkey), "prefix": "dead"}))]
 
     async def kill(*names: str) -> None:
-        async with connect(BrokerSettings(), valkey) as redis:
-            store = TaskStore(redis, Keys("dead"), "worker", 60)
+        async with connect(BrokerSettings(prefix="dead"), valkey) as redis:
+            store = TaskStore(redis, "worker", 60)
             for name in names:
                 await store.create(task(name), "STARTED")
                 await store.finish(task(name), "FAILED", failure_outcome(GivenUpError("Three died.")), dead=True)

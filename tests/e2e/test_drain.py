@@ -24,7 +24,7 @@ from serve_app.launcher import CONFIG, DRAIN_TIMEOUT_S, ServiceOptions, _deploy,
 from serve_app.photos.sample import sample_photo
 from serve_app.pipeline.cold_start import POLL_EVERY_S, StageState, fetch_stage_states
 from serve_app.settings import Settings
-from serve_app.tasks.models import Keys
+from serve_app.tasks.keys import TaskKeys
 from serve_app.worker.deployment import CLOSE_S
 from tests.support.brokers import valkey_server
 from tests.support.photos import data_url, photo_files
@@ -37,7 +37,7 @@ APP = "face-avatar"
 SMALL: dict[str, Any] = {"app_id": APP, "width": 256, "height": 256, "num_inference_steps": 2, "deadline_s": 600}
 UPDATE_TIMEOUT_S = 240
 COLD_START_S = 77
-KEYS = Keys(BrokerSettings().prefix)
+KEYS = TaskKeys(BrokerSettings().prefix)
 SCALED = ("AvatarWorker", "AvatarGenerator", "BackgroundRemover")
 
 
@@ -322,7 +322,7 @@ def test_a_synchronous_request_at_zero_is_told_when_to_come_back_and_wakes_the_s
     assert (refused.status_code, refused.json()["error"]) == (503, "Overloaded")
     assert int(refused.headers["Retry-After"]) == COLD_START_S
     poll(lambda: cold.post().status_code == 200, UPDATE_TIMEOUT_S)
-    measured_s = float(poll(lambda: cold.broker.hget(KEYS.cold_starts, "AvatarGenerator")))
+    measured_s = float(poll(lambda: cold.broker.hget(f"{BrokerSettings().prefix}:cold-starts", "AvatarGenerator")))
     assert 0 < measured_s < COLD_START_S
 
     wait_for_zero(poll)

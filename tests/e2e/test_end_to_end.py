@@ -23,7 +23,7 @@ from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.errors import MAX_RETRY_AFTER_S
 from serve_app.launcher import CONFIG as EMBEDDED
 from serve_app.launcher import ServiceOptions, free_port, run_service
-from serve_app.tasks.models import Keys
+from serve_app.tasks.keys import TaskKeys
 from tests.support.onnx_models import marker, photo_of
 from tests.support.photos import data_url, photo_files, png
 from tests.support.production import CONFIG as PRODUCTION
@@ -37,7 +37,7 @@ FINISH_TIMEOUT_S = 120
 OUTAGE_TIMEOUT_S = 15  # in which a refusal comes while the broker is away
 SMALL: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 2, "seed": 7}
 LONG: dict[str, Any] = {"width": 512, "height": 512, "num_inference_steps": 50, "seed": 7}
-KEYS = Keys(BrokerSettings().prefix)
+KEYS = TaskKeys(BrokerSettings().prefix)
 
 on_production_alone = pytest.mark.parametrize("profile", ["production"], indirect=True, scope="module")
 

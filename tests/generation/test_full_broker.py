@@ -66,7 +66,7 @@ async def make_room(ingress: Ingress) -> None:
 async def worker_of(ingress: Ingress) -> AsyncIterator[Pipeline]:
     """The pipeline of a worker, whose tasks wait until its gate is set; the worker stops after the block."""
     pipeline = Pipeline(ingress.results, None)
-    use = OwnerUse(ingress.redis, ingress.keys)
+    use = OwnerUse(ingress.redis)
     executor = TaskExecutor(Catalog.read(["embedded"]), pipeline, ingress.tasks, use)  # type: ignore[arg-type]
     worker = TaskWorker(ingress.tasks, queue_of(ingress), executor, ingress.results, concurrency=2)
     working = asyncio.create_task(worker.run())
@@ -78,7 +78,7 @@ async def worker_of(ingress: Ingress) -> AsyncIterator[Pipeline]:
 
 
 def queue_of(ingress: Ingress) -> TaskQueue:
-    return TaskQueue(ingress.redis, ingress.keys, "worker", LEASE_S)
+    return TaskQueue(ingress.redis, "worker", LEASE_S)
 
 
 async def status_of(ingress: Ingress, sent: Sent) -> str:
@@ -187,8 +187,8 @@ def test_lost_tasks_and_old_files_are_looked_after_while_the_memory_is_full(at: 
         await lost.answer
         await ingress.redis.xtrim(ingress.keys.queue, maxlen=0, approximate=False)
         await make_full(ingress)
-        await Recovery(ingress.redis, ingress.keys, ingress.tasks, queue, ingress.results, 60).run_once()
-        await Retention(ingress.redis, ingress.keys, ingress.tasks, ingress.results, 60).run_once()
+        await Recovery(ingress.redis, ingress.tasks, queue, ingress.results, 60).run_once()
+        await Retention(ingress.redis, ingress.tasks, ingress.results, 60).run_once()
         (message,) = await queue.take(1, 0.01)
         assert message.task_id == lost.task.task_id
 
@@ -218,7 +218,7 @@ def test_webhooks_are_called_while_the_memory_is_full(at: Callable[..., None]) -
 def test_tokens_still_work_and_are_revoked_while_the_memory_is_full(at: Callable[..., None], tmp_path: Path) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture")
-        store = TokenStore(ingress.redis, ingress.keys)
+        store = TokenStore(ingress.redis)
         secret = await store.add(TokenGrant("ann", owner="ann"))
         sent = ingress.send(ANN)
         await sent.answer
@@ -254,10 +254,10 @@ def test_usage_is_counted_once_when_there_is_room_again(
         for token in tokens:
             usage.request(token)
         await usage._write()
-        assert await ingress.redis.hget(ingress.keys.usage(first, today()), "requests") is None
+        assert await ingress.redis.hget(ingress.redis.key("usage", first, today()), "requests") is None
         await ingress.redis.config_set("maxmemory", 0)
         await usage._write()
-        keys = [ingress.keys.usage(token, today()) for token in tokens]
+        keys = [ingress.redis.key("usage", token, today()) for token in tokens]
         assert {await ingress.redis.hget(key, "requests") for key in keys} == {"1"}
 
     at(scenario)

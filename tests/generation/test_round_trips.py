@@ -42,7 +42,7 @@ def test_a_202_takes_few_round_trips_with_rate_limits_and_its_place_in_the_queue
 ) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make()
-        secret = await TokenStore(ingress.redis, ingress.keys).add(TokenGrant("ann"))
+        secret = await TokenStore(ingress.redis).add(TokenGrant("ann"))
         body = {"app_id": "face-avatar", "file_url": "https://example.org/me.jpg", "celery": True}
         async with browsing(ingress, tmp_path) as (client, _owner):
             for number in range(2):  # the first one loads scripts and reads the token

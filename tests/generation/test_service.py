@@ -352,7 +352,7 @@ def test_a_full_queue_says_when_there_will_be_room(at: Callable[..., None]) -> N
         ingress = make("picture")
         await _measure(ingress, task_s=30)
         await ingress.send(Caller("ann"), celery=True).answer
-        queue = TaskQueue(ingress.redis, ingress.keys, "worker")
+        queue = TaskQueue(ingress.redis, "worker")
         await queue.take(1, 0.01)
         assert len(await queue.take(1, 0.01)) == 1
         object.__setattr__(ingress.service._settings.queue, "max_tasks", 1)
@@ -514,7 +514,7 @@ def test_what_a_token_has_made_is_in_its_usage(at: Callable[..., None]) -> None:
         record = await ingress.send(ann).answer
         assert record.task.token == sha256("ann")[:16]
         await ingress.service.usage.close()
-        assert (await usage_of(ingress.redis, ingress.keys, record.task.token, 1)).images == 1
+        assert (await usage_of(ingress.redis, record.task.token, 1)).images == 1
 
     at(scenario)
 

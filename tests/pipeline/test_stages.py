@@ -19,7 +19,7 @@ from tests.support.polling import eventually
 
 PHOTO = Photo(np.zeros((8, 8, 3), np.uint8))
 USUAL_S = 90
-KEY = "test:cold-starts"
+KEY = "face-avatar:cold-starts"
 ZERO = StageState("HEALTHY", serving=0, starting=0)
 STARTING = StageState("UPSCALING", serving=0, starting=1)
 UP = StageState("HEALTHY", serving=1, starting=0)
@@ -121,7 +121,7 @@ class Watched:
         self.away = threading.Event()
         self.redis = connect(BrokerSettings(), data_dir)
         names = ["Face", "Generator"]
-        self.watch = StageMonitor(self._look, names, pipeline, self.redis, KEY, USUAL_S)  # type: ignore[arg-type]
+        self.watch = StageMonitor(self._look, names, pipeline, self.redis, USUAL_S)  # type: ignore[arg-type]
 
     def _look(self) -> dict[str, StageState]:
         if self.away.is_set():

@@ -22,12 +22,12 @@ from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.settings import Settings
-from serve_app.tasks.models import Keys, Task, TaskRecord
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import Task, TaskRecord
 from serve_app.tasks.store import TaskStore
 from tests.support.pipelines import PIXELS, Pipeline
 
 LEASE_S = 1.0
-PREFIX = "test"
 KEYED = Caller("ann", "key")
 
 
@@ -36,17 +36,17 @@ class Ingress:
 
     def __init__(self, broker: Path, data_dir: Path, name: str, *outcomes: Any, **changes: Any) -> None:
         settings = Settings(data_dir=data_dir, **changes)
-        redis, keys = connect(settings.broker, broker), Keys(PREFIX)
-        use = OwnerUse(redis, keys)
-        self.keys = keys
+        redis = connect(settings.broker, broker)
+        use = OwnerUse(redis)
+        self.keys = TaskKeys(redis.prefix)
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
-        self.tasks = TaskStore(redis, keys, name, settings.result_ttl_s, LEASE_S)
+        self.tasks = TaskStore(redis, name, settings.result_ttl_s, LEASE_S)
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(settings.catalogs)
         runner = TaskExecutor(catalog, self.pipeline, self.tasks, use)  # type: ignore[arg-type]
-        parts = Container(redis, keys, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, use)  # type: ignore[arg-type]
+        parts = Container(redis, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, use)  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts)
-        self.access = Access(redis, keys, settings.tokens, self.service.usage, use, OwnToken(data_dir))
+        self.access = Access(redis, settings.tokens, self.service.usage, use, OwnToken(data_dir))
         self.gate = asyncio.Event()
         self.gate.set()
         self.photo_owners: list[str] = []  # for whom photos were fetched

@@ -42,7 +42,7 @@ class Listener:
 
 async def token_of_ann(ingress: Ingress, name: str = "a token", expires_at: float | None = None) -> Token:
     """A new token that sees the tasks of ann."""
-    store = TokenStore(ingress.redis, ingress.keys)
+    store = TokenStore(ingress.redis)
     token = await store.find(sha256(await store.add(TokenGrant(name, expires_at, owner="ann"))))
     assert token is not None
     return token

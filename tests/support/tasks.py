@@ -8,7 +8,8 @@ from typing import Any
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
-from serve_app.tasks.models import Keys, StoredAvatar, Task, idempotency_digest
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import StoredAvatar, Task, idempotency_digest
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 
@@ -21,16 +22,16 @@ class Office:
     """Stores and queues of several processes on one broker, under a prefix of their own."""
 
     def __init__(self, data_dir: Path, lease_s: float = LEASE_S) -> None:
-        self.redis = connect(BrokerSettings(), data_dir)
-        self.keys = Keys(f"test{next(PREFIXES)}")
+        self.redis = connect(BrokerSettings(prefix=f"test{next(PREFIXES)}"), data_dir)
+        self.keys = TaskKeys(self.redis.prefix)
         self.lease_s = lease_s
         self.ttl_s = 3600
 
     def store(self, holder: str) -> TaskStore:
-        return TaskStore(self.redis, self.keys, holder, self.ttl_s, lease_s=self.lease_s)
+        return TaskStore(self.redis, holder, self.ttl_s, lease_s=self.lease_s)
 
     def queue(self, holder: str) -> TaskQueue:
-        return TaskQueue(self.redis, self.keys, holder, lease_s=self.lease_s)
+        return TaskQueue(self.redis, holder, lease_s=self.lease_s)
 
 
 def task(task_id: str = "a", key: str | None = None, *, owner: str = "ann", **fields: Any) -> Task:

@@ -22,7 +22,7 @@ from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.generation.envelope import envelope_of
 from serve_app.generation.executor import failure_outcome
-from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Keys, Outcome, Queued, Webhook
+from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Outcome, Queued, Webhook
 from serve_app.tasks.queue_snapshot import QueueReader, QueueSnapshot
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import LEASE_MARGIN_S, NORMAL_IN_A_ROW, Message, TaskQueue
@@ -224,7 +224,7 @@ def test_a_broker_that_hangs_is_given_up_soon(
 
     async def scenario(server: ValkeyServer) -> None:
         async with connect(BrokerSettings(), tmp_path) as redis:
-            store = TaskStore(redis, Keys("test"), "a", 60)
+            store = TaskStore(redis, "a", 60)
             await store.create(task(), "STARTED")
             os.kill(server.pid or 0, signal.SIGSTOP)
             async with asyncio.timeout(10):  # its own tries, one inside the other, would last longer
@@ -346,7 +346,7 @@ async def snapshot(office: Office, name: str) -> QueueSnapshot:
     assert record is not None
     assert record.message_id is not None
     message = Message(record.message_id, name, record.priority)
-    return await QueueReader(office.redis, office.keys).snapshot(record.task.owner, message)
+    return await QueueReader(office.redis).snapshot(record.task.owner, message)
 
 
 async def position(office: Office, name: str) -> int:
@@ -356,7 +356,7 @@ async def position(office: Office, name: str) -> int:
 
 
 async def queued_of(office: Office, owner: str) -> Queued:
-    return (await QueueReader(office.redis, office.keys).snapshot(owner)).queued
+    return (await QueueReader(office.redis).snapshot(owner)).queued
 
 
 async def worked_off(office: Office, store: TaskStore) -> list[str]:
@@ -656,8 +656,7 @@ def test_a_broker_that_is_away_is_an_overload(tmp_path: Path, monkeypatch: pytes
     async def scenario() -> None:
         settings = BrokerSettings(url="unix:///nothing/here.sock")
         async with connect(settings, tmp_path) as redis:
-            keys = Keys("test")
-            store, queue = TaskStore(redis, keys, "a", 60), TaskQueue(redis, keys, "a")
+            store, queue = TaskStore(redis, "a", 60), TaskQueue(redis, "a")
             for call in (store.get("a"), store.create(task(), "PENDING"), store.renew(["a"]), queue.take(1, 0.1)):
                 with pytest.raises(BrokerError) as caught:
                     await call
@@ -757,7 +756,7 @@ class TasksInAnyOrder(RuleBasedStateMachine):
     def take(self, worker: str) -> tuple[str, Message] | None:
         """A worker takes the next message, or one that a dead one left."""
         # Every pending message counts as left by a dead worker.
-        queue = TaskQueue(self.office.redis, self.office.keys, worker, lease_s=-LEASE_MARGIN_S)
+        queue = TaskQueue(self.office.redis, worker, lease_s=-LEASE_MARGIN_S)
         for message in self.do(queue.take(1, 0.001)) or self.do(queue.take(1, 0.001)):
             claim = self.do(self.office.store(worker).claim(message.task_id))
             if claim is Claim.FINISHED:
@@ -776,7 +775,7 @@ class TasksInAnyOrder(RuleBasedStateMachine):
         if self.do(self.office.store(worker).finish(task(message.task_id), "SUCCESS", Outcome())):
             assert message.task_id not in self.ended
             self.ended[message.task_id] = "SUCCESS"
-        self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message))
+        self.do(TaskQueue(self.office.redis, worker).remove(message))
 
     @rule(work=consumes(working))
     def die(self, work: tuple[str, Message] | None) -> None:
@@ -788,7 +787,7 @@ class TasksInAnyOrder(RuleBasedStateMachine):
         if work is not None:
             worker, message = work
             self.do(self.office.store(worker).hand_back(message.task_id))
-            self.do(TaskQueue(self.office.redis, self.office.keys, worker).remove(message))
+            self.do(TaskQueue(self.office.redis, worker).remove(message))
 
     @rule(name=tasks)
     def cancel(self, name: str) -> None:

@@ -29,10 +29,10 @@ class Ward(Office):
         self.reaper = self.new_reaper()
 
     def new_reaper(self) -> Recovery:
-        return Recovery(self.redis, self.keys, self.store("r"), self.queue("r"), self.results, DEAD_TTL_S)
+        return Recovery(self.redis, self.store("r"), self.queue("r"), self.results, DEAD_TTL_S)
 
     async def run_once(self) -> None:
-        await self.redis.delete(self.keys.reaper)
+        await self.redis.delete(self.redis.key("reaper"))
         await self.reaper.run_once()
 
     async def taken(self) -> list[str]:
@@ -139,7 +139,7 @@ def test_one_reaper_at_a_time_does_a_round(at: Callable[[Scenario], None]) -> No
         await ward.redis.xtrim(ward.keys.queue, maxlen=0)
         await ward.reaper.run_once()
         assert await ward.taken() == []
-        assert await ward.redis.pttl(ward.keys.reaper) > 0  # a round that died does not keep others away for ever
+        assert await ward.redis.pttl(ward.redis.key("reaper")) > 0  # a round that died keeps nobody away
 
     at(scenario)
 

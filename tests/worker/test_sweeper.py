@@ -36,7 +36,7 @@ class Household(Office):
         self.folder = folder / FOLDER
         self.results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"key", ttl_s=TTL_S)
         self.tasks = self.store("w")
-        self.sweeper = Retention(self.redis, self.keys, self.tasks, self.results, TTL_S)
+        self.sweeper = Retention(self.redis, self.tasks, self.results, TTL_S)
 
     async def put(self, key: str, age_s: float) -> None:
         await self.results.put(key, b"bytes")
@@ -44,7 +44,7 @@ class Household(Office):
         os.utime(self.folder / key, (written, written))
 
     async def sweep(self) -> None:
-        await self.redis.delete(self.keys.sweeper("photos"), self.keys.sweeper("results"))
+        await self.redis.delete(*(self.redis.key("sweeper", what) for what in ("photos", "results")))
         await self.sweeper.run_once()
 
     def has(self, key: str) -> bool:

@@ -23,7 +23,8 @@ from serve_app.errors import OverloadedError
 from serve_app.generation.executor import TaskExecutor
 from serve_app.photos.decode import pack_photo
 from serve_app.schemas.responses import Status
-from serve_app.tasks.models import Keys, Outcome, Task, TaskRecord
+from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.models import Outcome, Task, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import GROUP, TaskQueue
 from serve_app.worker.consumer import ISOLATE_AFTER_DEATHS, MAX_DEATHS, TaskWorker
@@ -40,21 +41,21 @@ class Shop:
     """A broker, a store, and workers on them."""
 
     def __init__(self, broker: Path, data_dir: Path) -> None:
-        self.redis = connect(BrokerSettings(), broker)
-        self.keys = Keys(f"test{time.time_ns()}")
+        self.redis = connect(BrokerSettings(prefix=f"test{time.time_ns()}"), broker)
+        self.keys = TaskKeys(self.redis.prefix)
         self.results = Results.open(StoreSettings(), data_dir=data_dir, signing_key=b"key", ttl_s=60)
         self.store = self.store_of("client")
         self.workers: list[TaskWorker] = []
         self.loops: list[asyncio.Task[None]] = []
 
     def store_of(self, holder: str, lease_s: float = LEASE_S) -> TaskStore:
-        return TaskStore(self.redis, self.keys, holder, ttl_s=60, lease_s=lease_s)
+        return TaskStore(self.redis, holder, ttl_s=60, lease_s=lease_s)
 
     def worker(self, *outcomes: Any, concurrency: int = 4, lease_s: float = LEASE_S) -> tuple[TaskWorker, Pipeline]:
         name = f"worker{len(self.workers)}"
         pipeline = Pipeline(self.results, *outcomes)
-        store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, self.keys, name, lease_s=lease_s)
-        runner = TaskExecutor(Catalog.read(["embedded"]), pipeline, store, OwnerUse(self.redis, self.keys))  # type: ignore[arg-type]
+        store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, name, lease_s=lease_s)
+        runner = TaskExecutor(Catalog.read(["embedded"]), pipeline, store, OwnerUse(self.redis))  # type: ignore[arg-type]
         worker = TaskWorker(store, queue, runner, self.results, concurrency)
         self.workers.append(worker)
         self.loops.append(asyncio.create_task(worker.run()))
@@ -263,7 +264,7 @@ def test_the_task_of_a_dead_worker_waits_for_no_free_place(at: Callable[..., Non
 def test_a_message_whose_task_is_held_comes_again_when_the_lease_runs_out(at: Callable[..., None]) -> None:
     async def scenario(shop: Shop) -> None:
         await shop.submit("a")
-        dead = TaskQueue(shop.redis, shop.keys, "dead")
+        dead = TaskQueue(shop.redis, "dead")
         await dead.take(1, 0.01)
         (message,) = await dead.take(1, 1)
         await shop.store_of("dead", lease_s=15).claim("a")

