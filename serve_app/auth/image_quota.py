@@ -3,21 +3,16 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 from deployments.errors import NoFaceError
 from serve_app.auth.usage import DAY_S, today
-from serve_app.backends.redis import ALLOW_OOM, Redis
+from serve_app.backends.lua import Script
+from serve_app.backends.redis import Redis
 from serve_app.errors import ImageUrlError, RateLimitError, RequestError
 
 NOTHING_DRAWN = (RequestError, ImageUrlError, NoFaceError)  # or for nothing, by a fault of ours
-
-# KEYS: the images of a token today; ARGV: images, the limit, TTL (s). -1, or how many there were if they do not fit.
-TAKE = """
-local taken = tonumber(redis.call('GET', KEYS[1]) or 0)
-if taken + ARGV[1] > tonumber(ARGV[2]) then return taken end
-redis.call('SET', KEYS[1], taken + ARGV[1], 'EX', ARGV[3])
-return -1
-"""
 
 
 class ImageQuota:
@@ -25,7 +20,7 @@ class ImageQuota:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._take_script = redis.register_script(ALLOW_OOM + TAKE)
+        self._take_script = Script(redis, Path(__file__).with_name("take_images.lua"))
 
     @asynccontextmanager
     async def take(self, token: str, images: int, most: int) -> AsyncIterator[None]:
@@ -47,10 +42,8 @@ class ImageQuota:
             raise
 
     async def _count(self, key: str, images: int, most: int) -> int | None:
-        arguments = [images, most, 2 * DAY_S]
-        return await self._redis.breaker.call(
-            lambda: self._take_script([key], arguments), None, "images a day are not limited"
-        )
+        take = partial(self._take_script, count=key, images=images, limit=most, ttl_s=2 * DAY_S)
+        return await self._redis.breaker.call(take, None, "images a day are not limited")
 
 
 def _seconds_to_midnight() -> int:

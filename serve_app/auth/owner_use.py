@@ -6,10 +6,12 @@ adds the time of its own steps. A client that keeps retrying after a refusal so 
 
 import asyncio
 import time
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 from deployments.common.fair_share import HALF_LIFE_S, FairShare
-from serve_app.backends.redis import ALLOW_OOM, Redis
+from serve_app.backends.lua import Script
+from serve_app.backends.redis import Redis
 
 REFUSED_S = 1.0  # what a refused request counts
 MAX_REFUSED_S = 120.0  # beyond it, further refusals count nothing: a broken client recovers within minutes
@@ -18,23 +20,13 @@ SHARE_S = 1.0  # between two exchanges with the other processes
 KEPT_S = round(10 * HALF_LIFE_S)
 NOT_SHARED = "each process knows only what owners used in it"
 
-# KEYS: an owner's use; ARGV: seconds to add, half-life (s), TTL (s). Returns the sum as of now.
-ADD = """
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-local seconds, at = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%S+)$')
-local sum = (seconds or 0) * 0.5 ^ ((now - (at or now)) / ARGV[2]) + ARGV[1]
-if tonumber(ARGV[1]) > 0 then redis.call('SET', KEYS[1], sum .. ' ' .. string.format('%.3f', now), 'EX', ARGV[3]) end
-return tostring(sum)
-"""
-
 
 class OwnerUse:
     """Each process counts at once and exchanges with the others through the broker. Lives on one event loop."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._add = redis.register_script(ALLOW_OOM + ADD)
+        self._add = Script(redis, Path(__file__).with_name("add_use.lua"))
         self._shared = FairShare()
         self._unshared: dict[str, float] = {}  # seconds by owner, not in the broker yet
         self._sharer: asyncio.Task[None] | None = None
@@ -80,9 +72,10 @@ class OwnerUse:
         """Add what is not shared yet to the sum in the broker, and take over that sum."""
         used_s, added_s = self.used_s(owner), self._unshared.pop(owner, 0.0)
         self._shared.note_elsewhere(owner, used_s, time.time())
-        arguments: list[Any] = [added_s, HALF_LIFE_S, KEPT_S]
-        key = self._redis.key("use", owner)
-        total_s = await self._redis.breaker.call(lambda: self._add([key], arguments), None, NOT_SHARED)
+        add = partial(
+            self._add, use=self._redis.key("use", owner), added_s=added_s, half_life_s=HALF_LIFE_S, ttl_s=KEPT_S
+        )
+        total_s = await self._redis.breaker.call(add, None, NOT_SHARED)
         if total_s is not None:
             self._shared.note_elsewhere(owner, float(total_s), time.time())
         elif added_s:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.config import Config
 from serve_app.auth.recent import Recent
-from serve_app.backends.redis import ALLOW_OOM, Redis
+from serve_app.backends.lua import Script
+from serve_app.backends.redis import Redis
 from serve_app.backends.secrets import TOKEN_BYTES, TOKEN_DIGEST_FILE, ensure_token, sha256
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import TaskKeys
@@ -22,12 +23,6 @@ OWNER = "owner"  # the name of the token of a data directory
 ID_CHARS = 16  # of the digest: enough to tell tokens apart, too few to authenticate
 FRESH_S = 1.0  # a revoked token may work for so long
 STALE_S = 3600  # a token that was seen works for so long while the broker is unavailable
-
-# KEYS: tokens, changes; ARGV: id of a token, entries of `changes` that are kept. The empty task is for older versions.
-REVOKE = """
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', 'task_id', '', 'token', ARGV[1])
-return redis.call('HDEL', KEYS[1], ARGV[1])
-"""
 
 Scope = Literal["create", "read", "cancel"]
 """create: avatars and preflights; read: the owner's tasks and their events; cancel: cancel or delete them."""
@@ -134,7 +129,7 @@ class TokenStore:
         self._redis = redis
         self._key = redis.key("tokens")
         self._changes = TaskKeys(redis.prefix).changes
-        self._revoke = redis.register_script(ALLOW_OOM + REVOKE)
+        self._revoke = Script(redis, Path(__file__).with_name("revoke_token.lua"))
         self._own = own
         self._seen: Recent[Token] = Recent(STALE_S)
 
@@ -208,7 +203,10 @@ class TokenStore:
 
         Raises: BrokerError.
         """
-        return bool(await self._revoke([self._key, self._changes], [token.id, MAX_CHANGES]))
+        revoked = await self._revoke(
+            tokens=self._key, changes=self._changes, token_id=token.id, max_changes=MAX_CHANGES
+        )
+        return bool(revoked)
 
 
 def token_id(digest: str) -> str:

@@ -31,7 +31,6 @@ PASSWORD_FILE = "broker.password"
 TRIES = 4  # over 0.75 s: longer than the embedded server takes to restart
 MAX_CONNECTIONS = 64  # of one process; further calls wait for a free one
 ANSWER_S = 6  # of one call, including retries
-ALLOW_OOM = "#!lua flags=allow-oom\n"  # the first line of a script that works when the broker's memory is full
 FULL_RETRY_AFTER_S = 30  # memory is freed as records expire
 MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, macOS 103
 

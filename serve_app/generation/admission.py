@@ -7,33 +7,17 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
 
 from serve_app.auth.owner_use import OwnerUse
-from serve_app.backends.redis import ALLOW_OOM, Redis
+from serve_app.backends.lua import Script
+from serve_app.backends.redis import Redis
 from serve_app.errors import ForbiddenError, OverloadedError, RateLimitError
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.models import LEASE_S
 
 SLOTS_TTL_S = 2 * 3600  # longer than any request lasts
-
-# KEYS: the slots of a token; ARGV: task, its images, the limit, prefix of lease keys, seconds within which a new task
-# is leased, TTL of the slots (s). A slot lasts as long as its task's lease, so those of a dead process become free.
-ACQUIRE = """
-local now, taken = redis.call('TIME')[1], 0
-local places = redis.call('HGETALL', KEYS[1])
-for at = 1, #places, 2 do
-    local images, since = string.match(places[at + 1], '^(%d+) (%d+)$')
-    if now - since <= tonumber(ARGV[5]) or redis.call('EXISTS', ARGV[4] .. places[at]) == 1 then
-        taken = taken + images
-    else
-        redis.call('HDEL', KEYS[1], places[at])
-    end
-end
-if taken + ARGV[2] > tonumber(ARGV[3]) then return taken end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. now)
-redis.call('EXPIRE', KEYS[1], ARGV[6])
-return -1
-"""
 
 
 class FairSlots:
@@ -80,7 +64,7 @@ class ConcurrencySlots:
         self._redis = redis
         self._lease_prefix = TaskKeys(redis.prefix).lease("")
         self._retry_after_s = retry_after_s
-        self._acquire_script = redis.register_script(ALLOW_OOM + ACQUIRE)
+        self._acquire_script = Script(redis, Path(__file__).with_name("acquire_slots.lua"))
 
     @asynccontextmanager
     async def hold(self, token: str, task_id: str, images: int, most: int) -> AsyncIterator[None]:
@@ -102,10 +86,17 @@ class ConcurrencySlots:
 
     async def _acquire(self, key: str, task_id: str, images: int, most: int) -> bool:
         """False where the broker is unavailable. Raises: RateLimitError."""
-        arguments: list[str | int] = [task_id, images, most, self._lease_prefix, math.ceil(LEASE_S), SLOTS_TTL_S]
-        taken = await self._redis.breaker.call(
-            lambda: self._acquire_script([key], arguments), None, "concurrency per token is not limited"
+        acquire = partial(
+            self._acquire_script,
+            slots=key,
+            task_id=task_id,
+            images=images,
+            limit=most,
+            lease_prefix=self._lease_prefix,
+            grace_s=math.ceil(LEASE_S),
+            ttl_s=SLOTS_TTL_S,
         )
+        taken = await self._redis.breaker.call(acquire, None, "concurrency per token is not limited")
         if taken is None:
             return False
         if taken >= 0:

@@ -44,7 +44,16 @@ class TaskKeys:
         """A string: the id of the task with this `idempotency_digest`, and the digest of its request body."""
         return f"{self._prefix}:idempotency:{digest}"
 
-    def of_task(self, task_id: str) -> list[str]:
-        """In the order in which the scripts unpack them."""
-        of_all = [self.queue, self.low_queue, self.open, self.dead, self.changes, self.webhooks, self.throughput]
-        return [self.record(task_id), self.lease(task_id), *of_all]
+    def of_task(self, task_id: str) -> dict[str, str]:
+        """By the names that `lua/task.lua` gives them."""
+        return {
+            "record": self.record(task_id),
+            "lease": self.lease(task_id),
+            "normal_queue": self.queue,
+            "low_queue": self.low_queue,
+            "open": self.open,
+            "dead": self.dead,
+            "changes": self.changes,
+            "webhooks": self.webhooks,
+            "throughput": self.throughput,
+        }

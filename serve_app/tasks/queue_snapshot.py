@@ -1,56 +1,17 @@
 """The queue at one moment, read in one call: its length, positions in it, and how fast the workers are."""
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from serve_app.backends.redis import ALLOW_OOM, Redis
+from serve_app.backends.lua import Script
+from serve_app.backends.redis import Redis
 from serve_app.schemas.requests import Priority
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.models import Queued, Throughput
-from serve_app.tasks.store import MAX_OPEN_S
+from serve_app.tasks.store import LUA, MAX_OPEN_S
 from serve_app.tasks.stream import GROUP, NORMAL_IN_A_ROW, Message
 
 MAX_POSITION = 1000  # counting stops there
-
-# KEYS: the streams of normal and low priority, throughput, and of one owner: its unfinished queued tasks, the one that
-# waits in line, those behind it. ARGV: group, at most, unix time before which an unfinished task was lost; of the task
-# whose position is asked for: its message and priority or '', and its id. 1: positions are asked for, 0: only the rest.
-SNAPSHOT = """
-local normal, low, throughput, of_owner, line, later = unpack(KEYS)
-local group, most = ARGV[1], ARGV[2]
-
-local function delivered(stream)
-    local groups = redis.pcall('XINFO', 'GROUPS', stream)
-    if groups.err then return 0, '0-0' end  -- no stream yet
-    for _, fields in ipairs(groups) do
-        local described = {}
-        for at = 1, #fields, 2 do described[fields[at]] = fields[at + 1] end
-        if described['name'] == group then return described['pending'], described['last-delivered-id'] end
-    end
-    return 0, '0-0'
-end
-
-local function count(stream, after, last)
-    return #redis.call('XRANGE', stream, '(' .. after, last, 'COUNT', most)
-end
-
-local normal_pending, normal_last = delivered(normal)
-local low_pending, low_last = delivered(low)
-local paces = redis.call('HMGET', throughput, 'task_s', 'image_s')
-local ahead, normal_waiting, low_waiting = false, 0, 0
-if ARGV[4] ~= '' then
-    ahead = ARGV[5] == 'low' and count(low, low_last, ARGV[4]) or count(normal, normal_last, ARGV[4])
-end
-if ARGV[7] == '1' and (ahead or paces[1]) then  -- counting a thousand takes a millisecond
-    normal_waiting, low_waiting = count(normal, normal_last, '+'), count(low, low_last, '+')
-end
-redis.call('ZREMRANGEBYSCORE', of_owner, '-inf', ARGV[3])
-return {
-    redis.call('XLEN', normal) + redis.call('XLEN', low), normal_pending + low_pending,
-    normal_waiting, low_waiting, ahead,
-    redis.call('ZRANK', later, ARGV[6]), redis.call('ZCARD', of_owner), redis.call('EXISTS', line), paces[1], paces[2],
-}
-"""
 
 
 class QueueSnapshot(NamedTuple):
@@ -92,7 +53,7 @@ class QueueReader:
 
     def __init__(self, redis: Redis) -> None:
         self._keys = TaskKeys(redis.prefix)
-        self._read = redis.register_script(ALLOW_OOM + SNAPSHOT)
+        self._read = Script(redis, LUA / "snapshot.lua")
 
     async def snapshot(
         self, owner: str = "", message: Message | None = None, *, positions: bool = True
@@ -102,12 +63,19 @@ class QueueReader:
         What waits is counted only for `positions`, where a message or a forecast needs it; else it is 0.
         Raises: BrokerError.
         """
-        keys = self._keys
-        streams, of_owner = (keys.queue, keys.low_queue), (keys.open_of(owner), keys.line(owner), keys.later(owner))
-        asked = ("", "", "") if message is None else (message.message_id, message.priority, message.task_id)
-        answer: Any = await self._read(
-            [*streams, keys.throughput, *of_owner],
-            [GROUP, MAX_POSITION, time.time() - MAX_OPEN_S, *asked, int(positions)],
+        keys, asked = self._keys, message or Message("", "")
+        answer = await self._read(
+            normal=keys.queue,
+            low=keys.low_queue,
+            throughput=keys.throughput,
+            of_owner=keys.open_of(owner),
+            line=keys.line(owner),
+            later=keys.later(owner),
+            group=GROUP,
+            most=MAX_POSITION,
+            lost_before=time.time() - MAX_OPEN_S,
+            **asked._asdict(),
+            positions=int(positions),
         )
         length, running, normal_waiting, low_waiting, ahead, own_ahead, tasks, in_line, task_s, image_s = answer
         return QueueSnapshot(

@@ -1,21 +1,22 @@
 """The records of tasks, which are authoritative for their requests, states and outcomes.
 
-A record is a hash in Redis. The process that works on a task owns its lease, a key that expires soon after the process
-dies. Photos and their URLs are never recorded.
+A record is a hash in Redis, and each change of it an atomic Lua script: of two processes that try the same, one wins.
+All but `create` also work when the broker's memory is full, so that tasks can end then. The process that works on a
+task owns its lease, a key that expires soon after the process dies. Photos and their URLs are never recorded.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from redis.commands.core import AsyncScript
-
 from deployments.types import ImageProgress
-from serve_app.backends.redis import ALLOW_OOM, BrokerPipeline, Redis
+from serve_app.backends.lua import Script
+from serve_app.backends.redis import BrokerPipeline, Redis
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
-from serve_app.tasks import lua_scripts as scripts
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.models import (
     AVATAR,
@@ -35,6 +36,7 @@ from serve_app.tasks.models import (
 )
 from serve_app.tasks.progress import MAX_CHANGES
 
+LUA = Path(__file__).with_name("lua")
 MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
 AT_ONCE = 500  # records read in one call
@@ -61,17 +63,28 @@ class TaskStore:
         self._ttl_s = ttl_s
         self._lease_ms = round(lease_s * 1000)
         self._dead_ttl_s = dead_ttl_s
-        self._scripts: dict[str, AsyncScript] = {}
-        self._due = redis.register_script(ALLOW_OOM + scripts.DUE)
+        self._scripts: dict[str, Script] = {}
+        self._due = Script(redis, LUA / "due_webhooks.lua")
 
     async def create(self, task: Task, status: Status, body_digest: str = "") -> str:
         """Record a task, leased by this process; returns its id, or that of the task that has its idempotency key.
 
         Raises: ConflictError where that task has another request body.
         """
-        record = (task.model_dump_json(), status, self._lease_ms, self._record_ttl_s(task), task.request.priority)
-        rest = (body_digest, self._ttl_s, int(task.webhook is not None), task.owner)
-        known = await self._run(scripts.CREATE, task.task_id, *record, *rest, idempotency=task.idempotency)
+        known = await self._run(
+            "create",
+            task.task_id,
+            task.idempotency,
+            task=task.model_dump_json(),
+            new_status=status,
+            lease_ms=self._lease_ms,
+            ttl_s=self._record_ttl_s(task),
+            priority=task.request.priority,
+            body_digest=body_digest,
+            key_ttl_s=self._ttl_s,
+            has_webhook=int(task.webhook is not None),
+            task_owner=task.owner,
+        )
         task_id, _, digest = str(known).partition(" ")
         if digest != body_digest:
             raise ConflictError("This idempotency key came with another request before.", task_id=task_id)
@@ -95,12 +108,12 @@ class TaskStore:
 
         `behind`: among the tasks of low priority, because its owner floods the service.
         """
-        fields: Any = await self._run(scripts.ENQUEUE, task_id, int(behind))
+        fields: Any = await self._run("enqueue", task_id, behind=int(behind))
         return record_from(dict(zip(fields[::2], fields[1::2], strict=True)), is_leased=False) if fields else None
 
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
         """Lease a task, to run it (STARTED) or to put it into the queue (PENDING)."""
-        return Claim(str(await self._run(scripts.CLAIM, task_id, self._lease_ms, status)))
+        return Claim(str(await self._run("claim", task_id, lease_ms=self._lease_ms, new_status=status)))
 
     async def lease_left_s(self, task_id: str) -> float:
         """Seconds until the lease of a task expires unless it is renewed; 0 where it is not leased."""
@@ -110,7 +123,7 @@ class TaskStore:
         """Renew leases; false where the task is finished or leased by another process."""
         pipe = self._redis.pipeline(transaction=False)
         for task_id in task_ids:
-            await self._run(scripts.RENEW, task_id, self._lease_ms, client=pipe)
+            await self._run("renew", task_id, None, pipe, lease_ms=self._lease_ms)
         return [bool(renewed) for renewed in await pipe.execute()]
 
     async def statuses(self, task_ids: Sequence[str]) -> list[str | None]:
@@ -123,7 +136,7 @@ class TaskStore:
 
     async def note_image(self, task_id: str, index: int, avatar: StoredAvatar) -> None:
         """Record a finished image of an unfinished task: if the task is run again, only the other images are made."""
-        await self._run(scripts.NOTE_IMAGE, task_id, index, AVATAR.dump_json(avatar).decode())
+        await self._run("note_image", task_id, index=index, avatar=AVATAR.dump_json(avatar).decode())
 
     async def finish(self, task: Task, status: Status, outcome: Outcome, *, dead: bool = False) -> bool:
         """Record how a task ended; false where it was finished already, or is leased by another process.
@@ -133,27 +146,35 @@ class TaskStore:
         MAX_FAILURES of an owner are kept; where no queue had the task, for FAILURE_TTL_S and without long texts.
         """
         retryable = outcome.failure is not None and (outcome.failure.status >= 500 or outcome.failure.status == 429)
-        frees_key = int(retryable and task.idempotency is not None)
-        ttl_s = self._dead_ttl_s + DEAD_MARGIN_S if dead else self._ttl_s
-        final = (status, outcome.model_dump_json(), ttl_s, frees_key, int(dead), task.request.batch)
-        failure = self._failure_arguments(task)
-        return bool(await self._run(scripts.FINISH, task.task_id, *final, *failure, idempotency=task.idempotency))
+        finished = await self._run(
+            "finish",
+            task.task_id,
+            task.idempotency,
+            final=status,
+            outcome=outcome.model_dump_json(),
+            ttl_s=self._dead_ttl_s + DEAD_MARGIN_S if dead else self._ttl_s,
+            frees_key=int(retryable and task.idempotency is not None),
+            is_dead=int(dead),
+            images=task.request.batch,
+            **self._kept_failure(task),
+        )
+        return bool(finished)
 
     async def hand_back(self, task_id: str) -> bool:
         """Return a task that this process was running to the queue, for another worker."""
-        return bool(await self._run(scripts.HAND_BACK, task_id))
+        return bool(await self._run("hand_back", task_id))
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel an unfinished task; the process that runs it notices. False where it was finished already."""
         record = await self.get(task_id)
         if record is None:
             return False
-        task, failure = record.task, self._failure_arguments(record.task)
-        return bool(await self._run(scripts.CANCEL, task_id, self._ttl_s, *failure, idempotency=task.idempotency))
+        failure = self._kept_failure(record.task)
+        return bool(await self._run("cancel", task_id, record.task.idempotency, ttl_s=self._ttl_s, **failure))
 
     async def requeue_lost(self, task_id: str, message_id: str) -> bool:
         """Put an unfinished task that no process runs, and whose message is lost, into the queue again."""
-        return bool(await self._run(scripts.REQUEUE_LOST, task_id, message_id))
+        return bool(await self._run("requeue_lost", task_id, lost_message=message_id))
 
     async def dead(self, until: float | None = None) -> list[str]:
         """The ids of the dead letters, the oldest first; with `until` (unix seconds), of those that died by then."""
@@ -173,8 +194,8 @@ class TaskStore:
     async def requeue(self, record: TaskRecord) -> bool:
         """Requeue a dead letter as if it were new, with all its attempts; false where it is none."""
         task = record.task.model_copy(update={"submitted_at": time.time()})
-        arguments = (task.model_dump_json(), self._record_ttl_s(task))
-        return bool(await self._run(scripts.REQUEUE, task.task_id, *arguments))
+        ttl_s = self._record_ttl_s(task)
+        return bool(await self._run("requeue", task.task_id, task=task.model_dump_json(), ttl_s=ttl_s))
 
     async def forget_dead(self, task_ids: Sequence[str]) -> None:
         """Delete dead letters with their records."""
@@ -190,22 +211,28 @@ class TaskStore:
         Returns ids and owners.
         """
         now = time.time()
-        keys = [self._keys.webhooks, self._keys.webhook_owners]
-        in_line_until = now + WEBHOOK_IN_LINE_S
-        counts = [value for call in calls.items() for value in call]
-        arguments = [now, now + lease_s, count, of_owner, self._keys.record(""), in_line_until, *counts]
-        due: Any = await self._due(keys, arguments)
+        due = await self._due(
+            webhooks=self._keys.webhooks,
+            owners=self._keys.webhook_owners,
+            now=now,
+            leased_until=now + lease_s,
+            most=count,
+            most_of_owner=of_owner,
+            record_prefix=self._keys.record(""),
+            in_line_until=now + WEBHOOK_IN_LINE_S,
+            calls_of_owners=json.dumps(calls),
+        )
         return [(task_id, owner) for task_id, owner in due]
 
     async def note_delivery(self, task_id: str, delivery: Delivery, again_at: float | None) -> None:
         """Record an attempt; the next one is at `again_at` (unix seconds), None where there is none."""
         again = "" if again_at is None else again_at
-        await self._run(scripts.DELIVERED, task_id, delivery.model_dump_json(), again)
+        await self._run("note_delivery", task_id, delivery=delivery.model_dump_json(), again_at=again)
 
     async def forget_avatars(self, record: TaskRecord) -> None:
         """Delete the avatars from the record of a finished task."""
         outcome = record.outcome.model_copy(update={"avatars": ()})
-        await self._run(scripts.REPLACE_OUTCOME, record.task.task_id, outcome.model_dump_json())
+        await self._run("replace_outcome", record.task.task_id, outcome=outcome.model_dump_json())
 
     async def progress(self, task_id: str) -> dict[int, ImageProgress]:
         """The progress of the images that are being made or wait for that, by their index."""
@@ -216,25 +243,33 @@ class TaskStore:
         """Ask Redis for an answer, for readiness checks."""
         await self._redis.ping()
 
-    def _failure_arguments(self, task: Task) -> tuple[str | int, ...]:
-        return without_long_texts(task).model_dump_json(), min(FAILURE_TTL_S, self._ttl_s), MAX_FAILURES
+    def _kept_failure(self, task: Task) -> dict[str, str | float]:
+        short_task, short_ttl_s = without_long_texts(task).model_dump_json(), min(FAILURE_TTL_S, self._ttl_s)
+        return {"short_task": short_task, "short_ttl_s": short_ttl_s, "max_failures": MAX_FAILURES}
 
     def _record_ttl_s(self, task: Task) -> int:
         return self._ttl_s + round(task.request.deadline_s)
 
     async def _run(
         self,
-        script: str,
+        change: str,
         task_id: str,
-        *arguments: str | float,
         idempotency: str | None = None,
         client: BrokerPipeline | None = None,
+        /,
+        **arguments: str | float,
     ) -> object:
-        if script not in self._scripts:
-            flags = "" if script is scripts.CREATE else ALLOW_OOM
-            self._scripts[script] = self._redis.register_script(flags + scripts.BEGIN + script)
-        keys = [*self._keys.of_task(task_id), self._keys.idempotency(idempotency or "")]
-        limits = (MAX_OPEN_S, MAX_CHANGES)
-        return await self._scripts[script](
-            keys, [task_id, self._lease_owner, time.time(), *arguments, *limits], client=client
+        if change not in self._scripts:
+            files = LUA / "task.lua", LUA / f"{change}.lua"
+            self._scripts[change] = Script(self._redis, *files, when_full=change != "create")
+        return await self._scripts[change](
+            client,
+            **self._keys.of_task(task_id),
+            idempotency=self._keys.idempotency(idempotency or ""),
+            task_id=task_id,
+            lease_owner=self._lease_owner,
+            now=time.time(),
+            max_open_s=MAX_OPEN_S,
+            max_changes=MAX_CHANGES,
+            **arguments,
         )

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
-from serve_app.backends.redis import ALLOW_OOM, Redis
+from serve_app.backends.lua import Script
+from serve_app.backends.redis import Redis
 from serve_app.errors import BrokerError, StoreError
-
-# KEYS: lock; ARGV: its life (ms)
-ACQUIRE = "return redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1])"
 
 log = logging.getLogger(__name__)
 
@@ -53,5 +52,5 @@ class PeriodicTasks:
 async def acquire_lock(redis: Redis, name: str, every_s: float) -> bool:
     """Take a distributed lock for `every_s` seconds; false while another worker has it. Raises: BrokerError."""
     # It is never released, so that it also spaces the runs.
-    acquire: Any = redis.register_script(ALLOW_OOM + ACQUIRE)
-    return bool(await acquire([redis.key(name)], [round(every_s * 1000)]))
+    acquire = Script(redis, Path(__file__).with_name("acquire_lock.lua"))
+    return bool(await acquire(lock=redis.key(name), life_ms=round(every_s * 1000)))
