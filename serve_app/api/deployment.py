@@ -43,7 +43,7 @@ class AvatarIngress:
         self._stages.start()
         self._service = AvatarService(settings, container, self._stages)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
-        self._access = Access(container.redis, settings.tokens, self._service.usage, container.use, own)
+        self._access = Access(container.redis, settings.tokens, container.usage, container.use, own)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._access, self._settings, stage_states)

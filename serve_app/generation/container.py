@@ -9,15 +9,17 @@ import ray
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.auth.owner_use import OwnerUse
+from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results
 from serve_app.backends.redis import Redis, connect, ensure_shared_secret
 from serve_app.backends.secrets import signing_key
 from serve_app.catalog.catalog import Catalog
-from serve_app.generation.executor import TaskExecutor
+from serve_app.generation.execution import TaskExecution
 from serve_app.generation.settings import GenerationSettings
 from serve_app.pipeline.gc import ReferenceCollector
 from serve_app.pipeline.pipeline import AvatarPipeline
 from serve_app.tasks.store import TaskStore
+from serve_app.tasks.stream import TaskQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,10 @@ class Container:
     catalog: Catalog
     results: Results
     tasks: TaskStore
-    executor: TaskExecutor
     signing_key: bytes
     pipeline: AvatarPipeline
     use: OwnerUse
+    usage: UsageBook
 
     @classmethod
     def of(
@@ -59,9 +61,18 @@ class Container:
         )
         pipeline = AvatarPipeline(embedder, generator, remover, results)
         ReferenceCollector.freeze_current()
-        use = OwnerUse(redis)
-        executor = TaskExecutor(catalog, pipeline, tasks, use)
-        return cls(redis, lease_owner, catalog, results, tasks, executor, key, pipeline, use)
+        usage = UsageBook(redis, settings.tokens.usage_days)
+        return cls(redis, lease_owner, catalog, results, tasks, key, pipeline, OwnerUse(redis), usage)
+
+    def execution(self, queue: TaskQueue | None = None) -> TaskExecution:
+        """What runs tasks here; `queue` is that of a worker."""
+        return TaskExecution(self.catalog, self.pipeline, self.tasks, self.results, self.use, self.usage, queue)
+
+    async def close(self) -> None:
+        """Write what was counted, and disconnect."""
+        await self.usage.close()
+        await self.use.close()
+        await self.redis.aclose()
 
 
 def check_reach(settings: GenerationSettings, nodes: int) -> None:

@@ -9,7 +9,7 @@ from deployments.errors import DeadlineError
 from deployments.types import ImageProgress
 from serve_app.backends.object_store import Results
 from serve_app.errors import InterruptedWorkError
-from serve_app.generation.executor import failure_outcome
+from serve_app.generation.execution import failure_outcome
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired

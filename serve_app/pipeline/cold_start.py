@@ -27,6 +27,7 @@ from serve_app.pipeline.pipeline import AvatarPipeline
 POLL_EVERY_S = 2.0
 FRESH_S = 0.5  # before a refusal, an older state is fetched again: the stage may be up by now
 MAX_SCALE_UPS = 8  # calls that wait for stages, each of which keeps a photo in memory
+COLD_STARTS = "cold-starts"  # a hash: seconds that the last cold start of each stage took
 STALE_S = 10.0  # an older state refuses nothing: Serve's controller may be unavailable
 # A controller that has just restarted does not know yet that its replicas still run.
 SERVING = (ReplicaState.RUNNING, ReplicaState.UPDATING, ReplicaState.PENDING_MIGRATION, ReplicaState.RECOVERING)
@@ -123,7 +124,6 @@ class StageMonitor:
         self._names = names
         self._pipeline = pipeline
         self._redis = redis
-        self._key = redis.key("cold-starts")  # a hash: seconds that the last cold start of each stage took
         self._usual_s = usual_s
         self._starts = ColdStages()
         self._polled_at = -math.inf
@@ -189,7 +189,7 @@ class StageMonitor:
                 monitored = {name: states[name] for name in self._names if name in states}
                 for name, seconds in self._starts.update(monitored, self._polled_at).items():
                     log.info("%s came up from zero in %.1f s", name, seconds)
-                    await self._redis.hset(self._key, name, str(round(seconds, 1)))
+                    await self._redis.hset(self._redis.key(COLD_STARTS), name, str(round(seconds, 1)))
             except (RayError, RayServeException, BrokerError) as error:
                 log.warning("the states of the stages are not updated: %s", error)
 
@@ -197,7 +197,7 @@ class StageMonitor:
         """Seconds that a cold start of each stage takes."""
         measured: Sequence[Any] = [None] * len(names)
         with contextlib.suppress(BrokerError):
-            measured = await self._redis.hmget(self._key, names)
+            measured = await self._redis.hmget(self._redis.key(COLD_STARTS), names)
         return {
             name: float(self._usual_s if seconds is None else seconds)
             for name, seconds in zip(names, measured, strict=True)

@@ -142,6 +142,11 @@ class TaskRecord(Recorded):
         return self.status not in UNFINISHED
 
     @property
+    def unneeded_files(self) -> list[str]:
+        """The keys of the files that the task no longer needs."""
+        return unneeded_files(self.task, self.status, dead=self.dead)
+
+    @property
     def images_done(self) -> int:
         """Images recorded so far; those of the outcome once the task is finished."""
         return len(self.avatars) or len(self.outcome.avatars)
@@ -179,7 +184,9 @@ def unneeded_files(task: Task, status: Status, *, dead: bool) -> list[str]:
     """The keys of the files that a task with this status no longer needs; a dead one may be requeued, and needs all."""
     if dead or status in UNFINISHED:
         return []
-    return [photo_key(task.task_id)] if status == "SUCCESS" else task_files(task)
+    if status == "SUCCESS":
+        return [photo_key(task.task_id)] if task.request.celery else []  # else it was never stored
+    return task_files(task)
 
 
 def without_long_texts(task: Task) -> Task:

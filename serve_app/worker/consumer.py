@@ -1,27 +1,23 @@
 """The worker takes queued tasks and runs them through the same pipeline as the ingress."""
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Iterator
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
-from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results, photo_key
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError
-from serve_app.generation.executor import FinalOutcome, TaskExecutor, TaskFinaliser, failure_outcome
+from serve_app.generation.execution import FinalOutcome, TaskExecution, failure_outcome, pauses_s
 from serve_app.photos.decode import unpack_photo
 from serve_app.pipeline.calls import STAGE_LOST
-from serve_app.tasks.leases import Leases, TaskLostError
-from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord, unneeded_files
+from serve_app.tasks.leases import TaskLostError
+from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import Message, TaskQueue
 
 TAKE_WAIT_S = 0.5
 MAX_DEATHS = 3  # a task whose processes died so often is not tried again
 ISOLATE_AFTER_DEATHS = 2  # from then on no two such tasks run at once, so that an innocent one survives
-PAUSES_S = (1, 2, 5, 10)  # between attempts while a stage, the store or the broker is unavailable; the last one repeats
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +32,15 @@ class TaskWorker:
         self,
         tasks: TaskStore,
         queue: TaskQueue,
-        executor: TaskExecutor,
+        execution: TaskExecution,
         results: Results,
         concurrency: int,
-        usage: UsageBook | None = None,
     ) -> None:
         self._tasks = tasks
         self._queue = queue
-        self._leases = Leases(tasks, queue)
-        self._executor = executor
+        self._execution = execution
         self._results = results
         self._concurrency = concurrency
-        self._finaliser = TaskFinaliser(tasks, results, usage)
         self._running: set[asyncio.Task[None]] = set()
         self._isolation = asyncio.Lock()  # held by the one running task that may have killed its workers
         self._suspects: set[str] = set()
@@ -71,7 +64,7 @@ class TaskWorker:
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        await self._leases.close()
+        await self._execution.close()
 
     async def _start_next(self) -> None:
         free = self._concurrency - len(self._running)
@@ -105,7 +98,7 @@ class TaskWorker:
     async def _is_over(self, message: Message) -> bool:
         """Run the task of a message unless it runs already. False while another process works on it."""
         task_id = message.task_id
-        if self._leases.holds(task_id) or task_id in self._suspects:  # its message was delivered again
+        if self._execution.holds(task_id) or task_id in self._suspects:  # its message was delivered again
             return False
         record = await self._tasks.get(task_id)
         if record is None or record.finished or record.attempts < ISOLATE_AFTER_DEATHS:
@@ -123,9 +116,9 @@ class TaskWorker:
         record = await self._tasks.get(message.task_id)
         if claim is Claim.ACQUIRED and record is not None:
             return await self._perform(record, message)
-        # The worker that finished it may have died before it deleted the photo.
-        if claim is Claim.FINISHED and not (record and record.dead):
-            await self._finaliser.delete([photo_key(message.task_id)])
+        if claim is Claim.FINISHED:  # the worker that had it may have died before it deleted its files
+            unneeded = [photo_key(message.task_id)] if record is None else record.unneeded_files
+            await self._execution.delete(unneeded)
         if claim is Claim.LEASED:  # in case its owner is dead: try again when the lease has expired
             await self._queue.postpone(message, await self._tasks.lease_left_s(message.task_id))
         return claim is not Claim.LEASED
@@ -135,17 +128,14 @@ class TaskWorker:
 
         False where another process works on it now, which needs the message in case it dies.
         """
-        task = record.task
-        self._finaliser.metrics.taken(record)
+        self._execution.metrics.taken(record)
         try:
-            async with self._leases.hold(task.task_id, message):
-                final = await self._run(record)
-                await self._finaliser.finalise(task, final, retry_pauses_s=_pauses_s())
-                await self._finaliser.delete(unneeded_files(task, final.status, dead=final.dead))
+            async with self._execution.leased(record.task, message):
+                await self._execution.finish(record.task, await self._run(record))
             return True
         except TaskLostError:
-            log.info("task %s was cancelled, or another process leased it", task.task_id)
-            now = await self._finaliser.clean_up(task)
+            log.info("task %s was cancelled, or another process leased it", message.task_id)
+            now = await self._tasks.get(message.task_id)
             return now is None or now.finished
 
     async def _run(self, record: TaskRecord) -> FinalOutcome:
@@ -169,11 +159,11 @@ class TaskWorker:
         Raises: GivenUpError where its stages died MAX_DEATHS times; what the executor raises.
         """
         deaths = 0
-        for pause_s in _pauses_s():
+        for pause_s in pauses_s():
             try:
                 record = await self._tasks.get(task.task_id)
                 done = record.avatars if record else {}
-                return await self._executor.run(task, lambda: self._photo(task.task_id), done=done)
+                return await self._execution.run(task, lambda: self._photo(task.task_id), done=done)
             except (OverloadedError, *STAGE_LOST) as error:
                 deaths += not isinstance(error, OverloadedError)  # the pipeline has retried several times already
                 if deaths == MAX_DEATHS:
@@ -186,7 +176,3 @@ class TaskWorker:
 
     async def _photo(self, task_id: str) -> Photo:
         return await asyncio.to_thread(unpack_photo, await self._results.get(photo_key(task_id)))
-
-
-def _pauses_s() -> Iterator[float]:
-    return itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1]))

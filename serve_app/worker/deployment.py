@@ -6,7 +6,6 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.auth.usage import UsageBook
 from serve_app.errors import BrokerError
 from serve_app.generation.container import Container
 from serve_app.policies import TASKS
@@ -35,12 +34,11 @@ class AvatarWorker:
         remover: DeploymentHandle[Any],
     ) -> None:
         container = Container.of(settings, embedder, generator, remover)
-        self._redis = container.redis
+        self._container = container
         self._queue = queue = TaskQueue(container.redis, container.lease_owner)
         self._grace_s = settings.worker.grace_s
-        self._usage = UsageBook(container.redis, settings.tokens.usage_days)
         self._worker = TaskWorker(
-            container.tasks, queue, container.executor, container.results, settings.worker.concurrency, self._usage
+            container.tasks, queue, container.execution(queue), container.results, settings.worker.concurrency
         )
         self._webhooks = WebhookSender(container.tasks, container.results, container.signing_key, settings.fetch)
         periodic = (
@@ -74,8 +72,7 @@ class AvatarWorker:
             self._periodic.close()
             await self._worker.close(self._grace_s)
             await asyncio.wait({asyncio.create_task(self._finish())}, timeout=CLOSE_S)
-            await self._usage.close()
-            await self._redis.aclose()
+            await self._container.close()
 
     async def _finish(self) -> None:
         """Wait for everything that is still running."""

@@ -25,7 +25,7 @@ from deployments.errors import NoFaceError
 from serve_app.api.metrics import LEFT, OK, OTHER_ROUTE, RequestMetrics
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import ImageUrlError
-from serve_app.generation.executor import failure_outcome
+from serve_app.generation.execution import failure_outcome
 from serve_app.launcher import CONFIG, free_port
 from serve_app.tasks.metrics import TaskMetrics, durations, refusal, waited_s
 from serve_app.tasks.models import Delivery, Failure, Outcome, TaskRecord

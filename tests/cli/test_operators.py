@@ -14,7 +14,7 @@ from serve_app.auth.usage import UsageBook
 from serve_app.backends.redis import BrokerSettings, connect, own_url
 from serve_app.cli.root import cli
 from serve_app.errors import GivenUpError, UnauthorizedError
-from serve_app.generation.executor import failure_outcome
+from serve_app.generation.execution import failure_outcome
 from serve_app.tasks.store import TaskStore
 from tests.support.service import config_file
 from tests.support.tasks import task

@@ -15,7 +15,7 @@ from serve_app.backends.broker_memory import NEARLY_FULL, MemoryWatch, read_memo
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerFullError, OverloadedError
-from serve_app.generation.executor import TaskExecutor
+from serve_app.generation.execution import TaskExecution
 from serve_app.generation.validation import Caller
 from serve_app.tasks.models import Delivery, Outcome, Webhook
 from serve_app.tasks.stream import TaskQueue
@@ -67,8 +67,9 @@ async def worker_of(ingress: Ingress) -> AsyncIterator[Pipeline]:
     """The pipeline of a worker, whose tasks wait until its gate is set; the worker stops after the block."""
     pipeline = Pipeline(ingress.results, None)
     use = OwnerUse(ingress.redis)
-    executor = TaskExecutor(Catalog.read(["embedded"]), pipeline, ingress.tasks, use)  # type: ignore[arg-type]
-    worker = TaskWorker(ingress.tasks, queue_of(ingress), executor, ingress.results, concurrency=2)
+    queue, catalog = queue_of(ingress), Catalog.read(["embedded"])
+    execution = TaskExecution(catalog, pipeline, ingress.tasks, ingress.results, use, ingress.usage, queue)  # type: ignore[arg-type]
+    worker = TaskWorker(ingress.tasks, queue, execution, ingress.results, concurrency=2)
     working = asyncio.create_task(worker.run())
     try:
         yield pipeline
@@ -248,7 +249,7 @@ def test_usage_is_counted_once_when_there_is_room_again(
 
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress, tokens = make("picture"), [f"token{number}" for number in range(500)]
-        usage, (first, *_) = ingress.service.usage, tokens
+        usage, (first, *_) = ingress.usage, tokens
         used = (await read_memory(ingress.redis)).used_bytes
         await ingress.redis.config_set("maxmemory", used + 80_000)  # room for some of the counts, not for all
         for token in tokens:

@@ -16,10 +16,12 @@ MOST = 6
 
 @pytest.fixture
 def at(valkey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
-    """Without what a process asks once a second for all its requests, as they take longer here on a busy machine."""
-    for once_a_second in ("serve_app.auth.tokens.FRESH_S", "serve_app.backends.broker_memory.FRESH_S"):
-        monkeypatch.setattr(once_a_second, 60.0)
-    return scenario_runner(valkey, tmp_path, monkeypatch)
+    """Without what a process asks now and then for all its requests, as they take longer here on a busy machine."""
+    run = scenario_runner(valkey, tmp_path, monkeypatch)
+    periods = ("auth.tokens.FRESH_S", "auth.usage.FLUSH_S", "backends.broker_memory.FRESH_S", "tasks.leases.POLL_S")
+    for now_and_then in periods:
+        monkeypatch.setattr(f"serve_app.{now_and_then}", 60.0)
+    return run
 
 
 @pytest.fixture

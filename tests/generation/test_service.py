@@ -16,10 +16,11 @@ from serve_app.auth.usage import usage_of
 from serve_app.backends.object_store import photo_key, result_key
 from serve_app.backends.secrets import sha256
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
-from serve_app.generation.service import AvatarService
+from serve_app.generation.photo_intake import PhotoIntake
 from serve_app.generation.validation import Caller
 from serve_app.photos.source import PhotoSource
 from serve_app.tasks.models import Outcome, TaskRecord, Webhook
+from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
 from tests.support.ingresses import KEYED, LEASE_S, Ingress, ScenarioRunner, Sent, do_nothing, scenario_runner
 from tests.support.photos import photo_files
@@ -60,9 +61,9 @@ def test_a_run_that_outlives_its_client_keeps_the_uploaded_photo_until_it_is_dec
 
         async def photo_later(source: PhotoSource, owner: str) -> Photo:
             await ingress.gate.wait()
-            return await AvatarService._photo(ingress.service, source, owner)
+            return await PhotoIntake.photo(ingress.service._intake, source, owner)
 
-        ingress.service._photo = photo_later  # type: ignore[method-assign]
+        ingress.service._intake.photo = photo_later  # type: ignore[method-assign]
         ingress.gate.clear()
         source = PhotoSource(photo_files()["astronaut.png"])
         with source.held():  # as its route does
@@ -85,7 +86,7 @@ def test_a_run_that_outlives_its_client_keeps_the_uploaded_photo_until_it_is_dec
 def test_a_photo_is_not_held_while_its_images_are_made(at: Callable[..., None]) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make(None)
-        del ingress.service._photo
+        del ingress.service._intake.photo
         source = PhotoSource(photo_files()["astronaut.png"])
         with source.held():
             sent = ingress.send(Caller("ann"), file_url=source)
@@ -267,15 +268,43 @@ def test_at_zero_replicas_who_waits_is_told_when_to_come_back_and_who_queues_is_
 ) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture")
-        ingress.service._stages = ColdStages()  # type: ignore[assignment]
+        ingress.service.creation._stages = ColdStages()  # type: ignore[assignment]
         for caller in (Caller("ann"), KEYED, KEYED):  # a refusal frees its key
             refused = ingress.send(caller)
             with pytest.raises(OverloadedError) as caught:
                 await refused.answer
             assert caught.value.retry_after_s == 77
             assert (await _record(ingress, refused)).status == "FAILED"
-        assert not ingress.service._drawing._held
+        assert not ingress.service.creation._limits._drawing._held
         assert (await ingress.send(Caller("ann"), celery=True).answer).status == "PENDING"
+
+    at(scenario)
+
+
+@pytest.mark.parametrize(("outcome", "status"), [("picture", "SUCCESS"), (NoFaceError("none"), "FAILED")])
+def test_what_a_client_was_answered_while_the_broker_was_away_is_recorded_when_it_is_back(
+    at: Callable[..., None], monkeypatch: pytest.MonkeyPatch, outcome: Any, status: str
+) -> None:
+    monkeypatch.setattr("serve_app.generation.execution.PAUSES_S", (0.05,))
+
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, finish, away = make(outcome), TaskStore.finish, [True]
+
+        async def finish_if_there(*arguments: Any, **options: Any) -> bool:
+            if away[0]:
+                raise BrokerError("away")
+            return await finish(ingress.tasks, *arguments, **options)
+
+        monkeypatch.setattr(ingress.tasks, "finish", finish_if_there)
+        sent = ingress.send()
+        (answer,) = await asyncio.gather(sent.answer, return_exceptions=True)
+        assert isinstance(answer, NoFaceError) or answer.status == "SUCCESS"
+        assert (await _record(ingress, sent)).status == "STARTED"
+        again = ingress.send()  # it waits for the record, and nothing is drawn twice
+        away[0] = False
+        assert (await again.answer).status == status
+        assert (await _record(ingress, sent)).status == status
+        assert len(ingress.pipeline.photos) == 1
 
     at(scenario)
 
@@ -513,7 +542,7 @@ def test_what_a_token_has_made_is_in_its_usage(at: Callable[..., None]) -> None:
         ingress, ann = make("picture"), limited()
         record = await ingress.send(ann).answer
         assert record.task.token == sha256("ann")[:16]
-        await ingress.service.usage.close()
+        await ingress.usage.close()
         assert (await usage_of(ingress.redis, record.task.token, 1)).images == 1
 
     at(scenario)

@@ -20,7 +20,7 @@ from deployments.safety.picture import PictureFormat
 from deployments.types import GeneratedImage, Pixels
 from serve_app.backends.object_store import FOLDER, Results, StoreSettings
 from serve_app.generation.envelope import envelope_of
-from serve_app.generation.executor import failure_outcome, success_outcome
+from serve_app.generation.execution import failure_outcome, success_outcome
 from serve_app.generation.prompt_filter import PromptFilter
 from serve_app.tasks.models import TaskRecord
 from tests.support.diffusion_folders import write_faceid_adapter, write_tiny_model

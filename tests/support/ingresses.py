@@ -13,11 +13,11 @@ from deployments.types import Photo
 from serve_app.auth.access import Access
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.tokens import OwnToken
+from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import connect, own_url
 from serve_app.catalog.catalog import Catalog
 from serve_app.generation.container import Container
-from serve_app.generation.executor import TaskExecutor
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
@@ -43,14 +43,14 @@ class Ingress:
         self.tasks = TaskStore(redis, name, settings.result_ttl_s, LEASE_S)
         self.pipeline = Pipeline(self.results, *outcomes)
         catalog = Catalog.read(settings.catalogs)
-        runner = TaskExecutor(catalog, self.pipeline, self.tasks, use)  # type: ignore[arg-type]
-        parts = Container(redis, name, catalog, self.results, self.tasks, runner, b"key", self.pipeline, use)  # type: ignore[arg-type]
+        self.usage = usage = UsageBook(redis, settings.tokens.usage_days)
+        parts = Container(redis, name, catalog, self.results, self.tasks, b"key", self.pipeline, use, usage)  # type: ignore[arg-type]
         self.service = AvatarService(settings, parts)
-        self.access = Access(redis, settings.tokens, self.service.usage, use, OwnToken(data_dir))
+        self.access = Access(redis, settings.tokens, usage, use, OwnToken(data_dir))
         self.gate = asyncio.Event()
         self.gate.set()
         self.photo_owners: list[str] = []  # for whom photos were fetched
-        self.service._photo = self._photo  # type: ignore[method-assign]
+        self.service._intake.photo = self._photo  # type: ignore[method-assign]
         self.redis = redis
 
     async def _photo(self, _url: str, owner: str) -> Photo:
@@ -61,12 +61,12 @@ class Ingress:
     def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
         request = AvatarRequest(**{"app_id": "face-avatar", "file_url": "https://example.org/me.jpg", **fields})
         task = self.service.validator.task(request, caller)
-        return Sent(task, asyncio.create_task(self.service.create(task, request, caller)))
+        return Sent(task, asyncio.create_task(self.service.creation.create(task, request, caller)))
 
     async def die(self) -> None:
         """As after kill -9, for others: nothing is renewed, nothing recorded any more."""
-        await self.service._leases.close()
-        self.service._tasks.finish = do_nothing  # type: ignore[method-assign,assignment]
+        await self.service._execution.close()
+        self.tasks.finish = do_nothing  # type: ignore[method-assign,assignment]
 
 
 async def do_nothing(*_: object, **__: object) -> bool:
@@ -92,7 +92,7 @@ def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatc
     """Runs a scenario that gets a maker of ingresses on a broker, which is emptied first."""
     monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
-    monkeypatch.setattr("serve_app.generation.service.REPEAT_POLL_S", 0.05)
+    monkeypatch.setattr("serve_app.generation.idempotency.REPEAT_POLL_S", 0.05)
 
     @asynccontextmanager
     async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:

@@ -21,7 +21,7 @@ from serve_app.backends.object_store import Results, StoreSettings
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import BrokerError, ConflictError, GivenUpError, OverloadedError
 from serve_app.generation.envelope import envelope_of
-from serve_app.generation.executor import failure_outcome
+from serve_app.generation.execution import failure_outcome
 from serve_app.tasks.models import DEAD_TTL_S, IMAGE_FIELD, Claim, Outcome, Queued, Webhook
 from serve_app.tasks.queue_snapshot import QueueReader, QueueSnapshot
 from serve_app.tasks.store import TaskStore

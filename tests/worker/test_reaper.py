@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, result_key
 from serve_app.errors import GivenUpError
-from serve_app.generation.executor import failure_outcome
+from serve_app.generation.execution import failure_outcome
 from serve_app.tasks.models import Claim
 from serve_app.tasks.stream import GROUP
 from serve_app.worker.recovery import Recovery

@@ -18,7 +18,7 @@ from serve_app.backends.object_store import (
     thumbnail_key,
 )
 from serve_app.errors import GivenUpError
-from serve_app.generation.executor import failure_outcome
+from serve_app.generation.execution import failure_outcome
 from serve_app.generation.validation import new_task_id
 from serve_app.tasks.models import Outcome
 from serve_app.worker.retention import YOUNG_S, Retention

@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractResolver
 import serve_app
 from serve_app.auth.webhook_signature import webhook_secret
 from serve_app.backends.object_store import Results, StoreSettings
-from serve_app.generation.executor import failure_outcome
+from serve_app.generation.execution import failure_outcome
 from serve_app.photos.urls import FetchSettings
 from serve_app.schemas.responses import Status
 from serve_app.tasks.models import Delivery, Outcome, TaskRecord, Webhook

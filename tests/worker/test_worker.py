@@ -15,16 +15,17 @@ from ray.exceptions import ActorDiedError
 from deployments.errors import NoFaceError
 from deployments.types import Photo
 from serve_app.auth.owner_use import OwnerUse
+from serve_app.auth.usage import UsageBook
 from serve_app.backends.embedded_valkey import ValkeyKeeper
 from serve_app.backends.object_store import Results, StoreSettings, photo_key
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
-from serve_app.generation.executor import TaskExecutor
+from serve_app.generation.execution import TaskExecution
 from serve_app.photos.decode import pack_photo
 from serve_app.schemas.responses import Status
 from serve_app.tasks.keys import TaskKeys
-from serve_app.tasks.models import Outcome, Task, TaskRecord
+from serve_app.tasks.models import Outcome, Task, TaskRecord, task_files
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import GROUP, TaskQueue
 from serve_app.worker.consumer import ISOLATE_AFTER_DEATHS, MAX_DEATHS, TaskWorker
@@ -55,14 +56,15 @@ class Shop:
         name = f"worker{len(self.workers)}"
         pipeline = Pipeline(self.results, *outcomes)
         store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, name, lease_s=lease_s)
-        runner = TaskExecutor(Catalog.read(["embedded"]), pipeline, store, OwnerUse(self.redis))  # type: ignore[arg-type]
-        worker = TaskWorker(store, queue, runner, self.results, concurrency)
+        catalog, use, usage = Catalog.read(["embedded"]), OwnerUse(self.redis), UsageBook(self.redis, 90)
+        execution = TaskExecution(catalog, pipeline, store, self.results, use, usage, queue)  # type: ignore[arg-type]
+        worker = TaskWorker(store, queue, execution, self.results, concurrency)
         self.workers.append(worker)
         self.loops.append(asyncio.create_task(worker.run()))
         return worker, pipeline
 
     async def submit(self, task_id: str, **fields: Any) -> Task:
-        submitted = task(task_id, **fields)
+        submitted = task(task_id, celery=True, **fields)
         await self.store.create(submitted, "PENDING")
         await self.results.put(photo_key(task_id), pack_photo(Photo(PIXELS)))
         await self.store.enqueue(task_id)
@@ -107,7 +109,7 @@ async def run_in_shop(shop: Shop, scenario: Scenario) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that look after their leases often."""
-    monkeypatch.setattr("serve_app.worker.consumer.PAUSES_S", (0.02, 0.05))
+    monkeypatch.setattr("serve_app.generation.execution.PAUSES_S", (0.02, 0.05))
     monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
 
@@ -237,7 +239,7 @@ def test_the_task_of_a_worker_that_died_is_done_by_another(at: Callable[..., Non
 async def die(worker: TaskWorker) -> None:
     """As after kill -9: nothing is handed back, nothing renewed."""
     worker._closing = True
-    await worker._leases.close()
+    await worker._execution.close()
     for running in worker._running:
         running.get_coro().close()  # type: ignore[union-attr]
 
@@ -285,7 +287,7 @@ def test_a_task_that_was_taken_over_outlives_its_second_worker_too(at: Callable[
         await shop.submit("a")
         stalled, _pipeline = shop.worker(None)
         await shop.until("a", "STARTED")
-        await stalled._leases.close()  # it hears and renews nothing for a while, and takes nothing
+        await stalled._execution._leases.close()  # it hears and renews nothing for a while, and takes nothing
         stalled._closing = True
         second, _pipeline = shop.worker(None)
 
@@ -293,7 +295,7 @@ def test_a_task_that_was_taken_over_outlives_its_second_worker_too(at: Callable[
             return (await shop.record("a")).attempts == 2
 
         await eventually(taken_over)
-        await stalled._leases._renew()  # it hears that the task is another's, and lets go of it
+        await stalled._execution._leases._renew()  # it hears that the task is another's, and lets go of it
         await eventually(lambda: asyncio.sleep(0, not stalled._running))
         await die(second)
         shop.worker("picture")
@@ -334,6 +336,34 @@ def test_the_photo_goes_with_a_task_that_is_over(at: Callable[..., None]) -> Non
             return not await exists(shop.results, photo_key("a"))
 
         await eventually(is_gone)
+
+    at(scenario)
+
+
+@pytest.mark.parametrize("ends", ["FAILED", "CANCELLED"])
+def test_the_images_of_a_task_that_is_over_go_if_its_worker_died_before_it_deleted_them(
+    at: Callable[..., None], ends: str
+) -> None:
+    async def scenario(shop: Shop) -> None:
+        submitted = await shop.submit("a")
+        dying, _pipeline = shop.worker(None)
+        files = task_files(submitted)
+        await eventually(lambda: exists(shop.results, files[1]))
+        await die(dying)
+        if ends == "CANCELLED":
+            await shop.store.cancel("a")
+        else:
+            await shop.redis.delete(shop.keys.lease("a"))
+            await shop.store.claim("a")
+            await shop.store.finish(submitted, "FAILED", Outcome())
+        shop.worker("picture")
+
+        async def is_clean() -> bool:
+            left = [key for key in files if await exists(shop.results, key)]
+            return not left and not await shop.redis.xlen(shop.keys.queue)
+
+        await eventually(is_clean)
+        assert (await shop.record("a")).status == ends
 
     at(scenario)
 

@@ -17,11 +17,13 @@ from celery import current_task  # type: ignore[import-untyped]
 from ray import serve
 from ray.serve.schema import CeleryAdapterConfig, TaskProcessorConfig
 from ray.serve.task_consumer import instantiate_adapter_from_config, task_consumer, task_handler
-from redis import Redis
+from redis import Redis as SyncRedis
 
+from serve_app.auth.owner_use import OwnerUse
+from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results, StoreSettings
-from serve_app.backends.redis import BrokerSettings, connect
-from serve_app.generation.executor import TaskExecutor
+from serve_app.backends.redis import BrokerSettings, Redis, connect
+from serve_app.generation.execution import TaskExecution
 from serve_app.schemas.requests import EffectiveRequest
 from serve_app.tasks.models import Outcome, StoredAvatar, Task
 from serve_app.tasks.store import TaskStore
@@ -48,7 +50,7 @@ class Journal:
     """The journal of the workers: two Valkey hashes with the start and end times of each run."""
 
     def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(url, decode_responses=True)
+        self._redis = SyncRedis.from_url(url, decode_responses=True)
 
     @contextmanager
     def run(self, task_id: str) -> Iterator[None]:
@@ -113,7 +115,7 @@ class CeleryWaiter:
 
     def __init__(self, journal_url: str, heartbeat_url: str | None) -> None:
         self._journal = Journal(journal_url)
-        self._heartbeat = Redis.from_url(heartbeat_url) if heartbeat_url else None
+        self._heartbeat = SyncRedis.from_url(heartbeat_url) if heartbeat_url else None
 
     @task_handler(name="wait")  # type: ignore[untyped-decorator]
     def wait(self, wait_s: float) -> None:
@@ -131,7 +133,7 @@ class CeleryWaiter:
 
 
 class StreamsSide:
-    """The project's own records, queue and worker; only the executor of its tasks waits instead of drawing."""
+    """The project's own records, queue and worker; only the execution of its tasks waits instead of drawing."""
 
     name = "Streams"
 
@@ -165,7 +167,7 @@ class StreamsSide:
 
 
 def waiting_task(wait_s: float) -> Task:
-    """A new task whose prompt is `wait_s`, which `WaitingExecutor` reads."""
+    """A new task whose prompt is `wait_s`, which `WaitingExecution` reads."""
     request = EffectiveRequest(
         app_id=APP, file_url="", prompt=str(wait_s), gender="", negative_prompt="", batch=1, height=256, width=256,
         num_inference_steps=1, guidance_scale=1, remove_background=False, bg_color=None, celery=True, seed=0,
@@ -174,10 +176,12 @@ def waiting_task(wait_s: float) -> Task:
     return Task(task_id=str(uuid4()), owner="", request=request, submitted_at=time.time())
 
 
-class WaitingExecutor(TaskExecutor):
+class WaitingExecution(TaskExecution):
     """Waits for as many seconds as the prompt says."""
 
-    def __init__(self, journal_url: str) -> None:
+    def __init__(self, journal_url: str, redis: Redis, tasks: TaskStore, results: Results, queue: TaskQueue) -> None:
+        unused: Any = None  # there is nothing to draw
+        super().__init__(unused, unused, tasks, results, OwnerUse(redis), UsageBook(redis, days=1), queue)
         self._journal = Journal(journal_url)
 
     async def run(self, task: Task, *_photo: object, **_options: object) -> Outcome:
@@ -196,7 +200,8 @@ class StreamsWaiter:
         redis, holder = connect(BrokerSettings.model_validate({"url": url, "prefix": APP}), folder), uuid4().hex
         results = Results.open(StoreSettings(), data_dir=folder, signing_key=b"", ttl_s=600)
         tasks, queue = TaskStore(redis, holder, ttl_s=600), TaskQueue(redis, holder)
-        self._worker = TaskWorker(tasks, queue, WaitingExecutor(journal_url), results, concurrency)
+        execution = WaitingExecution(journal_url, redis, tasks, results, queue)
+        self._worker = TaskWorker(tasks, queue, execution, results, concurrency)
         self._loop = asyncio.create_task(self._worker.run())
 
     async def __del__(self) -> None:

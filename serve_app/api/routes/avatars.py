@@ -29,7 +29,7 @@ def add_avatar_routes(
         caller = Caller(request.state.owner, idempotency_key(request), links, request.state.token)
         async with bodies.model(AvatarRequest, request, progress) as avatar_request:
             progress.task = service.validator.task(avatar_request, caller)
-            record = await service.create(progress.task, avatar_request, caller)
+            record = await service.creation.create(progress.task, avatar_request, caller)
         status, headers = _status_and_headers(record)
         if avatar_request.celery:
             status, headers = 200 if record.finished else 202, {}

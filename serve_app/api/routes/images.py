@@ -30,7 +30,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
         """The faces of a photo and whether it would be accepted, before anything is generated."""
         request.state.progress = RequestProgress()
         async with bodies.model(FacesRequest, request) as body:
-            preflight = await service.preflight(body.file_url, request.state.owner)
+            preflight = await service.inspection.preflight(body.file_url, request.state.owner)
         return envelope_response(preflight.envelope(body.file_url))
 
     @api.post(
@@ -44,7 +44,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
         """Whether a picture is one of ours and as it left us, by its content credentials (C2PA)."""
         progress = request.state.progress = RequestProgress()
         async with bodies.model(VerifyRequest, request) as body:
-            verification = await service.verify(body.file_url, request.state.owner)
+            verification = await service.inspection.verify(body.file_url, request.state.owner)
         return envelope_response(verification.envelope(body.file_url, time.perf_counter() - progress.started))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)

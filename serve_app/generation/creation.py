@@ -1,0 +1,133 @@
+"""From a validated request to the record of a finished or a queued task."""
+
+import asyncio
+import logging
+import time
+
+from deployments.types import Photo
+from serve_app.backends.object_store import photo_key
+from serve_app.errors import BrokerError
+from serve_app.generation.admission import FairSlots
+from serve_app.generation.container import Container
+from serve_app.generation.execution import FinalOutcome, TaskExecution, within_deadline
+from serve_app.generation.idempotency import IdempotentRuns, record_of
+from serve_app.generation.photo_intake import PhotoIntake
+from serve_app.generation.queue_eta import QueueEta
+from serve_app.generation.settings import GenerationSettings
+from serve_app.generation.task_limits import TaskLimits
+from serve_app.generation.validation import ANYBODY, Caller
+from serve_app.photos.decode import pack_photo
+from serve_app.photos.source import PhotoSource
+from serve_app.pipeline.cold_start import StageMonitor
+from serve_app.schemas.requests import AvatarRequest
+from serve_app.tasks.leases import TaskLostError
+from serve_app.tasks.models import Task, TaskRecord
+
+log = logging.getLogger(__name__)
+
+
+class TaskCreation:
+    """Makes the avatars of a request while its client waits, or queues it."""
+
+    def __init__(
+        self,
+        settings: GenerationSettings,
+        container: Container,
+        execution: TaskExecution,
+        intake: PhotoIntake,
+        queue_eta: QueueEta,
+        stages: StageMonitor | None,
+    ) -> None:
+        """Without `stages`, all stages count as having replicas."""
+        admission = settings.admission
+        self._container = container
+        self._execution = execution
+        self._intake = intake
+        self._stages = stages
+        self._limits = TaskLimits(settings, container, queue_eta)
+        waits = "requests wait for the answer to one with their key"
+        waiting = FairSlots(admission.max_repeats, waits, admission.retry_after_s, container.use)
+        self._runs = IdempotentRuns(container.tasks, execution, waiting)
+
+    async def create(self, task: Task, request: AvatarRequest, caller: Caller = ANYBODY) -> TaskRecord:
+        """Make the avatars and wait for them, or queue the task; returns its record.
+
+        Raises: AvatarError of every kind that the contract's table names.
+        """
+        await self._limits.check_memory(task)
+        try:
+            with self._limits.refusals(task):
+                if request.celery:
+                    return await self._enqueue(task, request, caller)
+                if task.idempotency is None:
+                    return await self._make(task, request, caller)
+                return await self._runs.once(
+                    task, "STARTED", request, lambda leased: self._make_leased(leased, request, caller)
+                )
+        except TaskLostError:  # its owner cancelled it
+            return await record_of(self._container.tasks, task.task_id)
+
+    async def close(self) -> None:
+        """Wait for runs whose clients have left, and stop watching the stages."""
+        await self._runs.close()
+        if self._stages is not None:
+            self._stages.close()
+
+    async def _make(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
+        async with self._limits.synchronous(task, caller):
+            try:
+                await self._container.tasks.create(task, "STARTED")
+            except BrokerError as error:
+                if task.webhook is not None:
+                    raise
+                # Its state cannot be queried, but the client waits for the answer to this request.
+                log.warning("task %s is not recorded: %s", task.task_id, error.__cause__)
+                return await self._run(task, request, recorded=False)
+            async with self._execution.answering(task):
+                return await self._run(task, request)
+
+    async def _make_leased(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
+        # A refusal ends the task too, so that a repeat may try again.
+        async with self._execution.answering(task), self._limits.synchronous(task, caller):
+            return await self._run(task, request)
+
+    async def _run(self, task: Task, request: AvatarRequest, *, recorded: bool = True) -> TaskRecord:
+        """Run a leased task, and finish it where it succeeds. Raises: TaskLostError; what the execution raises."""
+        started_at = time.time()
+        outcome = await self._execution.run(
+            task,
+            lambda: self._photo_for_warm_stages(request.file_url, task.owner),
+            recorded=recorded,
+            slots=self._limits.drawing(task),
+        )
+        success = FinalOutcome("SUCCESS", outcome)
+        if recorded:
+            await self._execution.finish(task, success, client_waits=True)
+        else:
+            self._execution.count(task, success)
+        return TaskRecord(task=task, status="SUCCESS", started_at=started_at, finished_at=time.time(), outcome=outcome)
+
+    async def _enqueue(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
+        async with self._limits.queueing(task, caller):
+            if task.idempotency is not None:
+                return await self._runs.once(
+                    task, "PENDING", request, lambda leased: self._enqueue_leased(leased, request, caller)
+                )
+            await self._container.tasks.create(task, "PENDING")
+            return await self._enqueue_leased(task, request, caller)
+
+    async def _enqueue_leased(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
+        """Fetch the photo, store it, and put the task into the queue."""
+        tasks, use = self._container.tasks, self._container.use
+        async with self._execution.answering(task), self._limits.images(task, caller), within_deadline(task):
+            photo = await self._intake.photo(request.file_url, task.owner)
+            await self._container.results.put(photo_key(task.task_id), await asyncio.to_thread(pack_photo, photo))
+            record = await tasks.enqueue(task.task_id, behind=use.is_flooding(task.owner))
+        return record or await record_of(tasks, task.task_id)
+
+    async def _photo_for_warm_stages(self, source: PhotoSource, owner: str) -> Photo:
+        """Raises: OverloadedError where a stage has no replica, which is then started."""
+        photo = await self._intake.photo(source, owner)
+        if self._stages is not None:
+            await self._stages.require_warm(photo)
+        return photo

@@ -1,0 +1,73 @@
+"""Looks at pictures without making any: the pre-flight check of a photo, and the verification of a result."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from serve_app.auth.owner_use import OwnerUse
+from serve_app.errors import RateLimitError
+from serve_app.generation.admission import FairSlots
+from serve_app.generation.execution import time_limit
+from serve_app.generation.photo_intake import PhotoIntake
+from serve_app.generation.settings import GenerationSettings
+from serve_app.photos.source import PhotoSource
+from serve_app.pipeline.pipeline import AvatarPipeline
+from serve_app.provenance.signing import Provenance
+from serve_app.provenance.verify import CredentialReader, VerifyOutput
+from serve_app.schemas.faces import Preflight
+
+
+class PictureInspection:
+    """Inspects pictures for one ingress replica, a limited number at once. Leaves no records."""
+
+    def __init__(
+        self, settings: GenerationSettings, intake: PhotoIntake, pipeline: AvatarPipeline, use: OwnerUse
+    ) -> None:
+        admission = settings.admission
+        self._intake = intake
+        self._pipeline = pipeline
+        self._use = use
+        self._deadline_s = settings.deadline_s
+        self._slots = FairSlots(admission.max_inspections, "pictures are looked at", admission.retry_after_s, use)
+        certificates = Provenance(settings.provenance, settings.broker, settings.data_dir).certificates()
+        self._credentials = CredentialReader(certificates, settings.decoder, use)
+
+    async def preflight(self, source: PhotoSource, owner: str) -> Preflight:
+        """The faces of a photo, and whether it would be accepted. Scales no generator up.
+
+        Raises: ImageUrlError; OverloadedError; DeadlineError.
+        """
+        started = time.perf_counter()
+        async with self._inspecting(owner):
+            photo = await self._intake.photo(source, owner)
+            fetched = time.perf_counter()
+            found = await self._pipeline.inspect(photo, self._use.used_s(owner))
+            face_s = time.perf_counter() - fetched
+        return Preflight.of(photo, found, fetch_s=fetched - started, face_s=face_s)
+
+    async def verify(self, source: PhotoSource, owner: str) -> VerifyOutput:
+        """Whether a picture is an unmodified one of this service.
+
+        Raises: ImageUrlError; OverloadedError; DeadlineError.
+        """
+        async with self._inspecting(owner):
+            data = await self._intake.fetch(source, owner)
+            found = await self._credentials.verify(data, owner)
+            if found.credentials is None:
+                await self._intake.decoder.decode(data, owner)  # raises where it is no picture at all
+        return found
+
+    async def close(self) -> None:
+        """End the process that reads credentials."""
+        await self._credentials.close()
+
+    @asynccontextmanager
+    async def _inspecting(self, owner: str) -> AsyncIterator[None]:
+        """Limits how many pictures are inspected at once, and how long. Raises: OverloadedError; DeadlineError."""
+        with self._slots.hold(owner):
+            try:
+                async with time_limit(self._deadline_s, limit_s=self._deadline_s):
+                    yield
+            except RateLimitError:
+                self._use.charge_refusal(owner)
+                raise
