@@ -1,10 +1,13 @@
 """The generator's replica, without Serve around it."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import pytest
+import torch
 
 from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
@@ -96,3 +99,41 @@ def test_metadata_that_could_not_be_read_once_are_read_again(monkeypatch: pytest
 
     monkeypatch.setattr("deployments.diffusion.model.receipt.generation_metadata", read)
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_model_that_drew_last_frees_its_memory_before_the_next_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, is_compiled: bool
+) -> None:
+    load, small = AvatarGenerator._load, (128, 128)
+    unets: list[weakref.ref[object]] = []
+    alive: list[bool] = []
+
+    def load_noted(generator: AvatarGenerator, name: str) -> LoadedModel:
+        alive.extend(unet() is not None for unet in unets)
+        loaded = load(generator, name)
+        assert isinstance(loaded.denoiser, FaceDiffusionModel)
+        if is_compiled and not unets:
+            loaded.denoiser.compile(small, 2, "eager")
+        unets.append(weakref.ref(loaded.denoiser._pipeline.unet))
+        return loaded
+
+    monkeypatch.setattr(AvatarGenerator, "_load", load_noted)
+    embedded = GENERATOR.models["embedded"].model_copy(update={"memory_gb": 1.0})
+    config = AvatarGeneratorConfig(models={"first": embedded, "second": embedded}, memory_gb=1.0)
+
+    async def scenario() -> None:
+        generator = AvatarGenerator.__new__(AvatarGenerator)
+        await generator.__init__(config)  # type: ignore[misc]  # as Serve does
+        for model in ("first", "second"):
+            spec = avatar_spec(model=model, width=small[0], height=small[1], num_inference_steps=1)
+            await generator.generate(spec, face())
+        generator._engine.close()
+
+    gc.disable()  # what the collector happens to do would hide what is still referred to
+    try:
+        asyncio.run(asyncio.wait_for(scenario(), 120))
+    finally:
+        gc.enable()
+        torch._dynamo.reset()
+    assert alive == [False]

@@ -113,11 +113,15 @@ class DiffusionEngine:
 
     def _run(self) -> None:
         while self._wait_for_work():
-            if rows := self._next_rows():
-                self._advance(rows)
-            elif self._is_idle():
-                self._work_idly()
-            self._decode_finished()
+            self._work()
+
+    def _work(self) -> None:
+        """A function of its own: while the loop waits, no name of its may keep the last rows, and so their model."""
+        if rows := self._next_rows():
+            self._advance(rows)
+        elif self._is_idle():
+            self._work_idly()
+        self._decode_finished()
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_EVERY_S):
