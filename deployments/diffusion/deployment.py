@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ray.serve import metrics
 
+from deployments.common.gpu_share import assigned_share
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
@@ -109,10 +110,12 @@ class AvatarGenerator:
             # Imported here, so that building the graph loads no model library.
             from deployments.common.device_health import lost_device_errors
             from deployments.diffusion.model.denoiser import FaceDiffusionModel
+            from deployments.diffusion.model.gpu_memory import limit_gpu_memory
             from deployments.safety.model import load_checker
 
         config = self._config.models[name]
         with self._start.part("load"), lost_device_errors(config.device):
+            limit_gpu_memory(config.device, assigned_share(), self._config.memory_gb)
             on_compile_failure = partial(self._metrics.compile_failed, name)
             model = FaceDiffusionModel.load(config, self._config.batch_invariant, on_compile_failure)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))

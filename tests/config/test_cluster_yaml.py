@@ -1,7 +1,9 @@
 import gzip
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,14 @@ def test_the_embedders_and_a_generator_share_one_gpu_exactly(deployments: dict[s
     embedder, generator = deployments["FaceEmbedder"], deployments["AvatarGenerator"]
     embedders = embedder["ray_actor_options"]["num_gpus"] * embedder["autoscaling_config"]["max_replicas"]
     assert embedders + generator["ray_actor_options"]["num_gpus"] == pytest.approx(1)
+
+
+def test_torch_reads_the_options_of_its_allocator(deployments: dict[str, dict[str, Any]]) -> None:
+    variables = deployments["AvatarGenerator"]["ray_actor_options"]["runtime_env"]["env_vars"]
+    read = "import torch; print(torch._C._accelerator_getAllocatorSettings())"
+    command = [sys.executable, "-c", read]
+    printed = subprocess.run(command, env=os.environ | variables, check=True, capture_output=True, text=True)
+    assert "expandable_segments:True" in printed.stdout
 
 
 def test_every_stage_reacts_to_a_burst_at_once_and_lets_go_slowly(deployments: dict[str, dict[str, Any]]) -> None:
