@@ -5,7 +5,7 @@ folder of downloaded models. Both are resolved where the model is loaded, so the
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,6 +54,8 @@ class CascadeFaceModelConfig(Config):
 
 class InsightFaceModelConfig(Config):
     """A folder with an InsightFace pack: an SCRFD detector and an ArcFace recogniser as ONNX files."""
+
+    sessions: ClassVar[int] = 2  # the detector's and the recogniser's
 
     kind: Literal["insightface"]
     pack: Path

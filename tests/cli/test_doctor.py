@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes.util import find_library
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,24 +25,32 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from ray.serve.schema import ServeDeploySchema
 from rich.console import Console
 from typer.testing import CliRunner
 
 from serve_app.backends.object_store import FOLDER, StoreSettings
 from serve_app.backends.redis import BrokerSettings, own_password, own_url
 from serve_app.backends.secrets import ensure_token, signing_key
-from serve_app.cli.doctor.doctor import lines
+from serve_app.cli.doctor.doctor import examine, lines
 from serve_app.cli.doctor.files import CARD, check_card, check_catalog, check_data_dir, check_models, check_secrets
 from serve_app.cli.doctor.finding import Finding, State, fail, ok
+from serve_app.cli.doctor.gpu import (
+    CudaVersions,
+    Gpu,
+    GpuNeed,
+    check_gpu,
+    gpu_needs,
+    judge_cuda,
+    judge_memory,
+    wants_gpu,
+)
 from serve_app.cli.doctor.machine import (
     check_disk,
-    check_gpu,
     check_memory,
     check_port,
     check_processors,
     check_versions,
-    judge_gpu,
-    wants_gpu,
 )
 from serve_app.cli.doctor.sandbox import check_sandbox, judge_sandbox
 from serve_app.cli.doctor.services import (
@@ -140,30 +149,108 @@ def test_a_decoder_that_cannot_work_is_a_failure_and_one_that_works_says_whether
     assert states(judge_sandbox("linux", restricted=False), judge_sandbox("darwin", restricted=False)) == ["warn", "ok"]
 
 
+def read(config: Path) -> tuple[ServeDeploySchema, Settings]:
+    return read_config(ServiceOptions(config))
+
+
 def test_a_gpu_is_asked_for_by_the_production_config_only() -> None:
-    assert [wants_gpu(*read_config(ServiceOptions(config))) for config in (CONFIG, PRODUCTION)] == [False, True]
-    assert states(*check_gpu(wanted=False)) == ["ok"]
+    assert [wants_gpu(*read(config)) for config in (CONFIG, PRODUCTION)] == [False, True]
+    assert states(*check_gpu(*read(CONFIG))) == ["ok"]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 def test_a_machine_without_a_gpu_may_be_a_node_of_another_kind() -> None:
-    assert states(*check_gpu(wanted=True)) == ["warn"]
+    assert states(*check_gpu(*read(PRODUCTION))) == ["warn"]
 
 
-def test_a_gpu_that_the_libraries_cannot_use_is_a_failure() -> None:
-    assert judge_gpu(["H100"], True, True) == [Finding("GPU", "ok", "H100")]
-    assert states(*judge_gpu(["H100"], True, False)) == ["fail"]
-    assert states(*judge_gpu(["H100"], False, False)) == ["fail", "fail"]
+L40S = Gpu("NVIDIA L40S", 46068 * 2**20 / 1e9, "580.65.06")
+L4 = Gpu("NVIDIA L4", 23034 * 2**20 / 1e9, "580.65.06")
+CUDA_13 = CudaVersions("13.0", "13.0", True, "13.0", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({}, ["NVIDIA L40S, 48.3 GB, driver 580.65.06, CUDA 13.0"]),
+        ({"driver": "13.2", "onnxruntime": "13.1"}, ["NVIDIA L40S, 48.3 GB, driver 580.65.06, CUDA 13.0"]),
+        (
+            {"driver": "12.8", "torch_works": False},
+            ["the driver knows CUDA 12.8, and torch is built for 13.0"],
+        ),
+        ({"driver": None, "torch_works": False}, ["the driver's libcuda.so.1 is not there"]),
+        ({"onnxruntime": "12.8"}, ["onnxruntime is built for CUDA 12.8, torch for 13.0"]),
+        ({"torch_works": False}, ["torch cannot use it"]),
+        (
+            {"torch": None, "torch_works": False, "onnxruntime": None, "onnxruntime_works": False},
+            ["this torch is built without CUDA", "onnxruntime has no CUDAExecutionProvider"],
+        ),
+    ],
+)
+def test_driver_and_libraries_want_the_same_cuda(changes: dict[str, Any], reasons: list[str]) -> None:
+    findings = judge_cuda([L40S], replace(CUDA_13, **changes))
+    assert [finding.reason for finding in findings] == reasons
+    assert {finding.state for finding in findings} == ({"ok"} if "CUDA 13.0" in reasons[0][-9:] else {"fail"})
+
+
+def test_the_stages_of_production_fit_the_gpu_of_its_nodes_and_no_smaller_one() -> None:
+    needs = gpu_needs(*read(PRODUCTION))
+    (fits,) = judge_memory([L40S, L40S], needs)
+    assert fits == ok("GPU memory", "GB of a replica: FaceEmbedder 2.7 of 2.9, AvatarGenerator 40.6 of 42.5")
+    too_large = judge_memory([L40S, L4], needs)
+    assert states(*too_large) == ["fail", "fail"]
+    assert too_large[1].reason == "AvatarGenerator reserves 0.88 of 24.2 GB, 21.3 GB, and may take 40.6 GB"
+
+
+@pytest.mark.parametrize(
+    ("need", "state"),
+    [
+        (GpuNeed("AvatarGenerator", 1, 48), "ok"),
+        (GpuNeed("AvatarGenerator", 2, 48), "ok"),  # a model is on one of them
+        (GpuNeed("AvatarGenerator", 0, 20), "fail"),
+        (GpuNeed("BackgroundRemover", 0.2, None), "warn"),
+    ],
+)
+def test_what_reserves_nothing_or_is_not_bounded_is_named(need: GpuNeed, state: State) -> None:
+    (finding,) = judge_memory([L40S], [need])
+    assert (finding.state, need.deployment in finding.reason) == (state, True)
+
+
+def test_what_computes_on_a_gpu_is_counted_as_its_settings_bound_it() -> None:
+    schema, settings = read(PRODUCTION)
+    free = settings.model_copy(
+        update={
+            "generator": settings.generator.model_copy(update={"memory_gb": None}),
+            "face": settings.face.model_copy(
+                update={"model": settings.face.model.model_copy(update={"gpu_memory_mb": None})}
+            ),
+            "background": settings.background.model_copy(
+                update={"model": settings.background.model.model_copy(update={"providers": ("CUDAExecutionProvider",)})}
+            ),
+        }
+    )
+    needs = {need.deployment: (need.share, need.memory_gb) for need in gpu_needs(schema, free)}
+    assert needs == {
+        "FaceEmbedder": (0.06, None),
+        "AvatarGenerator": (0.88, pytest.approx(32.6)),  # both models
+        "BackgroundRemover": (0, None),
+    }
+    assert gpu_needs(*read(CONFIG)) == []
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
 
 
 def test_a_driver_that_hangs_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nexec sleep 60\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("serve_app.cli.doctor.machine.ASK_TIMEOUT_S", 0.05)
-    (found,) = check_gpu(wanted=True)
-    assert (found.state, found.reason) == ("fail", "`nvidia-smi` does not answer within 0.2 s: the driver hangs")
+    nvidia_smi(tmp_path, monkeypatch, "exec sleep 60")
+    monkeypatch.setattr("serve_app.cli.doctor.gpu.ASK_TIMEOUT_S", 0.2)
+    found = [finding for finding in examine(*read(PRODUCTION), {}) if finding.check == "GPU"]
+    assert [(finding.state, finding.reason) for finding in found] == [
+        ("fail", "`nvidia-smi` does not answer within 0.2 s: the driver hangs")
+    ]
 
 
 @pytest.mark.slow
@@ -171,11 +258,9 @@ def test_a_driver_that_hangs_is_a_failure(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_driver_without_libraries_for_it_is_found_by_asking_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'Some GPU, 80 GiB, 580.1'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert "torch cannot use it" in [finding.reason for finding in check_gpu(wanted=True)]
+    nvidia_smi(tmp_path, monkeypatch, "echo '81920, 580.1, Some GPU, or another'")
+    reasons = [finding.reason for finding in check_gpu(*read(PRODUCTION))]
+    assert {"this torch is built without CUDA", "onnxruntime has no CUDAExecutionProvider"} <= set(reasons)
 
 
 @contextmanager

@@ -11,17 +11,15 @@ from rich.markup import escape
 from serve_app.cli.console import console, errors
 from serve_app.cli.doctor.files import check_catalog, check_data_dir, check_models, check_secrets
 from serve_app.cli.doctor.finding import Finding
+from serve_app.cli.doctor.gpu import check_gpu, has_driver, wants_gpu
 from serve_app.cli.doctor.machine import (
     check_disk,
-    check_gpu,
     check_memory,
     check_port,
     check_processors,
     check_versions,
-    gpus,
     memory_gb,
     on_many_nodes,
-    wants_gpu,
 )
 from serve_app.cli.doctor.sandbox import check_sandbox
 from serve_app.cli.doctor.services import check_broker, check_certificate, check_store, tls_endpoints
@@ -34,16 +32,15 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def examine(schema: ServeDeploySchema, settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
     """All checks, in the order in which to fix problems. Starts nothing and leaves no files behind."""
-    gpu_wanted = wants_gpu(schema, settings)
     return [
         check_versions(),
         check_processors(schema, os.cpu_count() or 1),
         check_memory(memory_gb()),
         check_disk(settings.data_dir),
         check_sandbox(settings.photo, settings.decoder),
-        *check_gpu(wanted=gpu_wanted),
+        *check_gpu(schema, settings),
         check_catalog(settings),
-        *check_models(settings, runs_them=not gpu_wanted or bool(gpus())),
+        *check_models(settings, runs_them=not wants_gpu(schema, settings) or has_driver()),
         check_data_dir(settings.data_dir),
         *check_secrets(settings.data_dir),
         check_port(schema.http_options.host, schema.http_options.port),

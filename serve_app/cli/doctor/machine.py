@@ -1,11 +1,8 @@
-"""Checks of the machine: versions, processors, memory, disk, GPU, and the port to listen on."""
+"""Checks of the machine: versions, processors, memory, disk, and the port to listen on."""
 
-import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -17,19 +14,11 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.launcher import check_port_free
 from serve_app.local_ray import StartError
-from serve_app.settings import Settings
 
 PACKAGE = "face-avatar"
 MIN_MEMORY_GB = 4.0
 SCARCE_DISK_GB, MIN_DISK_GB = 5.0, 0.5
-PROBE_TIMEOUT_S = 120  # importing torch from a cold disk
 ASK_TIMEOUT_S = 5
-
-# In its own process: a broken driver may crash it.
-CUDA_PROBE = """
-import json, onnxruntime, torch
-print(json.dumps([torch.cuda.is_available(), "CUDAExecutionProvider" in onnxruntime.get_available_providers()]))
-"""
 
 
 def check_versions(requirements: Iterable[str] | None = None) -> Finding:
@@ -99,61 +88,6 @@ def check_disk(folder: Path) -> Finding:
     if free_gb < SCARCE_DISK_GB:
         return warn("disk", reason, "Make room, or choose another --data-dir.")
     return ok("disk", reason)
-
-
-def wants_gpu(schema: ServeDeploySchema, settings: Settings) -> bool:
-    """Whether a deployment reserves a GPU, or a model of the generator is on a CUDA device."""
-    options = (
-        deployment.model_dump(exclude_unset=True).get("ray_actor_options") or {}
-        for application in schema.applications
-        for deployment in application.deployments
-    )
-    devices = (model.device for model in settings.generator.models.values())
-    return any(option.get("num_gpus") for option in options) or any(device.startswith("cuda") for device in devices)
-
-
-def gpus() -> list[str]:
-    """The GPUs as the driver names them; none without a driver."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S * 4, check=False)
-    return result.stdout.splitlines() if result.returncode == 0 else []
-
-
-def check_gpu(*, wanted: bool) -> list[Finding]:
-    """Whether torch and onnxruntime can use the GPU; a machine without one is only warned: others may."""
-    if not wanted:
-        return [ok("GPU", "the configuration asks for none")]
-    try:
-        return _tried_gpu()
-    except subprocess.TimeoutExpired as error:
-        reason = f"`{error.cmd[0]}` does not answer within {error.timeout:g} s: the driver hangs"
-        return [fail("GPU", reason, "Look for Xid errors in the kernel's log, and restart the machine.")]
-
-
-def _tried_gpu() -> list[Finding]:
-    """Raises: subprocess.TimeoutExpired where the driver or the libraries hang."""
-    if not (names := gpus()):
-        reason = "the configuration asks for one, and this machine has none that its driver knows"
-        return [warn("GPU", reason, "Right for a node that runs no GPU stage. Run this on a GPU node, too.")]
-    probe = [sys.executable, "-c", CUDA_PROBE]
-    result = subprocess.run(probe, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False)
-    if result.returncode:
-        last = (result.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        return [fail("GPU", f"torch cannot be tried: {last}", "Reinstall the package in an environment of its own.")]
-    return judge_gpu(names, *json.loads(result.stdout))
-
-
-def judge_gpu(names: list[str], torch_sees_it: bool, onnxruntime_does: bool) -> list[Finding]:
-    """A failure for each library that cannot use the GPU, otherwise `names`, the GPUs as the driver names them."""
-    found = []
-    if not torch_sees_it:
-        found.append(fail("GPU", "torch cannot use it", "Install torch's CUDA build, and a driver that is new enough."))
-    if not onnxruntime_does:
-        remedy = "pip install 'face-avatar[gpu]' in place of onnxruntime"
-        found.append(fail("GPU", "onnxruntime has no CUDAExecutionProvider", remedy))
-    return found or [ok("GPU", "; ".join(names))]
 
 
 def check_port(host: str, port: int) -> Finding:
