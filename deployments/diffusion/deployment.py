@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ray.serve import metrics
 
 from deployments.common.gpu_share import assigned_share
+from deployments.common.gpu_watch import watch_gpu
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import AvatarGeneratorConfig
@@ -51,6 +52,7 @@ class AvatarGenerator:
         self._models = ModelCache(self._load, sizes_gb, config.memory_gb)
         self._metrics = EngineMetrics()
         self._is_started = False
+        self._watched_gpus: set[str] = set()
         self._compilations: list[Iterator[None]] = []  # for the engine, which starts later
         self._metadata: dict[str, asyncio.Task[GenerationMetadata]] = {}
         for name in self._models.fitting():
@@ -110,12 +112,11 @@ class AvatarGenerator:
             # Imported here, so that building the graph loads no model library.
             from deployments.common.device_health import lost_device_errors
             from deployments.diffusion.model.denoiser import FaceDiffusionModel
-            from deployments.diffusion.model.gpu_memory import limit_gpu_memory
             from deployments.safety.model import load_checker
 
         config = self._config.models[name]
         with self._start.part("load"), lost_device_errors(config.device):
-            limit_gpu_memory(config.device, assigned_share(), self._config.memory_gb)
+            self._take_gpu(config.device)
             on_compile_failure = partial(self._metrics.compile_failed, name)
             model = FaceDiffusionModel.load(config, self._config.batch_invariant, on_compile_failure)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
@@ -125,6 +126,16 @@ class AvatarGenerator:
             profiled = [size for size in PROFILED_BATCH_SIZES if size <= self._latency_model.max_batch_size]
             self._latency_model.set_profile(name, model.profile(profiled))
         return LoadedModel(model, checker)
+
+    def _take_gpu(self, device: str) -> None:
+        """Keep within this replica's share of a GPU's memory, and report the GPU. Does nothing for a CPU."""
+        from deployments.diffusion.model.gpu_memory import gpu_uuid, limit_gpu_memory
+
+        limit_gpu_memory(device, assigned_share(), self._config.memory_gb)
+        uuid = gpu_uuid(device)
+        if uuid is not None and uuid not in self._watched_gpus:
+            self._watched_gpus.add(uuid)
+            watch_gpu(uuid)
 
     def _compile(self, name: str, model: "FaceDiffusionModel") -> None:
         """At the start the first size at once, in minutes; everything else when the engine has no rows."""

@@ -34,3 +34,9 @@ def limit_gpu_memory(name: str, share: float, budget_gb: float | None) -> float 
             name,
         )
     return limit_gb
+
+
+def gpu_uuid(name: str) -> str | None:
+    """The GPU `name` as NVML names it, such as `GPU-1a2b…`; None on a CPU."""
+    device = torch.device(name)
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
