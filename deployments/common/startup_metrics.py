@@ -1,5 +1,6 @@
 """Cold start time of a replica, by part."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,9 @@ from typing import Literal
 
 from ray.serve import metrics
 
-Part = Literal["process", "import", "load", "warm"]
+Part = Literal["process", "import", "load", "compile", "warm"]
+
+log = logging.getLogger("ray.serve")  # the logger whose lines Serve keeps
 
 
 class ColdStart:
@@ -22,7 +25,7 @@ class ColdStart:
 
     @contextmanager
     def part(self, name: Part) -> Iterator[None]:
-        """Adds the block's duration to a part: importing libraries, loading weights, or the first run of a model."""
+        """Adds the block's duration to a part: importing libraries, loading weights, compiling, or first runs."""
         started = time.perf_counter()
         try:
             yield
@@ -32,6 +35,7 @@ class ColdStart:
     def publish(self) -> None:
         """As counters: their quotient is exact, while Ray estimates the sums of histograms from bucket midpoints."""
         of_parts = metrics.Counter("avatar_cold_start_seconds_total", "Time of the starts of replicas.", ("part",))
+        log.info("ready; %s", ", ".join(f"{part} {seconds:.1f} s" for part, seconds in self.seconds.items()))
         for part, seconds in self.seconds.items():
             if seconds > 0:
                 of_parts.inc(seconds, {"part": part})

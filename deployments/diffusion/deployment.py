@@ -1,6 +1,7 @@
 """The generator as a Serve deployment."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,8 @@ from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, Generat
 
 SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
 PROFILED_BATCH_SIZES = (1, 2, 4, 8, 16)
+
+log = logging.getLogger("ray.serve")  # the logger whose lines Serve keeps
 
 if TYPE_CHECKING:
     from deployments.diffusion.model.denoiser import FaceDiffusionModel
@@ -55,14 +58,16 @@ class AvatarGenerator:
         self._watched_gpus: set[str] = set()
         self._compilations: list[Iterator[None]] = []  # for the engine, which starts later
         self._metadata: dict[str, asyncio.Task[GenerationMetadata]] = {}
-        for name in self._models.fitting():
-            async with self._models.lease(name):
-                pass
+        first, *others = self._models.fitting()
+        async with self._models.lease(first):
+            pass
+        await asyncio.to_thread(self._check_files)
         self._engine = DiffusionEngine(self._latency_model, config.ageing, self._metrics)
         for compilation in self._compilations:
             self._engine.when_idle(compilation)
         self._is_started = True
         self._start.publish()
+        self._loading = asyncio.create_task(self._load_others(others))
         if sink is not None:
             self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))
             self._reporting.add_done_callback(lambda task: task.cancelled() or task.result())  # an error is logged
@@ -106,6 +111,21 @@ class AvatarGenerator:
             self._metadata[name] = known
         return known
 
+    async def _load_others(self, names: Sequence[str]) -> None:
+        """One by one, while images are drawn. An error is logged; a request for that model gets it again."""
+        for name in names:
+            try:
+                await self._models.preload(name)
+            except Exception:
+                log.exception("model %s could not be loaded", name)
+
+    def _check_files(self) -> None:
+        """Of models that load later, too: missing weights fail a start, not requests. Raises: OSError, ValueError."""
+        from deployments.diffusion.model.loader import check_files
+
+        for config in self._config.models.values():
+            check_files(config)
+
     def _load(self, name: str) -> LoadedModel:
         """Load a model and profile its steps. Blocks: called on a thread."""
         with self._start.part("import"):
@@ -120,9 +140,10 @@ class AvatarGenerator:
             on_compile_failure = partial(self._metrics.compile_failed, name)
             model = FaceDiffusionModel.load(config, self._config.batch_invariant, on_compile_failure)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
-        with self._start.part("warm"), lost_device_errors(config.device):
+        with self._start.part("compile"), lost_device_errors(config.device):
             if config.compile:
                 self._compile(name, model)
+        with self._start.part("warm"), lost_device_errors(config.device):
             profiled = [size for size in PROFILED_BATCH_SIZES if size <= self._latency_model.max_batch_size]
             self._latency_model.set_profile(name, model.profile(profiled))
         return LoadedModel(model, checker)

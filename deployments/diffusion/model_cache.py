@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -71,6 +72,15 @@ class ModelCache(Generic[M]):
                     self._entries.pop(name, None)  # the next lease retries the load
                 self._changed.notify_all()
 
+    async def preload(self, name: str) -> None:
+        """Load a model unless it is there or would not fit beside those that are. Raises: what `load` raises."""
+        if name not in self._entries and self._used_gb() + self.sizes_gb[name] <= (self.budget_gb or math.inf):
+            async with self.lease(name):
+                pass
+
+    def _used_gb(self) -> float:
+        return sum(self.sizes_gb[name] for name in self._entries)
+
     async def _take(self, name: str) -> CacheEntry[M]:
         size_gb = self.sizes_gb[name]
         async with self._changed:
@@ -85,7 +95,7 @@ class ModelCache(Generic[M]):
         """Evict unleased models until the new one fits; False where the leased ones leave too little memory."""
         if self.budget_gb is None:
             return True
-        used_gb = sum(self.sizes_gb[name] for name in self._entries)
+        used_gb = self._used_gb()
         idle = [name for name, entry in self._entries.items() if not entry.leases]
         while used_gb + size_gb > self.budget_gb and idle:
             name = idle.pop(0)

@@ -105,6 +105,16 @@ class ColdStages:
         return {name: 0.0 if start.began_at is None else now - start.began_at for name, start in self._cold.items()}
 
 
+def start_left_s(names: Sequence[str], cold: Mapping[str, float], usual_s: Mapping[str, float]) -> float:
+    """Seconds until the `cold` stages are up, each of which has been starting for so long; `usual_s` is a start's time.
+
+    The first of `names` scales up the others, which begin only when it is there.
+    """
+    left_s = {name: max(usual_s[name] - waited_s, usual_s[name] / 10) for name, waited_s in cold.items()}
+    before_s = left_s.get(names[0], 0.0)
+    return max(seconds if name == names[0] or cold[name] else before_s + seconds for name, seconds in left_s.items())
+
+
 class StageMonitor:
     """Polls the states of the stages, and refuses requests that would wait for a cold one. Lives on one event loop."""
 
@@ -153,8 +163,7 @@ class StageMonitor:
             if self._names[0] not in cold:
                 with contextlib.suppress(RayError, RayServeException):
                     await asyncio.shield(embedding)
-        usual_s = await self._usual(list(cold))
-        left_s = max(max(usual_s[name] - waited_s, usual_s[name] / 10) for name, waited_s in cold.items())
+        left_s = start_left_s(self._names, cold, await self._usual(list(cold)))
         names = " and ".join(sorted(cold))
         raise OverloadedError(f"{names} is being started.", min(max(math.ceil(left_s), 1), MAX_RETRY_AFTER_S))
 

@@ -294,6 +294,20 @@ def test_lora_weights_become_part_of_the_unet(tiny: TinyModel) -> None:
     assert not [name for name, _ in unet.named_parameters() if "lora" in name]
 
 
+def test_lora_weights_are_fused_where_the_model_is_to_run(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    family, moves = LIBRARY[tiny.family][0], []
+    for name in ("to", "fuse_lora"):
+        original = getattr(family, name)
+
+        def noted(*given: Any, _name: str = name, _original: Any = original, **options: Any) -> Any:
+            moves.append(_name)
+            return _original(*given, **options)
+
+        monkeypatch.setattr(family, name, noted)
+    tiny.load(ip_adapter=tiny.adapter(lora=True))
+    assert moves == ["to", "fuse_lora"]
+
+
 def test_the_scale_of_the_adapter_counts(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
     faceless = tiny.load(ip_adapter_scale=0)
     first = tiny_row(1)

@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import logging
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from deployments.diffusion.engine import engine
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from deployments.diffusion.model.receipt import generation_metadata
+from deployments.diffusion.router import STATS_KEY
 from deployments.types import GenerationMetadata
 from loadtest.bench.engine.queues import GENERATOR
 from tests.support.fakes import avatar_spec, face
@@ -76,6 +79,48 @@ def test_at_the_start_the_first_size_is_compiled_all_others_and_late_models_whil
         generator._engine.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_a_replica_is_ready_when_its_first_model_is_and_draws_while_others_load(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load, second_may_load = AvatarGenerator._load, threading.Event()
+
+    def held_up(generator: AvatarGenerator, name: str) -> LoadedModel:
+        if name == "second":
+            assert second_may_load.wait(60)
+        if name == "broken":
+            raise RuntimeError("its weights are damaged")
+        return load(generator, name)
+
+    monkeypatch.setattr(AvatarGenerator, "_load", held_up)
+    embedded = GENERATOR.models["embedded"]
+    config = AvatarGeneratorConfig(models=dict.fromkeys(("first", "broken", "second"), embedded))
+
+    async def scenario() -> None:
+        generator = AvatarGenerator.__new__(AvatarGenerator)
+        await generator.__init__(config)  # type: ignore[misc]  # as Serve does
+        assert generator.record_routing_stats()[STATS_KEY] == ["first"]
+        spec = avatar_spec(model="first", width=128, height=128, num_inference_steps=1)
+        await generator.generate(spec, face())
+        second_may_load.set()
+        await generator._loading
+        assert generator.record_routing_stats()[STATS_KEY] == ["first", "second"]
+        generator._engine.close()
+
+    with caplog.at_level(logging.ERROR, "ray.serve"):
+        asyncio.run(asyncio.wait_for(scenario(), 120))
+    assert caplog.messages == ["model broken could not be loaded"]
+
+
+@pytest.mark.parametrize("field", ["path", "ip_adapter", "lora"])
+def test_missing_weights_of_a_model_that_is_loaded_later_fail_the_start(tmp_path: Path, field: str) -> None:
+    embedded = GENERATOR.models["embedded"]
+    later = embedded.model_copy(update={field: tmp_path / "nowhere"})
+    config = AvatarGeneratorConfig(models={"first": embedded, "later": later})
+    generator = AvatarGenerator.__new__(AvatarGenerator)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        asyncio.run(generator.__init__(config))  # type: ignore[misc]
 
 
 def test_metadata_that_could_not_be_read_once_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

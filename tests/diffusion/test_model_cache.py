@@ -135,6 +135,20 @@ def test_the_first_ones_that_fit_are_there_from_the_start() -> None:
     assert ModelCache(Disk().load, {"a": 4, "c": 6, "b": 2}, budget_gb=6).fitting() == ["a", "b"]
 
 
+def test_what_is_loaded_ahead_makes_nobody_leave() -> None:
+    async def scenario(disk: Disk) -> None:
+        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
+        assert await _use(cache, "a") == "A"
+        for name in ("a", "c", "b"):
+            await cache.preload(name)
+        assert (disk.loads, cache.loaded) == (["a", "b"], ["a", "b"])
+        disk.broken = True
+        with pytest.raises(OSError, match="no such file"):
+            await ModelCache(disk.load, SIZES_GB).preload("c")
+
+    at(scenario)
+
+
 class Cyclic:
     """As a compiled model: only the garbage collector frees it."""
 

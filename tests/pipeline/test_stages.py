@@ -14,7 +14,14 @@ from deployments.types import Photo
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.errors import OverloadedError
 from serve_app.pipeline import cold_start as stages
-from serve_app.pipeline.cold_start import MAX_SCALE_UPS, ColdStages, StageMonitor, StageState, _stage_state
+from serve_app.pipeline.cold_start import (
+    MAX_SCALE_UPS,
+    ColdStages,
+    StageMonitor,
+    StageState,
+    _stage_state,
+    start_left_s,
+)
 from tests.support.polling import eventually
 
 PHOTO = Photo(np.zeros((8, 8, 3), np.uint8))
@@ -87,6 +94,21 @@ def test_a_stage_whose_replica_died_or_is_replaced_is_not_cold(status: str) -> N
 
 def test_a_stage_that_just_went_is_cold() -> None:
     assert see(UP, StageState("DOWNSCALING", serving=0, starting=0))[0] == {"stage": 0}
+
+
+@pytest.mark.parametrize(
+    ("cold", "left_s"),
+    [
+        ({"face": 0, "generator": 0}, 20 + 100),
+        ({"face": 15, "generator": 0}, 5 + 100),
+        ({"face": 5, "generator": 5}, 95),  # both are starting
+        ({"generator": 0}, 100),
+        ({"generator": 400}, 10),
+        ({"face": 19.5}, 2),
+    ],
+)
+def test_a_stage_that_begins_after_another_one_is_waited_for_after_it(cold: dict[str, float], left_s: float) -> None:
+    assert start_left_s(["face", "generator"], cold, {"face": 20, "generator": 100}) == left_s
 
 
 class Pipeline:
@@ -194,7 +216,7 @@ def test_without_an_embedder_nobody_waits_for_it_and_the_generator_waits_for_the
     async def scenario(watched: Watched) -> None:
         pipeline: Any = watched.watch._pipeline
         pipeline.embedder_is_up.clear()
-        assert await watched.refused_s() == USUAL_S
+        assert await watched.refused_s() == 2 * USUAL_S  # one after the other
         await watched.look_again()
         assert pipeline.asked == ["face"]
         pipeline.embedder_is_up.set()

@@ -80,10 +80,11 @@ def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
         variant=config.variant,
         local_files_only=True,
         use_safetensors=True,
+        device_map=device.type if device.index is None else None,  # diffusers takes no index here
         **family.left_out,
     )
-    load_face_adapter(pipeline, config)
     pipeline.to(device)
+    load_face_adapter(pipeline, config)  # where the LoRA is fused: on a GPU at once, on a CPU in up to half a minute
     use_channels_last(pipeline)
     if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
         pipeline.vae.to(torch.float32)  # it overflows in float16; bfloat16 has float32's range
@@ -96,6 +97,18 @@ def family_of(folder: Path) -> type[FacePipeline]:
     if name not in FAMILIES:
         raise ValueError(f"{folder} is made for {name}; only {' and '.join(FAMILIES)} can be loaded")
     return FAMILIES[name]
+
+
+def check_files(config: DiffusionModelConfig) -> None:
+    """Whether the files of a model are there, without reading weights.
+
+    Raises: OSError where one is missing, ValueError where the folder is of another family.
+    """
+    family_of(model_path(config.path))
+    safety = None if config.safety is None else config.safety.path
+    for path in (config.ip_adapter, config.lora, safety):
+        if path is not None and not model_path(path).exists():
+            raise FileNotFoundError(f"{model_path(path)} is missing")
 
 
 def usable_device(name: str) -> torch.device:
