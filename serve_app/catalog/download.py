@@ -6,12 +6,14 @@ digest is then written to a lock file in the models folder and checked by every 
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from deployments.common.checksums import file_sha256
+from serve_app.catalog.bucket import BucketError, ModelBucket
 from serve_app.catalog.catalog import HUB, ModelFile, Sha256
 
 LOCK_FILE = "sha256.lock.yaml"
@@ -29,10 +32,13 @@ CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # consecutive ones without progress
 RETRY_WAIT_S = 2.0
 TIMEOUT_S = 60.0  # without a byte
+FILES_AT_ONCE = 4  # from the bucket
 RETRIED_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
+log = logging.getLogger(__name__)
+
 Report = Callable[[ModelFile, int], None]
-"""Receives how many bytes of a file are there; for a file in an archive, first those of the archive."""
+"""Receives how many bytes of a file are there, on any thread; for a file in an archive, first those of the archive."""
 
 
 class PrefetchError(Exception):
@@ -53,11 +59,14 @@ def prefetch(
     models_dir: Path,
     *,
     mirror: str = HUB,
+    bucket: ModelBucket | None = None,
     pin: bool = False,
     report: Report = lambda _file, _size: None,
     retry_wait_s: float = RETRY_WAIT_S,
 ) -> list[ModelFile]:
-    """Fetch and return the files that are missing or wrong. `mirror` replaces Hugging Face.
+    """Fetch and return the files that are missing or wrong.
+
+    From `bucket`, several at once; what it lacks from the catalogue's sources, where `mirror` replaces Hugging Face.
 
     Raises: PrefetchError. A partial download stays as `*.part`, and the next prefetch resumes it.
     """
@@ -72,11 +81,12 @@ def prefetch(
             raise PrefetchError(f"no SHA-256 is known of {', '.join(unknown)}; pinning takes them as they come")
         _require_room(wanted, models_dir)
         fetcher = Fetcher(client, models_dir, pins, mirror.rstrip("/"), report, retry_wait_s)
-        for file in wanted:
+        lacking = wanted if bucket is None else fetcher.fetch_from(bucket, wanted)
+        for file in lacking:
             if file.member is None:
                 fetcher.fetch(file)
-        for archive in dict.fromkeys(file.url for file in wanted if file.member is not None):
-            fetcher.fetch_members([file for file in wanted if file.url == archive])
+        for archive in dict.fromkeys(file.url for file in lacking if file.member is not None):
+            fetcher.fetch_members([file for file in lacking if file.url == archive])
     return wanted
 
 
@@ -146,7 +156,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Fetches files to `models_dir` one by one; blocks.
+    """Fetches files to `models_dir`; blocks.
 
     `mirror` replaces Hugging Face in URLs. Retries wait `retry_wait_s`, and longer while there is no progress.
     """
@@ -157,6 +167,28 @@ class Fetcher:
     mirror: str
     report: Report
     retry_wait_s: float
+
+    def fetch_from(self, bucket: ModelBucket, files: Sequence[ModelFile]) -> list[ModelFile]:
+        """Fetch files from a bucket, several at once; returns those that it has not, or not as they should be."""
+        with ThreadPoolExecutor(FILES_AT_ONCE, "prefetch") as pool, closing(bucket):  # closed first: ctrl-C ends reads
+            fetched = pool.map(lambda file: self._is_in(bucket, file), files)
+            return [file for file, is_there in zip(files, fetched, strict=True) if not is_there]
+
+    def _is_in(self, bucket: ModelBucket, file: ModelFile) -> bool:
+        """Whether a file could be fetched from a bucket; if not, its source resumes what came of it."""
+        expected = self.pins.expected(file)
+        if expected is None:
+            return False
+        try:
+            with closing(Part(_part_of(self.models_dir / file.path))) as part:
+                for chunk in bucket.read(expected, part.size):
+                    part.append(chunk)
+                    self.report(file, part.size)
+                self._accept(part, file)
+        except (BucketError, PrefetchError) as error:
+            log.warning("%s is not taken from the bucket: %s", file.path, error)
+            return False
+        return True
 
     def fetch(self, file: ModelFile) -> None:
         """Fetch a file that is in no archive, resuming its part; a wrong file is deleted. Raises: PrefetchError."""
@@ -227,7 +259,7 @@ class Fetcher:
         except PrefetchError:
             part.path.unlink()
             raise
-        if file.sha256 is None:
+        if self.pins.expected(file) is None:
             self.pins.keep(file, part.sha256)
         part.path.replace(self.models_dir / file.path)
 

@@ -1,13 +1,18 @@
-"""`face-avatar models`: fetches the files of pretrained models."""
+"""`face-avatar models`: fetches the files of pretrained models, and copies them to a bucket."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 import typer
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from serve_app.catalog.bucket import ModelBucket
 from serve_app.catalog.catalog import HUB, Catalog, ModelFile
-from serve_app.catalog.download import prefetch
+from serve_app.catalog.download import Report, prefetch
+from serve_app.catalog.mirror import mirror as copy_to_bucket
 from serve_app.cli.console import console
 from serve_app.settings import DEFAULT_MODELS_DIR
 
@@ -19,17 +24,55 @@ def models() -> None:
     """The files of pretrained models."""
 
 
+Names = Annotated[list[str], typer.Argument(metavar="APP", help="Apps, or downloads of the catalogue.")]
+CatalogOption = Annotated[str, typer.Option(help="A catalogue's name, or its YAML file.")]
+ModelsDir = Annotated[Path, typer.Option(envvar="FACE_AVATAR_MODELS_DIR", help="Where the files go.")]
+Hub = Annotated[str, typer.Option("--mirror", envvar="HF_ENDPOINT", help="A URL that stands in for Hugging Face.")]
+Pin = Annotated[bool, typer.Option("--pin", help="Take files without a known SHA-256, and keep theirs.")]
+BUCKET_HELP = "s3://BUCKET/PREFIX, gs://…, a URL of Azure, or file:///FOLDER"
+
+
 @models_cli.command("prefetch")
 def prefetch_models(
-    names: Annotated[list[str], typer.Argument(metavar="APP", help="Apps, or downloads of the catalogue.")],
-    catalog: Annotated[str, typer.Option(help="A catalogue's name, or its YAML file.")] = "production",
-    models_dir: Annotated[
-        Path, typer.Option(envvar="FACE_AVATAR_MODELS_DIR", help="Where the files go.")
-    ] = DEFAULT_MODELS_DIR,
-    mirror: Annotated[str, typer.Option(envvar="HF_ENDPOINT", help="A URL that stands in for Hugging Face.")] = HUB,
-    pin: Annotated[bool, typer.Option("--pin", help="Take files without a known SHA-256, and keep theirs.")] = False,
+    names: Names,
+    catalog: CatalogOption = "production",
+    models_dir: ModelsDir = DEFAULT_MODELS_DIR,
+    mirror: Hub = HUB,
+    bucket: Annotated[
+        str | None,
+        typer.Option(envvar="FACE_AVATAR_MODELS_BUCKET", help=f"A copy that is asked first: {BUCKET_HELP}."),
+    ] = None,
+    pin: Pin = False,
 ) -> None:
     """Fetch and verify the files that apps need; what is there and right stays."""
+    files = _needed_files(names, catalog)
+    opened = None if bucket is None else _opened(bucket)
+    with _bars() as report:
+        fetched = prefetch(files, models_dir.expanduser(), mirror=mirror, bucket=opened, pin=pin, report=report)
+    console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")
+
+
+@models_cli.command("mirror")
+def mirror_models(
+    bucket: Annotated[str, typer.Argument(metavar="URL", help=f"{BUCKET_HELP}.")],
+    names: Names,
+    catalog: CatalogOption = "production",
+    models_dir: ModelsDir = DEFAULT_MODELS_DIR,
+    mirror: Hub = HUB,
+    pin: Pin = False,
+) -> None:
+    """Copy the files that apps need to a bucket of your own, by way of the models folder; nodes then fetch from it."""
+    files, opened = _needed_files(names, catalog), _opened(bucket)
+    folder = models_dir.expanduser()
+    with _bars() as report:
+        prefetch(files, folder, mirror=mirror, pin=pin, report=report)
+    with _bars() as report:
+        copied = copy_to_bucket(files, folder, opened, report)
+    console.print(f"{len(copied)} copied, the others were there." if copied else "All there.")
+
+
+def _needed_files(names: list[str], catalog: str) -> list[ModelFile]:
+    """The files of apps or downloads, whose licences are shown. Raises: typer.BadParameter."""
     read = Catalog.read([catalog])
     try:
         needed = read.needed(names)
@@ -37,13 +80,27 @@ def prefetch_models(
         raise typer.BadParameter(str(error)) from None
     for name, download in needed.items():
         console.print(f"{name}: {download.licence}, {download.licence_url}")
+    return read.files(names)
+
+
+def _opened(url: str) -> ModelBucket:
+    try:
+        return ModelBucket.open(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    """A bar for each file that is reported."""
     with Progress(TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn(), console=console) as bars:
         bar_ids: dict[ModelFile, TaskID] = {}
+        lock = Lock()
 
         def report(file: ModelFile, size: int) -> None:
-            if file not in bar_ids:
-                bar_ids[file] = bars.add_task(file.path, total=file.size)
+            with lock:
+                if file not in bar_ids:
+                    bar_ids[file] = bars.add_task(file.path, total=file.size)
             bars.update(bar_ids[file], completed=size)
 
-        fetched = prefetch(read.files(names), models_dir.expanduser(), mirror=mirror, pin=pin, report=report)
-    console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")
+        yield report

@@ -182,6 +182,51 @@ def test_what_the_nodes_fetch_is_what_the_stages_load(cluster: dict[str, Any]) -
         assert all(any(file.startswith(str(path)) for file in files) for path in paths), kind
 
 
+@pytest.mark.parametrize(
+    ("disks", "mounts", "is_mounted", "done"),
+    [
+        ("/dev/nvme0n1 Amazon Elastic Block Store", "", False, []),  # no disk of its own
+        (
+            "/dev/nvme0n1 Amazon Elastic Block Store\\n/dev/nvme1n1 Amazon EC2 NVMe Instance Storage",
+            "",
+            False,
+            ["mkdir -p /models", "mkfs.ext4 -qF /dev/nvme1n1", "mount -o noatime /dev/nvme1n1 /models"],
+        ),
+        (
+            "/dev/nvme1n1 Amazon EC2 NVMe Instance Storage",
+            "\\n/opt/dlami/nvme",  # the disk itself is not mounted, its logical volume is
+            False,
+            ["mkdir -p /models", "mkdir -p /opt/dlami/nvme/models", "mount --bind /opt/dlami/nvme/models /models"],
+        ),
+        ("/dev/nvme1n1 Amazon EC2 NVMe Instance Storage", "/models", True, []),  # `ray up` again
+    ],
+)
+def test_weights_lie_on_the_nvme_of_the_machine_where_it_has_one(
+    cluster: dict[str, Any], disks: str, mounts: str, is_mounted: bool, done: list[str]
+) -> None:
+    script = f"""
+    sudo() {{ echo "$*"; }}
+    mountpoint() {{ {str(is_mounted).lower()}; }}
+    lsblk() {{ case $1 in -dnpo) printf '{disks}\\n';; *) printf '{mounts}\\n';; esac; }}
+    {cluster["initialization_commands"][0]}"""
+    printed = subprocess.run(["sh", "-ec", script], check=True, capture_output=True, text=True).stdout
+    assert printed.splitlines() == done
+
+
+def test_nodes_fetch_from_the_bucket_that_the_environment_names(
+    cluster: dict[str, Any], manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "production.env").write_text("FACE_AVATAR_MODELS_BUCKET=s3://models\n")
+    for kind in ("cpu", *GPU_TYPES):
+        (command,) = cluster["available_node_types"][kind]["worker_setup_commands"]
+        script = f"face-avatar() {{ env; }}\n{command}"
+        printed = subprocess.run(["bash", "-c", script], env={"HOME": str(tmp_path)}, check=True, capture_output=True)
+        assert b"FACE_AVATAR_MODELS_BUCKET=s3://models" in printed.stdout
+    for group in manifest["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
+        (init,) = group["template"]["spec"]["initContainers"]
+        assert init["envFrom"] == [{"secretRef": {"name": "face-avatar-env"}}]
+
+
 def test_a_shell_reads_the_example_of_the_environment() -> None:
     script = f"set -eu; set -a; . {ENVIRONMENT}; env -0"
     environment = subprocess.run(["sh", "-c", script], env={}, check=True, capture_output=True, text=True).stdout
@@ -235,7 +280,7 @@ def test_the_groups_of_the_manifest_are_the_node_types_of_the_cluster(
         assert (group["minReplicas"], group["maxReplicas"]) == (kind["min_workers"], kind["max_workers"])
         assert group.get("priority", 0) == kind.get("priority", 0)
         (fetching,) = group["template"]["spec"]["initContainers"]
-        assert " ".join(fetching["command"]) == kind["worker_setup_commands"][-1]
+        assert kind["worker_setup_commands"][-1].endswith("; " + " ".join(fetching["command"]))
     head = manifest["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]
     assert (head["num-cpus"], head["num-gpus"]) == ("0", "0")
     options = manifest["spec"]["rayClusterConfig"]["autoscalerOptions"]
