@@ -46,6 +46,9 @@ def add_openai_routes(
 ) -> None:
     """Add `/v1`; `token` and `may_create` are dependencies that accept any token, and those with the right `create`."""
 
+    def app_ids() -> list[str]:
+        return [app["app_id"] for app in service.apps()]
+
     @api.post(
         "/v1/images/edits",
         dependencies=[may_create],
@@ -62,12 +65,12 @@ def add_openai_routes(
         caller = Caller(request.state.owner, idempotency_key(request), links, request.state.token)
         async with bodies.model(ImageEditRequest, request, photo=PHOTO) as body:
             try:
-                avatar_request = body.avatar_request(next(iter(service.catalog.apps)))
+                avatar_request = body.avatar_request(app_ids()[0])
             except ValidationError as error:
                 raise invalid_fields(error, ImageEditRequest) from None
             progress.app_id = avatar_request.app_id
             progress.task = service.validator.task(avatar_request, caller)
-            record = await service.create(progress.task, avatar_request, caller)
+            record = await service.creation.create(progress.task, avatar_request, caller)
         failure = record.outcome.failure
         if failure is None and all(avatar.withheld for avatar in record.outcome.avatars):
             failure = Failure(status=422, error="NSFW Content", error_data={"message": "Every image was withheld."})
@@ -86,12 +89,12 @@ def add_openai_routes(
     @api.get("/v1/models", dependencies=[token], responses=_errors(401, 429, 503))
     async def models() -> JSONResponse:
         """The apps, as models."""
-        return JSONResponse({"object": "list", "data": [_model(app_id) for app_id in service.catalog.apps]})
+        return JSONResponse({"object": "list", "data": [_model(app_id) for app_id in app_ids()]})
 
     @api.get("/v1/models/{model}", dependencies=[token], responses=_errors(401, 404, 429, 503))
     async def model(model: str) -> JSONResponse:
         """One of them."""
-        if model not in service.catalog.apps:
+        if model not in app_ids():
             raise NotFoundError(f"There is no model {model[:64]}; GET /v1/models lists them.")
         return JSONResponse(_model(model))
 
