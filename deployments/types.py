@@ -18,12 +18,20 @@ Box = tuple[float, float, float, float]
 OutputFormat = Literal["png", "webp", "jpeg"]
 
 
+PHOTO_WARNINGS = ("clipped",)
+"""`clipped`: the file lost its end, and what was there of it is used."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """A picture of a face, upright, in sRGB: `pixels` is (h, w, 3). `is_generated`: an avatar, no reference photo."""
+    """A picture of a face, upright, in sRGB: `pixels` is (h, w, 3). `is_generated`: an avatar, no reference photo.
+
+    `warnings` are the codes of what its owner should know about the file, of `PHOTO_WARNINGS`.
+    """
 
     pixels: Pixels
     is_generated: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from deployments.types import OutputFormat
 from serve_app.client.errors import PhotoFileError, ServiceError, UnexpectedAnswerError
 
-MAX_PHOTO_BYTES = 12 * 1024 * 1024  # as base64 a larger one would not fit into a body of 16 MiB
+MAX_PHOTO_BYTES = 30 * 1024 * 1024  # as the service has it by default
 
 Photo = Path | str
 """A file, or a URL that the service fetches: http(s), or `data:image/...;base64,`."""

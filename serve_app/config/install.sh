@@ -12,7 +12,7 @@ if [ "$torch" = gpu ]; then
     "$python" -m pip install --no-deps --no-build-isolation "${options[@]}" "$source"
 else
     versions() { sed -E '/^ +--hash/d; s/ *\\$//; /^(nvidia|cuda|triton)/d' "$lock"; }
-    "$python" -m pip install -c <(versions) "${options[@]}" "${source}[gpu]"
+    "$python" -m pip install -c <(versions) "${options[@]}" "${source}[gpu,heic]"
     # insightface and rembg ask for onnxruntime, which has the same files as onnxruntime-gpu: of two that are installed
     # nobody knows whose files are there. So both go, and one comes back.
     "$python" -m pip uninstall -y onnxruntime onnxruntime-gpu

@@ -1,43 +1,51 @@
 """Decodes the bytes of a client into a `Photo`: upright, sRGB, no larger than needed.
 
-The bytes are hostile until decoded. Only three of Pillow's decoders are reachable, the size is checked before pixels
-are allocated, and any exception of a decoder is the client's error. Work proceeds in bands, so that a large photo
-takes little more memory than its decoded pixels.
+The bytes are hostile until decoded. The decoder is chosen by the first bytes and is one of five, the size is checked
+before pixels are allocated, and any exception of a decoder is the client's error. Work proceeds in bands, so that a
+large photo takes little more memory than its decoded pixels.
 """
 
-import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
-from itertools import islice
 from math import ceil
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 # Imported here so that Pillow does not load its forty other decoders to find the one for WEBP, and loads none later: a
-# decoder process cannot open files. (MPO is a JPEG with several frames.)
-from PIL import JpegImagePlugin, MpoImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
+# decoder process cannot open files. (MPO is a JPEG with several frames; EXIF is read by the decoder of TIFF.)
+from PIL import AvifImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from deployments.types import Photo
 from serve_app.errors import ImageUrlError, too_costly
+from serve_app.photos.file_kind import FORMATS, kind_of, not_a_picture
+from serve_app.photos.jpeg import END, JpegStructure, jpeg_structure
+from serve_app.photos.png import is_bounded, png_chunks, without_large_texts
+from serve_app.sandbox.process import LargePictureError
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-STARTS = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF", "webp"))
+try:
+    import pi_heif
+except ImportError:  # the extra `heic` is not installed
+    HAS_HEIC = False
+else:
+    HAS_HEIC = True
+    # libde265 starts a thread for each picture, and libheif as many more as it is allowed at least one of.
+    pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+Image.MAX_IMAGE_PIXELS = None  # Pillow's one limit for all formats; those here are by format, and lower for most
+
 BAND_PIXELS = 1 << 20
+LEAST_ROWS = 0.95  # of a JPEG that lost its end, for it to be used
+UNDECODED = (1, 254, 2, 253)  # fills a JPEG before it is decoded: no picture has a whole row of it
 
-# Each of these costs a few bytes in the file and a pass over the picture or its header in the decoder, so a file within
-# the size limit could take an hour. Files of cameras and editors stay far below these limits.
-MAX_JPEG_SEGMENTS = 1024
-MAX_JPEG_SCANS = 64
-MAX_PNG_CHUNKS = 16384
-
-# The markers that start a segment, as Pillow reads them: all except fill bytes, restarts, start and end of image, and
-# extensions. What follows one of these has no length, and may be a segment at once.
-_JPEG_SEGMENT = re.compile(rb"\xff([^\x00\x01\xff\xc8\xd0-\xd9\xf0-\xfd])")
+# Up to these sizes a picture is decoded within `timeout_s` of the decoder; larger ones wait for a turn of large ones.
+QUICK_PIXELS = {"jpeg": 40_000_000, "png": 40_000_000, "webp": 16_000_000, "avif": 13_000_000, "heic": 13_000_000}
+QUICK_COEFFICIENT_BYTES = 240_000_000
 
 DECODE_ERRORS = (
     ArithmeticError,  # overflow and division by zero in sizes and resolutions
@@ -80,32 +88,70 @@ class PhotoSettings(BaseModel):
 
     max_side: PositiveInt = 1536
     min_side: PositiveInt = 16  # after downscaling, so that it limits the aspect ratio too
-    max_pixels: PositiveInt = 40_000_000
-    max_webp_pixels: PositiveInt = 16_000_000  # its decoder keeps several copies of the picture
+    # By the memory of a decoder process (`decoder.max_memory_bytes`): `python -m loadtest.bench.photos` measures it.
+    max_jpeg_pixels: PositiveInt = 220_000_000  # decoded at an eighth of its size
+    max_coefficient_bytes: PositiveInt = 660_000_000  # of a JPEG in several scans, held at once: 3 to 6 a pixel
+    max_pixels: PositiveInt = 50_400_000  # PNG, AVIF, HEIC; 8192 x 6144 and 8688 x 5792, cameras' "50 megapixels", fit
+    max_webp_pixels: PositiveInt = 50_400_000  # its decoder keeps several copies of the picture
 
 
-def decode_photo(data: bytes, limits: PhotoSettings) -> Photo:
-    """The first frame of a JPEG, PNG or WEBP, detected by its content. Thread-safe. Raises: ImageUrlError."""
-    _check_structure(data)
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            size = _fitted_size(image, limits)
-            return Photo(np.asarray(_decoded(image, size)))
-    except UnidentifiedImageError:
+def decode_photo(data: bytes, limits: PhotoSettings, *, large: bool = True) -> Photo:
+    """The first frame of a JPEG, PNG, WebP, AVIF or HEIC, detected by its content. Thread-safe.
+
+    Raises: ImageUrlError; LargePictureError for one that takes longer than most, unless it may be `large`.
+    """
+    kind = kind_of(data)
+    if kind not in FORMATS:
+        raise not_a_picture(data)
+    if kind == "heic" and not HAS_HEIC:
         raise ImageUrlError(
-            "this is not a picture that can be read", reason="not_an_image", formats=list(FORMATS)
-        ) from None
-    except Image.DecompressionBombError:
-        raise _too_many_pixels(limits.max_pixels) from None
+            "this service is not set up to read HEIC: save it as JPEG", reason="not_an_image", kind="heic"
+        )
+    file = _File(data, kind, None)
+    if kind == "jpeg":
+        file = _File(data, kind, jpeg_structure(data))
+        bounded = file.jpeg is not None and file.jpeg.is_bounded
+    else:
+        chunks = png_chunks(data) if kind == "png" else []
+        bounded = is_bounded(chunks)
+        file = _File(without_large_texts(data, chunks) if bounded else data, kind, None)
+    if not bounded:
+        raise ImageUrlError("the picture is made of too many parts", reason="broken")
+    return _decode(file, limits, large=large)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _File:
+    """A picture to decode: its kind, and of a JPEG its structure."""
+
+    data: bytes
+    kind: str
+    jpeg: JpegStructure | None
+    is_clipped: bool = False
+
+    def ended(self) -> "_File":
+        """The same with an end, where it lost its own: a progressive JPEG is decoded as far as its scans go."""
+        return _File(self.data + END, self.kind, self.jpeg, is_clipped=True)
+
+
+def _decode(file: _File, limits: PhotoSettings, *, large: bool) -> Photo:
+    """Raises: ImageUrlError; LargePictureError."""
+    try:
+        with Image.open(BytesIO(file.data), formats=(FORMATS[file.kind],)) as image:
+            size = _fitted_size(image, file, limits)
+            if not large and _is_large(image, file):
+                raise LargePictureError
+            return _decoded(image, file, size, limits)
+    except _LostEndError:
+        return _decode(file.ended(), limits, large=large)
+    except UnidentifiedImageError:
+        if file.kind in ("avif", "heic"):  # of which the whole is read before anything is known
+            raise ImageUrlError("the picture is damaged", reason="broken") from None
+        raise not_a_picture(file.data) from None
     except MemoryError:
         raise too_costly() from None
     except DECODE_ERRORS as error:
         raise ImageUrlError("the picture is damaged", reason="broken") from error
-
-
-def kind_of(data: bytes) -> str:
-    """jpeg, png or webp by the first bytes, otherwise unknown."""
-    return next((kind for start, kind in STARTS if data.startswith(start)), "unknown")
 
 
 def pack_photo(photo: Photo) -> bytes:
@@ -121,38 +167,42 @@ def unpack_photo(data: bytes) -> Photo:
         return Photo(np.asarray(image.convert("RGB")))
 
 
-def _check_structure(data: bytes) -> None:
-    """Rejects files that would take very long to decode, before a decoder sees them. Raises: ImageUrlError."""
-    if data.startswith(b"\xff\xd8"):
-        markers = list(islice(_jpeg_markers(data), MAX_JPEG_SEGMENTS + 1))
-        bounded = len(markers) <= MAX_JPEG_SEGMENTS and markers.count(b"\xda") <= MAX_JPEG_SCANS
-    else:
-        chunks = list(islice(_png_chunks(data), MAX_PNG_CHUNKS + 1))
-        bounded = len(chunks) <= MAX_PNG_CHUNKS and chunks.count(b"iCCP") <= 1
-    if not bounded:
-        raise ImageUrlError("the picture is made of too many parts", reason="broken")
+class _LostEndError(Exception):
+    """A progressive JPEG has no end, but a first scan of the whole picture."""
 
 
-def _jpeg_markers(data: bytes) -> Iterator[bytes]:
-    at = 2
-    while segment := _JPEG_SEGMENT.search(data, at):
-        yield segment[1]
-        at = segment.end() + int.from_bytes(data[segment.end() : segment.end() + 2], "big")
-
-
-def _png_chunks(data: bytes) -> Iterator[bytes]:
-    at = 8
-    while data.startswith(b"\x89PNG") and at + 8 <= len(data):
-        yield data[at + 4 : at + 8]
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-
-
-def _fitted_size(image: Image.Image, limits: PhotoSettings) -> tuple[int, int]:
-    """Width and height to downscale to, from the header alone. Raises: ImageUrlError."""
-    max_pixels = limits.max_webp_pixels if image.format == "WEBP" else limits.max_pixels
+def _is_large(image: Image.Image, file: _File) -> bool:
+    """Whether decoding takes longer than `timeout_s` of the decoder allows, judged by the header."""
+    coefficient_bytes = 0 if file.jpeg is None else file.jpeg.coefficient_bytes
     width, height = image.size
-    if width * height > max_pixels:
-        raise _too_many_pixels(max_pixels)
+    return width * height > QUICK_PIXELS[file.kind] or coefficient_bytes > QUICK_COEFFICIENT_BYTES
+
+
+def _fitted_size(image: Image.Image, file: _File, limits: PhotoSettings) -> tuple[int, int]:
+    """Width and height to downscale to, from the header alone. Raises: ImageUrlError."""
+    width, height = image.size
+    most = _max_pixels(width * height, file, limits)
+    if width * height > most:
+        raise ImageUrlError(
+            f"the picture has {width}x{height} pixels, more than the {most} that are accepted for such a file: "
+            "make it smaller",
+            reason="too_many_pixels",
+            max_pixels=most,
+        )
+    return _fit(width, height, limits)
+
+
+def _max_pixels(pixels: int, file: _File, limits: PhotoSettings) -> int:
+    """The limit for a picture of this kind, which for some JPEGs depends on how they are compressed."""
+    if file.jpeg is None:
+        return limits.max_webp_pixels if file.kind == "webp" else limits.max_pixels
+    held = file.jpeg.coefficient_bytes
+    return min(
+        limits.max_jpeg_pixels, pixels * limits.max_coefficient_bytes // held if held else limits.max_jpeg_pixels
+    )
+
+
+def _fit(width: int, height: int, limits: PhotoSettings) -> tuple[int, int]:
     scale = min(1.0, limits.max_side / max(width, height))
     fitted = (round(width * scale), round(height * scale))
     if min(fitted) < limits.min_side:
@@ -162,15 +212,52 @@ def _fitted_size(image: Image.Image, limits: PhotoSettings) -> tuple[int, int]:
     return fitted
 
 
-def _decoded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _decoded(image: ImageFile.ImageFile, file: _File, size: tuple[int, int], limits: PhotoSettings) -> Photo:
     """RGB, scaled to `size`, then turned upright."""
     image.draft(None, size)  # JPEGs decode at 1/2, 1/4 or 1/8, no smaller than `size`; other formats ignore it
-    image.load()
+    drafted = image.height
+    rows = _load(image, file)
     profile = image.info.get("icc_profile")
     transpose = _exif_transpose(image)
-    reduced = _reduced(image, min(image.width // size[0], image.height // size[1]))
+    whole: Image.Image = image
+    if rows < drafted:
+        whole = image.crop((0, 0, image.width, rows))
+        size = _fit(size[0], max(1, round(size[1] * rows / drafted)), limits)
+    reduced = _reduced(whole, min(whole.width // size[0], whole.height // size[1]))
     rgb = _in_srgb(reduced.resize(size, Image.Resampling.LANCZOS), profile)
-    return rgb if transpose is None else rgb.transpose(transpose)
+    upright = rgb if transpose is None else rgb.transpose(transpose)
+    is_clipped = file.is_clipped or rows < drafted
+    return Photo(np.asarray(upright), warnings=("clipped",) if is_clipped else ())
+
+
+def _load(image: ImageFile.ImageFile, file: _File) -> int:
+    """Decode the pixels; returns how many rows there are, all but for a JPEG that lost its end.
+
+    Raises: what the decoder raises; _LostEndError.
+    """
+    if file.jpeg is None:
+        image.load()
+        return image.height
+    colour = UNDECODED[: len(image.getbands())]
+    image.im = Image.new(image.mode, image.size, colour if len(colour) > 1 else colour[0]).im
+    try:
+        image.load()
+    except OSError:
+        image.tile = []  # else it would be decoded again
+        rows = _rows_decoded(image, colour)
+        if rows == 0 and file.jpeg.first_scan_ends and not file.is_clipped:
+            raise _LostEndError from None
+        if rows < LEAST_ROWS * image.height:
+            raise
+        return rows
+    return image.height
+
+
+def _rows_decoded(image: Image.Image, undecoded: tuple[int, ...]) -> int:
+    """Up to the last row that is not all `undecoded`."""
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    is_decoded = (pixels != np.array(undecoded, np.uint8)).any(axis=(1, 2))
+    return int(is_decoded.nonzero()[0][-1]) + 1 if is_decoded.any() else 0
 
 
 def _exif_transpose(image: Image.Image) -> Image.Transpose | None:
@@ -219,9 +306,3 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if converted is not None:
             return converted
     return image.convert("RGB")
-
-
-def _too_many_pixels(max_pixels: int) -> ImageUrlError:
-    return ImageUrlError(
-        f"the picture has more than {max_pixels} pixels", reason="too_many_pixels", max_pixels=max_pixels
-    )

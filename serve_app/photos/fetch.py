@@ -16,6 +16,7 @@ from aiohttp.abc import AbstractResolver
 
 import serve_app
 from serve_app.errors import ImageUrlError
+from serve_app.photos.file_kind import is_web_page, web_page_error
 from serve_app.photos.resolver import NameLookups
 from serve_app.photos.source import PhotoSource
 from serve_app.photos.urls import (
@@ -26,10 +27,10 @@ from serve_app.photos.urls import (
     photo_too_large,
     redirect_target,
 )
-from serve_app.photos.web_page import is_web_page, web_page_error
 
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 USER_AGENT = f"face-avatar/{serve_app.__version__}"
+ACCEPT = "image/jpeg, image/png, image/webp, image/avif;q=0.8, image/heic;q=0.8, */*;q=0.1"
 INFLATED = frozenset({"gzip", "x-gzip", "deflate"})
 # What servers write there that is no compression; browsers ignore it too.
 NO_ENCODINGS = frozenset({"", "identity", "none", "binary", "utf-8", "utf8", "base64", "aws-chunked"})
@@ -61,7 +62,7 @@ class PhotoFetcher:
         return await asyncio.to_thread(photo.read, self._settings.max_bytes)
 
     async def _fetch(self, url: str, owner: str) -> bytes:
-        headers = {"Accept": "image/jpeg, image/png, image/webp", "Accept-Encoding": "identity"}
+        headers = {"Accept": ACCEPT, "Accept-Encoding": "identity"}
         # `from None`: the causes name resolved addresses, which must not reach a log.
         try:
             async with (

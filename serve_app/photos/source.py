@@ -9,7 +9,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from serve_app.errors import ImageUrlError, OverloadedError
-from serve_app.photos.decode import kind_of
+from serve_app.photos.file_kind import kind_of
 from serve_app.photos.urls import (
     MAX_URL_CHARS,
     check_size,

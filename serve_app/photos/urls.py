@@ -14,6 +14,7 @@ from yarl import URL
 
 from serve_app.errors import ImageUrlError
 
+MAX_PHOTO_BYTES = 30 * 1024 * 1024  # of a file; the largest body follows from it
 MAX_URL_CHARS = 8192  # of an http(s) URL; a data URL is bounded by `max_bytes`
 BASE64_CHUNK_CHARS = 256 * 1024  # a multiple of 4
 # An explicit list, because `ip_address.is_global` counts several of these as global.
@@ -89,7 +90,7 @@ class FetchSettings(BaseModel):
     ports: tuple[int, ...] = (80, 443)
     max_redirects: int = 10
     timeout_s: PositiveFloat = 10.0
-    max_bytes: PositiveInt = 10 * 1024 * 1024  # after decompression
+    max_bytes: PositiveInt = MAX_PHOTO_BYTES  # after decompression
     name_servers: tuple[Annotated[str, AfterValidator(_name_server)], ...] = ()  # `address[:port]`; (): the system's
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.photos.decode import kind_of
+from serve_app.photos.file_kind import kind_of
 from serve_app.sandbox.process import ANSWER, AnswerParts, Receive, SandboxedProcess, SandboxSettings, serve_pictures
 
 MAX_ANSWER_BYTES = 1 << 16
@@ -123,7 +123,7 @@ def main(anchors: str, settings: SandboxSettings) -> None:
     """The program of the child: loads c2pa, then reads the credentials of pictures on stdin until that ends."""
     read = credential_reader(anchors)
 
-    def answer(data: bytes) -> AnswerParts:
+    def answer(data: bytes, _large: bool) -> AnswerParts:
         found = read(data).model_dump_json().encode()
         return ANSWER.pack(1, len(found)), found
 

@@ -3,7 +3,10 @@
 A child is a new program, not a fork: it shares no memory, files or environment with this process. Before it reads any
 input it drops the right to open files and sockets and, where there is seccomp, to make system calls that it does not
 need, and limits its memory and CPU time; the parent enforces the wall-time limit. They talk over one socket: a request
-is a length and that many bytes, an answer two numbers and a payload.
+is a length, whether the picture may be a large one, and that many bytes; an answer two numbers and a payload.
+
+A picture that its header says to be large is answered at once with that, and asked about again when there is a turn
+for a large one: then the child has `large_timeout_s` for it instead of `timeout_s`.
 """
 
 import asyncio
@@ -36,11 +39,17 @@ MAX_REFUSAL_BYTES = 4096
 
 # By default glibc adapts to large pictures and keeps their memory, in fragments too small for the next picture that
 # still count towards the limit. Lower thresholds than these make a small picture spend half its time in page faults.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
+# A thread of a decoder would get an arena of its own, which keeps what it freed.
+MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+    "MALLOC_ARENA_MAX": "1",
+}
 
-REQUEST = struct.Struct("!I")  # size of the picture that follows, bytes
+REQUEST = struct.Struct("!I?")  # size of the picture that follows, bytes, and whether it may be a large one
 ANSWER = struct.Struct("!II")  # two numbers that describe the payload; 0 and a length: a refusal, as JSON
 READY = ANSWER.pack(0, 0)
+IS_LARGE = ANSWER.pack(0, 0)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -57,12 +66,19 @@ class SandboxSettings(BaseModel):
 
     processes: PositiveInt = 2  # pictures processed at once
     timeout_s: PositiveFloat = 1.8  # for one picture; slower ones are rejected within 2 s
-    max_memory_bytes: PositiveInt = 300 * 1000 * 1000  # of one process, on top of its idle memory
+    # For a large one, of which all processes but one work on some at most: 0.4 to 3 s of computing, on a busy machine
+    # several times that.
+    large_timeout_s: PositiveFloat = 15
+    max_memory_bytes: PositiveInt = 900 * 1000 * 1000  # of one process, on top of its idle memory
     owner_seconds: PositiveFloat = 20  # of processing for one owner, half forgotten every 30 s; beyond: 429
 
 
 class SandboxStartError(RuntimeError):
     """A child process does not start; no picture is the cause."""
+
+
+class LargePictureError(Exception):
+    """A picture is to be asked about again, as a large one."""
 
 
 class SandboxLostError(Exception):
@@ -105,17 +121,22 @@ class SandboxedProcess(ABC, Generic[T]):
         """The child's process id, also after it has exited."""
         return self._child.pid
 
-    def ask(self, data: bytes) -> T:
-        """The child's answer to a picture. Raises: ImageUrlError; SandboxLostError; SandboxStartError."""
+    def ask(self, data: bytes, *, large: bool = True) -> T:
+        """The child's answer to a picture.
+
+        Raises: ImageUrlError; SandboxLostError; SandboxStartError; LargePictureError where it is large, unless it is
+        said to be by `large`.
+        """
         self._await_ready()
-        deadline = time.monotonic() + self._settings.timeout_s
+        timeout_s = self._settings.large_timeout_s if large else self._settings.timeout_s
+        deadline = time.monotonic() + timeout_s
         try:
-            self._send(REQUEST.pack(len(data)), deadline)
+            self._send(REQUEST.pack(len(data), large), deadline)
             self._send(data, deadline)
-            answer = self._answer(lambda size: self._receive(size, deadline))
+            answer = self._answer(lambda size: self._receive(size, deadline), large=large)
         except TimeoutError:
             self.end()
-            raise SandboxLostError(f"no answer within {self._settings.timeout_s:g} s") from None
+            raise SandboxLostError(f"no answer within {timeout_s:g} s") from None
         except (OSError, EOFError, ValueError, TypeError) as error:
             raise SandboxLostError(f"{error!r}, exit status {self.end()}") from None
         if isinstance(answer, ImageUrlError):
@@ -132,9 +153,12 @@ class SandboxedProcess(ABC, Generic[T]):
     def _read(self, first: int, second: int, receive: Receive) -> T:
         """Reads the payload that the two numbers of an answer describe. Raises: ValueError, TypeError if invalid."""
 
-    def _answer(self, receive: Receive) -> T | ImageUrlError:
+    def _answer(self, receive: Receive, *, large: bool) -> T | ImageUrlError:
         """Validates the answer like a picture: a picture may have taken over the child."""
-        first, second = ANSWER.unpack(receive(ANSWER.size))
+        header = receive(ANSWER.size)
+        if header == IS_LARGE and not large:
+            raise LargePictureError
+        first, second = ANSWER.unpack(header)
         if first == 0 and second <= MAX_REFUSAL_BYTES:
             return ImageUrlError(**json.loads(receive(second)))
         return self._read(first, second, receive)
@@ -189,16 +213,22 @@ class SandboxPool(Generic[T]):
         Raises: ImageUrlError, also for a picture that killed or stalled its process; SandboxStartError; RateLimitError
         where pictures of its owner used too much time.
         """
-        turn = await self._turns.acquire(owner)
-        answer = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, data)
+        try:
+            return await self._ask_in_turn(data, owner, large=False)
+        except LargePictureError:
+            return await self._ask_in_turn(data, owner, large=True)
+
+    async def _ask_in_turn(self, data: bytes, owner: str, *, large: bool) -> T:
+        turn = await self._turns.acquire(owner, large=large)
+        answer = asyncio.get_running_loop().run_in_executor(self._threads, self._ask, data, large)
         answer.add_done_callback(lambda _: turn.end())
         return await asyncio.shield(answer)  # the process works on although its request has ended
 
-    def _ask(self, data: bytes) -> T:
+    def _ask(self, data: bytes, large: bool) -> T:
         process = self._idle.get()
         try:
             process = self._living(process)
-            return process.ask(data)
+            return process.ask(data, large=large)
         except SandboxLostError as error:
             log.warning("sandboxed process (%s) lost on a picture of %d bytes: %s", self._name, len(data), error)
             process = self._started()
@@ -250,17 +280,25 @@ def child_environment() -> dict[str, str]:
 
 
 def serve_pictures(
-    answer: Callable[[bytes], AnswerParts], requests: BinaryIO, answers: BinaryIO, settings: SandboxSettings
+    answer: Callable[[bytes, bool], AnswerParts],
+    requests: BinaryIO,
+    answers: BinaryIO,
+    settings: SandboxSettings,
+    *,
+    threads: bool = False,
 ) -> None:
-    """The main loop of a child, until its input ends. Everything that `answer` imports must be loaded already."""
-    enter_sandbox(settings.max_memory_bytes)
+    """The main loop of a child, until its input ends. Everything that `answer` imports must be loaded already.
+
+    `answer` gets a picture, and whether it may be a large one; `threads`: it starts some.
+    """
+    enter_sandbox(settings.max_memory_bytes, threads=threads)
     answers.write(READY)
     answers.flush()
     while header := requests.read(REQUEST.size):
-        (size,) = REQUEST.unpack(header)
+        size, large = REQUEST.unpack(header)
         data = requests.read(size)
-        bound_cpu_time(settings.timeout_s)
-        answers.writelines(answer(data))
+        bound_cpu_time(settings.large_timeout_s if large else settings.timeout_s)
+        answers.writelines(answer(data, large))
         answers.flush()
 
 
@@ -270,12 +308,12 @@ def refusal_parts(error: ImageUrlError) -> AnswerParts:
     return ANSWER.pack(0, len(refusal)), refusal
 
 
-def enter_sandbox(max_memory_bytes: int) -> None:
+def enter_sandbox(max_memory_bytes: int, *, threads: bool = False) -> None:
     """Forbid this process to open files and sockets, and all system calls that pictures do not need.
 
-    It also limits the memory that the process can still allocate.
+    It also limits the memory that the process can still allocate. `threads`: it may start more of them.
     """
-    restrict_syscalls = syscall_filter()
+    restrict_syscalls = syscall_filter(threads=threads)
     if sys.platform == "linux":  # macOS does not enforce memory limits
         max_bytes = data_bytes() + max_memory_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))

@@ -17,12 +17,15 @@ TIME = ("clock_gettime", "gettimeofday", "time")
 SELF = ("futex", "getpid", "getrandom", "gettid", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_yield")
 STREAMS = ("read", "write")  # on the descriptors that are open: nothing opens another
 END = ("exit", "exit_group", "restart_syscall")
+THREAD_START = ("rseq", "set_robust_list")  # what glibc does at the start of each thread
+CLONE_THREAD = 0x10000  # of clone(2): a thread of this process, no process of its own
 ALLOWED = (*MEMORY, *TIME, *SELF, *STREAMS, *END)
 
 
-def syscall_filter() -> Callable[[], None]:
+def syscall_filter(*, threads: bool) -> Callable[[], None]:
     """What restricts this process, and every thread of it, for good; prepared apart, since it opens files.
 
+    `threads`: it may start further ones, under the same restrictions, as the decoder of HEIC does for each picture.
     Does nothing where there is no seccomp: `face-avatar doctor` says whether there is.
     """
     if sys.platform != "linux":
@@ -37,8 +40,16 @@ def syscall_filter() -> Callable[[], None]:
         syscalls.add_rule(allow, name)
     for name in ("mmap", "mprotect"):  # no new machine code
         syscalls.add_rule(allow, name, pyseccomp.Arg(2, masked, mmap.PROT_EXEC, 0))
-    for name in ("clone", "clone3"):  # c2pa does without threads where there are none, but not where it may have none
-        syscalls.add_rule(pyseccomp.ERRNO(errno.ENOSYS), name)
+    # c2pa does without threads where there are none, but not where it may have none. The flags of clone3 are in memory,
+    # where a filter cannot look: without it glibc takes clone.
+    no_such_call = pyseccomp.ERRNO(errno.ENOSYS)
+    syscalls.add_rule(no_such_call, "clone3")
+    if threads:
+        for name in THREAD_START:
+            syscalls.add_rule(allow, name)
+        syscalls.add_rule(allow, "clone", pyseccomp.Arg(0, masked, CLONE_THREAD, CLONE_THREAD))
+    else:
+        syscalls.add_rule(no_such_call, "clone")
     # Its own CPU time only: root could raise the other limits again, and set those of other processes.
     own_cpu_time = (pyseccomp.Arg(0, same, 0), pyseccomp.Arg(1, same, resource.RLIMIT_CPU))
     syscalls.add_rule(allow, "prlimit64", *own_cpu_time)

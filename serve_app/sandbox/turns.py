@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import math
 import time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from deployments.common.fair_share import HALF_LIFE_S, FairShare, level_of
 from serve_app.errors import RateLimitError
@@ -23,8 +23,8 @@ class Use(Protocol):
 class ProcessTurns:
     """Grants `processes` to pictures that wait. Belongs to one event loop.
 
-    Pictures of owners that used less recently go first. Owners that used more than a second of these processes recently
-    leave one of them to the others, and what one owner may use is bounded.
+    Pictures of owners that used less recently go first. Large pictures, and owners that used more than a second of
+    these processes recently, leave one of them to the others, and what one owner may use is bounded.
     """
 
     def __init__(self, processes: int, owner_seconds: float, use: Use | None = None) -> None:
@@ -34,15 +34,15 @@ class ProcessTurns:
         self._use = use
         self._used = FairShare()  # seconds of these processes alone
         self._free = processes
-        self._heavy = 0  # processes that work for owners who used more than a second
+        self._heavy = 0  # processes that work on large pictures, or for owners who used more than a second
         self._order = itertools.count()
-        self._waiting: dict[asyncio.Future[bool], tuple[str, int]] = {}  # owner, and order of arrival
+        self._waiting: dict[asyncio.Future[bool], _Waiting] = {}
 
-    async def acquire(self, owner: str) -> "Turn":
+    async def acquire(self, owner: str, *, large: bool = False) -> "Turn":
         """A process for a picture of an owner, until the turn ends. Raises: RateLimitError."""
         self._check(owner)
         granted = asyncio.get_running_loop().create_future()
-        self._waiting[granted] = (owner, next(self._order))
+        self._waiting[granted] = _Waiting(owner, next(self._order), large)
         self._grant()
         try:
             return Turn(self, owner, heavy=await granted)
@@ -77,8 +77,8 @@ class ProcessTurns:
                 return
             if granted.done():  # its request has just ended
                 continue
-            owner, _order = self._waiting[granted]
-            heavy = level_of(self._used.used_s(owner, time.time())) > 0
+            waiting = self._waiting[granted]
+            heavy = waiting.large or level_of(self._used.used_s(waiting.owner, time.time())) > 0
             if heavy and self._heavy >= max(1, self.processes - 1):
                 continue
             self._free -= 1
@@ -87,9 +87,17 @@ class ProcessTurns:
             granted.set_result(heavy)
 
     def _rank(self, granted: "asyncio.Future[bool]") -> tuple[int, int]:
-        owner, order = self._waiting[granted]
+        owner = self._waiting[granted].owner
         used_s = self._used.used_s(owner, time.time()) if self._use is None else self._use.used_s(owner)
-        return level_of(used_s), order
+        return level_of(used_s), self._waiting[granted].order
+
+
+class _Waiting(NamedTuple):
+    """A picture that waits for its turn; `order` is that of arrival."""
+
+    owner: str
+    order: int
+    large: bool
 
 
 class Turn:

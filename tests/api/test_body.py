@@ -5,6 +5,7 @@ import base64
 import contextlib
 import gzip
 import json
+import math
 import threading
 from typing import Any
 
@@ -212,6 +213,13 @@ def test_a_service_whose_largest_body_would_never_be_accepted_does_not_start() -
     with pytest.raises(ValidationError, match="never be accepted"):
         Settings(max_body_bytes=50 * MIB, admission={"max_body_bytes_at_once": 96 * MIB})
     assert Settings(max_body_bytes=48 * MIB, admission={"max_body_bytes_at_once": 96 * MIB})
+
+
+def test_the_largest_photo_fits_into_a_body_whatever_lines_its_base64_has() -> None:
+    settings = Settings()
+    lines = math.ceil(settings.fetch.max_bytes / 57)  # 76 characters each, and an escaped \\r\\n
+    assert lines * (76 + 4) < settings.max_body_bytes
+    assert settings.max_body_bytes <= 48 * MIB  # half of what a replica holds at once
 
 
 # Parsing

@@ -47,7 +47,7 @@ RUN = (
 
 # Run by others: a file, or what is in it.
 BY_OTHERS = {
-    "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/face-avatar demo": ".ci/run",
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[heic]' && .venv/bin/face-avatar demo": ".ci/run",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest -n 2": ".ci/run",
     ".ci/run": ".ci/run",
     ".venv/bin/pytest": ".ci/run",

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from deployments.types import Pixels
+from serve_app.api.settings import BODY_BYTES
 from serve_app.catalog.catalog import DEFAULT_PROMPT
 from serve_app.cli.root import cli
 from tests.support.envelopes import KEYS, QUICK, failure
@@ -304,9 +305,9 @@ def test_an_unknown_route_or_method_is_answered_in_the_envelope(service: Service
 
 def test_a_body_that_is_too_large_is_refused(service: Service) -> None:
     headers = {"Content-Type": "application/json"}
-    body = b" " * (16 * 1024 * 1024 + 1)
+    body = b" " * (BODY_BYTES + 1)
     failure(service.client.post("/getImageToImage", content=body, headers=headers), 413, "Request Too Large")
-    chunks = (b" " * 1024 * 1024 for _ in range(17))  # no Content-Length to go by
+    chunks = (b" " * 1024 * 1024 for _ in range(BODY_BYTES // 1024**2 + 1))  # no Content-Length to go by
     failure(service.client.post("/getImageToImage", content=chunks, headers=headers), 413, "Request Too Large")
 
 

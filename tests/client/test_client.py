@@ -35,6 +35,7 @@ from serve_app.client.events import MAX_EVENT_BYTES, Event, EventReader
 from serve_app.client.exchange import MAX_PAUSE_S, Answer, repeat_pause_s
 from serve_app.client.values import MAX_PHOTO_BYTES
 from serve_app.launcher import free_port
+from serve_app.photos.urls import FetchSettings
 from serve_app.schemas.requests import AvatarRequest
 from tests.support import fake_service
 from tests.support.fake_service import (
@@ -163,6 +164,10 @@ def test_a_photo_that_cannot_be_sent_is_named_before_anything_is(
         with pytest.raises(PhotoFileError, match=str(photo)):
             client.avatars.create(photo)
     assert fake.seen == []
+
+
+def test_the_client_sends_files_as_large_as_the_service_takes() -> None:
+    assert FetchSettings().max_bytes == MAX_PHOTO_BYTES
 
 
 def test_the_apps_are_listed_with_what_this_client_knows_of_them(client: FaceAvatarClient) -> None:

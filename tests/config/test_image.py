@@ -57,7 +57,8 @@ def test_the_lock_has_every_requirement_with_its_hashes_and_one_onnxruntime() ->
             locked[name] = Version(version)
     assert "onnxruntime" not in locked
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for text in (*project["dependencies"], *project["optional-dependencies"]["gpu"]):
+    extras = project["optional-dependencies"]
+    for text in (*project["dependencies"], *extras["gpu"], *extras["heic"]):
         requirement = Requirement(text)
         if requirement.name != "onnxruntime":
             name = requirement.name

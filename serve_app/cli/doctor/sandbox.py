@@ -15,9 +15,9 @@ REMEDY = "apt-get install libseccomp2, and let the container's own seccomp profi
 
 
 def check_sandbox(limits: PhotoSettings, settings: SandboxSettings) -> Finding:
-    """Whether a child process decodes a picture, within PATIENCE_S instead of `timeout_s`, and is under seccomp."""
+    """Whether a child process decodes a picture, within PATIENCE_S, and is under seccomp."""
     try:
-        process = DecoderProcess(limits, settings.model_copy(update={"timeout_s": PATIENCE_S}))
+        process = DecoderProcess(limits, settings.model_copy(update={"large_timeout_s": PATIENCE_S}))
     except OSError as error:
         return fail("sandbox", f"no child process starts: {error.strerror}", "Raise the limit of processes.")
     try:
