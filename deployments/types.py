@@ -18,8 +18,8 @@ Box = tuple[float, float, float, float]
 OutputFormat = Literal["png", "webp", "jpeg"]
 
 
-PHOTO_WARNINGS = ("clipped",)
-"""`clipped`: the file lost its end, and what was there of it is used."""
+PHOTO_WARNINGS = ("clipped", "first_frame")
+"""`clipped`: the file lost its end, and what was there of it is used. `first_frame`: it has others, too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

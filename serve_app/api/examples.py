@@ -7,6 +7,7 @@ from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import AvatarRequest, StatusRequest
 from serve_app.schemas.responses import Attempt, AvatarOutput, Envelope, Progress, TimeRequired
+from serve_app.schemas.warnings import file_warnings
 
 TASK_ID = "01a2048f-977f-7c63-ae41-e05892df70f1"
 PHOTO = "https://example.org/me.jpg"
@@ -91,6 +92,7 @@ SUCCESS = Envelope(
             [Attempt(seed=8, face_similarity=0.5127), Attempt(seed=11, face_similarity=0.6812)],
         ],
         receipts=[RECEIPT, RECEIPT.model_copy(update={"seed": 11, "drawn_sha256": "d1" * 32})],
+        warnings=file_warnings(["clipped"]),
     ).model_dump(),
     app_id="face-avatar",
     task_id=TASK_ID,

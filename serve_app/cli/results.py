@@ -64,12 +64,14 @@ def file_stem(photo: Photo | None, task: Task) -> str:
 
 
 def summary(task: Task, saved: tuple[SavedAvatar, ...]) -> Iterator[str]:
-    """A line for each image, and one with the run times."""
+    """A line for each image and each warning about the photo, and one with the run times."""
     for avatar in saved:
         image = avatar.image
         similarity = "no face found" if image.face_similarity is None else f"{image.face_similarity:.2f}"
         where = avatar.path if avatar.path is not None else "withheld by the safety stage"
         tries = f"  best of {len(image.attempts)}" if len(image.attempts) > 1 else ""
         yield f"{where}  seed {image.seed}  similarity {similarity}{tries}"
+    for warning in task.warnings:
+        yield f"warning: {warning.message}"
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in task.stages.items())
     yield f"{times}; together {task.runtime_s:.2f} s" if times else f"together {task.runtime_s:.2f} s"

@@ -104,10 +104,19 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True)
+class PhotoWarning:
+    """A photo is used, but its owner should know of something; `photo` says which, 0 is the first."""
+
+    code: str
+    photo: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Faces:
     """The faces of an upright photo of `width` x `height` pixels, the largest first; avatars use `faces[used]`.
 
-    `reason` and `message` say why the photo would not be accepted.
+    `reason` and `message` say why the photo would not be accepted; older services send no warnings.
     """
 
     width: int
@@ -117,6 +126,7 @@ class Faces:
     accepted: bool
     reason: str | None
     message: str
+    warnings: tuple[PhotoWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +154,7 @@ class Task:
     runtime_s: float
     progress: TaskProgress | None
     envelope: Envelope = field(repr=False)
+    warnings: tuple[PhotoWarning, ...] = ()
 
     @classmethod
     def from_envelope(cls, envelope: Envelope) -> "Task":
@@ -163,6 +174,7 @@ class Task:
             runtime_s=read.time_required.runtime,
             progress=read.output.progress,
             envelope=envelope,
+            warnings=read.output.warnings,
         )
 
     @property
@@ -196,6 +208,7 @@ class _Output(BaseModel):
     receipts: list[dict[str, Any] | None] = []
     attempts: list[list[dict[str, Any]]] = []
     progress: TaskProgress | None = None
+    warnings: tuple[PhotoWarning, ...] = ()
 
     def images(self) -> tuple[AvatarImage, ...]:
         """Raises: ValueError where the lists differ in length."""

@@ -138,7 +138,7 @@ class TaskExecution:
             fetch_s = time.perf_counter() - started
             with slots or nullcontext():
                 result = await self._pipeline.run(await self._job(task, done), photo, image_done)
-            return success_outcome(result, fetch_s)
+            return success_outcome(result, fetch_s, photo.warnings)
 
     async def finish(self, task: Task, final: FinalOutcome, *, client_waits: bool = False) -> None:
         """Record how a task ended, delete the files that it no longer needs, and count it.
@@ -235,8 +235,8 @@ async def time_limit(left_s: float, *, limit_s: float) -> AsyncIterator[None]:
         raise DeadlineError(f"Not done within {limit_s:g} s.") from None
 
 
-def success_outcome(done: JobResult, fetch_s: float) -> Outcome:
-    """The outcome of a task that succeeded; the time of a stage is that of its slowest image."""
+def success_outcome(done: JobResult, fetch_s: float, warnings: tuple[str, ...]) -> Outcome:
+    """The outcome of a task that succeeded; the time of a stage is that of its slowest image. `warnings` are codes."""
     avatars = done.avatars
     stages = {
         "fetch": fetch_s,
@@ -249,6 +249,7 @@ def success_outcome(done: JobResult, fetch_s: float) -> Outcome:
         avatars=tuple(avatars),
         stages={name: round(seconds, 4) for name, seconds in stages.items()},
         startup_s=round(max(avatar.startup_s for avatar in avatars), 4),
+        warnings=warnings,
     )
 
 

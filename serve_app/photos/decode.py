@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from PIL import AvifImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  # isort: skip
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from deployments.types import Photo
+from deployments.types import PHOTO_WARNINGS, Photo
 from serve_app.errors import ImageUrlError, too_costly
 from serve_app.photos.file_kind import FORMATS, kind_of, not_a_picture
 from serve_app.photos.jpeg import END, JpegStructure, jpeg_structure
@@ -42,6 +42,8 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's one limit for all formats; those here 
 BAND_PIXELS = 1 << 20
 LEAST_ROWS = 0.95  # of a JPEG that lost its end, for it to be used
 UNDECODED = (1, 254, 2, 253)  # fills a JPEG before it is decoded: no picture has a whole row of it
+
+ANIMATED = ("png", "webp", "avif")  # phones keep other pictures beside the first in JPEG and HEIC: depth, brightness
 
 # Up to these sizes a picture is decoded within `timeout_s` of the decoder; larger ones wait for a turn of large ones.
 QUICK_PIXELS = {"jpeg": 40_000_000, "png": 40_000_000, "webp": 16_000_000, "avif": 13_000_000, "heic": 13_000_000}
@@ -155,16 +157,18 @@ def _decode(file: _File, limits: PhotoSettings, *, large: bool) -> Photo:
 
 
 def pack_photo(photo: Photo) -> bytes:
-    """A decoded photo as lossless WebP, for the object store."""
+    """A decoded photo as lossless WebP, for the object store; its warnings are where WebP has XMP."""
     file = BytesIO()
-    Image.fromarray(photo.pixels).save(file, "WEBP", lossless=True, quality=0, method=0)
+    codes = " ".join(photo.warnings).encode()
+    Image.fromarray(photo.pixels).save(file, "WEBP", lossless=True, quality=0, method=0, xmp=codes)
     return file.getvalue()
 
 
 def unpack_photo(data: bytes) -> Photo:
     """The inverse of `pack_photo`."""
     with Image.open(BytesIO(data), formats=["WEBP"]) as image:
-        return Photo(np.asarray(image.convert("RGB")))
+        codes = image.info.get("xmp", b"").decode().split()
+        return Photo(np.asarray(image.convert("RGB")), warnings=tuple(codes))
 
 
 class _LostEndError(Exception):
@@ -226,8 +230,11 @@ def _decoded(image: ImageFile.ImageFile, file: _File, size: tuple[int, int], lim
     reduced = _reduced(whole, min(whole.width // size[0], whole.height // size[1]))
     rgb = _in_srgb(reduced.resize(size, Image.Resampling.LANCZOS), profile)
     upright = rgb if transpose is None else rgb.transpose(transpose)
-    is_clipped = file.is_clipped or rows < drafted
-    return Photo(np.asarray(upright), warnings=("clipped",) if is_clipped else ())
+    is_known = {
+        "clipped": file.is_clipped or rows < drafted,
+        "first_frame": file.kind in ANIMATED and getattr(image, "n_frames", 1) > 1,
+    }
+    return Photo(np.asarray(upright), warnings=tuple(code for code in PHOTO_WARNINGS if is_known[code]))
 
 
 def _load(image: ImageFile.ImageFile, file: _File) -> int:

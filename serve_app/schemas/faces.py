@@ -9,6 +9,7 @@ from deployments.types import Box, FoundFaces, Photo
 from serve_app.photos.source import PhotoSource
 from serve_app.schemas.requests import given, unaliased
 from serve_app.schemas.responses import Envelope, TimeRequired
+from serve_app.schemas.warnings import PhotoWarning, face_warnings, file_warnings
 
 
 class FacesRequest(BaseModel):
@@ -45,6 +46,7 @@ class FacesOutput(BaseModel):
     accepted: bool
     reason: Literal["no_face", "face_too_small"] | None = Field(description="Why it would not be accepted.")
     message: str = Field(description="The same in words; empty where it would be accepted.")
+    warnings: list[PhotoWarning] = Field([], description="What to know about a photo that would be accepted.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Preflight:
             accepted=found.refusal is None,
             reason=found.refusal,
             message=_refusal_message(found),
+            warnings=[*file_warnings(photo.warnings), *face_warnings(found)],
         )
         return cls(output, fetch_s, face_s)
 

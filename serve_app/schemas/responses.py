@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.schemas.receipts import Receipt
+from serve_app.schemas.warnings import PhotoWarning
 
 Status = Literal["PENDING", "STARTED", "SUCCESS", "FAILED", "CANCELLED"]
 
@@ -61,3 +62,4 @@ class AvatarOutput(BaseModel):
     face_similarity: list[float | None] = Field(description="Cosine, -1..1; null where the image shows no face.")
     attempts: list[list[Attempt]] = Field(description="All that was drawn for each image, by `min_similarity`.")
     receipts: list[Receipt | None] = Field(description="What each image was drawn with; null where it is not known.")
+    warnings: list[PhotoWarning] = Field([], description="What to know about the photo; not one entry an image.")

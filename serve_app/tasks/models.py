@@ -87,12 +87,13 @@ class Failure(Recorded):
 
 
 class Outcome(Recorded):
-    """The avatars of a task, or why there are none. `stages` and `startup_s` are seconds."""
+    """The avatars of a task, or why there are none. `stages` and `startup_s` are seconds, `warnings` codes."""
 
     avatars: tuple[StoredAvatar, ...] = ()
     failure: Failure | None = None
     stages: dict[str, float] = {}
     startup_s: float = 0.0
+    warnings: tuple[str, ...] = ()  # about the file of the photo
 
 
 class Delivery(Recorded):

@@ -10,9 +10,12 @@ from PIL import Image, ImageFilter
 
 from deployments.face.detection import Detection
 from deployments.face.quality import inspected, sharpness
+from loadtest.bench.photos.heic import TILE
 from serve_app.photos.sample import sample_photo
 from tests.support.envelopes import KEYS, QUICK, failure
+from tests.support.hostile_pictures import encoded
 from tests.support.photos import data_url, photo_files, png
+from tests.support.polling import poll
 from tests.support.service import Service
 
 FACES = "/api/v1/faces"
@@ -26,6 +29,13 @@ def seen(answer: httpx.Response) -> dict[str, Any]:
     assert (envelope["status"], envelope["task_id"]) == ("SUCCESS", "")
     output: dict[str, Any] = envelope["output"]
     return output
+
+
+def done(service: Service, task_id: str) -> dict[str, Any] | None:
+    """The envelope of a task that succeeded; None while it is unfinished."""
+    envelope: dict[str, Any] = service.client.get(f"/api/v1/tasks/{task_id}").json()
+    assert envelope["status"] in ("PENDING", "STARTED", "SUCCESS"), envelope
+    return envelope if envelope["status"] == "SUCCESS" else None
 
 
 # What a photo shows
@@ -79,6 +89,43 @@ def test_a_blurred_face_is_less_sharp_than_a_sharp_one() -> None:
     sharp = sharpness(np.asarray(photo), box)
     blurred = sharpness(np.asarray(photo.filter(ImageFilter.GaussianBlur(3))), box)
     assert blurred < 5 < 10 < sharp
+
+
+def test_a_photo_that_lost_its_end_is_used_and_said_to_have(service: Service) -> None:
+    whole = encoded(Image.open(sample_photo()).convert("RGB"), "JPEG", quality=90)
+    url = data_url(whole[: int(len(whole) * 0.98)], "image/jpeg")
+    preflight = seen(service.client.post(FACES, json={"file_url": url}))
+    assert preflight["accepted"]
+    (warning,) = preflight["warnings"]
+    assert (warning["code"], warning["photo"]) == ("clipped", 0)
+    assert service.make(file_url=url, **QUICK)["output"]["warnings"] == [warning]
+    task_id = service.post(file_url=url, celery=True, **QUICK).json()["task_id"]
+    assert poll(lambda: done(service, task_id))["output"]["warnings"] == [warning]
+
+
+@pytest.mark.parametrize(
+    ("photo", "codes"),
+    [
+        (PHOTO[1], []),
+        (photo_files()["six.jpg"], ["several_faces"]),
+        (
+            encoded(Image.open(sample_photo()).convert("RGB").filter(ImageFilter.GaussianBlur(3)), "PNG"),
+            ["blurred_face"],
+        ),
+        (photo_files()["cat.png"], []),  # its refusal says what is wrong
+    ],
+)
+def test_what_to_know_about_the_faces_is_a_warning(service: Service, photo: bytes, codes: list[str]) -> None:
+    warnings = seen(service.client.post(FACES, files={"file": photo}))["warnings"]
+    assert [warning["code"] for warning in warnings] == codes
+    assert all(warning["message"].endswith(".") for warning in warnings)
+
+
+def test_a_heic_photo_makes_the_avatar(service: Service) -> None:
+    heic = ("me.heic", TILE.read_bytes(), "image/heic")
+    assert seen(service.client.post(FACES, files={"file": heic}))["accepted"]
+    answer = form(service, files={"file": heic}, **{name: str(value) for name, value in QUICK.items()})
+    assert answer.json()["status"] == "SUCCESS"
 
 
 def test_a_box_that_leaves_the_photo_has_a_sharpness_as_far_as_it_is_seen() -> None:
@@ -172,9 +219,9 @@ def test_a_form_that_is_none_is_refused(service: Service, kind: str) -> None:
 def test_a_file_that_is_no_picture_is_told_so(service: Service) -> None:
     text = ("me.png", b"no picture", "image/png")
     assert failure(form(service, files={"file": text}), 422, "Image URL Error")["reason"] == "not_an_image"
-    large = ("me.png", bytes(11 * 1024 * 1024), "image/png")
+    large = ("me.png", bytes(31 * 1024 * 1024), "image/png")
     assert failure(form(service, files={"file": large}), 422, "Image URL Error")["reason"] == "too_large"
-    huge = ("me.png", bytes(17 * 1024 * 1024), "image/png")
+    huge = ("me.png", bytes(45 * 1024 * 1024), "image/png")
     failure(form(service, files={"file": huge}), 413, "Request Too Large")
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Dialog, Locator, Page, Route, expect, sync_playwright
 from rich.console import Console
 
+from loadtest.bench.photos.heic import TILE
 from serve_app.api.playground import PAGE, policy
 from serve_app.backends.secrets import TOKEN_FILE
 from serve_app.cli import serve
@@ -27,6 +28,7 @@ from serve_app.cli.replay import read_receipt
 from serve_app.launcher import RunningService
 from serve_app.photos.sample import sample_photo
 from tests.support.envelopes import failure
+from tests.support.hostile_pictures import encoded
 from tests.support.photos import data_url, photo_files
 from tests.support.service import Service
 
@@ -188,7 +190,8 @@ def test_the_face_that_was_found_is_framed_before_anything_is_generated(visit: C
     centre_x = scale * (frame["x"] + frame["width"] / 2 - photo["x"])
     centre_y = scale * (frame["y"] + frame["height"] / 2 - photo["y"])
     assert (centre_x, centre_y) == (pytest.approx(224, abs=20), pytest.approx(118, abs=20))
-    expect(tab.choose("six.jpg", photo_files()["six.jpg"])).to_contain_text("The largest is used.")
+    tab.choose("six.jpg", photo_files()["six.jpg"])
+    expect(page.locator("#photo-warnings li")).to_contain_text("The largest is used.")
     assert page.locator(".box").count() > page.locator(".box.used").count() == 1
 
 
@@ -378,7 +381,9 @@ def test_a_photo_that_would_be_refused_is_refused_before_it_is_sent(visit: Calla
     expect(tab.choose("cat.png", photo_files()["cat.png"])).to_contain_text("No face was found.")
     page.get_by_role("button", name="Generate").click(force=True)  # it is said to be disabled, and says why
     expect(page.locator("#form-error")).to_have_text("Another photo is needed first.")
-    expect(tab.choose("notes.png", b"no picture")).to_contain_text("not a picture that can be read")
+    expect(tab.choose("notes.png", b"no picture")).to_contain_text("This is a text")
+    page_as_jpeg = b"<!doctype html><html><body>Not found</body></html>"
+    expect(tab.choose("me.jpg", page_as_jpeg, "image/jpeg")).to_contain_text("This is a web page")
     expect(tab.choose("me.png", sample_photo().read_bytes())).to_have_text("Face found.")
     expect(page.locator("#form-error")).to_be_empty()
 
@@ -390,6 +395,26 @@ def test_a_file_that_only_the_browser_can_read_is_sent_as_a_jpeg(visit: Callable
     bitmap = io.BytesIO()
     Image.open(sample_photo()).save(bitmap, "BMP")
     expect(tab.choose("me.bmp", bitmap.getvalue(), "image/bmp")).to_have_text("Face found.")
+
+
+def test_what_to_know_about_a_photo_stands_beside_it_and_beside_its_avatars(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    page = tab.open()
+    whole = encoded(Image.open(sample_photo()).convert("RGB"), "JPEG", quality=90)
+    tab.choose("me.jpg", whole[: int(len(whole) * 0.98)], "image/jpeg")
+    expect(page.locator("#photo-warnings li")).to_contain_text("The file lost its end")
+    tab.be_quick()
+    tab.generate()
+    expect(page.locator(".tile").first).to_contain_text("The file lost its end")
+    tab.require_accessible()
+    tab.choose("me.png", sample_photo().read_bytes())
+    expect(page.locator("#photo-warnings li")).to_have_count(0)
+
+
+def test_a_photo_in_a_format_that_the_browser_cannot_show_is_used(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    tab.open()
+    expect(tab.choose("me.heic", TILE.read_bytes(), "image/heic")).to_have_text("Face found.")
 
 
 def test_a_photo_can_be_dropped_and_taken_with_the_camera(visit: Callable[..., Visit]) -> None:

@@ -144,6 +144,7 @@ def test_generate_writes_the_avatars_and_tells_of_each(generate: Generate, fake:
         f"task {next(iter(fake.tasks))}",
         "made/me-5.png  seed 5  similarity 0.75",
         "made/me-6.png  seed 6  similarity no face found",
+        "warning: The file lost its end.",
         "face 0.50 s, diffusion 2.00 s; together 2.50 s",
     ]
     assert {path.name: path.read_bytes() for path in Path("made").iterdir()} == {

@@ -23,6 +23,7 @@ from serve_app.client import (
     FaceAvatarClient,
     NotFinishedError,
     PhotoFileError,
+    PhotoWarning,
     ServiceError,
     Task,
     TaskProgress,
@@ -181,6 +182,7 @@ def test_a_photo_is_inspected_without_a_task(client: FaceAvatarClient, fake: Fak
     assert fake.seen[0].fields == {"file_url": PHOTO}
     assert (seen.accepted, seen.used, seen.width, seen.height) == (True, 0, 512, 400)
     assert seen.faces == (Face((1, 2, 3, 4), 0.9, 12),)
+    assert seen.warnings == (PhotoWarning("clipped", 0, "The file lost its end."),)
     fake.faults.append(lambda _: fake_service.Answer(200, envelope(output={"faces": 1})))
     with pytest.raises(UnexpectedAnswerError):
         client.faces.inspect(PHOTO)
@@ -197,7 +199,8 @@ def test_an_image_comes_with_its_receipt_and_its_attempts(client: FaceAvatarClie
     task = client.avatars.create(PHOTO, batch=2, seed=4)
     assert [image.receipt for image in task.images] == [{"seed": 4}, {"seed": 5}]
     assert task.images[0].attempts == ({"seed": 4, "face_similarity": 0.75},)
-    for name in ("receipts", "attempts"):
+    assert task.warnings == (PhotoWarning("clipped", 0, "The file lost its end."),)
+    for name in ("receipts", "attempts", "warnings"):
         del fake.tasks[task.task_id]["output"][name]  # a service of before
     fake.looks = 0
     assert [(image.receipt, image.attempts) for image in client.avatars.get(task.task_id).images] == [({}, ())] * 2

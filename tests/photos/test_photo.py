@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
+from deployments.types import Photo
 from serve_app.errors import ImageUrlError
 from serve_app.photos import decode as photo
-from serve_app.photos.decode import PhotoSettings, decode_photo
+from serve_app.photos.decode import PhotoSettings, decode_photo, pack_photo, unpack_photo
 
 # pytest puts its own filters in place of the module's; a test below shows that the module's work.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -172,6 +173,14 @@ def test_only_the_first_frame_is_used():
         data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
         assert_close(pixels(data), RED, 0)
     assert_close(pixels(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])), RED, 4)
+
+
+def test_a_stored_photo_keeps_its_pixels_and_warnings():
+    stored = Photo(np.asarray(quadrants()), warnings=("clipped", "first_frame"))
+    again = unpack_photo(pack_photo(stored))
+    assert np.array_equal(again.pixels, stored.pixels)
+    assert again.warnings == stored.warnings
+    assert unpack_photo(pack_photo(Photo(stored.pixels))).warnings == ()
 
 
 # Colour profiles

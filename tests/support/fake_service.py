@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 TOKEN = "secret-token"
+CLIPPED = {"code": "clipped", "photo": 0, "message": "The file lost its end."}
 FACES = {
     "width": 512,
     "height": 400,
@@ -23,6 +24,7 @@ FACES = {
     "accepted": True,
     "reason": None,
     "message": "",
+    "warnings": [CLIPPED],
 }
 
 
@@ -170,6 +172,7 @@ class FakeService:
                 "seeds": seeds,
                 "face_similarity": [0.75, None, 0.25, -0.5][: len(seeds)],
                 "receipts": [self.receipt | {"seed": seed} for seed in seeds],
+                "warnings": [CLIPPED],
                 "attempts": [[{"seed": seed, "face_similarity": 0.75}] for seed in seeds],
             },
         }

@@ -4,7 +4,6 @@ import { inWords } from "/page/words.js";
 
 const SHRUNK_SIDE = 1536; // pixels; the service works with no more
 const SHRUNK_QUALITY = 0.92;
-const BLURRED = 5; // sharpness of a face
 const UNREADABLE = ["too_large", "not_an_image", "too_many_pixels"]; // for the service; the browser may read it
 
 const $ = (id) => document.getElementById(id);
@@ -40,6 +39,7 @@ export class PhotoPicker {
     this.checking.abort();
     const { signal } = (this.checking = new AbortController());
     this.#say("Looking for a face…", "");
+    this.#warn([]);
     this.#setAccepted(false);
     $("frame").classList.add("checking");
     try {
@@ -83,15 +83,9 @@ export class PhotoPicker {
 
   #drawFaces(seen) {
     $("boxes").replaceChildren(...seen.faces.map((face, index) => boxOf(face.box, seen, index === seen.used)));
-    const used = seen.faces[seen.used];
-    if (!seen.accepted) {
-      this.#say(seen.message, "bad");
-    } else if (used.sharpness < BLURRED) {
-      this.#say("The face is blurred. A sharper photo gives a better likeness.", "doubt");
-    } else {
-      const many = seen.faces.length > 1;
-      this.#say(many ? `${seen.faces.length} faces found. The largest is used.` : "Face found.", "good");
-    }
+    if (seen.accepted) this.#say("Face found.", "good");
+    else this.#say(seen.message, "bad");
+    this.#warn(seen.warnings);
   }
 
   #setAccepted(accepted) {
@@ -103,6 +97,12 @@ export class PhotoPicker {
     $("verdict").hidden = false;
     $("verdict").className = `verdict ${kind}`;
     $("verdict").textContent = text;
+  }
+
+  /** What to know about a photo that is used, under the verdict. */
+  #warn(warnings) {
+    $("photo-warnings").replaceChildren(...warnings.map(({ message }) =>
+      Object.assign(document.createElement("li"), { className: "verdict doubt", textContent: message })));
   }
 
   #wireFiles() {

@@ -48,7 +48,7 @@ export class Results {
   }
 
   success(envelope) {
-    const { result, seeds, face_similarity: likenesses, attempts = [], receipts = [] } = envelope.output;
+    const { result, seeds, face_similarity: likenesses, attempts = [], receipts = [], warnings = [] } = envelope.output;
     const { output_format: format, remove_background: cut, bg_color: colour, min_similarity: asked } = envelope.input;
     const ending = format === "jpeg" ? "jpg" : format;
     const stem = this.photo.name.replace(/\.\w+$/, "") || "avatar";
@@ -65,7 +65,7 @@ export class Results {
     }));
     this.files = avatars.filter((avatar) => avatar.url);
     this.receipts = receipts;
-    $("grid").replaceChildren(...this.#photoTile(), ...avatars.map((avatar) => this.#tile(avatar)));
+    $("grid").replaceChildren(...this.#photoTile(warnings), ...avatars.map((avatar) => this.#tile(avatar)));
     const withheld = result.length - this.files.length;
     this.#summarise(envelope.time_required, this.files.length, withheld);
     announce(`${count(this.files.length, "avatar is", "avatars are")} done${withheldInWords(withheld)}.`);
@@ -92,10 +92,12 @@ export class Results {
     $("alert").hidden = false;
   }
 
-  #photoTile() {
-    if (!this.photo.url) return [];
+  /** With what its owner should know about it; shown without the picture where that was forgotten. */
+  #photoTile(warnings = []) {
+    const hints = warnings.map(({ message }) => made("p", { className: "hint" }, message));
+    if (!this.photo.url) return hints.length ? [made("div", { className: "tile" }, ...hints)] : [];
     const picture = made("div", { className: "picture" }, made("img", { src: this.photo.url, alt: "The photo that they were made of" }));
-    return [made("div", { className: "tile" }, picture, made("p", { className: "caption" }, "Your photo"))];
+    return [made("div", { className: "tile" }, picture, made("p", { className: "caption" }, "Your photo"), ...hints)];
   }
 
   #tile(avatar) {

@@ -1,10 +1,8 @@
 // The contract's errors in plain words.
 
 const PHOTO_REASONS = {
-  not_an_image: "This file is not a picture that can be read. A JPEG, PNG or WebP is.",
   broken: "This picture is damaged.",
   too_small: "This picture is too small or too narrow.",
-  too_many_pixels: "This picture has too many pixels.",
   too_large: "This file is too large.",
 };
 

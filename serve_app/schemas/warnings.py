@@ -1,0 +1,44 @@
+"""What the owner of a photo should know although it is used: `output.warnings` of an answer and of a pre-flight."""
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.types import FoundFaces
+
+BLURRED = 5.0  # sharpness of a face, see `deployments.face.quality.sharpness`
+
+FILE_MESSAGES = {
+    "clipped": "The file lost its end, so a part of the photo is missing or blurred. Copying it again may help.",
+    "first_frame": "The file has several frames. The first is used.",
+}
+"""By the codes of `deployments.types.PHOTO_WARNINGS`."""
+
+
+class PhotoWarning(BaseModel):
+    """A photo was used, but not quite as its owner may think."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str = Field(description="Stable: clipped, first_frame, several_faces, blurred_face; there may be more.")
+    photo: int = Field(0, description="Which of the photos of the request; 0 is the first.")
+    message: str
+
+
+def file_warnings(codes: Iterable[str]) -> list[PhotoWarning]:
+    """Those about the file of a photo; a code that a newer version recorded is left out."""
+    return [PhotoWarning(code=code, message=FILE_MESSAGES[code]) for code in codes if code in FILE_MESSAGES]
+
+
+def face_warnings(found: FoundFaces) -> list[PhotoWarning]:
+    """Those about the faces of a photo that is accepted."""
+    if found.refusal is not None:
+        return []
+    warnings = []
+    if len(found.faces) > 1:
+        message = f"{len(found.faces)} faces were found. The largest is used."
+        warnings.append(PhotoWarning(code="several_faces", message=message))
+    if found.faces[0].sharpness < BLURRED:
+        message = "The face is blurred. A sharper photo gives a better likeness."
+        warnings.append(PhotoWarning(code="blurred_face", message=message))
+    return warnings
