@@ -12,6 +12,7 @@ from serve_app.cli.console import console, errors
 from serve_app.cli.demo import demo
 from serve_app.cli.doctor.doctor import doctor
 from serve_app.cli.generate import InterruptedWaitError, generate
+from serve_app.cli.mcp import mcp
 from serve_app.cli.models import models_cli
 from serve_app.cli.replay import replay_command
 from serve_app.cli.serve import serve
@@ -32,6 +33,7 @@ cli.command()(serve)
 cli.command()(demo)
 cli.command(name="replay")(replay_command)
 cli.command()(doctor)
+cli.command()(mcp)
 
 
 def _show_version(wanted: bool) -> None:

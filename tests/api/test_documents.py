@@ -129,16 +129,21 @@ def test_a_module_that_a_document_starts_is_there(command: str) -> None:
     assert module.endswith(".NAME") or find_spec(module) is not None
 
 
-@pytest.mark.parametrize("command", sorted(set(written("face-avatar ", ".venv/bin/face-avatar "))))
-def test_a_command_of_ours_has_the_options_that_a_document_gives_it(command: str) -> None:
+def check_options(words: list[str]) -> None:
+    """That there is such a command of ours, with these options."""
     found: Any = typer.main.get_command(cli)
-    words = shlex.split(command.partition("face-avatar ")[2])
+    words = list(words)
     while words and hasattr(found, "commands"):
         name = words.pop(0)
-        assert name in found.commands, command
+        assert name in found.commands, name
         found = found.commands[name]
     options = {option for parameter in found.params for option in parameter.opts}
     assert [word for word in words if word.startswith("-") and word not in options] == []
+
+
+@pytest.mark.parametrize("command", sorted(set(written("face-avatar ", ".venv/bin/face-avatar "))))
+def test_a_command_of_ours_has_the_options_that_a_document_gives_it(command: str) -> None:
+    check_options(shlex.split(command.partition("face-avatar ")[2]))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -169,11 +174,18 @@ def knob(name: str) -> bool:
 
 
 def test_the_answer_in_the_readme_is_one_of_this_version() -> None:
-    (text,) = blocks(ROOT / "README.md", "json")
+    text, _agents = blocks(ROOT / "README.md", "json")
     answer = Envelope.model_validate_json(text)
     assert json.loads(text).keys() == Envelope.model_fields.keys()
     assert answer.input.keys() == EffectiveRequest.model_fields.keys()
     assert answer.output.keys() == AvatarOutput.model_fields.keys()
+
+
+def test_agents_are_told_a_command_with_options_that_it_has() -> None:
+    _answer, text = blocks(ROOT / "README.md", "json")
+    (server,) = json.loads(text)["mcpServers"].values()
+    assert server["command"].endswith("face-avatar")
+    check_options(server["args"])
 
 
 @pytest.fixture
