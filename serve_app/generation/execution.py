@@ -176,6 +176,7 @@ class TaskExecution:
         await self._leases.close()
 
     async def _record(self, task: Task, final: FinalOutcome) -> None:
+        self._leases.stop_interrupting(task.task_id)
         if not await self._tasks.finish(task, final.status, final.outcome, dead=final.dead):
             raise TaskLostError("The task was cancelled.")
         await self.delete(unneeded_files(task, final.status, dead=final.dead))

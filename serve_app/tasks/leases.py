@@ -32,7 +32,7 @@ class Leases:
     def __init__(self, tasks: TaskStore, queue: TaskQueue | None = None) -> None:
         self._tasks = tasks
         self._queue = queue
-        self._scopes: dict[str, asyncio.Timeout] = {}
+        self._scopes: dict[str, asyncio.Timeout | None] = {}  # None: not interrupted any more
         self._messages: dict[str, Message] = {}
         self._keeper: asyncio.Task[None] | None = None
 
@@ -54,6 +54,11 @@ class Leases:
         finally:
             self._scopes.pop(task_id, None)
             self._messages.pop(task_id, None)
+
+    def stop_interrupting(self, task_id: str) -> None:
+        """Only renew the lease from now on: its task is being recorded as over, which tells whether it was lost."""
+        if task_id in self._scopes:
+            self._scopes[task_id] = None
 
     def holds(self, task_id: str) -> bool:
         """Whether this process works on the task."""

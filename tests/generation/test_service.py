@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,6 +305,31 @@ def test_what_a_client_was_answered_while_the_broker_was_away_is_recorded_when_i
         assert (await again.answer).status == status
         assert (await _record(ingress, sent)).status == status
         assert len(ingress.pipeline.photos) == 1
+
+    at(scenario)
+
+
+def test_an_error_reaches_its_client_also_if_the_lease_is_looked_after_while_it_is_recorded(
+    at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, looks = make(NoFaceError("none")), [0]
+        statuses, delete = ingress.tasks.statuses, ingress.results.delete
+
+        async def noted(task_ids: Sequence[str]) -> list[str | None]:
+            looks[0] += 1
+            return await statuses(task_ids)
+
+        async def after_looks(keys: Iterable[str]) -> None:
+            before = looks[0]
+            await eventually(lambda: asyncio.sleep(0, looks[0] > before + 2))
+            await delete(keys)
+
+        monkeypatch.setattr(ingress.tasks, "statuses", noted)
+        monkeypatch.setattr(ingress.results, "delete", after_looks)
+        for caller in (Caller("ann"), KEYED):
+            with pytest.raises(NoFaceError):
+                await ingress.send(caller).answer
 
     at(scenario)
 
