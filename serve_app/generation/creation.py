@@ -7,14 +7,13 @@ import time
 from deployments.types import Photo
 from serve_app.backends.object_store import photo_key
 from serve_app.errors import BrokerError
-from serve_app.generation.admission import FairSlots
+from serve_app.generation.admission import FairSlots, TaskLimits
 from serve_app.generation.container import Container
 from serve_app.generation.execution import FinalOutcome, TaskExecution, within_deadline
 from serve_app.generation.idempotency import IdempotentRuns, record_of
 from serve_app.generation.photo_intake import PhotoIntake
 from serve_app.generation.queue_eta import QueueEta
 from serve_app.generation.settings import GenerationSettings
-from serve_app.generation.task_limits import TaskLimits
 from serve_app.generation.validation import ANYBODY, Caller
 from serve_app.photos.decode import pack_photo
 from serve_app.photos.source import PhotoSource
