@@ -68,7 +68,10 @@ class FoundFaces:
 
 @dataclass(frozen=True, slots=True)
 class AvatarSpec:
-    """Everything that one generated image depends on besides the face, and whose it is: one row of the generator."""
+    """Everything that one generated image depends on besides the face, and whose it is: one row of the generator.
+
+    A field with the name of one of the request has its value.
+    """
 
     model: str
     seed: int
@@ -85,7 +88,7 @@ class AvatarSpec:
     tenant: str = ""  # tenants take turns
     alone: bool = False  # shares no step with other rows: suspected of killing its process
     tenant_used_s: float = 0.0  # what its tenant used recently before this stage (`FairShare`)
-    adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
+    ip_adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,10 @@ class C2paAssertion:
 
 @dataclass(frozen=True, slots=True)
 class PostprocessSpec:
-    """How a generated image becomes a file; signed with `assertion`. `bg_color` wins over `remove_background`."""
+    """How a generated image becomes a file; signed with `assertion`. `bg_color` wins over `remove_background`.
+
+    A field with the name of one of the request has its value.
+    """
 
     width: int
     height: int

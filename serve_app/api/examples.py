@@ -16,11 +16,10 @@ SIGNED = "expires=1795459250&signature=afcfaec9"
 PROMPT = "portrait of a smiling woman, blue background"
 
 SHORT_REQUEST = {"app_id": "face-avatar", "file_url": PHOTO, "batch": 2, "gender": "female"}
+OF_SCHEMA = {name: field.examples[0] for name, field in AvatarRequest.model_fields.items() if field.examples}
 WHOLE_REQUEST = {
-    "app_id": "face-avatar",
-    "file_url": PHOTO,
+    **OF_SCHEMA,
     "prompt": PROMPT,
-    "gender": "female",
     "negative_prompt": "hat",
     "batch": 2,
     "height": 512,
@@ -28,7 +27,6 @@ WHOLE_REQUEST = {
     "num_inference_steps": 12,
     "guidance_scale": 1.5,
     "ip_adapter_scale": 0.8,
-    "min_similarity": 0.6,
     "remove_background": True,
     "bg_color": "#2F6FDE",
     "celery": True,

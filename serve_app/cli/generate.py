@@ -82,7 +82,7 @@ def generate(
 
 def requested(options: Mapping[str, Any]) -> AvatarParameters:
     """The request fields among the options. Those not given take the service's defaults."""
-    fields = ((name, options[name]) for name in AvatarParameters.__annotations__)
+    fields = ((name, options.get(name)) for name in AvatarParameters.__annotations__)
     # A flag that is off is left out; the seed 0 is not.
     return cast(AvatarParameters, {name: value for name, value in fields if value is not None and value is not False})
 

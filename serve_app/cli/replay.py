@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -104,22 +104,8 @@ def current_receipt(client: FaceAvatarClient, request: AvatarParameters, photo: 
 def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
     """The request whose last image has the receipt's seed: only later images of a batch have seeds above MAX_SEED."""
     seed = min(receipt.seed, MAX_SEED)
-    return AvatarParameters(
-        app_id=receipt.app_id,
-        prompt=receipt.prompt,
-        negative_prompt=receipt.negative_prompt,
-        batch=receipt.seed - seed + 1,
-        seed=seed,
-        width=receipt.width,
-        height=receipt.height,
-        num_inference_steps=receipt.num_inference_steps,
-        guidance_scale=receipt.guidance_scale,
-        ip_adapter_scale=receipt.ip_adapter_scale,
-        remove_background=receipt.remove_background,
-        bg_color=receipt.bg_color,
-        output_format=receipt.output_format,
-        consent=consent or None,
-    )
+    same = receipt.model_dump(include={*AvatarParameters.__annotations__})
+    return cast(AvatarParameters, same | {"batch": receipt.seed - seed + 1, "seed": seed, "consent": consent or None})
 
 
 def differences(then: Receipt, now: Receipt) -> Iterator[str]:

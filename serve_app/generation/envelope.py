@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -114,21 +115,14 @@ def receipt(request: EffectiveRequest, avatar: StoredAvatar) -> Receipt | None:
     drawn = avatar.drawn_with
     if drawn is None:
         return None
-    scale = drawn.adapter_scale if request.ip_adapter_scale is None else request.ip_adapter_scale
-    asked = request.model_dump(include=Receipt.model_fields.keys() - {"seed", "ip_adapter_scale"})
-    return Receipt(
-        **asked,
-        model=drawn.model,
-        weights=dict(drawn.weights),
-        seed=avatar.seed,
-        ip_adapter_scale=scale,
-        lora_scale=drawn.lora_scale,
-        sampler=drawn.sampler,
-        schedule=dict(drawn.schedule),
-        drawn_width=avatar.drawn_size[0],
-        drawn_height=avatar.drawn_size[1],
-        drawn_sha256=avatar.drawn_sha256,
-        precision=drawn.precision,
-        device=drawn.device,
-        versions=dict(drawn.versions),
-    )
+    facts = {
+        **asdict(drawn),
+        **request.model_dump(include={*Receipt.model_fields}),
+        "seed": avatar.seed,
+        "drawn_width": avatar.drawn_size[0],
+        "drawn_height": avatar.drawn_size[1],
+        "drawn_sha256": avatar.drawn_sha256,
+    }
+    if request.ip_adapter_scale is None:
+        facts["ip_adapter_scale"] = drawn.adapter_scale
+    return Receipt(**facts)

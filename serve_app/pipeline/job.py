@@ -1,8 +1,8 @@
 """The values of the pipeline: a job, and the drawings of its images."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 from deployments.types import Avatar, AvatarSpec, C2paAssertion, PostprocessSpec
 from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
@@ -65,22 +65,16 @@ class AvatarJob:
 
     def avatar_spec(self, index: int, redraw: int = 0) -> AvatarSpec:
         """What the generator gets for a drawing: `redraw` 0 is the first; the size is the app's native one."""
-        request = self.request
+        width, height = self.native_size
+        of_the_image = {"seed": self.seed(index, redraw), "width": width, "height": height}
         return AvatarSpec(
+            **(self._asked_of(AvatarSpec) | of_the_image),
             model=self.model,
-            seed=self.seed(index, redraw),
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            width=self.native_size[0],
-            height=self.native_size[1],
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
             task_id=self.task_id,
             image_index=index,
             submitted_at=self.submitted_at,
             deadline=self.deadline,
             tenant=self.tenant,
-            adapter_scale=request.ip_adapter_scale,
             tenant_used_s=self.tenant_used_s,
         )
 
@@ -96,11 +90,9 @@ class AvatarJob:
             width=drawn.width,
             height=drawn.height,
         )
-        return PostprocessSpec(
-            width=request.width,
-            height=request.height,
-            remove_background=request.remove_background,
-            bg_color=rgb(request.bg_color) if request.bg_color else None,
-            output_format=request.output_format,
-            assertion=assertion,
-        )
+        color = rgb(request.bg_color) if request.bg_color else None
+        return PostprocessSpec(**(self._asked_of(PostprocessSpec) | {"bg_color": color}), assertion=assertion)
+
+    def _asked_of(self, stage_input: type[AvatarSpec | PostprocessSpec]) -> dict[str, Any]:
+        """What the request says of a stage: its fields with the names of those of the stage's input."""
+        return self.request.model_dump(include={field.name for field in fields(stage_input)})

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError, to_json
@@ -23,7 +23,6 @@ OPTIONAL_STRINGS = frozenset(
     {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "webhook_url"}
 )
 
-T = TypeVar("T")
 Priority = Literal["normal", "low"]
 
 
@@ -188,13 +187,16 @@ class StatusRequest(BaseModel):
     refID: str | None = Field(None, max_length=256, description="Not needed: the task's own `ref_id` is in `input`.")  # noqa: N815
 
 
-class EffectiveRequest(BaseModel):
-    """A request with all defaults filled in, as `input` of the answer shows it; of the photo only a description."""
+class EffectiveRequest(AvatarRequest):
+    """A request with all defaults filled in, as `input` of the answer shows it; of the photo only a description.
 
-    model_config = ConfigDict(frozen=True)
+    Here are only the fields that are filled in, or may be longer than in a request. It is stored, and read by processes
+    of other versions: what one of them accepted is not judged again.
+    """
 
-    app_id: str
-    file_url: str
+    model_config = ConfigDict(extra="ignore", strict=False, json_schema_extra=None)
+
+    file_url: str  # type: ignore[assignment]
     prompt: str
     gender: str
     negative_prompt: str
@@ -203,49 +205,29 @@ class EffectiveRequest(BaseModel):
     width: int
     num_inference_steps: int
     guidance_scale: float
-    ip_adapter_scale: float | None = None
-    min_similarity: float | None = None
-    remove_background: bool
-    bg_color: str | None
-    celery: bool
     seed: int
-    output_format: OutputFormat
-    ref_id: str | None
     deadline_s: float
-    priority: Priority = "normal"
-    webhook_url: str | None = None  # without the query
-    consent: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, data: Any) -> Any:
+        return data  # an empty text is what the app or the client wants
 
     @classmethod
     def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
         """Fill missing fields from the app's defaults; `seed` applies if the request has none, `deadline_s` always."""
-        defaults = app.defaults
         gender = gender_word(request.gender)
         own_prompt = None if request.prompt == "None" else request.prompt
-        return cls(
-            **request.model_dump(exclude=_FILLED),
-            file_url=request.file_url.description,
-            gender=gender,
-            prompt=app.prompt.replace("{gender_word}", gender) if own_prompt is None else own_prompt,
-            negative_prompt=_first(request.negative_prompt, defaults.negative_prompt),
-            height=_first(request.height, defaults.height),
-            width=_first(request.width, defaults.width),
-            num_inference_steps=_first(request.num_inference_steps, defaults.num_inference_steps),
-            guidance_scale=_first(request.guidance_scale, defaults.guidance_scale),
-            seed=_first(request.seed, seed),
-            deadline_s=deadline_s,
-            webhook_url=None if request.webhook_url is None else describe_url(request.webhook_url),
-        )
-
-
-_FILLED = {
-    "file_url", "gender", "prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale",
-    "seed", "deadline_s", "webhook_url",
-}  # fmt: skip
-
-
-def _first(value: T | None, default: T) -> T:
-    return default if value is None else value
+        filled = {
+            **app.defaults.model_dump(),
+            "seed": seed,
+            **request.model_dump(exclude_none=True),
+            "gender": gender,
+            "prompt": app.prompt.replace("{gender_word}", gender) if own_prompt is None else own_prompt,
+            "deadline_s": deadline_s,
+            "webhook_url": None if request.webhook_url is None else describe_url(request.webhook_url),
+        }
+        return cls(**filled)
 
 
 def rgb(bg_color: str) -> tuple[int, int, int]:

@@ -538,7 +538,7 @@ def test_each_row_of_a_batch_has_the_librarys_adapter_at_its_own_scale(tiny: Tin
     pipeline = tiny.library(tiny.adapter())
     scales = {0.0: 0.0, 0.7: 0.7, 1.0: 1.0, None: 0.3}
     row = tiny_row(1, guidance_scale=guidance_scale, negative_prompt="glasses")
-    rows = [Row(replace(row.spec, adapter_scale=scale), row.face) for scale in scales]
+    rows = [Row(replace(row.spec, ip_adapter_scale=scale), row.face) for scale in scales]
     samples = [model.start(each.spec, each.face) for each in rows]
     for _ in range(row.spec.num_inference_steps):
         model.step(samples)

@@ -10,7 +10,7 @@ from serve_app.catalog.catalog import App, Catalog
 from serve_app.errors import UnknownAppError
 from serve_app.schemas.errors import invalid_fields
 from serve_app.schemas.gender import WORDS, gender_word
-from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest, rgb
+from serve_app.schemas.requests import MAX_BATCH, MAX_SEED, AvatarRequest, EffectiveRequest, rgb
 
 MINIMAL = {"app_id": "face-avatar", "file_url": "https://example.org/me.jpg"}
 
@@ -183,3 +183,12 @@ def test_an_unknown_app_names_the_known_ones() -> None:
 def test_two_catalogues_may_not_name_the_same_app() -> None:
     with pytest.raises(ValueError, match="face-avatar"):
         Catalog.read(["embedded", "embedded"])
+
+
+def test_what_a_newer_version_accepted_is_read_as_it_is_stored() -> None:
+    app = Catalog.read(["embedded"])["face-avatar"]
+    stored = EffectiveRequest.fill(request(), app, seed=7, deadline_s=60).model_dump()
+    newer = stored | {"batch": MAX_BATCH + 1, "prompt": "x" * 3000, "negative_prompt": "", "sharpness": 0.5}
+    read = EffectiveRequest.model_validate(newer)
+    assert (read.batch, len(read.prompt), read.negative_prompt) == (MAX_BATCH + 1, 3000, "")
+    assert EffectiveRequest.model_validate(stored).model_dump() == stored

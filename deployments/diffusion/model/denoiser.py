@@ -122,7 +122,7 @@ class FaceDiffusionModel:
         latents = self._noise(spec) * plan.init_noise_sigma
         chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
         size = {name: values.to(self._device, self._unet.dtype) for name, values in sizes.items()}
-        scale = self._unet.adapter_scale if spec.adapter_scale is None else spec.adapter_scale
+        scale = self._unet.adapter_scale if spec.ip_adapter_scale is None else spec.ip_adapter_scale
         alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._device), **size}
         face_tokens = self._face_tokens(torch.from_numpy(face))
         conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
