@@ -21,7 +21,7 @@ from serve_app.api.playground import add_playground
 from serve_app.api.routes.avatars import add_avatar_routes
 from serve_app.api.routes.images import add_image_routes
 from serve_app.api.routes.service import StageStates, add_service_routes, add_status_routes
-from serve_app.api.routes.tasks import TaskRoutes, add_task_routes
+from serve_app.api.routes.tasks import add_event_route, add_task_routes
 from serve_app.api.security_headers import with_headers
 from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
@@ -60,8 +60,8 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     )
     bodies = BodyReader(settings.max_body_bytes, BodyBudget(settings.admission), lag)
     add_avatar_routes(api, service, settings, bodies, may_create)
-    task_routes = TaskRoutes(service, access, settings, bodies)
-    add_task_routes(api, task_routes, may_read=may_read, may_cancel=may_cancel)
+    add_task_routes(api, service, settings, bodies, may_read=may_read, may_cancel=may_cancel)
+    add_event_route(api, service, access, settings, may_read=may_read)
     add_openai_routes(api, service, settings, bodies, token=token, may_create=may_create)
     add_image_routes(api, service, bodies, may_create)
     add_service_routes(api, service, token)

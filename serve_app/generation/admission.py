@@ -145,7 +145,7 @@ class TaskLimits:
     @asynccontextmanager
     async def queueing(self, task: Task, caller: Caller) -> AsyncIterator[None]:
         """A request on its way into the queue. Raises: OverloadedError; RateLimitError; BrokerError."""
-        await self._queue_eta.check_load(task, caller.max_queued)
+        await self._queue_eta.check_load(task, caller.limits.queued or 0)
         with self._queueing.hold(task.owner):
             yield
 
@@ -154,12 +154,15 @@ class TaskLimits:
         """A request whose client waits for its images. Raises: OverloadedError; RateLimitError; ForbiddenError."""
         images = task.request.batch
         self._drawing.check(task.owner, images)
-        async with self._slots.hold(task.token, task.task_id, images, caller.max_images), self.images(task, caller):
+        async with (
+            self._slots.hold(task.token, task.task_id, images, caller.limits.images or 0),
+            self.images(task, caller),
+        ):
             yield
 
     def images(self, task: Task, caller: Caller) -> AbstractAsyncContextManager[None]:
         """The images of a day that the task takes. Raises: RateLimitError."""
-        return self._quota.take(task.token, task.request.batch, caller.max_images_per_day)
+        return self._quota.take(task.token, task.request.batch, caller.limits.images_per_day or 0)
 
     def drawing(self, task: Task) -> AbstractContextManager[None]:
         """The images that are made at once. Raises: OverloadedError."""

@@ -5,14 +5,12 @@ import time
 from typing import Any
 
 from serve_app.auth.webhook_signature import webhook_secret
-from serve_app.backends.object_store import Results
 from serve_app.errors import UnknownTaskError
 from serve_app.generation.container import Container
 from serve_app.generation.creation import TaskCreation
 from serve_app.generation.envelope import IN_PROGRESS, effective_record, envelope_of
 from serve_app.generation.execution import CANCELLED
-from serve_app.generation.inspection import PictureInspection
-from serve_app.generation.photo_intake import PhotoIntake
+from serve_app.generation.pictures import PhotoIntake, PictureInspection
 from serve_app.generation.queue_eta import QueueEta
 from serve_app.generation.settings import GenerationSettings
 from serve_app.generation.validation import RequestValidator
@@ -28,8 +26,9 @@ class AvatarService:
 
     def __init__(self, settings: GenerationSettings, container: Container, stages: StageMonitor | None = None) -> None:
         """Without `stages`, all stages count as having replicas."""
-        self._settings = settings
+        self.settings = settings
         self._container = container
+        self.results = container.results
         self._execution = container.execution()
         self._queue_eta = QueueEta(settings, container.tasks, QueueReader(container.redis))
         self._intake = PhotoIntake(settings, container.use)
@@ -37,16 +36,6 @@ class AvatarService:
         self.creation = TaskCreation(settings, container, self._execution, self._intake, self._queue_eta, stages)
         self.inspection = PictureInspection(settings, self._intake, container.pipeline, container.use)
         self.changes = ChangeStream(container.redis)
-
-    @property
-    def results(self) -> Results:
-        """The store of the images."""
-        return self._container.results
-
-    @property
-    def consent_required(self) -> bool:
-        """Whether a request has to say that the person on the photo agrees."""
-        return self._settings.require_consent
 
     def apps(self) -> list[dict[str, Any]]:
         """The apps of the catalogue as clients see them."""
@@ -56,7 +45,7 @@ class AvatarService:
                 "app_id": app_id,
                 **app.model_dump(),
                 "licences": [licence.model_dump() for licence in catalog.licences(app_id)],
-                "available": not (refusal := catalog.refusal(app_id, self._settings.license_mode)),
+                "available": not (refusal := catalog.refusal(app_id, self.settings.license_mode)),
                 "unavailable_reason": refusal,
             }
             for app_id, app in catalog.apps.items()

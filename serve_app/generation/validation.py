@@ -6,7 +6,7 @@ import time
 import uuid
 from dataclasses import dataclass
 
-from serve_app.auth.tokens import Token
+from serve_app.auth.tokens import UNLIMITED, Limits, Token
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation.prompt_filter import PromptFilter
@@ -26,19 +26,9 @@ class Caller:
     token: Token | None = None  # with its limits filled in; None: without limits
 
     @property
-    def max_images(self) -> int:
-        """Images at once; 0: no limit."""
-        return (self.token.limits.images or 0) if self.token else 0
-
-    @property
-    def max_images_per_day(self) -> int:
-        """0: no limit."""
-        return (self.token.limits.images_per_day or 0) if self.token else 0
-
-    @property
-    def max_queued(self) -> int:
-        """Unfinished queued tasks; 0: no limit."""
-        return (self.token.limits.queued or 0) if self.token else 0
+    def limits(self) -> Limits:
+        """Those of the token; 0: no limit."""
+        return self.token.limits if self.token else UNLIMITED
 
 
 ANYBODY = Caller("")

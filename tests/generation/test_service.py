@@ -16,7 +16,7 @@ from serve_app.auth.usage import usage_of
 from serve_app.backends.object_store import photo_key, result_key
 from serve_app.backends.secrets import sha256
 from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
-from serve_app.generation.photo_intake import PhotoIntake
+from serve_app.generation.pictures import PhotoIntake
 from serve_app.generation.validation import Caller
 from serve_app.photos.source import PhotoSource
 from serve_app.tasks.models import Outcome, TaskRecord, Webhook
@@ -241,13 +241,13 @@ def test_a_full_queue_refuses_new_tasks_and_leaves_nothing_of_them(at: Callable[
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture")
         known = await ingress.send(celery=True).answer
-        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1)
+        object.__setattr__(ingress.service.settings.queue, "max_tasks", 1)
         refused = ingress.send(Caller("ann"), celery=True)
         with pytest.raises(OverloadedError):
             await refused.answer
         assert await ingress.tasks.get(refused.task.task_id) is None
         assert (await ingress.send(celery=True).answer).task.task_id == known.task.task_id
-        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1000)
+        object.__setattr__(ingress.service.settings.queue, "max_tasks", 1000)
 
     at(scenario)
 
@@ -409,11 +409,11 @@ def test_a_full_queue_says_when_there_will_be_room(at: Callable[..., None]) -> N
         queue = TaskQueue(ingress.redis, "worker")
         await queue.take(1, 0.01)
         assert len(await queue.take(1, 0.01)) == 1
-        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1)
+        object.__setattr__(ingress.service.settings.queue, "max_tasks", 1)
         with pytest.raises(OverloadedError) as caught:
             await ingress.send(Caller("ann"), celery=True).answer
         assert 30 <= caught.value.retry_after_s <= 32
-        object.__setattr__(ingress.service._settings.queue, "max_tasks", 1000)
+        object.__setattr__(ingress.service.settings.queue, "max_tasks", 1000)
 
     at(scenario)
 

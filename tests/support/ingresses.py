@@ -92,7 +92,7 @@ def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatc
     """Runs a scenario that gets a maker of ingresses on a broker, which is emptied first."""
     monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
     monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
-    monkeypatch.setattr("serve_app.generation.idempotency.REPEAT_POLL_S", 0.05)
+    monkeypatch.setattr("serve_app.generation.creation.REPEAT_POLL_S", 0.05)
 
     @asynccontextmanager
     async def ingresses() -> AsyncIterator[Callable[..., Ingress]]:

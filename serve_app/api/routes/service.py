@@ -26,7 +26,7 @@ def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None
     async def apps() -> JSONResponse:
         """The apps that `app_id` can name: titles, licences of their weights, native sizes, defaults."""
         return envelope_response(
-            Envelope(output={"apps": service.apps(), "consent_required": service.consent_required})
+            Envelope(output={"apps": service.apps(), "consent_required": service.settings.require_consent})
         )
 
     @api.get(

@@ -16,59 +16,78 @@ from serve_app.schemas.requests import StatusRequest
 from serve_app.schemas.responses import Envelope
 from serve_app.tasks.models import TaskRecord
 
-READ = envelopes(401, 403, 404, 422, 429, 503)
 
+def add_task_routes(
+    api: FastAPI,
+    service: AvatarService,
+    settings: IngressSettings,
+    bodies: BodyReader,
+    *,
+    may_read: Any,
+    may_cancel: Any,
+) -> None:
+    """Add the routes that read and cancel a task; `may_read`, `may_cancel`: dependencies that require these rights."""
 
-class TaskRoutes:
-    """What the routes of one task answer."""
+    async def answer(request: Request, record: TaskRecord) -> JSONResponse:
+        return envelope_response(await service.envelope(record, base_url(request, settings)))
 
-    def __init__(self, service: AvatarService, access: Access, settings: IngressSettings, bodies: BodyReader) -> None:
-        self._service = service
-        self._access = access
-        self._settings = settings
-        self._bodies = bodies
-
-    async def task(self, request: Request, task_id: str) -> JSONResponse:
+    @api.get(
+        "/api/v1/tasks/{task_id}",
+        dependencies=[may_read],
+        response_model=Envelope,
+        responses=envelopes(401, 403, 404, 422, 429, 503),
+    )
+    async def task(request: Request, task_id: str) -> JSONResponse:
         """A task as it stands, whatever its `status`: URLs are signed anew."""
-        return await self._answer(request, await self._service.find(task_id, request.state.owner))
+        return await answer(request, await service.find(task_id, request.state.owner))
 
-    async def get_image(self, request: Request) -> JSONResponse:
+    @api.post(
+        "/getImage",
+        dependencies=[may_read],
+        response_model=Envelope,
+        responses=envelopes(401, 403, 404, 413, 415, 422, 429, 503),
+        openapi_extra=body_of(StatusRequest),
+    )
+    async def get_image(request: Request) -> JSONResponse:
         """The same, with the id in the body."""
-        async with self._bodies.model(StatusRequest, request) as body:
-            return await self._answer(request, await self._service.find(body.id, request.state.owner))
+        async with bodies.model(StatusRequest, request) as body:
+            return await answer(request, await service.find(body.id, request.state.owner))
 
-    async def events(self, request: Request, task_id: str) -> Response:
+    @api.delete(
+        "/api/v1/tasks/{task_id}",
+        dependencies=[may_cancel],
+        response_model=Envelope,
+        responses=envelopes(401, 403, 404, 422, 429, 503),
+    )
+    async def cancel(request: Request, task_id: str) -> JSONResponse:
+        """Cancel an unfinished task; delete the results of a finished one. May be repeated."""
+        return await answer(request, await service.cancel(task_id, request.state.owner))
+
+
+def add_event_route(
+    api: FastAPI, service: AvatarService, access: Access, settings: IngressSettings, *, may_read: Any
+) -> None:
+    """Add the route that follows a task; `may_read` is a dependency that requires this right."""
+
+    @api.get(
+        "/api/v1/tasks/{task_id}/events",
+        dependencies=[may_read],
+        response_class=StreamingResponse,
+        responses=envelopes(401, 403, 404, 422, 429, 503) | EVENT_STREAM,
+    )
+    async def events(request: Request, task_id: str) -> Response:
         """Server-sent events: a `progress` for every change, then `finished`; the data are envelopes.
 
         `Last-Event-ID` takes up a stream that broke off. 204: that was the last one.
 
         The stream ends when its token is revoked or expires.
         """
-        record = await self._service.find(task_id, request.state.owner)
+        record = await service.find(task_id, request.state.owner)
         last_seen = last_event_id(request.headers.get("last-event-id"))
         if record.finished and last_seen == record.revision:
             return Response(status_code=204)  # otherwise EventSource reconnects after the end
-        check_room(self._service, record.task.owner)
-        subscription = Subscription(record, request.state.token, base_url(request, self._settings), last_seen)
-        stream = follow(self._service, self._access, subscription)
+        check_room(service, record.task.owner)
+        subscription = Subscription(record, request.state.token, base_url(request, settings), last_seen)
+        stream = follow(service, access, subscription)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
-
-    async def cancel(self, request: Request, task_id: str) -> JSONResponse:
-        """Cancel an unfinished task; delete the results of a finished one. May be repeated."""
-        return await self._answer(request, await self._service.cancel(task_id, request.state.owner))
-
-    async def _answer(self, request: Request, record: TaskRecord) -> JSONResponse:
-        return envelope_response(await self._service.envelope(record, base_url(request, self._settings)))
-
-
-def add_task_routes(api: FastAPI, routes: TaskRoutes, *, may_read: Any, may_cancel: Any) -> None:
-    """Add the routes of one task; `may_read` and `may_cancel` are dependencies that require these rights."""
-    path = "/api/v1/tasks/{task_id}"
-    as_envelope: Any = {"response_model": Envelope, "responses": READ}
-    body: Any = {"responses": READ | envelopes(413, 415), "openapi_extra": body_of(StatusRequest)}
-    api.get(path, dependencies=[may_read], **as_envelope)(routes.task)
-    api.post("/getImage", dependencies=[may_read], **as_envelope | body)(routes.get_image)
-    stream: Any = {"response_class": StreamingResponse, "responses": READ | EVENT_STREAM}
-    api.get(f"{path}/events", dependencies=[may_read], **stream)(routes.events)
-    api.delete(path, dependencies=[may_cancel], **as_envelope)(routes.cancel)
