@@ -59,6 +59,7 @@ def prefetch(
     models_dir: Path,
     *,
     mirror: str = HUB,
+    hub_token: str | None = None,
     bucket: ModelBucket | None = None,
     pin: bool = False,
     report: Report = lambda _file, _size: None,
@@ -67,6 +68,7 @@ def prefetch(
     """Fetch and return the files that are missing or wrong.
 
     From `bucket`, several at once; what it lacks from the catalogue's sources, where `mirror` replaces Hugging Face.
+    That alone is shown `hub_token`, with which it gives out gated repositories.
 
     Raises: PrefetchError. A partial download stays as `*.part`, and the next prefetch resumes it.
     """
@@ -80,7 +82,7 @@ def prefetch(
         if not pin and (unknown := [file.path for file in wanted if pins.expected(file) is None]):
             raise PrefetchError(f"no SHA-256 is known of {', '.join(unknown)}; pinning takes them as they come")
         _require_room(wanted, models_dir)
-        fetcher = Fetcher(client, models_dir, pins, mirror.rstrip("/"), report, retry_wait_s)
+        fetcher = Fetcher(client, models_dir, pins, mirror.rstrip("/"), hub_token, report, retry_wait_s)
         lacking = wanted if bucket is None else fetcher.fetch_from(bucket, wanted)
         for file in lacking:
             if file.member is None:
@@ -165,6 +167,7 @@ class Fetcher:
     models_dir: Path
     pins: Pins
     mirror: str
+    hub_token: str | None
     report: Report
     retry_wait_s: float
 
@@ -238,12 +241,20 @@ class Fetcher:
                 raise PrefetchError(f"{file.url}: {error}") from error
 
     def _read(self, part: Part, file: ModelFile, size: int | None) -> None:
-        url = self.mirror + file.url.removeprefix(HUB) if file.url.startswith(f"{HUB}/") else file.url
+        is_of_hub = file.url.startswith(f"{HUB}/")
+        url = self.mirror + file.url.removeprefix(HUB) if is_of_hub else file.url
         # A content encoding would change the bytes, and the offset to resume from.
         headers = {"Accept-Encoding": "identity"}
+        if is_of_hub and self.hub_token is not None:
+            headers["Authorization"] = f"Bearer {self.hub_token}"  # httpx takes it off where a redirect leaves the host
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
         with self.client.stream("GET", url, headers=headers) as response:
+            if is_of_hub and response.status_code in (401, 403):
+                raise PrefetchError(
+                    f"{url}: HTTP {response.status_code}: a gated repository, whose terms have to be accepted on"
+                    f" {file.url.partition('/resolve/')[0]} by the owner of the token in HF_TOKEN"
+                )
             _require_rest(response, part)
             for chunk in response.iter_bytes():
                 part.append(chunk)

@@ -1,6 +1,7 @@
 """`face-avatar models`: fetches the files of pretrained models, and copies them to a bucket."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -44,11 +45,19 @@ def prefetch_models(
     ] = None,
     pin: Pin = False,
 ) -> None:
-    """Fetch and verify the files that apps need; what is there and right stays."""
+    """Fetch and verify the files that apps need; what is there and right stays. HF_TOKEN opens gated repositories."""
     files = _needed_files(names, catalog)
     opened = None if bucket is None else _opened(bucket)
     with _bars() as report:
-        fetched = prefetch(files, models_dir.expanduser(), mirror=mirror, bucket=opened, pin=pin, report=report)
+        fetched = prefetch(
+            files,
+            models_dir.expanduser(),
+            mirror=mirror,
+            hub_token=hub_token(os.environ),
+            bucket=opened,
+            pin=pin,
+            report=report,
+        )
     console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")
 
 
@@ -65,10 +74,19 @@ def mirror_models(
     files, opened = _needed_files(names, catalog), _opened(bucket)
     folder = models_dir.expanduser()
     with _bars() as report:
-        prefetch(files, folder, mirror=mirror, pin=pin, report=report)
+        prefetch(files, folder, mirror=mirror, hub_token=hub_token(os.environ), pin=pin, report=report)
     with _bars() as report:
         copied = copy_to_bucket(files, folder, opened, report)
     console.print(f"{len(copied)} copied, the others were there." if copied else "All there.")
+
+
+def hub_token(environment: Mapping[str, str]) -> str | None:
+    """Hugging Face's token, where its own programs look for it: HF_TOKEN, or what `hf auth login` has kept."""
+    if token := environment.get("HF_TOKEN", "").strip():
+        return token
+    cache = Path(environment.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    file = Path(environment.get("HF_TOKEN_PATH", Path(environment.get("HF_HOME", cache), "token"))).expanduser()
+    return (file.read_text().strip() or None) if file.is_file() else None
 
 
 def _needed_files(names: list[str], catalog: str) -> list[ModelFile]:

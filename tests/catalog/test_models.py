@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from serve_app.catalog.catalog import HUB, ModelFile
 from serve_app.catalog.download import ATTEMPTS, LOCK_FILE, PrefetchError, missing, prefetch
+from serve_app.cli.models import hub_token
 
 WEIGHTS = random.Random(0).randbytes(300_000)
 OTHERS = random.Random(1).randbytes(300_000)
@@ -38,7 +39,9 @@ class Web:
     knows_ranges: bool = True
     states_length: bool = True  # without it a client cannot tell the end from a break
     shifted_by: int = 0  # bytes by which a range starts too late
+    gated_by: str | None = None  # the token without which nothing is given out
     asked: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
+    tokens: list[str | None] = field(default_factory=list)  # the `Authorization` of each
     url: str = ""
 
     def model_file(self, name: str, data: bytes | None = WEIGHTS, *, size: int | None = None, **more: str) -> ModelFile:
@@ -55,6 +58,10 @@ def web() -> Iterator[Web]:
         def do_GET(self) -> None:
             asked_range = self.headers.get("Range")
             web.asked.append((self.path, asked_range))
+            web.tokens.append(self.headers.get("Authorization"))
+            if web.gated_by is not None and web.tokens[-1] != f"Bearer {web.gated_by}":
+                self.send_error(401)
+                return
             data = web.files.get(self.path.removeprefix("/"))
             status = web.statuses.pop(0) if web.statuses else 200 if data is not None else 404
             if status != 200 or data is None:
@@ -276,6 +283,31 @@ def test_a_mirror_stands_in_for_hugging_face_alone(web: Web, tmp_path: Path) -> 
     assert contents(tmp_path) == {"a.json": b"{}", "b.json": b"[]"}
     with pytest.raises(PrefetchError, match="a mirror is a URL"):
         fetch(files, tmp_path, mirror="mirror.example")
+
+
+def test_a_gated_repository_is_opened_by_a_token_that_nobody_else_sees(web: Web, tmp_path: Path) -> None:
+    web.files = {"some/gated/resolve/main/a.txt": b"a", "b.txt": b"b"}
+    of_hub = web.model_file("a.txt", b"a", url=f"{HUB}/some/gated/resolve/main/a.txt")
+    elsewhere = web.model_file("b.txt", b"b")
+    prefetch([of_hub, elsewhere], tmp_path, mirror=web.url, hub_token="hf_secret")
+    assert web.tokens == ["Bearer hf_secret", None]
+
+    web.gated_by = "hf_secret"
+    (tmp_path / "a.txt").unlink()
+    for token in (None, "hf_other"):
+        with pytest.raises(PrefetchError, match=f"HTTP 401.* accepted on {HUB}/some/gated by .* HF_TOKEN") as caught:
+            prefetch([of_hub], tmp_path, mirror=web.url, hub_token=token)
+        assert "hf_other" not in str(caught.value)
+    prefetch([of_hub], tmp_path, mirror=web.url, hub_token="hf_secret")
+    assert (tmp_path / "a.txt").read_bytes() == b"a"
+
+
+def test_the_token_is_where_hugging_faces_own_programs_look_for_it(tmp_path: Path) -> None:
+    assert hub_token({"HF_HOME": str(tmp_path)}) is None
+    (tmp_path / "token").write_text("hf_kept\n")
+    assert hub_token({"HF_HOME": str(tmp_path)}) == "hf_kept"
+    assert hub_token({"HF_TOKEN_PATH": str(tmp_path / "token")}) == "hf_kept"
+    assert hub_token({"HF_TOKEN": "hf_given", "HF_HOME": str(tmp_path)}) == "hf_given"
 
 
 def test_the_environments_proxy_is_used(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
