@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from deployments.background.postprocess import Alpha, decided, postprocess
+from deployments.background.postprocess import Alpha, decided, needs_alpha, postprocess
 from deployments.background.signing_identity import IdentitySource
 from deployments.common.checksums import sha256_by_name
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
-from deployments.types import Avatar, C2paAssertion, GeneratedImage, GenerationMetadata, PostprocessSpec
+from deployments.types import Avatar, Box, C2paAssertion, GeneratedImage, GenerationMetadata, PostprocessSpec
 
 
 class BackgroundRemover:
@@ -39,25 +39,28 @@ class BackgroundRemover:
             self._model.alpha(np.zeros((256, 256, 3), np.uint8))
         start.publish()
 
-    async def postprocess(self, image: GeneratedImage, spec: PostprocessSpec) -> Avatar:
+    async def postprocess(self, image: GeneratedImage, spec: PostprocessSpec, face: Box | None = None) -> Avatar:
         """The finished files of one image, made on threads; `drawn_sha256` is of the pixels before any change.
 
-        Images wait in order for a run of the matting model; one that nobody waits for any more takes none. A spec
-        without `assertion` leaves the files unsigned. The process ends where the device is lost.
+        `face` is where the image shows it, in its pixels: it is whole on the file, whatever shape that has. Images wait
+        in order for a run of the matting model; one that nobody waits for any more takes none. A spec without
+        `assertion` leaves the files unsigned. The process ends where the device is lost.
         """
         started = time.perf_counter()
         alpha = None
-        if spec.cuts_out:
+        if needs_alpha((image.pixels.shape[1], image.pixels.shape[0]), spec, face):
             with exit_on_device_loss():
                 run = asyncio.get_running_loop().run_in_executor(self._runs, self._model.alpha, image.pixels)
                 alpha = decided(await run)
-        return await asyncio.to_thread(self._finish, image, spec, alpha, started)
+        return await asyncio.to_thread(self._finish, image, spec, face, alpha, started)
 
     async def scale_from_zero(self) -> None:
         """Does nothing: the call itself makes Serve start a replica where there is none."""
 
-    def _finish(self, image: GeneratedImage, spec: PostprocessSpec, alpha: Alpha | None, started: float) -> Avatar:
-        data, thumbnail = postprocess(image.pixels, spec, alpha)
+    def _finish(
+        self, image: GeneratedImage, spec: PostprocessSpec, face: Box | None, alpha: Alpha | None, started: float
+    ) -> Avatar:
+        data, thumbnail = postprocess(image.pixels, spec, alpha, face)
         assertion = spec.assertion
         if assertion is not None and image.drawn_with is not None:
             assertion = replace(assertion, sampler=image.drawn_with.sampler)
@@ -68,7 +71,7 @@ class BackgroundRemover:
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
             finish_s=time.perf_counter() - started,
-            drawn_with=self._with_matting(image.drawn_with) if spec.cuts_out else image.drawn_with,
+            drawn_with=self._with_matting(image.drawn_with) if uses_alpha else image.drawn_with,
             drawn_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
         )
 

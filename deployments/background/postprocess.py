@@ -7,13 +7,10 @@ import io
 import math
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from deployments.types import OutputFormat, Pixels, PostprocessSpec
-
-Alpha = npt.NDArray[np.uint8]
-"""(h, w): 0 is background, 255 is foreground."""
+from deployments.background.framing import Alpha, Frame, extended, frame_of
+from deployments.types import Box, OutputFormat, Pixels, PostprocessSpec
 
 THUMBNAIL_SIDE = 256  # pixels, the longer one
 WEBP_QUALITY = 90
@@ -28,16 +25,30 @@ CLEAR, SOLID = 20, 236  # of 255; values between them stay soft
 MIN_WEIGHT = 24  # of 255; the blur rounds to integers, so a lower weight gives too coarse a colour
 
 
-def postprocess(pixels: Pixels, spec: PostprocessSpec, alpha: Alpha | None) -> tuple[bytes, bytes]:
-    """The encoded image and its WebP thumbnail. `pixels` is (h, w, 3), `alpha` (h, w); both are resized to `spec`."""
-    if spec.cuts_out and alpha is None:
+def needs_alpha(size: tuple[int, int], spec: PostprocessSpec, face: Box | None) -> bool:
+    """Whether a picture of this width and height is cut out, or its background is extended."""
+    return spec.cuts_out or frame_of(size, spec.width, spec.height, face).extends(size)
+
+
+def postprocess(
+    pixels: Pixels, spec: PostprocessSpec, alpha: Alpha | None, face: Box | None = None
+) -> tuple[bytes, bytes]:
+    """The encoded image and its WebP thumbnail. `pixels` is (h, w, 3), `alpha` (h, w); both are resized to `spec`.
+
+    `face` is kept whole on it; `needs_alpha` says where there has to be an alpha.
+    """
+    size = (pixels.shape[1], pixels.shape[0])
+    if alpha is None and needs_alpha(size, spec, face):
         raise ValueError("this spec needs an alpha")
+    frame = frame_of(size, spec.width, spec.height, face)
     if spec.cuts_out and alpha is not None:
-        figure = fit(Image.fromarray(figure_colours(pixels, alpha)), spec.width, spec.height)
-        figure.putalpha(fit(Image.fromarray(alpha), spec.width, spec.height))
-        picture = without_hidden_colours(figure) if spec.bg_color is None else fill(figure, spec.bg_color)
-    else:
-        picture = fit(Image.fromarray(pixels), spec.width, spec.height)
+        pixels = figure_colours(pixels, alpha)
+    if alpha is not None and frame.extends(size):
+        pixels, alpha, frame = extended(pixels, alpha, frame)
+    picture = fit(Image.fromarray(pixels), frame, spec.width, spec.height)
+    if spec.cuts_out and alpha is not None:
+        picture.putalpha(fit(Image.fromarray(alpha), frame, spec.width, spec.height))
+        picture = without_hidden_colours(picture) if spec.bg_color is None else fill(picture, spec.bg_color)
     return encode(picture, spec.output_format), thumbnail(picture)
 
 
@@ -47,14 +58,12 @@ def decided(alpha: Alpha) -> Alpha:
     return np.take(levels.astype(np.uint8), alpha)
 
 
-def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Resample to cover width x height exactly; crops both sides, or the bottom, as the face is at the top."""
-    if picture.size == (width, height):
+def fit(picture: Image.Image, frame: Frame, width: int, height: int) -> Image.Image:
+    """Resample a part of a picture to width x height."""
+    if picture.size == (width, height) and frame == Frame(0, 0, width, height):
         return picture
-    scale = max(width / picture.width, height / picture.height)
-    kept_width, kept_height = width / scale, height / scale
-    left = (picture.width - kept_width) / 2
-    box = (max(0.0, left), 0.0, min(picture.width, left + kept_width), min(picture.height, kept_height))
+    right, bottom = min(picture.width, frame.left + frame.width), min(picture.height, frame.top + frame.height)
+    box = (max(0.0, frame.left), max(0.0, frame.top), right, bottom)
     return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 

@@ -11,7 +11,7 @@ from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
 from deployments.face.fair_turns import FairTurns
 from deployments.face.similarity import face_similarity
-from deployments.types import FaceEmbedding, FoundFaces, GeneratedImage, Photo
+from deployments.types import Box, FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
 MAX_YIELD_S = 2.0  # the longest wait of the call that yields to others and is next; the rest queue behind it
 
@@ -54,6 +54,12 @@ class FaceEmbedder:
         async with self._turns.turn(used_s):
             found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, is_generated=True))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
+
+    async def locate(self, image: GeneratedImage, used_s: float = 0.0) -> Box | None:
+        """Where the largest face is on a generated image, in its pixels; None where it shows no face."""
+        async with self._turns.turn(used_s):
+            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, is_generated=True))
+        return None if isinstance(found, NoFaceError) else found.box
 
     @serve.batch
     async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:

@@ -1,6 +1,7 @@
 """The pipeline, the only module that knows the order of the stages.
 
-face embedding -> for each image: generator -> background remover -> store, and generator -> similarity. The embedding
+face embedding -> for each image: generator -> background remover -> store, and generator -> similarity; between
+generator and background remover, the place of the face where the file has another shape than the image. The embedding
 is awaited first, so that a photo without a face never scales a generator up from zero. The rest is chained by
 reference: pixels go from stage to stage through Ray's object store, not through this process.
 """
@@ -23,6 +24,7 @@ from deployments.errors import UnsafeImageError
 from deployments.types import (
     Avatar,
     AvatarSpec,
+    Box,
     FaceEmbedding,
     FoundFaces,
     GeneratedImage,
@@ -167,13 +169,20 @@ class AvatarPipeline:
         with Calls() as calls:
             image = calls.add(self._generate(spec, face))
             for attempt in range(1, MAX_ATTEMPTS + 1):
-                avatar = calls.add(self._remover.postprocess.remote(image, postprocessing))
                 similarity = calls.add(self._embedder.similarity.remote(image, face, spec.tenant_used_s))
+                started = [similarity]
                 try:
+                    box: Box | None = None
+                    if _changes_shape(spec, postprocessing):
+                        located = calls.add(self._embedder.locate.remote(image, spec.tenant_used_s))
+                        started.append(located)
+                        box = await value_of_chained(located, image)
+                    avatar = calls.add(self._remover.postprocess.remote(image, postprocessing, box))
+                    started.append(avatar)
                     return await value_of_chained(avatar, image), await value_of_chained(similarity, image)
                 except STAGE_LOST as error:
                     _log_retry_or_raise(error, attempt)
-                    cancel(avatar, similarity)
+                    cancel(*started)
                     lost = await is_lost(image)
                     self._repeated.inc(tags={"stage": "diffusion" if lost else "finish"})
                     if lost:
@@ -184,6 +193,11 @@ class AvatarPipeline:
     def _generate(self, spec: AvatarSpec, face: FaceEmbedding) -> DeploymentResponse[GeneratedImage]:
         # The router prefers replicas that have the model with this id in memory.
         return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
+
+
+def _changes_shape(spec: AvatarSpec, postprocessing: PostprocessSpec) -> bool:
+    """Whether the file has another aspect ratio than the image, so that it depends on where the face is."""
+    return spec.width * postprocessing.height != spec.height * postprocessing.width
 
 
 def _with_face_weights(drawn_with: GenerationMetadata | None, face: FaceEmbedding) -> GenerationMetadata | None:

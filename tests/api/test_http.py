@@ -584,3 +584,20 @@ def test_time_spent_is_reported(service: Service) -> None:
     assert 0 < required["runtime"] <= time.perf_counter() - started
     assert required["startup_time"] == 0
     assert 0 < required["stages"]["diffusion"] < required["runtime"]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1536, 256), (256, 1536), (900, 300)])
+def test_an_avatar_of_an_extreme_shape_shows_the_whole_face_and_its_receipt_gives_the_same_pixels(
+    service: Service, width: int, height: int
+) -> None:
+    fields = {**QUICK, "num_inference_steps": 12, "width": width, "height": height, "seed": 5}
+    made = service.make(**fields)["output"]
+    picture = service.pixels(made["result"][0])
+    assert picture.shape[:2] == (height, width)
+    faces = service.client.post("/api/v1/faces", files={"file": png(picture)}).json()["output"]["faces"]
+    left, top, right, bottom = faces[0]["box"]
+    assert 0 < left < right < width
+    assert 0 < top < bottom < height
+    again = service.make(**fields)["output"]
+    assert again["receipts"] == made["receipts"]
+    assert np.array_equal(service.pixels(again["result"][0]), picture)

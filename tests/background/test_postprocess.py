@@ -1,13 +1,16 @@
 import io
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.background.postprocess import Alpha, decided, fit, postprocess
-from deployments.types import OutputFormat, Pixels, PostprocessSpec
+from deployments.background.framing import Alpha, frame_of, head_of
+from deployments.background.postprocess import decided, fit, needs_alpha, postprocess
+from deployments.types import Box, OutputFormat, Pixels, PostprocessSpec
 
 RED, GREEN, BLUE = (220, 20, 30), (10, 230, 40), (20, 30, 240)
 SIDES = st.integers(min_value=256, max_value=1536)
@@ -41,7 +44,9 @@ def test_any_allowed_size_comes_out_exactly_with_the_top_kept_and_the_middle_in_
     rows, columns = np.meshgrid(ramp, ramp, indexing="ij")
     source = np.dstack([rows, columns, np.zeros_like(rows)]).round().astype(np.uint8)
 
-    result = np.asarray(fit(Image.fromarray(source), width, height)).astype(float)
+    result = np.asarray(
+        fit(Image.fromarray(source), frame_of((native, native), width, height, None), width, height)
+    ).astype(float)
 
     assert result.shape == (height, width, 3)
     longer = max(width, height)
@@ -161,3 +166,82 @@ def test_files_carry_no_metadata_of_ours() -> None:
         picture = decode(postprocess(noise(256, 256), PostprocessSpec(256, 256, output_format=output_format), None)[0])
         assert not picture.getexif()
         assert "icc_profile" not in picture.info
+
+
+# The face is whole
+
+FACE: Box = (52, 46, 205, 199)  # as the embedded app draws it, on 256 x 256
+SHAPES = [(1536, 256), (256, 1536), (1024, 256), (256, 1024), (768, 512), (512, 768), (640, 360), (512, 512)]
+
+
+def portrait() -> tuple[Pixels, Alpha]:
+    """A red head and shoulders, which the edges cut below, on green that gets darker to the right."""
+    y, x = np.mgrid[:256, :256]
+    head = np.hypot((x - 128.5) / 80, (y - 115) / 90) <= 1
+    shoulders = (y > 200) & (np.abs(x - 128) < 60 + (y - 200) * 2)
+    pixels = np.zeros((256, 256, 3), np.uint8)
+    pixels[..., 1] = 240 - x // 4
+    pixels[head | shoulders] = RED
+    return pixels, ((head | shoulders) * 255).astype(np.uint8)
+
+
+def is_red(picture: Pixels) -> npt.NDArray[np.bool_]:
+    return (picture[..., 0] > 180) & (picture[..., 1] < 80)
+
+
+@pytest.mark.parametrize(("width", "height"), SHAPES)
+@pytest.mark.parametrize("bg_color", [None, BLUE])
+def test_the_head_is_whole_on_a_file_of_any_shape(width: int, height: int, bg_color: Any) -> None:
+    pixels, alpha = portrait()
+    spec = PostprocessSpec(width, height, bg_color=bg_color)
+    given = alpha if needs_alpha((256, 256), spec, FACE) else None
+    picture = np.asarray(decode(postprocess(pixels, spec, given, FACE)[0]))
+    assert picture.shape == (height, width, 3)
+    rows = is_red(picture).nonzero()[0]
+    columns = is_red(picture[: rows.min() + (height - rows.min()) // 3]).nonzero()[1]  # of the head, not the shoulders
+    assert rows.min() > 0
+    assert 0 < columns.min() < columns.max() < width - 1
+    assert abs((columns.min() + columns.max()) / 2 - width / 2) < 0.02 * width + 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(1536, 256), (256, 1536)])
+def test_what_is_beside_an_extended_picture_is_its_background_and_nothing_of_the_figure(
+    width: int, height: int
+) -> None:
+    pixels, alpha = portrait()
+    picture = np.asarray(decode(postprocess(pixels, PostprocessSpec(width, height), alpha, FACE)[0])).astype(int)
+    if width > height:
+        left, right = picture[:, :300], picture[:, -300:]
+        assert np.abs(left - [0, 240, 0]).max() < 12
+        assert np.abs(right - [0, 240 - 255 // 4, 0]).max() < 12
+    else:
+        assert not is_red(picture[:900]).any()
+        assert is_red(picture[-1]).all()  # the shoulders end at the edge, not above it
+
+
+def test_a_crop_moves_only_as_far_as_the_head_needs_it() -> None:
+    assert frame_of((256, 256), 512, 440, FACE) == frame_of((256, 256), 512, 440, None)
+    low = (90.0, 150.0, 170.0, 240.0)
+    frame = frame_of((256, 256), 512, 300, low)
+    assert frame.top + frame.height == pytest.approx(head_of(low, (256, 256))[3])
+    aside = (10.0, 60.0, 90.0, 140.0)
+    frame = frame_of((256, 256), 300, 512, aside)
+    assert (frame.left, frame.top) == (pytest.approx(head_of(aside, (256, 256))[0]), 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIDES, SIDES, st.tuples(*[st.floats(-50, 300)] * 4))
+def test_a_frame_has_the_head_in_it_and_the_shape_that_was_asked_for(width: int, height: int, corners: Any) -> None:
+    x0, y0, x1, y1 = corners
+    face = (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+    frame = frame_of((256, 256), width, height, face)
+    left, top, right, bottom = head_of(face, (256, 256))
+    assert frame.width / frame.height == pytest.approx(width / height)
+    assert frame.left - 1e-6 <= left <= right <= frame.left + frame.width + 1e-6
+    assert frame.top - 1e-6 <= top <= bottom <= frame.top + frame.height + 1e-6
+
+
+def test_the_same_picture_gives_the_same_file() -> None:
+    pixels, alpha = portrait()
+    spec = PostprocessSpec(1536, 256)
+    assert postprocess(pixels, spec, alpha, FACE) == postprocess(pixels, spec, alpha, FACE)

@@ -41,6 +41,23 @@ def test_an_image_that_is_stored_is_not_made_again(run: Callable[..., JobResult]
     assert done.avatars[1] is stored
 
 
+@pytest.mark.parametrize(("size", "asked"), [((256, 256), 0), ((1024, 1024), 0), ((1536, 256), 1), ((512, 511), 1)])
+def test_where_the_face_is_matters_only_where_the_file_has_another_shape_than_the_image(
+    run: Callable[..., JobResult], size: tuple[int, int], asked: int
+) -> None:
+    box = (52, 46, 205, 199)
+    embedder, remover = Embedder(face(), places=(box,)), Stage(AVATAR)
+    assert run(embedder, Stage("image"), remover, size=size).avatars
+    assert len(embedder.locate.responses) == asked
+    assert remover.arguments[0][2] == (box if asked else None)
+
+
+def test_an_embedder_that_dies_while_it_looks_for_the_face_is_asked_again(run: Callable[..., JobResult]) -> None:
+    generator, embedder = Stage("image"), Embedder(face(), places=(DIED, None))
+    assert run(embedder, generator, Stage(AVATAR), size=(1536, 256)).avatars
+    assert (len(generator.responses), len(embedder.locate.responses)) == (1, 2)
+
+
 def test_without_a_face_no_generator_is_asked(run: Callable[..., JobResult]) -> None:
     generator = Stage("image")
     with pytest.raises(NoFaceError):

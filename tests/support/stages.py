@@ -64,9 +64,10 @@ class Stage:
 
 
 class Embedder(Stage):
-    def __init__(self, *outcomes: Any, similarity: Any = 0.5) -> None:
+    def __init__(self, *outcomes: Any, similarity: Any = 0.5, places: tuple[Any, ...] = (None,)) -> None:
         super().__init__(*outcomes)
         self.similarity = Stage(similarity)
+        self.locate = Stage(*places)
 
 
 AVATAR = Avatar(b"picture", b"thumbnail", "png", startup_s=0, diffusion_s=1, finish_s=1)
@@ -75,8 +76,11 @@ DIED = ActorDiedError()
 CHAIN_BROKE = RayServeException("an earlier stage died")
 
 
-def job(batch: int = 1, done: dict[int, StoredAvatar] | None = None) -> AvatarJob:
-    request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", batch=batch)
+def job(batch: int = 1, done: dict[int, StoredAvatar] | None = None, size: tuple[int, int] = (512, 512)) -> AvatarJob:
+    width, height = size
+    request = AvatarRequest(
+        app_id="face-avatar", file_url="https://example.org/me.jpg", batch=batch, width=width, height=height
+    )
     app = Catalog.read(["embedded"])["face-avatar"]
     effective = EffectiveRequest.fill(request, app, seed=7, deadline_s=60)
     return AvatarJob(TASK, "ann", effective, "embedded", (256, 256), 0, done or {})
@@ -90,6 +94,7 @@ def run_job(
     batch: int = 1,
     timeout_s: float = 10,
     stored: dict[int, StoredAvatar] | None = None,
+    size: tuple[int, int] = (512, 512),
 ) -> JobResult:
     """What the pipeline makes of a job with these stages, and a store in `data_dir`."""
 
@@ -103,7 +108,7 @@ def run_job(
 
         async with asyncio.timeout(timeout_s):
             done: JobResult = await pipeline(embedder, generator, remover, results).run(
-                job(batch, stored), PHOTO, image_done
+                job(batch, stored, size), PHOTO, image_done
             )
             assert len(images_done) == batch - len(stored or {})
             return done
