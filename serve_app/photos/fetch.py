@@ -128,7 +128,7 @@ def guarded_session(
             force_close=True,
             limit=0,  # callers limit the concurrency; a queue here would use up the deadline
         ),
-        headers={"User-Agent": USER_AGENT, **headers},
+        headers={"User-Agent": f"{USER_AGENT} {settings.user_agent}".strip(), **headers},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # callers set one deadline for the whole fetch
         auto_decompress=False,

@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 from urllib.parse import quote_from_bytes, unquote, urljoin
 
 import aiohttp
-from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from yarl import URL
 
 from serve_app.errors import ImageUrlError
@@ -91,6 +91,9 @@ class FetchSettings(BaseModel):
     max_redirects: int = 10
     timeout_s: PositiveFloat = 10.0
     max_bytes: PositiveInt = MAX_PHOTO_BYTES  # after decompression
+    # After `face-avatar/VERSION` in the User-Agent, of webhooks too. Large hosts ask for an address to write to, such as
+    # "(https://example.org/bot; bot@example.org)", and refuse or slow down those that give none.
+    user_agent: str = Field("", max_length=200, pattern=r"^[\x20-\x7e]*$")
     name_servers: tuple[Annotated[str, AfterValidator(_name_server)], ...] = ()  # `address[:port]`; (): the system's
 
 

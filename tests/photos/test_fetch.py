@@ -137,6 +137,21 @@ def test_the_request_asks_for_no_compression_and_carries_no_cookies_or_secrets(m
     assert not any({"Cookie", "Authorization", "Referer"} & set(headers) for headers in seen)
 
 
+def test_an_operator_may_say_more_in_the_user_agent():
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(body=request.headers["User-Agent"].encode())
+
+    settings = LOOPBACK.model_copy(update={"user_agent": "(https://example.org/bot; bot@example.org)"})
+    said = f"face-avatar/{serve_app.__version__} (https://example.org/bot; bot@example.org)"
+    assert fetch_from(echo, settings) == said.encode()
+
+
+@pytest.mark.parametrize("text", ["a\r\nX-Header: b", "ä", "x" * 201])
+def test_a_user_agent_that_is_no_header_is_refused(text):
+    with pytest.raises(ValueError, match="user_agent"):
+        FetchSettings(user_agent=text)
+
+
 def test_one_fetcher_fetches_several_photos_at_once():
     async def main() -> None:
         async with http_server(photo) as port:
