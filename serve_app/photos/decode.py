@@ -55,8 +55,8 @@ DECODE_ERRORS = (
     AttributeError,
     EOFError,
     LookupError,  # IndexError, KeyError
-    NotImplementedError,
     OSError,  # most damaged files
+    RuntimeError,  # NotImplementedError, and of the decoders of AVIF and HEIC
     SyntaxError,  # Pillow's error for a malformed file
     TypeError,
     ValueError,

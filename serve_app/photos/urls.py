@@ -91,8 +91,8 @@ class FetchSettings(BaseModel):
     max_redirects: int = 10
     timeout_s: PositiveFloat = 10.0
     max_bytes: PositiveInt = MAX_PHOTO_BYTES  # after decompression
-    # After `face-avatar/VERSION` in the User-Agent, of webhooks too. Large hosts ask for an address to write to, such as
-    # "(https://example.org/bot; bot@example.org)", and refuse or slow down those that give none.
+    # After `face-avatar/VERSION` in the User-Agent, of webhooks too. Large hosts ask for an address to write to, such
+    # as "(https://example.org/bot; bot@example.org)", and refuse or slow down those that give none.
     user_agent: str = Field("", max_length=200, pattern=r"^[\x20-\x7e]*$")
     name_servers: tuple[Annotated[str, AfterValidator(_name_server)], ...] = ()  # `address[:port]`; (): the system's
 

@@ -177,7 +177,8 @@ def test_every_hostile_picture_decodes_or_is_refused() -> None:
         outcomes = {name: outcome(decoder, data) for name, data in pictures.items()}
         assert decoder.decode(PICTURE).pixels.shape == (64, 64, 3)
     assert {"decoded", "broken", "not_an_image", "too_many_pixels", "too_small"} <= set(outcomes.values())
-    for name in ("jpeg", "jpeg cmyk", "png 16 bit", "png animated", "webp animated", "mpo", "jpeg followed by zip"):
+    usable = ("jpeg", "jpeg cmyk", "png 16 bit", "png animated", "webp animated", "mpo", "jpeg followed by zip")
+    for name in (*usable, "avif", "avif rgba", "avif animated", "heic", "heic turned", "heic of tiles"):
         assert outcomes[name] == "decoded", name
 
 

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from deployments.types import Photo
+from loadtest.bench.photos.heic import heic_grid
 from serve_app.errors import ImageUrlError
 from serve_app.photos import decode as photo
 from serve_app.photos.decode import PhotoSettings, decode_photo, pack_photo, unpack_photo
+from tests.support.heic import heic
 
 # pytest puts its own filters in place of the module's; a test below shows that the module's work.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -442,6 +444,9 @@ SEEDS = [
     encoded(quadrants(), "WEBP", exif=exif(6), icc_profile=swapped_profile()),
     encoded(HALF_RED, "WEBP", lossless=True),
     encoded(quadrants(), "MPO", save_all=True, append_images=[quadrants()]),
+    encoded(quadrants(), "AVIF", exif=exif(6), icc_profile=swapped_profile()),
+    heic("quadrants-turned"),
+    heic_grid(heic("quadrants-profile"), 2, 2),
 ]
 
 

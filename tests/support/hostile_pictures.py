@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms
 
+from loadtest.bench.photos.heic import heic_grid
+from tests.support.heic import heic
+
 Pictures = Iterator[tuple[str, bytes]]
 """A name and the bytes of each."""
 
@@ -36,6 +39,7 @@ def hostile_pictures() -> dict[str, bytes]:
             _odd_pngs(),
             _odd_jpegs(),
             _odd_webps(),
+            _odd_heics(),
             _giant_profiles(),
             _of_many_parts(),
         )
@@ -99,6 +103,12 @@ def _seeds() -> Pictures:
     yield "webp", encoded(noise(), "WEBP", exif=exif(6), icc_profile=srgb())
     yield "webp lossless", encoded(noise("RGBA"), "WEBP", lossless=True)
     yield "webp animated", encoded(noise(), "WEBP", save_all=True, append_images=[noise().rotate(90)])
+    yield "avif", encoded(noise(), "AVIF", exif=exif(6), icc_profile=srgb())
+    yield "avif rgba", encoded(noise("RGBA"), "AVIF")
+    yield "avif animated", encoded(noise(), "AVIF", save_all=True, append_images=[noise().rotate(90)])
+    yield "heic", heic("quadrants-profile")
+    yield "heic turned", heic("quadrants-turned")
+    yield "heic of tiles", heic_grid(heic("quadrants"), 3, 2)
     yield "mpo", encoded(noise(), "MPO", save_all=True, append_images=[noise().rotate(90)])
 
 
@@ -202,8 +212,8 @@ def _wrong_types(seeds: dict[str, bytes]) -> Pictures:
         "zip": archive.getvalue(),
         "gzip": gzip.compress(seeds["png"]),
         "elf": b"\x7fELF" + bytes(1000),
-        "avif": b"\0\0\0\x20ftypavif" + bytes(1000),
-        "heic": b"\0\0\0\x20ftypheic" + bytes(1000),
+        "avif of zeros": b"\0\0\0\x20ftypavif" + bytes(1000),
+        "heic of zeros": b"\0\0\0\x20ftypheic" + bytes(1000),
         "jpeg xl": b"\xff\x0a" + bytes(1000),
         "riff of sound": b"RIFF\x24\0\0\0WAVEfmt " + bytes(100),
         "pickle": b"\x80\x04\x8c\x02os\x94\x8c\x06system\x93\x8c\x02id\x85R.",
@@ -337,6 +347,24 @@ def _odd_webps() -> Pictures:
     frames = [Image.new("RGB", (32, 32), (index, 0, 0)) for index in range(200)]
     yield "webp of 200 frames", encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     yield "webp that repeats its frame", extended + extended[frame:] * 2000
+
+
+def _odd_heics() -> Pictures:
+    tile = heic("quadrants")
+    size = tile.index(b"ispe") + 8
+    for width, height in ((0, 0), (1, 1), (9000, 9000), (2**31 - 1, 2**31 - 1), (2**32 - 1, 1)):
+        name = f"heic said to be {width}x{height}"
+        yield name, tile[:size] + struct.pack(">II", width, height) + tile[size + 8 :]
+    grid = heic_grid(tile, 4, 4)
+    shape = grid.index(b"idat") + 4
+    for rows, columns in ((0, 0), (255, 255), (3, 200)):
+        name = f"heic said to be of {rows + 1}x{columns + 1} tiles"
+        yield name, grid[: shape + 2] + bytes([rows, columns]) + grid[shape + 4 :]
+    itself = grid.index(b"dimg") + 6
+    yield "heic of tiles that is one of its own tiles", grid[: itself + 2] + b"\0\1" + grid[itself + 4 :]
+    yield "heic of 65000 tiles", heic_grid(tile, 250, 256)
+    yield "heic of many boxes", tile[:28] + struct.pack(">I4s", 8, b"free") * 100_000 + tile[28:]
+    yield "avif of many brands", struct.pack(">I4s", 400_008, b"ftyp") + b"mif1" * 100_000 + bytes(100)
 
 
 def _giant_profiles() -> Pictures:
