@@ -10,6 +10,9 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 """A picture: (height, width, 3) RGB or (height, width, 4) RGBA."""
 
+Alpha = npt.NDArray[np.uint8]
+"""How much of each pixel is figure: (height, width), 0 is background, 255 is figure."""
+
 Vector = npt.NDArray[np.float32]
 
 Box = tuple[float, float, float, float]

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from deployments.background.postprocess import Alpha, decided, needs_alpha, postprocess
+from deployments.background.postprocess import decided, needs_alpha, postprocess
 from deployments.background.signing_identity import IdentitySource
 from deployments.common.checksums import sha256_by_name
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
-from deployments.types import Avatar, Box, C2paAssertion, GeneratedImage, GenerationMetadata, PostprocessSpec
+from deployments.types import Alpha, Avatar, Box, C2paAssertion, GeneratedImage, GenerationMetadata, PostprocessSpec
 
 
 class BackgroundRemover:
@@ -71,7 +71,7 @@ class BackgroundRemover:
             startup_s=image.startup_s,
             diffusion_s=image.runtime_s,
             finish_s=time.perf_counter() - started,
-            drawn_with=self._with_matting(image.drawn_with) if uses_alpha else image.drawn_with,
+            drawn_with=self._with_matting(image.drawn_with) if alpha is not None else image.drawn_with,
             drawn_sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
         )
 

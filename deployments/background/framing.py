@@ -10,10 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from deployments.types import Box, Pixels
-
-Alpha = npt.NDArray[np.uint8]
-"""(h, w): 0 is background, 255 is foreground."""
+from deployments.types import Alpha, Box, Pixels
 
 # The head around a detector's box, in parts of its sides: detectors leave out hair, ears and the end of the chin.
 HAIR, EAR, CHIN = 0.25, 0.1, 0.08

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from deployments.common.onnx_session import (
@@ -16,7 +15,7 @@ from deployments.common.onnx_session import (
     session_options,
 )
 from deployments.config import MattingModelConfig, model_path
-from deployments.types import Pixels
+from deployments.types import Alpha, Pixels
 
 # rembg imports pymatting, whose numba functions compile for 44 s at their first import in an environment and are never
 # called for a mask. numba reads this once, at import: it must be set here, before rembg is imported.
@@ -25,8 +24,6 @@ os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 import rembg
 from rembg.sessions import sessions
 from rembg.sessions.base import BaseSession
-
-Alpha = npt.NDArray[np.uint8]
 
 # Without those that send the picture to a remote server, need more than the picture, or return several masks.
 ARCHITECTURES: dict[str, type[BaseSession]] = {

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from PIL import Image, ImageFilter
 
-from deployments.background.framing import Alpha, Frame, extended, frame_of
-from deployments.types import Box, OutputFormat, Pixels, PostprocessSpec
+from deployments.background.framing import Frame, extended, frame_of
+from deployments.types import Alpha, Box, OutputFormat, Pixels, PostprocessSpec
 
 THUMBNAIL_SIDE = 256  # pixels, the longer one
 WEBP_QUALITY = 90

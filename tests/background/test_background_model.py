@@ -14,9 +14,8 @@ from PIL import Image
 
 from deployments.background.deployment import BackgroundRemover
 from deployments.background.model import ARCHITECTURES, RembgModel, open_session
-from deployments.background.postprocess import Alpha
 from deployments.config import BackgroundRemoverConfig, MattingModelConfig
-from deployments.types import GeneratedImage, GenerationMetadata, Pixels, PostprocessSpec
+from deployments.types import Alpha, GeneratedImage, GenerationMetadata, Pixels, PostprocessSpec
 from tests.support.matting_models import write_model
 from tests.support.polling import eventually
 from tests.support.tolerance import ONE_LEVEL

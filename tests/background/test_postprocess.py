@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.background.framing import Alpha, frame_of, head_of
+from deployments.background.framing import frame_of, head_of
 from deployments.background.postprocess import decided, fit, needs_alpha, postprocess
-from deployments.types import Box, OutputFormat, Pixels, PostprocessSpec
+from deployments.types import Alpha, Box, OutputFormat, Pixels, PostprocessSpec
 
 RED, GREEN, BLUE = (220, 20, 30), (10, 230, 40), (20, 30, 240)
 SIDES = st.integers(min_value=256, max_value=1536)
