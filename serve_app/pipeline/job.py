@@ -12,6 +12,8 @@ from serve_app.tasks.models import StoredAvatar
 MAX_REDRAWS = 2  # of an image whose face similarity is below the requested one
 SHARED_ATTEMPTS = 2  # then the image is generated alone, as it may be what kills the replica
 
+STATED = {field.name for field in fields(C2paAssertion)} & {field.name for field in fields(AvatarSpec)}
+
 
 class Drawing(NamedTuple):
     """One drawing of an image, post-processed but not stored."""
@@ -81,15 +83,8 @@ class AvatarJob:
     def postprocess_spec(self, drawn: AvatarSpec) -> PostprocessSpec:
         """What the background remover gets for a drawing: the requested size and format, and its C2PA assertion."""
         request = self.request
-        assertion = C2paAssertion(
-            app=request.app_id,
-            model=drawn.model,
-            seed=drawn.seed,
-            num_inference_steps=drawn.num_inference_steps,
-            guidance_scale=drawn.guidance_scale,
-            width=drawn.width,
-            height=drawn.height,
-        )
+        stated = {name: getattr(drawn, name) for name in STATED}
+        assertion = C2paAssertion(app=request.app_id, **stated)
         color = rgb(request.bg_color) if request.bg_color else None
         return PostprocessSpec(**(self._asked_of(PostprocessSpec) | {"bg_color": color}), assertion=assertion)
 
