@@ -143,6 +143,9 @@ class AvatarGeneratorConfig(Config):
     }
     memory_gb: float | None = Field(None, gt=0)  # of the device for models; None: no model is evicted
     max_rows: int = Field(8, ge=1)  # images that may share a step; fewer do where more would only slow all of them
+    compile_cache: Path | None = (
+        None  # a folder that keeps compiled kernels for the next start; None: they are not kept
+    )
     batch_invariant: bool = False  # each row of a step alone: an image is bit-identical whatever shares its steps
     ageing: float = Field(0.25, ge=0)  # seconds of remaining work that a second of waiting offsets
     progress_every_s: float = Field(0.5, ge=0.2)  # between two progress reports

@@ -13,8 +13,9 @@ from deployments.common.gpu_share import assigned_share
 from deployments.common.gpu_watch import watch_gpu
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
-from deployments.config import AvatarGeneratorConfig
+from deployments.config import AvatarGeneratorConfig, model_path
 from deployments.diffusion.compilation import compile_at_start, compile_when_idle, compiled_batch_sizes
+from deployments.diffusion.compile_cache import use_compile_cache
 from deployments.diffusion.engine.denoiser import Denoiser
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.latency_model import LatencyModel
@@ -142,6 +143,8 @@ class AvatarGenerator:
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("compile"), lost_device_errors(config.device):
             if config.compile:
+                if self._config.compile_cache is not None:
+                    use_compile_cache(model_path(self._config.compile_cache), config.device)
                 self._compile(name, model)
         with self._start.part("warm"), lost_device_errors(config.device):
             profiled = [size for size in PROFILED_BATCH_SIZES if size <= self._latency_model.max_batch_size]

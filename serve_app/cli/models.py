@@ -1,4 +1,4 @@
-"""`face-avatar models`: fetches the files of pretrained models, and copies them to a bucket."""
+"""`face-avatar models`: fetches the files of pretrained models, copies them to a bucket, compiles them."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,11 +10,16 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from deployments.diffusion.precompilation import precompile
+from serve_app.app import compiled_for_apps
 from serve_app.catalog.bucket import ModelBucket
 from serve_app.catalog.catalog import HUB, Catalog, ModelFile
 from serve_app.catalog.download import Report, prefetch
 from serve_app.catalog.mirror import mirror as copy_to_bucket
 from serve_app.cli.console import console
+from serve_app.cli.options import ConfigOption
+from serve_app.launcher import ServiceOptions, read_config
+from serve_app.local_ray import StartError
 from serve_app.settings import DEFAULT_MODELS_DIR
 
 models_cli = typer.Typer(no_args_is_help=True, help="The files of pretrained models.")
@@ -78,6 +83,26 @@ def mirror_models(
     with _bars() as report:
         copied = copy_to_bucket(files, folder, opened, report)
     console.print(f"{len(copied)} copied, the others were there." if copied else "All there.")
+
+
+@models_cli.command("compile")
+def compile_models(config: ConfigOption) -> None:
+    """Compile what a generator compiles, into generator.compile_cache: on a machine with the GPU that it is for."""
+    _, settings = read_config(ServiceOptions(config))
+    generator = compiled_for_apps(settings).located(settings.models_dir)
+    if generator.compile_cache is None or not any(model.compile for model in generator.models.values()):
+        raise StartError(f"{config}: generator.compile_cache is not set, or no model has `compile: true`")
+    failed = 0
+    try:
+        for shape in precompile(generator, generator.compile_cache):
+            width, height = shape.size
+            outcome = "compiled" if shape.is_compiled else "failed: it will run uncompiled"
+            console.print(f"{shape.model}: {width} x {height} pixels, batches of {shape.batch_size}: {outcome}")
+            failed += not shape.is_compiled
+    except (OSError, ValueError, RuntimeError) as error:  # weights or a GPU that are not there
+        raise StartError(f"{config}: {error}") from error
+    if failed:
+        raise typer.Exit(1)
 
 
 def hub_token(environment: Mapping[str, str]) -> str | None:

@@ -60,7 +60,7 @@ def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
 def model_paths(settings: Settings) -> Iterator[Path]:
     """All model paths of the settings; `embedded:` ones are not resolved."""
     for stage in (settings.face, settings.generator, settings.background):
-        yield from _paths(stage.located(settings.models_dir).model_dump())
+        yield from _paths(stage.located(settings.models_dir).model_dump(exclude={"compile_cache"}))  # made when needed
 
 
 def _paths(value: Any) -> Iterator[Path]:
