@@ -1,4 +1,4 @@
-"""The operator's own copy of model files, in an object store: each lies there under its SHA-256.
+"""The operator's own copy of model files, in an object store: each has its SHA-256 as its key there.
 
 So files of several revisions lie beside each other, and whoever reads one knows what it must contain.
 """
@@ -31,7 +31,7 @@ class BucketError(Exception):
 
 
 class ModelBucket:
-    """Files by their SHA-256. Thread-safe; blocks."""
+    """Files by their keys. Thread-safe; blocks."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -52,44 +52,49 @@ class ModelBucket:
         except BaseError as error:
             raise ValueError(f"{url} is no URL of a bucket: {str(error).splitlines()[0]}") from error
 
-    def size(self, sha256: str) -> int | None:
+    def size(self, key: str) -> int | None:
         """Bytes of a file; None where it is not there. Raises: BucketError."""
         try:
-            return int(obstore.head(self._store, sha256)["size"])
+            return int(obstore.head(self._store, key)["size"])
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:
             raise BucketError(_first_line(error)) from error
 
-    def read(self, sha256: str, start: int) -> Iterator[bytes]:
+    def keys(self, folder: str) -> list[str]:
+        """What lies in a folder of the bucket. Raises: BucketError."""
+        with _bucket_errors():
+            return sorted(file["path"] for page in obstore.list(self._store, folder) for file in page)
+
+    def read(self, key: str, start: int) -> Iterator[bytes]:
         """A file from the byte `start`, in order, while its next ranges are on their way. Raises: BucketError."""
-        size = self.size(sha256)
+        size = self.size(key)
         if size is None:
             raise BucketError("it is not in the bucket")
         starts = iter(range(start, size, RANGE_BYTES))
         coming: deque[Future[bytes]] = deque()
         try:
-            coming.extend(self._readers.submit(self._range, sha256, at) for at in islice(starts, RANGES_OF_A_FILE))
+            coming.extend(self._readers.submit(self._range, key, at) for at in islice(starts, RANGES_OF_A_FILE))
             while coming:
                 data = coming.popleft().result()
-                coming.extend(self._readers.submit(self._range, sha256, at) for at in islice(starts, 1))
+                coming.extend(self._readers.submit(self._range, key, at) for at in islice(starts, 1))
                 yield data
         finally:
             for request in coming:
                 request.cancel()
 
-    def write(self, sha256: str, path: Path) -> None:
+    def write(self, key: str, path: Path) -> None:
         """Copy a file there; readers see all of it or nothing. Raises: BucketError."""
         with _bucket_errors():
-            obstore.put(self._store, sha256, path, chunk_size=PART_BYTES, max_concurrency=4)
+            obstore.put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=4)
 
     def close(self) -> None:
         """Read no more; waits for no range."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
-    def _range(self, sha256: str, start: int) -> bytes:
+    def _range(self, key: str, start: int) -> bytes:
         with _bucket_errors():
-            return bytes(obstore.get_range(self._store, sha256, start=start, length=RANGE_BYTES))
+            return bytes(obstore.get_range(self._store, key, start=start, length=RANGE_BYTES))
 
 
 @contextmanager

@@ -173,9 +173,13 @@ class Fetcher:
 
     def fetch_from(self, bucket: ModelBucket, files: Sequence[ModelFile]) -> list[ModelFile]:
         """Fetch files from a bucket, several at once; returns those that it has not, or not as they should be."""
-        with ThreadPoolExecutor(FILES_AT_ONCE, "prefetch") as pool, closing(bucket):  # closed first: ctrl-C ends reads
-            fetched = pool.map(lambda file: self._is_in(bucket, file), files)
-            return [file for file, is_there in zip(files, fetched, strict=True) if not is_there]
+        with ThreadPoolExecutor(FILES_AT_ONCE, "prefetch") as pool:
+            try:
+                fetched = pool.map(lambda file: self._is_in(bucket, file), files)
+                return [file for file, is_there in zip(files, fetched, strict=True) if not is_there]
+            except BaseException:  # ctrl-C, too: the files that are being read would be waited for
+                bucket.close()
+                raise
 
     def _is_in(self, bucket: ModelBucket, file: ModelFile) -> bool:
         """Whether a file could be fetched from a bucket; if not, its source resumes what came of it."""

@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
+from deployments.config import model_path
 from deployments.diffusion.precompilation import precompile
 from serve_app.app import compiled_for_apps
-from serve_app.catalog.bucket import ModelBucket
+from serve_app.catalog.bucket import BucketError, ModelBucket
 from serve_app.catalog.catalog import HUB, Catalog, ModelFile
 from serve_app.catalog.download import Report, prefetch
+from serve_app.catalog.kernels import FOLDER, fetch_kernels, upload_kernels
 from serve_app.catalog.mirror import mirror as copy_to_bucket
 from serve_app.cli.console import console
 from serve_app.cli.options import ConfigOption
@@ -64,6 +66,10 @@ def prefetch_models(
             report=report,
         )
     console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")
+    is_for_generator = any(name in Catalog.read([catalog]).apps for name in names)
+    if opened is not None and is_for_generator:
+        for kernels in fetch_kernels(models_dir.expanduser() / FOLDER, opened):
+            console.print(f"compiled kernels: {kernels}")
 
 
 @models_cli.command("mirror")
@@ -86,8 +92,12 @@ def mirror_models(
 
 
 @models_cli.command("compile")
-def compile_models(config: ConfigOption) -> None:
+def compile_models(
+    config: ConfigOption,
+    bucket: Annotated[str | None, typer.Option(help=f"Copy it there, for prefetch: {BUCKET_HELP}.")] = None,
+) -> None:
     """Compile what a generator compiles, into generator.compile_cache: on a machine with the GPU that it is for."""
+    opened = None if bucket is None else _opened(bucket)
     _, settings = read_config(ServiceOptions(config))
     generator = compiled_for_apps(settings).located(settings.models_dir)
     if generator.compile_cache is None or not any(model.compile for model in generator.models.values()):
@@ -101,6 +111,12 @@ def compile_models(config: ConfigOption) -> None:
             failed += not shape.is_compiled
     except (OSError, ValueError, RuntimeError) as error:  # weights or a GPU that are not there
         raise StartError(f"{config}: {error}") from error
+    if opened is not None:
+        try:
+            for kernels in upload_kernels(model_path(generator.compile_cache), opened):
+                console.print(f"copied to the bucket: {kernels}")
+        except BucketError as error:
+            raise StartError(f"the kernels cannot be copied to the bucket: {error}") from error
     if failed:
         raise typer.Exit(1)
 
