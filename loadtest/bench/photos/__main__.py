@@ -71,9 +71,13 @@ def largest_photos(limits: PhotoSettings) -> Iterator[Largest]:
     yield Largest("HEIC", "heic", some, _heic)
 
 
-def need(largest: Largest, settings: SandboxSettings, limits: PhotoSettings) -> Need:
-    """What a new process needs for a picture. Raises: ImageUrlError and SandboxLostError where it does not decode."""
-    data = largest.file(largest.max_pixels)
+def need(largest: Largest, settings: SandboxSettings, limits: PhotoSettings, scale: float = 1.0) -> Need:
+    """What a new process needs for a picture of `scale` times the pixels.
+
+    Raises: ImageUrlError and SandboxLostError where it does not decode.
+    """
+    pixels = int(largest.max_pixels * scale)
+    data = largest.file(pixels)
     process = DecoderProcess(limits, settings)
     try:
         process.ask(sample_photo().read_bytes())
@@ -83,7 +87,7 @@ def need(largest: Largest, settings: SandboxSettings, limits: PhotoSettings) -> 
         process.ask(data)
         return Need(
             name=largest.name,
-            megapixels=round(largest.max_pixels / MB, 1),
+            megapixels=round(pixels / MB, 1),
             file_mb=round(len(data) / MB, 1),
             peak_mb=round(_memory_mb(process.pid, "VmHWM") - idle_mb),
             cpu_s=round(_cpu_s(process.pid) - cpu_s, 2),
@@ -142,7 +146,7 @@ def main() -> None:
     needs = []
     print("| format | at once | most | file | peak of a process | processor time |\n|---|---|---|---|---|---|")
     for largest in largest_photos(limits):
-        found = need(largest._replace(max_pixels=int(largest.max_pixels * options.scale)), settings, limits)
+        found = need(largest, settings, limits, options.scale)
         needs.append(found)
         print(
             f"| {found.name} | {found.quick_megapixels:g} MP | {found.max_megapixels:g} MP | {found.file_mb:g} MB "
