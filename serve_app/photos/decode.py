@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from deployments.types import PHOTO_WARNINGS, Photo
 from serve_app.errors import ImageUrlError, too_costly
+from serve_app.photos.colour import to_srgb, wide_primaries
 from serve_app.photos.file_kind import FORMATS, kind_of, not_a_picture
 from serve_app.photos.jpeg import END, JpegStructure, jpeg_structure
 from serve_app.photos.png import is_bounded, png_chunks, without_large_texts
@@ -229,6 +230,9 @@ def _decoded(image: ImageFile.ImageFile, file: _File, size: tuple[int, int], lim
         size = _fit(size[0], max(1, round(size[1] * rows / drafted)), limits)
     reduced = _reduced(whole, min(whole.width // size[0], whole.height // size[1]))
     rgb = _in_srgb(reduced.resize(size, Image.Resampling.LANCZOS), profile)
+    primaries = wide_primaries(file.data) if file.kind in ("avif", "heic") and not profile else None
+    if primaries is not None:
+        rgb = Image.fromarray(to_srgb(np.asarray(rgb), primaries))
     upright = rgb if transpose is None else rgb.transpose(transpose)
     is_known = {
         "clipped": file.is_clipped or rows < drafted,

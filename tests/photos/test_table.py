@@ -32,6 +32,7 @@ UPRIGHT = [RED, GREEN, BLUE, WHITE]
 BLACK = Image.new("RGB", (128, 64))
 TURNED = [BLUE, RED, WHITE, GREEN]  # by a quarter to the right, as orientation 6 asks for
 SWAPPED = [GREEN, RED, BLUE, WHITE]  # under a profile that has red and green swapped
+IN_P3, IN_2020 = (215, 93, 31), (241, 76, 29)  # what (200, 100, 50) in these is in sRGB
 PINK = [(255, 204, 204)] * 4
 
 
@@ -53,6 +54,12 @@ def swapped_profile() -> bytes:
     red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
     return bytes(profile)
+
+
+def in_primaries(number: int, data: bytes) -> bytes:
+    """The same file, said to have other primaries (H.273) than sRGB."""
+    at = data.index(b"colrnclx") + 8
+    return data[:at] + struct.pack(">HH", number, 13) + data[at + 4 :]
 
 
 def with_text(kind: bytes, body: bytes) -> bytes:
@@ -97,6 +104,9 @@ PHOTOS: list[tuple[str, Callable[[], bytes], list[tuple[int, int, int]]]] = [
     ("avif, a fifth of red over white", lambda: avif(Image.new("RGBA", (64, 64), (255, 0, 0, 51))), PINK),
     ("avif, turned: irot alone", lambda: avif(quadrants(), exif=exif(6)), TURNED),
     ("avif, with a profile", lambda: avif(quadrants(), icc_profile=swapped_profile()), SWAPPED),
+    ("avif, in Display P3", lambda: in_primaries(12, avif(Image.new("RGB", (64, 64), (200, 100, 50)))), [IN_P3] * 4),
+    ("avif, in BT.2020", lambda: in_primaries(9, avif(Image.new("RGB", (64, 64), (200, 100, 50)))), [IN_2020] * 4),
+    ("heic, in Display P3, grey", lambda: in_primaries(12, heic("grey")), [GREY] * 4),
     ("avif, of several frames", lambda: avif(quadrants(), save_all=True, append_images=[BLACK]), UPRIGHT),
     ("heic", lambda: heic("quadrants"), UPRIGHT),
     ("heic, 10 bits a channel", lambda: heic("quadrants-10-bit"), UPRIGHT),
