@@ -42,6 +42,21 @@ def test_a_picture_of_an_owner_that_used_little_passes_those_that_wait_already()
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("processes", "at_once"), [(1, 1), (2, 1), (3, 2)])
+def test_large_pictures_leave_one_process_to_the_others(processes: int, at_once: int) -> None:
+    async def scenario() -> None:
+        turns = ProcessTurns(processes, MANY_S)
+        held = [asyncio.create_task(turns.acquire(f"owner {number}", large=True)) for number in range(3)]
+        await ticks(3)
+        assert sum(task.done() for task in held) == at_once
+        if processes > 1:
+            turns.release(await asyncio.wait_for(turns.acquire("usual"), 5), 0.01)
+        for task in held:
+            turns.release(await task, 0.01)
+
+    asyncio.run(scenario())
+
+
 def test_owners_of_slow_pictures_leave_one_process_to_the_others() -> None:
     async def scenario() -> None:
         turns = ProcessTurns(3, MANY_S)
