@@ -68,7 +68,7 @@ class SandboxSettings(BaseModel):
     timeout_s: PositiveFloat = 1.8  # for one picture; slower ones are rejected within 2 s
     # For a large one, of which all processes but one work on some at most: 0.4 to 3 s of computing, on a busy machine
     # several times that.
-    large_timeout_s: PositiveFloat = 15
+    large_timeout_s: PositiveFloat = 20
     max_memory_bytes: PositiveInt = 900 * 1000 * 1000  # of one process, on top of its idle memory
     owner_seconds: PositiveFloat = 20  # of processing for one owner, half forgotten every 30 s; beyond: 429
 

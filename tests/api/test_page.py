@@ -413,8 +413,11 @@ def test_what_to_know_about_a_photo_stands_beside_it_and_beside_its_avatars(visi
 
 def test_a_photo_in_a_format_that_the_browser_cannot_show_is_used(visit: Callable[..., Visit]) -> None:
     tab = visit()
-    tab.open()
+    page = tab.open()
     expect(tab.choose("me.heic", TILE.read_bytes(), "image/heic")).to_have_text("Face found.")
+    expect(page.locator("#photo-warnings li")).to_have_text(
+        "The service can read this photo; this browser cannot show it."
+    )
 
 
 def test_a_photo_can_be_dropped_and_taken_with_the_camera(visit: Callable[..., Visit]) -> None:

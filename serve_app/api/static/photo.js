@@ -85,7 +85,8 @@ export class PhotoPicker {
     $("boxes").replaceChildren(...seen.faces.map((face, index) => boxOf(face.box, seen, index === seen.used)));
     if (seen.accepted) this.#say("Face found.", "good");
     else this.#say(seen.message, "bad");
-    this.#warn(seen.warnings);
+    const unseen = seen.accepted && $("photo").hidden ? [{ message: "The service can read this photo; this browser cannot show it." }] : [];
+    this.#warn([...seen.warnings, ...unseen]);
   }
 
   #setAccepted(accepted) {
