@@ -150,7 +150,8 @@ def test_the_description_is_a_schema_of_every_body_and_answer(description: dict[
                 for status, answer in operation["responses"].items():
                     assert re.fullmatch(r"[2-5]\d\d", status), (path, method)
                     if status[0] in "45":
-                        assert answer["content"]["application/json"]["schema"]["$ref"].endswith("/Envelope"), path
+                        of_error = "/OpenAIErrorBody" if path.startswith("/v1/") else "/Envelope"
+                        assert answer["content"]["application/json"]["schema"]["$ref"].endswith(of_error), path
     assert description["paths"].keys() >= {"/getImageToImage", "/api/v1/verify", "/api/v1/faces"}
     assert description_of(description, "seed")["maximum"] == MAX_SEED
 

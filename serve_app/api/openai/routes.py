@@ -91,7 +91,7 @@ def add_openai_routes(
         """The apps, as models."""
         return JSONResponse({"object": "list", "data": [_model(app_id) for app_id in app_ids()]})
 
-    @api.get("/v1/models/{model}", dependencies=[token], responses=_errors(401, 404, 429, 503))
+    @api.get("/v1/models/{model}", dependencies=[token], responses=_errors(401, 404, 422, 429, 503))
     async def model(model: str) -> JSONResponse:
         """One of them."""
         if model not in app_ids():
