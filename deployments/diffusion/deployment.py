@@ -116,7 +116,8 @@ class AvatarGenerator:
         """One by one, while images are drawn. An error is logged; a request for that model gets it again."""
         for name in names:
             try:
-                await self._models.preload(name)
+                with exit_on_device_loss():
+                    await self._models.preload(name)
             except Exception:
                 log.exception("model %s could not be loaded", name)
 

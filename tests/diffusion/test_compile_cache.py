@@ -26,7 +26,7 @@ use_compile_cache(Path(sys.argv[1]), "cpu")
 import torch
 from torch._dynamo.utils import counters
 torch.compile(lambda x: (x * 2).sin() + 1)(torch.ones(64))
-print("hits", counters["inductor"]["fxgraph_cache_hit"] + counters["aot_autograd"]["autograd_cache_hit"])
+print("taken from the cache:", counters["inductor"]["fxgraph_cache_hit"] > 0)
 """
 
 
@@ -69,8 +69,8 @@ def test_another_process_takes_the_kernels_of_the_first(tmp_path: Path) -> None:
         command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert "hits 0" in run()
-    assert "hits 1" in run()
+    assert "taken from the cache: False" in run()
+    assert "taken from the cache: True" in run()
 
 
 def test_the_command_compiles_every_shape_of_the_apps_into_the_folder(
