@@ -13,6 +13,7 @@ WEIGHTS = Path(__file__).parent / "embedded" / "weights"
 EMBEDDED = "embedded:"
 MODELS = "models:"
 CPU = ("CPUExecutionProvider",)
+CompileScope = Literal["unet", "blocks"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -123,6 +124,9 @@ class DiffusionModelConfig(Config):
     memory_gb: float = Field(0, ge=0)  # of the device, including its steps and its safety checker
     safety: SafetyConfig | None = None  # checks every image on the same device; flagged ones are withheld
     compile: bool = False  # the UNet, for `compile_sizes`; other sizes run uncompiled
+    # unet: a graph of the whole UNet for each shape; blocks: of its transformer blocks only, which starts sooner and
+    # takes longer a step.
+    compile_scope: CompileScope = "unet"
     # (width, height) in pixels; empty: the native sizes of the apps that draw with the model. The first is compiled
     # while a replica starts, the others while it draws nothing.
     compile_sizes: tuple[tuple[int, int], ...] = ()

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch._dynamo
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
@@ -668,6 +669,24 @@ def test_a_guard_that_a_graph_no_longer_meets_costs_the_graph_and_no_row(
         torch.use_deterministic_algorithms(False)
     assert len(compiled.failures) == 1
     assert graphs() == before  # nothing was compiled while rows were drawn
+
+
+@pytest.mark.parametrize("tiny", ["sd"], indirect=True, scope="module")
+def test_compiled_blocks_draw_the_same_and_what_was_not_compiled_compiles_nothing(
+    tiny: TinyModel, tiny_model: FaceDiffusionModel
+) -> None:
+    failures: list[None] = []
+    model, before = tiny.load(on_compile_failure=lambda: failures.append(None), compile_scope="blocks"), graphs()
+    model.compile((64, 72), 2, "eager")
+    blocks = sum(isinstance(module, BasicTransformerBlock) for module in model._pipeline.unet.modules())
+    after = graphs()
+    assert 0 < after - before < blocks  # those of one shape share one
+    compiled, other_size, larger = tiny_row(1), tiny_row(1, width=96), [tiny_row(number) for number in range(3)]
+    for rows in ([compiled], [other_size], larger):
+        for ours, theirs in zip(draw(model, *rows), draw(tiny_model, *rows), strict=True):
+            assert difference(ours, theirs) <= ONE_LEVEL
+    assert (graphs(), failures) == (after, [])
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("tiny", ["sd"], indirect=True, scope="module")

@@ -3,13 +3,14 @@
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deployments.common.device_health import is_out_of_memory
+from deployments.config import CompileScope
 from deployments.diffusion.model.batch_sharding import Tensors
 
 Size = tuple[int, int]
@@ -27,9 +28,15 @@ class CompiledUNet:
     `suppress_errors` does not help, as it is ignored with `fullgraph`.
     """
 
-    def __init__(self, unet: Any, predict: Callable[..., Tensor], on_failure: Callable[[], None]) -> None:
-        """`predict` calls a UNet; `on_failure` is called for each graph that is given up."""
+    def __init__(
+        self, unet: Any, predict: Callable[..., Tensor], on_failure: Callable[[], None], scope: CompileScope = "unet"
+    ) -> None:
+        """`predict` calls a UNet; `on_failure` is called for each graph that is given up.
+
+        With the scope `blocks` only the transformer blocks are compiled: those of one shape share a graph.
+        """
         self._unet = unet
+        self._scope = scope
         self._predict = predict
         self._on_failure = on_failure
         self._graph: Any = None
@@ -41,7 +48,7 @@ class CompiledUNet:
     def compiling(self, size: Size, batch_size: int, backend: str) -> Iterator[None]:
         """A batch of this shape, predicted inside the block, compiles its graph."""
         if self._graph is None:
-            self._graph = torch.compile(self._unet, backend=backend, fullgraph=True, dynamic=False)
+            self._graph = self._prepared(backend)
         self._batch_sizes[size] = sorted({*self._batch_sizes.get(size, []), batch_size})
         self._compiling = size, batch_size
         try:
@@ -53,6 +60,20 @@ class CompiledUNet:
             raise
         finally:
             self._compiling = None
+
+    def _prepared(self, backend: str) -> Any:
+        """A UNet that compiles at its first call of each shape."""
+        how: dict[str, Any] = {"backend": backend, "fullgraph": True, "dynamic": False}
+        if self._scope == "unet":
+            return torch.compile(self._unet, **how)
+        self._unet.compile_repeated_blocks(**how)  # in place
+        return self._unet
+
+    def uncompiled(self) -> AbstractContextManager[None]:
+        """Inside the block the UNet runs without graphs, and compiles none."""
+        is_in_place = self._graph is self._unet
+        stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+        return stance if is_in_place else nullcontext()
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor | None:
         """The prediction; None where there is no graph, or where it failed."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deployments.common.device_health import is_out_of_memory, lost_device_errors
-from deployments.config import DiffusionModelConfig
+from deployments.config import CompileScope, DiffusionModelConfig
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.ip_adapter import FACE_WIDTH
@@ -81,6 +81,7 @@ class FaceDiffusionModel:
         threads: int = 1,
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
+        compile_scope: CompileScope = "unet",
     ) -> None:
         """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
         self._pipeline = pipeline
@@ -91,7 +92,7 @@ class FaceDiffusionModel:
         self._batch_invariant = batch_invariant
         for network in (pipeline.unet, pipeline.vae):
             replace_layers(network)
-        self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure)
+        self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope)
         self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
         self._launch_limiter = LaunchLimiter(self._device)
 
@@ -103,7 +104,7 @@ class FaceDiffusionModel:
         on_compile_failure: Callable[[], None] = lambda: None,
     ) -> "FaceDiffusionModel":
         """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
-        return cls(load_pipeline(config), config.threads, batch_invariant, on_compile_failure)
+        return cls(load_pipeline(config), config.threads, batch_invariant, on_compile_failure, config.compile_scope)
 
     @property
     def overlaps_decoding(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from torch import Tensor
 
+from deployments.config import CompileScope
 from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
 from deployments.diffusion.model.compiled_unet import CompiledUNet, Size
 
@@ -63,10 +64,11 @@ class RowUNet:
         threads: int = 1,
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
+        compile_scope: CompileScope = "unet",
     ) -> None:
         """On a CPU large batches are sharded over `threads`. With `batch_invariant` each row is a batch of its own."""
         self._unet = unet
-        self._graphs = CompiledUNet(unet, _predict, on_compile_failure)
+        self._graphs = CompiledUNet(unet, _predict, on_compile_failure, compile_scope)
         # diffusers searches all modules for each of these two, which takes 2 ms.
         self._device, self.dtype = unet.device, unet.dtype
         on_cpu = self._device.type == "cpu"
@@ -94,7 +96,8 @@ class RowUNet:
     def _batch(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
         predicted = self._graphs(latents, timesteps, conditions)
         if predicted is None:
-            predicted = self._sharding(partial(_predict, self._unet), latents, timesteps, conditions)
+            with self._graphs.uncompiled():
+                predicted = self._sharding(partial(_predict, self._unet), latents, timesteps, conditions)
         return predicted
 
     def compiling(self, size: Size, batch_size: int, backend: str) -> AbstractContextManager[None]:
