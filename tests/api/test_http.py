@@ -586,7 +586,14 @@ def test_time_spent_is_reported(service: Service) -> None:
     assert 0 < required["stages"]["diffusion"] < required["runtime"]
 
 
-@pytest.mark.parametrize(("width", "height"), [(1536, 256), (256, 1536), (900, 300)])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        pytest.param(1536, 256, marks=pytest.mark.slow),
+        (256, 1536),
+        pytest.param(900, 300, marks=pytest.mark.slow),
+    ],
+)
 def test_an_avatar_of_an_extreme_shape_shows_the_whole_face_and_its_receipt_gives_the_same_pixels(
     service: Service, width: int, height: int
 ) -> None:

@@ -50,18 +50,6 @@ def words(answer: Any) -> str:
     return "\n".join(part.text for part in answer.content if part.type == "text")
 
 
-def test_an_agent_finds_the_tools_and_what_they_take(talk: Callable[[Talk], None]) -> None:
-    async def conversation(session: ClientSession) -> None:
-        tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-        assert tools.keys() == {"inspect_photo", "make_avatars", "get_task", "list_apps"}
-        taken = tools["make_avatars"].input_schema
-        assert taken["required"] == ["photo"]
-        assert taken["properties"]["count"]["maximum"] == 8
-        assert "face-avatar" in words(await session.call_tool("list_apps", {}))
-
-    talk(conversation)
-
-
 def test_avatars_come_as_thumbnails_and_links_with_progress_on_the_way(
     talk: Callable[[Talk], None], service: Service, tmp_path: Path
 ) -> None:
@@ -92,8 +80,16 @@ def test_avatars_come_as_thumbnails_and_links_with_progress_on_the_way(
     talk(conversation)
 
 
-def test_what_goes_wrong_is_told_in_words(talk: Callable[[Talk], None], tmp_path: Path) -> None:
+def test_an_agent_finds_the_tools_and_is_told_in_words_what_goes_wrong(
+    talk: Callable[[Talk], None], tmp_path: Path
+) -> None:
     async def conversation(session: ClientSession) -> None:
+        tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+        assert tools.keys() == {"inspect_photo", "make_avatars", "get_task", "list_apps"}
+        taken = tools["make_avatars"].input_schema
+        assert taken["required"] == ["photo"]
+        assert taken["properties"]["count"]["maximum"] == 8
+        assert "face-avatar" in words(await session.call_tool("list_apps", {}))
         cat = await session.call_tool("inspect_photo", {"photo": str(tmp_path / "cat.png")})
         assert words(cat).startswith("It cannot be used")
         for tool, arguments, said in [

@@ -18,6 +18,7 @@ def test_equal_pictures_have_no_noise_and_one_level_everywhere_is_48_decibels() 
     assert peak_signal_to_noise(picture + 1, picture) == pytest.approx(48.13, abs=0.01)
 
 
+@pytest.mark.slow
 def test_an_image_amid_another_is_compared_with_itself_alone_in_both_modes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
