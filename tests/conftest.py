@@ -16,7 +16,6 @@ from tests.support.photo_server import photo_server as running_photo_server
 EXIT_STATUS = pytest.StashKey[int | pytest.ExitCode]()
 E2E = Path(__file__).with_name("e2e")
 LONGEST_ID = 64
-TURN = pytest.StashKey[int]()
 
 # Ray's workers let all else go first (nice 15): beside tests that only compute they would hardly run.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -63,17 +62,14 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts Ray: all journeys, whatever asks a service, and what says so itself.
 
-    With `-n 2` one process has all that starts Ray within it, and begins with it. What says so itself starts a program
-    of its own, which mostly waits: the other process has that, and then the rest, a module at a time.
+    With `-n 2` one process has all of that, since two services at once are too much for two cores, and begins with it;
+    the other has the rest, a module at a time.
     """
     for item in items:
-        itself = starts_ray(item)
         if E2E in item.path.parents or "service" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
-        within = starts_ray(item) and not itself
-        item.add_marker(pytest.mark.xdist_group("ray" if within else item.location[0]))
-        item.stash[TURN] = 0 if within else 1 if itself else 2
-    items.sort(key=lambda item: item.stash[TURN])
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray(item) else item.location[0]))
+    items.sort(key=starts_ray, reverse=True)
 
 
 @pytest.hookimpl(trylast=True)

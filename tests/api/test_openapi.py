@@ -41,6 +41,8 @@ PLANNED = 1.2  # times as many: hypothesis runs out of different cases of a smal
 # How many cases of each route and kind; those that could generate something cost the most.
 SHARES = {"/getImageToImage": 4, "/getImagetoImage": 2, "/api/v1/faces": 4, "/api/v1/verify": 4, "/getImage": 4}
 CHEAP = {"width": 256, "height": 256, "num_inference_steps": 1, "batch": 1, "deadline_s": 120, "webhook_url": None}
+EDIT = {"n": 1, "size": "256x256"}
+SIZE = re.compile(r"[1-8]|auto|\d{3,4}x\d{3,4}")  # what these are where they are valid
 REQUEST_TIMEOUT_S = 60
 
 
@@ -61,7 +63,13 @@ def description(service: Service) -> dict[str, Any]:
 
 def with_bounds(case: Case, number: int) -> Case:
     """The same case, but one that is valid draws little; of these every third has an app and a photo that are there."""
-    if isinstance(case.body, dict):
+    if isinstance(case.body, dict) and case.path == "/v1/images/edits":
+        case.body |= {
+            name: EDIT[name] for name in EDIT.keys() & case.body.keys() if SIZE.fullmatch(str(case.body[name]))
+        }
+        if number % 3 == 0 and case.media_type == "application/json":
+            case.body |= {**EDIT, "image": PHOTO, "model": "face-avatar"}
+    elif isinstance(case.body, dict):
         bounded = {name: CHEAP[name] for name in CHEAP.keys() & case.body.keys() if is_valid(name, case.body[name])}
         case.body |= bounded
         if number % 3 == 0:
@@ -113,7 +121,10 @@ def operations(description: dict[str, Any], mode: GenerationMode) -> Iterator[An
             for operation in route.values():
                 form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data")
                 if form:
-                    del form["schema"]["properties"]["file"]
+                    fields = form["schema"]["properties"]
+                    form["schema"]["properties"] = {
+                        name: field for name, field in fields.items() if field.get("format") != "binary"
+                    }
     for result in schemathesis.openapi.from_dict(description).get_all_operations():
         yield result.ok()
 

@@ -27,7 +27,6 @@ GOOD = Report(
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 def test_no_task_is_lost_done_twice_or_stuck_while_a_process_of_every_kind_is_killed() -> None:
     report = run_chaos(PLAN)
     assert report.misses() == [], report

@@ -39,7 +39,6 @@ def test_overload_is_answered_with_nothing_but_what_it_may_be_answered_with(monk
     ],
     ids=len,
 )
-@pytest.mark.ray
 def test_a_burst_brings_a_second_replica_of_a_stage(tmp_path: Path, stages: tuple[str, ...]) -> None:
     # In a process of its own: the handles of Serve that it calls go on reporting to a controller after Ray has ended.
     figures = tmp_path / "scaling.json"

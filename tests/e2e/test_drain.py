@@ -345,7 +345,6 @@ def test_a_queued_task_is_accepted_at_zero_and_done(cold: Service, poll: Callabl
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 def test_ctrl_c_hands_a_running_task_back_and_it_is_no_attempt(tmp_path: Path, poll: Callable[..., Any]) -> None:
     with running_service(tmp_path, poll) as (client, process):
         task_id = submit(client, num_inference_steps=50, batch=8)
@@ -357,7 +356,6 @@ def test_ctrl_c_hands_a_running_task_back_and_it_is_no_attempt(tmp_path: Path, p
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 def test_sigterm_ends_the_service_after_the_answer_to_a_request_that_no_stage_has_yet(
     tmp_path: Path, poll: Callable[..., Any]
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.support.photos import data_url, photo_files
 from tests.support.service_process import running_service, submit
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = pytest.mark.slow
 
 BODY = {"app_id": "face-avatar", "file_url": data_url(photo_files()["astronaut.png"])}
 LONG = {"num_inference_steps": 50, "batch": 2, "width": 256, "height": 256}
