@@ -4,6 +4,7 @@ A separate module: LitServe starts the worker as a process that imports the clas
 """
 
 import litserve
+from litserve import server as litserve_server
 
 from deployments.types import Pixels
 from loadtest.bench.peers.protocol import HOST, MAX_BATCH, ROUTE, Body, Drawing, Faces, Order, answer
@@ -45,5 +46,6 @@ class AvatarAPI(litserve.LitAPI):  # type: ignore[misc]
 
 def run(model: str, port: int) -> None:
     """Serves with one API process and one worker until the process is stopped. Blocks."""
+    litserve_server._MCP_AVAILABLE = False  # it would offer tools by a version of `mcp` that is not the one installed
     server = litserve.LitServer(AvatarAPI(model), accelerator="cpu", devices=1, workers_per_device=1, timeout=False)
     server.run(host=HOST, port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
