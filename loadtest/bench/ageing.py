@@ -10,7 +10,6 @@ so more is better; medians of several seeds. The line "in order" is a value at w
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from loadtest.bench.engine.queues import (
     GENERATOR,
     Arrival,
     Curve,
+    Latency,
     Random,
     backlog,
     bursty,
@@ -66,22 +66,11 @@ def cells(images: int, seeds: int) -> Iterator[Cell]:
         rate = min(400, images) / max(grouped(backlog(min(400, images), np.random.default_rng(0)), curve))
         for load in LOADS:
             runs = [arrivals(images, load * rate, np.random.default_rng(seed)) for seed in range(seeds)]
-            others = [grouped(run, curve) for run in runs]
+            others = [Latency.of(run, grouped(run, curve)) for run in runs]
             for ageing in AGEING:
-                ours = [continuous(run, curve, ageing) for run in runs]
-                yield Cell(curve.name, name, load, ageing, _times(others, ours, _mean), _times(others, ours, _p95))
-
-
-def _times(others: Sequence[list[float]], ours: Sequence[list[float]], of: Callable[[list[float]], float]) -> float:
-    return statistics.median(of(other) / of(own) for other, own in zip(others, ours, strict=True))
-
-
-def _mean(latencies_s: list[float]) -> float:
-    return statistics.fmean(latencies_s)
-
-
-def _p95(latencies_s: list[float]) -> float:
-    return float(np.percentile(latencies_s, 95))
+                ours = [Latency.of(run, continuous(run, curve, ageing)) for run in runs]
+                times = Latency.median([other.over(own) for other, own in zip(others, ours, strict=True)])
+                yield Cell(curve.name, name, load, ageing, times.mean_s, times.p95_s)
 
 
 def show(found: Sequence[Cell]) -> Table:

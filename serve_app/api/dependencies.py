@@ -14,7 +14,7 @@ from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
 from serve_app.errors import InvalidRequestError
 from serve_app.schemas.responses import Envelope, TimeRequired
-from serve_app.tasks.models import Task
+from serve_app.tasks.models import Failure, Task
 
 MAX_IDEMPOTENCY_CHARS = 255
 
@@ -69,6 +69,12 @@ def idempotency_key(request: Request) -> str | None:
         problem = {"field": "Idempotency-Key", "message": f"must have 1 to {MAX_IDEMPOTENCY_CHARS} characters"}
         raise InvalidRequestError("The request is not valid.", fields=[problem])
     return key
+
+
+def retry_headers(failure: Failure) -> dict[str, str]:
+    """The header that says when to come back, where the recorded error names a time."""
+    retry_after_s = failure.error_data.get("retry_after_s")
+    return {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
 
 
 def base_url(request: Request, settings: IngressSettings) -> str:

@@ -9,7 +9,7 @@ from starlette.routing import Match, Route
 
 from deployments.errors import AvatarError
 from serve_app.api.dependencies import RequestProgress, envelope_response
-from serve_app.api.openai_errors import error_body, error_headers, is_openai
+from serve_app.api.openai_errors import error_response, is_openai
 from serve_app.errors import MethodNotAllowedError, NotFoundError, OverloadedError, RateLimitError, UnauthorizedError
 from serve_app.schemas.errors import INTERNAL_ERROR, ErrorAnswer, answer_to
 
@@ -25,9 +25,7 @@ def add_error_handlers(api: FastAPI) -> None:
         progress = getattr(request.state, "progress", None) or RequestProgress()
         request.state.outcome = answer.name  # for the metrics
         if is_openai(request.url.path):
-            return JSONResponse(
-                error_body(answer.status, answer.name, data), answer.status, headers | error_headers(answer.status)
-            )
+            return error_response(answer.status, answer.name, data, headers)
         failure = {"error": answer.name, "error_data": data, "status": "FAILED"}
         return envelope_response(progress.envelope().model_copy(update=failure), answer.status, headers)
 

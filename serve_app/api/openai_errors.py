@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.responses import JSONResponse
 
 PREFIX = "/v1/"
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -42,6 +43,11 @@ def error_body(status: int, name: str, data: Any) -> dict[str, Any]:
         code=name.lower().replace(" ", "_"),
     )
     return OpenAIErrorBody(error=error).model_dump()
+
+
+def error_response(status: int, name: str, data: Any, headers: dict[str, str]) -> JSONResponse:
+    """An error with its headers, and those that this API's clients want on it."""
+    return JSONResponse(error_body(status, name, data), status, headers | error_headers(status))
 
 
 def error_headers(status: int) -> dict[str, str]:

@@ -110,7 +110,6 @@ def decode_photo(data: bytes, limits: PhotoSettings, *, large: bool = True) -> P
         raise ImageUrlError(
             "this service is not set up to read HEIC: save it as JPEG", reason="not_an_image", kind="heic"
         )
-    file = _File(data, kind, None)
     if kind == "jpeg":
         file = _File(data, kind, jpeg_structure(data))
         bounded = file.jpeg is not None and file.jpeg.is_bounded

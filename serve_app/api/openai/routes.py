@@ -10,9 +10,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import JSONResponse
 
 from serve_app.api.body import BodyReader
-from serve_app.api.dependencies import RequestProgress, base_url, idempotency_key
+from serve_app.api.dependencies import RequestProgress, base_url, idempotency_key, retry_headers
 from serve_app.api.openai.requests import PHOTO, ImageEditRequest
-from serve_app.api.openai_errors import OpenAIErrorBody, error_body, error_headers
+from serve_app.api.openai_errors import OpenAIErrorBody, error_response
 from serve_app.api.openapi import IDEMPOTENCY_PARAMETER, PHRASES, body_of
 from serve_app.api.settings import IngressSettings
 from serve_app.errors import InvalidRequestError, NotFoundError
@@ -76,7 +76,7 @@ def add_openai_routes(
             failure = Failure(status=422, error="NSFW Content", error_data={"message": "Every image was withheld."})
         if failure is not None:
             request.state.outcome = failure.error
-            return _failed(failure)
+            return error_response(failure.status, failure.error, failure.error_data, retry_headers(failure))
         answer = await _answer(record, body, service, links)
         return JSONResponse(answer.model_dump(exclude_none=True))
 
@@ -106,13 +106,6 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _model(app_id: str) -> dict[str, Any]:
     return {"id": app_id, "object": "model", "created": 0, "owned_by": OWNED_BY}
-
-
-def _failed(failure: Failure) -> JSONResponse:
-    headers = error_headers(failure.status)
-    if (retry_after_s := failure.error_data.get("retry_after_s")) is not None:
-        headers = headers | {"Retry-After": str(retry_after_s)}
-    return JSONResponse(error_body(failure.status, failure.error, failure.error_data), failure.status, headers)
 
 
 async def _answer(record: TaskRecord, body: ImageEditRequest, service: AvatarService, links: str) -> Images:

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse
 
 from serve_app.api.body import BodyReader
-from serve_app.api.dependencies import RequestProgress, base_url, envelope_response, idempotency_key
+from serve_app.api.dependencies import RequestProgress, base_url, envelope_response, idempotency_key, retry_headers
 from serve_app.api.openapi import IDEMPOTENCY_PARAMETER, body_of, envelopes
 from serve_app.api.settings import IngressSettings
 from serve_app.generation.service import AvatarService
@@ -54,5 +54,4 @@ def _status_and_headers(record: TaskRecord) -> tuple[int, dict[str, str]]:
     failure = record.outcome.failure
     if failure is None:
         return 200, {}
-    retry_after_s = failure.error_data.get("retry_after_s")
-    return failure.status, {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return failure.status, retry_headers(failure)
