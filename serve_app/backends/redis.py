@@ -16,7 +16,7 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -55,8 +55,6 @@ async def broker_errors() -> AsyncIterator[None]:
         # Retries of connecting and of sending are nested and could take minutes together.
         async with asyncio.timeout(ANSWER_S):
             yield
-    except NoScriptError:  # the client then loads the script and retries
-        raise
     except OutOfMemoryError as error:
         raise BrokerFullError("The broker's memory is full.", FULL_RETRY_AFTER_S) from error
     except (RedisError, OSError) as error:
@@ -80,10 +78,7 @@ class Redis(AsyncRedis):
         return ":".join((self.prefix, *names))
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """One command, within ANSWER_S including retries.
-
-        Raises: BrokerError; NoScriptError, on which the script is loaded and called again.
-        """
+        """One command, within ANSWER_S including retries. Raises: BrokerError."""
         async with broker_errors():
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 

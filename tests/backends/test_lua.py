@@ -1,6 +1,8 @@
 """Lua scripts in files of their own."""
 
 import asyncio
+import contextlib
+import threading
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -81,3 +83,32 @@ def test_a_fault_in_a_script_is_an_error_of_the_broker(valkey: Path, tmp_path: P
                 await Script(redis, *script_of(tmp_path, "return redis.call('GET')"))()
 
     asyncio.run(scenario())
+
+
+def test_a_script_runs_on_a_broker_that_forgets_it_at_any_time(valkey: Path, tmp_path: Path) -> None:
+    """As a broker does that restarts between loading a script and calling it."""
+    over = threading.Event()
+
+    def forget() -> None:
+        with SyncRedis.from_url(own_url(valkey)) as redis:
+            while not over.is_set():
+                redis.script_flush()
+
+    async def scenario() -> None:
+        async with connect(BrokerSettings(), valkey) as redis:
+            script = Script(redis, *script_of(tmp_path, "local a = unpack(ARGV)\nreturn a"))
+            for number in range(100):
+                assert await script(a=number) == str(number)
+            for number in range(20):
+                async with redis.pipeline() as pipe:
+                    await script(pipe, a=number)
+                    with contextlib.suppress(BrokerError):
+                        assert await pipe.execute() == [str(number)]
+
+    forgetting = threading.Thread(target=forget, daemon=True)
+    forgetting.start()
+    try:
+        asyncio.run(scenario())
+    finally:
+        over.set()
+        forgetting.join(timeout=10)
