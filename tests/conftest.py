@@ -1,6 +1,7 @@
 """Fixtures that several rooms share: a web server with photos, brokers."""
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -70,6 +71,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("ray")
         item.add_marker(pytest.mark.xdist_group("ray" if starts_ray(item) else item.location[0]))
     items.sort(key=starts_ray, reverse=True)
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: no collection in a test need look through it, which takes a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -40,6 +40,7 @@ class ModelCache(Generic[M]):
     budget_gb: float | None = None
     _entries: dict[str, CacheEntry[M]] = field(default_factory=dict)  # the most recently used last
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _has_garbage: bool = False  # of models that were evicted, or failed to load
 
     def __post_init__(self) -> None:
         for name, size_gb in self.sizes_gb.items():
@@ -70,6 +71,7 @@ class ModelCache(Generic[M]):
                 entry.leases -= 1
                 if entry.has_failed:
                     self._entries.pop(name, None)  # the next lease retries the load
+                    self._has_garbage = True
                 self._changed.notify_all()
 
     async def preload(self, name: str) -> None:
@@ -101,12 +103,15 @@ class ModelCache(Generic[M]):
             name = idle.pop(0)
             used_gb -= self.sizes_gb[name]
             del self._entries[name]
+            self._has_garbage = True
             log.info("evicted model %s", name)
         return used_gb + size_gb <= self.budget_gb
 
     async def _load(self, name: str) -> M:
-        # Models, compiled ones above all, are in reference cycles: an evicted one is freed by the collector only.
-        await asyncio.to_thread(gc.collect)
+        if self._has_garbage:
+            # Models, compiled ones above all, are in reference cycles: an evicted one is freed by the collector only.
+            self._has_garbage = False
+            await asyncio.to_thread(gc.collect)
         # A thread that ends with the load: OpenMP keeps a team of threads for every thread that ever computed, and two
         # teams on the same cores slow each other.
         loader = ThreadPoolExecutor(1, "load")

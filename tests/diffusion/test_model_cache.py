@@ -24,7 +24,7 @@ class Disk:
 
     def load(self, name: str) -> str:
         self.loads.append(name)
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.broken:
             raise OSError("no such file")
         return name.upper()
@@ -32,7 +32,7 @@ class Disk:
 
 def at(scenario: Callable[[Disk], Awaitable[None]]) -> None:
     async def within() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await scenario(Disk())
 
     asyncio.run(within())

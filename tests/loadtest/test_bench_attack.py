@@ -11,7 +11,8 @@ from loadtest.bench.attack.__main__ import MOST_GROWTH_MB, main
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("attack", "answer"), [("C1 codecs", "422"), ("H3 nested JSON", "422"), ("H4 large heads", "431")]
+    ("attack", "answer"),
+    [("C1 codecs", "422"), ("H3 nested JSON", "422"), ("H4 large heads", "431"), ("H5 slow names", "422")],
 )
 def test_a_client_is_served_beside_an_attack(
     attack: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,11 +5,13 @@
 The client sends one request a second, first in calm, then beside each attack, to a service whose denoiser sleeps
 instead of computing. Beside it, a probe asks for `/healthz` five times a second: its longest wait shows how long the
 event loops of proxy and ingress were blocked. The attackers are other tokens, or none, in a process of the lowest
-priority. With `--before` the same attacks hit the service of another checkout of this repository too.
+priority. With `--before` the same attacks hit the service of another checkout of this repository too, except those by
+names: services that know no `fetch.name_servers` ask the system's, which would go to the network.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -29,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.attack.attacks import ATTACKS, Attack, Target, run
+from loadtest.bench.attack.names import photo_by_name
 from loadtest.bench.processes import MemorySamples
 from loadtest.bench.tokens import photo
 from loadtest.load.beside import beside
@@ -108,11 +111,17 @@ def environment(source: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def service_of(source: Path) -> Iterator[Service]:
-    """The service of a checkout, on the sleeping curve. Raises: RuntimeError where it does not start."""
+def service_of(source: Path, name_server: str | None = None) -> Iterator[Service]:
+    """The service of a checkout, on the sleeping curve. Raises: RuntimeError where it does not start.
+
+    With `name_server`, `address:port`, it also fetches photos from private addresses.
+    """
     with tempfile.TemporaryDirectory(prefix="face-avatar-") as name:
         config = yaml.safe_load(CONFIG.read_text())
         config["applications"][0]["import_path"] = SLEEPING
+        if name_server is not None:
+            fetch = {"name_servers": [name_server], "allow_private": True}
+            config["applications"][0].setdefault("args", {})["fetch"] = fetch
         path, port, data_dir = Path(name) / "config.yaml", free_port(), Path(name) / "data"
         path.write_text(yaml.safe_dump(config))
         command = [sys.executable, "-m", "serve_app.cli", "serve", "--config", str(path), "--port", str(port)]
@@ -142,11 +151,11 @@ def wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
 class Client:
     """Sends one request a second, and probes beside it; notes what it sees."""
 
-    def __init__(self, http: httpx.AsyncClient, token: str, data_url: str) -> None:
+    def __init__(self, http: httpx.AsyncClient, token: str, photo: str) -> None:
         self._http = http
         self._headers = {"Authorization": f"Bearer {token}"}
         size = {"width": 256, "height": 256, "num_inference_steps": 4}
-        self._body = {"app_id": "face-avatar", "file_url": data_url, **size}
+        self._body = {"app_id": "face-avatar", "file_url": photo, **size}
         self._latencies_s: list[float] = []
         self._failures: Counter[str] = Counter()
         self._lag_s = 0.0
@@ -184,13 +193,13 @@ class Client:
             await asyncio.sleep(1 / PROBES_PER_S)
 
 
-def watch(url: str, token: str, data_url: str, seconds: float) -> tuple[Seen, dict[tuple[str, int], float]]:
+def watch(url: str, token: str, photo: str, seconds: float) -> tuple[Seen, dict[tuple[str, int], float]]:
     """What a client sees, and the largest memory of each process meanwhile."""
 
     async def seen_by_client() -> Seen:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # every request is a new client's
         async with httpx.AsyncClient(base_url=url, timeout=CLIENT_TIMEOUT_S, trust_env=False, limits=limits) as http:
-            return await Client(http, token, data_url).run(seconds)
+            return await Client(http, token, photo).run(seconds)
 
     memory = MemorySamples(SAMPLE_EVERY_S)
     with memory.watched():
@@ -200,15 +209,19 @@ def watch(url: str, token: str, data_url: str, seconds: float) -> tuple[Seen, di
 
 def rows(source: Path, attacks: Sequence[Attack], seconds: float) -> Iterator[Row]:
     """Each attack on a service of its own: memory that one of them left does not count for the next."""
+    data_url = photo()
+    jpeg = base64.b64decode(data_url.partition(",")[2])
     for attack in attacks:
-        with service_of(source) as service:
-            data_url, token = photo(), service.new_token("client")
+        with contextlib.ExitStack() as running:
+            named = running.enter_context(photo_by_name(jpeg)) if attack.by_name else None
+            service = running.enter_context(service_of(source, named.name_server if named else None))
+            url, token = named.url if named else data_url, service.new_token("client")
             attackers = tuple(service.new_token(f"attacker-{number}") for number in range(ATTACKERS))
-            watch(service.url, token, data_url, 3)  # warms up
-            calm, before = watch(service.url, token, data_url, seconds)
-            target = Target(service.url, attackers, data_url)
+            watch(service.url, token, url, 3)  # warms up
+            calm, before = watch(service.url, token, url, seconds)
+            target = Target(service.url, attackers, url)
             with beside(run, attack, target, patience_s=PATIENCE_S) as answers:
-                attacked, after = watch(service.url, token, data_url, seconds)
+                attacked, after = watch(service.url, token, url, seconds)
             growth = {process: mb - before[process] for process, mb in after.items() if process in before}
             largest = max(growth, key=growth.__getitem__)
             yield Row(attack.name, calm, attacked, growth[largest], largest[0], dict(answers))
@@ -246,7 +259,11 @@ def main() -> int:
     options = parser.parse_args()
     attacks = [attack for attack in ATTACKS if options.only in attack.name]
     sides = {"before": options.before, "now": ROOT}
-    found = {name: list(rows(source.resolve(), attacks, options.seconds)) for name, source in sides.items() if source}
+    found: dict[str, list[Row]] = {}
+    for name, source in sides.items():
+        if source:
+            chosen = [attack for attack in attacks if name == "now" or not attack.by_name]
+            found[name] = list(rows(source.resolve(), chosen, options.seconds))
     for name, side in found.items():
         Console(width=170).print(table(name, side))
     if options.json is not None:

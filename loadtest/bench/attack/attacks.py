@@ -38,7 +38,7 @@ class Target:
 
     url: str
     tokens: tuple[str, ...]
-    photo: str  # a data URL
+    photo: str  # a URL
 
     def post(self, number: int, path: str, body: bytes, content_type: str, **headers: str) -> str:
         """Sends one request on a connection of its own."""
@@ -122,6 +122,16 @@ def silent_connections(target: Target) -> Act:
     return act
 
 
+def slow_names(target: Target) -> Act:
+    """H5: photos on hosts whose names nobody looks up."""
+
+    def act(number: int) -> str:
+        body = json.dumps({"file_url": f"http://{uuid.uuid4().hex}.slow.test/photo.jpg"}).encode()
+        return target.post(number, FACES, body, "application/json")
+
+    return act
+
+
 def large_bodies(target: Target) -> Act:
     """M1: many of the largest bodies at once."""
     photo = base64.b64encode(os.urandom(10 * MIB)).decode()
@@ -131,11 +141,15 @@ def large_bodies(target: Target) -> Act:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """`connections` threads do what `prepare` returns, each again and again."""
+    """`connections` threads do what `prepare` returns, each again and again.
+
+    `by_name`: the client's photo is fetched from a host of the benchmark's own name server.
+    """
 
     name: str
     prepare: Callable[[Target], Act]
     connections: int
+    by_name: bool = False
 
 
 ATTACKS = (
@@ -146,6 +160,7 @@ ATTACKS = (
     Attack("H3 many parts", many_parts, 4),
     Attack("H4 large heads", large_heads, 2),
     Attack("H4 silent connections", silent_connections, 4),
+    Attack("H5 slow names", slow_names, 30, by_name=True),
     Attack("M1 large bodies", large_bodies, 40),
 )
 

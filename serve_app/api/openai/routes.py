@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import time
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -118,7 +117,7 @@ async def _answer(record: TaskRecord, body: ImageEditRequest, service: AvatarSer
         files = await asyncio.gather(*map(service.results.get, keys))
         data = await asyncio.to_thread(lambda: [Picture(b64_json=_base64(file)) for file in files])
     return Images(
-        created=int(record.finished_at or time.time()),
+        created=int(record.task.submitted_at),
         background="transparent" if request.remove_background and request.bg_color is None else "opaque",
         output_format=request.output_format,
         size=f"{request.width}x{request.height}",
