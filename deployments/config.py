@@ -68,7 +68,35 @@ class InsightFaceModelConfig(Config):
     gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: no limit
 
 
-FaceModelConfig = Annotated[CascadeFaceModelConfig | InsightFaceModelConfig, Field(discriminator="kind")]
+class RecogniserConfig(Config):
+    """A network that tells people apart, as an ONNX file: `kind` says how it is run.
+
+    arcface: AuraFace and others in the format of InsightFace's recognisers, 512 numbers a face; sface: 128.
+    No FaceID adapter of IP-Adapter knows their vectors: it was trained on those of InsightFace's buffalo_l.
+    """
+
+    kind: Literal["arcface", "sface"]
+    file: Path
+
+
+class YuNetFaceModelConfig(Config):
+    """OpenCV's YuNet detector as an ONNX file, and a recogniser: both may be used commercially."""
+
+    sessions: ClassVar[int] = 2  # the detector's and the recogniser's
+
+    kind: Literal["yunet"]
+    detector: Path
+    recogniser: RecogniserConfig
+    detection_threshold: float = Field(0.6, gt=0, lt=1)  # of OpenCV's Python class; its demo takes 0.9
+    min_face_px: int = Field(48, ge=1)  # pixels of the photo
+    threads: int = Field(1, ge=1)
+    providers: tuple[str, ...] = CPU
+    gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: no limit
+
+
+FaceModelConfig = Annotated[
+    CascadeFaceModelConfig | InsightFaceModelConfig | YuNetFaceModelConfig, Field(discriminator="kind")
+]
 
 
 class FaceEmbedderConfig(Config):

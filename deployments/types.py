@@ -39,8 +39,9 @@ class Photo:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceEmbedding:
-    """One face of a photo: `vector` is (512,) and has length 1, `landmarks` is (5, 2) where the detector gives them.
+    """One face of a photo: `vector` is (512,), SFace's (128,), and has length 1.
 
+    `landmarks` is (5, 2) where the detector gives them: eyes, nose, mouth corners, each pair from the photo's left.
     `weights` are the SHA-256 of the face model's files, by their names in a receipt.
     """
 

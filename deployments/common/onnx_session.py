@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import uses_external_data
 
 from deployments.errors import DeviceLostError
@@ -91,10 +92,19 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(text in str(error) for text in MEMORY_ERRORS)
 
 
-def require_self_contained(path: Path) -> None:
-    """Raises: ValueError where an ONNX model has external data, which the checksum of this file would not cover."""
-    if any(uses_external_data(tensor) for tensor in _tensors(onnx.load_model(path, load_external_data=False))):
+def require_self_contained(path: Path) -> onnx.ModelProto:
+    """The ONNX model in a file.
+
+    Raises: OSError; ValueError for another kind of file, and where the model has external data, which the checksum of
+    this file would not cover.
+    """
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except DecodeError as error:
+        raise ValueError(f"{path} is not an ONNX file: {error}") from error
+    if any(uses_external_data(tensor) for tensor in _tensors(model)):
         raise ValueError(f"{path} keeps weights in another file; a model must be one file")
+    return model
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:

@@ -1,27 +1,23 @@
 """InsightFace: an SCRFD detector and an ArcFace recogniser from a folder of ONNX files, run by insightface."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from insightface.app import FaceAnalysis
-from insightface.utils.face_align import norm_crop
 
 from deployments.common.checksums import sha256_by_name
 from deployments.common.onnx_session import (
-    lost_provider_errors,
     provider_list,
     require_provider,
     require_self_contained,
     session_options,
 )
 from deployments.config import InsightFaceModelConfig, model_path
-from deployments.errors import NoFaceError
-from deployments.face.detection import Detection, largest_face
-from deployments.face.quality import inspected
+from deployments.face.aligned import AlignedFaceModel
+from deployments.face.detection import Detection
 from deployments.face.similarity import normalised
-from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
+from deployments.types import Pixels, Vector
 
 # Pixels of a side. SCRFD detects no face as large as its input: a portrait filled by the face is missed at 640 and
 # found at 128. insightface's own default also merges the detections of both sizes.
@@ -30,51 +26,25 @@ CLOSE_UP_SIZE = 128
 VECTOR_LENGTH = 512
 
 
-class InsightFaceModel:
-    """Detects photo by photo, embeds all faces of a batch at once. insightface's pictures are BGR."""
+class InsightFaceModel(AlignedFaceModel):
+    """The models of a pack, run by insightface."""
 
     def __init__(self, config: InsightFaceModelConfig) -> None:
         analysis = open_pack(config)
         self._detector = analysis.models["detection"]
         self._recogniser = analysis.models["recognition"]
-        self._min_face_px = config.min_face_px
         files = [Path(model.model_file) for model in (self._detector, self._recogniser)]
-        self._weights = sha256_by_name((f"face/{file.name}", file) for file in files)
-        self._on_device = partial(
-            lost_provider_errors, [self._detector.session, self._recogniser.session], config.providers
+        super().__init__(
+            [self._detector.session, self._recogniser.session],
+            config.providers,
+            crop_size=self._recogniser.input_size[0],
+            min_face_px=config.min_face_px,
+            weights=sha256_by_name((f"face/{file.name}", file) for file in files),
         )
         with self._on_device():
             self._warm_up()
 
-    def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
-        """As `FaceModel.embed`: faces are aligned by their landmarks, and one run of the recogniser takes them all."""
-        with self._on_device():
-            return self._embed(photos)
-
-    def _embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
-        pictures = [np.ascontiguousarray(photo.pixels[..., ::-1]) for photo in photos]
-        found = [largest_face(self._find_faces(picture), self._min_face_px) for picture in pictures]
-        crops = [
-            norm_crop(picture, face.landmarks, image_size=self._recogniser.input_size[0])
-            for picture, face in zip(pictures, found, strict=True)
-            if isinstance(face, Detection)
-        ]
-        vectors = iter(self._encode(crops))
-        return [
-            FaceEmbedding(next(vectors), face.box, face.score, face.landmarks, self._weights)
-            if isinstance(face, Detection)
-            else face
-            for face in found
-        ]
-
-    def inspect(self, photo: Photo) -> FoundFaces:
-        """As `FaceModel.inspect`, by the detector that `embed` uses; the recogniser does not run."""
-        with self._on_device():
-            faces = self._find_faces(np.ascontiguousarray(photo.pixels[..., ::-1]))
-        return inspected(photo.pixels, faces, self._min_face_px)
-
     def _find_faces(self, picture: Pixels) -> list[Detection]:
-        """The faces of an (h, w, 3) BGR picture."""
         if max(picture.shape[:2]) > CLOSE_UP_SIZE * min(picture.shape[:2]):
             return []  # scaled down it would be thinner than a pixel, which insightface fails on
         boxes, landmarks = self._detector.detect(picture)
@@ -84,9 +54,6 @@ class InsightFaceModel:
         ]
 
     def _encode(self, crops: Sequence[Pixels]) -> Vector:
-        """Aligned BGR crops -> (n, 512), each of length 1."""
-        if not crops:
-            return np.empty((0, VECTOR_LENGTH), dtype=np.float32)
         return normalised(self._recogniser.get_feat(list(crops)))
 
     def _warm_up(self) -> None:

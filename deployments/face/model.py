@@ -8,7 +8,13 @@ import onnxruntime
 
 from deployments.common.checksums import sha256_by_name
 from deployments.common.onnx_session import lost_provider_errors, provider_list, require_provider, session_options
-from deployments.config import CascadeFaceModelConfig, FaceModelConfig, InsightFaceModelConfig, model_path
+from deployments.config import (
+    CascadeFaceModelConfig,
+    FaceModelConfig,
+    InsightFaceModelConfig,
+    YuNetFaceModelConfig,
+    model_path,
+)
 from deployments.errors import NoFaceError
 from deployments.face.alignment import crop_face, encoder_input
 from deployments.face.cascade import find_faces, find_largest
@@ -31,15 +37,19 @@ class FaceModel(Protocol):
 
 
 def load_face_model(config: FaceModelConfig) -> FaceModel:
-    """Opens the model's ONNX sessions. Raises: what `open_encoder`, or the constructor of InsightFaceModel, raises."""
+    """Opens the model's ONNX sessions. Raises: what `open_encoder`, or the constructor of the model, raises."""
     match config:
         case CascadeFaceModelConfig():
             return CascadeFaceModel(config)
+        # Imported here: they need OpenCV and its system library, which the other model does not.
         case InsightFaceModelConfig():
-            # Imported here: it needs OpenCV and its system library, which the other model does not.
             from deployments.face.insightface import InsightFaceModel
 
             return InsightFaceModel(config)
+        case YuNetFaceModelConfig():
+            from deployments.face.yunet_model import YuNetFaceModel
+
+            return YuNetFaceModel(config)
 
 
 class CascadeFaceModel:

@@ -8,7 +8,7 @@ MIN_NORM = 1e-6
 
 
 def normalised(vectors: Vector) -> Vector:
-    """(..., 512) -> the same, each of length 1."""
+    """(..., n) -> the same, each of length 1."""
     unit: Vector = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), MIN_NORM)
     return unit
 

@@ -306,17 +306,15 @@ def _require_rest(response: httpx.Response, part: Part) -> None:
 
 
 def _require_safe(part: Part, file: ModelFile) -> None:
-    """Raises: PrefetchError for an ONNX file that refers to external files."""
+    """Raises: PrefetchError for an ONNX file that is none, or refers to external files."""
     if not file.path.endswith(".onnx"):
         return
     # Imported here because onnxruntime is slow to import.
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
     from deployments.common.onnx_session import require_self_contained
 
     try:
         require_self_contained(part.path)
-    except (ValueError, DecodeError) as error:
+    except ValueError as error:
         raise PrefetchError(f"{file.source}: {error}") from error
 
 

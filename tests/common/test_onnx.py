@@ -53,6 +53,13 @@ def test_a_model_that_is_one_file_passes(tmp_path: Path, weight: onnx.TensorProt
     require_provider(session, [CPU])
 
 
+@pytest.mark.parametrize("content", ["<html>Not found</html>", "version https://git-lfs.github.com/spec/v1"])
+def test_a_file_of_another_kind_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model.onnx").write_text(content)
+    with pytest.raises(ValueError, match=r"model\.onnx is not an ONNX file"):
+        require_self_contained(tmp_path / "model.onnx")
+
+
 def test_weights_in_another_file_are_refused(tmp_path: Path, weight: onnx.TensorProto) -> None:
     add = helper.make_node("Add", ["x", "w"], ["y"])
     path = saved(graph([add], [in_another_file(weight)]), tmp_path / "model.onnx")

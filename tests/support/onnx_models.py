@@ -35,14 +35,14 @@ MAX_SHADE = 40  # of 255, in green and blue
 
 # One-dimensional kernels that count marked pixels: to the left and above without the pixel itself, to the right and
 # below with it, so that the sums lead exactly to the marker's edges.
-_COUNTERS = {
+COUNTERS: dict[str, npt.NDArray[np.float32]] = {
     "left": np.append(np.ones(REACH), 0).astype(np.float32).reshape(1, 1, 1, -1),
     "top": np.append(np.ones(REACH), 0).astype(np.float32).reshape(1, 1, -1, 1),
     "right": np.ones((1, 1, 1, REACH + 1), dtype=np.float32),
     "bottom": np.ones((1, 1, REACH + 1, 1), dtype=np.float32),
     "one": np.ones((1, 1, 1, 1), dtype=np.float32),
 }
-_PADS = {"left": [0, REACH, 0, 0], "top": [REACH, 0, 0, 0], "right": [0, 0, 0, REACH], "bottom": [0, 0, REACH, 0]}
+PADS = {"left": [0, REACH, 0, 0], "top": [REACH, 0, 0, 0], "right": [0, 0, 0, REACH], "bottom": [0, 0, REACH, 0]}
 
 
 def marker(side: int, identity: int, red: int = 255) -> Pixels:
@@ -81,7 +81,7 @@ def detector(size: int | None = None) -> onnx.ModelProto:
         helper.make_node("Cast", ["is_marker"], ["marked"], to=TensorProto.FLOAT),
     ]
     constants: dict[str, Any] = {"half": np.float32(0.5), "margin": np.float32(RED_MARGIN), "reach": np.float32(REACH)}
-    constants |= _COUNTERS | {f"rows_of_{width}": np.array([-1, width]) for _, width in KINDS}
+    constants |= COUNTERS | {f"rows_of_{width}": np.array([-1, width]) for _, width in KINDS}
     for stride in STRIDES:
         stride_nodes, stride_constants = _head(stride)
         nodes += stride_nodes
@@ -90,15 +90,15 @@ def detector(size: int | None = None) -> onnx.ModelProto:
         (f"{kind}{stride}", ["n", width]) for kind, width in KINDS for stride in STRIDES
     ]
     shape: list[int | str] = [1, 3, size or "height", size or "width"]
-    return _model("detector", nodes, ("input.1", shape), outputs, constants)
+    return graph_model("detector", nodes, ("input.1", shape), outputs, constants)
 
 
 def _head(stride: int) -> tuple[list[onnx.NodeProto], dict[str, Any]]:
     """The nodes from the marked pixels to one stride's three outputs, and their constants."""
-    counts = [f"{side}{stride}" for side in _PADS]
+    counts = [f"{side}{stride}" for side in PADS]
     nodes = [
         helper.make_node("Conv", ["marked", side], [count], pads=pads, strides=[stride, stride])
-        for (side, pads), count in zip(_PADS.items(), counts, strict=True)
+        for (side, pads), count in zip(PADS.items(), counts, strict=True)
     ]
     nodes += [
         helper.make_node("Conv", ["redness", "one"], [f"here{stride}"], strides=[stride, stride]),
@@ -114,12 +114,12 @@ def _head(stride: int) -> tuple[list[onnx.NodeProto], dict[str, Any]]:
     ]
     for maps, (output, width) in zip(("scores", "boxes", "points"), KINDS, strict=True):
         nodes += _rows(f"{maps}{stride}", f"{output}{stride}", width)
-    weights = {f"to_boxes{stride}": np.eye(4), f"to_points{stride}": _landmark_weights()}
+    weights = {f"to_boxes{stride}": np.eye(4), f"to_points{stride}": landmark_weights()}
     # insightface takes all distances in strides
     return nodes, {key: (weight / stride).astype(np.float32)[..., None, None] for key, weight in weights.items()}
 
 
-def _landmark_weights() -> npt.NDArray[np.float64]:
+def landmark_weights() -> npt.NDArray[np.float64]:
     """(10, 4): x and y of each landmark from the place, by its distances to left, top, right and bottom."""
     weights = np.zeros((10, 4))
     for point, (x, y) in enumerate(LANDMARKS):
@@ -148,10 +148,10 @@ def recogniser(length: int = 512, batch: int | str = "n") -> onnx.ModelProto:
     ]
     constants = {"weight": weight, "bias": -middle @ weight}
     outputs = [("683", [1, length])]  # as the packs have it, though they take any number
-    return _model("recogniser", nodes, ("input.1", [batch, 3, 112, 112]), outputs, constants)
+    return graph_model("recogniser", nodes, ("input.1", [batch, 3, 112, 112]), outputs, constants)
 
 
-def _model(
+def graph_model(
     name: str,
     nodes: Sequence[onnx.NodeProto],
     source: tuple[str, Sequence[int | str]],
