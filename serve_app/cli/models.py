@@ -1,21 +1,22 @@
 """`face-avatar models`: fetches the files of pretrained models, copies them to a bucket, compiles them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from deployments.config import model_path
 from deployments.diffusion.precompilation import precompile
 from serve_app.app import compiled_for_apps
 from serve_app.catalog.bucket import BucketError, ModelBucket
-from serve_app.catalog.catalog import HUB, Catalog, ModelFile
-from serve_app.catalog.download import Report, prefetch
+from serve_app.catalog.catalog import HUB, Catalog, Download, ModelFile
+from serve_app.catalog.download import Report, missing, prefetch
 from serve_app.catalog.kernels import FOLDER, fetch_kernels, upload_kernels
 from serve_app.catalog.mirror import mirror as copy_to_bucket
 from serve_app.cli.console import console
@@ -51,8 +52,14 @@ def prefetch_models(
         typer.Option(envvar="FACE_AVATAR_MODELS_BUCKET", help=f"A copy that is asked first: {BUCKET_HELP}."),
     ] = None,
     pin: Pin = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Fetch nothing: print the files, their sizes and their licences.")
+    ] = False,
 ) -> None:
     """Fetch and verify the files that apps need; what is there and right stays. HF_TOKEN opens gated repositories."""
+    if dry_run:
+        _print_files(_needed(names, catalog), models_dir.expanduser())
+        return
     files = _needed_files(names, catalog)
     opened = None if bucket is None else _opened(bucket)
     with _bars() as report:
@@ -130,16 +137,49 @@ def hub_token(environment: Mapping[str, str]) -> str | None:
     return (file.read_text().strip() or None) if file.is_file() else None
 
 
-def _needed_files(names: list[str], catalog: str) -> list[ModelFile]:
-    """The files of apps or downloads, whose licences are shown. Raises: typer.BadParameter."""
-    read = Catalog.read([catalog])
+def _needed(names: list[str], catalog: str) -> dict[str, Download]:
+    """The downloads of apps, or downloads, by name. Raises: typer.BadParameter."""
     try:
-        needed = read.needed(names)
+        return Catalog.read([catalog]).needed(names)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _needed_files(names: list[str], catalog: str) -> list[ModelFile]:
+    """The files of apps or downloads, whose licences are shown. Raises: typer.BadParameter."""
+    needed = _needed(names, catalog)
     for name, download in needed.items():
-        console.print(f"{name}: {download.licence}, {download.licence_url}")
-    return read.files(names)
+        _print_licence(name, download)
+    return [file for download in needed.values() for file in download.model_files()]
+
+
+def _print_licence(name: str, download: Download) -> None:
+    console.print(f"{name}: {download.licence}, {download.licence_url}", soft_wrap=True)
+
+
+def _print_files(needed: Mapping[str, Download], models_dir: Path) -> None:
+    """What a prefetch would bring, under the licence of each download, and the sums."""
+    files = []
+    for name, download in needed.items():
+        _print_licence(name, download)
+        files += download.model_files()
+        for file in download.model_files():
+            pinning = "" if file.sha256 else "; no SHA-256 is published: --pin keeps the one it comes with"
+            console.print(f"  {file.path}: {_shown_size(file)}{pinning}", soft_wrap=True)
+    lacking = missing(files, models_dir)
+    console.print(
+        f"{len(files)} files, {_sum(files)}; {len(lacking)} of them, {_sum(lacking)}, are not in {models_dir}."
+    )
+
+
+def _shown_size(file: ModelFile) -> str:
+    return "size unknown" if file.size is None else decimal(file.size)
+
+
+def _sum(files: Sequence[ModelFile]) -> str:
+    unknown = sum(file.size is None for file in files)
+    known = decimal(sum(file.size or 0 for file in files))
+    return f"{known} and {unknown} of unknown size" if unknown else known
 
 
 def _opened(url: str) -> ModelBucket:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from serve_app.auth.access import Access
@@ -105,6 +106,43 @@ def test_an_app_that_the_catalogue_lacks_is_refused_with_those_that_it_has(tmp_p
     result = run.invoke(cli, ["models", "prefetch", "nobody", "--models-dir", str(tmp_path)])
     assert result.exit_code == 2
     assert "face-avatar-sd15" in result.output
+
+
+def test_a_dry_run_prints_files_sizes_licences_and_sums_and_fetches_nothing(tmp_path: Path) -> None:
+    there = tmp_path / "models" / "yunet" / "face_detection_yunet_2023mar.onnx"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(bytes(232_589))
+    command = ["models", "prefetch", "yunet", "auraface", "--dry-run", "--models-dir", str(tmp_path / "models")]
+    result = run.invoke(cli, command)
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0].startswith("yunet: MIT, https://github.com/opencv/opencv_zoo/")
+    assert lines[1:4] == [
+        "  yunet/face_detection_yunet_2023mar.onnx: 232.6 kB",
+        "auraface: Apache-2.0, https://huggingface.co/fal/AuraFace-v1",
+        "  auraface/glintr100.onnx: 260.7 MB",
+    ]
+    assert " ".join(lines[4:]) == f"2 files, 260.9 MB; 1 of them, 260.7 MB, are not in {tmp_path / 'models'}."
+    assert [path.name for path in (tmp_path / "models").rglob("*")] == ["yunet", there.name]
+
+
+def test_a_dry_run_says_what_is_not_known_of_a_file(tmp_path: Path) -> None:
+    files = {"a.onnx": {}, "b.json": {"size": 2000, "sha256": "ab" * 32}}
+    download = {
+        "repo": "owner/name",
+        "revision": "0" * 40,
+        "licence": "MIT",
+        "licence_url": "https://models.example/licence",
+        "folder": "model",
+        "files": files,
+    }
+    catalogue = tmp_path / "own.yaml"
+    catalogue.write_text(yaml.safe_dump({"downloads": {"mine": download}, "apps": {}}))
+    options = ["--dry-run", "--catalog", str(catalogue), "--models-dir", str(tmp_path / "none")]
+    output = run.invoke(cli, ["models", "prefetch", "mine", *options]).output
+    assert "  model/a.onnx: size unknown; no SHA-256 is published: --pin keeps the one it comes with\n" in output
+    assert "  model/b.json: 2.0 kB\n" in output
+    assert "2 files, 2.0 kB and 1 of unknown size; 2 of them" in output
 
 
 @pytest.mark.parametrize("command", [["models"], ["tasks"], ["token"]])
