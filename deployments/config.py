@@ -100,12 +100,14 @@ FaceModelConfig = Annotated[
 
 
 class FaceEmbedderConfig(Config):
-    """The face model, and how photos share its batches.
+    """The face models, and how photos share their batches.
 
     A batch is run when it has `max_batch_size` photos, or `batch_wait_s` seconds after its first one came.
     """
 
-    model: FaceModelConfig = CascadeFaceModelConfig()
+    model: FaceModelConfig = CascadeFaceModelConfig()  # of the apps that name no other
+    # Others, by the names that apps give them (`face_model`); those that no app may use are not loaded.
+    models: dict[str, FaceModelConfig] = {}
     max_batch_size: int = Field(8, ge=1)
     batch_wait_s: float = Field(0.01, ge=0)
 

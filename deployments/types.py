@@ -42,7 +42,8 @@ class FaceEmbedding:
     """One face of a photo: `vector` is (512,), SFace's (128,), and has length 1.
 
     `landmarks` is (5, 2) where the detector gives them: eyes, nose, mouth corners, each pair from the photo's left.
-    `weights` are the SHA-256 of the face model's files, by their names in a receipt.
+    `weights` are the SHA-256 of the face model's files, by their names in a receipt. `face_model` is its name in the
+    settings, None for that of apps which name no other: vectors of two models cannot be compared.
     """
 
     vector: Vector
@@ -50,6 +51,7 @@ class FaceEmbedding:
     score: float
     landmarks: npt.NDArray[np.float32] | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
+    face_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments.background.deployment import BackgroundRemover
-from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig
+from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig, FaceEmbedderConfig
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.api.deployment import AvatarIngress
@@ -32,7 +32,7 @@ def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Applica
     """The bound deployments, with this class as the generator."""
     generator_config = compiled_for_apps(settings).located(settings.models_dir)
     stages = (
-        serve.deployment(FaceEmbedder).bind(settings.face.located(settings.models_dir)),
+        serve.deployment(FaceEmbedder).bind(faces_of_apps(settings).located(settings.models_dir)),
         serve.deployment(name=AvatarGenerator.__name__, request_router_config=ROUTING)(generator).bind(
             generator_config,
             ProgressReporter(settings.broker, settings.data_dir),
@@ -46,6 +46,11 @@ def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Applica
     if settings.broker.url is None:
         unrouted.append(serve.deployment(EmbeddedValkey).bind(settings.broker, settings.data_dir))
     return serve.deployment(serve.ingress()(AvatarIngress)).bind(settings, *stages, *unrouted)
+
+
+def faces_of_apps(settings: Settings) -> FaceEmbedderConfig:
+    """The face settings, with the models that the apps use. Raises: ValueError where one is missing."""
+    return Catalog.read(settings.catalogs).faces(settings.face, settings.license_mode)
 
 
 def compiled_for_apps(settings: Settings) -> AvatarGeneratorConfig:

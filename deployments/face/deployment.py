@@ -1,6 +1,8 @@
 """The face embedder as a Serve deployment."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from ray import serve
@@ -16,8 +18,15 @@ from deployments.types import Box, FaceEmbedding, FoundFaces, GeneratedImage, Ph
 MAX_YIELD_S = 2.0  # the longest wait of the call that yields to others and is next; the rest queue behind it
 
 
+FaceModelName = str | None
+"""A name of `face.models`; None: `face.model`, which apps use that name no other."""
+
+
 class FaceEmbedder:
-    """Finds and embeds the largest face of a photo; photos of several requests share a batch."""
+    """Finds and embeds the largest face of a photo; photos of several requests share a batch.
+
+    `face_model` is the name of the model that does it.
+    """
 
     def __init__(self, config: FaceEmbedderConfig) -> None:
         start = ColdStart()
@@ -25,44 +34,62 @@ class FaceEmbedder:
             # Imported here, so that building the graph loads no model library.
             from deployments.face.model import load_face_model
         with start.part("load"):
-            self._model = load_face_model(config.model)
+            self._models = {None: load_face_model(config.model)} | {
+                name: load_face_model(model) for name, model in config.models.items()
+            }
         with start.part("warm"):
             blank = np.zeros((256, 256, 3), np.uint8)
-            self._model.embed([Photo(blank), Photo(blank, is_generated=True)])
+            for model in self._models.values():
+                model.embed([Photo(blank), Photo(blank, is_generated=True)])
         start.publish()
         self._turns = FairTurns(MAX_YIELD_S)
         self._model_lock = asyncio.Lock()  # one thread at a time: no face library documents that it is thread-safe
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
-    async def embed(self, photo: Photo, used_s: float = 0.0) -> FaceEmbedding:
+    async def embed(self, photo: Photo, used_s: float = 0.0, face_model: FaceModelName = None) -> FaceEmbedding:
         """`used_s`: what the tenant used recently before this stage, seconds. Raises: NoFaceError."""
         async with self._turns.turn(used_s):
-            found: FaceEmbedding | NoFaceError = await self._embed_batch(photo)
+            found: FaceEmbedding | NoFaceError = await self._embed_batch((photo, face_model))
         if isinstance(found, NoFaceError):
             raise found
         return found
 
-    async def inspect(self, photo: Photo, used_s: float = 0.0) -> FoundFaces:
+    async def inspect(self, photo: Photo, used_s: float = 0.0, face_model: FaceModelName = None) -> FoundFaces:
         """The faces of a photo and whether it is usable, without generating anything."""
         async with self._turns.turn(used_s), self._model_lock:
             with exit_on_device_loss():
-                return await asyncio.to_thread(self._model.inspect, photo)
+                return await asyncio.to_thread(self._models[face_model].inspect, photo)
 
     async def similarity(self, image: GeneratedImage, reference: FaceEmbedding, used_s: float = 0.0) -> float | None:
-        """Cosine of the two faces, -1..1; None where the image shows no face."""
+        """Cosine of the two faces by the model of the reference, -1..1; None where the image shows no face."""
         async with self._turns.turn(used_s):
-            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, is_generated=True))
+            avatar = Photo(image.pixels, is_generated=True)
+            found: FaceEmbedding | NoFaceError = await self._embed_batch((avatar, reference.face_model))
         return None if isinstance(found, NoFaceError) else face_similarity(found, reference)
 
-    async def locate(self, image: GeneratedImage, used_s: float = 0.0) -> Box | None:
+    async def locate(self, image: GeneratedImage, used_s: float = 0.0, face_model: FaceModelName = None) -> Box | None:
         """Where the largest face is on a generated image, in its pixels; None where it shows no face."""
         async with self._turns.turn(used_s):
-            found: FaceEmbedding | NoFaceError = await self._embed_batch(Photo(image.pixels, is_generated=True))
+            avatar = Photo(image.pixels, is_generated=True)
+            found: FaceEmbedding | NoFaceError = await self._embed_batch((avatar, face_model))
         return None if isinstance(found, NoFaceError) else found.box
 
     @serve.batch
-    async def _embed_batch(self, photos: list[Photo]) -> list[FaceEmbedding | NoFaceError]:
+    async def _embed_batch(self, asked: list[tuple[Photo, FaceModelName]]) -> list[FaceEmbedding | NoFaceError]:
         async with self._model_lock:
             with exit_on_device_loss():
-                return await asyncio.to_thread(self._model.embed, photos)
+                return await asyncio.to_thread(self._embed, asked)
+
+    def _embed(self, asked: Sequence[tuple[Photo, FaceModelName]]) -> list[FaceEmbedding | NoFaceError]:
+        """Each model takes its photos together."""
+        found: dict[int, FaceEmbedding | NoFaceError] = {}
+        for name in dict.fromkeys(name for _, name in asked):
+            places = [place for place, (_, of) in enumerate(asked) if of == name]
+            faces = self._models[name].embed([asked[place][0] for place in places])
+            found |= zip(places, (_named(face, name) for face in faces), strict=True)
+        return [found[place] for place in range(len(asked))]
+
+
+def _named(face: FaceEmbedding | NoFaceError, face_model: FaceModelName) -> FaceEmbedding | NoFaceError:
+    return replace(face, face_model=face_model) if isinstance(face, FaceEmbedding) else face

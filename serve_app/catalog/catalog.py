@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from deployments.config import FaceEmbedderConfig
 from serve_app.errors import UnknownAppError
 
 Size = tuple[int, int]
@@ -145,16 +146,21 @@ class AppDefaults(Entry):
     num_inference_steps: int = Field(ge=1, le=50)
     guidance_scale: float = Field(ge=1, le=30)
     negative_prompt: str = ""
+    min_similarity: float | None = Field(None, ge=0, le=1)  # by the app's own face model; None: no redraws
 
 
 class App(Entry):
-    """One app. `model` names a model of the generator's settings, `downloads` its files in the models folder."""
+    """One app. `model` names a model of the generator's settings, `downloads` its files in the models folder.
+
+    `face_model` names one of the face settings that finds and compares its faces.
+    """
 
     title: str
     description: str
     licence: str
     safety: str = "none"  # the safety checker
     model: str
+    face_model: str | None = Field(None, exclude=True)  # of the face settings' `models`; None: their `model`
     native_sizes: tuple[Size, ...] = Field(min_length=1)
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
@@ -211,6 +217,18 @@ class Catalog:
         for app_id, app in self.apps.items():
             if app.model not in models:
                 raise ValueError(f"app {app_id}: the generator has no model {app.model!r}")
+
+    def faces(self, config: FaceEmbedderConfig, mode: LicenseMode) -> FaceEmbedderConfig:
+        """The face settings, with those of their `models` that apps use which may be used.
+
+        Raises: ValueError where the face model of an app is none of them.
+        """
+        for app_id, app in self.apps.items():
+            if app.face_model is not None and app.face_model not in config.models:
+                raise ValueError(f"app {app_id}: the face settings have no model {app.face_model!r}")
+        used = {app.face_model for app_id, app in self.apps.items() if not self.refusal(app_id, mode)}
+        models = {name: model for name, model in config.models.items() if name in used}
+        return config.model_copy(update={"models": models})
 
     def licences(self, app_id: str) -> list[Licence]:
         """The licences of all weights of an app."""

@@ -21,7 +21,6 @@ from serve_app.generation.queue_eta import QueueEta
 from serve_app.generation.settings import GenerationSettings
 from serve_app.generation.validation import ANYBODY, Caller
 from serve_app.photos.decode import pack_photo
-from serve_app.photos.source import PhotoSource
 from serve_app.pipeline.calls import detach
 from serve_app.pipeline.cold_start import StageMonitor
 from serve_app.schemas.requests import AvatarRequest, body_digest
@@ -107,7 +106,7 @@ class TaskCreation:
         started_at = time.time()
         outcome = await self._execution.run(
             task,
-            lambda: self._photo_for_warm_stages(request.file_url, task.owner),
+            lambda: self._photo_for_warm_stages(request, task.owner),
             recorded=recorded,
             slots=self._limits.drawing(task),
         )
@@ -136,11 +135,11 @@ class TaskCreation:
             record = await tasks.enqueue(task.task_id, behind=use.is_flooding(task.owner))
         return record or await record_of(tasks, task.task_id)
 
-    async def _photo_for_warm_stages(self, source: PhotoSource, owner: str) -> Photo:
+    async def _photo_for_warm_stages(self, request: AvatarRequest, owner: str) -> Photo:
         """Raises: OverloadedError where a stage has no replica, which is then started."""
-        photo = await self._intake.photo(source, owner)
+        photo = await self._intake.photo(request.file_url, owner)
         if self._stages is not None:
-            await self._stages.require_warm(photo)
+            await self._stages.require_warm(photo, self._container.catalog[request.app_id].face_model)
         return photo
 
 

@@ -211,6 +211,7 @@ class TaskExecution:
             submitted_at=task.submitted_at,
             done=done,
             tenant_used_s=await self._use.shared_s(task.owner),
+            face_model=app.face_model,
         )
 
 

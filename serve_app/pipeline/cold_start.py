@@ -145,7 +145,7 @@ class StageMonitor:
         """Start polling on the running event loop."""
         self._poller = asyncio.create_task(self._keep_polling())
 
-    async def require_warm(self, photo: Photo) -> None:
+    async def require_warm(self, photo: Photo, face_model: str | None = None) -> None:
         """Refuse a request that needs a cold stage, and scale that up; the generator only for a photo with a face.
 
         Raises: OverloadedError; NoFaceError, unless the embedder itself has no replica.
@@ -158,7 +158,7 @@ class StageMonitor:
             return
         if len(self._scale_ups) < MAX_SCALE_UPS:
             failure = "a stage is not scaled up"
-            embedding = detach(self._pipeline.embed(photo), self._scale_ups, failure)
+            embedding = detach(self._pipeline.embed(photo, face_model=face_model), self._scale_ups, failure)
             detach(self._scale_up_after(embedding), self._scale_ups, failure)
             if self._names[0] not in cold:
                 with contextlib.suppress(RayError, RayServeException):

@@ -48,6 +48,7 @@ class AvatarJob:
     submitted_at: float  # unix seconds
     done: Mapping[int, StoredAvatar] = field(default_factory=dict)
     tenant_used_s: float = 0.0  # what its tenant used recently in front of the stages
+    face_model: str | None = None  # a name of `face.models`; None: `face.model`
 
     @property
     def deadline(self) -> float:

@@ -83,7 +83,7 @@ class AvatarPipeline:
         started = time.perf_counter()
         try:
             with _overload_errors():
-                face = await self.embed(photo, job.tenant_used_s)
+                face = await self.embed(photo, job.tenant_used_s, job.face_model)
                 face_s = time.perf_counter() - started
                 images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
                 return JobResult(_require_shown(await _all_or_none(images)), face_s)
@@ -96,9 +96,9 @@ class AvatarPipeline:
             value_of(self._generator.scale_from_zero.remote()), value_of(self._remover.scale_from_zero.remote())
         )
 
-    async def embed(self, photo: Photo, used_s: float = 0.0) -> FaceEmbedding:
+    async def embed(self, photo: Photo, used_s: float = 0.0, face_model: str | None = None) -> FaceEmbedding:
         """`used_s`: what the owner of the photo used recently, seconds. Raises: NoFaceError."""
-        return await self._from_embedder(lambda: self._embedder.embed.remote(photo, used_s))
+        return await self._from_embedder(lambda: self._embedder.embed.remote(photo, used_s, face_model))
 
     async def inspect(self, photo: Photo, used_s: float = 0.0) -> FoundFaces:
         """The faces of a photo; does not scale the generator up from zero. Raises: OverloadedError."""
@@ -174,7 +174,7 @@ class AvatarPipeline:
                 try:
                     box: Box | None = None
                     if _changes_shape(spec, postprocessing):
-                        located = calls.add(self._embedder.locate.remote(image, spec.tenant_used_s))
+                        located = calls.add(self._embedder.locate.remote(image, spec.tenant_used_s, face.face_model))
                         started.append(located)
                         box = await value_of_chained(located, image)
                     avatar = calls.add(self._remover.postprocess.remote(image, postprocessing, box))

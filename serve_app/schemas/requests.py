@@ -116,7 +116,8 @@ class AvatarRequest(BaseModel):
     min_similarity: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
         None,
         description="An image whose `face_similarity` is less, or null, is drawn again with another seed, twice at "
-        "most and while the deadline leaves time; the best is kept, and `output.attempts` tells of all.",
+        "most and while the deadline leaves time; the best is kept, and `output.attempts` tells of all. Omitted: as "
+        "the app says, most of which ask for none.",
         examples=[0.6],
     )
     remove_background: StrictBool = Field(False, description="true: transparent background.")

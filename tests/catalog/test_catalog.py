@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deployments.config import FaceEmbedderConfig
 from serve_app.catalog.catalog import Catalog, Download, ModelFile
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -63,6 +64,47 @@ def test_every_production_file_has_a_digest_a_place_of_its_own_and_a_revision_th
         assert file.sha256 is not None, file.path
         assert file.url.startswith("https://")
         assert not {"main", "master", "HEAD", "{revision}"} & set(file.url.split("/"))
+
+
+def test_a_face_for_commerce_is_of_three_files_none_of_which_is_insightfaces(production: Catalog) -> None:
+    needed = production.needed(["yunet", "auraface", "sface"])
+    assert {name: (download.spdx_id, download.commercial) for name, download in needed.items()} == {
+        "yunet": ("MIT", True),
+        "auraface": ("Apache-2.0", True),
+        "sface": ("Apache-2.0", True),
+    }
+    files = production.files(needed)
+    assert {file.path: file.size for file in files} == {
+        "yunet/face_detection_yunet_2023mar.onnx": 232_589,
+        "auraface/glintr100.onnx": 260_694_151,
+        "sface/face_recognition_sface_2021dec.onnx": 38_696_353,
+    }
+    insightfaces = {file.sha256 for file in production.files(["buffalo_l"])}
+    assert not insightfaces & {file.sha256 for file in files}
+
+
+YUNET = {"kind": "yunet", "detector": "models:d.onnx", "recogniser": {"kind": "arcface", "file": "models:r.onnx"}}
+
+
+def test_an_app_names_its_face_model_and_only_those_of_apps_that_may_be_used_are_loaded(tmp_path: Path) -> None:
+    free = {"weights": "w", "licence": "MIT", "spdx_id": "MIT", "commercial": True, "url": "https://models.example"}
+    apps = {
+        "plain": app(weights=[free]),
+        "free": app(face_model="free", weights=[free]),
+        "bound": app(face_model="bound"),
+    }
+    catalog = Catalog.read([written(tmp_path / "c.yaml", apps=apps)])
+    config = FaceEmbedderConfig.model_validate({"models": {"free": YUNET, "bound": YUNET, "unused": YUNET}})
+    assert list(catalog.faces(config, "any").models) == ["free", "bound"]
+    assert list(catalog.faces(config, "commercial").models) == ["free"]
+    assert catalog.faces(config, "any").model == config.model
+    assert "face_model" not in catalog["free"].model_dump()
+
+
+def test_a_face_model_that_the_settings_lack_is_named(tmp_path: Path) -> None:
+    catalog = Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(face_model="auraface")})])
+    with pytest.raises(ValueError, match="app mine: the face settings have no model 'auraface'"):
+        catalog.faces(FaceEmbedderConfig(), "any")
 
 
 def test_the_production_apps_need_a_whole_pipeline_a_face_adapter_a_face_pack_and_a_matting_model(

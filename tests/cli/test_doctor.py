@@ -32,6 +32,7 @@ from typer.testing import CliRunner
 from serve_app.backends.object_store import FOLDER, StoreSettings
 from serve_app.backends.redis import BrokerSettings, own_password, own_url
 from serve_app.backends.secrets import ensure_token, signing_key
+from serve_app.catalog.catalog import CATALOGUES
 from serve_app.cli.doctor.doctor import examine, lines
 from serve_app.cli.doctor.files import CARD, check_card, check_catalog, check_data_dir, check_models, check_secrets
 from serve_app.cli.doctor.finding import Finding, State, fail, ok
@@ -235,6 +236,34 @@ def test_what_computes_on_a_gpu_is_counted_as_its_settings_bound_it() -> None:
         "BackgroundRemover": (0, None),
     }
     assert gpu_needs(*read(CONFIG)) == []
+
+
+def test_each_face_model_of_the_apps_counts_and_those_that_no_app_names_do_not(tmp_path: Path) -> None:
+    schema, settings = read(PRODUCTION)
+    assert list(settings.face.models) == ["auraface"]
+    app = yaml.safe_load((CATALOGUES / "production.yaml").read_text())["apps"]["face-avatar"]
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"apps": {"open": {**app, "face_model": "auraface"}}}))
+    named = settings.model_copy(update={"catalogs": ("production", str(own))})
+    alone, both = (
+        next(need.memory_gb for need in gpu_needs(schema, each) if need.deployment == "FaceEmbedder")
+        for each in (settings, named)
+    )
+    assert alone is not None
+    assert both == pytest.approx(alone + 2 * 1024 * 2**20 / 1e9)  # two more sessions, one CUDA
+    models = settings.model_copy(update={"models_dir": tmp_path})
+    (found,) = check_models(models.model_copy(update={"catalogs": named.catalogs}), runs_them=True)
+    assert "auraface/glintr100.onnx" in found.reason
+    (found,) = check_models(models, runs_them=True)
+    assert "auraface/glintr100.onnx" not in found.reason
+
+
+def test_an_app_whose_face_model_is_not_in_the_settings_is_a_failure(tmp_path: Path) -> None:
+    app = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())["apps"]["face-avatar"]
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"apps": {"open": {**app, "face_model": "auraface"}}}))
+    found = check_catalog(Settings(catalogs=(str(own),)))
+    assert (found.state, "no model 'auraface'" in found.reason) == ("fail", True)
 
 
 def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

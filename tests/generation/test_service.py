@@ -255,7 +255,7 @@ def test_a_full_queue_refuses_new_tasks_and_leaves_nothing_of_them(at: Callable[
 class ColdStages:
     """One of the stages stands at zero replicas."""
 
-    async def require_warm(self, photo: Photo) -> None:
+    async def require_warm(self, photo: Photo, face_model: str | None = None) -> None:
         assert photo.pixels is PIXELS
         raise OverloadedError("AvatarGenerator is being started.", 77)
 

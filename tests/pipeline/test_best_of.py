@@ -37,6 +37,17 @@ def job(*, batch: int = 1, seed: int = 7, least: float | None = 0.6, deadline_s:
     return AvatarJob(TASK, "ann", effective, "embedded", (256, 256), time.time())
 
 
+def test_what_a_request_leaves_out_is_the_least_likeness_of_its_app(tmp_path: Path) -> None:
+    app = Catalog.read(["embedded"])["face-avatar"]
+    choosy = app.model_copy(update={"defaults": app.defaults.model_copy(update={"min_similarity": 0.6})})
+    request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg")
+    work = replace(job(), request=EffectiveRequest.fill(request, choosy, seed=7, deadline_s=60))
+    assert [attempt.seed for attempt in drawn(tmp_path, work, [0.5, 0.7])[0].attempts] == [7, 8]
+    easy = request.model_copy(update={"min_similarity": 0.4})
+    work = replace(work, request=EffectiveRequest.fill(easy, choosy, seed=7, deadline_s=60))
+    assert [attempt.seed for attempt in drawn(tmp_path, work, [0.5, 0.7])[0].attempts] == [7]
+
+
 def drawn(
     folder: Path,
     work: AvatarJob,

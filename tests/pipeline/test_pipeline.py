@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ def test_where_the_face_is_matters_only_where_the_file_has_another_shape_than_th
     assert run(embedder, Stage("image"), remover, size=size).avatars
     assert len(embedder.locate.responses) == asked
     assert remover.arguments[0][2] == (box if asked else None)
+
+
+def test_the_face_model_of_the_app_finds_the_face_on_photo_and_image(run: Callable[..., JobResult]) -> None:
+    embedder = Embedder(replace(face(), face_model="auraface"))
+    assert run(embedder, Stage("image"), Stage(AVATAR), size=(1536, 256), face_model="auraface").avatars
+    assert embedder.arguments == [(PHOTO, 0.0, "auraface")]
+    ((_image, reference, _used_s),) = embedder.similarity.arguments
+    assert reference.face_model == "auraface"
+    ((_image, _used_s, named),) = embedder.locate.arguments
+    assert named == "auraface"
 
 
 def test_an_embedder_that_dies_while_it_looks_for_the_face_is_asked_again(run: Callable[..., JobResult]) -> None:

@@ -120,9 +120,9 @@ class Pipeline:
         self.embedder_is_up.set()
         self._face = face
 
-    async def embed(self, photo: Photo) -> None:
+    async def embed(self, photo: Photo, face_model: str | None = None) -> None:
         assert photo is PHOTO
-        self.asked.append("face")
+        self.asked.append("face" if face_model is None else f"face by {face_model}")
         await self.embedder_is_up.wait()
         if not self._face:
             raise NoFaceError("There is no face.")
@@ -244,6 +244,15 @@ def test_a_start_that_was_seen_is_kept_for_everybody(at: Callable[..., None]) ->
             await watched.look_again()
         assert 0 <= float(await watched.redis.hget(KEY, "Generator")) < USUAL_S  # type: ignore[arg-type]
         await watched.watch.require_warm(PHOTO)
+
+    at(scenario, Pipeline, generator=ZERO)
+
+
+def test_the_face_of_a_refused_request_is_looked_for_by_the_model_of_its_app(at: Callable[..., None]) -> None:
+    async def scenario(watched: Watched) -> None:
+        with pytest.raises(OverloadedError):
+            await watched.watch.require_warm(PHOTO, "auraface")
+        await eventually(lambda: _asked(watched, ["face by auraface", "generator"]))
 
     at(scenario, Pipeline, generator=ZERO)
 

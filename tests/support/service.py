@@ -61,12 +61,13 @@ def config_file(folder: Path, **args: Any) -> Path:
 
 
 @contextmanager
-def service_on(folder: Path, photos: str) -> Iterator[Service]:
-    """A service that runs: on a free port, with its own data directory, private photo URLs allowed."""
+def service_on(folder: Path, photos: str, **args: Any) -> Iterator[Service]:
+    """A service that runs: on a free port, with its own data directory, private photo URLs allowed, and `args`."""
     config = config_file(
         folder,
         admission={"max_images": MAX_IMAGES, "retry_after_s": 3},
         fetch={"allow_private": True, "timeout_s": FETCH_TIMEOUT_S},
+        **args,
     )
     with run_service(ServiceOptions(config=config, port=free_port(), data_dir=folder / "data")) as running:
         headers = {"Authorization": f"Bearer {running.token}"}

@@ -76,14 +76,19 @@ DIED = ActorDiedError()
 CHAIN_BROKE = RayServeException("an earlier stage died")
 
 
-def job(batch: int = 1, done: dict[int, StoredAvatar] | None = None, size: tuple[int, int] = (512, 512)) -> AvatarJob:
+def job(
+    batch: int = 1,
+    done: dict[int, StoredAvatar] | None = None,
+    size: tuple[int, int] = (512, 512),
+    face_model: str | None = None,
+) -> AvatarJob:
     width, height = size
     request = AvatarRequest(
         app_id="face-avatar", file_url="https://example.org/me.jpg", batch=batch, width=width, height=height
     )
     app = Catalog.read(["embedded"])["face-avatar"]
     effective = EffectiveRequest.fill(request, app, seed=7, deadline_s=60)
-    return AvatarJob(TASK, "ann", effective, "embedded", (256, 256), 0, done or {})
+    return AvatarJob(TASK, "ann", effective, "embedded", (256, 256), 0, done or {}, face_model=face_model)
 
 
 def run_job(
@@ -95,6 +100,7 @@ def run_job(
     timeout_s: float = 10,
     stored: dict[int, StoredAvatar] | None = None,
     size: tuple[int, int] = (512, 512),
+    face_model: str | None = None,
 ) -> JobResult:
     """What the pipeline makes of a job with these stages, and a store in `data_dir`."""
 
@@ -108,7 +114,7 @@ def run_job(
 
         async with asyncio.timeout(timeout_s):
             done: JobResult = await pipeline(embedder, generator, remover, results).run(
-                job(batch, stored, size), PHOTO, image_done
+                job(batch, stored, size, face_model), PHOTO, image_done
             )
             assert len(images_done) == batch - len(stored or {})
             return done

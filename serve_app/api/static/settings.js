@@ -112,6 +112,7 @@ export class SettingsForm {
     $("prompt").placeholder = prompt.replaceAll("{gender_word}", "person");
     $("num_inference_steps").value = defaults.num_inference_steps;
     $("guidance_scale").value = defaults.guidance_scale;
+    $("min_similarity").value = defaults.min_similarity ?? 0;
     $("size").replaceChildren(...sizesOf(defaults).map(([text, value]) => new Option(text, value)));
     [$("width").value, $("height").value] = [defaults.width, defaults.height];
     this.#refresh();
@@ -131,7 +132,8 @@ export class SettingsForm {
 
   #refresh() {
     const data = new FormData(this.form);
-    const automatic = { num_inference_steps: "auto", guidance_scale: "auto", ip_adapter_scale: "auto", min_similarity: "off", ...this.app?.defaults };
+    const own = Object.entries(this.app?.defaults ?? {}).filter(([, value]) => value !== null);
+    const automatic = { num_inference_steps: "auto", guidance_scale: "auto", ip_adapter_scale: "auto", min_similarity: "off", ...Object.fromEntries(own) };
     for (const name of RANGES) {
       const text = this.touched.has(name) ? data.get(name) : automatic[name];
       this.form.querySelector(`output[for="${name}"]`).textContent = text;

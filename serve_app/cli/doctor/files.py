@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deployments.common.checksums import file_sha256
-from deployments.config import EMBEDDED, WEIGHTS, model_path
+from deployments.config import EMBEDDED, WEIGHTS, FaceEmbedderConfig, model_path
+from serve_app.app import faces_of_apps
 from serve_app.backends.private_folder import is_open_to_others
 from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, is_data_dir, sha256
@@ -30,6 +31,7 @@ def check_catalog(settings: Settings) -> Finding:
     try:
         catalog = Catalog.read(settings.catalogs)
         catalog.check_models(settings.generator.models)
+        catalog.faces(settings.face, settings.license_mode)
         catalog.check_licences(settings.license_mode)
     except (OSError, ValueError) as error:
         return fail("catalogue", str(error).splitlines()[0], "Name catalogues that there are, and the models they use.")
@@ -58,9 +60,17 @@ def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
 
 
 def model_paths(settings: Settings) -> Iterator[Path]:
-    """All model paths of the settings; `embedded:` ones are not resolved."""
-    for stage in (settings.face, settings.generator, settings.background):
+    """All model paths of the settings that the stages load; `embedded:` ones are not resolved."""
+    for stage in (loaded_faces(settings), settings.generator, settings.background):
         yield from _paths(stage.located(settings.models_dir).model_dump(exclude={"compile_cache"}))  # made when needed
+
+
+def loaded_faces(settings: Settings) -> FaceEmbedderConfig:
+    """The face settings with the models that an embedder loads; with all where the catalogues cannot tell."""
+    try:
+        return faces_of_apps(settings)
+    except (OSError, ValueError):  # check_catalog reports it
+        return settings.face
 
 
 def _paths(value: Any) -> Iterator[Path]:

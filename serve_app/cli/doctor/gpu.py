@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.common.gpu_share import CONTEXT_GB, arenas_gb
-from deployments.config import CascadeFaceModelConfig
+from deployments.config import CascadeFaceModelConfig, FaceModelConfig
+from serve_app.cli.doctor.files import loaded_faces
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.settings import Settings
 
@@ -167,7 +168,7 @@ def _excess(need: GpuNeed, total_gb: float) -> Finding | None:
         reason = f"{need.deployment} uses CUDA and reserves no share of a GPU (num_gpus)"
         return fail("GPU memory", reason, "Set num_gpus: else Ray counts neither its memory nor the node it needs.")
     if need.memory_gb is None:
-        remedy = "face.model.gpu_memory_mb and generator.memory_gb bound it; background removal has no bound."
+        remedy = "gpu_memory_mb of each face model and generator.memory_gb bound it; background removal has no bound."
         return warn("GPU memory", f"{need.deployment} {reserves}, and may take all of the GPU", remedy)
     if need.memory_gb > share_gb:
         remedy = "Raise its num_gpus, or lower memory_gb (generator) or gpu_memory_mb (face)."
@@ -182,8 +183,10 @@ def _share_gb(need: GpuNeed, total_gb: float) -> float:
 def gpu_needs(schema: ServeDeploySchema, settings: Settings) -> list[GpuNeed]:
     """What a replica of each stage that computes on a GPU asks of it."""
     shares, needs = _shares(schema), []
-    if CUDA_PROVIDER in settings.face.model.providers:
-        needs.append(GpuNeed("FaceEmbedder", shares.get("FaceEmbedder", 0), _embedder_gb(settings)))
+    faces = loaded_faces(settings)
+    on_cuda = [model for model in (faces.model, *faces.models.values()) if CUDA_PROVIDER in model.providers]
+    if on_cuda:
+        needs.append(GpuNeed("FaceEmbedder", shares.get("FaceEmbedder", 0), _embedder_gb(on_cuda)))
     on_gpu = [model for model in settings.generator.models.values() if model.device.startswith("cuda")]
     if on_gpu:
         models_gb = settings.generator.memory_gb or sum(model.memory_gb for model in on_gpu)
@@ -194,11 +197,14 @@ def gpu_needs(schema: ServeDeploySchema, settings: Settings) -> list[GpuNeed]:
     return needs
 
 
-def _embedder_gb(settings: Settings) -> float | None:
-    model = settings.face.model
-    if isinstance(model, CascadeFaceModelConfig) or model.gpu_memory_mb is None:
-        return None
-    return CONTEXT_GB + arenas_gb(model.sessions, model.gpu_memory_mb)
+def _embedder_gb(models: Sequence[FaceModelConfig]) -> float | None:
+    """What these face models take of a GPU in one process; None where nothing bounds one of them."""
+    arenas = 0.0
+    for model in models:
+        if isinstance(model, CascadeFaceModelConfig) or model.gpu_memory_mb is None:
+            return None
+        arenas += arenas_gb(model.sessions, model.gpu_memory_mb)
+    return CONTEXT_GB + arenas
 
 
 def _shares(schema: ServeDeploySchema) -> dict[str, float]:

@@ -1,0 +1,55 @@
+"""The embedder with several face models, without Serve."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from deployments.config import FaceEmbedderConfig
+from deployments.errors import NoFaceError
+from deployments.face.deployment import FaceEmbedder
+from deployments.types import FaceEmbedding, Photo
+from tests.support.onnx_models import marker, photo_of
+from tests.support.yunet_models import AURAFACE, DETECTOR, SFACE, write_open_face
+
+# insightface aligns with a method that scikit-image has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:`estimate` is deprecated:FutureWarning")
+
+SOMEONE = Photo(photo_of((marker(120, 1), 90, 60)))
+NOBODY = Photo(photo_of())
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaceEmbedder]:
+    folder = tmp_path_factory.mktemp("models")
+    write_open_face(folder)
+    models = {
+        name: {"kind": "yunet", "detector": folder / DETECTOR, "recogniser": {"kind": kind, "file": folder / file}}
+        for name, kind, file in (("aura", "arcface", AURAFACE), ("small", "sface", SFACE))
+    }
+
+    async def opened() -> FaceEmbedder:
+        return FaceEmbedder(FaceEmbedderConfig.model_validate({"models": models}))
+
+    with asyncio.Runner() as runner:
+        yield runner.run(opened())
+
+
+def test_each_photo_of_a_batch_is_read_by_the_model_that_its_app_names(embedder: FaceEmbedder) -> None:
+    """The default one looks for faces, which a marker is not; the others know markers."""
+    asked = [(SOMEONE, "small"), (SOMEONE, None), (NOBODY, "aura"), (SOMEONE, "aura"), (SOMEONE, "small")]
+    found = embedder._embed(asked)
+    read = [(face.face_model, len(face.vector)) if isinstance(face, FaceEmbedding) else None for face in found]
+    assert read == [("small", 128), None, None, ("aura", 512), ("small", 128)]
+    weights = [sorted(face.weights) for face in found if isinstance(face, FaceEmbedding)]
+    assert weights[0] == [f"face/{DETECTOR}", f"face/{SFACE}"]
+    assert weights[1] == [f"face/{DETECTOR}", f"face/{AURAFACE}"]
+
+
+def test_without_a_name_the_default_model_looks(embedder: FaceEmbedder) -> None:
+    async def refusals() -> list[str | None]:
+        return [(await embedder.inspect(SOMEONE, 0.0, name)).refusal for name in (None, "aura")]
+
+    assert asyncio.run(refusals()) == ["no_face", None]
+    (error,) = embedder._embed([(SOMEONE, None)])
+    assert isinstance(error, NoFaceError)
