@@ -13,6 +13,8 @@ WEIGHTS = Path(__file__).parent / "embedded" / "weights"
 EMBEDDED = "embedded:"
 MODELS = "models:"
 CPU = ("CPUExecutionProvider",)
+FACE_VECTOR = 512  # numbers, of all face models but SFace, and of FaceID adapters
+SFACE_VECTOR = 128
 CompileScope = Literal["unet", "blocks"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -44,6 +46,8 @@ def model_path(path: Path) -> Path:
 class CascadeFaceModelConfig(Config):
     """An ONNX encoder of aligned faces; `providers` by their onnxruntime names; the first one must be available."""
 
+    vector_length: ClassVar[int] = FACE_VECTOR
+
     kind: Literal["cascade"] = "cascade"
     encoder: Path = Path("embedded:face/encoder.onnx")
     threads: int = Field(1, ge=1)
@@ -57,6 +61,7 @@ class InsightFaceModelConfig(Config):
     """A folder with an InsightFace pack: an SCRFD detector and an ArcFace recogniser as ONNX files."""
 
     sessions: ClassVar[int] = 2  # the detector's and the recogniser's
+    vector_length: ClassVar[int] = FACE_VECTOR
 
     kind: Literal["insightface"]
     pack: Path
@@ -92,6 +97,11 @@ class YuNetFaceModelConfig(Config):
     threads: int = Field(1, ge=1)
     providers: tuple[str, ...] = CPU
     gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: no limit
+
+    @property
+    def vector_length(self) -> int:
+        """How many numbers a face has."""
+        return SFACE_VECTOR if self.recogniser.kind == "sface" else FACE_VECTOR
 
 
 FaceModelConfig = Annotated[
@@ -141,6 +151,8 @@ SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discrimi
 
 class DiffusionModelConfig(Config):
     """A diffusers folder of the Stable Diffusion family (SD 1.5 or SDXL) and a FaceID adapter file."""
+
+    face_vector_length: ClassVar[int] = FACE_VECTOR  # of the vectors that the adapter takes
 
     path: Path
     ip_adapter: Path

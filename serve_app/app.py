@@ -49,8 +49,21 @@ def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Applica
 
 
 def faces_of_apps(settings: Settings) -> FaceEmbedderConfig:
-    """The face settings, with the models that the apps use. Raises: ValueError where one is missing."""
-    return Catalog.read(settings.catalogs).faces(settings.face, settings.license_mode)
+    """The face settings, with the models that the apps use.
+
+    Raises: ValueError where one is missing, or gives no vectors that the generator's model of its app takes.
+    """
+    catalog = Catalog.read(settings.catalogs)
+    faces = catalog.faces(settings.face, settings.license_mode)
+    for app_id, app in catalog.apps.items():
+        model = settings.generator.models.get(app.model)
+        face = faces.model if app.face_model is None else settings.face.models[app.face_model]
+        if model is not None and model.face_vector_length != face.vector_length:
+            raise ValueError(
+                f"app {app_id}: its face model gives vectors of {face.vector_length} numbers, and {app.model} takes"
+                f" {model.face_vector_length}"
+            )
+    return faces
 
 
 def compiled_for_apps(settings: Settings) -> AvatarGeneratorConfig:

@@ -13,7 +13,7 @@ from deployments.common.onnx_session import (
     require_self_contained,
     session_options,
 )
-from deployments.config import InsightFaceModelConfig, model_path
+from deployments.config import FACE_VECTOR, InsightFaceModelConfig, model_path
 from deployments.face.aligned import AlignedFaceModel
 from deployments.face.detection import Detection
 from deployments.face.similarity import normalised
@@ -22,8 +22,6 @@ from deployments.types import Pixels, Vector
 # Pixels of a side. SCRFD detects no face as large as its input: a portrait filled by the face is missed at 640 and
 # found at 128. insightface's own default also merges the detections of both sizes.
 CLOSE_UP_SIZE = 128
-
-VECTOR_LENGTH = 512
 
 
 class InsightFaceModel(AlignedFaceModel):
@@ -67,8 +65,8 @@ class InsightFaceModel(AlignedFaceModel):
             raise ValueError(f"{self._detector.model_file} gives no landmarks, by which faces are aligned")
         self._detector.detect(black)
         given = self._recogniser.get_feat([black, black]).shape
-        if given != (2, VECTOR_LENGTH):
-            raise ValueError(f"{self._recogniser.model_file} gives {given} for two faces, not {(2, VECTOR_LENGTH)}")
+        if given != (2, FACE_VECTOR):
+            raise ValueError(f"{self._recogniser.model_file} gives {given} for two faces, not {(2, FACE_VECTOR)}")
 
 
 def open_pack(config: InsightFaceModelConfig) -> FaceAnalysis:

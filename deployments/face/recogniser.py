@@ -22,7 +22,6 @@ from deployments.face.similarity import normalised
 from deployments.types import Pixels, Vector
 
 CROP_SIZE = 112  # pixels of a side of an aligned face, which is in the same place for both kinds
-VECTOR_LENGTH = {"arcface": 512, "sface": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def open_recogniser(config: YuNetFaceModelConfig) -> Recogniser:
     recogniser = _arcface(path, config) if config.recogniser.kind == "arcface" else _sface(path, config)
     require_provider(recogniser.session, config.providers)
     black = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    given, wanted = recogniser.encode([black, black]).shape, (2, VECTOR_LENGTH[config.recogniser.kind])
+    given, wanted = recogniser.encode([black, black]).shape, (2, config.vector_length)
     if given != wanted:
         raise ValueError(f"{path} gives {given} for two faces, not {wanted} as {config.recogniser.kind} does")
     return recogniser

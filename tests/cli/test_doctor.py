@@ -258,6 +258,15 @@ def test_each_face_model_of_the_apps_counts_and_those_that_no_app_names_do_not(t
     assert "auraface/glintr100.onnx" not in found.reason
 
 
+def test_a_face_model_whose_vectors_the_generator_does_not_take_is_a_failure() -> None:
+    sface = {"kind": "yunet", "detector": "d.onnx", "recogniser": {"kind": "sface", "file": "s.onnx"}}
+    found = check_catalog(Settings.model_validate({"face": {"model": sface}}))
+    assert found.state == "fail"
+    assert found.reason == "app face-avatar: its face model gives vectors of 128 numbers, and embedded takes 512"
+    auraface = {**sface, "recogniser": {"kind": "arcface", "file": "g.onnx"}}
+    assert check_catalog(Settings.model_validate({"face": {"model": auraface}})).state == "ok"
+
+
 def test_an_app_whose_face_model_is_not_in_the_settings_is_a_failure(tmp_path: Path) -> None:
     app = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())["apps"]["face-avatar"]
     own = tmp_path / "own.yaml"

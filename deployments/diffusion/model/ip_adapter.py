@@ -10,9 +10,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from deployments.config import FACE_VECTOR
+
 Weights = Mapping[str, torch.Tensor]
 
-FACE_WIDTH = 512
+FACE_WIDTH = FACE_VECTOR
 PROJECTION = ("proj.0.weight", "proj.2.weight", "norm.weight")
 
 

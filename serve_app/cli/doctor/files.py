@@ -31,7 +31,7 @@ def check_catalog(settings: Settings) -> Finding:
     try:
         catalog = Catalog.read(settings.catalogs)
         catalog.check_models(settings.generator.models)
-        catalog.faces(settings.face, settings.license_mode)
+        faces_of_apps(settings)
         catalog.check_licences(settings.license_mode)
     except (OSError, ValueError) as error:
         return fail("catalogue", str(error).splitlines()[0], "Name catalogues that there are, and the models they use.")
