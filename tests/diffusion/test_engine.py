@@ -128,9 +128,11 @@ def test_a_row_that_cannot_be_drawn_fails_alone(desk: Desk, denoiser: CountingDe
         rows[1].future.result(WAIT_S)
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True])
 def test_a_prompt_that_cannot_be_started_fails_alone(
-    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, is_asynchronous: bool
 ) -> None:
+    denoiser.is_asynchronous = is_asynchronous
     start = denoiser.start
 
     def fails_for_seven(spec: object, vector: object) -> object:
@@ -145,6 +147,62 @@ def test_a_prompt_that_cannot_be_started_fails_alone(
     assert (shown(rows[0]), shown(rows[2])) == (6, 8)
     with pytest.raises(ValueError, match="no prompt"):
         rows[1].future.result(WAIT_S)
+
+
+def test_no_step_waits_for_a_row_that_is_prepared_which_joins_when_it_is(
+    desk: Desk, denoiser: CountingDenoiser
+) -> None:
+    denoiser.is_asynchronous, denoiser.start_gates = True, {2: threading.Event()}
+    slow = desk.submit(2, task_id="slow")
+    assert shown(desk.submit(1)) == 1
+    assert [(each.task_id, each.step, each.queue_position) for each in desk.engine.progress()] == [("slow", 0, 1)]
+    denoiser.start_gates[2].set()
+    assert shown(slow) == 2
+    assert denoiser.batches == [[1]] * 3 + [[2]] * 3
+
+
+def test_a_row_that_lacks_memory_when_it_is_prepared_is_started_with_its_first_step(
+    desk: Desk, denoiser: CountingDenoiser
+) -> None:
+    denoiser.is_asynchronous, denoiser.unstartable = True, [1]
+    assert shown(desk.submit(1)) == 1
+    denoiser.unstartable = [2, 2, 2]
+    with pytest.raises(OutOfMemoryError):
+        desk.submit(2).future.result(WAIT_S)
+    assert denoiser.unstartable == []
+    assert shown(desk.submit(3)) == 3
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_row_that_is_given_up_while_it_is_prepared_makes_no_step(
+    desk: Desk, denoiser: CountingDenoiser, late: bool, poll: Callable[..., object]
+) -> None:
+    denoiser.is_asynchronous, denoiser.start_gates = True, {1: threading.Event()}
+    row = desk.submit(1, deadline=time.time() if late else 1e12)
+    if not late:
+        row.future.cancel()
+    denoiser.start_gates[1].set()
+    with pytest.raises(DeadlineError if late else CancelledError):
+        row.future.result(WAIT_S)
+    poll(lambda: not desk.engine.progress())
+    assert shown(desk.submit(2)) == 2
+    assert denoiser.batches == [[2]] * 3
+    assert not desk.engine._samples
+
+
+def test_closing_cancels_rows_that_are_prepared(denoiser: CountingDenoiser) -> None:
+    engine = engine_of()
+    denoiser.is_asynchronous, denoiser.start_gates = True, {1: threading.Event()}
+    row = Desk(engine, denoiser).submit(1)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        row.future.result(WAIT_S)
+    denoiser.start_gates[1].set()
+    closing.join(WAIT_S)
+    assert not closing.is_alive()
+    assert engine.progress() == []
+    assert not engine._samples
 
 
 def test_too_little_memory_fails_nobody_and_halves_the_batches(desk: Desk, denoiser: CountingDenoiser) -> None:
@@ -353,12 +411,17 @@ def loses_device(*_work: object, **_how: object) -> None:
 
 @pytest.mark.parametrize("lost_in", ["start", "step", "decode"])
 @pytest.mark.parametrize("overlapped", [False, True])
+@pytest.mark.parametrize("is_asynchronous", [False, True])
 def test_when_the_device_is_lost_all_rows_fail_as_lost_at_once_and_so_do_later_ones(
-    denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, lost_in: str, overlapped: bool
+    denoiser: CountingDenoiser,
+    monkeypatch: pytest.MonkeyPatch,
+    lost_in: str,
+    overlapped: bool,
+    is_asynchronous: bool,
 ) -> None:
     engine = engine_of(images=2)
     desk = Desk(engine, denoiser)
-    denoiser.overlaps_decoding = overlapped
+    denoiser.overlaps_decoding, denoiser.is_asynchronous = overlapped, is_asynchronous
     denoiser.gate.clear()
     short = desk.submit(1, steps=1)
     assert denoiser.started.wait(WAIT_S)
@@ -394,6 +457,19 @@ def test_a_step_that_hangs_fails_all_rows_as_lost_though_it_does_not_end(
     denoiser.gate.set()
     poll(lambda: not engine._thread.is_alive())
     assert engine.progress() == []
+
+
+def test_a_row_whose_preparation_hangs_is_lost_though_no_step_is_made(
+    denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LOOK_EVERY_S", 0.001)
+    engine = engine_of(hangs=HangDetector(itertools.count().__next__))  # a second for each look
+    denoiser.is_asynchronous, denoiser.start_gates = True, {1: threading.Event()}
+    row = Desk(engine, denoiser).submit(1)
+    assert isinstance(row.future.exception(WAIT_S), DeviceLostError)
+    engine.close()  # does not wait for the preparation
+    assert engine.progress() == []
+    denoiser.start_gates[1].set()
 
 
 def test_work_for_idle_times_is_done_while_there_are_no_rows_and_between_no_two_steps(
@@ -464,11 +540,20 @@ def test_work_for_idle_times_that_fails_ends_alone(
     poison=st.integers(0, 12),
     overlapped=st.booleans(),
     undecodable=st.lists(st.integers(0, 12), unique=True),
+    is_asynchronous=st.booleans(),
+    unstartable=st.lists(st.integers(0, 12), unique=True),
 )
 def test_every_row_ends_once_whatever_is_cancelled_and_whatever_fails(
-    requests: list[tuple[int, int, float, bool]], fits: int, poison: int, overlapped: bool, undecodable: list[int]
+    requests: list[tuple[int, int, float, bool]],
+    fits: int,
+    poison: int,
+    overlapped: bool,
+    undecodable: list[int],
+    is_asynchronous: bool,
+    unstartable: list[int],
 ) -> None:
     denoiser = CountingDenoiser()
+    denoiser.is_asynchronous, denoiser.unstartable = is_asynchronous, unstartable
     denoiser.fits, denoiser.poison, denoiser.overlaps_decoding, denoiser.undecodable = (
         fits,
         poison,

@@ -58,6 +58,18 @@ def test_a_machine_that_was_suspended_during_a_step_has_not_hung() -> None:
             assert detector.hung_s() is None
 
 
+def test_work_that_ends_hides_no_other_that_hangs() -> None:
+    clock = Clock()
+    detector = HangDetector(clock)
+    with detector.timing(0.0):
+        for _ in range(int(GRACE_S) + 10):
+            with detector.timing(0.0):
+                clock.now += LOOK_EVERY_S
+                detector.hung_s()
+        assert detector.hung_s() == GRACE_S + 10
+    assert detector.hung_s() is None
+
+
 def test_the_time_of_one_step_is_not_charged_to_the_next_nor_to_idleness() -> None:
     clock = Clock()
     detector = HangDetector(clock)

@@ -59,7 +59,8 @@ class Count:
 class CountingDenoiser:
     """Its images show their seed in every byte; decoding fails where a step is missing or was made twice.
 
-    Waits before each step while `gate` is closed, and before each overlapped decoding while `overlap_gate` is.
+    Waits before each step while `gate` is closed, before each overlapped decoding while `overlap_gate` is, and before a
+    sample is made while the gate of its seed in `start_gates` is.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,9 @@ class CountingDenoiser:
         self.poison: int | None = None
         self.fits = 100  # samples in memory
         self.undecodable: list[int] = []  # seeds whose decoding runs out of memory, each as often as it is listed
+        self.start_gates: dict[int, threading.Event] = {}
+        self.unstartable: list[int] = []  # seeds whose start runs out of memory, each as often as it is listed
+        self.is_asynchronous = False
         self.overlaps_decoding = False
         self.overlap_gate = threading.Event()
         self.overlap_gate.set()
@@ -79,6 +83,11 @@ class CountingDenoiser:
         return spec.width, spec.height
 
     def start(self, spec: AvatarSpec, _face: Vector) -> Count:
+        if spec.seed in self.start_gates:
+            assert self.start_gates[spec.seed].wait(10)
+        if spec.seed in self.unstartable:
+            self.unstartable.remove(spec.seed)
+            raise OutOfMemoryError("there is no room for a sample")
         return Count(spec.seed, spec.num_inference_steps)
 
     def step(self, samples: Sequence[Count]) -> None:

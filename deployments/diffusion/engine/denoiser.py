@@ -17,6 +17,13 @@ class Denoiser(Protocol):
     """
 
     @property
+    def is_asynchronous(self) -> bool:
+        """Whether steps run on a device of their own, which the host only drives.
+
+        Then `start` may run on other threads, several at a time, during steps.
+        """
+
+    @property
     def overlaps_decoding(self) -> bool:
         """Whether `decode` may run on another thread during a step."""
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from deployments.diffusion.engine.denoiser import Denoiser, OutOfMemoryError
@@ -20,6 +20,7 @@ from deployments.errors import DeadlineError, DeviceLostError
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress, Pixels
 
 IDLE_AFTER_S = 5.0  # without a row; a shorter pause between two requests is not used
+PREPARED_AT_ONCE = 2  # a very long prompt must not hold up all others
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ class DiffusionEngine:
     Cancelled and expired rows leave before the next step. A failed step is repeated row by row, so that no request
     fails because of another one; a step that runs out of memory is repeated with fewer rows, and a decoding that does,
     after the next step. Devices that can overlap decoding with a step decode on a second thread, so that no row waits
-    for the decoding of another one. When the device is lost, or a step hangs, all rows fail with DeviceLostError and
-    the engine ends.
+    for the decoding of another one. Where steps run on a device of their own, rows are prepared on other threads before
+    they are admitted, so that no step waits for that. When the device is lost, or work on it hangs, all rows fail with
+    DeviceLostError and the engine ends.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class DiffusionEngine:
         self._observer = observer
         self._hangs = hangs or HangDetector()
         self._scheduler = RowScheduler(ageing)
+        self._preparing: set[Row] = set()
         self._samples: dict[Row, Any] = {}
         self._to_decode: deque[tuple[Row, Any]] = deque()  # rows whose steps are all made, with their samples
         self._decoding: set[Row] = set()
@@ -61,6 +64,7 @@ class DiffusionEngine:
         self._lost: DeviceLostError | None = None
         self._ended = threading.Event()
         self._ready_at = time.time()  # requests submitted before it waited for this replica to start
+        self._preparers = ThreadPoolExecutor(PREPARED_AT_ONCE, "diffusion-preparation")
         self._decoder = ThreadPoolExecutor(1, "diffusion-decoder")
         self._thread = threading.Thread(target=self._run, name="diffusion-engine", daemon=True)
         self._thread.start()
@@ -79,9 +83,11 @@ class DiffusionEngine:
                 row.future.set_exception(self._lost)
             elif self._closing:
                 row.future.cancel()
+            elif denoiser.is_asynchronous:
+                self._preparing.add(row)
+                self._preparers.submit(self._prepare, row)
             else:
-                self._scheduler.add(row)
-                self._changed.notify()
+                self._admit(row)
         return row
 
     def when_idle(self, work: Iterator[None]) -> None:
@@ -96,7 +102,8 @@ class DiffusionEngine:
     def progress(self) -> list[ImageProgress]:
         """Progress of all unfinished images. Thread-safe; delays no step."""
         with self._changed:
-            scheduler, stepped = self._scheduler.copy(), [*self._decoding, *(row for row, _ in self._to_decode)]
+            scheduler = self._scheduler.copy(self._preparing)
+            stepped = [*self._decoding, *(row for row, _ in self._to_decode)]
         etas = dict.fromkeys(stepped, RowEta(0.0, 0)) | scheduler.forecast(time.time(), self._latency_model)
         return [_progress(row, eta) for row, eta in etas.items()]
 
@@ -109,11 +116,13 @@ class DiffusionEngine:
         is_responding = self._lost is None  # else a thread may wait for the device for ever
         if is_responding:
             self._thread.join()
-        self._decoder.shutdown(wait=is_responding)
+        for pool in (self._preparers, self._decoder):
+            pool.shutdown(wait=is_responding)
 
     def _run(self) -> None:
         while self._wait_for_work():
             self._work()
+        self._samples.clear()
 
     def _work(self) -> None:
         """A function of its own: while the loop waits, no name of its may keep the last rows, and so their model."""
@@ -133,13 +142,45 @@ class DiffusionEngine:
         with self._changed:
             self._lost = error
             self._closing = True
-            rows = [*self._scheduler.drain(), *(row for row, _ in self._to_decode), *self._decoding]
-            self._to_decode.clear()
-            self._decoding.clear()
+            rows = self._drain()
             self._changed.notify()
         self._ended.set()
         for row in rows:
             self._fail(row, error)
+
+    def _drain(self) -> list[Row]:
+        """Take out all unfinished rows. Called with the lock."""
+        to_decode = [row for row, _ in self._to_decode]
+        rows = [*self._preparing, *self._scheduler.drain(), *to_decode, *self._decoding]
+        for held in (self._preparing, self._to_decode, self._decoding):
+            held.clear()
+        return rows
+
+    def _prepare(self, row: Row) -> None:
+        """Make a row's sample, then admit it. Without memory for it the first step tries again, and handles that."""
+        samples = {}
+        try:
+            if not row.is_cancelled:
+                with self._timing([row]):
+                    samples[row] = row.denoiser.start(row.spec, row.face)
+        except DeviceLostError as error:
+            self._lose_device(error)
+        except OutOfMemoryError as error:
+            log.info("a row could not be prepared ahead of its first step: %s", error)
+        except Exception as error:  # any error is reported to the caller
+            with self._changed:
+                self._preparing.discard(row)
+            self._fail(row, error)
+        with self._changed:
+            if row in self._preparing:  # it has not failed, and the engine does not close
+                self._preparing.remove(row)
+                self._samples |= samples
+                self._admit(row)
+
+    def _admit(self, row: Row) -> None:
+        """The row takes part in the choice of the next step. Called with the lock."""
+        self._scheduler.add(row)
+        self._changed.notify()
 
     def _wait_for_work(self) -> bool:
         """False when the engine closes. Without rows it returns where there is idle work, too."""
@@ -149,13 +190,13 @@ class DiffusionEngine:
                 if not is_notified and self._is_idle():
                     break
             if self._closing:
-                for row in [*self._scheduler.drain(), *(row for row, _ in self._to_decode), *self._decoding]:
+                for row in self._drain():
                     row.future.cancel()
         return not self._closing
 
     def _is_idle(self) -> bool:
         with self._changed:
-            return not (len(self._scheduler) or self._to_decode or self._decoding)
+            return not (self._preparing or len(self._scheduler) or self._to_decode or self._decoding)
 
     def _work_idly(self) -> None:
         if not self._idle_work:
@@ -175,11 +216,10 @@ class DiffusionEngine:
         with self._changed:
             expired = self._scheduler.drop_expired(now)
             rows = self._scheduler.next_batch(now, self._latency_model)
-            kept = set(self._scheduler.rows)
+            for row in self._samples.keys() - set(self._scheduler.rows):
+                del self._samples[row]
         for row in expired:
             self._fail(row, DeadlineError("The deadline passed before the image was done."))
-        for row in self._samples.keys() - kept:
-            del self._samples[row]
         return rows
 
     def _decode_finished(self) -> None:
@@ -203,10 +243,9 @@ class DiffusionEngine:
     def _advance(self, rows: Sequence[Row]) -> None:
         """One step for these rows; a row that fails alone is failed and removed."""
         bucket, batch_size = rows[0].bucket, batch_size_of(rows)
-        is_first = not self._latency_model.is_measured(bucket, batch_size)
         started = time.perf_counter()
         try:
-            with self._hangs.timing(self._latency_model.step_s(bucket, batch_size), is_first=is_first):
+            with self._timing(rows):
                 rows[0].denoiser.step([self._sample(row) for row in rows])
         except DeviceLostError as error:
             self._lose_device(error)
@@ -220,9 +259,16 @@ class DiffusionEngine:
             self._latency_model.add(bucket, batch_size, seconds)
             self._stepped(rows, seconds)
 
+    def _timing(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+        """Around a step of these rows, or what comes before it: it must not take much longer than the step should."""
+        bucket, batch_size = rows[0].bucket, batch_size_of(rows)
+        is_first = not self._latency_model.is_measured(bucket, batch_size)
+        return self._hangs.timing(self._latency_model.step_s(bucket, batch_size), is_first=is_first)
+
     def _sample(self, row: Row) -> Any:
         if row not in self._samples:
             self._samples[row] = row.denoiser.start(row.spec, row.face)
+        if row.joined_at is None:
             row.joined_at = time.time()
         return self._samples[row]
 

@@ -1,4 +1,4 @@
-"""Notices that the work on the engine's thread will not end: a device can hang without an error."""
+"""Notices that work of the engine will not end: a device can hang without an error."""
 
 import threading
 import time
@@ -13,9 +13,9 @@ GRACE_S = 60.0  # beyond that
 FIRST_GRACE_S = 900.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Work:
-    """What runs now."""
+    """Something that runs now."""
 
     limit_s: float
     elapsed_s: float
@@ -23,35 +23,34 @@ class Work:
 
 
 class HangDetector:
-    """Knows for how long the current work has run. Thread-safe.
+    """Knows for how long the work of each thread has run. Thread-safe.
 
     Time that nobody looked counts as two looks at most: a process or a machine that was suspended has not worked.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._work: Work | None = None
+        self._running: set[Work] = set()
         self._lock = threading.Lock()
 
     @contextmanager
     def timing(self, forecast_s: float, *, is_first: bool = False) -> Iterator[None]:
         """Around work that is expected to take `forecast_s`; `is_first`: work of its kind was never done before."""
         grace_s = FIRST_GRACE_S if is_first else GRACE_S
+        work = Work(OVERDUE_FACTOR * forecast_s + grace_s, 0.0, self._clock())
         with self._lock:
-            self._work = Work(OVERDUE_FACTOR * forecast_s + grace_s, 0.0, self._clock())
+            self._running.add(work)
         try:
             yield
         finally:
             with self._lock:
-                self._work = None
+                self._running.remove(work)
 
     def hung_s(self) -> float | None:
-        """How long the work has run if it hangs, else None. To be asked every `LOOK_EVERY_S`."""
+        """How long the work that hangs has run; None where none does. To be asked every `LOOK_EVERY_S`."""
         with self._lock:
-            work = self._work
-            if work is None:
-                return None
             now = self._clock()
-            work.elapsed_s += min(now - work.looked_at, 2 * LOOK_EVERY_S)
-            work.looked_at = now
-            return work.elapsed_s if work.elapsed_s > work.limit_s else None
+            for work in self._running:
+                work.elapsed_s += min(now - work.looked_at, 2 * LOOK_EVERY_S)
+                work.looked_at = now
+            return max((work.elapsed_s for work in self._running if work.elapsed_s > work.limit_s), default=None)

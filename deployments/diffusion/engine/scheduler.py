@@ -97,10 +97,11 @@ class RowScheduler:
         """The unfinished rows in order of arrival; not a copy."""
         return self._rows
 
-    def copy(self) -> "RowScheduler":
-        """The same rows and the same choice, with independent arrivals and departures."""
+    def copy(self, arriving: Iterable[Row] = ()) -> "RowScheduler":
+        """The same rows and, where no others are `arriving`, the same choice; later changes of either are its own."""
         other = RowScheduler(self._ageing)
-        other._rows, other._chosen, other._fair_share = self._rows.copy(), self._chosen, self._fair_share
+        other._rows, other._fair_share = [*self._rows, *arriving], self._fair_share
+        other._chosen = self._chosen if len(other) == len(self) else []
         return other
 
     def charge(self, rows: Sequence[Row], seconds: float, now: float) -> None:

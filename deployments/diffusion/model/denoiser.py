@@ -20,6 +20,7 @@ from deployments.diffusion.model.loader import FacePipeline, Tensors, load_pipel
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.sampler import Positions, sampler_of
+from deployments.diffusion.model.transfer import to_device
 from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, Pixels, Vector
 
@@ -66,7 +67,7 @@ def on_device(
 
 
 class FaceDiffusionModel:
-    """Advances samples by a step, each from its own position. Not thread-safe, except for overlapped decoding.
+    """Advances samples by a step, each from its own position. Beside a step others may be started and one be decoded.
 
     Latents are float32 between steps, whatever the dtype of the model: the first sigma of a model with zero terminal
     SNR is 4096.
@@ -107,6 +108,11 @@ class FaceDiffusionModel:
         return cls(load_pipeline(config), config.threads, batch_invariant, on_compile_failure, config.compile_scope)
 
     @property
+    def is_asynchronous(self) -> bool:
+        """On a GPU: its steps are launched, and run on while the host does something else."""
+        return self._device.type == "cuda"
+
+    @property
     def overlaps_decoding(self) -> bool:
         """On a CPU only: on a GPU a step and a decoding would need their memory at the same time."""
         return self._device.type == "cpu"
@@ -122,7 +128,7 @@ class FaceDiffusionModel:
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
         chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
-        size = {name: values.to(self._device, self._unet.dtype) for name, values in sizes.items()}
+        size = {name: to_device(values.to(self._unet.dtype), self._device) for name, values in sizes.items()}
         scale = self._unet.adapter_scale if spec.ip_adapter_scale is None else spec.ip_adapter_scale
         alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._device), **size}
         face_tokens = self._face_tokens(torch.from_numpy(face))
@@ -161,9 +167,7 @@ class FaceDiffusionModel:
             torch.cat([inputs[:guided], inputs]), torch.cat([timesteps[:guided], timesteps]), conditions
         ).float()
         without, towards = predicted[:guided], predicted[guided:]
-        scales = torch.tensor(
-            [sample.guidance_scale for sample in samples[:guided]], pin_memory=inputs.device.type == "cuda"
-        ).to(inputs.device, non_blocking=True)  # a blocking copy would wait for the device
+        scales = to_device(torch.tensor([sample.guidance_scale for sample in samples[:guided]]), self._device)
         led = without + scales[:, None, None, None] * (towards[:guided] - without)
         return torch.cat([led, towards[guided:]])
 
@@ -228,7 +232,7 @@ class FaceDiffusionModel:
         shape = (1, unet.config.in_channels, spec.height // factor, spec.width // factor)
         generator = torch.Generator("cpu").manual_seed(spec.seed)
         noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
-        return noise.to(self._device, torch.float32)
+        return to_device(noise.to(torch.float32), self._device)
 
     @torch.inference_mode()
     def _face_tokens(self, face: Tensor) -> Tensor:

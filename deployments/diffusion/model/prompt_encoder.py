@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from deployments.diffusion.model.transfer import to_device
+
 CACHED_CHUNKS = 128  # total windows of the cached prompts
 
 
@@ -44,7 +46,7 @@ class TextEncoder:
             self._tokenizer.pad_token_id,
         )
         ids = [[begin, *window, end] + [pad] * (self._window - 2 - len(window)) for window in windows]
-        return self._model(torch.tensor(ids, device=self._model.device), output_hidden_states=True)
+        return self._model(to_device(torch.tensor(ids), self._model.device), output_hidden_states=True)
 
     def _split(self, prompt: str) -> list[list[int]]:
         with self._lock:

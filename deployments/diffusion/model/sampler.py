@@ -22,6 +22,7 @@ from deployments.diffusion.model.noise_schedule import (
     SolverSchedule,
     Step,
 )
+from deployments.diffusion.model.transfer import to_device
 
 FEW_STEPS = 15  # below it, the last step of DPM-Solver++ is of first order where `lower_order_final`
 
@@ -59,11 +60,10 @@ class Positions:
 
     @classmethod
     def of(cls, steps: Sequence[Step], device: torch.device) -> Self:
-        """Makes one asynchronous copy to the device."""
+        """Makes one copy to the device."""
         table = np.array(steps, np.float32)  # (rows, 4)
         table = np.hstack([table, np.sqrt(table[:, 1:3] ** 2 + 1)])
-        rows = torch.tensor(table, pin_memory=device.type == "cuda")
-        timestep, *others = rows.to(device, non_blocking=True).unbind(1)
+        timestep, *others = to_device(torch.from_numpy(table), device).unbind(1)
         return cls(timestep, *(column[:, None, None, None] for column in others))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from deployments.config import CompileScope
 from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
 from deployments.diffusion.model.compiled_unet import CompiledUNet, Size
+from deployments.diffusion.model.transfer import to_device
 
 
 class RowAttention(torch.nn.Module):
@@ -80,7 +81,7 @@ class RowUNet:
 
     def face_tokens(self, vectors: Tensor) -> Tensor:
         """(rows, tokens, channels) of face vectors (rows, 512)."""
-        tokens: Tensor = self._project_faces([vectors[:, None].to(self._device, self.dtype)])[0]
+        tokens: Tensor = self._project_faces([to_device(vectors[:, None].to(self.dtype), self._device)])[0]
         return tokens[:, 0]
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:

@@ -42,6 +42,11 @@ class Meter:
         self._left_at = 0.0  # when the last denoiser call returned
 
     @property
+    def is_asynchronous(self) -> bool:
+        """The wrapped denoiser's answer; where it is true only steps are timed rightly."""
+        return self._denoiser.is_asynchronous
+
+    @property
     def overlaps_decoding(self) -> bool:
         """The wrapped denoiser's answer."""
         return self._denoiser.overlaps_decoding

@@ -71,6 +71,7 @@ ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
 class SleepingDenoiser:
     """Sleeps for the step times of a curve. Decoding takes no time, as for the baselines."""
 
+    is_asynchronous = False
     overlaps_decoding = False
 
     def __init__(self, curve: Curve) -> None:
