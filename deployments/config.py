@@ -150,12 +150,13 @@ SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discrimi
 
 
 class DiffusionModelConfig(Config):
-    """A diffusers folder of the Stable Diffusion family (SD 1.5 or SDXL) and a FaceID adapter file."""
+    """A diffusers folder of the Stable Diffusion family (SD 1.5 or SDXL) and an IP-Adapter file: FaceID, or Plus."""
 
     face_vector_length: ClassVar[int] = FACE_VECTOR  # of the vectors that the adapter takes
 
     path: Path
     ip_adapter: Path
+    image_encoder: Path | None = None  # for an IP-Adapter Plus: the folder of its CLIP vision model
     ip_adapter_scale: float = Field(1.0, ge=0, le=1)
     lora: Path | None = None  # of the FaceID adapter, in place of the one that `ip_adapter` holds
     lora_scale: float = Field(1.0, ge=0, le=1)

@@ -43,7 +43,9 @@ class FaceEmbedding:
 
     `landmarks` is (5, 2) where the detector gives them: eyes, nose, mouth corners, each pair from the photo's left.
     `weights` are the SHA-256 of the face model's files, by their names in a receipt. `face_model` is its name in the
-    settings, None for that of apps which name no other: vectors of two models cannot be compared.
+    settings, None for that of apps which name no other: vectors of two models cannot be compared. `heads` are JPEGs of
+    the upright head, one for each photo, where a model draws from them: they stay in memory, and are never written or
+    logged.
     """
 
     vector: Vector
@@ -52,6 +54,7 @@ class FaceEmbedding:
     landmarks: npt.NDArray[np.float32] | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
     face_model: str | None = None
+    heads: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.config import AvatarGeneratorConfig
-from deployments.types import AvatarSpec, Pixels, Vector
+from deployments.types import AvatarSpec, Pixels
 from loadtest.bench.instruction_sets import InstructionSet, wider_sets
+from loadtest.bench.random_face import random_face
 
 DTYPES = ("float32", "bfloat16")
 MOST_OTHERS = 7
@@ -60,7 +61,7 @@ class Invariance:
 def draw(model: Any, images: int, steps: int) -> Drawn:
     """Generate images with a FaceDiffusionModel; the first has the same spec for any number of them."""
     started, used = time.perf_counter(), time.process_time()
-    samples = [model.start(_spec(number, steps), _face(number)) for number in range(images)]
+    samples = [model.start(_spec(number, steps), random_face(number)) for number in range(images)]
     for _ in range(steps):
         model.step(samples)
     # As the engine decodes where others are left to draw: with one thread, so that none waits for another.
@@ -142,11 +143,6 @@ def _spec(number: int, steps: int) -> AvatarSpec:
         negative_prompt="", width=SIDE, height=SIDE, num_inference_steps=steps, guidance_scale=1.5, task_id="",
         image_index=number, submitted_at=0.0, deadline=math.inf,
     )  # fmt: skip
-
-
-def _face(number: int) -> Vector:
-    vector = np.random.default_rng(number).normal(size=512).astype(np.float32)
-    return vector / np.linalg.norm(vector)
 
 
 def main() -> None:

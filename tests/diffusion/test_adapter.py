@@ -7,14 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deployments.diffusion.model.ip_adapter import FaceIDAdapter
+from deployments.diffusion.model.ip_adapter import IPAdapter
 from tests.support.diffusion_folders import FileFormat, tiny_unet, write_faceid_adapter
 
 
 @pytest.mark.parametrize("file_format", ["bin", "safetensors"])
 @pytest.mark.parametrize("lora", [True, False])
 def test_both_formats_hold_the_same(tmp_path: Path, file_format: FileFormat, lora: bool) -> None:
-    adapter = FaceIDAdapter.read(write_faceid_adapter(tmp_path, "sdxl", file_format, lora))
+    adapter = IPAdapter.read(write_faceid_adapter(tmp_path, "sdxl", file_format, lora))
     adapter.check_fits(tiny_unet("sdxl"))
     assert adapter.projection["proj.0.weight"].shape == (1024, 512)
     assert adapter.attention["1.to_k_ip.weight"].shape == (32, 64)
@@ -22,7 +22,7 @@ def test_both_formats_hold_the_same(tmp_path: Path, file_format: FileFormat, lor
 
 
 def test_lora_weights_can_be_left_out(tmp_path: Path) -> None:
-    adapter = FaceIDAdapter.read(write_faceid_adapter(tmp_path, "sd", "bin", lora=True))
+    adapter = IPAdapter.read(write_faceid_adapter(tmp_path, "sd", "bin", lora=True))
     assert adapter.state_dict(with_lora=True)["ip_adapter"].keys() == adapter.attention.keys()
     without = adapter.state_dict(with_lora=False)["ip_adapter"]
     assert without
@@ -34,21 +34,21 @@ def test_an_adapter_for_a_unet_with_more_layers_is_refused(tmp_path: Path) -> No
     weights = load_file(path)
     save_file(weights | {"ip_adapter.99.to_k_ip.weight": weights["ip_adapter.1.to_k_ip.weight"].clone()}, path)
     with pytest.raises(ValueError, match="for 5 cross-attention layers of width 32; this one has 4 of width 32"):
-        FaceIDAdapter.read(path).check_fits(tiny_unet("sd"))
+        IPAdapter.read(path).check_fits(tiny_unet("sd"))
 
 
 def test_an_adapter_that_looks_at_the_photo_is_refused(tmp_path: Path) -> None:
     path = write_faceid_adapter(tmp_path, "sd", "safetensors", lora=False)
     save_file(load_file(path) | {"image_proj.perceiver_resampler.proj_in.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="nothing but a face vector"):
-        FaceIDAdapter.read(path)
+        IPAdapter.read(path)
 
 
 def test_an_adapter_for_other_face_vectors_is_refused(tmp_path: Path) -> None:
     path = write_faceid_adapter(tmp_path, "sd", "safetensors", lora=False)
     save_file(load_file(path) | {"image_proj.proj.0.weight": torch.zeros(256, 128)}, path)
     with pytest.raises(ValueError, match="512"):
-        FaceIDAdapter.read(path)
+        IPAdapter.read(path)
 
 
 class RunsCode:
@@ -62,7 +62,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     torch.save({"image_proj": RunsCode(), "ip_adapter": {}}, tmp_path / "bad.bin")
     with pytest.raises(OSError, match=r"bad\.bin is not a file of weights"):
-        FaceIDAdapter.read(tmp_path / "bad.bin")
+        IPAdapter.read(tmp_path / "bad.bin")
     assert not (tmp_path / "made-by-a-pickle").exists()
 
 
@@ -71,17 +71,17 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path, mon
 def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(OSError, match=name):
-        FaceIDAdapter.read(tmp_path / name)
+        IPAdapter.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["adapter.bin", "adapter.safetensors"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(OSError, match=name):
-        FaceIDAdapter.read(tmp_path / name)
+        IPAdapter.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"image_proj": [1]}, {"image_proj": {}}, torch.zeros(3)])
 def test_a_pickle_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.bin")
     with pytest.raises(ValueError, match=r"other\.bin"):
-        FaceIDAdapter.read(tmp_path / "other.bin")
+        IPAdapter.read(tmp_path / "other.bin")

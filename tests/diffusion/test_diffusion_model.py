@@ -26,7 +26,8 @@ from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
 from deployments.diffusion.model.loader import use_channels_last
 from deployments.diffusion.model.unet import RowAttention
 from deployments.errors import DeviceLostError
-from deployments.types import AvatarSpec, Pixels, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
+from loadtest.bench.random_face import random_face
 from tests.support import tolerance
 from tests.support.diffusion_folders import (
     Family,
@@ -54,25 +55,20 @@ def model() -> FaceDiffusionModel:
     return FaceDiffusionModel.load(CONFIG)
 
 
-def face(number: int) -> Vector:
-    vector = np.random.default_rng(number).normal(size=512).astype(np.float32)
-    return vector / np.linalg.norm(vector)
-
-
 class Row(NamedTuple):
     """What is drawn: one image of one face."""
 
     spec: AvatarSpec
-    face: Vector
+    face: FaceEmbedding
 
 
 def row_of(number: int, **changes: Any) -> Row:
-    return Row(avatar_spec(**(SMALL | {"seed": number} | changes)), face(number))
+    return Row(avatar_spec(**(SMALL | {"seed": number} | changes)), random_face(number))
 
 
 def draw(model: FaceDiffusionModel, *rows: Row, joins_at: Sequence[int] = ()) -> list[Pixels]:
     """All rows together, each until it is done; row i joins at step `joins_at[i]` of the whole, or at once."""
-    assert len({model.bucket(row.spec) for row in rows}) == 1
+    assert len({model.bucket(row.spec, row.face) for row in rows}) == 1
     samples = [model.start(row.spec, row.face) for row in rows]
     joins = dict(enumerate(joins_at))
     for step in itertools.count():
@@ -95,7 +91,7 @@ def test_a_row_equals_the_librarys_own_pipeline(model: FaceDiffusionModel, guida
     )
     adapter = model_path(CONFIG.ip_adapter)
     pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, image_encoder_folder=None)
-    vector = torch.from_numpy(face(1))[None, None]
+    vector = torch.from_numpy(random_face(1).vector)[None, None]
     expected = pipeline(
         prompt="a man, blue background",
         negative_prompt="glasses",
@@ -133,7 +129,7 @@ def test_a_row_of_a_batch_invariant_model_is_the_row_alone_to_the_last_bit() -> 
 
 def test_the_face_alone_changes_the_picture(model: FaceDiffusionModel) -> None:
     row = row_of(1)
-    other = Row(row.spec, face(2))
+    other = Row(row.spec, random_face(2))
     assert difference(draw(model, row)[0], draw(model, other)[0]) > 1
 
 
@@ -143,15 +139,16 @@ def test_the_negative_prompt_counts(model: FaceDiffusionModel) -> None:
 
 
 def test_only_rows_that_fit_one_step_are_of_one_bucket(model: FaceDiffusionModel) -> None:
-    base = model.bucket(avatar_spec(**SMALL))
+    alone = random_face(1)
+    base = model.bucket(avatar_spec(**SMALL), alone)
     alike: list[dict[str, Any]] = [
         {"seed": 9, "prompt": "somebody else"}, {"num_inference_steps": 4}, {"guidance_scale": 1.0},
     ]  # fmt: skip
     for changes in alike:
-        assert model.bucket(avatar_spec(**(SMALL | changes))) == base
+        assert model.bucket(avatar_spec(**(SMALL | changes)), alone) == base
     others: list[dict[str, Any]] = [{"width": 512}, {"prompt": "word " * 200}]
     for changes in others:
-        assert model.bucket(avatar_spec(**(SMALL | changes))) != base
+        assert model.bucket(avatar_spec(**(SMALL | changes)), alone) != base
 
 
 class TinyModel:
@@ -206,7 +203,7 @@ def tiny_row(number: int, **changes: Any) -> Row:
 
 def drawn_by_library(pipeline: Any, number: int, prompt: str, negative_prompt: str | None, **changes: Any) -> Pixels:
     values = TINY | changes
-    vector = torch.from_numpy(face(number))[None, None]
+    vector = torch.from_numpy(random_face(number).vector)[None, None]
     images = pipeline(
         prompt=prompt,
         negative_prompt=negative_prompt,
@@ -312,7 +309,7 @@ def test_lora_weights_are_fused_where_the_model_is_to_run(tiny: TinyModel, monke
 def test_the_scale_of_the_adapter_counts(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
     faceless = tiny.load(ip_adapter_scale=0)
     first = tiny_row(1)
-    second = Row(first.spec, face(2))
+    second = Row(first.spec, random_face(2))
     assert difference(draw(faceless, first)[0], draw(faceless, second)[0]) == 0
     assert difference(draw(tiny_model, first)[0], draw(tiny_model, second)[0]) > 20
 
@@ -389,7 +386,7 @@ def test_latents_amid_others_equal_those_of_the_librarys_own_pipeline(
 
 
 def latents_by_library(pipeline: Any, row: Row) -> torch.Tensor:
-    spec, vector = row.spec, torch.from_numpy(row.face)[None, None]
+    spec, vector = row.spec, torch.from_numpy(row.face.vector)[None, None]
     faces = torch.cat([torch.zeros_like(vector), vector]) if spec.guidance_scale > 1 else vector
     latents: torch.Tensor = pipeline(
         prompt=spec.prompt,

@@ -1,4 +1,4 @@
-"""Tiny models in the formats of the real ones: diffusers folders, FaceID adapters and LoRA files.
+"""Tiny models in the formats of the real ones: diffusers folders, IP-Adapters, their image encoder, LoRA files.
 
 Weights are random, but the same in every run, and strong enough that prompts and faces show in the pixels.
 """
@@ -18,7 +18,14 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 Family = Literal["sd", "sdxl"]
 FileFormat = Literal["bin", "safetensors"]
@@ -27,6 +34,8 @@ Tensors = dict[str, torch.Tensor]
 TOKENS = 4  # of a face
 LORA_RANK = 4
 TEXT_WIDTH = 32
+CLIP_WIDTH = 32
+PLUS_WIDTH, PLUS_HEADS, PLUS_HEAD_WIDTH, PLUS_TOKENS = 64, 1, 64, 16  # the head's width is what diffusers assumes
 CONTEXT_WIDTH: dict[Family, int] = {"sd": TEXT_WIDTH, "sdxl": 2 * TEXT_WIDTH}
 SD_SAFETY = {
     "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
@@ -97,6 +106,54 @@ def write_faceid_adapter(folder: Path, family: Family, file_format: FileFormat, 
         save_file(
             {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}, path
         )
+    return path
+
+
+def write_plus_adapter(folder: Path, family: Family) -> Path:
+    """An IP-Adapter Plus for the tiny model and the tiny image encoder; returns the file's path."""
+    torch.manual_seed(3)
+    width, inner = CONTEXT_WIDTH[family], PLUS_HEADS * PLUS_HEAD_WIDTH
+    weights: Tensors = {
+        "latents": torch.randn(1, PLUS_TOKENS, PLUS_WIDTH),
+        "proj_in.weight": torch.randn(PLUS_WIDTH, CLIP_WIDTH) * 0.3,
+        "proj_in.bias": torch.zeros(PLUS_WIDTH),
+        "proj_out.weight": torch.randn(width, PLUS_WIDTH) * 0.3,
+        "proj_out.bias": torch.zeros(width),
+        "norm_out.weight": torch.ones(width),
+        "norm_out.bias": torch.zeros(width),
+    }
+    for layer in range(4):
+        attention, forward = f"layers.{layer}.0", f"layers.{layer}.1"
+        for norm in (f"{attention}.norm1", f"{attention}.norm2", f"{forward}.0"):
+            weights |= {f"{norm}.weight": torch.ones(PLUS_WIDTH), f"{norm}.bias": torch.zeros(PLUS_WIDTH)}
+        weights |= {
+            f"{attention}.to_q.weight": torch.randn(inner, PLUS_WIDTH) * 0.3,
+            f"{attention}.to_kv.weight": torch.randn(2 * inner, PLUS_WIDTH) * 0.3,
+            f"{attention}.to_out.weight": torch.randn(PLUS_WIDTH, inner) * 0.3,
+            f"{forward}.1.weight": torch.randn(4 * PLUS_WIDTH, PLUS_WIDTH) * 0.3,
+            f"{forward}.3.weight": torch.randn(PLUS_WIDTH, 4 * PLUS_WIDTH) * 0.3,
+        }
+    path = folder / f"ip-adapter-plus-face-{family}.safetensors"
+    named = {f"image_proj.{name}": weight for name, weight in weights.items()}
+    save_file(named | {f"ip_adapter.{name}": weight for name, weight in _face_attention(family).items()}, path)
+    return path
+
+
+def write_image_encoder(folder: Path) -> Path:
+    """CLIP's vision model in small, for pictures of 32 pixels; returns its folder."""
+    torch.manual_seed(4)
+    config = CLIPVisionConfig(
+        hidden_size=CLIP_WIDTH,
+        intermediate_size=2 * CLIP_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=32,
+        patch_size=8,
+        projection_dim=CLIP_WIDTH,
+        initializer_factor=3.0,
+    )
+    path = folder / "image_encoder"
+    CLIPVisionModelWithProjection(config).save_pretrained(path)
     return path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.engine.scheduler import Row
-from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 
 FOREVER = 1e12  # unix seconds
 
@@ -44,7 +44,7 @@ def row(
     **changes: object,
 ) -> Row:
     spec = avatar_spec(**changes)
-    return Row(spec, face().vector, CountingDenoiser(), (spec.model, size), arrived_at, steps_done, joined_at)
+    return Row(spec, face(), CountingDenoiser(), (spec.model, size), arrived_at, steps_done, joined_at)
 
 
 @dataclass
@@ -79,10 +79,10 @@ class CountingDenoiser:
         self.overlap_gate.set()
         self.decoded_overlapped: list[int] = []  # seeds
 
-    def bucket(self, spec: AvatarSpec) -> Hashable:
+    def bucket(self, spec: AvatarSpec, _face: FaceEmbedding) -> Hashable:
         return spec.width, spec.height
 
-    def start(self, spec: AvatarSpec, _face: Vector) -> Count:
+    def start(self, spec: AvatarSpec, _face: FaceEmbedding) -> Count:
         if spec.seed in self.start_gates:
             assert self.start_gates[spec.seed].wait(10)
         if spec.seed in self.unstartable:

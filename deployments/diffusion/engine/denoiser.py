@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Sequence
 from typing import Any, Protocol
 
-from deployments.types import AvatarSpec, Pixels, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 
 
 class OutOfMemoryError(Exception):
@@ -27,10 +27,10 @@ class Denoiser(Protocol):
     def overlaps_decoding(self) -> bool:
         """Whether `decode` may run on another thread during a step."""
 
-    def bucket(self, spec: AvatarSpec) -> Hashable:
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """Samples of one bucket can share a step."""
 
-    def start(self, spec: AvatarSpec, face: Vector) -> Any:
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Any:
         """A sample before its first step. Raises: OutOfMemoryError."""
 
     def step(self, samples: Sequence[Any]) -> None:

@@ -77,7 +77,7 @@ class DiffusionEngine:
 
     def submit(self, spec: AvatarSpec, face: FaceEmbedding, denoiser: Denoiser) -> Row:
         """Queue one image; its `future` yields the image. Raises there: DeadlineError; DeviceLostError."""
-        row = Row(spec, face.vector, denoiser, (spec.model, denoiser.bucket(spec)), time.time())
+        row = Row(spec, face, denoiser, (spec.model, denoiser.bucket(spec, face)), time.time())
         with self._changed:
             if self._lost is not None:
                 row.future.set_exception(self._lost)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from deployments.common.fair_share import FairShare
 from deployments.diffusion.engine.denoiser import Denoiser
-from deployments.types import AvatarSpec, GeneratedImage, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage
 
 # Expected arrivals for each image that is here: they wait for the time that a step with few rows wastes. Simulated with
 # step times of 14 + 6 B and 6 + 24 B ms for B images at loads of 0.5 to 0.9: with 1 the flat curve, on which all should
@@ -31,7 +31,7 @@ class Row:
     """One requested image."""
 
     spec: AvatarSpec
-    face: Vector
+    face: FaceEmbedding
     denoiser: Denoiser
     bucket: Bucket
     arrived_at: float  # unix seconds

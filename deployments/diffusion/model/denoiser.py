@@ -1,4 +1,4 @@
-"""The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter FaceID, built from diffusers' pipelines."""
+"""The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter, built from diffusers' pipelines."""
 
 import logging
 import time
@@ -15,14 +15,14 @@ from deployments.common.device_health import is_out_of_memory, lost_device_error
 from deployments.config import CompileScope, DiffusionModelConfig
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
-from deployments.diffusion.model.ip_adapter import FACE_WIDTH
-from deployments.diffusion.model.loader import FacePipeline, Tensors, load_pipeline
+from deployments.diffusion.model.face_encoder import FaceEncoder, blank_face
+from deployments.diffusion.model.loader import FacePipeline, Tensors, load_face_encoder, load_pipeline
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.transfer import to_device
 from deployments.diffusion.model.unet import RowUNet
-from deployments.types import AvatarSpec, Pixels, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class FaceDiffusionModel:
     def __init__(
         self,
         pipeline: FacePipeline,
+        faces: FaceEncoder,
         threads: int = 1,
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
@@ -94,7 +95,8 @@ class FaceDiffusionModel:
         for network in (pipeline.unet, pipeline.vae):
             replace_layers(network)
         self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope)
-        self._no_face = self._face_tokens(torch.zeros(FACE_WIDTH))
+        self._faces = faces
+        self._no_face = self._unet.face_tokens(faces.no_face())
         self._launch_limiter = LaunchLimiter(self._device)
 
     @classmethod
@@ -105,7 +107,9 @@ class FaceDiffusionModel:
         on_compile_failure: Callable[[], None] = lambda: None,
     ) -> "FaceDiffusionModel":
         """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
-        return cls(load_pipeline(config), config.threads, batch_invariant, on_compile_failure, config.compile_scope)
+        pipeline = load_pipeline(config)
+        faces = load_face_encoder(pipeline, config)
+        return cls(pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope)
 
     @property
     def is_asynchronous(self) -> bool:
@@ -117,13 +121,13 @@ class FaceDiffusionModel:
         """On a CPU only: on a GPU a step and a decoding would need their memory at the same time."""
         return self._device.type == "cpu"
 
-    def bucket(self, spec: AvatarSpec) -> Hashable:
-        """Size, and windows of the longer prompt: padding a shorter one would change its meaning."""
-        return spec.width, spec.height, self._chunks(spec)
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
+        """Size, windows of the longer prompt (padding a shorter one would change its meaning), photos of the face."""
+        return spec.width, spec.height, self._chunks(spec), self._faces.photos(face)
 
     @on_device
-    def start(self, spec: AvatarSpec, face: Vector) -> Sample:
-        """A sample before its first step. Raises: OutOfMemoryError."""
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
+        """A sample before its first step. Raises: OutOfMemoryError; ValueError where `face` lacks what it needs."""
         use_threads(self._threads)
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
@@ -131,12 +135,12 @@ class FaceDiffusionModel:
         size = {name: to_device(values.to(self._unet.dtype), self._device) for name, values in sizes.items()}
         scale = self._unet.adapter_scale if spec.ip_adapter_scale is None else spec.ip_adapter_scale
         alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._device), **size}
-        face_tokens = self._face_tokens(torch.from_numpy(face))
+        face_tokens = self._unet.face_tokens(self._faces.encode(face))
         conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
         against = None
         if spec.guidance_scale > 1:
             negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
-            against = {**negative, "face_tokens": self._no_face, **alike}
+            against = {**negative, "face_tokens": self._no_face.repeat(1, self._faces.photos(face), 1), **alike}
         return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
 
     @on_device
@@ -224,7 +228,7 @@ class FaceDiffusionModel:
             model="", seed=0, prompt="", negative_prompt="", width=size[0], height=size[1], num_inference_steps=2,
             guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
         )  # fmt: skip
-        return [self.start(spec, np.zeros(FACE_WIDTH, np.float32)) for _ in range(rows)]
+        return [self.start(spec, blank_face()) for _ in range(rows)]
 
     def _noise(self, spec: AvatarSpec) -> Tensor:
         """Independent of the device and of the batch."""
@@ -233,11 +237,6 @@ class FaceDiffusionModel:
         generator = torch.Generator("cpu").manual_seed(spec.seed)
         noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
         return to_device(noise.to(torch.float32), self._device)
-
-    @torch.inference_mode()
-    def _face_tokens(self, face: Tensor) -> Tensor:
-        """(1, tokens, channels) of a face vector (512,)."""
-        return self._unet.face_tokens(face[None])
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))

@@ -1,4 +1,4 @@
-"""IP-Adapter FaceID files, in both published formats."""
+"""IP-Adapter files of two kinds, in both published formats: FaceID, and Plus, which sees pictures of heads."""
 
 import pickle
 from collections.abc import Mapping
@@ -15,12 +15,13 @@ from deployments.config import FACE_VECTOR
 Weights = Mapping[str, torch.Tensor]
 
 FACE_WIDTH = FACE_VECTOR
-PROJECTION = ("proj.0.weight", "proj.2.weight", "norm.weight")
+FACEID = ("proj.0.weight", "proj.2.weight", "norm.weight")
+PLUS = ("latents", "proj_in.weight", "proj_out.weight", "norm_out.weight")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FaceIDAdapter:
-    """`projection` maps a face vector to tokens; `attention` has the keys and values of these tokens for each
+class IPAdapter:
+    """`projection` maps a face to tokens; `attention` has the keys and values of these tokens for each
     cross-attention layer and, in some files, LoRA weights for all attention layers. Layers are numbered.
     """
 
@@ -34,12 +35,24 @@ class FaceIDAdapter:
             parts = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
         except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
             raise OSError(f"{path} is not a file of weights: {error}") from error
-        if not _is_faceid(parts):
-            raise ValueError(f"{path} is not an IP-Adapter FaceID, which needs nothing but a face vector")
-        projection, attention = parts["image_proj"], parts["ip_adapter"]
-        if projection["proj.0.weight"].shape[1] != FACE_WIDTH:
+        if not _is_adapter(parts):
+            raise ValueError(
+                f"{path} is neither an IP-Adapter FaceID, which needs nothing but a face vector, nor an IP-Adapter Plus"
+            )
+        adapter = cls(parts["image_proj"], parts["ip_adapter"])
+        if not adapter.takes_pictures and adapter.input_width != FACE_WIDTH:
             raise ValueError(f"{path} is not made for face vectors of {FACE_WIDTH} numbers")
-        return cls(projection, attention)
+        return adapter
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether its input is what CLIP sees of a picture (Plus), not a face vector (FaceID)."""
+        return "latents" in self.projection
+
+    @property
+    def input_width(self) -> int:
+        """Numbers of a face vector, or of each patch of CLIP's."""
+        return self.projection["proj_in.weight" if self.takes_pictures else "proj.0.weight"].shape[1]
 
     def check_fits(self, unet: Any) -> None:
         """Raises: ValueError where the adapter was made for a UNet with other cross-attention layers."""
@@ -49,7 +62,8 @@ class FaceIDAdapter:
             if name.endswith("attn2.processor")
         }
         found = {name: weight.shape for name, weight in self.attention.items() if name.endswith(".to_k_ip.weight")}
-        made_for, has = self.projection["norm.weight"].shape[0], unet.config.cross_attention_dim
+        norm = self.projection["norm_out.weight" if self.takes_pictures else "norm.weight"]
+        made_for, has = norm.shape[0], unet.config.cross_attention_dim
         if found != wanted or made_for != has:
             raise ValueError(
                 f"The face adapter was made for another UNet: for {len(found)} cross-attention layers of width"
@@ -67,14 +81,15 @@ class FaceIDAdapter:
         return {"image_proj": dict(self.projection), "ip_adapter": attention}
 
 
-def _is_faceid(parts: Any) -> bool:
+def _is_adapter(parts: Any) -> bool:
     if not isinstance(parts, dict) or not all(
         isinstance(parts.get(name), dict) for name in ("image_proj", "ip_adapter")
     ):
         return False
     projection = parts["image_proj"]
-    # FaceID Plus also has a perceiver: it needs a CLIP image embedding of the photo.
-    return all(name in projection for name in PROJECTION) and not any("perceiver" in name for name in projection)
+    # FaceID Plus takes both: it has a perceiver beside the projection of the vector.
+    is_faceid = all(name in projection for name in FACEID) and not any("perceiver" in name for name in projection)
+    return is_faceid or all(name in projection for name in PLUS)
 
 
 def _read_safetensors(path: Path) -> dict[str, dict[str, torch.Tensor]]:

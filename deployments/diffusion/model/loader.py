@@ -1,4 +1,4 @@
-"""Loads diffusers' Stable Diffusion pipelines from a folder, together with a FaceID adapter."""
+"""Loads diffusers' Stable Diffusion pipelines from a folder, together with an IP-Adapter."""
 
 import json
 import logging
@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from deployments.config import DiffusionModelConfig, model_path
-from deployments.diffusion.model.ip_adapter import FaceIDAdapter
+from deployments.diffusion.model.face_encoder import FaceEncoder, FaceVectors, HeadPictures
+from deployments.diffusion.model.ip_adapter import IPAdapter
 from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.prompt_encoder import PromptEncoder, TextEncoder, XLPromptEncoder
 
@@ -66,7 +67,7 @@ FAMILIES: dict[str, type[FacePipeline]] = {
 
 
 def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
-    """Load a diffusers folder (safetensors only), a FaceID adapter and its LoRA; nothing is downloaded.
+    """Load a diffusers folder (safetensors only), an IP-Adapter and its LoRA; nothing is downloaded.
 
     Raises: OSError where a file is missing or invalid; ValueError where the folder is of another family, or the adapter
         was made for another model; RuntimeError where the device is not available.
@@ -106,7 +107,7 @@ def check_files(config: DiffusionModelConfig) -> None:
     """
     family_of(model_path(config.path))
     safety = None if config.safety is None else config.safety.path
-    for path in (config.ip_adapter, config.lora, safety):
+    for path in (config.ip_adapter, config.image_encoder, config.lora, safety):
         if path is not None and not model_path(path).exists():
             raise FileNotFoundError(f"{model_path(path)} is missing")
 
@@ -124,8 +125,11 @@ def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> N
 
     The LoRA weights are fused: as separate layers they would cost time in every step.
     """
-    adapter = FaceIDAdapter.read(model_path(config.ip_adapter))
+    adapter = IPAdapter.read(model_path(config.ip_adapter))
     adapter.check_fits(pipeline.unet)
+    if adapter.takes_pictures != (config.image_encoder is not None):
+        needs = "needs `image_encoder`" if adapter.takes_pictures else "takes face vectors, so no `image_encoder`"
+        raise ValueError(f"{config.ip_adapter} {needs}")
     # As published both files hold the same LoRA, which must not be applied twice.
     weights = adapter.state_dict(with_lora=config.lora is None)
     if config.lora is not None and adapter.has_lora:
@@ -141,6 +145,23 @@ def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> N
     if parts:
         pipeline.fuse_lora(parts, lora_scale=config.lora_scale)
         pipeline.unload_lora_weights()
+
+
+def load_face_encoder(pipeline: FacePipeline, config: DiffusionModelConfig) -> FaceEncoder:
+    """What the adapter in this pipeline's UNet takes for a face.
+
+    Raises: OSError where a file is missing; ValueError where the image encoder is not the adapter's.
+    """
+    if config.image_encoder is None:
+        return FaceVectors()
+    encoder = HeadPictures.load(model_path(config.image_encoder), dtype_of(config), pipeline.device)
+    (projection,) = pipeline.unet.encoder_hid_proj.image_projection_layers
+    if projection.proj_in.in_features != encoder.width:
+        raise ValueError(
+            f"{config.ip_adapter} takes pictures as {projection.proj_in.in_features} numbers a patch, and"
+            f" {config.image_encoder} gives {encoder.width}"
+        )
+    return encoder
 
 
 def use_channels_last(pipeline: FacePipeline) -> None:

@@ -47,6 +47,9 @@ def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
         if file is not None:
             path = model_path(file)
             yield path.name, path
+    if config.image_encoder is not None:
+        for path in sorted(model_path(config.image_encoder).glob("*.safetensors")):
+            yield f"image_encoder/{path.name}", path
 
 
 def _device_name(device: str) -> str:

@@ -10,6 +10,6 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     Copies from ordinary memory would wait for all of them. Relies on torch's host allocator, which gives page-locked
     memory to others only when the copies from it have been made.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or values.is_cuda:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

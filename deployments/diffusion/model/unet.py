@@ -53,7 +53,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 class RowUNet:
-    """A diffusers UNet with a FaceID adapter; takes ownership of it.
+    """A diffusers UNet with an IP-Adapter; takes ownership of it.
 
     Some shapes can be compiled; others run uncompiled, since compiling takes a minute, in which every request would
     wait.
@@ -79,10 +79,11 @@ class RowUNet:
         self._project_faces, unet.encoder_hid_proj = unet.encoder_hid_proj, None
         self.adapter_scale = _attend_by_row(unet)
 
-    def face_tokens(self, vectors: Tensor) -> Tensor:
-        """(rows, tokens, channels) of face vectors (rows, 512)."""
-        tokens: Tensor = self._project_faces([to_device(vectors[:, None].to(self.dtype), self._device)])[0]
-        return tokens[:, 0]
+    @torch.inference_mode()
+    def face_tokens(self, photos: Tensor) -> Tensor:
+        """(1, tokens, channels) of the photos of one face, (photos, ...): their tokens follow each other."""
+        tokens: Tensor = self._project_faces([to_device(photos[:, None].to(self.dtype), self._device)])[0]
+        return tokens.flatten(0, 2)[None]
 
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
         """The prediction, (rows, c, h, w) in the UNet's dtype.

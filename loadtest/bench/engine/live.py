@@ -23,6 +23,7 @@ from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from deployments.diffusion.model.precision import dtype_of
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
 from loadtest.bench.engine.queues import GENERATOR, PROFILED, Arrival, Bar, poisson, spec_of
+from loadtest.bench.random_face import random_face
 
 T = TypeVar("T")
 LIMIT_S = 300  # longer than any image takes
@@ -51,11 +52,11 @@ class Meter:
         """The wrapped denoiser's answer."""
         return self._denoiser.overlaps_decoding
 
-    def bucket(self, spec: AvatarSpec) -> Hashable:
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """The wrapped denoiser's; not timed, as `submit` calls it outside of the engine's thread."""
-        return self._denoiser.bucket(spec)
+        return self._denoiser.bucket(spec, face)
 
-    def start(self, spec: AvatarSpec, face: Vector) -> Any:
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Any:
         """The wrapped denoiser's sample; the time in it is not the engine's own."""
         with self._inside():
             return self._denoiser.start(spec, face)
@@ -140,7 +141,7 @@ def run(
         for number, arrival in enumerate(arrivals):
             time.sleep(max(0.0, began.whole_s + arrival.at_s - time.monotonic()))
             room.acquire()
-            rows.append(engine.submit(spec_of(arrival.steps, model, side, number), face(number), meter))
+            rows.append(engine.submit(spec_of(arrival.steps, model, side, number), random_face(number), meter))
             rows[-1].future.add_done_callback(lambda _image: room.release())
         images = [row.future.result(LIMIT_S) for row in rows]
         cost = Cost.now() - began
@@ -180,7 +181,7 @@ class LibraryPipeline:
         for first in range(0, len(steps), batch):
             seeds = range(first, min(first + batch, len(steps)))
             prompts = Prompts(PROMPT, NEGATIVE_PROMPT, spec_of(1).guidance_scale)
-            self.draw([face(seed).vector for seed in seeds], seeds, prompts, steps[first], side)
+            self.draw([random_face(seed).vector for seed in seeds], seeds, prompts, steps[first], side)
         return Cost.now() - began
 
     def draw(
@@ -210,12 +211,6 @@ class Prompts:
     prompt: str
     negative: str
     guidance_scale: float
-
-
-def face(seed: int) -> FaceEmbedding:
-    """A random unit vector, (512,), the same for the same seed; box and score mean nothing."""
-    vector = np.random.default_rng(seed).normal(size=512).astype(np.float32)
-    return FaceEmbedding(vector / np.linalg.norm(vector), (0, 0, 1, 1), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row, RowScheduler
-from deployments.types import AvatarSpec, Pixels, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 
 GENERATOR = AvatarGeneratorConfig()  # the deployed settings
 FOREVER = 1e12  # unix seconds
@@ -78,11 +78,11 @@ class SleepingDenoiser:
         self._curve = curve
         self.late_s: list[float] = []  # excess of each sleep
 
-    def bucket(self, spec: AvatarSpec) -> Hashable:
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """The same for all: any images may share a step."""
         return BUCKET[1]
 
-    def start(self, spec: AvatarSpec, face: Vector) -> None:
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> None:
         """At once; the sample is None, as no image is computed."""
 
     def step(self, samples: Sequence[None]) -> None:

@@ -24,6 +24,7 @@ import torch._dynamo
 
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
+from deployments.diffusion.model.face_encoder import FaceVectors
 from deployments.diffusion.model.loader import FacePipeline, use_channels_last
 from loadtest.bench.gpu.figures import Curve, Figure, ModelSize, Report, StepTime, VariantTime
 from loadtest.bench.gpu.measure import Bench, matrix_product
@@ -152,7 +153,7 @@ class GpuBench:
 
     def _bench(self, pipeline: FacePipeline) -> Bench:
         plan = self._plan
-        return Bench(FaceDiffusionModel(pipeline), plan.device, plan.repeats, self._matrices.tflop_per_s)
+        return Bench(FaceDiffusionModel(pipeline, FaceVectors()), plan.device, plan.repeats, self._matrices.tflop_per_s)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

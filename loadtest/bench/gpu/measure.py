@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
-from deployments.diffusion.model.ip_adapter import FACE_WIDTH
-from deployments.types import AvatarSpec, Vector
+from deployments.types import AvatarSpec
 from loadtest.bench.gpu.figures import DecodeTime, Images, MatrixProduct, StartTime, StepTime
+from loadtest.bench.random_face import random_face
 
 PROMPT = "portrait of a person, joyous, plain background"  # one window of the text encoders
 NEGATIVE_PROMPT = "blurry, watermark"
@@ -153,7 +152,7 @@ class Bench:
             self.model.decode(sample)
 
     def _start(self, size_px: int, rows: int, steps: int, prompt: str = PROMPT) -> list[Sample]:
-        return [self.model.start(_spec(size_px, steps, prompt, seed), _face(seed)) for seed in range(rows)]
+        return [self.model.start(_spec(size_px, steps, prompt, seed), random_face(seed)) for seed in range(rows)]
 
 
 def _spec(size_px: int, steps: int, prompt: str, seed: int) -> AvatarSpec:
@@ -162,8 +161,3 @@ def _spec(size_px: int, steps: int, prompt: str, seed: int) -> AvatarSpec:
         num_inference_steps=steps, guidance_scale=GUIDANCE_SCALE, task_id="", image_index=0, submitted_at=0.0,
         deadline=0.0,
     )  # fmt: skip
-
-
-def _face(seed: int) -> Vector:
-    vector = np.random.default_rng(seed).normal(size=FACE_WIDTH).astype(np.float32)
-    return vector / np.linalg.norm(vector)

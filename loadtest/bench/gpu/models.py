@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from deployments.diffusion.model.ip_adapter import FACE_WIDTH, FaceIDAdapter, Weights
+from deployments.diffusion.model.ip_adapter import FACE_WIDTH, IPAdapter, Weights
 from deployments.diffusion.model.loader import FacePipeline, SDFacePipeline, SDXLFacePipeline
 
 Config = Mapping[str, Any]
@@ -161,7 +161,7 @@ def add_face_adapter(pipeline: FacePipeline) -> None:
     pipeline.set_ip_adapter_scale(1.0)
 
 
-def random_adapter(unet: UNet2DConditionModel) -> FaceIDAdapter:
+def random_adapter(unet: UNet2DConditionModel) -> IPAdapter:
     """An IP-Adapter FaceID for this UNet, without LoRA weights: those are fused and cost no time."""
     width = unet.config.cross_attention_dim
     layers = {
@@ -182,7 +182,7 @@ def random_adapter(unet: UNet2DConditionModel) -> FaceIDAdapter:
         "norm.bias": normal(width),
     }
     attention = {f"{number}.to_{kind}_ip.weight": normal(*shape) for number, shape in layers.items() for kind in "kv"}
-    return FaceIDAdapter(projection, attention)
+    return IPAdapter(projection, attention)
 
 
 def weights_of(pipeline: FacePipeline) -> tuple[int, int, float]:
