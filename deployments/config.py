@@ -150,12 +150,12 @@ SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discrimi
 
 
 class DiffusionModelConfig(Config):
-    """A diffusers folder of the Stable Diffusion family (SD 1.5 or SDXL) and an IP-Adapter file: FaceID, or Plus."""
+    """A diffusers folder: SD 1.5 or SDXL with an IP-Adapter file, FaceID or Plus; or FLUX.2 klein."""
 
     face_vector_length: ClassVar[int] = FACE_VECTOR  # of the vectors that the adapter takes
 
     path: Path
-    ip_adapter: Path
+    ip_adapter: Path | None = None  # required for Stable Diffusion; FLUX.2 klein sees the photos themselves
     image_encoder: Path | None = None  # for an IP-Adapter Plus: the folder of its CLIP vision model
     ip_adapter_scale: float = Field(1.0, ge=0, le=1)
     lora: Path | None = None  # of the FaceID adapter, in place of the one that `ip_adapter` holds

@@ -2,6 +2,7 @@
 
 AvatarError
 ├── NoFaceError          the photo has no usable face
+├── PromptTooLongError   the model cannot read all of the prompt
 ├── UnsafeImageError     the safety checker withholds the image
 └── DeadlineError        the deadline passed
 
@@ -21,6 +22,10 @@ class AvatarError(Exception):
 
 class NoFaceError(AvatarError):
     """No face was found, or none large enough."""
+
+
+class PromptTooLongError(AvatarError):
+    """The model cannot read all of a prompt, and none is cut."""
 
 
 class UnsafeImageError(AvatarError):

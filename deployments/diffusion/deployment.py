@@ -123,7 +123,7 @@ class AvatarGenerator:
 
     def _check_files(self) -> None:
         """Of models that load later, too: missing weights fail a start, not requests. Raises: OSError, ValueError."""
-        from deployments.diffusion.model.loader import check_files
+        from deployments.diffusion.model.families import check_files
 
         for config in self._config.models.values():
             check_files(config)
@@ -134,16 +134,17 @@ class AvatarGenerator:
             # Imported here, so that building the graph loads no model library.
             from deployments.common.device_health import lost_device_errors
             from deployments.diffusion.model.denoiser import FaceDiffusionModel
+            from deployments.diffusion.model.families import load_model
             from deployments.safety.model import load_checker
 
         config = self._config.models[name]
         with self._start.part("load"), lost_device_errors(config.device):
             self._take_gpu(config.device)
             on_compile_failure = partial(self._metrics.compile_failed, name)
-            model = FaceDiffusionModel.load(config, self._config.batch_invariant, on_compile_failure)
+            model = load_model(config, self._config.batch_invariant, on_compile_failure)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("compile"), lost_device_errors(config.device):
-            if config.compile:
+            if isinstance(model, FaceDiffusionModel) and config.compile:
                 if self._config.compile_cache is not None:
                     use_compile_cache(model_path(self._config.compile_cache), config.device)
                 self._compile(name, model)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from deployments.errors import AvatarError, DeadlineError, NoFaceError, UnsafeImageError
+from deployments.errors import AvatarError, DeadlineError, NoFaceError, PromptTooLongError, UnsafeImageError
 from serve_app.errors import (
     ConflictError,
     ForbiddenError,
@@ -48,6 +48,7 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     MediaTypeError: ErrorAnswer(415, "Unsupported Media Type"),
     InvalidRequestError: ErrorAnswer(422, "Invalid Request"),
     ImageUrlError: ErrorAnswer(422, "Image URL Error"),
+    PromptTooLongError: ErrorAnswer(422, "Invalid Request"),
     NoFaceError: ErrorAnswer(422, "Face Consistent Error"),
     UnsafeImageError: ErrorAnswer(422, "NSFW Content"),
     RateLimitError: ErrorAnswer(429, "Rate Limit"),

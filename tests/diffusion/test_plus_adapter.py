@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from deployments.config import DiffusionModelConfig
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
-from deployments.diffusion.model.loader import check_files
+from deployments.diffusion.model.families import check_files
 from deployments.diffusion.model.receipt import generation_metadata
 from deployments.types import AvatarSpec, FaceEmbedding
 from loadtest.bench.random_face import random_face

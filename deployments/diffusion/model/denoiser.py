@@ -4,17 +4,17 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.common.device_health import is_out_of_memory, lost_device_errors
+from deployments.common.device_health import is_out_of_memory
 from deployments.config import CompileScope, DiffusionModelConfig
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
+from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import FaceEncoder, blank_face
 from deployments.diffusion.model.loader import FacePipeline, Tensors, load_face_encoder, load_pipeline
 from deployments.diffusion.model.noise_schedule import Plan, Step
@@ -23,9 +23,6 @@ from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.transfer import to_device
 from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +43,6 @@ class Sample:
     def next_step(self) -> Step:
         """The step to make next. Raises: IndexError after the last one."""
         return self.plan.steps[self.steps_done]
-
-
-def on_device(
-    method: Callable[Concatenate["FaceDiffusionModel", P], T],
-) -> Callable[Concatenate["FaceDiffusionModel", P], T]:
-    """Translates what torch raises. Raises: OutOfMemoryError; DeviceLostError."""
-
-    @wraps(method)
-    def translated(self: "FaceDiffusionModel", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with lost_device_errors(self._device):
-            try:
-                return method(self, *args, **kwargs)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise OutOfMemoryError(str(error)) from error
-                raise
-
-    return translated
 
 
 class FaceDiffusionModel:
@@ -87,7 +66,7 @@ class FaceDiffusionModel:
     ) -> None:
         """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
         self._pipeline = pipeline
-        self._device: torch.device = pipeline.device  # diffusers searches all modules for it
+        self.device: torch.device = pipeline.device  # diffusers searches all modules for it
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
         self._threads = threads
@@ -97,7 +76,7 @@ class FaceDiffusionModel:
         self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope)
         self._faces = faces
         self._no_face = self._unet.face_tokens(faces.no_face())
-        self._launch_limiter = LaunchLimiter(self._device)
+        self._launch_limiter = LaunchLimiter(self.device)
 
     @classmethod
     def load(
@@ -114,12 +93,12 @@ class FaceDiffusionModel:
     @property
     def is_asynchronous(self) -> bool:
         """On a GPU: its steps are launched, and run on while the host does something else."""
-        return self._device.type == "cuda"
+        return self.device.type == "cuda"
 
     @property
     def overlaps_decoding(self) -> bool:
         """On a CPU only: on a GPU a step and a decoding would need their memory at the same time."""
-        return self._device.type == "cpu"
+        return self.device.type == "cpu"
 
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """Size, windows of the longer prompt (padding a shorter one would change its meaning), photos of the face."""
@@ -132,9 +111,9 @@ class FaceDiffusionModel:
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
         chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
-        size = {name: to_device(values.to(self._unet.dtype), self._device) for name, values in sizes.items()}
+        size = {name: to_device(values.to(self._unet.dtype), self.device) for name, values in sizes.items()}
         scale = self._unet.adapter_scale if spec.ip_adapter_scale is None else spec.ip_adapter_scale
-        alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self._device), **size}
+        alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self.device), **size}
         face_tokens = self._unet.face_tokens(self._faces.encode(face))
         conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
         against = None
@@ -152,7 +131,7 @@ class FaceDiffusionModel:
 
     def _step(self, samples: Sequence[Sample]) -> None:
         """Samples with guidance come first."""
-        at = Positions.of([sample.next_step for sample in samples], self._device)
+        at = Positions.of([sample.next_step for sample in samples], self.device)
         latents = torch.cat([sample.latents for sample in samples])
         previous = torch.cat([sample.previous for sample in samples])
         prediction = self._predict(samples, self._sampler.scale_model_input(latents, at), at.timestep)
@@ -171,7 +150,7 @@ class FaceDiffusionModel:
             torch.cat([inputs[:guided], inputs]), torch.cat([timesteps[:guided], timesteps]), conditions
         ).float()
         without, towards = predicted[:guided], predicted[guided:]
-        scales = to_device(torch.tensor([sample.guidance_scale for sample in samples[:guided]]), self._device)
+        scales = to_device(torch.tensor([sample.guidance_scale for sample in samples[:guided]]), self.device)
         led = without + scales[:, None, None, None] * (towards[:guided] - without)
         return torch.cat([led, towards[guided:]])
 
@@ -236,7 +215,7 @@ class FaceDiffusionModel:
         shape = (1, unet.config.in_channels, spec.height // factor, spec.width // factor)
         generator = torch.Generator("cpu").manual_seed(spec.seed)
         noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
-        return to_device(noise.to(torch.float32), self._device)
+        return to_device(noise.to(torch.float32), self.device)
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))

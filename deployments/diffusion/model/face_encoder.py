@@ -14,6 +14,7 @@ from deployments.diffusion.model.ip_adapter import FACE_WIDTH
 from deployments.diffusion.model.transfer import to_device
 from deployments.types import FaceEmbedding
 
+HEAD_SIDE = 512  # pixels; the side of the pictures of heads that the face stage cuts out
 # Of the pictures that CLIP was trained on; transformers' CLIPImageProcessor has the same.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -22,7 +23,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def blank_face() -> FaceEmbedding:
     """Of nobody, for steps that are only timed or compiled."""
     picture = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(picture, "JPEG")
+    Image.new("RGB", (HEAD_SIDE, HEAD_SIDE)).save(picture, "JPEG")
     return FaceEmbedding(np.zeros(FACE_WIDTH, np.float32), (0, 0, 1, 1), 0.0, heads=(picture.getvalue(),))
 
 

@@ -93,23 +93,17 @@ def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
 
 
 def family_of(folder: Path) -> type[FacePipeline]:
-    """Raises: OSError where it is not a diffusers folder, ValueError where its pipeline class is not supported."""
-    name = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    """Raises: OSError where it is not a diffusers folder, ValueError where it is of another family."""
+    name = class_name(folder)
     if name not in FAMILIES:
-        raise ValueError(f"{folder} is made for {name}; only {' and '.join(FAMILIES)} can be loaded")
+        raise ValueError(f"{folder} is made for {name}; only {' and '.join(FAMILIES)} take a face adapter")
     return FAMILIES[name]
 
 
-def check_files(config: DiffusionModelConfig) -> None:
-    """Whether the files of a model are there, without reading weights.
-
-    Raises: OSError where one is missing, ValueError where the folder is of another family.
-    """
-    family_of(model_path(config.path))
-    safety = None if config.safety is None else config.safety.path
-    for path in (config.ip_adapter, config.image_encoder, config.lora, safety):
-        if path is not None and not model_path(path).exists():
-            raise FileNotFoundError(f"{model_path(path)} is missing")
+def class_name(folder: Path) -> str:
+    """The pipeline class that a diffusers folder is made for. Raises: OSError where it is not such a folder."""
+    name: str = json.loads((folder / "model_index.json").read_text()).get("_class_name")
+    return name
 
 
 def usable_device(name: str) -> torch.device:
@@ -125,6 +119,8 @@ def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> N
 
     The LoRA weights are fused: as separate layers they would cost time in every step.
     """
+    if config.ip_adapter is None:
+        raise ValueError(f"{config.path} needs `ip_adapter`")
     adapter = IPAdapter.read(model_path(config.ip_adapter))
     adapter.check_fits(pipeline.unet)
     if adapter.takes_pictures != (config.image_encoder is not None):

@@ -1,0 +1,44 @@
+"""The families of models: which class draws with a diffusers folder."""
+
+from collections.abc import Callable
+
+from deployments.config import DiffusionModelConfig, model_path
+from deployments.diffusion.model.denoiser import FaceDiffusionModel
+from deployments.diffusion.model.klein import KleinModel
+from deployments.diffusion.model.loader import FAMILIES, class_name
+
+KLEIN = "Flux2KleinPipeline"
+
+DiffusionModel = FaceDiffusionModel | KleinModel
+
+
+def load_model(
+    config: DiffusionModelConfig,
+    batch_invariant: bool = False,
+    on_compile_failure: Callable[[], None] = lambda: None,
+) -> DiffusionModel:
+    """Raises: what `load` of the family's class raises; ValueError where there is none."""
+    if family(config) == KLEIN:
+        return KleinModel.load(config, batch_invariant)
+    return FaceDiffusionModel.load(config, batch_invariant, on_compile_failure)
+
+
+def family(config: DiffusionModelConfig) -> str:
+    """The name of a folder's pipeline class. Raises: OSError where a file is missing, ValueError for another class."""
+    folder = model_path(config.path)
+    name = class_name(folder)
+    if name not in (KLEIN, *FAMILIES):
+        raise ValueError(f"{folder} is made for {name}; only {', '.join((*FAMILIES, KLEIN))} can be loaded")
+    return name
+
+
+def check_files(config: DiffusionModelConfig) -> None:
+    """Whether the files of a model are there, without reading weights.
+
+    Raises: OSError where one is missing, ValueError where the folder is of another family.
+    """
+    family(config)
+    safety = None if config.safety is None else config.safety.path
+    for path in (config.ip_adapter, config.image_encoder, config.lora, safety):
+        if path is not None and not model_path(path).exists():
+            raise FileNotFoundError(f"{model_path(path)} is missing")

@@ -1,0 +1,269 @@
+"""FLUX.2 klein: a flow-matching transformer that sees pictures of a person as tokens beside those of the image.
+
+The same image as diffusers' `Flux2KleinPipeline` draws from a row's own pictures, size, steps and prompt; but the rows
+of a step each have their own (Black Forest Labs, 2026).
+"""
+
+import io
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import Flux2KleinPipeline
+from PIL import Image
+from torch import Tensor
+
+from deployments.config import DiffusionModelConfig, model_path
+from deployments.diffusion.model.batch_sharding import use_threads
+from deployments.diffusion.model.device_errors import on_device
+from deployments.diffusion.model.face_encoder import blank_face
+from deployments.diffusion.model.flow_schedule import FlowSchedule, FlowStep
+from deployments.diffusion.model.loader import usable_device
+from deployments.diffusion.model.precision import dtype_of
+from deployments.diffusion.model.qwen_prompts import QwenPrompts
+from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
+from deployments.diffusion.model.transfer import to_device
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
+
+OWN_SIZE = (1024, 1024)
+REFERENCE_TIME = 10  # the first coordinate of the first picture's tokens; of the second one it is twice that, and so on
+
+
+class Grid(NamedTuple):
+    """Rows and columns of tokens."""
+
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        """Their number."""
+        return self.height * self.width
+
+
+@dataclass(slots=True, eq=False)
+class KleinSample:
+    """One half-done image. `prompt` and, with guidance, `against` are embeddings, (1, tokens, width)."""
+
+    steps: tuple[FlowStep, ...]
+    grid: Grid
+    latents: Tensor  # (1, tokens, channels) float32
+    references: Tensor  # (1, tokens, channels), of all pictures of the person
+    positions: Tensor  # (tokens, 4), of the image and the references
+    prompt: Tensor
+    against: Tensor | None
+    guidance_scale: float
+    ready: Mark  # when the latents are computed
+    steps_done: int = 0
+
+    @property
+    def next_step(self) -> FlowStep:
+        """The step to make next. Raises: IndexError after the last one."""
+        return self.steps[self.steps_done]
+
+
+class KleinModel:
+    """Advances samples by a step, each from its own position. Not thread-safe, except for overlapped decoding.
+
+    Latents are float32 between steps, whatever the dtype of the transformer. The distilled model ignores guidance and
+    negative prompt, as it was trained to.
+    """
+
+    def __init__(self, pipeline: Flux2KleinPipeline, threads: int = 1, batch_invariant: bool = False) -> None:
+        """Takes ownership of the pipeline."""
+        self._pipeline = pipeline
+        self.device: torch.device = pipeline.device
+        self._transformer, self._vae = pipeline.transformer, pipeline.vae
+        self._prompts = QwenPrompts(pipeline.tokenizer, pipeline.text_encoder)
+        self._schedule = FlowSchedule(pipeline.scheduler.config)
+        self._timeline = timeline_of(self.device)
+        self._threads = threads
+        self._batch_invariant = batch_invariant
+        self._pixels_per_token = 2 * pipeline.vae_scale_factor
+        # The statistics by which the latents that the transformer knows are normalised, (1, channels, 1, 1).
+        self._mean = self._vae.bn.running_mean.view(1, -1, 1, 1).float()
+        self._std = (self._vae.bn.running_var.view(1, -1, 1, 1).float() + self._vae.config.batch_norm_eps).sqrt()
+        self._positions = lru_cache(16)(self._positions_of)
+
+    @classmethod
+    def load(cls, config: DiffusionModelConfig, batch_invariant: bool = False) -> "KleinModel":
+        """Reads a diffusers folder, safetensors only; nothing is downloaded.
+
+        Raises: OSError where a file is missing or invalid; ValueError for settings that this model has not;
+            RuntimeError where the device is not available.
+        """
+        for name, value in (("ip_adapter", config.ip_adapter), ("lora", config.lora), ("compile", config.compile)):
+            if value:
+                raise ValueError(f"FLUX.2 klein takes no `{name}`")
+        device = usable_device(config.device)
+        pipeline = Flux2KleinPipeline.from_pretrained(
+            model_path(config.path),
+            dtype=dtype_of(config),
+            variant=config.variant,
+            local_files_only=True,
+            use_safetensors=True,
+            device_map=device.type if device.index is None else None,  # diffusers takes no index here
+        )
+        return cls(pipeline.to(device), config.threads, batch_invariant)
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """On a GPU."""
+        return self._timeline.is_asynchronous
+
+    @property
+    def own_size(self) -> tuple[int, int]:
+        """Width and height in pixels that the model was trained for."""
+        side = min(OWN_SIZE[0], self._vae.config.sample_size)
+        return side, side
+
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
+        """The size, and how many pictures of the person there are: positions are the same for all rows of a step."""
+        return spec.width, spec.height, len(face.heads)
+
+    @on_device
+    @torch.inference_mode()
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> KleinSample:
+        """A sample before its first step. Raises: OutOfMemoryError; PromptTooLongError; ValueError without pictures."""
+        if not face.heads:
+            raise ValueError("the model draws from pictures of the head, which the face stage did not cut out")
+        use_threads(self._threads)
+        grid = Grid(spec.height // self._pixels_per_token, spec.width // self._pixels_per_token)
+        prompt = self._prompts.encode(spec.prompt)
+        is_guided = spec.guidance_scale > 1 and not self._pipeline.config.is_distilled
+        against = self._prompts.encode(spec.negative_prompt) if is_guided else None
+        pictures = [self._reference(head) for head in face.heads]
+        return KleinSample(
+            steps=self._schedule.plan(spec.num_inference_steps, grid.tokens),
+            grid=grid,
+            latents=self._noise(spec.seed, grid),
+            references=torch.cat([_packed(picture) for picture in pictures], dim=1),
+            positions=self._positions(grid, tuple(Grid(*picture.shape[2:]) for picture in pictures)),
+            prompt=prompt,
+            against=against,
+            guidance_scale=spec.guidance_scale,
+            ready=self._timeline.mark(),
+        )
+
+    @on_device
+    @torch.inference_mode()
+    def step(self, samples: Sequence[KleinSample]) -> TimedStep:
+        """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
+        use_threads(self._threads)
+        begin = self._timeline.mark()
+        ordered = sorted(samples, key=lambda sample: sample.against is None)
+        latents = torch.cat([sample.latents for sample in ordered])
+        ahead = torch.tensor([sample.next_step.sigma_next - sample.next_step.sigma for sample in ordered])
+        moved = latents + to_device(ahead, self.device)[:, None, None] * self._predict(ordered, latents)
+        end = self._timeline.mark()
+        for index, sample in enumerate(ordered):
+            sample.latents = moved[index : index + 1]
+            sample.ready = end
+            sample.steps_done += 1
+        return TimedStep(self._timeline, begin, end)
+
+    @on_device
+    @torch.inference_mode()
+    def decode(self, sample: KleinSample, overlapped: bool = False) -> Pixels:
+        """The image (h, w, 3) of a sample after its last step; `overlapped` with a step it uses one core.
+
+        Raises: OutOfMemoryError.
+        """
+        use_threads(1 if overlapped or self._batch_invariant else self._threads)
+        with self._timeline.decoding(sample.ready):
+            channels = sample.latents.shape[-1]
+            latents = sample.latents.transpose(1, 2).reshape(1, channels, *sample.grid) * self._std + self._mean
+            unpacked = self._pipeline._unpatchify_latents(latents).to(self._vae.dtype)
+            image = self._vae.decode(unpacked, return_dict=False)[0]
+            levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
+            return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
+
+    def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
+        """Seconds of a step by batch size, at the model's own image size."""
+        self.step(self._dummy_samples(1)).wait_s()  # warm-up: the first step is slower
+        return {size: self.step(self._dummy_samples(size)).wait_s() for size in batch_sizes}
+
+    def _predict(self, samples: Sequence[KleinSample], latents: Tensor) -> Tensor:
+        """The flow, (rows, tokens, channels) float32. Rows with guidance come first, and are predicted twice."""
+        guided = [sample for sample in samples if sample.against is not None]
+        rows = [*guided, *samples]
+        against = [sample.against for sample in samples if sample.against is not None]
+        seen = torch.cat([latents[: len(guided)], latents])
+        references = torch.cat([sample.references for sample in rows])
+        times = to_device(torch.tensor([sample.next_step.timestep for sample in rows]), self.device)
+        inputs = (
+            torch.cat([seen, references], dim=1).to(self._transformer.dtype),
+            torch.cat([*against, *(sample.prompt for sample in samples)]),
+            times.to(self._transformer.dtype) / 1000,
+        )
+        predicted = self._flow(samples[0], *inputs)[:, : latents.shape[1]].float()
+        without, towards = predicted[: len(guided)], predicted[len(guided) :]
+        scales = to_device(torch.tensor([sample.guidance_scale for sample in guided]), self.device)
+        led = without + scales[:, None, None] * (towards[: len(guided)] - without)
+        return torch.cat([led, towards[len(guided) :]])
+
+    def _flow(self, first: KleinSample, hidden: Tensor, prompts: Tensor, times: Tensor) -> Tensor:
+        if self._batch_invariant and len(hidden) > 1:
+            rows = zip(hidden[:, None], prompts[:, None], times[:, None], strict=True)
+            return torch.cat([self._flow(first, *row) for row in rows])
+        flow: Tensor = self._transformer(
+            hidden_states=hidden,
+            timestep=times,
+            guidance=None,
+            encoder_hidden_states=prompts,
+            txt_ids=self._text_positions(prompts.shape[1]),
+            img_ids=first.positions,
+            return_dict=False,
+        )[0]
+        return flow
+
+    def _reference(self, head: bytes) -> Tensor:
+        """A picture of the person as the transformer's latents, (1, channels, h, w)."""
+        picture = Image.open(io.BytesIO(head)).convert("RGB")
+        side = max(1, min(picture.size) // self._pixels_per_token) * self._pixels_per_token
+        if picture.size != (side, side):
+            picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+        levels = torch.from_numpy(np.asarray(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 255
+        pixels = to_device((2 * levels - 1).to(self._vae.dtype), self.device)
+        latents = self._pipeline._patchify_latents(self._vae.encode(pixels).latent_dist.mode())
+        normalised: Tensor = (latents.float() - self._mean) / self._std
+        return normalised.to(self._transformer.dtype)
+
+    def _noise(self, seed: int, grid: Grid) -> Tensor:
+        """(1, tokens, channels), independent of the device and of the batch; drawn as diffusers does, then packed."""
+        shape = (1, self._transformer.config.in_channels, *grid)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        noise = torch.randn(shape, generator=generator, dtype=self._transformer.dtype)
+        return to_device(_packed(noise).float(), self.device)
+
+    def _positions_of(self, image: Grid, references: tuple[Grid, ...]) -> Tensor:
+        """(tokens, 4): time, row, column, place in the prompt; the image has time 0."""
+        grids = [(0, image), *((REFERENCE_TIME * number, grid) for number, grid in enumerate(references, 1))]
+        positions = [
+            torch.cartesian_prod(
+                torch.tensor([time]), torch.arange(grid.height), torch.arange(grid.width), torch.tensor([0])
+            )
+            for time, grid in grids
+        ]
+        return to_device(torch.cat(positions), self.device)
+
+    def _text_positions(self, tokens: int) -> Tensor:
+        places = torch.zeros(tokens, 4, dtype=torch.int64, device=self.device)
+        places[:, 3] = torch.arange(tokens, device=self.device)
+        return places
+
+    def _dummy_samples(self, rows: int) -> list[KleinSample]:
+        width, height = self.own_size
+        spec = AvatarSpec(
+            model="", seed=0, prompt="", negative_prompt="", width=width, height=height, num_inference_steps=2,
+            guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
+        )  # fmt: skip
+        return [self.start(spec, blank_face()) for _ in range(rows)]
+
+
+def _packed(latents: Tensor) -> Tensor:
+    """(rows, channels, h, w) to (rows, h * w, channels)."""
+    return latents.flatten(2).transpose(1, 2)

@@ -1,0 +1,189 @@
+"""FLUX.2 klein: a tiny model in the published format, against the library's own pipeline run with one row's inputs."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import Flux2KleinPipeline
+from PIL import Image
+
+from deployments.config import DiffusionModelConfig
+from deployments.diffusion.model.families import check_files, load_model
+from deployments.diffusion.model.klein import KleinModel, KleinSample
+from deployments.diffusion.model.qwen_prompts import TOKENS
+from deployments.errors import PromptTooLongError
+from deployments.types import AvatarSpec, FaceEmbedding
+from loadtest.bench.random_face import random_face
+from tests.support.fakes import avatar_spec
+from tests.support.klein_folders import write_tiny_klein
+
+SIZE = {"num_inference_steps": 4, "width": 64, "height": 80, "guidance_scale": 1.0}
+CLOSE = 1e-5  # of the largest latent: float32 sums in another order
+ONE_LEVEL = 1
+
+
+def head(number: int, side: int = 64) -> bytes:
+    """A JPEG coarse enough that it survives the format; the library takes none below 64 pixels."""
+    blocks = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def person(*numbers: int, side: int = 64) -> FaceEmbedding:
+    """Somebody with a photo for each number."""
+    return replace(random_face(numbers[0]), heads=tuple(head(number, side) for number in numbers))
+
+
+def spec_of(seed: int, **changes: Any) -> AvatarSpec:
+    return avatar_spec(**(SIZE | {"seed": seed, "prompt": "a man", "negative_prompt": "a hat"} | changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_klein(tmp_path_factory.mktemp("klein") / "model")
+
+
+def config_of(folder: Path, **changes: Any) -> DiffusionModelConfig:
+    return DiffusionModelConfig(**({"path": folder, "threads": 1, "dtype": "float32"} | changes))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Iterator[KleinModel]:
+    threads = torch.get_num_threads()
+    loaded = load_model(config_of(folder))
+    assert isinstance(loaded, KleinModel)
+    yield loaded
+    torch.set_num_threads(threads)
+
+
+def drawn(model: KleinModel, *rows: tuple[AvatarSpec, FaceEmbedding], joins_at: tuple[int, ...] = ()) -> list[Any]:
+    """The samples after all their steps; row i joins at step `joins_at[i]` of the whole, or at once."""
+    samples: list[KleinSample] = [model.start(spec, face) for spec, face in rows]
+    joins = dict(enumerate(joins_at))
+    step = 0
+    while left := [sample for sample in samples if sample.steps_done < len(sample.steps)]:
+        if now := [sample for sample in left if joins.get(samples.index(sample), 0) <= step]:
+            model.step(now)
+        step += 1
+    return samples
+
+
+def drawn_by_library(folder: Path, spec: AvatarSpec, face: FaceEmbedding) -> tuple[torch.Tensor, np.ndarray]:
+    """The packed latents (1, tokens, channels) and the image (h, w, 3)."""
+    pipeline = Flux2KleinPipeline.from_pretrained(folder)
+    last: dict[str, torch.Tensor] = {}
+    image = pipeline(
+        image=[Image.open(io.BytesIO(picture)).convert("RGB") for picture in face.heads],
+        prompt=spec.prompt,
+        width=spec.width,
+        height=spec.height,
+        num_inference_steps=spec.num_inference_steps,
+        guidance_scale=spec.guidance_scale,
+        generator=torch.Generator().manual_seed(spec.seed),
+        callback_on_step_end=lambda _pipe, _step, _time, values: last.update(values) or {},
+        output_type="np",
+    ).images[0]
+    return last["latents"], (image * 255).round().astype(np.uint8)
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference as a share of the largest number."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize("photos", [(1,), (1, 2)], ids=["one photo", "two photos"])
+@pytest.mark.parametrize("changes", [{}, {"width": 96, "num_inference_steps": 7, "prompt": "an old woman, blue"}])
+def test_a_row_equals_the_librarys_own_pipeline(
+    folder: Path, model: KleinModel, photos: tuple[int, ...], changes: dict[str, Any]
+) -> None:
+    spec, face = spec_of(1, **changes), person(*photos)
+    latents, image = drawn_by_library(folder, spec, face)
+    (sample,) = drawn(model, (spec, face))
+    assert apart(sample.latents, latents) <= CLOSE
+    assert image.std() > 10  # a picture with something on it
+    assert np.abs(model.decode(sample).astype(int) - image).max() <= ONE_LEVEL
+
+
+def test_rows_amid_others_that_come_and_go_equal_the_librarys_own_pipeline(folder: Path, model: KleinModel) -> None:
+    rows = [
+        (spec_of(1), person(1)),
+        (spec_of(2, num_inference_steps=6, prompt="a woman with a hat"), person(2)),
+        (spec_of(3, num_inference_steps=2), person(3)),
+    ]
+    assert len({model.bucket(spec, face) for spec, face in rows}) == 1
+    for sample, (spec, face) in zip(drawn(model, *rows, joins_at=(0, 1, 3)), rows, strict=True):
+        assert apart(sample.latents, drawn_by_library(folder, spec, face)[0]) <= CLOSE
+
+
+def test_two_people_in_one_step_never_share_a_token(model: KleinModel) -> None:
+    specs, one, other = (spec_of(1), spec_of(2)), person(1), person(2)
+    together = drawn(model, (specs[0], one), (specs[1], other))
+    swapped = drawn(model, (specs[0], other), (specs[1], one))
+    for spec, face, sample in [
+        (specs[0], one, together[0]), (specs[1], other, together[1]),
+        (specs[0], other, swapped[0]), (specs[1], one, swapped[1]),
+    ]:  # fmt: skip
+        assert apart(sample.latents, drawn(model, (spec, face))[0].latents) <= CLOSE
+    assert min(apart(a.latents, b.latents) for a, b in zip(together, swapped, strict=True)) > 0.001
+
+
+def test_the_distilled_model_has_no_guidance_and_the_other_has(folder: Path, model: KleinModel, tmp_path: Path) -> None:
+    plain, guided = spec_of(1), spec_of(1, guidance_scale=4.0)
+    alike = [drawn(model, (spec, person(1)))[0].latents for spec in (plain, guided)]
+    assert torch.equal(*alike)
+    base = write_tiny_klein(tmp_path / "base", distilled=False)
+    undistilled = load_model(config_of(base))
+    assert isinstance(undistilled, KleinModel)
+    rows = [(replace(guided, negative_prompt=""), person(1)), (plain, person(2))]
+    for sample, (spec, face) in zip(drawn(undistilled, *rows), rows, strict=True):
+        assert apart(sample.latents, drawn_by_library(base, spec, face)[0]) <= CLOSE
+
+
+def test_a_row_of_a_batch_invariant_model_is_the_row_alone_to_the_last_bit(folder: Path) -> None:
+    model = KleinModel.load(config_of(folder), batch_invariant=True)
+    rows = [(spec_of(number), person(number)) for number in range(3)]
+    for sample, row in zip(drawn(model, *rows), rows, strict=True):
+        assert torch.equal(sample.latents, drawn(model, row)[0].latents)
+
+
+def test_rows_share_a_step_only_with_those_of_their_size_and_number_of_photos(model: KleinModel) -> None:
+    base = model.bucket(spec_of(1), person(1))
+    assert model.bucket(spec_of(2, num_inference_steps=9, prompt="else"), person(2)) == base
+    assert model.bucket(spec_of(1, width=96), person(1)) != base
+    assert model.bucket(spec_of(1), person(1, 2)) != base
+
+
+def test_a_prompt_that_the_model_cannot_read_whole_is_refused(model: KleinModel) -> None:
+    with pytest.raises(PromptTooLongError, match=rf"The prompt has \d+ tokens, .* it reads {TOKENS}\.") as refused:
+        model.start(spec_of(1, prompt="x" * TOKENS), person(1))
+    assert refused.value.data["accepted"] == {"max_tokens": TOKENS}
+    model.start(spec_of(1, prompt="x" * 400), person(1))
+
+
+def test_a_face_without_its_picture_is_an_error(model: KleinModel) -> None:
+    with pytest.raises(ValueError, match="pictures of the head"):
+        model.start(spec_of(1), random_face(1))
+
+
+def test_pictures_whose_sides_are_no_multiple_of_a_token_are_shrunk(model: KleinModel) -> None:
+    assert model.start(spec_of(1), person(1, side=70)).references.shape == (1, 16, 16)
+
+
+def test_steps_are_timed_and_files_are_looked_for(folder: Path, model: KleinModel, tmp_path: Path) -> None:
+    assert set(model.profile([1, 2])) == {1, 2}
+    check_files(config_of(folder))
+    for changes, message in [
+        ({"ip_adapter": tmp_path / "adapter.bin"}, "takes no `ip_adapter`"),
+        ({"lora": tmp_path / "lora"}, "takes no `lora`"),
+        ({"compile": True}, "takes no `compile`"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_model(config_of(folder, **changes))
+    with pytest.raises(OSError, match="absent"):
+        check_files(config_of(tmp_path / "absent"))
