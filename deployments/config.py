@@ -120,6 +120,8 @@ class FaceEmbedderConfig(Config):
     models: dict[str, FaceModelConfig] = {}
     max_batch_size: int = Field(8, ge=1)
     batch_wait_s: float = Field(0.01, ge=0)
+    # Side of the pictures of heads, in pixels, which the models of some apps draw from. None: 512 where an app's does.
+    head_px: int | None = Field(None, ge=64, le=1024, multiple_of=16)
 
 
 class ConceptCheckerConfig(Config):
@@ -152,8 +154,6 @@ SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discrimi
 class DiffusionModelConfig(Config):
     """A diffusers folder: SD 1.5 or SDXL with an IP-Adapter file, FaceID or Plus; or FLUX.2 klein."""
 
-    face_vector_length: ClassVar[int] = FACE_VECTOR  # of the vectors that the adapter takes
-
     path: Path
     ip_adapter: Path | None = None  # required for Stable Diffusion; FLUX.2 klein sees the photos themselves
     image_encoder: Path | None = None  # for an IP-Adapter Plus: the folder of its CLIP vision model
@@ -175,6 +175,11 @@ class DiffusionModelConfig(Config):
     compile_sizes: tuple[tuple[int, int], ...] = ()
     # true: for rows in pairs, as guidance above 1 makes them; false: for single ones; None: as the apps' defaults say.
     compile_guided: bool | None = None
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it draws from pictures of the head, and not from the vector of a face."""
+        return self.ip_adapter is None or self.image_encoder is not None
 
 
 class AvatarGeneratorConfig(Config):

@@ -6,7 +6,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments.background.deployment import BackgroundRemover
-from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig, FaceEmbedderConfig
+from deployments.config import FACE_VECTOR, AvatarGeneratorConfig, DiffusionModelConfig, FaceEmbedderConfig
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.api.deployment import AvatarIngress
@@ -16,6 +16,8 @@ from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter
 from serve_app.worker.deployment import AvatarWorker
+
+HEAD_PX = 512  # a quarter of the tokens of a picture of 1024 pixels, for models whose tokens are of the same size
 
 # By name: its module is then imported only where handles route requests, such as the ingress.
 ROUTING = RequestRouterConfig(
@@ -49,21 +51,24 @@ def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Applica
 
 
 def faces_of_apps(settings: Settings) -> FaceEmbedderConfig:
-    """The face settings, with the models that the apps use.
+    """The face settings, with the models that the apps use, and whether theirs need pictures of heads.
 
     Raises: ValueError where one is missing, or gives no vectors that the generator's model of its app takes.
     """
     catalog = Catalog.read(settings.catalogs)
     faces = catalog.faces(settings.face, settings.license_mode)
+    needs_heads = False
     for app_id, app in catalog.apps.items():
         model = settings.generator.models.get(app.model)
         face = faces.model if app.face_model is None else settings.face.models[app.face_model]
-        if model is not None and model.face_vector_length != face.vector_length:
+        if model is not None and model.takes_pictures:
+            needs_heads = True
+        elif model is not None and face.vector_length != FACE_VECTOR:
             raise ValueError(
                 f"app {app_id}: its face model gives vectors of {face.vector_length} numbers, and {app.model} takes"
-                f" {model.face_vector_length}"
+                f" {FACE_VECTOR}"
             )
-    return faces
+    return faces.model_copy(update={"head_px": (faces.head_px or HEAD_PX) if needs_heads else None})
 
 
 def compiled_for_apps(settings: Settings) -> AvatarGeneratorConfig:

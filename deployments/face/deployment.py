@@ -12,6 +12,7 @@ from deployments.common.startup_metrics import ColdStart
 from deployments.config import FaceEmbedderConfig
 from deployments.errors import NoFaceError
 from deployments.face.fair_turns import FairTurns
+from deployments.face.head import head_jpeg
 from deployments.face.similarity import face_similarity
 from deployments.types import Box, FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
@@ -42,6 +43,7 @@ class FaceEmbedder:
             for model in self._models.values():
                 model.embed([Photo(blank), Photo(blank, is_generated=True)])
         start.publish()
+        self._head_px = config.head_px
         self._turns = FairTurns(MAX_YIELD_S)
         self._model_lock = asyncio.Lock()  # one thread at a time: no face library documents that it is thread-safe
         self._embed_batch.set_max_batch_size(config.max_batch_size)
@@ -53,7 +55,9 @@ class FaceEmbedder:
             found: FaceEmbedding | NoFaceError = await self._embed_batch((photo, face_model))
         if isinstance(found, NoFaceError):
             raise found
-        return found
+        if self._head_px is None:
+            return found
+        return replace(found, heads=(await asyncio.to_thread(head_jpeg, photo.pixels, found, self._head_px),))
 
     async def inspect(self, photo: Photo, used_s: float = 0.0, face_model: FaceModelName = None) -> FoundFaces:
         """The faces of a photo and whether it is usable, without generating anything."""

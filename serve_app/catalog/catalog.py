@@ -25,8 +25,9 @@ LicenseMode = Literal["any", "commercial"]
 CATALOGUES = Path(__file__).parent
 HUB = "https://huggingface.co"
 
-# Formats that contain data only. A `.bin` is a pickle, which may contain code, so it must be marked.
-SAFE_SUFFIXES = {".safetensors", ".onnx", ".json", ".txt"}
+# Formats that contain data only; a `.jinja` is a chat template, which transformers runs in Jinja's sandbox. A `.bin` is
+# a pickle, which may contain code, so it must be marked.
+SAFE_SUFFIXES = {".safetensors", ".onnx", ".json", ".txt", ".jinja"}
 
 DEFAULT_PROMPT = (
     "SFW Content, black plain background, joyous dating profile, VECTOR CARTOON ILLUSTRATION, half-body shot portrait "
@@ -164,6 +165,7 @@ class App(Entry):
     native_sizes: tuple[Size, ...] = Field(min_length=1)
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
+    instruction: str = Field("{prompt}", pattern=r"\{prompt\}", exclude=True)  # what the model is told of a prompt
     downloads: tuple[str, ...] = Field((), exclude=True)  # for operators, not shown to clients
     weights: tuple[Licence, ...] = Field((), exclude=True)  # of weights that are not downloads
 
@@ -179,10 +181,16 @@ class App(Entry):
 
 
 class CatalogFile(Entry):
-    """One catalogue file: downloads by name, apps by id."""
+    """One catalogue file: downloads by name, apps by id. `include` names catalogues with further downloads."""
 
+    include: tuple[str, ...] = ()
     downloads: dict[str, Download] = {}
-    apps: dict[str, App]
+    apps: dict[str, App] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises: OSError; ValueError, of which pydantic's and YAML's errors are."""
+        return cls.model_validate(yaml.safe_load(path.read_text()))
 
 
 class Catalog:
@@ -201,16 +209,17 @@ class Catalog:
     @classmethod
     def read(cls, names: Sequence[str]) -> "Catalog":
         """Read catalogues by name (such as `embedded`, a file of this package) or by path of a YAML file."""
-        apps: dict[str, App] = {}
-        downloads: dict[str, Download] = {}
-        for name in names:
-            path = Path(name) if name.endswith((".yaml", ".yml")) else CATALOGUES / f"{name}.yaml"
-            file = CatalogFile.model_validate(yaml.safe_load(path.read_text()))
-            if duplicates := (apps.keys() & file.apps.keys()) | (downloads.keys() & file.downloads.keys()):
-                raise ValueError(f"{path}: these are in another catalogue too: {', '.join(sorted(duplicates))}")
-            apps |= file.apps
-            downloads |= file.downloads
-        return cls(apps, downloads)
+        files = {path: CatalogFile.read(path) for path in map(_path_of, names)}
+        for name in [name for file in files.values() for name in file.include]:
+            files.setdefault(_path_of(name), CatalogFile.read(_path_of(name)).model_copy(update={"apps": {}}))
+        of: dict[str, Path] = {}  # the file of each app and download
+        for path, file in files.items():
+            for name in (*file.apps, *file.downloads):
+                if name in of:
+                    raise ValueError(f"{name} is in two catalogues, {of[name]} and {path}: leave one of them out")
+            of |= dict.fromkeys((*file.apps, *file.downloads), path)
+        apps = {app_id: app for file in files.values() for app_id, app in file.apps.items()}
+        return cls(apps, {name: each for file in files.values() for name, each in file.downloads.items()})
 
     def check_models(self, models: Container[str]) -> None:
         """Raises: ValueError where the model of an app is not one of these."""
@@ -283,3 +292,8 @@ class Catalog:
             return self.apps[app_id]
         except KeyError:
             raise UnknownAppError(f"There is no app {app_id!r}.", accepted=sorted(self.apps)) from None
+
+
+def _path_of(name: str) -> Path:
+    """Of a catalogue by name, a file of this package, or by path."""
+    return Path(name) if name.endswith((".yaml", ".yml")) else CATALOGUES / f"{name}.yaml"

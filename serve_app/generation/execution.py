@@ -212,6 +212,7 @@ class TaskExecution:
             done=done,
             tenant_used_s=await self._use.shared_s(task.owner),
             face_model=app.face_model,
+            instruction=app.instruction,
         )
 
 

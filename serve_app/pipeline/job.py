@@ -49,6 +49,7 @@ class AvatarJob:
     done: Mapping[int, StoredAvatar] = field(default_factory=dict)
     tenant_used_s: float = 0.0  # what its tenant used recently in front of the stages
     face_model: str | None = None  # a name of `face.models`; None: `face.model`
+    instruction: str = "{prompt}"  # what the model is told
 
     @property
     def deadline(self) -> float:
@@ -69,9 +70,10 @@ class AvatarJob:
     def avatar_spec(self, index: int, redraw: int = 0) -> AvatarSpec:
         """What the generator gets for a drawing: `redraw` 0 is the first; the size is the app's native one."""
         width, height = self.native_size
+        prompt = self.instruction.replace("{prompt}", self.request.prompt)
         of_the_image = {"seed": self.seed(index, redraw), "width": width, "height": height}
         return AvatarSpec(
-            **(self._asked_of(AvatarSpec) | of_the_image),
+            **(self._asked_of(AvatarSpec) | of_the_image | {"prompt": prompt}),
             model=self.model,
             task_id=self.task_id,
             image_index=index,

@@ -167,9 +167,9 @@ class AvatarPipeline:
     ) -> tuple[Avatar, float | None]:
         """Generate and post-process one image; after a failure, an image that was generated is not generated again."""
         with Calls() as calls:
-            image = calls.add(self._generate(spec, face))
+            image, vector = calls.add(self._generate(spec, face)), replace(face, heads=())
             for attempt in range(1, MAX_ATTEMPTS + 1):
-                similarity = calls.add(self._embedder.similarity.remote(image, face, spec.tenant_used_s))
+                similarity = calls.add(self._embedder.similarity.remote(image, vector, spec.tenant_used_s))
                 started = [similarity]
                 try:
                     box: Box | None = None

@@ -234,5 +234,44 @@ def test_names_that_are_nobodys_are_refused_with_those_that_there_are(production
 
 def test_two_catalogues_may_not_name_the_same_download(tmp_path: Path) -> None:
     own = written(tmp_path / "own.yaml", downloads={"u2net": download()}, apps={})
-    with pytest.raises(ValueError, match=r"own\.yaml: these are in another catalogue too: u2net"):
+    with pytest.raises(ValueError, match=r"u2net is in two catalogues, .*own\.yaml and .*weights\.yaml"):
         Catalog.read(["production", own])
+
+
+def test_apps_of_two_catalogues_that_have_one_id_are_refused_with_both_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"face-avatar is in two catalogues, .*production\.yaml and .*commercial\.yaml"
+    ):
+        Catalog.read(["production", "commercial"])
+
+
+def test_the_commercial_apps_may_be_used_commercially_and_all_their_files_are_known() -> None:
+    commercial = Catalog.read(["commercial"])
+    assert commercial.apps.keys() == {"face-avatar", "face-avatar-sdxl"}
+    for app_id, item in commercial.apps.items():
+        assert commercial.refusal(app_id, "commercial") == ""
+        assert item.native_size(item.defaults.width, item.defaults.height) == (1024, 1024)
+        assert all(side % 64 == 0 for size in item.native_sizes for side in size)
+        files = commercial.files([app_id])
+        assert all(file.size and file.sha256 for file in files)
+        assert not any(PurePosixPath(file.path).suffix == ".bin" for file in files)
+    brought = {file.path for file in commercial.files(["face-avatar", "face-avatar-sdxl"])}
+    assert not any("buffalo" in path or "faceid" in path for path in brought)
+    assert "{prompt}" in commercial["face-avatar"].instruction
+    assert "instruction" not in commercial["face-avatar"].model_dump()
+
+
+def test_what_is_included_is_there_once_and_brings_no_apps(tmp_path: Path) -> None:
+    shared = written(tmp_path / "shared.yaml", downloads={"d": download()}, apps={"unwanted": app()})
+    names = [
+        written(tmp_path / f"{name}.yaml", include=[shared], apps={name: app(downloads=["d"])})
+        for name in ("one", "two")
+    ]
+    catalog = Catalog.read(names)
+    assert catalog.apps.keys() == {"one", "two"}
+    assert list(catalog.downloads) == ["d"]
+
+
+def test_an_instruction_has_a_place_for_the_prompt(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="instruction"):
+        Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(instruction="draw nicely")})])

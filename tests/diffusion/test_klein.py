@@ -16,6 +16,7 @@ from deployments.config import DiffusionModelConfig
 from deployments.diffusion.model.families import check_files, load_model
 from deployments.diffusion.model.klein import KleinModel, KleinSample
 from deployments.diffusion.model.qwen_prompts import TOKENS
+from deployments.diffusion.model.receipt import generation_metadata
 from deployments.errors import PromptTooLongError
 from deployments.types import AvatarSpec, FaceEmbedding
 from loadtest.bench.random_face import random_face
@@ -178,6 +179,10 @@ def test_pictures_whose_sides_are_no_multiple_of_a_token_are_shrunk(model: Klein
 def test_steps_are_timed_and_files_are_looked_for(folder: Path, model: KleinModel, tmp_path: Path) -> None:
     assert set(model.profile([1, 2])) == {1, 2}
     check_files(config_of(folder))
+    metadata = generation_metadata("klein", config_of(folder))
+    assert metadata.sampler == "FlowMatchEuler"
+    assert metadata.schedule == {"shift": 3.0, "use_dynamic_shifting": True}
+    assert {name.partition("/")[0] for name in metadata.weights} == {"transformer", "vae", "text_encoder"}
     for changes, message in [
         ({"ip_adapter": tmp_path / "adapter.bin"}, "takes no `ip_adapter`"),
         ({"lora": tmp_path / "lora"}, "takes no `lora`"),

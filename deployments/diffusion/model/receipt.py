@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from deployments.common.checksums import sha256_by_name
 from deployments.config import DiffusionModelConfig, model_path
@@ -14,7 +15,7 @@ from deployments.diffusion.model.precision import precision_of
 from deployments.diffusion.model.sampler import sampler_of
 from deployments.types import GenerationMetadata
 
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
@@ -22,12 +23,12 @@ def generation_metadata(name: str, config: DiffusionModelConfig) -> GenerationMe
     """Reads every byte of the weights: seconds for a large model. Raises: OSError where a file is missing."""
     folder = model_path(config.path)
     scheduler: dict[str, Any] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    sampler = sampler_of(scheduler)
+    sampler, schedule = _sampler(scheduler)
     return GenerationMetadata(
         model=name,
         weights=sha256_by_name(weight_files(config)),
-        sampler=type(sampler).__name__,
-        schedule=sampler.schedule.model_dump(mode="json", exclude_defaults=True),
+        sampler=sampler,
+        schedule=schedule,
         adapter_scale=config.ip_adapter_scale,
         lora_scale=config.lora_scale if config.lora is not None else None,
         precision=precision_of(config),
@@ -50,6 +51,15 @@ def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
     if config.image_encoder is not None:
         for path in sorted(model_path(config.image_encoder).glob("*.safetensors")):
             yield f"image_encoder/{path.name}", path
+
+
+def _sampler(scheduler: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Its name, and what differs from the defaults of its noise levels."""
+    if scheduler.get("_class_name") == FlowMatchEulerDiscreteScheduler.__name__:
+        usual = dict(FlowMatchEulerDiscreteScheduler().config)
+        return "FlowMatchEuler", {name: value for name, value in scheduler.items() if usual.get(name, value) != value}
+    sampler = sampler_of(scheduler)
+    return type(sampler).__name__, sampler.schedule.model_dump(mode="json", exclude_defaults=True)
 
 
 def _device_name(device: str) -> str:
