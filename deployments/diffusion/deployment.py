@@ -193,14 +193,17 @@ class EngineMetrics:
         """Count a shape of this model that runs uncompiled from now on."""
         self._compile_failures.inc(tags={"model": model})
 
+    def joined(self, rows: Sequence[Row]) -> None:
+        """As `Observer.joined`."""
+        for row in rows:
+            if row.joined_at is not None:
+                self._join_s.observe(max(0.0, row.joined_at - row.arrived_at), {"model": row.spec.model})
+
     def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
-        """As `Observer.stepped`. `avatar_join_seconds` counts a row at its first step; emptied buckets are set to 0."""
+        """As `Observer.stepped`; emptied buckets are set to 0."""
         tags = {"model": rows[0].spec.model}
         self._step_s.observe(seconds, tags)
         self._rows.observe(len(rows), tags)
-        for row in rows:
-            if row.steps_done == 1 and row.joined_at is not None:
-                self._join_s.observe(max(0.0, row.joined_at - row.arrived_at), tags)
         self._buckets |= waiting.keys()
         for bucket in self._buckets:
             self._unfinished.set(waiting.get(bucket, 0), {"model": bucket[0], "size": str(bucket[1])})

@@ -402,6 +402,20 @@ def latents_by_library(pipeline: Any, row: Row) -> torch.Tensor:
     return latents
 
 
+def test_samples_that_threads_start_beside_steps_are_the_same(tiny: TinyModel, tiny_model: FaceDiffusionModel) -> None:
+    model, rows = tiny.load(), [tiny_row(number, prompt=f"a man, {number} hats") for number in range(6)]
+    stepped = model.start(rows[0].spec, rows[0].face)
+    with ThreadPoolExecutor(2) as threads:
+        starting = [threads.submit(model.start, row.spec, row.face) for row in rows]
+        for _ in range(rows[0].spec.num_inference_steps):
+            model.step([stepped])
+    for row, started in zip(rows, starting, strict=True):
+        expected, sample = tiny_model.start(row.spec, row.face), started.result()
+        assert torch.equal(sample.latents, expected.latents)
+        assert all(torch.equal(sample.conditions[name], values) for name, values in expected.conditions.items())
+    assert torch.equal(stepped.latents, undecoded(tiny_model, rows[0]).latents)
+
+
 def test_a_step_that_fails_leaves_every_row_as_it_was(
     tiny_model: FaceDiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

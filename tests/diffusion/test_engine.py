@@ -24,11 +24,16 @@ from deployments.types import ImageProgress
 from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face
 
 WAIT_S = 10
+LOST = DeviceLostError("the device does not respond")
 
 
 class Log:
     def __init__(self) -> None:
+        self.joins: list[int] = []
         self.steps: list[tuple[list[int], Mapping[Bucket, int]]] = []
+
+    def joined(self, rows: Sequence[Row]) -> None:
+        self.joins += [row.spec.seed for row in rows]
 
     def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
         assert seconds >= 0
@@ -205,6 +210,95 @@ def test_closing_cancels_rows_that_are_prepared(denoiser: CountingDenoiser) -> N
     assert not engine._samples
 
 
+def test_one_step_is_launched_while_another_runs_and_no_more(
+    desk: Desk, denoiser: CountingDenoiser, poll: Callable[..., object]
+) -> None:
+    denoiser.is_asynchronous = True
+    denoiser.end_gate.clear()
+    first = desk.submit(1, steps=4)
+    poll(lambda: len(denoiser.batches) == 2)
+    second = desk.submit(2, steps=2)
+    poll(lambda: not desk.engine._preparing)
+    denoiser.end_gate.set()
+    assert (shown(first), shown(second)) == (1, 2)
+    assert [sorted(batch) for batch in denoiser.batches] == [[1], [1], [1, 2], [1, 2]]
+
+
+def test_no_row_waits_for_the_picture_of_another_though_no_step_was_left(
+    desk: Desk, denoiser: CountingDenoiser, poll: Callable[..., object]
+) -> None:
+    denoiser.is_asynchronous = True
+    denoiser.overlap_gate.clear()
+    first = desk.submit(1, steps=1)
+    assert denoiser.started.wait(WAIT_S)
+    second = desk.submit(2, steps=1)
+    poll(lambda: len(denoiser.batches) == 2)
+    denoiser.overlap_gate.set()
+    assert (shown(first), shown(second)) == (1, 2)
+
+
+def test_the_time_that_is_learned_of_a_step_is_the_devices(denoiser: CountingDenoiser) -> None:
+    times = LatencyModel(max_batch_size=8)
+    engine = DiffusionEngine(times, ageing=0.3)
+    denoiser.is_asynchronous, denoiser.step_s = True, 7.0
+    assert shown(Desk(engine, denoiser).submit(1)) == 1
+    engine.close()
+    assert times.step_s(("fake", (4, 4)), 2) == 7.0
+
+
+def test_a_step_that_fails_after_its_launch_fails_its_rows_alone(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.is_asynchronous = True
+    denoiser.end_gate.clear()
+    denoiser.end_errors = [ValueError("a kernel failed")]
+    failing = desk.submit(1, steps=50)
+    assert denoiser.started.wait(WAIT_S)
+    other = desk.submit(2, width=8)  # shares no step
+    denoiser.end_gate.set()
+    with pytest.raises(ValueError, match="a kernel failed"):
+        failing.future.result(WAIT_S)
+    assert shown(other) == 2
+    assert len(denoiser.batches) < 50
+    assert desk.engine.progress() == []
+
+
+def test_a_device_that_is_lost_during_a_step_is_noticed_at_its_end(denoiser: CountingDenoiser) -> None:
+    engine = engine_of()
+    desk = Desk(engine, denoiser)
+    denoiser.is_asynchronous = True
+    denoiser.end_gate.clear()
+    denoiser.end_errors = [LOST]
+    rows = [desk.submit(seed, steps=50) for seed in (1, 2)]
+    assert denoiser.started.wait(WAIT_S)
+    denoiser.end_gate.set()
+    assert [row.future.exception(WAIT_S) for row in rows] == [LOST, LOST]
+    assert not engine.alive
+    engine.close()
+    assert len(denoiser.batches) <= 2
+
+
+def test_memory_that_a_picture_takes_meanwhile_makes_no_step_smaller_for_ever(
+    desk: Desk, denoiser: CountingDenoiser, poll: Callable[..., object]
+) -> None:
+    denoiser.is_asynchronous = True
+    denoiser.overlap_gate.clear()
+    picture = desk.submit(1, steps=1)
+    poll(lambda: [each.step for each in desk.engine.progress()] == [1])
+    denoiser.gate.clear()
+    denoiser.started.clear()
+    rows = [desk.submit(2)]
+    assert denoiser.started.wait(WAIT_S)
+    rows += [desk.submit(seed) for seed in (3, 4)]
+    poll(lambda: not desk.engine._preparing)
+    denoiser.fits = 2  # beside a picture
+    denoiser.gate.set()
+    poll(lambda: denoiser.refused)
+    denoiser.fits = 3
+    denoiser.overlap_gate.set()
+    assert [shown(row) for row in [picture, *rows]] == [1, 2, 3, 4]
+    assert max(map(len, denoiser.batches)) == 3
+    assert denoiser.refused == [3]
+
+
 def test_too_little_memory_fails_nobody_and_halves_the_batches(desk: Desk, denoiser: CountingDenoiser) -> None:
     denoiser.fits = 2
     denoiser.gate.clear()
@@ -236,11 +330,11 @@ def test_memory_that_was_lacking_once_costs_a_single_row_nothing(desk: Desk, den
     assert shown(row) == 1
 
 
-@pytest.mark.parametrize("overlapped", [False, True])
+@pytest.mark.parametrize("is_asynchronous", [False, True])
 def test_a_picture_that_finds_no_memory_is_decoded_after_the_next_step(
-    desk: Desk, denoiser: CountingDenoiser, overlapped: bool
+    desk: Desk, denoiser: CountingDenoiser, is_asynchronous: bool
 ) -> None:
-    denoiser.overlaps_decoding, denoiser.undecodable = overlapped, [1]
+    denoiser.is_asynchronous, denoiser.undecodable = is_asynchronous, [1]
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
     denoiser.gate.set()
@@ -248,11 +342,11 @@ def test_a_picture_that_finds_no_memory_is_decoded_after_the_next_step(
     assert desk.engine.progress() == []
 
 
-@pytest.mark.parametrize("overlapped", [False, True])
+@pytest.mark.parametrize("is_asynchronous", [False, True])
 def test_a_picture_that_finds_no_memory_twice_fails_alone(
-    desk: Desk, denoiser: CountingDenoiser, overlapped: bool
+    desk: Desk, denoiser: CountingDenoiser, is_asynchronous: bool
 ) -> None:
-    denoiser.overlaps_decoding, denoiser.undecodable = overlapped, [1, 1]
+    denoiser.is_asynchronous, denoiser.undecodable = is_asynchronous, [1, 1]
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 3))]
     denoiser.gate.set()
@@ -324,7 +418,6 @@ def test_progress_says_how_far_each_row_is_and_who_waits_for_whom(denoiser: Coun
 
 
 def test_no_step_waits_for_overlapped_decoding(desk: Desk, denoiser: CountingDenoiser) -> None:
-    denoiser.overlaps_decoding = True
     denoiser.overlap_gate.clear()
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps, task_id=str(seed)) for seed, steps in ((1, 2), (2, 2), (3, 5))]
@@ -355,7 +448,6 @@ def test_an_image_whose_overlapped_decoding_fails_fails_alone(
         return decode(sample, overlapped)
 
     monkeypatch.setattr(denoiser, "decode", fails_overlapped)
-    denoiser.overlaps_decoding = True
     denoiser.gate.clear()
     rows = [desk.submit(seed, steps=steps) for seed, steps in ((1, 1), (2, 2), (3, 3))]
     denoiser.gate.set()
@@ -366,7 +458,6 @@ def test_an_image_whose_overlapped_decoding_fails_fails_alone(
 
 
 def test_closing_cancels_rows_whose_decoding_is_overlapped(denoiser: CountingDenoiser) -> None:
-    denoiser.overlaps_decoding = True
     denoiser.overlap_gate.clear()
     engine = engine_of()
     desk = Desk(engine, denoiser)
@@ -392,6 +483,7 @@ def test_what_the_engine_does_is_observed(denoiser: CountingDenoiser) -> None:
     desk = Desk(engine, denoiser)
     assert shown(desk.submit(1, steps=2)) == 1
     engine.close()
+    assert log.joins == [1]
     assert log.steps == [([1], {("fake", (4, 4)): 1}), ([1], {})]
 
 
@@ -402,26 +494,21 @@ def test_the_wait_for_a_replica_is_told_apart_from_the_drawing(desk: Desk) -> No
     assert now.startup_s == 0
 
 
-LOST = DeviceLostError("the device does not respond")
-
-
 def loses_device(*_work: object, **_how: object) -> None:
     raise LOST
 
 
 @pytest.mark.parametrize("lost_in", ["start", "step", "decode"])
-@pytest.mark.parametrize("overlapped", [False, True])
 @pytest.mark.parametrize("is_asynchronous", [False, True])
 def test_when_the_device_is_lost_all_rows_fail_as_lost_at_once_and_so_do_later_ones(
     denoiser: CountingDenoiser,
     monkeypatch: pytest.MonkeyPatch,
     lost_in: str,
-    overlapped: bool,
     is_asynchronous: bool,
 ) -> None:
     engine = engine_of(images=2)
     desk = Desk(engine, denoiser)
-    denoiser.overlaps_decoding, denoiser.is_asynchronous = overlapped, is_asynchronous
+    denoiser.is_asynchronous = is_asynchronous
     denoiser.gate.clear()
     short = desk.submit(1, steps=1)
     assert denoiser.started.wait(WAIT_S)
@@ -434,7 +521,7 @@ def test_when_the_device_is_lost_all_rows_fail_as_lost_at_once_and_so_do_later_o
     assert failed[:survivors] in ([None] * survivors, [LOST] * survivors)
     assert not engine.alive
     assert engine.progress() == []
-    assert len(denoiser.batches) <= 1 + (lost_in == "decode") * 2
+    assert lost_in == "decode" or len(denoiser.batches) <= 1  # pictures are decoded beside the next steps
     engine.close()
 
 
@@ -457,6 +544,19 @@ def test_a_step_that_hangs_fails_all_rows_as_lost_though_it_does_not_end(
     denoiser.gate.set()
     poll(lambda: not engine._thread.is_alive())
     assert engine.progress() == []
+
+
+def test_a_launched_step_that_never_ends_is_a_hang(denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "LOOK_EVERY_S", 0.001)
+    engine = engine_of(hangs=HangDetector(itertools.count().__next__))  # a second for each look
+    denoiser.is_asynchronous = True
+    denoiser.end_gate.clear()
+    row = Desk(engine, denoiser).submit(1, steps=50)
+    assert isinstance(row.future.exception(WAIT_S), DeviceLostError)
+    assert not engine.alive
+    assert len(denoiser.batches) == 2
+    engine.close()  # does not wait for the step
+    denoiser.end_gate.set()
 
 
 def test_a_row_whose_preparation_hangs_is_lost_though_no_step_is_made(
@@ -538,7 +638,6 @@ def test_work_for_idle_times_that_fails_ends_alone(
     ),
     fits=st.integers(1, 6),
     poison=st.integers(0, 12),
-    overlapped=st.booleans(),
     undecodable=st.lists(st.integers(0, 12), unique=True),
     is_asynchronous=st.booleans(),
     unstartable=st.lists(st.integers(0, 12), unique=True),
@@ -547,19 +646,13 @@ def test_every_row_ends_once_whatever_is_cancelled_and_whatever_fails(
     requests: list[tuple[int, int, float, bool]],
     fits: int,
     poison: int,
-    overlapped: bool,
     undecodable: list[int],
     is_asynchronous: bool,
     unstartable: list[int],
 ) -> None:
     denoiser = CountingDenoiser()
     denoiser.is_asynchronous, denoiser.unstartable = is_asynchronous, unstartable
-    denoiser.fits, denoiser.poison, denoiser.overlaps_decoding, denoiser.undecodable = (
-        fits,
-        poison,
-        overlapped,
-        undecodable,
-    )
+    denoiser.fits, denoiser.poison, denoiser.undecodable = fits, poison, undecodable
     denoiser.gate.clear()
     engine = engine_of()
     desk = Desk(engine, denoiser)

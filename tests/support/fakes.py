@@ -48,6 +48,21 @@ def row(
 
 
 @dataclass
+class CountedStep:
+    """Ends when the gate opens; fails then with the first of `errors`."""
+
+    seconds: float
+    gate: threading.Event
+    errors: list[Exception]
+
+    def wait_s(self) -> float:
+        assert self.gate.wait(10)
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.seconds
+
+
+@dataclass
 class Count:
     """A sample that counts its steps."""
 
@@ -59,8 +74,8 @@ class Count:
 class CountingDenoiser:
     """Its images show their seed in every byte; decoding fails where a step is missing or was made twice.
 
-    Waits before each step while `gate` is closed, before each overlapped decoding while `overlap_gate` is, and before a
-    sample is made while the gate of its seed in `start_gates` is.
+    Waits before each step while `gate` is closed, before each decoding beside steps while `overlap_gate` is, and before
+    a sample is made while the gate of its seed in `start_gates` is. Steps end while `end_gate` is open.
     """
 
     def __init__(self) -> None:
@@ -70,11 +85,15 @@ class CountingDenoiser:
         self.batches: list[list[int]] = []  # the seeds that shared each step
         self.poison: int | None = None
         self.fits = 100  # samples in memory
+        self.refused: list[int] = []  # how many did not fit, by step
         self.undecodable: list[int] = []  # seeds whose decoding runs out of memory, each as often as it is listed
         self.start_gates: dict[int, threading.Event] = {}
         self.unstartable: list[int] = []  # seeds whose start runs out of memory, each as often as it is listed
         self.is_asynchronous = False
-        self.overlaps_decoding = False
+        self.step_s = 0.0
+        self.end_gate = threading.Event()
+        self.end_gate.set()
+        self.end_errors: list[Exception] = []  # of the next steps, when they end
         self.overlap_gate = threading.Event()
         self.overlap_gate.set()
         self.decoded_overlapped: list[int] = []  # seeds
@@ -90,21 +109,23 @@ class CountingDenoiser:
             raise OutOfMemoryError("there is no room for a sample")
         return Count(spec.seed, spec.num_inference_steps)
 
-    def step(self, samples: Sequence[Count]) -> None:
+    def step(self, samples: Sequence[Count]) -> CountedStep:
         self.started.set()
         assert self.gate.wait(10)
         seeds = [sample.seed for sample in samples]
         if len(samples) > self.fits:
+            self.refused.append(len(samples))
             raise OutOfMemoryError(f"{len(samples)} are too many")
         if self.poison in seeds:
             raise ValueError(f"seed {self.poison} cannot be drawn")
         self.batches.append(seeds)
         for sample in samples:
             sample.done += 1
+        return CountedStep(self.step_s, self.end_gate, self.end_errors)
 
     def decode(self, sample: Count, overlapped: bool = False) -> Pixels:
         assert sample.done == sample.steps
-        if overlapped:
+        if overlapped or self.is_asynchronous:
             assert self.overlap_gate.wait(10)
             self.decoded_overlapped.append(sample.seed)
         if sample.seed in self.undecodable:

@@ -10,6 +10,17 @@ class OutOfMemoryError(Exception):
     """A step or a decoding did not fit into the device's memory; it changed nothing."""
 
 
+class StepInFlight(Protocol):
+    """A step that was launched: on a device of its own it begins when the one before it has ended."""
+
+    def wait_s(self) -> float:
+        """Wait for its end; returns the seconds that the device took for it, however long the host took to launch it.
+
+        Raises: DeviceLostError, and what else the device reports of it.
+        """
+        ...
+
+
 class Denoiser(Protocol):
     """A diffusion model. A sample is one half-done image, opaque to the engine.
 
@@ -18,14 +29,11 @@ class Denoiser(Protocol):
 
     @property
     def is_asynchronous(self) -> bool:
-        """Whether steps run on a device of their own, which the host only drives.
+        """Whether steps run on a device of their own, and the host only launches them.
 
-        Then `start` may run on other threads, several at a time, during steps.
+        Then the next step may be launched before the last one has ended, and `start` may run on other threads, several
+        at a time. `decode` may run on one other thread during a step in any case.
         """
-
-    @property
-    def overlaps_decoding(self) -> bool:
-        """Whether `decode` may run on another thread during a step."""
 
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """Samples of one bucket can share a step."""
@@ -33,11 +41,16 @@ class Denoiser(Protocol):
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Any:
         """A sample before its first step. Raises: OutOfMemoryError."""
 
-    def step(self, samples: Sequence[Any]) -> None:
-        """Advance each sample by its own next step. Raises: OutOfMemoryError; after any error all are unchanged."""
+    def step(self, samples: Sequence[Any]) -> StepInFlight:
+        """Launch the own next step of each sample, after those launched before.
+
+        Raises: OutOfMemoryError; after any error all samples are unchanged.
+        """
 
     def decode(self, sample: Any, overlapped: bool = False) -> Pixels:
-        """The image (h, w, 3) of a sample after its last step; `overlapped` with a step, it leaves most cores to it.
+        """The image (h, w, 3) of a sample after its last step, for whose end it waits.
+
+        `overlapped` with a step, it leaves most cores to it.
 
         Raises: OutOfMemoryError; after any error the sample is unchanged.
         """

@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from deployments.diffusion.engine.denoiser import Denoiser, OutOfMemoryError
+from deployments.diffusion.engine.denoiser import Denoiser, OutOfMemoryError, StepInFlight
 from deployments.diffusion.engine.hang_detector import LOOK_EVERY_S, HangDetector
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row, RowEta, RowScheduler, batch_size_of
@@ -21,6 +22,8 @@ from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImagePr
 
 IDLE_AFTER_S = 5.0  # without a row; a shorter pause between two requests is not used
 PREPARED_AT_ONCE = 2  # a very long prompt must not hold up all others
+# Steps that are launched while one runs, so that the device never waits for the host. With more, new rows join later.
+LAUNCHED_AHEAD = 1
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +31,19 @@ log = logging.getLogger(__name__)
 class Observer(Protocol):
     """Receives the events of the engine. Called on the engine thread: must return at once."""
 
+    def joined(self, rows: Sequence[Row]) -> None:
+        """The first step of these rows was launched."""
+
     def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
-        """These rows made a step together; `waiting` counts all unfinished rows by bucket."""
+        """These rows made a step together; `waiting` counts all rows with steps left by bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A step, and the rows that make it."""
+
+    rows: Sequence[Row]
+    step: StepInFlight
 
 
 class DiffusionEngine:
@@ -37,10 +51,13 @@ class DiffusionEngine:
 
     Cancelled and expired rows leave before the next step. A failed step is repeated row by row, so that no request
     fails because of another one; a step that runs out of memory is repeated with fewer rows, and a decoding that does,
-    after the next step. Devices that can overlap decoding with a step decode on a second thread, so that no row waits
-    for the decoding of another one. Where steps run on a device of their own, rows are prepared on other threads before
-    they are admitted, so that no step waits for that. When the device is lost, or work on it hangs, all rows fail with
-    DeviceLostError and the engine ends.
+    after the next step. A second thread decodes during steps, so that no row waits for the decoding of another one.
+
+    Where steps run on a device of their own, it does not wait for the host: rows are prepared on other threads before
+    they are admitted, and a step is launched while the one before it runs. What a row has left to do is known at once,
+    how long a step took only when it has ended.
+
+    When the device is lost, or work on it hangs, all rows fail with DeviceLostError and the engine ends.
     """
 
     def __init__(
@@ -56,7 +73,8 @@ class DiffusionEngine:
         self._scheduler = RowScheduler(ageing)
         self._preparing: set[Row] = set()
         self._samples: dict[Row, Any] = {}
-        self._to_decode: deque[tuple[Row, Any]] = deque()  # rows whose steps are all made, with their samples
+        self._in_flight: deque[Launch] = deque()  # of the engine's thread
+        self._to_decode: deque[tuple[Row, Any]] = deque()  # rows whose steps are all launched, with their samples
         self._decoding: set[Row] = set()
         self._idle_work: deque[Iterator[None]] = deque()
         self._changed = threading.Condition()
@@ -122,6 +140,7 @@ class DiffusionEngine:
     def _run(self) -> None:
         while self._wait_for_work():
             self._work()
+        self._in_flight.clear()
         self._samples.clear()
 
     def _work(self) -> None:
@@ -130,12 +149,13 @@ class DiffusionEngine:
             self._advance(rows)
         elif self._is_idle():
             self._work_idly()
+        self._await_steps(LAUNCHED_AHEAD if rows and rows[0].denoiser.is_asynchronous else 0)
         self._decode_finished()
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_EVERY_S):
             if (hung_s := self._hangs.hung_s()) is not None:
-                self._lose_device(DeviceLostError(f"a step or a decoding has not ended for {hung_s:.0f} s"))
+                self._lose_device(DeviceLostError(f"work on the device has not ended for {hung_s:.0f} s"))
 
     def _lose_device(self, error: DeviceLostError) -> None:
         """Fail all rows, and end: the device would fail all later ones, too."""
@@ -185,7 +205,7 @@ class DiffusionEngine:
     def _wait_for_work(self) -> bool:
         """False when the engine closes. Without rows it returns where there is idle work, too."""
         with self._changed:
-            while not (self._closing or len(self._scheduler) or self._to_decode):
+            while not (self._closing or len(self._scheduler) or self._in_flight or self._to_decode):
                 is_notified = self._changed.wait(IDLE_AFTER_S if self._idle_work else None)
                 if not is_notified and self._is_idle():
                     break
@@ -196,7 +216,8 @@ class DiffusionEngine:
 
     def _is_idle(self) -> bool:
         with self._changed:
-            return not (self._preparing or len(self._scheduler) or self._to_decode or self._decoding)
+            waiting = self._preparing or len(self._scheduler)
+            return not (waiting or self._in_flight or self._to_decode or self._decoding)
 
     def _work_idly(self) -> None:
         if not self._idle_work:
@@ -223,7 +244,7 @@ class DiffusionEngine:
         return rows
 
     def _decode_finished(self) -> None:
-        """Decode all finished rows overlapped with the next steps, or else one before them: steps wait for one only."""
+        """Decode all finished rows overlapped with the next steps. Where none will be, one here, with all cores."""
         while item := self._next_to_decode():
             row, sample, overlapped = item
             if not overlapped:
@@ -232,32 +253,27 @@ class DiffusionEngine:
             self._decoder.submit(self._decode, row, sample, overlapped=True)
 
     def _next_to_decode(self) -> tuple[Row, Any, bool] | None:
-        """A row, its sample, and whether to overlap its decoding with a step: only where there will be one."""
+        """A row, its sample, and whether to overlap its decoding with steps, which may also come meanwhile."""
         with self._changed:
             if not self._to_decode:
                 return None
             row, sample = self._to_decode.popleft()
             self._decoding.add(row)
-            return row, sample, row.denoiser.overlaps_decoding and len(self._scheduler) > 0
+            return row, sample, row.denoiser.is_asynchronous or len(self._scheduler) > 0
 
     def _advance(self, rows: Sequence[Row]) -> None:
-        """One step for these rows; a row that fails alone is failed and removed."""
-        bucket, batch_size = rows[0].bucket, batch_size_of(rows)
-        started = time.perf_counter()
+        """Launch one step for these rows; a row that fails alone is failed and removed."""
         try:
             with self._timing(rows):
-                rows[0].denoiser.step([self._sample(row) for row in rows])
+                step = rows[0].denoiser.step([self._sample(row) for row in rows])
         except DeviceLostError as error:
             self._lose_device(error)
         except OutOfMemoryError as error:
-            self._latency_model.out_of_memory(bucket, batch_size)
             self._on_out_of_memory(rows, error)
         except Exception as error:  # any error is reported to the callers: the thread must go on
             self._step_alone(rows, error)
         else:
-            seconds = time.perf_counter() - started
-            self._latency_model.add(bucket, batch_size, seconds)
-            self._stepped(rows, seconds)
+            self._launched(Launch(rows, step))
 
     def _timing(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
         """Around a step of these rows, or what comes before it: it must not take much longer than the step should."""
@@ -272,19 +288,46 @@ class DiffusionEngine:
             row.joined_at = time.time()
         return self._samples[row]
 
-    def _stepped(self, rows: Sequence[Row], seconds: float) -> None:
-        for row in rows:
+    def _launched(self, launch: Launch) -> None:
+        joined = [row for row in launch.rows if not row.steps_done]
+        for row in launch.rows:
             row.steps_done += 1
             row.memory_errors = 0
-        done = [row for row in rows if not row.steps_left]
+        done = [row for row in launch.rows if not row.steps_left]
         with self._changed:
             if self._lost is not None:  # for a step that was given up and ended after all, its rows have failed
                 return
+            self._in_flight.append(launch)
             self._to_decode.extend((row, self._samples.pop(row)) for row in done)
-            self._scheduler.charge(rows, seconds, time.time())
             self._scheduler.remove(done)
+        if self._observer is not None and joined:
+            self._observer.joined(joined)
+
+    def _await_steps(self, unfinished: int) -> None:
+        """Wait until at most so many steps are under way."""
+        while len(self._in_flight) > unfinished:
+            self._await_step(self._in_flight.popleft())
+
+    def _await_step(self, launch: Launch) -> None:
+        """Learn how long a step took. One that failed after its launch fails its rows: their samples are lost."""
+        try:
+            with self._timing(launch.rows):
+                seconds = launch.step.wait_s()
+        except DeviceLostError as error:
+            self._lose_device(error)
+        except Exception as error:  # any error is reported to the callers: the thread must go on
+            for row in launch.rows:
+                self._remove_failed(row, error)
+        else:
+            self._stepped(launch.rows, seconds)
+
+    def _stepped(self, rows: Sequence[Row], seconds: float) -> None:
+        self._latency_model.add(rows[0].bucket, batch_size_of(rows), seconds)
+        with self._changed:
+            self._scheduler.charge(rows, seconds, time.time())
             waiting = self._scheduler.waiting()
-        if self._observer is not None:
+            is_lost = self._lost is not None
+        if self._observer is not None and not is_lost:
             self._observer.stepped(rows, seconds, waiting)
 
     def _step_alone(self, rows: Sequence[Row], error: Exception) -> None:
@@ -296,8 +339,20 @@ class DiffusionEngine:
 
     def _on_out_of_memory(self, rows: Sequence[Row], error: OutOfMemoryError) -> None:
         """The rows are retried with a smaller batch; a row that is alone, once."""
+        if self._await_decodings():
+            self._advance(rows)  # with the memory that those took
+            return
+        self._latency_model.out_of_memory(rows[0].bucket, batch_size_of(rows))
         if len(rows) == 1 and _is_out_of_memory_again(rows[0]):
             self._remove_failed(rows[0], error)
+
+    def _await_decodings(self) -> bool:
+        """Wait for the decodings that overlap with this step; whether there were any."""
+        with self._changed:
+            were_any = bool(self._decoding)
+            while self._decoding and not self._closing:
+                self._changed.wait()
+        return were_any
 
     def _remove_failed(self, row: Row, error: Exception) -> None:
         with self._changed:
@@ -306,11 +361,11 @@ class DiffusionEngine:
         self._fail(row, error)
 
     def _decode(self, row: Row, sample: Any, overlapped: bool = False) -> None:
-        if row.is_cancelled:
+        if row.future.done():  # cancelled, or failed after its last step was launched
             self._end_decoding(row)
             return
         try:
-            with nullcontext() if overlapped else self._hangs.timing(self._image_s(row)):
+            with self._hangs.timing(self._image_s(row)):
                 pixels = row.denoiser.decode(sample, overlapped)
         except DeviceLostError as error:
             self._lose_device(error)
@@ -325,7 +380,7 @@ class DiffusionEngine:
             self._succeed(row, pixels)
 
     def _image_s(self, row: Row) -> float:
-        """Seconds of all steps of an image: longer than its decoding, of which there is no forecast."""
+        """Seconds of all steps of an image, longer than its decoding, of which there is no forecast."""
         return row.spec.num_inference_steps * self._latency_model.step_s(row.bucket, row.batch_size)
 
     def _decode_later(self, row: Row, sample: Any) -> None:
@@ -338,6 +393,7 @@ class DiffusionEngine:
         """Called before the result is set: a caller that has it must not see the row in `progress` any more."""
         with self._changed:
             self._decoding.discard(row)
+            self._changed.notify()
 
     def _succeed(self, row: Row, pixels: Pixels) -> None:
         if self._claim(row):

@@ -35,8 +35,8 @@ class Row:
     denoiser: Denoiser
     bucket: Bucket
     arrived_at: float  # unix seconds
-    steps_done: int = 0
-    joined_at: float | None = None  # unix seconds; when its first step began
+    steps_done: int = 0  # launched: the last one may still run
+    joined_at: float | None = None  # unix seconds; when its first step was launched
     memory_errors: int = 0  # in a row, while it was alone in its step
     future: "Future[GeneratedImage]" = field(default_factory=Future)
 

@@ -1,7 +1,6 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter, built from diffusers' pipelines."""
 
 import logging
-import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from deployments.diffusion.model.loader import FacePipeline, Tensors, load_face_
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.sampler import Positions, sampler_of
+from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
 from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
@@ -37,6 +37,7 @@ class Sample:
     guidance_scale: float
     conditions: Tensors
     against: Tensors | None
+    ready: Mark  # when the latents are computed
     steps_done: int = 0
 
     @property
@@ -69,6 +70,7 @@ class FaceDiffusionModel:
         self.device: torch.device = pipeline.device  # diffusers searches all modules for it
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
+        self._timeline = timeline_of(self.device)
         self._threads = threads
         self._batch_invariant = batch_invariant
         for network in (pipeline.unet, pipeline.vae):
@@ -76,7 +78,6 @@ class FaceDiffusionModel:
         self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope)
         self._faces = faces
         self._no_face = self._unet.face_tokens(faces.no_face())
-        self._launch_limiter = LaunchLimiter(self.device)
 
     @classmethod
     def load(
@@ -92,13 +93,8 @@ class FaceDiffusionModel:
 
     @property
     def is_asynchronous(self) -> bool:
-        """On a GPU: its steps are launched, and run on while the host does something else."""
-        return self.device.type == "cuda"
-
-    @property
-    def overlaps_decoding(self) -> bool:
-        """On a CPU only: on a GPU a step and a decoding would need their memory at the same time."""
-        return self.device.type == "cpu"
+        """On a GPU."""
+        return self._timeline.is_asynchronous
 
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """Size, windows of the longer prompt (padding a shorter one would change its meaning), photos of the face."""
@@ -120,26 +116,30 @@ class FaceDiffusionModel:
         if spec.guidance_scale > 1:
             negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
             against = {**negative, "face_tokens": self._no_face.repeat(1, self._faces.photos(face), 1), **alike}
-        return Sample(plan, latents, torch.zeros_like(latents), spec.guidance_scale, conditions, against)
+        previous, ready = torch.zeros_like(latents), self._timeline.mark()
+        return Sample(plan, latents, previous, spec.guidance_scale, conditions, against, ready)
 
     @on_device
     @torch.inference_mode()
-    def step(self, samples: Sequence[Sample]) -> None:
+    def step(self, samples: Sequence[Sample]) -> TimedStep:
         """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
         use_threads(self._threads)
-        self._step(sorted(samples, key=lambda sample: sample.against is None))
+        return self._step(sorted(samples, key=lambda sample: sample.against is None))
 
-    def _step(self, samples: Sequence[Sample]) -> None:
+    def _step(self, samples: Sequence[Sample]) -> TimedStep:
         """Samples with guidance come first."""
+        begin = self._timeline.mark()
         at = Positions.of([sample.next_step for sample in samples], self.device)
         latents = torch.cat([sample.latents for sample in samples])
         previous = torch.cat([sample.previous for sample in samples])
         prediction = self._predict(samples, self._sampler.scale_model_input(latents, at), at.timestep)
         latents, denoised = self._sampler.step(latents, prediction, previous, at)
-        self._launch_limiter.launched()
+        end = self._timeline.mark()
         for index, sample in enumerate(samples):
             sample.latents, sample.previous = latents[index : index + 1], denoised[index : index + 1]
+            sample.ready = end
             sample.steps_done += 1
+        return TimedStep(self._timeline, begin, end)
 
     def _predict(self, samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor) -> Tensor:
         """(rows, c, h, w) float32. Rows with guidance are predicted twice, others once."""
@@ -162,6 +162,10 @@ class FaceDiffusionModel:
         If memory is short it is decoded in tiles with blended seams. Raises: OutOfMemoryError.
         """
         use_threads(1 if overlapped or self._batch_invariant else self._threads)
+        with self._timeline.decoding(sample.ready):
+            return self._decoded(sample)
+
+    def _decoded(self, sample: Sample) -> Pixels:
         vae = self._pipeline.vae
         latents = _unscaled(sample.latents, vae.config).to(vae.dtype)
         image = _whole(vae, latents)
@@ -185,16 +189,8 @@ class FaceDiffusionModel:
 
     def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by batch size of the UNet, at the model's own image size."""
-        times = {}
-        self.step(self._dummy_samples(self.own_size, 1))  # warm-up: the first step is slower
-        for batch_size in batch_sizes:
-            samples = self._dummy_samples(self.own_size, batch_size)
-            self._launch_limiter.wait()
-            started = time.perf_counter()
-            self.step(samples)
-            self._launch_limiter.wait()
-            times[batch_size] = time.perf_counter() - started
-        return times
+        self.step(self._dummy_samples(self.own_size, 1)).wait_s()  # warm-up: the first step is slower
+        return {size: self.step(self._dummy_samples(self.own_size, size)).wait_s() for size in batch_sizes}
 
     @property
     def own_size(self) -> tuple[int, int]:
@@ -219,25 +215,6 @@ class FaceDiffusionModel:
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
-
-
-class LaunchLimiter:
-    """Lets the host launch at most one step ahead of the device, so that a new row joins soon."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        self._last: torch.cuda.Event | None = None
-
-    def launched(self) -> None:
-        """A step was launched: wait for the previous one."""
-        self.wait()
-        if self._stream is not None:
-            self._last = self._stream.record_event()
-
-    def wait(self) -> None:
-        """Wait for the last step."""
-        if self._last is not None:
-            self._last.synchronize()
 
 
 def _whole(vae: Any, latents: Tensor) -> Tensor | None:

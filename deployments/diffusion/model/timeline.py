@@ -69,11 +69,11 @@ class CudaTimeline:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._decodings = torch.cuda.Stream(device)
+        self._decodings = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def mark(self) -> torch.cuda.Event:
         """Records an event. Who waits for it sleeps meanwhile, instead of keeping a core busy."""
-        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
 

@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from deployments.config import DiffusionModelConfig, model_path
-from deployments.diffusion.engine.denoiser import Denoiser
+from deployments.diffusion.engine.denoiser import Denoiser, StepInFlight
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
@@ -44,13 +44,8 @@ class Meter:
 
     @property
     def is_asynchronous(self) -> bool:
-        """The wrapped denoiser's answer; where it is true only steps are timed rightly."""
+        """The wrapped denoiser's answer, which must be no: calls on other threads than the engine's are not timed."""
         return self._denoiser.is_asynchronous
-
-    @property
-    def overlaps_decoding(self) -> bool:
-        """The wrapped denoiser's answer."""
-        return self._denoiser.overlaps_decoding
 
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """The wrapped denoiser's; not timed, as `submit` calls it outside of the engine's thread."""
@@ -61,10 +56,10 @@ class Meter:
         with self._inside():
             return self._denoiser.start(spec, face)
 
-    def step(self, samples: Sequence[Any]) -> None:
+    def step(self, samples: Sequence[Any]) -> StepInFlight:
         """Steps the wrapped denoiser's samples in place; the time in it is not the engine's own."""
         with self._inside():
-            self._denoiser.step(samples)
+            return self._denoiser.step(samples)
 
     def decode(self, sample: Any, overlapped: bool = False) -> Pixels:
         """The wrapped denoiser's image; overlapped, it is on the decoding thread and not timed."""
@@ -76,14 +71,14 @@ class Meter:
         self._undecoded -= 1
         return pixels
 
-    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
-        """The engine calls it after each step; the first step adds no joins, which are in units of the step before."""
+    def joined(self, rows: Sequence[Row]) -> None:
+        """The engine calls it before `stepped`; those of the first step are left out, as there is no step before."""
         if self.steps_s:
-            self.joins += [
-                (row.joined_at - row.arrived_at) / self.steps_s[-1]
-                for row in rows
-                if row.steps_done == 1 and row.joined_at is not None
-            ]
+            waits_s = [row.joined_at - row.arrived_at for row in rows if row.joined_at is not None]
+            self.joins += [wait_s / self.steps_s[-1] for wait_s in waits_s]
+
+    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        """The engine calls it after each step."""
         self.steps_s.append(seconds)
         self._waiting = sum(waiting.values())
         self._undecoded += sum(not row.steps_left for row in rows)

@@ -72,7 +72,6 @@ class SleepingDenoiser:
     """Sleeps for the step times of a curve. Decoding takes no time, as for the baselines."""
 
     is_asynchronous = False
-    overlaps_decoding = False
 
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
@@ -85,16 +84,29 @@ class SleepingDenoiser:
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> None:
         """At once; the sample is None, as no image is computed."""
 
-    def step(self, samples: Sequence[None]) -> None:
+    def step(self, samples: Sequence[None]) -> "EndedStep":
         """Sleeps once for the whole batch, and appends to `late_s` by how many seconds it woke too late."""
         step_s = self._curve.step_s(len(samples))
         started = time.perf_counter()
         time.sleep(step_s)
-        self.late_s.append(time.perf_counter() - started - step_s)
+        slept_s = time.perf_counter() - started
+        self.late_s.append(slept_s - step_s)
+        return EndedStep(slept_s)
 
     def decode(self, sample: None, overlapped: bool = False) -> Pixels:
         """A single black pixel, (1, 1, 3), at once."""
         return np.zeros((1, 1, 3), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedStep:
+    """A step that took place on the thread that asked for it."""
+
+    seconds: float
+
+    def wait_s(self) -> float:
+        """At once."""
+        return self.seconds
 
 
 @dataclass(frozen=True, slots=True)

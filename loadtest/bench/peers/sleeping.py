@@ -9,7 +9,7 @@ from ray import serve
 
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from deployments.types import Pixels
-from loadtest.bench.engine.queues import SleepingDenoiser
+from loadtest.bench.engine.queues import EndedStep, SleepingDenoiser
 from loadtest.bench.peers.painters import CURVE, SIDES, picture
 from serve_app.app import graph
 from serve_app.settings import Settings
@@ -22,10 +22,10 @@ class SleepingModel(SleepingDenoiser):
         """The picture that the peers with the same curve send, (512, 512, 3); takes no time."""
         return picture(SIDES[CURVE.name])
 
-    def step(self, samples: Sequence[None]) -> None:
+    def step(self, samples: Sequence[None]) -> EndedStep:
         """Sleeps as `SleepingDenoiser.step`, and forgets by how much it woke too late."""
-        super().step(samples)
         self.late_s.clear()  # unused here, and would grow in a long-lived replica
+        return super().step(samples)
 
 
 class SleepingGenerator(AvatarGenerator):
