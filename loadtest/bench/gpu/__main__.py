@@ -3,9 +3,11 @@
     python -m loadtest.bench.gpu --json gpu.json
 
 The models are full-size, with random weights: nothing is downloaded. All images have guidance, so B images are 2 B
-rows of the UNet's batch. MFU is relative to the speed of a large matrix product in the same run. Figures are printed
-and written to the JSON file as they arrive. `--tiny` runs all of it with tiny models on the CPU: its figures are
-meaningless.
+rows of the UNet's batch. Steps are those of production: compiled, with the rows that there are padded to the next of
+the compiled batch sizes. Then the service's engine draws images that join and leave all the time, and the gaps between
+its steps are measured by the device's clock. MFU is relative to the speed of a large matrix product in the same run.
+Figures are printed and written to the JSON file as they arrive. `--tiny` runs all of it with tiny models on the CPU:
+its figures are meaningless.
 """
 
 import argparse
@@ -16,12 +18,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import torch
 import torch._dynamo
 
+from deployments.config import CompileScope
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from deployments.diffusion.model.face_encoder import FaceVectors
@@ -29,6 +32,7 @@ from deployments.diffusion.model.loader import FacePipeline, use_channels_last
 from loadtest.bench.gpu.figures import Curve, Figure, ModelSize, Report, StepTime, VariantTime
 from loadtest.bench.gpu.measure import Bench, matrix_product
 from loadtest.bench.gpu.models import FULL, TINY, Architecture, add_face_adapter, random_pipeline, weights_of
+from loadtest.bench.gpu.profile import profile_gaps
 
 NO_CUDA = 2  # exit code
 DTYPES = ("bfloat16", "float32")
@@ -42,35 +46,37 @@ class Variant:
 
     channels_last: bool = True
     cudnn_benchmark: bool = False
-    compiles: Literal["blocks", "unet"] | None = None  # each transformer block separately, or the whole UNet
-    mode: str = "default"  # of torch.compile
+    compiles: CompileScope | None = "unet"  # each transformer block separately, or the whole UNet
+    mode: str = "default"  # of torch.compile; the service has no other
 
     def apply(self, pipeline: FacePipeline, backend: str) -> None:
         """Changes the pipeline in place, and cuDNN's setting for the whole process; `backend` is torch.compile's.
 
-        Compiling itself takes place in the first step of each shape, which may raise whatever the compiler raises.
+        What is not compiled by the model itself is compiled in the first step of each shape, which may raise whatever
+        the compiler raises.
         """
         torch.compiler.reset()
         torch.backends.cudnn.benchmark = self.cudnn_benchmark
         if self.channels_last:
             use_channels_last(pipeline)
-        how: dict[str, Any] = {"backend": backend, "dynamic": False}
-        how |= {"mode": self.mode} if backend == "inductor" else {}  # other backends have no modes
-        if self.compiles == "blocks":
-            pipeline.unet.compile_repeated_blocks(**how)
-        elif self.compiles == "unet":
-            pipeline.unet.compile(**how)
+        if self.mode != "default":
+            pipeline.unet.compile(backend=backend, dynamic=False, mode=self.mode)
+
+    @property
+    def is_compiled_by_the_model(self) -> bool:
+        """Ahead of its steps, as in the service."""
+        return self.compiles is not None and self.mode == "default"
 
 
 SERVED = Variant()
 VARIANTS: Mapping[str, Variant] = {
     "served": SERVED,
-    "contiguous": Variant(channels_last=False),
-    "cudnn-benchmark": Variant(cudnn_benchmark=True),
     "blocks": Variant(compiles="blocks"),
-    "compiled": Variant(compiles="unet"),
-    "cudagraphs": Variant(compiles="unet", mode="reduce-overhead"),
-    "autotuned": Variant(compiles="unet", mode="max-autotune-no-cudagraphs"),
+    "uncompiled": Variant(compiles=None),
+    "contiguous": Variant(compiles=None, channels_last=False),
+    "cudnn-benchmark": Variant(compiles=None, cudnn_benchmark=True),
+    "cudagraphs": Variant(mode="reduce-overhead"),
+    "autotuned": Variant(mode="max-autotune-no-cudagraphs"),
 }
 
 
@@ -89,6 +95,7 @@ class Plan:
     matrix_side: int
     repeats: int
     compile_backend: str
+    profiled_images: int
 
 
 class GpuBench:
@@ -114,26 +121,29 @@ class GpuBench:
         pipeline = self._build(architecture)
         yield ModelSize(*weights_of(pipeline))
         SERVED.apply(pipeline, plan.compile_backend)
-        bench = self._bench(pipeline)
+        bench = self._bench(pipeline, SERVED)
         yield bench.start_time(sizes_px[-1])
         times: list[StepTime] = []
         for size_px in sizes_px:
-            for step_time in bench.step_times(size_px, plan.rows):
+            for step_time in bench.step_times(size_px, plan.rows, plan.compile_backend):
                 times.append(step_time)
                 yield step_time
         yield from Curve.through(times)
+        for size_px in sizes_px:
+            yield profile_gaps(bench.model, size_px, plan.profiled_images, plan.steps)
         yield from map(bench.decode_time, sizes_px)
         for size_px, rows, steps in product(sizes_px, plan.rows, plan.steps):
             yield bench.images(size_px, rows, steps)
 
     def _variant(self, architecture: Architecture, name: str) -> Iterator[VariantTime]:
         """A step and a decode at the model's own size."""
-        pipeline, size_px = self._build(architecture), architecture.own_size_px
-        bench = self._bench(pipeline)
+        pipeline, size_px, variant = self._build(architecture), architecture.own_size_px, VARIANTS[name]
+        bench, backend = self._bench(pipeline, variant), self._plan.compile_backend
         tflop = bench.step_tflop(size_px)  # excluded from the compile time
-        VARIANTS[name].apply(pipeline, self._plan.compile_backend)
+        variant.apply(pipeline, backend)
         for rows in self._plan.variant_rows:
             try:
+                compile_s = bench.compile_s(size_px, rows, backend) if variant.is_compiled_by_the_model else 0.0
                 first_s, step_s = bench.step_s(size_px, rows)
                 decode_s = bench.decode_s(size_px)
             except (OutOfMemoryError, RuntimeError) as error:
@@ -141,7 +151,7 @@ class GpuBench:
                 yield VariantTime(name, size_px, rows, failure=f"{type(error).__name__}: {error}".partition("\n")[0])
             else:
                 mfu = bench.mfu(rows * tflop, step_s)
-                yield VariantTime(name, size_px, rows, first_s, 1000 * step_s, mfu, 1000 * decode_s)
+                yield VariantTime(name, size_px, rows, compile_s + first_s, 1000 * step_s, mfu, 1000 * decode_s)
 
     def _build(self, architecture: Architecture) -> FacePipeline:
         """The pipeline of a model, after the previous one is freed."""
@@ -151,9 +161,16 @@ class GpuBench:
         add_face_adapter(pipeline)
         return pipeline
 
-    def _bench(self, pipeline: FacePipeline) -> Bench:
+    def _bench(self, pipeline: FacePipeline, variant: Variant) -> Bench:
         plan = self._plan
-        return Bench(FaceDiffusionModel(pipeline, FaceVectors()), plan.device, plan.repeats, self._matrices.tflop_per_s)
+        scope: CompileScope = variant.compiles or "unet"
+        model = FaceDiffusionModel(pipeline, FaceVectors(), on_compile_failure=_fail, compile_scope=scope)
+        return Bench(model, plan.device, plan.repeats, self._matrices.tflop_per_s)
+
+
+def _fail() -> None:
+    """In the service such a shape runs uncompiled, which would be measured in the place of what was asked for."""
+    raise RuntimeError("its compiler failed: the log has its error")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -178,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*FULL, "both"], default="both")
     parser.add_argument("--sizes", type=_numbers, default=(), help="pixels of a side, such as 512,1024")
-    parser.add_argument("--rows", type=_numbers, help="images that share a step (1,2,4,8)")
+    parser.add_argument("--rows", type=_numbers, help="images that share a step (1,2,4,5,8)")
     parser.add_argument("--steps", type=_numbers, help="steps of whole images (20,30)")
     parser.add_argument("--variants", type=_names, help=f"of {','.join(VARIANTS)}")
     parser.add_argument("--no-variants", dest="variants", action="store_const", const=(), help="only as served")
@@ -197,7 +214,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(
         architectures={name: architectures[name] for name in names},
         sizes_px=options.sizes,
-        rows=options.rows or ((1, 2) if tiny else (1, 2, 4, 8)),
+        rows=options.rows or ((1, 2) if tiny else (1, 2, 4, 5, 8)),
         steps=options.steps or ((2, 3) if tiny else (20, 30)),
         variants=variants if options.variants is None else options.variants,
         variant_rows=options.variant_rows or ((1,) if tiny else (1, 4)),
@@ -206,6 +223,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         matrix_side=512 if tiny else 8192,
         repeats=2 if tiny else 10,
         compile_backend="eager" if tiny else "inductor",
+        profiled_images=20 if tiny else 60,
     )
 
 

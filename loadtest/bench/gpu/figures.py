@@ -37,10 +37,11 @@ class StartTime:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """One denoising step of all rows; None where they do not fit into memory."""
+    """One denoising step of all rows; None where they do not fit into memory. FLOPs are those of the rows alone."""
 
     size_px: int
     rows: int
+    padded_to: int  # rows of the compiled graph that makes it; `rows` where none does
     step_ms: float | None
     tflop: float
     mfu: float | None
@@ -62,6 +63,24 @@ class Curve:
             if len(known) > 1:
                 per_row_ms, base_ms = np.polyfit(list(known), list(known.values()), 1)
                 yield cls(size_px, float(base_ms), float(per_row_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """The service's engine at one size, with more images than a step has, which join and leave all the time.
+
+    A gap is the time between two steps in which the device made neither.
+    """
+
+    size_px: int
+    steps: int
+    images_per_s: float
+    rows_a_step: float
+    step_ms: float  # mean
+    gap_p50_ms: float
+    gap_p99_ms: float
+    gap_longest_ms: float
+    gaps: float  # fraction of the whole time
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +118,14 @@ class VariantTime:
     failure: str = ""
 
 
-Figure = MatrixProduct | ModelSize | StartTime | StepTime | Curve | DecodeTime | Images | VariantTime
+Figure = MatrixProduct | ModelSize | StartTime | StepTime | Curve | Gaps | DecodeTime | Images | VariantTime
 TABLES: dict[type[Figure], str] = {
     MatrixProduct: "product",
     ModelSize: "model",
     StartTime: "start",
     StepTime: "steps",
     Curve: "curves",
+    Gaps: "gaps",
     DecodeTime: "decode",
     Images: "images",
     VariantTime: "variants",

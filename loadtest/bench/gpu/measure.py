@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from deployments.diffusion.compilation import COMPILED_IMAGES
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
 from deployments.types import AvatarSpec
@@ -94,16 +95,30 @@ class Bench:
         samples = self._start(size_px, 1, 1)
         return teraflop(lambda: self.model.step(samples))
 
-    def step_times(self, size_px: int, all_rows: Sequence[int]) -> Iterator[StepTime]:
-        """One for each of `all_rows`, also where it runs out of memory. Raises: ArithmeticError as `step_s`."""
-        tflop = self.step_tflop(size_px)
+    def step_times(self, size_px: int, all_rows: Sequence[int], compile_backend: str | None) -> Iterator[StepTime]:
+        """One for each of `all_rows`, also where it runs out of memory. Raises: ArithmeticError as `step_s`.
+
+        With a backend of torch.compile the graphs of a replica are compiled first, for as many rows as there are.
+        """
+        tflop = self.step_tflop(size_px)  # not to be counted in graphs
+        compiled = [] if compile_backend is None else [rows for rows in COMPILED_IMAGES if rows <= max(all_rows)]
+        for rows in compiled:
+            self.compile_s(size_px, rows, compile_backend or "")
         for rows in all_rows:
+            padded_to = min((size for size in compiled if size >= rows), default=rows)
             try:
                 _, step_s = self.step_s(size_px, rows)
             except OutOfMemoryError:
-                yield StepTime(size_px, rows, None, rows * tflop, None)
+                yield StepTime(size_px, rows, padded_to, None, rows * tflop, None)
             else:
-                yield StepTime(size_px, rows, 1000 * step_s, rows * tflop, self.mfu(rows * tflop, step_s))
+                mfu = self.mfu(rows * tflop, step_s)
+                yield StepTime(size_px, rows, padded_to, 1000 * step_s, rows * tflop, mfu)
+
+    def compile_s(self, size_px: int, rows: int, backend: str) -> float:
+        """Seconds of compiling the graph for so many images, each with guidance."""
+        began = time.perf_counter()
+        self.model.compile((size_px, size_px), 2 * rows, backend)
+        return time.perf_counter() - began
 
     def step_s(self, size_px: int, rows: int) -> tuple[float, float]:
         """The first step, and the median of later ones.
