@@ -164,7 +164,7 @@ class DiffusionModelConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device supports it
     device: str = "cpu"
     threads: int = Field(2, ge=1)
-    memory_gb: float = Field(0, ge=0)  # of the device, including its steps and its safety checker
+    memory_gb: float = Field(0, ge=0)  # of the device, including its steps, a picture and its safety checker
     safety: SafetyConfig | None = None  # checks every image on the same device; flagged ones are withheld
     compile: bool = False  # the UNet, for `compile_sizes`; other sizes run uncompiled
     # unet: a graph of the whole UNet for each shape; blocks: of its transformer blocks only, which starts sooner and

@@ -27,7 +27,7 @@ from rich.table import Table
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
-from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 from loadtest.bench.engine.queues import GENERATOR, MODEL, NO_FACE, Bar, Curve, spec_of
 
 CURVE = Curve.line("512", 0.012, 0.001)
@@ -119,11 +119,11 @@ class TimekeepingDenoiser:
         self._steps, self._pictures = Stream(self._clock), Stream(self._clock)
         self.gaps_s: list[float] = []  # before each step but the first
 
-    def bucket(self, spec: AvatarSpec) -> Hashable:
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """The same for all: any images may share a step."""
         return None
 
-    def start(self, spec: AvatarSpec, face: Vector) -> Sample:
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """Copies to the device wait for nothing, so neither does the host."""
         self._clock.sleep(PREPARE_S)
         return Sample(self._steps.launch(ENCODE_S)[1])

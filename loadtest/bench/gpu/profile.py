@@ -13,9 +13,10 @@ from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Row
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
 from deployments.diffusion.model.timeline import TimedStep
-from deployments.types import AvatarSpec, FaceEmbedding, Pixels, Vector
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 from loadtest.bench.engine.queues import GENERATOR, spec_of
 from loadtest.bench.gpu.figures import Gaps
+from loadtest.bench.random_face import random_face
 
 MODEL = "profiled"
 PROFILED = (1, 2, 4, 8, 16)  # batch sizes, as a replica profiles them
@@ -31,11 +32,11 @@ class RecordedModel:
         self.is_asynchronous = model.is_asynchronous
         self.steps: list[tuple[int, TimedStep]] = []  # with how many images
 
-    def bucket(self, spec: AvatarSpec) -> Hashable:
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """The model's."""
-        return self._model.bucket(spec)
+        return self._model.bucket(spec, face)
 
-    def start(self, spec: AvatarSpec, face: Vector) -> Sample:
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """The model's."""
         return self._model.start(spec, face)
 
@@ -59,8 +60,7 @@ def profile_gaps(model: FaceDiffusionModel, size_px: int, images: int, steps: Se
     times.set_profile(MODEL, model.profile(PROFILED))
     engine = DiffusionEngine(times, GENERATOR.ageing)
     room, random, rows = threading.Semaphore(GENERATOR.max_rows + WAITING), np.random.default_rng(0), list[Row]()
-    vector = random.normal(size=512).astype(np.float32)
-    face = FaceEmbedding(vector / np.linalg.norm(vector), (0, 0, 1, 1), 1.0)
+    face = random_face(0)
     began = time.perf_counter()
     for number in range(images):
         room.acquire()
