@@ -123,6 +123,10 @@ class TimekeepingDenoiser:
         """The same for all: any images may share a step."""
         return None
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        """As Stable Diffusion: 2 with guidance."""
+        return 2 if spec.guidance_scale > 1 else 1
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """Copies to the device wait for nothing, so neither does the host."""
         self._clock.sleep(PREPARE_S)

@@ -101,6 +101,9 @@ class CountingDenoiser:
     def bucket(self, spec: AvatarSpec, _face: FaceEmbedding) -> Hashable:
         return spec.width, spec.height
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        return 2 if spec.guidance_scale > 1 else 1
+
     def start(self, spec: AvatarSpec, _face: FaceEmbedding) -> Count:
         if spec.seed in self.start_gates:
             assert self.start_gates[spec.seed].wait(10)

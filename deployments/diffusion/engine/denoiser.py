@@ -38,6 +38,9 @@ class Denoiser(Protocol):
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """Samples of one bucket can share a step."""
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        """Rows of the model's batch that an image takes in each step: 2 where it is predicted with guidance, else 1."""
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Any:
         """A sample before its first step. Raises: OutOfMemoryError."""
 

@@ -47,8 +47,8 @@ class Row:
 
     @property
     def batch_size(self) -> int:
-        """Rows of the denoiser's batch: 2 with guidance, for the positive and the negative prompt."""
-        return 2 if self.spec.guidance_scale > 1 else 1
+        """Rows of the denoiser's batch."""
+        return self.denoiser.batch_size(self.spec)
 
     @property
     def is_cancelled(self) -> bool:

@@ -5,11 +5,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.common.device_health import is_out_of_memory
 from deployments.config import CompileScope, DiffusionModelConfig
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
@@ -18,6 +16,7 @@ from deployments.diffusion.model.face_encoder import FaceEncoder, blank_face
 from deployments.diffusion.model.loader import FacePipeline, Tensors, load_face_encoder, load_pipeline
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
+from deployments.diffusion.model.pictures import decoded
 from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
@@ -100,6 +99,10 @@ class FaceDiffusionModel:
         """Size, windows of the longer prompt (padding a shorter one would change its meaning), photos of the face."""
         return spec.width, spec.height, self._chunks(spec), self._faces.photos(face)
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        """2 with guidance, for the positive and the negative prompt."""
+        return 2 if spec.guidance_scale > 1 else 1
+
     @on_device
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """A sample before its first step. Raises: OutOfMemoryError; ValueError where `face` lacks what it needs."""
@@ -167,12 +170,7 @@ class FaceDiffusionModel:
 
     def _decoded(self, sample: Sample) -> Pixels:
         vae = self._pipeline.vae
-        latents = _unscaled(sample.latents, vae.config).to(vae.dtype)
-        image = _whole(vae, latents)
-        if image is None:
-            image = _in_tiles(vae, latents)
-        levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
-        return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
+        return decoded(vae, _unscaled(sample.latents, vae.config).to(vae.dtype))
 
     def compile(self, size: tuple[int, int], batch_size: int, backend: str = "inductor") -> None:
         """Compile the UNet for a batch size at an image size (width, height), in up to a minute.
@@ -215,27 +213,6 @@ class FaceDiffusionModel:
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
-
-
-def _whole(vae: Any, latents: Tensor) -> Tensor | None:
-    """The image (1, 3, h, w); None where memory is short."""
-    try:
-        image: Tensor = vae.decode(latents, return_dict=False)[0]
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return None  # retried by the caller: the failed attempt's memory is freed with its exception
-    return image
-
-
-def _in_tiles(vae: Any, latents: Tensor) -> Tensor:
-    """The image (1, 3, h, w), tile by tile: needs the memory of one tile, and more time."""
-    vae.enable_tiling()
-    try:
-        image: Tensor = vae.decode(latents, return_dict=False)[0]
-    finally:
-        vae.disable_tiling()
-    return image
 
 
 def _joined(conditions: Sequence[Tensors]) -> Tensors:

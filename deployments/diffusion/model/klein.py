@@ -22,6 +22,7 @@ from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import blank_face
 from deployments.diffusion.model.flow_schedule import FlowSchedule, FlowStep
 from deployments.diffusion.model.loader import usable_device
+from deployments.diffusion.model.pictures import decoded
 from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.qwen_prompts import QwenPrompts
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
@@ -124,6 +125,10 @@ class KleinModel:
         """The size, and how many pictures of the person there are: positions are the same for all rows of a step."""
         return spec.width, spec.height, len(face.heads)
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        """1 of the distilled model, which needs no guidance; of the other one 2 with guidance."""
+        return 2 if spec.guidance_scale > 1 and not self._pipeline.config.is_distilled else 1
+
     @on_device
     @torch.inference_mode()
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> KleinSample:
@@ -133,8 +138,7 @@ class KleinModel:
         use_threads(self._threads)
         grid = Grid(spec.height // self._pixels_per_token, spec.width // self._pixels_per_token)
         prompt = self._prompts.encode(spec.prompt)
-        is_guided = spec.guidance_scale > 1 and not self._pipeline.config.is_distilled
-        against = self._prompts.encode(spec.negative_prompt) if is_guided else None
+        against = self._prompts.encode(spec.negative_prompt) if self.batch_size(spec) > 1 else None
         pictures = [self._reference(head) for head in face.heads]
         return KleinSample(
             steps=self._schedule.plan(spec.num_inference_steps, grid.tokens),
@@ -170,16 +174,14 @@ class KleinModel:
     def decode(self, sample: KleinSample, overlapped: bool = False) -> Pixels:
         """The image (h, w, 3) of a sample after its last step; `overlapped` with a step it uses one core.
 
-        Raises: OutOfMemoryError.
+        If memory is short it is decoded in tiles with blended seams. Raises: OutOfMemoryError.
         """
         use_threads(1 if overlapped or self._batch_invariant else self._threads)
         with self._timeline.decoding(sample.ready):
             channels = sample.latents.shape[-1]
             latents = sample.latents.transpose(1, 2).reshape(1, channels, *sample.grid) * self._std + self._mean
             unpacked = self._pipeline._unpatchify_latents(latents).to(self._vae.dtype)
-            image = self._vae.decode(unpacked, return_dict=False)[0]
-            levels = (image[0].float() / 2 + 0.5).clamp(0, 1) * 255
-            return np.ascontiguousarray(levels.permute(1, 2, 0).round().to(torch.uint8).cpu().numpy())
+            return decoded(self._vae, unpacked)
 
     def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by batch size, at the model's own image size."""

@@ -51,6 +51,10 @@ class Meter:
         """The wrapped denoiser's; not timed, as `submit` calls it outside of the engine's thread."""
         return self._denoiser.bucket(spec, face)
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        """The wrapped denoiser's."""
+        return self._denoiser.batch_size(spec)
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Any:
         """The wrapped denoiser's sample; the time in it is not the engine's own."""
         with self._inside():

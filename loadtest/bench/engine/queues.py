@@ -81,6 +81,10 @@ class SleepingDenoiser:
         """The same for all: any images may share a step."""
         return BUCKET[1]
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        """As Stable Diffusion: 2 with guidance."""
+        return 2 if spec.guidance_scale > 1 else 1
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> None:
         """At once; the sample is None, as no image is computed."""
 

@@ -36,6 +36,10 @@ class RecordedModel:
         """The model's."""
         return self._model.bucket(spec, face)
 
+    def batch_size(self, spec: AvatarSpec) -> int:
+        """The model's."""
+        return self._model.batch_size(spec)
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """The model's."""
         return self._model.start(spec, face)
