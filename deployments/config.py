@@ -17,6 +17,9 @@ FACE_VECTOR = 512  # numbers, of all face models but SFace, and of FaceID adapte
 SFACE_VECTOR = 128
 CompileScope = Literal["unet", "blocks"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Similarity = Annotated[float, Field(ge=-1, le=1)]  # cosine
+SAME_FACE = 0.2  # below it are different people, says InsightFace's demo of buffalo_l (web-demos/src_recognition)
+SAME_TRAITS = 0.65  # below it are 1.3% of the pairs of one drawn person, and 57% of those of two
 
 
 class Config(BaseModel):
@@ -47,6 +50,7 @@ class CascadeFaceModelConfig(Config):
     """An ONNX encoder of aligned faces; `providers` by their onnxruntime names; the first one must be available."""
 
     vector_length: ClassVar[int] = FACE_VECTOR
+    tells_identity: ClassVar[bool] = False  # it reads traits, in which photos of one person may differ
 
     kind: Literal["cascade"] = "cascade"
     encoder: Path = Path("embedded:face/encoder.onnx")
@@ -54,6 +58,8 @@ class CascadeFaceModelConfig(Config):
     min_face_px: int = Field(48, ge=1)  # pixels of the photo
     avatar_face: tuple[Share, Share, Share, Share] | None = None
     """Where a square avatar's face always is: left, top, right, bottom as fractions of its side. None: detected."""
+    same_person: Similarity | None = SAME_TRAITS
+    """Of several photos, one whose cosine to the mean of the others is less gets a warning. None: none does."""
     providers: tuple[str, ...] = CPU
 
 
@@ -62,6 +68,7 @@ class InsightFaceModelConfig(Config):
 
     sessions: ClassVar[int] = 2  # the detector's and the recogniser's
     vector_length: ClassVar[int] = FACE_VECTOR
+    tells_identity: ClassVar[bool] = True
 
     kind: Literal["insightface"]
     pack: Path
@@ -71,6 +78,8 @@ class InsightFaceModelConfig(Config):
     threads: int = Field(1, ge=1)
     providers: tuple[str, ...] = CPU
     gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: no limit
+    same_person: Similarity | None = SAME_FACE
+    """Of several photos, one whose cosine to the mean of the others is less is refused. None: none is."""
 
 
 class RecogniserConfig(Config):
@@ -88,6 +97,7 @@ class YuNetFaceModelConfig(Config):
     """OpenCV's YuNet detector as an ONNX file, and a recogniser: both may be used commercially."""
 
     sessions: ClassVar[int] = 2  # the detector's and the recogniser's
+    tells_identity: ClassVar[bool] = True
 
     kind: Literal["yunet"]
     detector: Path
@@ -97,6 +107,8 @@ class YuNetFaceModelConfig(Config):
     threads: int = Field(1, ge=1)
     providers: tuple[str, ...] = CPU
     gpu_memory_mb: int | None = Field(None, ge=64)  # of each CUDA session; None: no limit
+    same_person: Similarity | None = SAME_FACE
+    """As of InsightFace; of SFace's vectors OpenCV takes two for one person's from 0.363."""
 
     @property
     def vector_length(self) -> int:

@@ -2,6 +2,7 @@
 
 AvatarError
 ├── NoFaceError          the photo has no usable face
+├── OtherPersonError     one of several photos shows somebody else
 ├── PromptTooLongError   the model cannot read all of the prompt
 ├── UnsafeImageError     the safety checker withholds the image
 └── DeadlineError        the deadline passed
@@ -22,6 +23,10 @@ class AvatarError(Exception):
 
 class NoFaceError(AvatarError):
     """No face was found, or none large enough."""
+
+
+class OtherPersonError(AvatarError):
+    """One of several photos of one person plainly shows somebody else; `photo` says which, from 0."""
 
 
 class PromptTooLongError(AvatarError):

@@ -45,7 +45,8 @@ class FaceEmbedding:
     `weights` are the SHA-256 of the face model's files, by their names in a receipt. `face_model` is its name in the
     settings, None for that of apps which name no other: vectors of two models cannot be compared. `heads` are JPEGs of
     the upright head, one for each photo, where a model draws from them: they stay in memory, and are never written or
-    logged.
+    logged. Of several photos of one person the rest is that of the first, and `doubtful` are those, from 0, that seem
+    to show somebody else.
     """
 
     vector: Vector
@@ -55,6 +56,7 @@ class FaceEmbedding:
     weights: Mapping[str, str] = field(default_factory=dict)
     face_model: str | None = None
     heads: tuple[bytes, ...] = field(default=(), repr=False)
+    doubtful: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ AvatarError
 ├── UnknownAppError        no such app in the catalogue
 ├── ImageUrlError          the photo cannot be fetched, decoded or used
 ├── NoFaceError            (deployments)
+├── OtherPersonError       (deployments)
 ├── UnsafeImageError       (deployments)
 └── DeadlineError          (deployments)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -132,6 +134,17 @@ class ImageUrlError(AvatarError):
     # `reason` needs a default: unpickling passes only the message, then restores `data`.
     def __init__(self, message: str, *, reason: Reason = "url", **data: Any) -> None:
         super().__init__(message, reason=reason, **data)
+
+
+@contextmanager
+def naming_photo(photo: int, photos: int) -> Iterator[None]:
+    """Errors of the block say in `photo` which of several photos they are about, from 0."""
+    try:
+        yield
+    except AvatarError as error:
+        if photos > 1:
+            error.data["photo"] = photo
+        raise
 
 
 class UnknownAppError(AvatarError):

@@ -9,10 +9,11 @@ from ray import serve
 
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
-from deployments.config import FaceEmbedderConfig
+from deployments.config import FaceEmbedderConfig, FaceModelConfig
 from deployments.errors import NoFaceError
 from deployments.face.fair_turns import FairTurns
 from deployments.face.head import head_jpeg
+from deployments.face.person import one_person
 from deployments.face.similarity import face_similarity
 from deployments.types import Box, FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
@@ -24,7 +25,7 @@ FaceModelName = str | None
 
 
 class FaceEmbedder:
-    """Finds and embeds the largest face of a photo; photos of several requests share a batch.
+    """Finds and embeds the largest face of each photo; photos of several requests share a batch.
 
     `face_model` is the name of the model that does it.
     """
@@ -35,9 +36,8 @@ class FaceEmbedder:
             # Imported here, so that building the graph loads no model library.
             from deployments.face.model import load_face_model
         with start.part("load"):
-            self._models = {None: load_face_model(config.model)} | {
-                name: load_face_model(model) for name, model in config.models.items()
-            }
+            self._configs: dict[FaceModelName, FaceModelConfig] = {None: config.model} | config.models
+            self._models = {name: load_face_model(model) for name, model in self._configs.items()}
         with start.part("warm"):
             blank = np.zeros((256, 256, 3), np.uint8)
             for model in self._models.values():
@@ -49,15 +49,21 @@ class FaceEmbedder:
         self._embed_batch.set_max_batch_size(config.max_batch_size)
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
-    async def embed(self, photo: Photo, used_s: float = 0.0, face_model: FaceModelName = None) -> FaceEmbedding:
-        """`used_s`: what the tenant used recently before this stage, seconds. Raises: NoFaceError."""
+    async def embed(
+        self, photos: Sequence[Photo], used_s: float = 0.0, face_model: FaceModelName = None
+    ) -> FaceEmbedding:
+        """The face of the person on all of the photos; `used_s`: what the tenant used recently before this stage, s.
+
+        Raises: NoFaceError; OtherPersonError.
+        """
         async with self._turns.turn(used_s):
-            found: FaceEmbedding | NoFaceError = await self._embed_batch((photo, face_model))
-        if isinstance(found, NoFaceError):
-            raise found
+            found: list[FaceEmbedding | NoFaceError] = await asyncio.gather(
+                *(self._embed_batch((photo, face_model)) for photo in photos)
+            )
+        face = one_person(found, self._configs[face_model])
         if self._head_px is None:
-            return found
-        return replace(found, heads=(await asyncio.to_thread(head_jpeg, photo.pixels, found, self._head_px),))
+            return face
+        return replace(face, heads=await asyncio.to_thread(_heads, photos, found, self._head_px))
 
     async def inspect(self, photo: Photo, used_s: float = 0.0, face_model: FaceModelName = None) -> FoundFaces:
         """The faces of a photo and whether it is usable, without generating anything."""
@@ -97,3 +103,9 @@ class FaceEmbedder:
 
 def _named(face: FaceEmbedding | NoFaceError, face_model: FaceModelName) -> FaceEmbedding | NoFaceError:
     return replace(face, face_model=face_model) if isinstance(face, FaceEmbedding) else face
+
+
+def _heads(photos: Sequence[Photo], faces: Sequence[FaceEmbedding | NoFaceError], side: int) -> tuple[bytes, ...]:
+    """Of each photo, all of which have a face."""
+    both = zip(photos, faces, strict=True)
+    return tuple(head_jpeg(photo.pixels, face, side) for photo, face in both if isinstance(face, FaceEmbedding))

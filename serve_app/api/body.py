@@ -19,7 +19,7 @@ from serve_app.api.dependencies import RequestProgress
 from serve_app.api.form import PHOTO, FormPhoto, parse_form
 from serve_app.api.loop_lag import LoopLag
 from serve_app.errors import InvalidRequestError, MediaTypeError, TooLargeError
-from serve_app.photos.source import PhotoSource
+from serve_app.photos.source import photos_of
 from serve_app.schemas.errors import invalid_fields
 
 JSON, FORM = "application/json", "multipart/form-data"
@@ -52,7 +52,7 @@ class BodyReader:
         *,
         photo: FormPhoto = PHOTO,
     ) -> AsyncIterator[M]:
-        """The validated body; an uploaded photo is held while the block runs, and by whoever retains it.
+        """The validated body; uploaded photos are held while the block runs, and by whoever retains it.
 
         Forms are accepted only for models with a photo, and such requests for work only while the event loop is not
         late. Records the app id in `progress`.
@@ -81,10 +81,12 @@ class BodyReader:
             parse = form if kind == FORM else parse_json
             parsed = await self._off_the_loop(buffer.size, partial(_validated, buffer, parse, model, progress))
             if has_photo:
-                source: PhotoSource = getattr(parsed, photo.field)
-                charge.keep(source.held_bytes)
-                source.on_drop(charged.pop_all().close)
-                charged.enter_context(source.held())
+                charged.pop_all()  # from here on the photos hold what was charged
+                sources = photos_of(parsed)
+                charge.keep(sum(source.held_bytes for source in sources))
+                for source in sources:
+                    source.on_drop(partial(charge.give_back, source.held_bytes))
+                    charged.enter_context(source.held())
             else:
                 charge.close()
             yield parsed

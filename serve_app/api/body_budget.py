@@ -85,6 +85,10 @@ class BodyCharge:
         self._budget._add(self._owner, kept - self._size)
         self._size = kept
 
+    def give_back(self, size: int) -> None:
+        """Give back `size` bytes."""
+        self.keep(max(0, self._size - size))
+
     def close(self) -> None:
         """Give everything back; may be repeated."""
         self.arrived()

@@ -7,7 +7,7 @@ from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import AvatarRequest, StatusRequest
 from serve_app.schemas.responses import Attempt, AvatarOutput, Envelope, Progress, TimeRequired
-from serve_app.schemas.warnings import file_warnings
+from serve_app.schemas.warnings import recorded_warnings
 
 TASK_ID = "01a2048f-977f-7c63-ae41-e05892df70f1"
 PHOTO = "https://example.org/me.jpg"
@@ -17,6 +17,7 @@ PROMPT = "portrait of a smiling woman, blue background"
 
 SHORT_REQUEST = {"app_id": "face-avatar", "file_url": PHOTO, "batch": 2, "gender": "female"}
 OF_SCHEMA = {name: field.examples[0] for name, field in AvatarRequest.model_fields.items() if field.examples}
+SEVERAL_PHOTOS = {"app_id": "face-avatar", "file_urls": OF_SCHEMA.pop("file_urls"), "gender": "female"}
 WHOLE_REQUEST = {
     **OF_SCHEMA,
     "prompt": PROMPT,
@@ -39,7 +40,7 @@ WHOLE_REQUEST = {
     "deadline_s": 600,
 }
 REQUESTS: dict[type, dict[str, Any]] = {
-    AvatarRequest: {"short": SHORT_REQUEST, "every field": WHOLE_REQUEST},
+    AvatarRequest: {"short": SHORT_REQUEST, "several photos": SEVERAL_PHOTOS, "every field": WHOLE_REQUEST},
     StatusRequest: {"short": {"id": TASK_ID}},
     FacesRequest: {"short": {"file_url": PHOTO}},
 }
@@ -73,7 +74,7 @@ RECEIPT = Receipt(
     device="cpu",
     versions={"face-avatar": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.1"},
 )
-INPUT = {name: value for name, value in WHOLE_REQUEST.items() if name != "consent"}
+INPUT = {name: value for name, value in WHOLE_REQUEST.items() if name != "consent"} | {"file_urls": None}
 SUCCESS = Envelope(
     time_required=TimeRequired(
         runtime=1.8513, stages={"fetch": 0.0119, "face": 0.1195, "diffusion": 1.6591, "finish": 0.0336, "store": 0.0013}
@@ -90,7 +91,7 @@ SUCCESS = Envelope(
             [Attempt(seed=8, face_similarity=0.5127), Attempt(seed=11, face_similarity=0.6812)],
         ],
         receipts=[RECEIPT, RECEIPT.model_copy(update={"seed": 11, "drawn_sha256": "d1" * 32})],
-        warnings=file_warnings(["clipped"]),
+        warnings=recorded_warnings(["clipped"]),
     ).model_dump(),
     app_id="face-avatar",
     task_id=TASK_ID,
@@ -120,7 +121,7 @@ ERROR_DATA: dict[str, dict[str, Any]] = {
     "Unsupported Media Type": {"message": "The content type is text/plain.", "accepted": "application/json"},
     "Invalid Request": {"message": "The request is not valid.", "fields": [FIELD]},
     "Image URL Error": {"message": "The URL answered 404.", "reason": "status"},
-    "Face Consistent Error": {"message": "No face was found.", "reason": "no_face"},
+    "Face Consistent Error": {"message": "No face was found.", "reason": "no_face", "photo": 1},
     "NSFW Content": {"message": "The safety checker withholds every image."},
     "Rate Limit": {"message": "This token may send 60 requests a minute.", "retry_after_s": 12},
     "Overloaded": {"message": "32 images are being made already.", "retry_after_s": 5},

@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from serve_app.errors import InvalidRequestError
-from serve_app.photos.source import PhotoSource
+from serve_app.photos.source import MAX_PHOTOS, PhotoSource
 from serve_app.schemas.errors import ALIAS_OF, field_schemas
 from serve_app.schemas.requests import ALIASES, MAX_FIELDS
 
@@ -28,44 +28,61 @@ MAX_PADDING = 256  # blanks after a boundary, which the parser skips one by one
 
 
 class FormPhoto(NamedTuple):
-    """The part of a form that is the photo, by its names, and the field of the model that it stands for."""
+    """The part of a form that is the photo, by its names, and the field of the model that it stands for.
+
+    Of a model with the field `several` a form may have more than one photo.
+    """
 
     field: str
     parts: tuple[str, ...]
+    several: str
+
+    def most(self, model: type[BaseModel]) -> int:
+        """How many photos of a model a form may have."""
+        return MAX_PHOTOS if self.several in model.model_fields else 1
 
 
-PHOTO = FormPhoto("file_url", ("file",))
+PHOTO = FormPhoto("file_url", ("file",), "file_urls")
 
 
 def parse_form(body: bytes, content_type: str, model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, Any]:
-    """A form as the equivalent JSON body, with the file as the photo. Raises: InvalidRequestError."""
+    """A form as the equivalent JSON body, with the files as the photos. Raises: InvalidRequestError."""
     boundary = _boundary(content_type)
     _check_structure(body, boundary)
-    parts = _Parts(body, _known_names(model), photo)
+    parts = _Parts(body, _known_names(model), photo, photo.most(model))
     try:
         parts.parse(boundary)
     except FormParserError:
         raise _refused("body", "not a valid multipart form") from None
-    return _with_photo(parts.values, model, photo)
+    return _with_photos(parts, model, photo)
 
 
-def form_schema(schema: dict[str, Any], photo: FormPhoto = PHOTO) -> dict[str, Any]:
-    """The form schema for a JSON body."""
+def form_schema(model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, Any]:
+    """The form schema for the JSON body of a model."""
+    schema = model.model_json_schema()
     instead = "" if photo.field in photo.parts else f", in place of a `{photo.field}`"
-    file = {"type": "string", "format": "binary", "description": f"The reference photo{instead}."}
+    file: dict[str, Any] = {"type": "string", "format": "binary", "description": f"The reference photo{instead}."}
+    if (most := photo.most(model)) > 1:
+        text = f"The reference photo{instead}, or up to {most} of one person, each a part of this name."
+        file = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": most, "description": text}
     others = {name: field for name, field in schema["properties"].items() if name not in photo.parts}
     required = [name for name in schema.get("required", []) if name != photo.field]
+    schema.pop("anyOf", None)  # says which fields have the photo in JSON
     return {**schema, "properties": {photo.parts[0]: file, **others}, "required": required}
 
 
 class _Parts:
-    """The values of a form by name: text, or bytes of a file. Of an unknown name only that it is there.
+    """The texts of a form by name, of an unknown name only that it is there; and its files, which are photos.
 
-    The parser gets the body in chunks, in each of which it searches in C: other threads run in between.
+    The field for several photos may come more than once: its value is a list. The parser gets the body in chunks, in
+    each of which it searches in C: other threads run in between.
     """
 
-    def __init__(self, body: bytes, known_names: frozenset[str], photo: FormPhoto) -> None:
-        self.values: dict[str, str | bytes | None] = {}
+    def __init__(self, body: bytes, known_names: frozenset[str], photo: FormPhoto, most_photos: int) -> None:
+        self.values: dict[str, str | list[str] | None] = {}
+        self.files: list[bytes] = []
+        self._photos = 0
+        self._most_photos = most_photos
         self._body = memoryview(body)
         self._known_names = known_names.union(photo.parts)
         self._photo = photo
@@ -112,14 +129,25 @@ class _Parts:
         self._name = _text(options[b"name"])
         self._is_file = b"filename" in options
         self._is_known = self._name in self._known_names
-        if self._name in self.values:
-            raise _refused(self._name, "given more than once")
         photo = self._photo.parts[0]
-        if self._is_file and self._name not in self._photo.parts:
+        if self._name in self._photo.parts:
+            self._count_photo()
+        elif self._is_file:
             raise _refused(photo, f"the photo is the field {photo}; no other one is a file")
-        if not self._is_file and self._name in self._photo.parts:
-            raise _refused(photo, "not a file: a form's part with a file name is expected")
-        self.values[self._name] = None
+        elif self._is_known and self._name == self._photo.several:
+            self.values.setdefault(self._name, [])
+        elif self._name in self.values:
+            raise _refused(self._name, "given more than once")
+        else:
+            self.values[self._name] = None
+
+    def _count_photo(self) -> None:
+        if not self._is_file:
+            raise _refused(self._photo.parts[0], "not a file: a form's part with a file name is expected")
+        self._photos += 1
+        if self._photos > self._most_photos:
+            most = "given more than once" if self._most_photos == 1 else f"more than {self._most_photos} photos"
+            raise _refused(self._photo.parts[0], most)
 
     def _add_to_content(self, data: bytes, start: int, end: int) -> None:
         if self._is_known:
@@ -128,7 +156,13 @@ class _Parts:
     def _end_part(self) -> None:
         if self._is_known:
             content = self._content.getvalue()  # no copy
-            self.values[self._name] = content if self._is_file else _text(content)
+            value = self.values.get(self._name)
+            if self._is_file:
+                self.files.append(content)
+            elif isinstance(value, list):
+                value.append(_text(content))
+            else:
+                self.values[self._name] = _text(content)
 
 
 def _known_names(model: type[BaseModel]) -> frozenset[str]:
@@ -165,23 +199,21 @@ def _delimiter_ends(body: bytes, delimiter: bytes) -> Iterator[int]:
             yield found
 
 
-def _with_photo(values: dict[str, str | bytes | None], model: type[BaseModel], photo: FormPhoto) -> dict[str, Any]:
+def _with_photos(parts: _Parts, model: type[BaseModel], photo: FormPhoto) -> dict[str, Any]:
     """Raises: InvalidRequestError."""
     schemas = field_schemas(model)
-    files = [file for name in photo.parts if isinstance(file := values.pop(name, None), bytes)]
-    if len(files) > 1:
-        raise _refused(photo.parts[0], "given more than once")
     # None: a name that the model does not know, and refuses with its own message. An empty text: not given.
     typed = {
         name: _typed(value, schemas.get(ALIAS_OF.get(name, name), {})) if isinstance(value, str) else value
-        for name, value in values.items()
+        for name, value in parts.values.items()
         if value != ""
     }
-    if not files:
+    if not parts.files:
         return typed
-    if typed.keys() & {photo.field, *ALIASES.get(photo.field, ())}:
-        raise _refused(photo.parts[0], f"comes beside a {photo.field}: send one of them")
-    return {**typed, photo.field: PhotoSource(files[0])}
+    if named := typed.keys() & {photo.field, photo.several, *ALIASES.get(photo.field, ())}:
+        raise _refused(photo.parts[0], f"comes beside a {min(named)}: send one of them")
+    photos = [PhotoSource(file) for file in parts.files]
+    return {**typed, photo.field: photos[0]} if len(photos) == 1 else {**typed, photo.several: photos}
 
 
 def _typed(text: str, schema: dict[str, Any]) -> Any:

@@ -37,5 +37,5 @@ def body_of(model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, Any]:
     schema = model.model_json_schema()
     content = {JSON: {"schema": schema, "examples": request_examples(model)}}
     if photo.field in model.model_fields:
-        content[FORM] = {"schema": form_schema(schema, photo)}
+        content[FORM] = {"schema": form_schema(model, photo)}
     return {"requestBody": {"required": True, "content": content}}

@@ -27,7 +27,7 @@ from deployments.types import OutputFormat
 from serve_app.errors import ForbiddenError, NotFoundError, StoreError
 
 KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]\.(thumb\.webp|png|webp|jpeg)")
-PHOTO_KEY = re.compile(r"photos/[0-9a-f-]{36}\.webp")
+PHOTO_KEY = re.compile(r"photos/[0-9a-f-]{36}(\.[1-9])?\.webp")
 FILES_ROUTE = "/files"
 FOLDER = "results"  # of the data directory
 PHOTOS = "photos"  # folder of the photos of queued tasks
@@ -81,9 +81,14 @@ def thumbnail_key(task_id: str, index: int) -> str:
     return f"{task_id}/{index}.thumb.webp"
 
 
-def photo_key(task_id: str) -> str:
-    """The key of the photo of a queued task; it does not match `KEY`, so it is never served."""
-    return f"{PHOTOS}/{task_id}.webp"
+def photo_key(task_id: str, photo: int = 0) -> str:
+    """The key of a photo of a queued task; it does not match `KEY`, so it is never served."""
+    return f"{PHOTOS}/{task_id}.{photo}.webp" if photo else f"{PHOTOS}/{task_id}.webp"
+
+
+def photo_keys(task_id: str, photos: int) -> list[str]:
+    """Those of all its photos."""
+    return [photo_key(task_id, photo) for photo in range(photos)]
 
 
 def task_of(key: str) -> str:

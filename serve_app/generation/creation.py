@@ -6,12 +6,13 @@ Of the requests with one idempotency key the first runs, and its repeats wait fo
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from deployments.types import Photo
-from serve_app.backends.object_store import photo_key
+from serve_app.backends.object_store import photo_keys
 from serve_app.errors import BrokerError, UnknownTaskError
 from serve_app.generation.admission import FairSlots, TaskLimits
 from serve_app.generation.container import Container
@@ -21,7 +22,8 @@ from serve_app.generation.queue_eta import QueueEta
 from serve_app.generation.settings import GenerationSettings
 from serve_app.generation.validation import ANYBODY, Caller
 from serve_app.photos.decode import pack_photo
-from serve_app.pipeline.calls import detach
+from serve_app.photos.source import PhotoSource
+from serve_app.pipeline.calls import all_or_none, detach
 from serve_app.pipeline.cold_start import StageMonitor
 from serve_app.schemas.requests import AvatarRequest, body_digest
 from serve_app.schemas.responses import Status
@@ -106,7 +108,7 @@ class TaskCreation:
         started_at = time.time()
         outcome = await self._execution.run(
             task,
-            lambda: self._photo_for_warm_stages(request, task.owner),
+            lambda: self._photos_for_warm_stages(request, task.owner),
             recorded=recorded,
             slots=self._limits.drawing(task),
         )
@@ -127,20 +129,24 @@ class TaskCreation:
             return await self._enqueue_leased(task, request, caller)
 
     async def _enqueue_leased(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
-        """Fetch the photo, store it, and put the task into the queue."""
+        """Fetch the photos, store them, and put the task into the queue."""
         tasks, use = self._container.tasks, self._container.use
         async with self._execution.answering(task), self._limits.images(task, caller), within_deadline(task):
-            photo = await self._intake.photo(request.file_url, task.owner)
-            await self._container.results.put(photo_key(task.task_id), await asyncio.to_thread(pack_photo, photo))
+            photos = await self._intake.photos(request.photos, task.owner)
+            keys = photo_keys(task.task_id, len(photos))
+            await all_or_none(self._store(key, photo) for key, photo in zip(keys, photos, strict=True))
             record = await tasks.enqueue(task.task_id, behind=use.is_flooding(task.owner))
         return record or await record_of(tasks, task.task_id)
 
-    async def _photo_for_warm_stages(self, request: AvatarRequest, owner: str) -> Photo:
+    async def _store(self, key: str, photo: Photo) -> None:
+        await self._container.results.put(key, await asyncio.to_thread(pack_photo, photo))
+
+    async def _photos_for_warm_stages(self, request: AvatarRequest, owner: str) -> Sequence[Photo]:
         """Raises: OverloadedError where a stage has no replica, which is then started."""
-        photo = await self._intake.photo(request.file_url, owner)
+        photos = await self._intake.photos(request.photos, owner)
         if self._stages is not None:
-            await self._stages.require_warm(photo, self._container.catalog[request.app_id].face_model)
-        return photo
+            await self._stages.require_warm(photos, self._container.catalog[request.app_id].face_model)
+        return photos
 
 
 class IdempotentRuns:
@@ -184,8 +190,9 @@ class IdempotentRuns:
     async def _run_on(self, task: Task, request: AvatarRequest, run: Run) -> TaskRecord:
         """Run a leased task, which goes on if this request is cancelled. Raises: what `run` raises."""
         running = detach(run(task), self._detached, "a request failed")
-        request.file_url.retain()  # the run may outlive this request
-        running.add_done_callback(lambda _: request.file_url.release())
+        for photo in request.photos:
+            photo.retain()  # the run may outlive this request
+            running.add_done_callback(partial(_release, photo))
         return await asyncio.shield(running)
 
 
@@ -195,6 +202,10 @@ async def record_of(tasks: TaskStore, task_id: str) -> TaskRecord:
     if record is None:
         raise UnknownTaskError("The record of this task has expired.", task_id=task_id)
     return record
+
+
+def _release(photo: PhotoSource, _done: "asyncio.Task[TaskRecord]") -> None:
+    photo.release()
 
 
 def _is_answered(record: TaskRecord) -> bool:

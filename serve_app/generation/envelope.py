@@ -14,7 +14,7 @@ from serve_app.generation.execution import failure_outcome
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired
-from serve_app.schemas.warnings import file_warnings
+from serve_app.schemas.warnings import recorded_warnings
 from serve_app.tasks.models import StoredAvatar, TaskRecord
 
 OVERDUE_S = 5  # a task without an outcome so long after its deadline will never have one
@@ -89,7 +89,7 @@ async def _output(record: TaskRecord, results: Results, base_url: str, position:
             face_similarity=[avatar.face_similarity for avatar in avatars],
             attempts=[list(avatar.attempts) for avatar in avatars],
             receipts=[receipt(record.task.request, avatar) for avatar in avatars],
-            warnings=file_warnings(record.outcome.warnings),
+            warnings=recorded_warnings(record.outcome.warnings),
         ).model_dump()
     if record.finished:
         return {}
@@ -119,6 +119,7 @@ def receipt(request: EffectiveRequest, avatar: StoredAvatar) -> Receipt | None:
         **asdict(drawn),
         **request.model_dump(include={*Receipt.model_fields}),
         "seed": avatar.seed,
+        "photos": request.photo_count,
         "drawn_width": avatar.drawn_size[0],
         "drawn_height": avatar.drawn_size[1],
         "drawn_sha256": avatar.drawn_sha256,

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from types import MappingProxyType
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from serve_app.pipeline.job import AvatarJob
 from serve_app.pipeline.pipeline import AvatarPipeline, JobResult
 from serve_app.schemas.errors import INTERNAL_ERROR, answer_to
 from serve_app.schemas.responses import Status
+from serve_app.schemas.warnings import DIFFERENT_PEOPLE, recorded_code
 from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.metrics import TaskMetrics
 from serve_app.tasks.models import Claim, Failure, Outcome, StoredAvatar, Task, TaskRecord, task_files, unneeded_files
@@ -111,7 +112,7 @@ class TaskExecution:
     async def run(
         self,
         task: Task,
-        get_photo: Callable[[], Awaitable[Photo]],
+        get_photos: Callable[[], Awaitable[Sequence[Photo]]],
         *,
         done: Mapping[int, StoredAvatar] = MappingProxyType({}),
         recorded: bool = True,
@@ -119,9 +120,9 @@ class TaskExecution:
     ) -> Outcome:
         """Make the images of a task that are not in `done` (by index); `recorded`: note each in the task's record.
 
-        `slots` are held only when the photo is here, so that a slow photo host takes none of them.
+        `slots` are held only when the photos are here, so that a slow photo host takes none of them.
 
-        Raises: DeadlineError, UnknownAppError, and what `get_photo`, `slots` and the pipeline raise.
+        Raises: DeadlineError, UnknownAppError, and what `get_photos`, `slots` and the pipeline raise.
         """
 
         async def image_done(index: int, avatar: StoredAvatar) -> None:
@@ -134,11 +135,11 @@ class TaskExecution:
 
         async with within_deadline(task):
             started = time.perf_counter()
-            photo = await get_photo()
+            photos = await get_photos()
             fetch_s = time.perf_counter() - started
             with slots or nullcontext():
-                result = await self._pipeline.run(await self._job(task, done), photo, image_done)
-            return success_outcome(result, fetch_s, photo.warnings)
+                result = await self._pipeline.run(await self._job(task, done), photos, image_done)
+            return success_outcome(result, fetch_s, photos)
 
     async def finish(self, task: Task, final: FinalOutcome, *, client_waits: bool = False) -> None:
         """Record how a task ended, delete the files that it no longer needs, and count it.
@@ -238,9 +239,10 @@ async def time_limit(left_s: float, *, limit_s: float) -> AsyncIterator[None]:
         raise DeadlineError(f"Not done within {limit_s:g} s.") from None
 
 
-def success_outcome(done: JobResult, fetch_s: float, warnings: tuple[str, ...]) -> Outcome:
-    """The outcome of a task that succeeded; the time of a stage is that of its slowest image. `warnings` are codes."""
+def success_outcome(done: JobResult, fetch_s: float, photos: Sequence[Photo]) -> Outcome:
+    """The outcome of a task that succeeded; the time of a stage is that of its slowest image."""
     avatars = done.avatars
+    of_files = [recorded_code(code, photo) for photo, file in enumerate(photos) for code in file.warnings]
     stages = {
         "fetch": fetch_s,
         "face": done.face_s,
@@ -252,7 +254,7 @@ def success_outcome(done: JobResult, fetch_s: float, warnings: tuple[str, ...]) 
         avatars=tuple(avatars),
         stages={name: round(seconds, 4) for name, seconds in stages.items()},
         startup_s=round(max(avatar.startup_s for avatar in avatars), 4),
-        warnings=warnings,
+        warnings=(*of_files, *(recorded_code(DIFFERENT_PEOPLE, photo) for photo in done.doubtful)),
     )
 
 

@@ -1,22 +1,26 @@
 """Pictures of clients, without making any: fetched and decoded, checked before a request, verified as results."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from deployments.types import Photo
 from serve_app.auth.owner_use import OwnerUse
-from serve_app.errors import RateLimitError
+from serve_app.errors import RateLimitError, naming_photo
 from serve_app.generation.admission import FairSlots
 from serve_app.generation.execution import time_limit
 from serve_app.generation.settings import GenerationSettings
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
 from serve_app.photos.source import PhotoSource
+from serve_app.pipeline.calls import all_or_none
 from serve_app.pipeline.pipeline import AvatarPipeline
 from serve_app.provenance.signing import Provenance
 from serve_app.provenance.verify import CredentialReader, VerifyOutput
 from serve_app.schemas.faces import Preflight
+
+T = TypeVar("T")
 
 
 class PhotoIntake:
@@ -33,11 +37,24 @@ class PhotoIntake:
         with self._fetches.hold(owner):
             return await self._fetcher.fetch(source, owner)
 
-    async def photo(self, source: PhotoSource, owner: str) -> Photo:
-        """The decoded photo; the bytes of an upload are dropped. Raises: as `fetch`."""
-        photo = await self.decoder.decode(await self.fetch(source, owner), owner)
-        source.drop()  # what follows may take minutes
-        return photo
+    async def photos(self, sources: Sequence[PhotoSource], owner: str) -> list[Photo]:
+        """The decoded photos, fetched at once; the bytes of uploads are dropped. Raises: as `fetch`."""
+        several = len(sources)
+        with self._fetches.hold(owner, several):  # all at once: an owner that fetches nothing always gets these
+            files = await all_or_none(
+                _naming(photo, several, self._fetcher.fetch(source, owner)) for photo, source in enumerate(sources)
+            )
+        photos = await all_or_none(
+            _naming(photo, several, self.decoder.decode(file, owner)) for photo, file in enumerate(files)
+        )
+        for source in sources:
+            source.drop()  # what follows may take minutes
+        return photos
+
+
+async def _naming(photo: int, photos: int, work: Coroutine[Any, Any, T]) -> T:
+    with naming_photo(photo, photos):
+        return await work
 
 
 class PictureInspection:
@@ -62,7 +79,7 @@ class PictureInspection:
         """
         started = time.perf_counter()
         async with self._inspecting(owner):
-            photo = await self._intake.photo(source, owner)
+            (photo,) = await self._intake.photos([source], owner)
             fetched = time.perf_counter()
             found = await self._pipeline.inspect(photo, self._use.used_s(owner))
             face_s = time.perf_counter() - fetched

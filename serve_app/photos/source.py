@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from serve_app.errors import ImageUrlError, OverloadedError
+from serve_app.errors import ImageUrlError, OverloadedError, naming_photo
 from serve_app.photos.file_kind import kind_of
 from serve_app.photos.urls import (
     MAX_URL_CHARS,
@@ -21,6 +21,7 @@ from serve_app.photos.urls import (
     plain_data_url,
 )
 
+MAX_PHOTOS = 4  # of one person, in one request
 CHUNK_BYTES = 192 * 1024  # a multiple of 3, so that base64 of chunks is base64 of the whole
 
 
@@ -163,6 +164,32 @@ class PhotoSource:
                 lambda photo: photo.description, return_schema=core_schema.str_schema()
             ),
         )
+
+
+def _sources(values: Any) -> Any:
+    """Turns texts into photos one by one, so that an error says which of them it is about. Raises: ImageUrlError."""
+    if not isinstance(values, list) or len(values) > MAX_PHOTOS:
+        return values
+    sources = list(values)
+    for photo, value in enumerate(values):
+        if isinstance(value, str) and value:
+            with naming_photo(photo, len(values)):
+                sources[photo] = PhotoSource(value)
+    return sources
+
+
+# A list in JSON, which a strict model would not take for a tuple.
+PhotoSources = Annotated[
+    tuple[PhotoSource, ...], Field(min_length=1, max_length=MAX_PHOTOS, strict=False), BeforeValidator(_sources)
+]
+"""The type of a field with several photos of one person."""
+
+
+def photos_of(body: BaseModel) -> tuple[PhotoSource, ...]:
+    """The photos of a validated body, in their order."""
+    values = [value for _, value in body]
+    several = [photo for value in values if isinstance(value, tuple) for photo in value]
+    return tuple(photo for photo in (*values, *several) if isinstance(photo, PhotoSource))
 
 
 def _check_long_url(text: str) -> None:

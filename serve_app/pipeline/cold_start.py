@@ -26,7 +26,7 @@ from serve_app.pipeline.pipeline import AvatarPipeline
 
 POLL_EVERY_S = 2.0
 FRESH_S = 0.5  # before a refusal, an older state is fetched again: the stage may be up by now
-MAX_SCALE_UPS = 8  # calls that wait for stages, each of which keeps a photo in memory
+MAX_SCALE_UPS = 8  # calls that wait for stages, each of which keeps its photos in memory
 COLD_STARTS = "cold-starts"  # a hash: seconds that the last cold start of each stage took
 STALE_S = 10.0  # an older state refuses nothing: Serve's controller may be unavailable
 # A controller that has just restarted does not know yet that its replicas still run.
@@ -145,10 +145,10 @@ class StageMonitor:
         """Start polling on the running event loop."""
         self._poller = asyncio.create_task(self._keep_polling())
 
-    async def require_warm(self, photo: Photo, face_model: str | None = None) -> None:
-        """Refuse a request that needs a cold stage, and scale that up; the generator only for a photo with a face.
+    async def require_warm(self, photos: Sequence[Photo], face_model: str | None = None) -> None:
+        """Refuse a request that needs a cold stage, and scale that up; the generator only for photos with a face.
 
-        Raises: OverloadedError; NoFaceError, unless the embedder itself has no replica.
+        Raises: OverloadedError; NoFaceError and OtherPersonError, unless the embedder itself has no replica.
         """
         if not self._cold():
             return
@@ -158,7 +158,7 @@ class StageMonitor:
             return
         if len(self._scale_ups) < MAX_SCALE_UPS:
             failure = "a stage is not scaled up"
-            embedding = detach(self._pipeline.embed(photo, face_model=face_model), self._scale_ups, failure)
+            embedding = detach(self._pipeline.embed(photos, face_model=face_model), self._scale_ups, failure)
             detach(self._scale_up_after(embedding), self._scale_ups, failure)
             if self._names[0] not in cold:
                 with contextlib.suppress(RayError, RayServeException):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ from deployments.types import (
 )
 from serve_app.backends.object_store import Results, result_key, thumbnail_key
 from serve_app.errors import OverloadedError
-from serve_app.pipeline.calls import STAGE_LOST, Calls, cancel, is_lost, value_of, value_of_chained
+from serve_app.pipeline.calls import STAGE_LOST, Calls, all_or_none, cancel, is_lost, value_of, value_of_chained
 from serve_app.pipeline.gc import ReferenceCollector
 from serve_app.pipeline.job import MAX_REDRAWS, SHARED_ATTEMPTS, AvatarJob, Drawing, ImageDone
 from serve_app.tasks.models import StoredAvatar
@@ -47,10 +47,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """The images in the order of their indices, and the seconds until the face was embedded."""
+    """The images in the order of their indices, and the seconds until the face was embedded.
+
+    `doubtful` are the photos, from 0, that seem to show somebody else than the others.
+    """
 
     avatars: list[StoredAvatar]
     face_s: float
+    doubtful: tuple[int, ...] = ()
 
 
 class AvatarPipeline:
@@ -74,19 +78,19 @@ class AvatarPipeline:
             ("stage",),
         )
 
-    async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
+    async def run(self, job: AvatarJob, photos: Sequence[Photo], image_done: ImageDone) -> JobResult:
         """Make the images that are not done yet; `image_done` is called when one of them is stored.
 
-        Raises: NoFaceError; DeadlineError; OverloadedError; UnsafeImageError where all images are withheld;
-        RayTaskError where a stage has a bug.
+        Raises: NoFaceError; OtherPersonError; DeadlineError; OverloadedError; UnsafeImageError where all images are
+        withheld; RayTaskError where a stage has a bug.
         """
         started = time.perf_counter()
         try:
             with _overload_errors():
-                face = await self.embed(photo, job.tenant_used_s, job.face_model)
+                face = await self.embed(photos, job.tenant_used_s, job.face_model)
                 face_s = time.perf_counter() - started
                 images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
-                return JobResult(_require_shown(await _all_or_none(images)), face_s)
+                return JobResult(_require_shown(await all_or_none(images)), face_s, face.doubtful)
         finally:
             self._references.collect_soon()
 
@@ -96,9 +100,12 @@ class AvatarPipeline:
             value_of(self._generator.scale_from_zero.remote()), value_of(self._remover.scale_from_zero.remote())
         )
 
-    async def embed(self, photo: Photo, used_s: float = 0.0, face_model: str | None = None) -> FaceEmbedding:
-        """`used_s`: what the owner of the photo used recently, seconds. Raises: NoFaceError."""
-        return await self._from_embedder(lambda: self._embedder.embed.remote(photo, used_s, face_model))
+    async def embed(self, photos: Sequence[Photo], used_s: float = 0.0, face_model: str | None = None) -> FaceEmbedding:
+        """The face of the person on all photos. `used_s`: what their owner used recently, seconds.
+
+        Raises: NoFaceError; OtherPersonError.
+        """
+        return await self._from_embedder(lambda: self._embedder.embed.remote(photos, used_s, face_model))
 
     async def inspect(self, photo: Photo, used_s: float = 0.0) -> FoundFaces:
         """The faces of a photo; does not scale the generator up from zero. Raises: OverloadedError."""
@@ -229,15 +236,3 @@ def _log_retry_or_raise(error: Exception, attempt: int) -> None:
     if attempt == MAX_ATTEMPTS or isinstance(error, (BackPressureError, DeploymentUnavailableError)):
         raise error
     log.warning("a stage was lost (%s); attempt %d", type(error).__name__, attempt + 1)
-
-
-async def _all_or_none(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first error cancels the others and waits for them."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from deployments.errors import AvatarError, DeadlineError, NoFaceError, PromptTooLongError, UnsafeImageError
+from deployments.errors import (
+    AvatarError,
+    DeadlineError,
+    NoFaceError,
+    OtherPersonError,
+    PromptTooLongError,
+    UnsafeImageError,
+)
 from serve_app.errors import (
     ConflictError,
     ForbiddenError,
@@ -50,6 +57,7 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     ImageUrlError: ErrorAnswer(422, "Image URL Error"),
     PromptTooLongError: ErrorAnswer(422, "Invalid Request"),
     NoFaceError: ErrorAnswer(422, "Face Consistent Error"),
+    OtherPersonError: ErrorAnswer(422, "Face Consistent Error"),
     UnsafeImageError: ErrorAnswer(422, "NSFW Content"),
     RateLimitError: ErrorAnswer(429, "Rate Limit"),
     OverloadedError: ErrorAnswer(503, "Overloaded"),

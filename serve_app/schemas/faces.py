@@ -9,7 +9,7 @@ from deployments.types import Box, FoundFaces, Photo
 from serve_app.photos.source import PhotoSource
 from serve_app.schemas.requests import given, unaliased
 from serve_app.schemas.responses import Envelope, TimeRequired
-from serve_app.schemas.warnings import PhotoWarning, face_warnings, file_warnings
+from serve_app.schemas.warnings import PhotoWarning, face_warnings, recorded_warnings
 
 
 class FacesRequest(BaseModel):
@@ -75,7 +75,7 @@ class Preflight:
             accepted=found.refusal is None,
             reason=found.refusal,
             message=_refusal_message(found),
-            warnings=[*file_warnings(photo.warnings), *face_warnings(found)],
+            warnings=[*recorded_warnings(photo.warnings), *face_warnings(found)],
         )
         return cls(output, fetch_s, face_s)
 

@@ -38,4 +38,5 @@ class Receipt(BaseModel):
     output_format: OutputFormat
     precision: str
     device: str
+    photos: int = Field(1, description="How many photos of the person it was drawn from.")
     versions: dict[str, str] = Field(description="Of this service and of the libraries that draw.")

@@ -4,12 +4,21 @@ import hashlib
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, to_json
 
 from deployments.types import OutputFormat
 from serve_app.catalog.catalog import App
-from serve_app.photos.source import PhotoSource
+from serve_app.photos.source import PhotoSource, PhotoSources, photos_of
 from serve_app.photos.urls import describe_url
 from serve_app.schemas.gender import gender_word
 
@@ -81,15 +90,27 @@ def _with_null(schema: dict[str, Any]) -> None:
         schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **shown}
 
 
+def _schema(schema: dict[str, Any]) -> None:
+    _with_null(schema)
+    schema["anyOf"] = [{"required": [name]} for name in ("file_url", "file_urls")]
+
+
 class AvatarRequest(BaseModel):
     """The body of `POST /getImageToImage`, checked. What is None takes the app's own value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra=_with_null)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra=_schema)
 
     app_id: str = Field(min_length=1, max_length=64, examples=["face-avatar"])
-    file_url: PhotoSource = Field(
+    file_url: PhotoSource | None = Field(
+        None,
         description="The reference photo: an http(s) URL or `data:image/...;base64,`. `image` is an alias.",
         examples=["https://example.org/me.jpg"],
+    )
+    file_urls: PhotoSources | None = Field(
+        None,
+        validate_default=True,
+        description="In place of `file_url`, 1 to 4 photos of one person: the face is the mean of theirs.",
+        examples=[["https://example.org/me.jpg", "https://example.org/me-too.jpg"]],
     )
     prompt: str | None = Field(
         None,
@@ -157,6 +178,17 @@ class AvatarRequest(BaseModel):
             data = {**data, "gender": data["gender"].strip()}
         return unaliased(given(data, cls), *ALIASES)
 
+    @field_validator("file_urls")
+    @classmethod
+    def _one_way_to_give_photos(cls, several: Any, info: ValidationInfo) -> Any:
+        if "file_url" not in info.data:  # that has its own error
+            return several
+        if several is None and info.data["file_url"] is None:
+            raise PydanticCustomError("missing", "Field required", {"field": "file_url"})
+        if several is not None and info.data["file_url"] is not None:
+            raise ValueError("comes beside a file_url: send one of them")
+        return several
+
     @model_validator(mode="after")
     def _format_carries_transparency(self) -> "AvatarRequest":
         if self.output_format == "jpeg" and self.remove_background and self.bg_color is None:
@@ -164,18 +196,31 @@ class AvatarRequest(BaseModel):
             raise PydanticCustomError("no_transparency", "{message}", {"message": message, "field": "output_format"})
         return self
 
+    @property
+    def photos(self) -> tuple[PhotoSource, ...]:
+        """The photos of the person, at least one."""
+        return photos_of(self)
+
 
 def body_digest(request: AvatarRequest) -> str:
     """SHA-256 in hex of a request as JSON, by which two requests with one idempotency key are compared.
 
     An uploaded photo is hashed in parts, as a data URL. For threads: it may be megabytes.
     """
-    shown = f'"file_url":{to_json(request.file_url.description).decode()}'
-    before, _, after = request.model_dump_json().partition(shown)  # quotes inside of a string would be escaped
-    digest = hashlib.sha256(f'{before}"file_url":"'.encode())
-    for part in request.file_url.url_parts():
-        digest.update(to_json(part)[1:-1])  # without its quotes
-    digest.update(f'"{after}'.encode())
+    several = request.file_urls is not None
+    name, other = ("file_urls", "file_url") if several else ("file_url", "file_urls")
+    descriptions = [photo.description for photo in request.photos]
+    shown = f'"{name}":{to_json(descriptions if several else descriptions[0]).decode()}'
+    # Without the other: the digest of a request with one photo is as it was before there could be several.
+    text = request.model_dump_json(exclude={other})
+    before, _, after = text.partition(shown)  # quotes inside of a string would be escaped
+    digest = hashlib.sha256(f'{before}"{name}":{"[" if several else ""}'.encode())
+    for index, photo in enumerate(request.photos):
+        digest.update(b',"' if index else b'"')
+        for part in photo.url_parts():
+            digest.update(to_json(part)[1:-1])  # without its quotes
+        digest.update(b'"')
+    digest.update(f"{']' if several else ''}{after}".encode())
     return digest.hexdigest()
 
 
@@ -197,7 +242,8 @@ class EffectiveRequest(AvatarRequest):
 
     model_config = ConfigDict(extra="ignore", strict=False, json_schema_extra=None)
 
-    file_url: str  # type: ignore[assignment]
+    file_url: str  # type: ignore[assignment]  # the first photo, also where there are several
+    file_urls: tuple[str, ...] | None = None  # type: ignore[assignment]
     prompt: str
     gender: str
     negative_prompt: str
@@ -214,6 +260,16 @@ class EffectiveRequest(AvatarRequest):
     def _normalise(cls, data: Any) -> Any:
         return data  # an empty text is what the app or the client wants
 
+    @field_validator("file_urls")
+    @classmethod
+    def _one_way_to_give_photos(cls, several: Any, _info: ValidationInfo) -> Any:
+        return several
+
+    @property
+    def photo_count(self) -> int:
+        """How many photos of the person there are."""
+        return 1 if self.file_urls is None else len(self.file_urls)
+
     @classmethod
     def fill(cls, request: AvatarRequest, app: App, *, seed: int, deadline_s: float) -> "EffectiveRequest":
         """Fill missing fields from the app's defaults; `seed` applies if the request has none, `deadline_s` always."""
@@ -223,6 +279,7 @@ class EffectiveRequest(AvatarRequest):
             **app.defaults.model_dump(),
             "seed": seed,
             **request.model_dump(exclude_none=True),
+            "file_url": request.photos[0].description,
             "gender": gender,
             "prompt": app.prompt.replace("{gender_word}", gender) if own_prompt is None else own_prompt,
             "deadline_s": deadline_s,

@@ -8,11 +8,13 @@ from deployments.types import FoundFaces
 
 BLURRED = 5.0  # sharpness of a face, see `deployments.face.quality.sharpness`
 
-FILE_MESSAGES = {
+DIFFERENT_PEOPLE = "different_people"
+MESSAGES = {
     "clipped": "The file lost its end, so a part of the photo is missing or blurred. Copying it again may help.",
     "first_frame": "The file has several frames. The first is used.",
+    DIFFERENT_PEOPLE: "This photo looks unlike the others. All of them should show the same person.",
 }
-"""By the codes of `deployments.types.PHOTO_WARNINGS`."""
+"""By the codes that a task records: those of `deployments.types.PHOTO_WARNINGS`, and DIFFERENT_PEOPLE."""
 
 
 class PhotoWarning(BaseModel):
@@ -20,14 +22,26 @@ class PhotoWarning(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    code: str = Field(description="Stable: clipped, first_frame, several_faces, blurred_face; there may be more.")
+    code: str = Field(
+        description="Stable: clipped, first_frame, several_faces, blurred_face, different_people; there may be more."
+    )
     photo: int = Field(0, description="Which of the photos of the request; 0 is the first.")
     message: str
 
 
-def file_warnings(codes: Iterable[str]) -> list[PhotoWarning]:
-    """Those about the file of a photo; a code that a newer version recorded is left out."""
-    return [PhotoWarning(code=code, message=FILE_MESSAGES[code]) for code in codes if code in FILE_MESSAGES]
+def recorded_code(code: str, photo: int) -> str:
+    """A code as a task records it: with the photo after a colon, unless that is the first."""
+    return f"{code}:{photo}" if photo else code
+
+
+def recorded_warnings(codes: Iterable[str]) -> list[PhotoWarning]:
+    """Those that a task recorded; a code that a newer version recorded is left out."""
+    named = [recorded.partition(":") for recorded in codes]
+    return [
+        PhotoWarning(code=code, photo=int(photo or 0), message=MESSAGES[code])
+        for code, _, photo in named
+        if code in MESSAGES
+    ]
 
 
 def face_warnings(found: FoundFaces) -> list[PhotoWarning]:

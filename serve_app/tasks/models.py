@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from deployments.types import GenerationMetadata, ImageProgress
-from serve_app.backends.object_store import photo_key, result_key, thumbnail_key
+from serve_app.backends.object_store import photo_keys, result_key, thumbnail_key
 from serve_app.schemas.requests import EffectiveRequest, Priority
 from serve_app.schemas.responses import Attempt, Status
 
@@ -93,7 +93,7 @@ class Outcome(Recorded):
     failure: Failure | None = None
     stages: dict[str, float] = {}
     startup_s: float = 0.0
-    warnings: tuple[str, ...] = ()  # about the file of the photo
+    warnings: tuple[str, ...] = ()  # about the photos, as `schemas.warnings.recorded_code` writes them
 
 
 class Delivery(Recorded):
@@ -134,7 +134,7 @@ class TaskRecord(Recorded):
     delivery: Delivery | None = None  # of its webhook, where it has one
     message_id: str | None = None  # in the queue
     priority: Priority = "normal"  # of that message; also low while other tasks of its owner precede it
-    dead: bool = False  # a dead letter: its photo is kept
+    dead: bool = False  # a dead letter: its photos are kept
     is_leased: bool = False  # a process works on it now
 
     @property
@@ -175,10 +175,11 @@ def record_from(fields: dict[str, Any], *, is_leased: bool) -> TaskRecord:
 
 
 def task_files(task: Task) -> list[str]:
-    """The keys of all files that the store may have of a task: its photo, images and thumbnails."""
+    """The keys of all files that the store may have of a task: its photos, images and thumbnails."""
     request, task_id = task.request, task.task_id
     images = [result_key(task_id, index, request.output_format) for index in range(request.batch)]
-    return [photo_key(task_id), *images, *(thumbnail_key(task_id, index) for index in range(request.batch))]
+    photos = photo_keys(task_id, request.photo_count)
+    return [*photos, *images, *(thumbnail_key(task_id, index) for index in range(request.batch))]
 
 
 def unneeded_files(task: Task, status: Status, *, dead: bool) -> list[str]:
@@ -186,15 +187,20 @@ def unneeded_files(task: Task, status: Status, *, dead: bool) -> list[str]:
     if dead or status in UNFINISHED:
         return []
     if status == "SUCCESS":
-        return [photo_key(task.task_id)] if task.request.celery else []  # else it was never stored
+        return photo_keys(task.task_id, task.request.photo_count) if task.request.celery else []  # else never stored
     return task_files(task)
 
 
 def without_long_texts(task: Task) -> Task:
     """The task as it is kept when its client was answered that it failed: of long texts only the beginning."""
-    long = {name: text for name, text in task.request if isinstance(text, str) and len(text) > MAX_FAILURE_CHARS}
-    cut = {name: f"{text[:MAX_FAILURE_CHARS]}…" for name, text in long.items()}
-    return task.model_copy(update={"request": task.request.model_copy(update=cut)})
+    cut = {name: _cut(text) for name, text in task.request if isinstance(text, str)}
+    urls = task.request.file_urls
+    several = {"file_urls": None if urls is None else tuple(map(_cut, urls))}
+    return task.model_copy(update={"request": task.request.model_copy(update=cut | several)})
+
+
+def _cut(text: str) -> str:
+    return f"{text[:MAX_FAILURE_CHARS]}…" if len(text) > MAX_FAILURE_CHARS else text
 
 
 def idempotency_digest(owner: str, key: str) -> str:

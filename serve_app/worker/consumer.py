@@ -5,11 +5,12 @@ import logging
 
 from deployments.errors import AvatarError
 from deployments.types import Photo
-from serve_app.backends.object_store import Results, photo_key
+from serve_app.backends.object_store import Results, photo_keys
 from serve_app.errors import BrokerError, GivenUpError, OverloadedError
 from serve_app.generation.execution import FinalOutcome, TaskExecution, failure_outcome, pauses_s
 from serve_app.photos.decode import unpack_photo
-from serve_app.pipeline.calls import STAGE_LOST
+from serve_app.photos.source import MAX_PHOTOS
+from serve_app.pipeline.calls import STAGE_LOST, all_or_none
 from serve_app.tasks.leases import TaskLostError
 from serve_app.tasks.models import Claim, Outcome, Task, TaskRecord
 from serve_app.tasks.store import TaskStore
@@ -117,7 +118,7 @@ class TaskWorker:
         if claim is Claim.ACQUIRED and record is not None:
             return await self._perform(record, message)
         if claim is Claim.FINISHED:  # the worker that had it may have died before it deleted its files
-            unneeded = [photo_key(message.task_id)] if record is None else record.unneeded_files
+            unneeded = photo_keys(message.task_id, MAX_PHOTOS) if record is None else record.unneeded_files
             await self._execution.delete(unneeded)
         if claim is Claim.LEASED:  # in case its owner is dead: try again when the lease has expired
             await self._queue.postpone(message, await self._tasks.lease_left_s(message.task_id))
@@ -163,7 +164,7 @@ class TaskWorker:
             try:
                 record = await self._tasks.get(task.task_id)
                 done = record.avatars if record else {}
-                return await self._execution.run(task, lambda: self._photo(task.task_id), done=done)
+                return await self._execution.run(task, lambda: self._photos(task), done=done)
             except (OverloadedError, *STAGE_LOST) as error:
                 deaths += not isinstance(error, OverloadedError)  # the pipeline has retried several times already
                 if deaths == MAX_DEATHS:
@@ -174,5 +175,8 @@ class TaskWorker:
                 await asyncio.sleep(pause_s)
         raise AssertionError("the pauses do not end")
 
-    async def _photo(self, task_id: str) -> Photo:
-        return await asyncio.to_thread(unpack_photo, await self._results.get(photo_key(task_id)))
+    async def _photos(self, task: Task) -> list[Photo]:
+        return await all_or_none(map(self._photo, photo_keys(task.task_id, task.request.photo_count)))
+
+    async def _photo(self, key: str) -> Photo:
+        return await asyncio.to_thread(unpack_photo, await self._results.get(key))

@@ -3,7 +3,15 @@
 import pytest
 from pydantic import BaseModel
 
-from serve_app.api.examples import RECEIPT, REQUESTS, SUCCESS, WHOLE_REQUEST, answer_examples, request_examples
+from serve_app.api.examples import (
+    RECEIPT,
+    REQUESTS,
+    SEVERAL_PHOTOS,
+    SUCCESS,
+    WHOLE_REQUEST,
+    answer_examples,
+    request_examples,
+)
 from serve_app.pipeline.job import MAX_REDRAWS
 from serve_app.provenance.verify import VerifyRequest
 from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR
@@ -19,7 +27,7 @@ def test_every_example_of_a_request_is_one(model: type[BaseModel]) -> None:
 
 
 def test_every_field_of_a_request_has_an_example() -> None:
-    assert WHOLE_REQUEST.keys() == AvatarRequest.model_fields.keys()
+    assert WHOLE_REQUEST.keys() | SEVERAL_PHOTOS.keys() == AvatarRequest.model_fields.keys()
     assert SUCCESS.input.keys() >= EffectiveRequest.model_fields.keys() - {"consent"}
     assert request_examples(VerifyRequest)
 

@@ -4,11 +4,13 @@ import contextlib
 import time
 
 import pytest
+from pydantic import BaseModel
 
 from serve_app.api import form
 from serve_app.api.form import parse_form
 from serve_app.errors import InvalidRequestError
 from serve_app.photos.source import PhotoSource
+from serve_app.schemas.faces import FacesRequest
 from serve_app.schemas.requests import AvatarRequest
 from tests.support.bodies import CODECS
 
@@ -86,11 +88,42 @@ def test_of_an_unknown_field_only_its_name_is_kept() -> None:
     assert parsed(field("sharpen", b"1" * 1000), field("empty", b"")) == {"sharpen": None, "empty": None}
 
 
-@pytest.mark.parametrize("name", ["batch", "file", "unknown"])
+@pytest.mark.parametrize("name", ["batch", "unknown"])
 def test_a_name_given_twice_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        parsed(*[field(name, more="; filename=a" if name == "file" else "")] * 2)
+        parsed(*[field(name)] * 2)
     assert caught.value.data["fields"] == [{"field": name, "message": "given more than once"}]
+
+
+def files(count: int) -> bytes:
+    return b"".join(field("file", b"%d" % index, '; filename="me.jpg"') for index in range(count)) + b"--x--\r\n"
+
+
+def test_several_files_are_photos_of_one_person_in_their_order() -> None:
+    values = parse_form(files(4), TYPE, AvatarRequest)
+    assert values == {"file_urls": [PhotoSource(b"%d" % index) for index in range(4)]}
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "message"), [(AvatarRequest, 5, "more than 4 photos"), (FacesRequest, 2, "given more than once")]
+)
+def test_a_form_has_no_more_files_than_its_model_has_photos(model: type[BaseModel], count: int, message: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_form(files(count), TYPE, model)
+    assert caught.value.data["fields"] == [{"field": "file", "message": message}]
+
+
+def test_urls_of_several_photos_are_parts_of_one_name() -> None:
+    assert parsed(field("file_urls", b"https://a"), field("file_urls", b"https://b")) == {
+        "file_urls": ["https://a", "https://b"]
+    }
+
+
+@pytest.mark.parametrize("name", ["file_url", "file_urls", "image"])
+def test_a_file_comes_alone(name: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parsed(field(name, b"https://a"), field("file", b"1", '; filename="me.jpg"'))
+    assert caught.value.data["fields"] == [{"field": "file", "message": f"comes beside a {name}: send one of them"}]
 
 
 HOSTILE = {

@@ -11,11 +11,19 @@ import pytest
 
 from deployments.errors import DeadlineError, NoFaceError, UnsafeImageError
 from deployments.types import Photo
+from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.tokens import UNLIMITED, Token
 from serve_app.auth.usage import usage_of
-from serve_app.backends.object_store import photo_key, result_key
+from serve_app.backends.object_store import photo_key, photo_keys, result_key
 from serve_app.backends.secrets import sha256
-from serve_app.errors import BrokerError, ForbiddenError, InvalidRequestError, OverloadedError, RateLimitError
+from serve_app.errors import (
+    BrokerError,
+    ForbiddenError,
+    ImageUrlError,
+    InvalidRequestError,
+    OverloadedError,
+    RateLimitError,
+)
 from serve_app.generation.pictures import PhotoIntake
 from serve_app.generation.validation import Caller
 from serve_app.photos.source import PhotoSource
@@ -59,11 +67,11 @@ def test_a_run_that_outlives_its_client_keeps_the_uploaded_photo_until_it_is_dec
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture")
 
-        async def photo_later(source: PhotoSource, owner: str) -> Photo:
+        async def photos_later(sources: Sequence[PhotoSource], owner: str) -> list[Photo]:
             await ingress.gate.wait()
-            return await PhotoIntake.photo(ingress.service._intake, source, owner)
+            return await PhotoIntake.photos(ingress.service._intake, sources, owner)
 
-        ingress.service._intake.photo = photo_later  # type: ignore[method-assign]
+        ingress.service._intake.photos = photos_later  # type: ignore[method-assign]
         ingress.gate.clear()
         source = PhotoSource(photo_files()["astronaut.png"])
         with source.held():  # as its route does
@@ -86,7 +94,7 @@ def test_a_run_that_outlives_its_client_keeps_the_uploaded_photo_until_it_is_dec
 def test_a_photo_is_not_held_while_its_images_are_made(at: Callable[..., None]) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make(None)
-        del ingress.service._intake.photo
+        del ingress.service._intake.photos
         source = PhotoSource(photo_files()["astronaut.png"])
         with source.held():
             sent = ingress.send(Caller("ann"), file_url=source)
@@ -111,6 +119,45 @@ def test_a_queued_request_without_a_key_ends_with_its_client_and_leaves_nothing(
         assert record is not None
         assert record.status == "CANCELLED"
         assert not await exists(ingress.results, photo_key(sent.task.task_id))
+
+    at(scenario)
+
+
+def test_every_photo_of_a_queued_task_is_stored_and_deleted_when_it_is_cancelled(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        urls = [f"https://example.org/{name}.jpg" for name in "abc"]
+        sent = ingress.send(Caller("ann"), celery=True, file_url=None, file_urls=urls)
+        await sent.answer
+        keys = photo_keys(sent.task.task_id, 4)
+        assert [await exists(ingress.results, key) for key in keys] == [True, True, True, False]
+        await ingress.service.cancel(sent.task.task_id, "ann")
+        assert not any([await exists(ingress.results, key) for key in keys])
+
+    at(scenario)
+
+
+def test_the_photos_of_a_request_are_fetched_at_once_and_the_bad_one_is_named(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        intake = PhotoIntake(ingress.service.settings, OwnerUse(ingress.redis))
+        all_began, began = asyncio.Event(), []
+
+        async def fetch(source: PhotoSource, _owner: str) -> bytes:
+            began.append(source.url)
+            if len(began) == 3:
+                all_began.set()
+            await all_began.wait()
+            if source.url.endswith("b.jpg"):
+                raise ImageUrlError("no", reason="status")
+            return b""
+
+        intake._fetcher.fetch = fetch  # type: ignore[method-assign]
+        sources = [PhotoSource(f"https://example.org/{name}.jpg") for name in "abc"]
+        with pytest.raises(ImageUrlError) as caught:
+            await intake.photos(sources, "ann")
+        assert caught.value.data["photo"] == 1
+        await intake.decoder.close()
 
     at(scenario)
 
@@ -255,8 +302,8 @@ def test_a_full_queue_refuses_new_tasks_and_leaves_nothing_of_them(at: Callable[
 class ColdStages:
     """One of the stages stands at zero replicas."""
 
-    async def require_warm(self, photo: Photo, face_model: str | None = None) -> None:
-        assert photo.pixels is PIXELS
+    async def require_warm(self, photos: Sequence[Photo], face_model: str | None = None) -> None:
+        assert [photo.pixels is PIXELS for photo in photos] == [True]
         raise OverloadedError("AvatarGenerator is being started.", 77)
 
     def close(self) -> None:

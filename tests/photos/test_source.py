@@ -73,10 +73,24 @@ def test_requests_with_an_idempotency_key_are_compared_by_all_of_their_json(url:
     # Records of requests outlive an upgrade, so this digest must stay what it is.
     request = request_of(url, prompt='"file_url":"', batch=2)
     fields = {"app_id": "face-avatar", "file_url": url, "prompt": '"file_url":"', "gender": None}
-    dumped = json.loads(request.model_dump_json())
+    dumped = json.loads(request.model_dump_json(exclude={"file_urls"}))
     assert list(dumped)[:4] == list(fields)
     text = json.dumps({**dumped, **fields}, ensure_ascii=False, separators=(",", ":"))
     assert body_digest(request) == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("urls", [URLS[:1], URLS[:3], [DATA_URL, URLS[0], DATA_URL]])
+def test_a_request_with_several_photos_is_compared_by_all_of_them_in_their_order(urls: list[str]) -> None:
+    request = several(urls)
+    dumped = json.loads(request.model_dump_json(exclude={"file_url"})) | {"file_urls": urls}
+    text = json.dumps(dumped, ensure_ascii=False, separators=(",", ":"))
+    assert body_digest(request) == hashlib.sha256(text.encode()).hexdigest()
+    assert body_digest(several([*urls, URLS[1]])) != body_digest(request)
+    assert body_digest(several([PhotoSource(JPEG)])) == body_digest(several([DATA_URL])) != body_digest(request)
+
+
+def several(photos: list[Any]) -> AvatarRequest:
+    return AvatarRequest(app_id="face-avatar", file_urls=photos)
 
 
 def test_a_form_has_the_digest_of_the_same_photo_in_json() -> None:

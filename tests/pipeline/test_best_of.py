@@ -65,7 +65,7 @@ def drawn(
     async def ignore(_index: int, _avatar: StoredAvatar) -> None:
         return
 
-    return asyncio.run(pipeline.run(work, PHOTO, ignore)).avatars
+    return asyncio.run(pipeline.run(work, [PHOTO], ignore)).avatars
 
 
 @pytest.mark.parametrize(

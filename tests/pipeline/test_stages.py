@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ class Pipeline:
         self.embedder_is_up.set()
         self._face = face
 
-    async def embed(self, photo: Photo, face_model: str | None = None) -> None:
-        assert photo is PHOTO
+    async def embed(self, photos: Sequence[Photo], face_model: str | None = None) -> None:
+        assert photos == [PHOTO]
         self.asked.append("face" if face_model is None else f"face by {face_model}")
         await self.embedder_is_up.wait()
         if not self._face:
@@ -161,7 +161,7 @@ class Watched:
     async def refused_s(self) -> int:
         """The `Retry-After` of a request."""
         with pytest.raises(OverloadedError) as caught:
-            await self.watch.require_warm(PHOTO)
+            await self.watch.require_warm([PHOTO])
         return caught.value.retry_after_s
 
 
@@ -188,7 +188,7 @@ def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_what_is_warm_is_asked_for_nothing(at: Callable[..., None]) -> None:
     async def scenario(watched: Watched) -> None:
-        await watched.watch.require_warm(PHOTO)
+        await watched.watch.require_warm([PHOTO])
         assert watched.watch._pipeline.asked == []  # type: ignore[attr-defined]
 
     at(scenario, Pipeline)
@@ -205,7 +205,7 @@ def test_a_request_at_zero_is_refused_and_wakes_the_stage_after_its_face_was_see
 def test_a_photo_without_a_face_is_told_so_and_wakes_nothing(at: Callable[..., None]) -> None:
     async def scenario(watched: Watched) -> None:
         with pytest.raises(NoFaceError):
-            await watched.watch.require_warm(PHOTO)
+            await watched.watch.require_warm([PHOTO])
         await watched.look_again()
         assert await _asked(watched, ["face"])
 
@@ -243,7 +243,7 @@ def test_a_start_that_was_seen_is_kept_for_everybody(at: Callable[..., None]) ->
             watched.states = watched.states | {"Generator": state}
             await watched.look_again()
         assert 0 <= float(await watched.redis.hget(KEY, "Generator")) < USUAL_S  # type: ignore[arg-type]
-        await watched.watch.require_warm(PHOTO)
+        await watched.watch.require_warm([PHOTO])
 
     at(scenario, Pipeline, generator=ZERO)
 
@@ -271,7 +271,7 @@ def test_nobody_is_refused_for_what_was_seen_long_ago(at: Callable[..., None], m
         await watched.refused_s()
         watched.away.set()
         monkeypatch.setattr(stages, "STALE_S", 0.0)
-        await watched.watch.require_warm(PHOTO)
+        await watched.watch.require_warm([PHOTO])
 
     at(scenario, Pipeline, generator=ZERO)
 

@@ -245,7 +245,7 @@ def test_a_withheld_image_is_stored_nowhere_and_null_in_the_answer(tmp_path: Pat
     assert len([path for path in (tmp_path / FOLDER).rglob("*") if path.is_file()]) == 4  # two images and thumbnails
 
     results = Results.open(StoreSettings(), data_dir=tmp_path, signing_key=b"key", ttl_s=60)
-    record = TaskRecord(task=task(), status="SUCCESS", outcome=success_outcome(done, 0, ()))
+    record = TaskRecord(task=task(), status="SUCCESS", outcome=success_outcome(done, 0, []))
     output = asyncio.run(envelope_of(record, results, "http://here")).output
     assert output["Has_NSFW_Content"] == [False, True, False]
     for name in ("result", "low_res_urls"):

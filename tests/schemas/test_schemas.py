@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from serve_app.catalog.catalog import App, Catalog
-from serve_app.errors import UnknownAppError
+from serve_app.errors import ImageUrlError, UnknownAppError
 from serve_app.schemas.errors import invalid_fields
 from serve_app.schemas.gender import WORDS, gender_word
 from serve_app.schemas.requests import MAX_BATCH, MAX_SEED, AvatarRequest, EffectiveRequest, rgb
@@ -91,7 +91,9 @@ def test_no_word_is_of_both_genders() -> None:
     assert len(words) == len(set(words))
 
 
-OPTIONAL = [name for name, field in AvatarRequest.model_fields.items() if not field.is_required()]
+OPTIONAL = [
+    name for name, field in AvatarRequest.model_fields.items() if not field.is_required() and name != "file_url"
+]
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
@@ -123,6 +125,50 @@ def test_null_for_an_unknown_field_is_refused_like_any_value() -> None:
 def test_null_is_not_enough_for_what_is_required(name: str) -> None:
     with pytest.raises(ValidationError):
         request(**{name: None})
+
+
+SEVERAL = ["https://example.org/a.jpg", "https://example.org/b.jpg?token=1"]
+
+
+def test_several_photos_come_in_place_of_one(app: App) -> None:
+    asked = request(file_url=None, file_urls=SEVERAL)
+    assert [photo.url for photo in asked.photos] == SEVERAL
+    effective = EffectiveRequest.fill(asked, app, seed=7, deadline_s=60)
+    assert effective.file_urls == tuple(url.partition("?")[0] for url in SEVERAL)
+    assert (effective.file_url, effective.photo_count) == (SEVERAL[0], 2)  # which older workers ask for
+    assert EffectiveRequest.model_validate_json(effective.model_dump_json()) == effective
+
+
+def test_one_photo_is_one_of_several(app: App) -> None:
+    assert [photo.url for photo in request().photos] == [MINIMAL["file_url"]]
+    effective = EffectiveRequest.fill(request(), app, seed=7, deadline_s=60)
+    assert (effective.file_urls, effective.photo_count) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"file_url": None}, "Field required"),
+        ({"file_urls": SEVERAL}, "comes beside a file_url: send one of them"),
+        ({"file_url": None, "file_urls": []}, "Tuple should have at least 1 item after validation, not 0"),
+        ({"file_url": None, "file_urls": SEVERAL * 3}, "Tuple should have at most 4 items after validation, not 6"),
+        ({"file_url": None, "file_urls": SEVERAL[0]}, "Input should be a valid tuple"),
+        ({"file_url": None, "file_urls": [SEVERAL[0], 7]}, "Input should be a valid string"),
+    ],
+)
+def test_photos_are_given_in_one_way_and_not_too_many(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        request(**fields, batch=0)
+    entries = {entry["field"]: entry["message"] for entry in invalid_fields(caught.value, AvatarRequest).data["fields"]}
+    assert entries.pop("batch")
+    assert list(entries.values()) == [message]
+    assert entries.keys() <= {"file_url", "file_urls"}
+
+
+def test_an_error_of_a_url_says_which_photo_it_is_about() -> None:
+    with pytest.raises(ImageUrlError) as caught:
+        request(file_url=None, file_urls=[SEVERAL[0], f"https://{'x' * 100_000}"])
+    assert caught.value.data["photo"] == 1
 
 
 @pytest.mark.parametrize("word", ["man-at-arms", "Frau", "человек", "old man"])

@@ -1,7 +1,7 @@
 """Ingresses without Serve around them, several on one broker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.generation.container import Container
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
+from serve_app.photos.source import PhotoSource
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.settings import Settings
 from serve_app.tasks.keys import TaskKeys
@@ -50,13 +51,13 @@ class Ingress:
         self.gate = asyncio.Event()
         self.gate.set()
         self.photo_owners: list[str] = []  # for whom photos were fetched
-        self.service._intake.photo = self._photo  # type: ignore[method-assign]
+        self.service._intake.photos = self._photos  # type: ignore[method-assign]
         self.redis = redis
 
-    async def _photo(self, _url: str, owner: str) -> Photo:
+    async def _photos(self, sources: Sequence[PhotoSource], owner: str) -> list[Photo]:
         self.photo_owners.append(owner)
         await self.gate.wait()
-        return Photo(PIXELS)
+        return [Photo(PIXELS) for _ in sources]
 
     def send(self, caller: Caller = KEYED, **fields: Any) -> "Sent":
         request = AvatarRequest(**{"app_id": "face-avatar", "file_url": "https://example.org/me.jpg", **fields})

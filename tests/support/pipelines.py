@@ -1,6 +1,7 @@
 """A pipeline without stages."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ class Pipeline:
         self.cancelled = 0
         self.gate = asyncio.Event()
 
-    async def run(self, job: AvatarJob, photo: Photo, image_done: ImageDone) -> JobResult:
+    async def run(self, job: AvatarJob, photos: Sequence[Photo], image_done: ImageDone) -> JobResult:
         self.jobs.append(job)
-        self.photos.append(photo)
+        self.photos += photos
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome

@@ -114,7 +114,7 @@ def run_job(
 
         async with asyncio.timeout(timeout_s):
             done: JobResult = await pipeline(embedder, generator, remover, results).run(
-                job(batch, stored, size, face_model), PHOTO, image_done
+                job(batch, stored, size, face_model), [PHOTO], image_done
             )
             assert len(images_done) == batch - len(stored or {})
             return done

@@ -35,7 +35,7 @@ class Office:
 
 
 def task(task_id: str = "a", key: str | None = None, *, owner: str = "ann", **fields: Any) -> Task:
-    request = AvatarRequest(app_id="face-avatar", file_url="https://example.org/me.jpg", **fields)
+    request = AvatarRequest(**{"app_id": "face-avatar", "file_url": "https://example.org/me.jpg", **fields})
     app = Catalog.read(["embedded"])["face-avatar"]
     return Task(
         task_id=task_id,

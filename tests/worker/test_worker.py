@@ -17,7 +17,7 @@ from deployments.types import Photo
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.embedded_valkey import ValkeyKeeper
-from serve_app.backends.object_store import Results, StoreSettings, photo_key
+from serve_app.backends.object_store import Results, StoreSettings, photo_key, photo_keys
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
 from serve_app.errors import OverloadedError
@@ -173,6 +173,27 @@ def test_what_is_not_the_tasks_fault_is_tried_again(at: Callable[..., None], lac
         _worker, pipeline = shop.worker(*lacks, "picture")
         record = await shop.until("a", "SUCCESS", "FAILED")
         assert (record.status, record.attempts, len(pipeline.photos)) == ("SUCCESS", 1, len(lacks) + 1)
+
+    at(scenario)
+
+
+def test_a_task_is_made_of_all_its_stored_photos_which_are_then_deleted(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop) -> None:
+        urls = tuple(f"https://example.org/{name}.jpg" for name in "abc")
+        keys = photo_keys("a", 3)
+        for index, key in enumerate(keys[1:], 1):
+            photo = Photo(PIXELS + index, warnings=("clipped",) if index == 2 else ())
+            await shop.results.put(key, pack_photo(photo))
+        await shop.submit("a", file_url=None, file_urls=urls)
+        _worker, pipeline = shop.worker("picture")
+        record = await shop.until("a", "SUCCESS")
+        assert [int(photo.pixels[0, 0, 0]) for photo in pipeline.photos] == [0, 1, 2]
+        assert record.outcome.warnings == ("clipped:2",)
+
+        async def is_clean() -> bool:
+            return not any([await exists(shop.results, key) for key in keys])
+
+        await eventually(is_clean)
 
     at(scenario)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deployments.config import SAME_TRAITS
 from deployments.embedded.training.data.captions import default_caption
 from deployments.embedded.training.evaluate.inference import (
     GUIDANCE,
@@ -52,10 +53,23 @@ def triples_figure(studio: Studio, count: int = 60) -> float:
     return triples_right(embeddings)
 
 
+def same_person_figures(studio: Studio, count: int = 120) -> tuple[float, float]:
+    """The share of pairs of photos whose cosine is below SAME_TRAITS: those of one held-out person, and of two."""
+    rng = np.random.default_rng(HELD_OUT + 7)
+    views = np.stack([np.stack(face_views(person, rng, 4)) for person in held_out(count)])
+    embeddings = studio.embed(views.reshape(-1, *views.shape[2:])).reshape(count, 4, -1)
+    of_one = np.einsum("pvw,pvw->vp", embeddings[:, ::2], embeddings[:, 1::2])
+    of_two = embeddings[:, 0] @ embeddings[:, 1].T
+    others = ~np.eye(count, dtype=bool)
+    return float((of_one < SAME_TRAITS).mean()), float((of_two[others] < SAME_TRAITS).mean())
+
+
 def measure(weights: Path) -> dict[str, str]:
     """Of the face encoder alone; the avatars are measured by a benchmark."""
     studio = Studio(weights)
     figures = {"face triples right, held-out persons": f"{triples_figure(studio):.3f}"}
+    of_one, of_two = same_person_figures(studio)
+    figures["pairs of photos said to be of different people"] = f"of one person {of_one:.3f}, of two {of_two:.3f}"
     for reference in real_references():
         told = read_embedding(studio.embed(reference.crop[None])[0])
         shown = (f"{name} {told[name]}" for name in ("skin", "hair", "hair style", "beard", "glasses", "gender"))
