@@ -39,7 +39,7 @@ def error_body(status: int, name: str, data: Any) -> dict[str, Any]:
     error = OpenAIError(
         message=" ".join(told),
         type=TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
-        param=fields[0]["field"] if fields else None,
+        param=fields[0]["field"] if fields else f"image[{data['photo']}]" if "photo" in data else None,
         code=name.lower().replace(" ", "_"),
     )
     return OpenAIErrorBody(error=error).model_dump()

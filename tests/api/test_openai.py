@@ -76,6 +76,22 @@ def test_the_asynchronous_client_gets_a_link_to_a_transparent_picture(service: S
     assert (answer.background, answer.output_format) == ("transparent", "webp")
 
 
+def test_several_photos_of_one_person_make_one_face(client: openai.OpenAI, service: Service) -> None:
+    photos = photo_files()
+    both = [("a.png", photos["astronaut.png"]), ("b.png", photos["hanks.png"])]
+    answer = client.images.edit(image=both, prompt="", size="256x256", extra_body={"seed": 7})
+    assert answer.data is not None
+    urls = [data_url(photo) for _, photo in both]
+    made = service.make(file_url=..., file_urls=urls, width=256, height=256, seed=7)
+    ours = np.asarray(picture(answer.data[0]), np.int16)
+    assert np.abs(ours - service.pixels(made["output"]["result"][0])).max() <= 16
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.edit(image=[*both, ("c.png", photos["cat.png"])], prompt="")
+    assert (refused.value.code, refused.value.param) == ("face_consistent_error", "image[2]")
+    with pytest.raises(openai.UnprocessableEntityError, match="more than 4 photos"):
+        client.images.edit(image=both * 3, prompt="")
+
+
 def test_the_models_are_the_apps(client: openai.OpenAI, service: Service) -> None:
     apps = service.client.get("/api/v1/apps").json()["output"]["apps"]
     assert [model.id for model in client.models.list()] == [app["app_id"] for app in apps]

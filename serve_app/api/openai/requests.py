@@ -3,15 +3,15 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from deployments.types import OutputFormat
 from serve_app.api.form import FormPhoto
-from serve_app.photos.source import PhotoSource
+from serve_app.photos.source import MAX_PHOTOS, PhotoSource, PhotoSources
 from serve_app.schemas.requests import MAX_BATCH, MAX_FIELDS, MAX_SEED, MAX_SIDE, MIN_SIDE, WHOLE, AvatarRequest
 
-PHOTO = FormPhoto("image", ("image", "image[]"))
+PHOTO = FormPhoto("image", ("image", "image[]"), "image")
 SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})")
 AUTO = "auto"
 REFUSED = {
@@ -25,13 +25,21 @@ REFUSED = {
 }
 
 
+Several = Annotated[list[PhotoSource], Field(min_length=1, max_length=MAX_PHOTOS)]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str | PhotoSource) else value
+
+
 class ImageEditRequest(BaseModel):
     """The body of `POST /v1/images/edits`, checked. `null` and an empty text stand for "not given"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    image: PhotoSource = Field(
-        description="The reference photo: a file, also as `image[]`; in JSON a URL or data URL.",
+    image: Annotated[PhotoSources, BeforeValidator(_as_list, json_schema_input_type=PhotoSource | Several)] = Field(
+        description="The reference photo, or up to four of one person: files, also as `image[]`; in JSON URLs or data "
+        "URLs.",
         examples=["https://example.org/me.jpg"],
     )
     prompt: str | None = Field(
@@ -88,7 +96,8 @@ class ImageEditRequest(BaseModel):
         width, height = (None, None) if self.size == AUTO else map(int, self.size.split("x"))
         return AvatarRequest(
             app_id=self.model or default_model,
-            file_url=self.image,
+            file_url=self.image[0] if len(self.image) == 1 else None,
+            file_urls=None if len(self.image) == 1 else self.image,
             prompt=self.prompt,
             gender=self.gender,
             batch=self.n,
