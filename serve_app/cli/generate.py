@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -26,12 +26,16 @@ from serve_app.cli.options import (
 from serve_app.cli.results import file_stem, save_avatars, summary
 from serve_app.cli.task_view import TaskView
 from serve_app.client import GRACE_S, WAIT_S, AvatarParameters, ClientError, FaceAvatarClient, Photo, Task
+from serve_app.photos.source import MAX_PHOTOS
 from serve_app.schemas.requests import Priority
 
 
 def generate(
     context: typer.Context,
-    photo: Annotated[str | None, typer.Argument(help="A photo of a face: a file, or an http(s) URL.")] = None,
+    photo: Annotated[
+        list[str] | None,
+        typer.Argument(help="A photo of a face, or up to four of one person: files, or http(s) URLs."),
+    ] = None,
     output: OutputOption = AVATARS,
     # Options named like a field of the request set that field; `requested` takes them from the context.
     app_id: Annotated[str | None, typer.Option("--app", help="Which app draws.")] = None,
@@ -68,16 +72,23 @@ def generate(
     token_file: TokenFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the envelope.")] = False,
 ) -> None:
-    """Have a running service make avatars of a photo, and write them to a folder."""
+    """Have a running service make avatars of a photo, or of several of one person, and write them to a folder."""
     parameters = requested(context.params)
-    if (photo is None) == (task is None):
+    if bool(photo) == (task is not None):
         raise typer.BadParameter("give either a photo or --task")
     if task is not None and (no_wait or parameters):
         raise typer.BadParameter("--task fetches what was made: nothing can be asked of it")
-    source = photo if photo is None or is_url(photo) else Path(photo)
-    request = GenerateRequest(source, task, parameters, not no_wait, receipts, output, url)
+    photos = photos_named(photo or [])
+    request = GenerateRequest(photos, task, parameters, not no_wait, receipts, output, url)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
         run_request(client, request, console, errors, as_json=as_json)
+
+
+def photos_named(arguments: Sequence[str]) -> list[Photo]:
+    """The photos of one person that the arguments of a command name. Raises: BadParameter where there are too many."""
+    if len(arguments) > MAX_PHOTOS:
+        raise typer.BadParameter(f"{len(arguments)} photos: at most {MAX_PHOTOS}, all of one person")
+    return [photo if is_url(photo) else Path(photo) for photo in arguments]
 
 
 def requested(options: Mapping[str, Any]) -> AvatarParameters:
@@ -93,12 +104,12 @@ class InterruptedWaitError(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """A photo to generate avatars of, or the id of a task whose avatars to fetch: exactly one of the two.
+    """Photos of a person to generate avatars of, or the id of a task whose avatars to fetch: one of the two.
 
     Without `waits` the task is only queued, and its id printed.
     """
 
-    photo: Photo | None
+    photos: Sequence[Photo]
     task_id: str | None
     parameters: AvatarParameters
     waits: bool
@@ -123,7 +134,8 @@ def run_request(
         return
     task.require_success()
     with err.status("fetching the avatars"):
-        saved = save_avatars(client, task, request.output, file_stem(request.photo, task), receipts=request.receipts)
+        stem = file_stem(next(iter(request.photos), None), task)
+        saved = save_avatars(client, task, request.output, stem, receipts=request.receipts)
     for line in summary(task, saved):
         messages.print(line, markup=False)
 
@@ -133,11 +145,11 @@ def _run_task(client: FaceAvatarClient, request: GenerateRequest, messages: Cons
 
     Tasks are always queued: a queued task has an id from the start, so that a later run can fetch its avatars.
     """
-    if request.photo is None:
+    if not request.photos:
         return _wait(client, request, request.task_id or "", err)
     # Print nothing inside a status: on a terminal it redirects stdout to stderr.
-    with err.status("sending the photo"):
-        task = client.avatars.submit(request.photo, **request.parameters)
+    with err.status("sending the photo" if len(request.photos) == 1 else "sending the photos"):
+        task = client.avatars.submit(request.photos, **request.parameters)
     messages.print(f"task {task.task_id}", markup=False)
     return _wait(client, request, task.task_id, err) if request.waits else task
 

@@ -16,6 +16,7 @@ from pydantic import Field
 
 import serve_app
 from serve_app.cli.options import is_url
+from serve_app.cli.results import warning_texts
 from serve_app.client import AsyncFaceAvatarClient, ClientError, Photo, Task
 
 INSTRUCTIONS = (
@@ -80,6 +81,9 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
     async def make_avatars(
         ctx: Context,
         photo: PhotoArgument,
+        more_photos: Annotated[
+            list[str] | None, Field(max_length=3, description="Up to three more of the same person: a better likeness.")
+        ] = None,
         prompt: Annotated[str | None, Field(description="Replaces the default prompt whole.")] = None,
         gender: Annotated[str | None, Field(description="male, female, or a word for the default prompt.")] = None,
         count: Annotated[int, Field(ge=1, le=8, description="How many avatars, each different.")] = 1,
@@ -90,8 +94,9 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
         app_id: Annotated[str | None, Field(description="One of list_apps.")] = None,
     ) -> list[str | Image]:
         """Make avatars of the face on a photo: thumbnails, and links that work for a day."""
+        photos = [folders.photo(named) for named in (photo, *(more_photos or ()))]
         queued = await client.avatars.submit(
-            folders.photo(photo), prompt=prompt, gender=gender, batch=count, width=width, height=height,
+            photos, prompt=prompt, gender=gender, batch=count, width=width, height=height,
             remove_background=remove_background, seed=seed, app_id=app_id,
         )  # fmt: skip
         task = queued
@@ -122,7 +127,7 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
 
 async def shown(client: AsyncFaceAvatarClient, task: Task) -> list[str | Image]:
     """A line and a thumbnail for each image of a task that succeeded."""
-    parts: list[str | Image] = [f"Task {task.task_id}:", *(warning.message for warning in task.warnings)]
+    parts: list[str | Image] = [f"Task {task.task_id}:", *warning_texts(task)]
     for number, image in enumerate(task.images, 1):
         if image.url is None or image.thumbnail_url is None:
             parts.append(f"Avatar {number} was withheld.")

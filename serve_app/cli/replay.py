@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from serve_app.cli.console import console, errors
+from serve_app.cli.generate import photos_named
 from serve_app.cli.options import (
     AVATARS,
     DEFAULT_URL,
@@ -21,7 +22,6 @@ from serve_app.cli.options import (
     TokenFileOption,
     TokenOption,
     UrlOption,
-    is_url,
     read_token,
 )
 from serve_app.cli.results import file_stem, write_file
@@ -30,7 +30,17 @@ from serve_app.client import AvatarImage, AvatarParameters, ClientError, FaceAva
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import MAX_SEED
 
-COMPARED = ("model", "sampler", "schedule", "drawn_width", "drawn_height", "lora_scale", "precision", "device")
+COMPARED = (
+    "photos",
+    "model",
+    "sampler",
+    "schedule",
+    "drawn_width",
+    "drawn_height",
+    "lora_scale",
+    "precision",
+    "device",
+)
 SAME_DB = 40.0  # pictures of other seeds have 15 to 23 dB; one level of 255 in every pixel is 48 dB
 
 
@@ -45,7 +55,7 @@ class OtherPixelsError(ClientError):
 def replay(
     client: FaceAvatarClient,
     receipt: Receipt,
-    photo: Photo,
+    photos: Sequence[Photo],
     folder: Path,
     out: Console,
     err: Console,
@@ -60,16 +70,16 @@ def replay(
     """
     request = parameters(receipt, consent=consent)
     with err.status("asking what the service draws with"):
-        current = current_receipt(client, request, photo)
+        current = current_receipt(client, request, photos)
     for line in differences(receipt, current):
         out.print(line, markup=False)
     with err.status("sending the photo"):
-        task = client.avatars.submit(photo, **request)
+        task = client.avatars.submit(photos, **request)
     with TaskView(err) as view:
         task = client.avatars.wait(task, progress=view.show).require_success()
     image = task.images[-1]
     data = client.avatars.download(image)
-    path = folder / f"{file_stem(photo, task)}-{image.seed}-replay.{image_format(data)}"
+    path = folder / f"{file_stem(photos[0], task)}-{image.seed}-replay.{image_format(data)}"
     write_file(path, data)
     out.print(str(path), markup=False)
     if receipt_of(image).drawn_sha256 == receipt.drawn_sha256:
@@ -95,10 +105,10 @@ def rounding_levels(original: Path, data: bytes) -> int | None:
     return int(apart.max()) if psnr_db >= SAME_DB else None
 
 
-def current_receipt(client: FaceAvatarClient, request: AvatarParameters, photo: Photo) -> Receipt:
+def current_receipt(client: FaceAvatarClient, request: AvatarParameters, photos: Sequence[Photo]) -> Receipt:
     """The receipt of such an image from the service as it is now, from a run of one step. Raises: ClientError."""
     one_step = request | AvatarParameters(num_inference_steps=1, batch=1)
-    return receipt_of(client.avatars.create(photo, **one_step).require_success().images[0])
+    return receipt_of(client.avatars.create(photos, **one_step).require_success().images[0])
 
 
 def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
@@ -148,7 +158,9 @@ def read_receipt(path: Path, image: int) -> Receipt:
 
 def replay_command(
     receipt: Annotated[Path, typer.Argument(help="A receipt as JSON, or an envelope with receipts.")],
-    photo: Annotated[str, typer.Argument(help="The photo that it was drawn from: a file, or an http(s) URL.")],
+    photo: Annotated[
+        list[str], typer.Argument(help="The photo that it was drawn from, or all of them: files, or http(s) URLs.")
+    ],
     image: Annotated[int, typer.Option(min=0, help="Which image of the envelope, the first one is 0.")] = 0,
     output: OutputOption = AVATARS,
     consent: ConsentOption = False,
@@ -159,12 +171,11 @@ def replay_command(
     """Draw an avatar again from its receipt, and say what differs; exit code 1 if the pixels do."""
     expected = read_receipt(receipt, image)
     original = receipt.with_suffix(f".{expected.output_format}")
-    source = photo if is_url(photo) else Path(photo)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
         replay(
             client,
             expected,
-            source,
+            photos_named(photo),
             output,
             console,
             errors,

@@ -7,7 +7,17 @@ from typing import Unpack
 
 from serve_app.client.connection import AsyncConnection
 from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests, Resource
-from serve_app.client.values import AppInfo, AvatarImage, AvatarParameters, Faces, Photo, Task, Verdict, task_id_of
+from serve_app.client.values import (
+    AppInfo,
+    AvatarImage,
+    AvatarParameters,
+    Faces,
+    Photo,
+    Photos,
+    Task,
+    Verdict,
+    task_id_of,
+)
 
 
 class AsyncFaceAvatarClient:
@@ -46,15 +56,15 @@ class AsyncFaceAvatarClient:
 class AsyncAvatars(Resource[AsyncConnection]):
     """`client.avatars`: the methods of `serve_app.client.blocking.Avatars`."""
 
-    async def create(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
-        """Generate avatars and wait for them; retries generate nothing twice.
+    async def create(self, photo: Photos, **parameters: Unpack[AvatarParameters]) -> Task:
+        """Generate avatars of a photo, or of several of one person, and wait; retries generate nothing twice.
 
         If this call is cancelled, the task goes on.
         """
         # In a thread, because it reads the photo's file.
         return await self._connection.run(await asyncio.to_thread(self._requests.create, photo, parameters))
 
-    async def submit(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
+    async def submit(self, photo: Photos, **parameters: Unpack[AvatarParameters]) -> Task:
         """Queue a task without waiting for it: see `wait`, `events` and `get`."""
         return await self._connection.run(await asyncio.to_thread(self._requests.submit, photo, parameters))
 

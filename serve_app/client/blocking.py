@@ -6,7 +6,17 @@ from typing import Unpack
 
 from serve_app.client.connection import Connection
 from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests, Resource
-from serve_app.client.values import AppInfo, AvatarImage, AvatarParameters, Faces, Photo, Task, Verdict, task_id_of
+from serve_app.client.values import (
+    AppInfo,
+    AvatarImage,
+    AvatarParameters,
+    Faces,
+    Photo,
+    Photos,
+    Task,
+    Verdict,
+    task_id_of,
+)
 
 
 class FaceAvatarClient:
@@ -50,11 +60,14 @@ class FaceAvatarClient:
 class Avatars(Resource[Connection]):
     """`client.avatars`"""
 
-    def create(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
-        """Generate avatars and wait for them. Retries after a dropped connection do not generate anything twice."""
+    def create(self, photo: Photos, **parameters: Unpack[AvatarParameters]) -> Task:
+        """Generate avatars of a photo, or of several of one person, and wait for them.
+
+        Retries after a dropped connection do not generate anything twice.
+        """
         return self._connection.run(self._requests.create(photo, parameters))
 
-    def submit(self, photo: Photo, **parameters: Unpack[AvatarParameters]) -> Task:
+    def submit(self, photo: Photos, **parameters: Unpack[AvatarParameters]) -> Task:
         """Queue a task without waiting for it: see `wait`, `events` and `get`."""
         return self._connection.run(self._requests.submit(photo, parameters))
 

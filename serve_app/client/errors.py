@@ -68,6 +68,8 @@ def _readable(error: str, data: dict[str, Any]) -> str:
     accepted = data.get("accepted")
     if isinstance(accepted, list):
         text += f" Accepted: {', '.join(map(str, accepted))}."
+    if isinstance(data.get("photo"), int):
+        text += f" (photo {data['photo'] + 1})"  # people count from 1
     if "request_id" in data:
         text += f" (request {data['request_id']})"
     fields = data.get("fields")

@@ -24,9 +24,11 @@ from serve_app.client.values import (
     Envelope,
     Faces,
     Photo,
+    Photos,
     Task,
     Verdict,
     image_format,
+    photo_fields,
     photo_url,
 )
 
@@ -64,17 +66,17 @@ class Requests:
         self._timeout_s = timeout_s
         self._retries = retries
 
-    def create(self, photo: Photo, parameters: AvatarParameters) -> Flow[Task]:
+    def create(self, photos: Photos, parameters: AvatarParameters) -> Flow[Task]:
         """A request that is answered when its avatars are made; waits at least `deadline_s` and GRACE_S for that.
 
-        The photo is read from its file now, not when the flow runs. Raises: PhotoFileError.
+        Photos are read from their files now, not when the flow runs. Raises: PhotoFileError.
         """
         timeout_s = max(self._timeout_s, (parameters.get("deadline_s") or 0) + GRACE_S)
-        return self._task(self._create_call(photo, parameters, queued=False), timeout_s)
+        return self._task(self._create_call(photos, parameters, queued=False), timeout_s)
 
-    def submit(self, photo: Photo, parameters: AvatarParameters) -> Flow[Task]:
-        """A request that is answered when its task is queued; reads the photo's file now. Raises: PhotoFileError."""
-        return self._task(self._create_call(photo, parameters, queued=True), self._timeout_s)
+    def submit(self, photos: Photos, parameters: AvatarParameters) -> Flow[Task]:
+        """A request that is answered when its task is queued; reads photos' files now. Raises: PhotoFileError."""
+        return self._task(self._create_call(photos, parameters, queued=True), self._timeout_s)
 
     def get(self, task_id: str) -> Flow[Task]:
         """The state of a task, once; that of a failed one is no error."""
@@ -158,9 +160,9 @@ class Requests:
                 state.last_id, state.received_event = event.id, True
                 yield from state.update(Task.from_envelope(_read_json(event.data)))
 
-    def _create_call(self, photo: Photo, parameters: AvatarParameters, *, queued: bool) -> Call:
+    def _create_call(self, photos: Photos, parameters: AvatarParameters, *, queued: bool) -> Call:
         given = {name: value for name, value in parameters.items() if value is not None}
-        body = {"app_id": DEFAULT_APP, **given, "file_url": photo_url(photo), "celery": queued}
+        body = {"app_id": DEFAULT_APP, **given, **photo_fields(photos), "celery": queued}
         call = self._call("POST", "/getImageToImage", body)
         call.headers["Idempotency-Key"] = str(uuid.uuid4())  # the same in every retry
         return call

@@ -2,6 +2,7 @@
 
 import base64
 import mimetypes
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -16,13 +17,16 @@ MAX_PHOTO_BYTES = 30 * 1024 * 1024  # as the service has it by default
 Photo = Path | str
 """A file, or a URL that the service fetches: http(s), or `data:image/...;base64,`."""
 
+Photos = Photo | Sequence[Photo]
+"""A photo, or up to four of one person."""
+
 Envelope = dict[str, Any]
 
 FINISHED = frozenset({"SUCCESS", "FAILED", "CANCELLED"})
 
 
 class AvatarParameters(TypedDict, total=False):
-    """The fields of a request besides the photo. Fields that are None or missing take the service's defaults."""
+    """The fields of a request besides the photos. Fields that are None or missing take the service's defaults."""
 
     app_id: str | None
     prompt: str | None
@@ -231,6 +235,14 @@ class _Envelope(BaseModel):
     output: _Output
     task_id: str
     status: str
+
+
+def photo_fields(photos: Photos) -> dict[str, str | list[str]]:
+    """The fields of a request that have the photos. Raises: PhotoFileError."""
+    if isinstance(photos, Path | str):
+        return {"file_url": photo_url(photos)}
+    several = [photo_url(photo) for photo in photos]
+    return {"file_url": several[0]} if len(several) == 1 else {"file_urls": several}
 
 
 def photo_url(photo: Photo) -> str:

@@ -186,6 +186,21 @@ def test_every_option_of_generate_reaches_the_service(generate: Generate, fake: 
     assert sorted(path.name for path in Path("avatars").iterdir()) == ["you-0.webp", "you-1.webp"]
 
 
+def test_several_photos_of_one_person_are_one_request(generate: Generate, fake: FakeService) -> None:
+    done = generate("me.png", "https://example.org/me-too.jpg")
+    assert done.code == 0, done.err
+    assert fake.seen[0].fields["file_urls"][1] == "https://example.org/me-too.jpg"
+    assert "warning: photo 1: The file lost its end." in done.out.splitlines()
+    assert [path.name for path in Path("avatars").iterdir()] == ["me-7.png"]
+
+
+def test_too_many_photos_are_refused_before_any_is_read(generate: Generate, fake: FakeService) -> None:
+    done = generate(*["absent.png"] * 5)
+    assert done.code != 0
+    assert "at most 4" in done.err
+    assert not fake.seen
+
+
 def test_what_was_not_asked_is_left_to_the_service(generate: Generate, fake: FakeService) -> None:
     generate("me.png")
     assert fake.seen[0].fields.keys() == {"app_id", "file_url", "celery"}

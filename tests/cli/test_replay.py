@@ -59,6 +59,13 @@ def test_what_the_receipt_says_is_asked_for_again(replay: Replay, fake: FakeServ
     assert Path("avatars/me-7-replay.webp").read_bytes() == picture(7, "webp")
 
 
+def test_an_image_of_several_photos_is_drawn_from_all_of_them(replay: Replay, fake: FakeService) -> None:
+    code, out, _ = replay("receipt.json", "me.png", "https://example.org/me-too.jpg")
+    assert code == 0, out
+    for seen in (seen for seen in fake.seen if seen.method == "POST"):
+        assert seen.fields["file_urls"][1] == "https://example.org/me-too.jpg"
+
+
 def test_what_differs_is_said_before_anything_is_drawn_and_other_pixels_after(
     replay: Replay, fake: FakeService
 ) -> None:

@@ -136,6 +136,27 @@ def test_a_photo_goes_out_as_a_data_url_and_a_typed_task_comes_back(
     assert [client.avatars.download(image) for image in task.images] == [picture(40), picture(41)]
 
 
+def test_several_photos_go_out_together_and_a_list_of_one_as_one(
+    client: FaceAvatarClient, fake: FakeService, tmp_path: Path
+) -> None:
+    photo = tmp_path / "me.png"
+    photo.write_bytes(picture(1))
+    client.avatars.create([PHOTO, photo])
+    client.avatars.create([PHOTO])
+    assert fake.seen[0].fields == {
+        "app_id": "face-avatar",
+        "file_urls": [PHOTO, f"data:image/png;base64,{base64.b64encode(picture(1)).decode()}"],
+        "celery": False,
+    }
+    assert fake.seen[1].fields["file_url"] == PHOTO  # which a service without `file_urls` takes, too
+
+
+def test_an_error_names_its_photo_as_people_count() -> None:
+    assert str(ServiceError(422, "Face Consistent Error", {"message": "no face found", "photo": 1})).endswith(
+        "no face found (photo 2)"
+    )
+
+
 def test_the_url_of_a_photo_goes_out_as_it_is(client: FaceAvatarClient, fake: FakeService) -> None:
     client.avatars.create(PHOTO)
     assert fake.seen[0].fields["file_url"] == PHOTO
@@ -153,7 +174,10 @@ def test_what_is_none_is_left_to_the_service(client: FaceAvatarClient, fake: Fak
 
 
 def test_every_field_that_the_service_takes_is_a_parameter() -> None:
-    assert AvatarRequest.model_fields.keys() - {"file_url", "celery"} <= AvatarParameters.__annotations__.keys()
+    assert (
+        AvatarRequest.model_fields.keys() - {"file_url", "file_urls", "celery"}
+        <= AvatarParameters.__annotations__.keys()
+    )
 
 
 def test_a_photo_that_cannot_be_sent_is_named_before_anything_is(

@@ -160,11 +160,12 @@ class FakeService:
         for seed in seeds:
             self.files[f"/files/{task_id}/{seed}"] = picture(seed, fields.get("output_format", "png"))
         urls = [f"{self.url}/files/{task_id}/{seed}?signature=s" for seed in seeds]
-        shown = fields["file_url"].partition(",")[0].partition("?")[0]
+        photos = [photo.partition(",")[0].partition("?")[0] for photo in fields.get("file_urls", [])]
+        shown = photos[0] if photos else fields["file_url"].partition(",")[0].partition("?")[0]
         return {
             "time_required": {"startup_time": 0.0, "runtime": 2.5, "stages": {"face": 0.5, "diffusion": 2.0}},
             "task_id": task_id,
-            "input": fields | {"file_url": shown},
+            "input": fields | {"file_url": shown, "file_urls": photos or None},
             "output": {
                 "result": urls,
                 "low_res_urls": urls,
