@@ -82,7 +82,8 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
         ctx: Context,
         photo: PhotoArgument,
         more_photos: Annotated[
-            list[str] | None, Field(max_length=3, description="Up to three more of the same person: a better likeness.")
+            list[str] | None,
+            Field(max_length=3, description="Up to three more of the same person: the face is the mean of all."),
         ] = None,
         prompt: Annotated[str | None, Field(description="Replaces the default prompt whole.")] = None,
         gender: Annotated[str | None, Field(description="male, female, or a word for the default prompt.")] = None,

@@ -228,6 +228,38 @@ def test_the_page_its_curl_command_and_its_python_program_give_the_same_picture(
     assert np.array_equal(shown, np.asarray(Image.open(tmp_path / "avatar-0.png")))
 
 
+def test_more_photos_of_the_same_person_are_looked_at_and_sent_together(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    page = tab.open()
+    expect(page.locator("#more-photos")).to_be_hidden()
+    photos = photo_files()
+    tab.choose("me.png", sample_photo().read_bytes())
+    added = [{"name": name, "mimeType": "image/png", "buffer": photos[name]} for name in ("hanks.png", "cat.png")]
+    page.locator("#add").set_input_files(added)
+    rows = page.locator("#thumbs li")
+    expect(rows.nth(0).locator(".verdict")).to_have_class(re.compile("good|doubt"))
+    expect(rows.nth(1).locator(".verdict")).to_have_text(re.compile("No face was found"))
+    tab.require_accessible()
+    tab.require_no_sideways_scrolling()
+    page.get_by_role("button", name="Generate").click(force=True)
+    expect(page.locator("#form-error")).to_have_text("Remove the photos that cannot be used first.")
+    page.get_by_role("button", name="Remove photo 3").click()
+    expect(rows).to_have_count(1)
+    tab.be_quick()
+    expect(page.locator("#python")).to_contain_text('[Path("me.png"), Path("hanks.png")]')
+    with page.expect_request(lambda request: "getImageToImage" in request.url) as sent:
+        expect(tab.generate()).to_have_count(1)
+    body = sent.value.post_data_buffer
+    assert body is not None
+    assert len(re.findall(rb'name="file"; filename="', body)) == 2
+    expect(page.locator(".tile .caption").first).to_have_text("Your 2 photos")
+    page.locator("#add").set_input_files([*added, *added])
+    expect(rows).to_have_count(3)
+    expect(page.locator("#more-problem")).to_have_text("At most 4 photos: the others were left out.")
+    tab.choose("other.png", photos["hanks.png"])  # another person, perhaps
+    expect(rows).to_have_count(0)
+
+
 def test_a_task_can_be_cancelled_and_the_next_one_drawn(visit: Callable[..., Visit], service: Service) -> None:
     tab = visit()
     page = tab.open()

@@ -32,11 +32,11 @@ export class Api {
   }
 
   /** Queue a request. A repeat after a lost answer is the same task, by its key. */
-  async submit(photo, parameters) {
+  async submit(photos, parameters) {
     const body = new FormData();
     for (const [name, value] of Object.entries(parameters)) body.set(name, value);
     body.set("celery", "true");
-    body.set("file", photo);
+    for (const photo of photos) body.append("file", photo);
     const headers = { "Idempotency-Key": randomKey() };
     const send = () => this.#ask("/getImageToImage", { method: "POST", body, headers });
     try {

@@ -1,7 +1,8 @@
 // Wires the page: the token, the photo, the settings, and one request at a time.
 
 import { Api, ApiError } from "/page/api.js";
-import { PhotoPicker } from "/page/photo.js";
+import { MorePhotos } from "/page/more-photos.js";
+import { PhotoPicker, fittingTogether } from "/page/photo.js";
 import { Results, announce } from "/page/results.js";
 import { SettingsForm } from "/page/settings.js";
 import { curlOf, pythonOf } from "/page/snippets.js";
@@ -22,7 +23,12 @@ const photo = new PhotoPicker({
   changed: refresh,
   refused: (error) => { if (error.status === 401) askForToken(inWords(error)); },
   sampled: () => form.suggestGender("female"), // who is on it is known
+  more: (files) => {
+    more.clear();
+    if (files.length) more.add(files);
+  },
 });
+const more = new MorePhotos({ check, changed: refresh });
 const form = new SettingsForm(refresh);
 const results = new Results((seed) => form.useSeed(seed));
 
@@ -48,6 +54,7 @@ async function connect() {
     $("token-card").hidden = true;
     $("change-token").hidden = false;
     photo.recheck();
+    more.recheck();
     resume();
   } catch (error) {
     if (error.status === 401) askForToken(inWords(error));
@@ -70,13 +77,19 @@ function askForToken(problem) {
 }
 
 function refresh() {
-  const ready = photo.accepted && !page.busy;
+  const ready = photo.accepted && more.accepted && !page.busy;
+  more.offer(photo.accepted);
   $("generate").setAttribute("aria-disabled", String(!ready));
   $("generate").textContent = page.busy ? "Drawing…" : "Generate";
-  if (photo.accepted) $("form-error").textContent = "";
+  if (photo.accepted && more.accepted) $("form-error").textContent = "";
   const parameters = form.parameters();
-  $("curl").textContent = curlOf(parameters, photo.name);
-  $("python").textContent = pythonOf(parameters, photo.name);
+  $("curl").textContent = curlOf(parameters, names());
+  $("python").textContent = pythonOf(parameters, names());
+}
+
+/** Of the photos, the first one's first. */
+function names() {
+  return [photo.name, ...more.files.map((file) => file.name)];
 }
 
 async function generate() {
@@ -85,18 +98,23 @@ async function generate() {
     $("form-error").textContent = photo.file ? "Another photo is needed first." : "Choose a photo first.";
     return;
   }
+  if (!more.accepted) {
+    $("form-error").textContent = "Remove the photos that cannot be used first.";
+    return;
+  }
   const parameters = form.parameters();
   const { batch } = parameters;
   setBusy(true);
-  results.start(batch, { url: await copyOf(photo.file), name: photo.name });
-  await watch(async () => ({ id: (await page.api.submit(photo.file, parameters)).task_id, batch, name: photo.name }));
+  const photos = await fittingTogether([photo.file, ...more.files]);
+  results.start(batch, { url: await copyOf(photo.file), name: photo.name, count: photos.length });
+  await watch(async () => ({ id: (await page.api.submit(photos, parameters)).task_id, batch, name: photo.name, count: photos.length }));
 }
 
 /** What was being drawn when the page was left or loaded anew; its photo was forgotten then. */
 async function resume() {
   const task = JSON.parse(sessionStorage.getItem(TASK) ?? "null");
   if (page.busy || !task) return;
-  results.start(task.batch, { url: "", name: task.name });
+  results.start(task.batch, { url: "", name: task.name, count: task.count });
   await watch(async () => task);
 }
 
@@ -132,7 +150,10 @@ function refused(error) {
   const elsewhere = error.name === "Invalid Request" ? form.showErrors(error.fields) : [];
   const more = elsewhere.map(({ field, message }) => ` ${field}: ${sentence(message)}`).join("");
   results.failure(inWords(error) + more);
-  if (PHOTO_ERRORS.includes(error.name)) photo.recheck();
+  if (PHOTO_ERRORS.includes(error.name)) {
+    photo.recheck();
+    more.recheck();
+  }
   if (error.status === 401) askForToken(inWords(error));
 }
 

@@ -4,6 +4,7 @@ import { inWords } from "/page/words.js";
 
 const SHRUNK_SIDE = 1536; // pixels; the service works with no more
 const SHRUNK_QUALITY = 0.92;
+const TOGETHER_BYTES = 40e6; // of several photos; the service takes a little more in one request
 const UNREADABLE = ["too_large", "not_an_image", "too_many_pixels"]; // for the service; the browser may read it
 
 const $ = (id) => document.getElementById(id);
@@ -11,10 +12,11 @@ const $ = (id) => document.getElementById(id);
 export class PhotoPicker {
   /**
    * `check(file, signal)` asks the service what a photo shows. `changed()` is called when there is another photo or
-   * verdict, `refused(error)` where the service did not look at it, `sampled()` where it is the sample.
+   * verdict, `refused(error)` where the service did not look at it, `sampled()` where it is the sample, `more(files)`
+   * with those that were chosen beside it, or none.
    */
-  constructor({ check, changed, refused, sampled }) {
-    Object.assign(this, { check, changed, refused, sampled });
+  constructor({ check, changed, refused, sampled, more }) {
+    Object.assign(this, { check, changed, refused, sampled, more });
     this.file = null;
     this.accepted = false;
     this.url = "";
@@ -27,9 +29,10 @@ export class PhotoPicker {
     return this.file?.name ?? "me.jpg";
   }
 
-  async take(file) {
+  async take(file, ...others) {
     this.file = file;
     this.#show();
+    this.more(others);
     await this.recheck();
   }
 
@@ -43,7 +46,8 @@ export class PhotoPicker {
     this.#setAccepted(false);
     $("frame").classList.add("checking");
     try {
-      const seen = await this.#seen(signal);
+      const { file, seen } = await seenFile(this.check, this.file, signal);
+      this.file = file;
       this.#drawFaces(seen);
       this.#setAccepted(seen.accepted);
     } catch (error) {
@@ -52,18 +56,6 @@ export class PhotoPicker {
       this.refused(error);
     }
     $("frame").classList.remove("checking");
-  }
-
-  async #seen(signal) {
-    try {
-      return await this.check(this.file, signal);
-    } catch (error) {
-      const unreadable = error.status === 413 || UNREADABLE.includes(error.data?.reason);
-      const smaller = unreadable && (await shrunk(this.file));
-      if (!smaller || signal.aborted) throw error;
-      this.file = smaller;
-      return this.check(this.file, signal);
-    }
   }
 
   #show() {
@@ -109,14 +101,14 @@ export class PhotoPicker {
   #wireFiles() {
     for (const id of ["choose", "capture"]) {
       $(id).addEventListener("change", ({ target }) => {
-        if (target.files[0]) this.take(target.files[0]);
+        if (target.files[0]) this.take(...target.files);
         target.value = "";
       });
     }
     $("sample").addEventListener("click", () => this.#takeSample());
     document.addEventListener("paste", (event) => {
-      const [file] = event.clipboardData.files;
-      if (file) this.take(file);
+      const { files } = event.clipboardData;
+      if (files[0]) this.take(...files);
     });
     document.addEventListener("dragover", (event) => {
       if (!event.dataTransfer.types.includes("Files")) return; // text may be dragged into the prompt
@@ -126,10 +118,10 @@ export class PhotoPicker {
     document.addEventListener("dragleave", () => $("drop").classList.remove("over"));
     document.addEventListener("drop", (event) => {
       $("drop").classList.remove("over");
-      const [file] = event.dataTransfer.files;
-      if (!file) return;
+      const { files } = event.dataTransfer;
+      if (!files[0]) return;
       event.preventDefault();
-      this.take(file);
+      this.take(...files);
     });
   }
 
@@ -170,6 +162,25 @@ export class PhotoPicker {
       this.#say("The camera cannot be used. Choose a photo instead.", "bad");
     }
   }
+}
+
+/** What a photo shows, and the file that the service could read: where only the browser can, a smaller JPEG. */
+export async function seenFile(check, file, signal) {
+  try {
+    return { file, seen: await check(file, signal) };
+  } catch (error) {
+    const unreadable = error.status === 413 || UNREADABLE.includes(error.data?.reason);
+    const smaller = unreadable && (await shrunk(file));
+    if (!smaller || signal.aborted) throw error;
+    return { file: smaller, seen: await check(smaller, signal) };
+  }
+}
+
+/** Photos as they fit into one request: smaller JPEGs where they are too large together. */
+export async function fittingTogether(files) {
+  const bytes = files.reduce((sum, file) => sum + file.size, 0);
+  if (files.length === 1 || bytes <= TOGETHER_BYTES) return files;
+  return Promise.all(files.map(async (file) => (await shrunk(file)) ?? file));
 }
 
 function boxOf([left, top, right, bottom], { width, height }, used) {

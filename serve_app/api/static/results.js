@@ -17,7 +17,7 @@ export class Results {
     $("compare-close").addEventListener("click", () => $("compare").close());
   }
 
-  /** `photo.url` is empty where the photo was forgotten: the page was loaded anew. */
+  /** `photo.url` is empty where the photo was forgotten: the page was loaded anew. It is the first of `photo.count`. */
   start(images, photo) {
     if (this.photo?.url) URL.revokeObjectURL(this.photo.url);
     this.photo = photo;
@@ -94,10 +94,12 @@ export class Results {
 
   /** With what its owner should know about it; shown without the picture where that was forgotten. */
   #photoTile(warnings = []) {
-    const hints = warnings.map(({ message }) => made("p", { className: "hint" }, message));
+    const several = this.photo.count > 1;
+    const hints = warnings.map(({ photo, message }) =>
+      made("p", { className: "hint" }, several ? `Photo ${photo + 1}: ${message}` : message));
     if (!this.photo.url) return hints.length ? [made("div", { className: "tile" }, ...hints)] : [];
     const picture = made("div", { className: "picture" }, made("img", { src: this.photo.url, alt: "The photo that they were made of" }));
-    return [made("div", { className: "tile" }, picture, made("p", { className: "caption" }, "Your photo"), ...hints)];
+    return [made("div", { className: "tile" }, picture, made("p", { className: "caption" }, several ? `Your ${this.photo.count} photos` : "Your photo"), ...hints)];
   }
 
   #tile(avatar) {
@@ -150,7 +152,7 @@ export class Results {
     $("summary").hidden = false;
   }
 
-  /** For `face-avatar replay receipts.json PHOTO --image 0`. */
+  /** For `face-avatar replay receipts.json PHOTO... --image 0`. */
   #downloadReceipts() {
     const text = JSON.stringify({ output: { receipts: this.receipts } }, null, 2);
     const file = URL.createObjectURL(new Blob([text], { type: "application/json" }));

@@ -20,8 +20,13 @@ const WORDS = {
 
 /** One or two sentences for any ApiError. */
 export function inWords(error) {
-  const { name, data } = error;
+  const photo = error.data.photo;
+  return photo === undefined ? told(error) : `Photo ${photo + 1}: ${told(error)}`;
+}
+
+function told({ name, data }) {
   if (name === "Image URL Error") return PHOTO_REASONS[data.reason] ?? sentence(data.message);
+  if (data.reason === "different_people") return "It shows somebody else than the others. All photos should show one person.";
   if (name === "Face Consistent Error") return `${sentence(data.message)} A face seen from the front works best.`;
   if (name === "Overloaded" || name === "Rate Limit") {
     const wait = data.retry_after_s ? ` Try again in ${Math.ceil(data.retry_after_s)} s.` : " Try again soon.";
