@@ -3,7 +3,7 @@
 from typing import Any
 
 from serve_app.schemas.errors import ANSWERS, ErrorAnswer
-from serve_app.schemas.faces import FacesRequest
+from serve_app.schemas.faces import FacesRequest, PictureRequest
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import AvatarRequest, StatusRequest
 from serve_app.schemas.responses import Attempt, AvatarOutput, Envelope, Progress, TimeRequired
@@ -42,7 +42,8 @@ WHOLE_REQUEST = {
 REQUESTS: dict[type, dict[str, Any]] = {
     AvatarRequest: {"short": SHORT_REQUEST, "several photos": SEVERAL_PHOTOS, "every field": WHOLE_REQUEST},
     StatusRequest: {"short": {"id": TASK_ID}},
-    FacesRequest: {"short": {"file_url": PHOTO}},
+    PictureRequest: {"short": {"file_url": PHOTO}},
+    FacesRequest: {"short": {"file_url": PHOTO}, "for an app": {"app_id": "face-avatar", "file_url": PHOTO}},
 }
 
 RECEIPT = Receipt(

@@ -105,9 +105,9 @@ class AsyncAvatars(Resource[AsyncConnection]):
 class AsyncFaceFinder(Resource[AsyncConnection]):
     """`client.faces`"""
 
-    async def inspect(self, photo: Photo) -> Faces:
-        """The faces of a photo, and whether it would be accepted; generates nothing."""
-        return await self._connection.run(await asyncio.to_thread(self._requests.inspect, photo))
+    async def inspect(self, photo: Photo, app_id: str | None = None) -> Faces:
+        """The faces of a photo, and whether it would be accepted, for an app; generates nothing."""
+        return await self._connection.run(await asyncio.to_thread(self._requests.inspect, photo, app_id))
 
 
 class AsyncApps(Resource[AsyncConnection]):

@@ -100,9 +100,9 @@ class Avatars(Resource[Connection]):
 class FaceFinder(Resource[Connection]):
     """`client.faces`"""
 
-    def inspect(self, photo: Photo) -> Faces:
-        """The faces of a photo, and whether it would be accepted; generates nothing."""
-        return self._connection.run(self._requests.inspect(photo))
+    def inspect(self, photo: Photo, app_id: str | None = None) -> Faces:
+        """The faces of a photo, and whether it would be accepted, for an app; generates nothing."""
+        return self._connection.run(self._requests.inspect(photo, app_id))
 
 
 class Apps(Resource[Connection]):

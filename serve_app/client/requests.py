@@ -91,9 +91,10 @@ class Requests:
         listed = self._output(self._call("GET", "/api/v1/apps"), APPS, "the answer is not a list of apps")
         return (yield from listed).apps
 
-    def inspect(self, photo: Photo) -> Flow[Faces]:
-        """The faces of a photo; reads the photo's file now. Raises: PhotoFileError."""
-        call = self._call("POST", "/api/v1/faces", {"file_url": photo_url(photo)})
+    def inspect(self, photo: Photo, app_id: str | None = None) -> Flow[Faces]:
+        """The faces of a photo, as an app sees it; reads the photo's file now. Raises: PhotoFileError."""
+        body = {"file_url": photo_url(photo)} | ({} if app_id is None else {"app_id": app_id})
+        call = self._call("POST", "/api/v1/faces", body)
         return self._output(call, FACES, "the answer does not tell what a photo shows")
 
     def verify(self, picture: Photo) -> Flow[Verdict]:

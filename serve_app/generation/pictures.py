@@ -72,8 +72,8 @@ class PictureInspection:
         certificates = Provenance(settings.provenance, settings.broker, settings.data_dir).certificates()
         self._credentials = CredentialReader(certificates, settings.decoder, use)
 
-    async def preflight(self, source: PhotoSource, owner: str) -> Preflight:
-        """The faces of a photo, and whether it would be accepted. Scales no generator up.
+    async def preflight(self, source: PhotoSource, owner: str, face_model: str | None = None) -> Preflight:
+        """The faces of a photo by this face model, and whether it would be accepted. Scales no generator up.
 
         Raises: ImageUrlError; OverloadedError; DeadlineError.
         """
@@ -81,7 +81,7 @@ class PictureInspection:
         async with self._inspecting(owner):
             (photo,) = await self._intake.photos([source], owner)
             fetched = time.perf_counter()
-            found = await self._pipeline.inspect(photo, self._use.used_s(owner))
+            found = await self._pipeline.inspect(photo, self._use.used_s(owner), face_model)
             face_s = time.perf_counter() - fetched
         return Preflight.of(photo, found, fetch_s=fetched - started, face_s=face_s)
 

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from serve_app.auth.tokens import UNLIMITED, Limits, Token
-from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.catalog import App, Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation.prompt_filter import PromptFilter
 from serve_app.generation.settings import GenerationSettings
@@ -42,14 +42,19 @@ class RequestValidator:
         self._catalog = catalog
         self._terms = PromptFilter(settings.safety.prompt_terms)
 
+    def app(self, app_id: str) -> App:
+        """An app that may be used. Raises: UnknownAppError; ForbiddenError where licences forbid its use."""
+        app = self._catalog[app_id]
+        if refusal := self._catalog.refusal(app_id, self._settings.license_mode):
+            raise ForbiddenError(refusal)
+        return app
+
     def task(self, request: AvatarRequest, caller: Caller) -> Task:
         """The task of a request, with all defaults filled in.
 
         Raises: UnknownAppError; InvalidRequestError; ForbiddenError where the licences of the app forbid its use.
         """
-        app = self._catalog[request.app_id]
-        if refusal := self._catalog.refusal(request.app_id, self._settings.license_mode):
-            raise ForbiddenError(refusal)
+        app = self.app(request.app_id)
         self._check_consent(request)
         effective = EffectiveRequest.fill(
             request,

@@ -107,10 +107,10 @@ class AvatarPipeline:
         """
         return await self._from_embedder(lambda: self._embedder.embed.remote(photos, used_s, face_model))
 
-    async def inspect(self, photo: Photo, used_s: float = 0.0) -> FoundFaces:
+    async def inspect(self, photo: Photo, used_s: float = 0.0, face_model: str | None = None) -> FoundFaces:
         """The faces of a photo; does not scale the generator up from zero. Raises: OverloadedError."""
         with _overload_errors():
-            return await self._from_embedder(lambda: self._embedder.inspect.remote(photo, used_s))
+            return await self._from_embedder(lambda: self._embedder.inspect.remote(photo, used_s, face_model))
 
     async def _from_embedder(self, call: Callable[[], DeploymentResponse[T]]) -> T:
         """The value of a call to the embedder, which is repeated where its replica died."""

@@ -10,7 +10,7 @@ from serve_app.provenance.reader import Credentials, ReaderProcess, Reading
 from serve_app.provenance.signing import OurCertificates, Trust
 from serve_app.sandbox.process import SandboxPool, SandboxSettings
 from serve_app.sandbox.turns import ProcessTurns, Use
-from serve_app.schemas.faces import FacesRequest
+from serve_app.schemas.faces import PictureRequest
 from serve_app.schemas.responses import Envelope, TimeRequired
 
 Verdict = Literal["genuine", "altered", "foreign", "unreadable", "unsigned"]
@@ -23,7 +23,7 @@ WORDS: dict[Verdict, str] = {
 }
 
 
-class VerifyRequest(FacesRequest):
+class VerifyRequest(PictureRequest):
     """The body of `POST /api/v1/verify`."""
 
 

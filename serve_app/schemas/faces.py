@@ -12,8 +12,8 @@ from serve_app.schemas.responses import Envelope, TimeRequired
 from serve_app.schemas.warnings import PhotoWarning, face_warnings, recorded_warnings
 
 
-class FacesRequest(BaseModel):
-    """The body of `POST /api/v1/faces`."""
+class PictureRequest(BaseModel):
+    """The body of a route that looks at a picture."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -26,6 +26,18 @@ class FacesRequest(BaseModel):
     @classmethod
     def _normalise(cls, data: Any) -> Any:
         return unaliased(given(data, cls), "file_url") if isinstance(data, dict) else data
+
+
+class FacesRequest(PictureRequest):
+    """The body of `POST /api/v1/faces`."""
+
+    app_id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="The app that the photo is for, whose face model then looks at it; omitted: the service's own.",
+        examples=["face-avatar"],
+    )
 
 
 class ShownFace(BaseModel):
@@ -79,12 +91,13 @@ class Preflight:
         )
         return cls(output, fetch_s, face_s)
 
-    def envelope(self, photo: PhotoSource) -> Envelope:
-        """The answer of `/faces`, with the description of the photo as `input`."""
+    def envelope(self, request: FacesRequest) -> Envelope:
+        """The answer of `/faces`, with the description of the photo, and the app where one was named, as `input`."""
+        asked = {"app_id": request.app_id, "file_url": request.file_url.description}
         stages = {"fetch": round(self.fetch_s, 4), "face": round(self.face_s, 4)}
         return Envelope(
             time_required=TimeRequired(runtime=round(self.fetch_s + self.face_s, 4), stages=stages),
-            input={"file_url": photo.description},
+            input={name: value for name, value in asked.items() if value is not None},
             output=self.output.model_dump(),
         )
 

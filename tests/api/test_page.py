@@ -336,6 +336,40 @@ def test_consent_is_asked_for_where_the_service_requires_it(visit: Callable[...,
     assert re.search(rb'name="min_similarity"\r\n\r\n0.3', body)
 
 
+def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    page = tab.page
+
+    def offering_two(route: Route) -> None:
+        answer = route.fetch()
+        envelope = answer.json()
+        (app,) = envelope["output"]["apps"]
+        other = {**app, "app_id": "other", "title": "Other", "defaults": app["defaults"] | {"min_similarity": 0.4}}
+        envelope["output"]["apps"].append(other)
+        route.fulfill(response=answer, json=envelope)
+
+    def seeing(route: Route) -> None:
+        """The other app, which this service has not, finds no face."""
+        if b"other" not in (route.request.post_data_buffer or b""):
+            route.continue_()
+            return
+        output = {"width": 9, "height": 9, "faces": [], "used": None, "accepted": False, "reason": "no_face"}
+        route.fulfill(json={"output": {**output, "message": "No face was found.", "warnings": []}})
+
+    page.route("**/api/v1/apps", offering_two)
+    page.route("**/api/v1/faces", seeing)
+    tab.open()
+    with page.expect_request(lambda request: request.url.endswith("/faces")) as first:
+        verdict = tab.choose("me.png", sample_photo().read_bytes())
+    assert b'name="app_id"\r\n\r\nface-avatar\r\n' in (first.value.post_data_buffer or b"")
+    expect(verdict).to_have_class(re.compile("good"))
+    with page.expect_request(lambda request: request.url.endswith("/faces")) as again:
+        page.locator("#app_id").select_option("other")
+    assert b'name="app_id"\r\n\r\nother\r\n' in (again.value.post_data_buffer or b"")
+    expect(verdict).to_have_class(re.compile("bad"))
+    expect(page.locator('output[for="min_similarity"]')).to_have_text("0.4")
+
+
 def test_a_withheld_avatar_is_told_and_not_downloaded_and_so_are_those_less_like_than_asked(
     visit: Callable[..., Visit],
 ) -> None:

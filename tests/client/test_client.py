@@ -205,6 +205,8 @@ def test_a_photo_is_inspected_without_a_task(client: FaceAvatarClient, fake: Fak
     seen = client.faces.inspect(PHOTO)
     assert fake.seen[0].fields == {"file_url": PHOTO}
     assert (seen.accepted, seen.used, seen.width, seen.height) == (True, 0, 512, 400)
+    client.faces.inspect(PHOTO, app_id="face-avatar")
+    assert fake.seen[1].fields == {"file_url": PHOTO, "app_id": "face-avatar"}
     assert seen.faces == (Face((1, 2, 3, 4), 0.9, 12),)
     assert seen.warnings == (PhotoWarning("clipped", 0, "The file lost its end."),)
     fake.faults.append(lambda _: fake_service.Answer(200, envelope(output={"faces": 1})))

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 
 OPEN, KLEIN, PLUS = "face-avatar-open", "face-avatar-klein", "face-avatar-plus"
 EMBEDDED = yaml.safe_load(CONFIG.read_text())["applications"][0]["args"]["generator"]["models"]["embedded"]
-SOMEONE = data_url(png(photo_of((marker(120, 1), 90, 60))))  # a face for YuNet's small model, and for it alone
+MARKER = png(photo_of((marker(120, 1), 90, 60)))  # a face for YuNet's small model, and for it alone
+SOMEONE = data_url(MARKER)
 SOMEBODY_ELSE = data_url(png(photo_of((marker(120, 4), 90, 60))))
 
 
@@ -77,6 +78,21 @@ def test_each_app_reads_photos_by_its_own_face_model(service: Service) -> None:
         made = service.make(app_id=app_id, file_url=photo, seed=7, **QUICK)
         assert made["status"] == "SUCCESS"
         failure(service.post(app_id=app_id, file_url=other, **QUICK), 422, "Face Consistent Error")
+
+
+def test_a_photo_is_checked_as_the_app_that_it_is_for_would_see_it(service: Service) -> None:
+    def seen(**fields: str) -> tuple[Any, Any]:
+        answer = service.client.post("/api/v1/faces", json={"file_url": SOMEONE, **fields})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["output"]["reason"], answer.json()["input"].get("app_id")
+
+    assert seen() == ("no_face", None)
+    assert seen(app_id="face-avatar") == ("no_face", "face-avatar")
+    assert seen(app_id=OPEN) == (None, OPEN)
+    form = {"data": {"app_id": OPEN}, "files": {"file": MARKER}}
+    assert service.client.post("/api/v1/faces", **form).json()["output"]["accepted"]
+    unknown = service.client.post("/api/v1/faces", json={"file_url": SOMEONE, "app_id": "nobody"})
+    failure(unknown, 404, "Unknown App")
 
 
 def test_the_least_likeness_is_the_apps_own_and_a_request_may_lower_it(service: Service) -> None:

@@ -23,15 +23,16 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
         "/api/v1/faces",
         dependencies=[token],
         response_model=Envelope,
-        responses=envelopes(401, 403, 413, 415, 422, 429, 503, 504),
+        responses=envelopes(401, 403, 404, 413, 415, 422, 429, 503, 504),
         openapi_extra=body_of(FacesRequest),
     )
     async def faces(request: Request) -> JSONResponse:
         """The faces of a photo and whether it would be accepted, before anything is generated."""
         request.state.progress = RequestProgress()
         async with bodies.model(FacesRequest, request) as body:
-            preflight = await service.inspection.preflight(body.file_url, request.state.owner)
-        return envelope_response(preflight.envelope(body.file_url))
+            face_model = None if body.app_id is None else service.validator.app(body.app_id).face_model
+            preflight = await service.inspection.preflight(body.file_url, request.state.owner, face_model)
+        return envelope_response(preflight.envelope(body))
 
     @api.post(
         "/api/v1/verify",

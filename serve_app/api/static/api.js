@@ -25,8 +25,9 @@ export class Api {
     return (await this.#ask("/api/v1/apps")).output;
   }
 
-  async faces(photo, signal) {
+  async faces(photo, appId, signal) {
     const body = new FormData();
+    if (appId) body.set("app_id", appId);
     body.set("file", photo);
     return (await this.#ask("/api/v1/faces", { method: "POST", body, signal })).output;
   }

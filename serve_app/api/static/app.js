@@ -64,7 +64,7 @@ async function connect() {
 
 async function check(file, signal) {
   if (!page.api.token) throw new ApiError(401, { error: "No Token" });
-  return page.api.faces(file, signal);
+  return page.api.faces(file, form.app?.app_id, signal);
 }
 
 function askForToken(problem) {
@@ -208,6 +208,9 @@ $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   generate();
 });
+// The face model of another app may see something else on the photo.
+$("app_id").addEventListener("change", () => photo.recheck());
+$("form").addEventListener("reset", () => setTimeout(() => { if (form.apps.length > 1) photo.recheck(); }));
 $("cancel").addEventListener("click", cancel);
 for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
 
