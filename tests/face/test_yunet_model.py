@@ -15,6 +15,7 @@ from deployments.errors import NoFaceError
 from deployments.face import yunet
 from deployments.face.insightface import InsightFaceModel
 from deployments.face.model import load_face_model
+from deployments.face.recogniser import open_recogniser
 from deployments.face.similarity import face_similarity
 from deployments.face.yunet_model import YuNetFaceModel
 from deployments.types import FaceEmbedding, Photo, Pixels
@@ -244,6 +245,10 @@ def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_model(folder: Path) 
     wanted = config(folder, providers=("CUDAExecutionProvider", "CPUExecutionProvider"), gpu_memory_mb=512)
     with pytest.raises(RuntimeError, match="CUDAExecutionProvider was asked for"):
         YuNetFaceModel(wanted)
+    for kind in ("arcface", "sface"):
+        alone = config(folder, kind, providers=wanted.providers)
+        with pytest.raises(RuntimeError, match="CUDAExecutionProvider was asked for"):
+            open_recogniser(alone)
 
 
 def test_the_detector_with_sides_of_any_length_serves_too(tmp_path: Path) -> None:
