@@ -165,9 +165,16 @@ class App(Entry):
     native_sizes: tuple[Size, ...] = Field(min_length=1)
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
+    has_guidance: bool = True  # false: the model ignores `guidance_scale` and `negative_prompt`, as distilled ones do
     instruction: str = Field("{prompt}", pattern=r"\{prompt\}", exclude=True)  # what the model is told of a prompt
     downloads: tuple[str, ...] = Field((), exclude=True)  # for operators, not shown to clients
     weights: tuple[Licence, ...] = Field((), exclude=True)  # of weights that are not downloads
+
+    def ignores(self, guidance_scale: float, negative_prompt: str) -> bool:
+        """Whether a request asks for guidance, of which the model has none."""
+        defaults = self.defaults
+        asked = (guidance_scale, negative_prompt) != (defaults.guidance_scale, defaults.negative_prompt)
+        return asked and not self.has_guidance
 
     def native_size(self, width: int, height: int) -> Size:
         """The native size nearest in aspect ratio; among equal ratios, the nearest in area."""

@@ -21,7 +21,7 @@ from serve_app.pipeline.job import AvatarJob
 from serve_app.pipeline.pipeline import AvatarPipeline, JobResult
 from serve_app.schemas.errors import INTERNAL_ERROR, answer_to
 from serve_app.schemas.responses import Status
-from serve_app.schemas.warnings import DIFFERENT_PEOPLE, recorded_code
+from serve_app.schemas.warnings import DIFFERENT_PEOPLE, NO_GUIDANCE, recorded_code
 from serve_app.tasks.leases import Leases, TaskLostError
 from serve_app.tasks.metrics import TaskMetrics
 from serve_app.tasks.models import Claim, Failure, Outcome, StoredAvatar, Task, TaskRecord, task_files, unneeded_files
@@ -139,7 +139,10 @@ class TaskExecution:
             fetch_s = time.perf_counter() - started
             with slots or nullcontext():
                 result = await self._pipeline.run(await self._job(task, done), photos, image_done)
-            return success_outcome(result, fetch_s, photos)
+            outcome = success_outcome(result, fetch_s, photos)
+        if self._catalog[task.request.app_id].ignores(task.request.guidance_scale, task.request.negative_prompt):
+            return outcome.model_copy(update={"warnings": (*outcome.warnings, NO_GUIDANCE)})
+        return outcome
 
     async def finish(self, task: Task, final: FinalOutcome, *, client_waits: bool = False) -> None:
         """Record how a task ended, delete the files that it no longer needs, and count it.

@@ -9,12 +9,14 @@ from deployments.types import FoundFaces
 BLURRED = 5.0  # sharpness of a face, see `deployments.face.quality.sharpness`
 
 DIFFERENT_PEOPLE = "different_people"
+NO_GUIDANCE = "no_guidance"
 MESSAGES = {
     "clipped": "The file lost its end, so a part of the photo is missing or blurred. Copying it again may help.",
     "first_frame": "The file has several frames. The first is used.",
+    NO_GUIDANCE: "This app's model has no guidance: guidance_scale and negative_prompt have no effect.",
     DIFFERENT_PEOPLE: "This photo looks unlike the others. All of them should show the same person.",
 }
-"""By the codes that a task records: those of `deployments.types.PHOTO_WARNINGS`, and DIFFERENT_PEOPLE."""
+"""By the codes that a task records: those of `deployments.types.PHOTO_WARNINGS`, DIFFERENT_PEOPLE and NO_GUIDANCE."""
 
 
 class PhotoWarning(BaseModel):
@@ -23,7 +25,8 @@ class PhotoWarning(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     code: str = Field(
-        description="Stable: clipped, first_frame, several_faces, blurred_face, different_people; there may be more."
+        description="Stable: clipped, first_frame, several_faces, blurred_face, different_people, no_guidance; there "
+        "may be more."
     )
     photo: int = Field(0, description="Which of the photos of the request; 0 is the first.")
     message: str

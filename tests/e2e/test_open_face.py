@@ -38,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
     drawn = {**app, "face_model": "auraface", "native_sizes": [[64, 64]]}
     apps = {
         OPEN: {**app, "face_model": "auraface", "defaults": defaults},
-        KLEIN: {**drawn, "model": "klein", "instruction": "Redraw this person: {prompt}"},
+        KLEIN: {**drawn, "model": "klein", "instruction": "Redraw this person: {prompt}", "has_guidance": False},
         PLUS: {**drawn, "model": "plus"},
     }
     catalogue.write_text(yaml.safe_dump({"apps": apps}))
@@ -156,6 +156,14 @@ def test_a_prompt_that_the_model_cannot_read_whole_is_a_422_with_its_limit(servi
     data = failure(service.post(app_id=KLEIN, file_url=SOMEONE, prompt="word " * 200, **QUICK), 422, "Invalid Request")
     assert "512" in data["message"]
     assert data["accepted"] == {"max_tokens": 512}
+
+
+def test_what_the_model_has_not_is_said_to_have_no_effect(service: Service) -> None:
+    plain = service.make(app_id=KLEIN, file_url=SOMEONE, seed=7, **QUICK)
+    asked = service.make(app_id=KLEIN, file_url=SOMEONE, seed=7, guidance_scale=9, negative_prompt="hat", **QUICK)
+    assert plain["output"]["warnings"] == []
+    assert [warning["code"] for warning in asked["output"]["warnings"]] == ["no_guidance"]
+    assert service.make(guidance_scale=2, **QUICK)["output"]["warnings"] == []
 
 
 def test_no_head_is_written_anywhere(service: Service) -> None:
