@@ -18,6 +18,7 @@ from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from deployments.diffusion.engine import hang_detector
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
+from deployments.diffusion.model.timeline import TimedStep
 from deployments.face.deployment import FaceEmbedder as RealEmbedder
 from serve_app import app
 from serve_app.settings import Settings
@@ -41,12 +42,12 @@ def is_told(fault: str) -> bool:
 
 
 class BreakingModel(FaceDiffusionModel):
-    def step(self, samples: Sequence[Sample]) -> None:
+    def step(self, samples: Sequence[Sample]) -> TimedStep:
         if is_told("sticky"):
             LostTorchDevice().__enter__()
         if is_told("hang"):
             threading.Event().wait()
-        super().step(samples)
+        return super().step(samples)
 
 
 class BreakingGenerator(AvatarGenerator):
