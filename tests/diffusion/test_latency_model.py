@@ -73,3 +73,9 @@ def test_whatever_was_measured_the_cap_is_one_to_the_most(measured: dict[int, fl
         learned.add(BUCKET, batch_size, seconds)
     assert 1 <= learned.cap(BUCKET) <= most
     assert all(learned.step_s(BUCKET, batch_size) > 0 for batch_size in range(1, most + 1))
+
+
+def test_steps_that_a_clock_gives_no_time_leave_a_cap() -> None:
+    learned = LatencyModel(16)
+    learned.add(BUCKET, 2, 0.0)
+    assert learned.cap(BUCKET) == 1

@@ -16,6 +16,7 @@ MIN_GAIN = 0.013
 NEWEST_WEIGHT = 0.1  # of the newest step in the running mean
 FORGET_AFTER_STEPS = 2000  # steps after which a batch size that was not seen again is forgotten
 DEFAULT_STEP_S = 0.05
+SHORTEST_STEP_S = 1e-6  # a clock may find that a step took no time, which would have no rate
 
 
 @dataclass(slots=True)
@@ -63,7 +64,7 @@ class LatencyModel:
     def add(self, bucket: Bucket, batch_size: int, seconds: float) -> None:
         """Learn from one step."""
         with self._lock:
-            self._measurements.setdefault(bucket, Measurements()).add(batch_size, seconds)
+            self._measurements.setdefault(bucket, Measurements()).add(batch_size, max(seconds, SHORTEST_STEP_S))
             self._fits.pop(bucket, None)
             self._caps.pop(bucket, None)
 
