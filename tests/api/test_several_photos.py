@@ -96,7 +96,7 @@ def test_photos_that_are_unlike_are_used_and_it_is_said(service: Service) -> Non
 
 
 def test_a_warning_about_a_file_says_which_one(service: Service) -> None:
-    cut = data_url(jpeg()[: len(jpeg()) * 9 // 10], "image/jpeg")
+    cut = data_url(jpeg()[:-600], "image/jpeg")  # 1.5% of it
     envelope = service.make(file_url=..., file_urls=[*urls(service, ONE), cut], **QUICK)
     assert [(warning["code"], warning["photo"]) for warning in envelope["output"]["warnings"]] == [("clipped", 1)]
 
