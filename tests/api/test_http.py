@@ -565,7 +565,21 @@ JSON = st.recursive(
     max_leaves=5,
 )
 FIELDS = st.sampled_from(
-    ["app_id", "file_url", "image", "prompt", "gender", "batch", "height", "bg_color", "seed", "refID", "celery", "zzz"]
+    [
+        "app_id",
+        "file_url",
+        "file_urls",
+        "image",
+        "prompt",
+        "gender",
+        "batch",
+        "height",
+        "bg_color",
+        "seed",
+        "refID",
+        "celery",
+        "zzz",
+    ]
 )
 
 
