@@ -79,6 +79,7 @@ NEEDS = {
     "ray down": "an account with AWS",
     "ray attach": "an account with AWS",
     "ray start": "a cluster; tests/support/production.py starts one on this machine",
+    "ray status": "a cluster with an autoscaler",
     "python -m tests.cluster": "five to ten minutes of a machine that does nothing else",
     "ray get-auth-token": "a cluster; it writes into the home",
     "docker stop": "Docker",

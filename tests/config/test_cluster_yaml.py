@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+from ray._private.services import RAYLET_EXECUTABLE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from deployments.config import InsightFaceModelConfig
@@ -18,12 +19,14 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.launcher import ServiceOptions, read_config
 from serve_app.local_ray import MEMORY_FOLDER
+from tests.support.production import worker_environment
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 ENVIRONMENT = CONFIG.with_name("production.env.example")
 KUBERAY = CONFIG.with_name("kuberay.yaml")
 LOCAL = CONFIG.with_name("local-cluster.yaml")
+RECONNECT_TIMEOUT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 GPU_TYPES = ["gpu", "gpu_on_demand"]
 
 
@@ -115,6 +118,12 @@ def test_the_head_knows_the_redis_of_the_clusters_state_where_there_is_one(
     assert [line for line in printed.stdout.splitlines() if "redis" in line] == (
         [f"--redis-password={password}"] if password else []
     )
+
+
+def test_nodes_wait_for_another_head_longer_than_its_machine_takes_to_start_again(manifest: dict[str, Any]) -> None:
+    assert int(worker_environment()[RECONNECT_TIMEOUT]) >= 600
+    assert RECONNECT_TIMEOUT.encode() in Path(RAYLET_EXECUTABLE).read_bytes()  # Ray ignores a variable it does not know
+    assert "gcsFaultToleranceOptions" in manifest["spec"]["rayClusterConfig"]  # KubeRay then sets it by itself
 
 
 def test_no_head_lets_objects_go_to_a_disk(cluster: dict[str, Any], manifest: dict[str, Any], tmp_path: Path) -> None:

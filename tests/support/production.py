@@ -7,6 +7,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -110,6 +111,18 @@ def scaling_of_workers(config: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
+def head_and_nodes() -> tuple[Node, Node, Node]:
+    """The head of cluster.yaml, its CPU nodes and its GPU nodes."""
+    types = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
+    return types["head"]["resources"], types["cpu"]["resources"], types["gpu"]["resources"]
+
+
+def worker_environment() -> dict[str, str]:
+    """What `ray start` of cluster.yaml's worker nodes is told beside production.env."""
+    commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["worker_start_ray_commands"]
+    return dict(re.findall(r"\b(RAY_\w+)=(\w+)", " ".join(commands)))
+
+
 class Valkey:
     """A Valkey on a TCP port with a password and an append-only file, as an operator would run one."""
 
@@ -118,7 +131,8 @@ class Valkey:
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.password = secrets.token_urlsafe(16)
-        self.url = f"redis://:{self.password}@127.0.0.1:{self._port}/0"
+        self.address = f"127.0.0.1:{self._port}"
+        self.url = f"redis://:{self.password}@{self.address}/0"
 
     def start(self) -> None:
         """Answers when this returns."""
@@ -152,7 +166,8 @@ def _answers(client: "redis.Redis") -> bool:
 class RayCluster:
     """`ray start` for a head and for each node, in processes of our own.
 
-    `environment` is that of all nodes. The head's dashboard is at `dashboard_url`.
+    `environment` is that of all nodes. The head's dashboard is at `dashboard_url`. With `RAY_REDIS_ADDRESS` and
+    `RAY_REDIS_PASSWORD` in it the cluster's state is in that Redis, and another head takes it over.
     """
 
     def __init__(self, environment: dict[str, str], head: Node, workers: list[Node]) -> None:
@@ -169,28 +184,42 @@ class RayCluster:
         own["RAY_ADDRESS"] = f"127.0.0.1:{self._gcs_port}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "FACE_AVATAR_"))}
         self._environment = {**inherited, **own, **at_once, **environment}
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        """By the number of the node; the head is 0."""
 
     def start(self) -> None:
+        self.start_head()
+        for number, node in enumerate(self._workers, start=1):  # one by one: together they would take the same sockets
+            self._start(number, f"--address=127.0.0.1:{self._gcs_port}", node=node)
+            wait_until(lambda number=number: len(self.nodes()) == number + 1, "the node is there")
+
+    def start_head(self) -> None:
+        """The first one, or one after `kill_head`: it answers when this returns."""
         ports = {"port": self._gcs_port, "dashboard-port": self._dashboard_port, "ray-client-server-port": free_port()}
-        numbered = [f"--{name}={port}" for name, port in ports.items()]
-        self._start("--head", f"--temp-dir={self._folder}", *numbered, *self._head_options, node=self._head)
+        options = [f"--{name}={port}" for name, port in ports.items()] + self._head_options
+        if "RAY_REDIS_ADDRESS" in self._environment:
+            options.append(f"--redis-password={self._environment['RAY_REDIS_PASSWORD']}")
+        self._start(0, "--head", f"--temp-dir={self._folder}", *options, node=self._head)
         wait_until(self._dashboard_answers, "the dashboard answers")
-        for count, node in enumerate(self._workers, start=2):  # one by one: together they would take the same sockets
-            self._start(f"--address=127.0.0.1:{self._gcs_port}", node=node)
-            wait_until(lambda count=count: len(self.nodes()) == count, "the node is there")
+
+    def kill_head(self) -> None:
+        """All processes of its node at once, as where its machine fails."""
+        for process in self._descendants(0):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._processes.pop(0).wait()
 
     def stop(self) -> None:
         """End the processes and their descendants, and no other Ray of this machine."""
-        ours = self._descendants()
-        for process in reversed(self._processes):
-            process.terminate()
+        ours = self._descendants(*self._processes)
+        for number in sorted(self._processes, reverse=True):
+            self._processes[number].terminate()
         _, alive = psutil.wait_procs(ours, STOP_TIMEOUT_S)
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        for process in self._processes:
-            process.wait()
+        for started in self._processes.values():
+            started.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(self, *command: str) -> str:
@@ -211,7 +240,7 @@ class RayCluster:
 
     def nodes(self) -> dict[str, dict[str, float]]:
         """The resources of each living node by its id."""
-        for number, process in enumerate(self._processes):
+        for number, process in self._processes.items():
             assert process.poll() is None, self._log(number).read_text()
         listed = self.get("/api/v0/nodes")["data"]["result"]["result"]
         return {node["node_id"]: node["resources_total"] for node in listed if node["state"] == "ALIVE"}
@@ -219,53 +248,6 @@ class RayCluster:
     def application(self) -> dict[str, Any]:
         application: dict[str, Any] = self.get("/api/serve/applications/")["applications"].get("face-avatar", {})
         return application
-
-    def _descendants(self) -> list[psutil.Process]:
-        sessions = {process.pid for process in self._processes}
-        return [process for process in psutil.process_iter() if _session(process.pid) in sessions]
-
-    def _log(self, number: int) -> Path:
-        return self._folder / f"start-{number}.log"
-
-    def _dashboard_answers(self) -> bool:
-        try:
-            return bool(self.nodes())
-        except httpx.HTTPError:
-            return False
-
-    def _start(self, *options: str, node: Node) -> None:
-        resources = dict(node)
-        amounts = [f"--num-cpus={resources.pop('CPU'):g}", f"--num-gpus={resources.pop('GPU', 0):g}"]
-        own = [f"--resources={json.dumps(resources)}"]
-        fixed = ["--block", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
-        command = [str(Path(sys.executable).with_name("ray")), "start", *fixed, *amounts, *own, *options]
-        with self._log(len(self._processes)).open("wb") as log:
-            self._processes.append(
-                subprocess.Popen(command, env=self._environment, stdout=log, stderr=log, start_new_session=True)
-            )
-
-
-class LocalCluster(RayCluster):
-    """A cluster on this machine whose nodes come and go by themselves: local-cluster.yaml, with its own ports."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        config = yaml.safe_load((CONFIG.with_name("local-cluster.yaml")).read_text())
-        head_id, head = config["provider"]["head_node_id"], config["head_node_type"]
-        ours = {
-            "RAY_FAKE_CLUSTER": "1",
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
-            "RAY_CLOUD_INSTANCE_ID": head_id,
-            "RAY_NODE_TYPE_NAME": head,
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-            "RAY_prestart_worker_first_driver": "0",  # as many processes as a node has processors, which are not there
-            "RAY_worker_niceness": "0",  # with Ray's 15 they would come after whatever else this machine does
-        }
-        super().__init__(ours | environment, config["available_node_types"][head]["resources"], [])
-        config["provider"]["gcs_address"] = f"{get_node_ip_address()}:{self._gcs_port}"
-        path = self._folder / "local-cluster.yaml"
-        path.write_text(yaml.safe_dump(config))
-        self._head_options = [f"--autoscaling-config={path}"]
 
     def exported(self) -> str:
         """What all nodes have for Prometheus that answer: some just come or go."""
@@ -278,12 +260,62 @@ class LocalCluster(RayCluster):
 
     def kill_node(self, node_id: str) -> None:
         """At once, as a spot node goes of which nobody was told."""
-        for process in self._descendants():
+        for process in self._descendants(*self._processes):
             with contextlib.suppress(psutil.Error):
                 if process.name() == "raylet" and f"--node_id={node_id}" in process.cmdline():
                     process.kill()
                     return
         raise AssertionError(f"no raylet of {node_id}")
+
+    def _descendants(self, *numbers: int) -> list[psutil.Process]:
+        sessions = {self._processes[number].pid for number in numbers}
+        return [process for process in psutil.process_iter() if _session(process.pid) in sessions]
+
+    def _log(self, number: int) -> Path:
+        return self._folder / f"start-{number}.log"
+
+    def _dashboard_answers(self) -> bool:
+        try:
+            return bool(self.nodes())
+        except httpx.HTTPError:
+            return False
+
+    def _start(self, number: int, *options: str, node: Node) -> None:
+        resources = dict(node)
+        amounts = [f"--num-cpus={resources.pop('CPU'):g}", f"--num-gpus={resources.pop('GPU', 0):g}"]
+        own = [f"--resources={json.dumps(resources)}"]
+        fixed = ["--block", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
+        command = [str(Path(sys.executable).with_name("ray")), "start", *fixed, *amounts, *own, *options]
+        with self._log(number).open("ab") as log:
+            self._processes[number] = subprocess.Popen(
+                command, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+
+class LocalCluster(RayCluster):
+    """A cluster on this machine whose nodes come and go by themselves: local-cluster.yaml, with its own ports.
+
+    It has at most `gpu_nodes` with a GPU.
+    """
+
+    def __init__(self, environment: dict[str, str], gpu_nodes: int) -> None:
+        config = yaml.safe_load((CONFIG.with_name("local-cluster.yaml")).read_text())
+        head_id, head = config["provider"]["head_node_id"], config["head_node_type"]
+        ours = {
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": head_id,
+            "RAY_CLOUD_INSTANCE_ID": head_id,
+            "RAY_NODE_TYPE_NAME": head,
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        }
+        config["available_node_types"]["gpu"]["max_workers"] = gpu_nodes
+        config["available_node_types"]["gpu_on_demand"]["max_workers"] = 0
+        super().__init__(ours | environment, config["available_node_types"][head]["resources"], [])
+        config["provider"]["gcs_address"] = f"{get_node_ip_address()}:{self._gcs_port}"
+        path = self._folder / "local-cluster.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self._head_options = [f"--autoscaling-config={path}"]
 
 
 def _session(pid: int) -> int:
@@ -320,8 +352,7 @@ def run_production(folder: Path) -> Iterator[Production]:
     write_models(models_dir)
     config = tiny_config(http_port, models_dir, write_catalog(folder / "catalog.yaml"))
     (folder / "production.yaml").write_text(yaml.safe_dump(config))
-    types = yaml.safe_load((ROOT / "cluster.yaml").read_text())["available_node_types"]
-    head, cpu, gpu = (types[name]["resources"] for name in ("head", "cpu", "gpu"))
+    head, cpu, gpu = head_and_nodes()
     valkey = Valkey(folder)
     with contextlib.ExitStack() as stack:
         stack.callback(valkey.kill)
