@@ -6,7 +6,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from serve_app.worker.deployment import CLOSE_S
 from tests.support.brokers import valkey_server
 from tests.support.photos import data_url, photo_files
 from tests.support.service_process import running_service, submit
+from tests.support.steady_load import SteadyLoad
 
 PRODUCTION = CONFIG.with_name("production.yaml")
 REMOVAL_S = {CONFIG: 0.3, PRODUCTION: 6}  # of one background, on a slow processor (loadtest.bench.background)
@@ -178,59 +178,12 @@ def changing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             yield service
 
 
-class Load:
-    """Steady requests, synchronous and queued, until the block ends. No request is repeated."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._stop = threading.Event()
-        self.answers: list[httpx.Response] = []
-        self.errors: list[BaseException] = []
-
-    @contextmanager
-    def running(self) -> Iterator["Load"]:
-        threads = [threading.Thread(target=self._send, args=(queued,)) for queued in (False, False, True)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-
-    def _send(self, queued: bool) -> None:
-        while not self._stop.is_set():
-            try:
-                self.answers.append(self._service.post(celery=queued, batch=2))
-            except httpx.HTTPError as error:
-                self.errors.append(error)
-            self._stop.wait(0.5 if queued else 0)
-
-    def wait_for_more(self, number: int, poll: Callable[..., Any]) -> None:
-        """Until so many more were answered."""
-        enough = len(self.answers) + number
-        poll(lambda: len(self.answers) >= enough or self.errors, UPDATE_TIMEOUT_S)
-
-    def check(self, poll: Callable[..., Any], *, broker_stays: bool = True) -> None:
-        """Nothing failed, and where the broker stays nothing was begun twice, and nobody told to come again."""
-        assert not self.errors
-        accepted = (200, 202) if broker_stays else (200, 202, 503)
-        assert [answer.text for answer in self.answers if answer.status_code not in accepted] == []
-        assert all("Retry-After" in answer.headers for answer in self.answers if answer.status_code == 503)
-        tasks = [answer.json()["task_id"] for answer in self.answers if answer.status_code == 202]
-        assert tasks
-        for task_id in tasks:
-            poll(lambda task_id=task_id: self._service.task(task_id)["status"] == "SUCCESS", UPDATE_TIMEOUT_S)
-            assert self._service.attempts(task_id) <= (1 if broker_stays else 2)
-
-
 @pytest.mark.slow
 def test_replicas_that_are_taken_away_under_load_cost_no_request_and_no_second_run(
     changing: Service, poll: Callable[..., Any]
 ) -> None:
     poll(lambda: running(2), UPDATE_TIMEOUT_S)
-    with Load(changing).running() as load:
+    with SteadyLoad(changing).running() as load:
         load.wait_for_more(6, poll)
         changing.update(replicas(1))
         poll(lambda: running(1), UPDATE_TIMEOUT_S)
@@ -242,7 +195,7 @@ def test_replicas_that_are_taken_away_under_load_cost_no_request_and_no_second_r
 def test_an_update_under_load_loses_nothing(changing: Service, poll: Callable[..., Any]) -> None:
     changing.update(replicas(2))
     poll(lambda: running(2), UPDATE_TIMEOUT_S)
-    with Load(changing).running() as load:
+    with SteadyLoad(changing).running() as load:
         load.wait_for_more(6, poll)
         changing.update(replicas(2), photo={"max_side": 1024})
         poll(lambda: not running(2), UPDATE_TIMEOUT_S)

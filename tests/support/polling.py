@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def poll(question: Callable[[], Any], timeout_s: float = 30) -> Any:
+def poll(question: Callable[[], Any], timeout_s: float = 30, every_s: float = 0.1) -> Any:
     """Ask again and again until the answer is true; fails when `timeout_s` are over."""
     pause = threading.Event()
-    for _ in range(int(timeout_s / 0.1)):
+    for _ in range(int(timeout_s / every_s)):
         if answer := question():
             return answer
-        pause.wait(0.1)
+        pause.wait(every_s)
     raise AssertionError(f"not true within {timeout_s} s: {question}")
 
 

