@@ -57,11 +57,14 @@ def test_the_production_apps_draw_at_sizes_that_their_models_know(production: Ca
     assert sdxl.native_size(400, 600) == (832, 1216)
 
 
-def test_every_production_file_has_a_digest_a_place_of_its_own_and_a_revision_that_stays(production: Catalog) -> None:
+def test_every_production_file_has_a_digest_a_size_a_place_of_its_own_and_a_revision_that_stays(
+    production: Catalog,
+) -> None:
     files = production.files(production.downloads)
     assert len({file.path for file in files}) == len(files)
     for file in files:
         assert file.sha256 is not None, file.path
+        assert file.size is not None, file.path
         assert file.url.startswith("https://")
         assert not {"main", "master", "HEAD", "{revision}"} & set(file.url.split("/"))
 
