@@ -8,7 +8,7 @@ from typing import Literal
 
 from ray.serve import metrics
 
-Part = Literal["process", "import", "load", "compile", "warm"]
+Part = Literal["process", "import", "weights", "adapter", "lora", "load", "compile", "warm"]
 
 log = logging.getLogger("ray.serve")  # the logger whose lines Serve keeps
 
@@ -17,7 +17,8 @@ class ColdStart:
     """The start of one replica. Created first in a deployment's constructor, published last.
 
     `process` is CPU time, not wall time: Ray may have started the process long before. It covers Python, Ray and the
-    modules of the graph. Serve's own startup latency covers the whole start in wall time.
+    modules of the graph. `weights`, `adapter` and `lora` are of a diffusion model, `load` is the rest of its load or
+    all of another model's. Serve's own startup latency covers the whole start in wall time.
     """
 
     def __init__(self) -> None:
@@ -25,12 +26,13 @@ class ColdStart:
 
     @contextmanager
     def part(self, name: Part) -> Iterator[None]:
-        """Adds the block's duration to a part: importing libraries, loading weights, compiling, or first runs."""
-        started = time.perf_counter()
+        """Adds the block's duration to a part, without that of other parts inside of it."""
+        started, others_s = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            inner_s = sum(self.seconds.values()) - others_s
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started - inner_s
 
     def publish(self) -> None:
         """As counters: their quotient is exact, while Ray estimates the sums of histograms from bucket midpoints."""

@@ -141,7 +141,7 @@ class AvatarGenerator:
         with self._start.part("load"), lost_device_errors(config.device):
             self._take_gpu(config.device)
             on_compile_failure = partial(self._metrics.compile_failed, name)
-            model = load_model(config, self._config.batch_invariant, on_compile_failure)
+            model = load_model(config, self._config.batch_invariant, on_compile_failure, self._start.part)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("compile"), lost_device_errors(config.device):
             if isinstance(model, FaceDiffusionModel) and config.compile:

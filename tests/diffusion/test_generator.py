@@ -101,6 +101,16 @@ def test_a_replica_is_ready_when_its_first_model_is_and_draws_while_others_load(
         generator = AvatarGenerator.__new__(AvatarGenerator)
         await generator.__init__(config)  # type: ignore[misc]  # as Serve does
         assert generator.record_routing_stats()[STATS_KEY] == ["first"]
+        assert generator._start.seconds.keys() == {
+            "process",
+            "import",
+            "weights",
+            "adapter",
+            "lora",
+            "load",
+            "compile",
+            "warm",
+        }
         spec = avatar_spec(model="first", width=128, height=128, num_inference_steps=1)
         await generator.generate(spec, face())
         second_may_load.set()

@@ -13,7 +13,14 @@ from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import FaceEncoder, blank_face
-from deployments.diffusion.model.loader import FacePipeline, Tensors, load_face_encoder, load_pipeline
+from deployments.diffusion.model.loader import (
+    FacePipeline,
+    Tensors,
+    Timed,
+    load_face_encoder,
+    load_pipeline,
+    untimed,
+)
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.pictures import decoded
@@ -84,9 +91,10 @@ class FaceDiffusionModel:
         config: DiffusionModelConfig,
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
+        timed: Timed = untimed,
     ) -> "FaceDiffusionModel":
         """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
-        pipeline = load_pipeline(config)
+        pipeline = load_pipeline(config, timed)
         faces = load_face_encoder(pipeline, config)
         return cls(pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope)
 

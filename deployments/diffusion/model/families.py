@@ -5,7 +5,7 @@ from collections.abc import Callable
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from deployments.diffusion.model.klein import KleinModel
-from deployments.diffusion.model.loader import FAMILIES, class_name
+from deployments.diffusion.model.loader import FAMILIES, Timed, class_name, untimed
 
 KLEIN = "Flux2KleinPipeline"
 
@@ -16,11 +16,13 @@ def load_model(
     config: DiffusionModelConfig,
     batch_invariant: bool = False,
     on_compile_failure: Callable[[], None] = lambda: None,
+    timed: Timed = untimed,
 ) -> DiffusionModel:
     """Raises: what `load` of the family's class raises; ValueError where there is none."""
     if family(config) == KLEIN:
-        return KleinModel.load(config, batch_invariant)
-    return FaceDiffusionModel.load(config, batch_invariant, on_compile_failure)
+        with timed("weights"):
+            return KleinModel.load(config, batch_invariant)
+    return FaceDiffusionModel.load(config, batch_invariant, on_compile_failure, timed)
 
 
 def family(config: DiffusionModelConfig) -> str:

@@ -2,9 +2,10 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -16,6 +17,9 @@ from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.prompt_encoder import PromptEncoder, TextEncoder, XLPromptEncoder
 
 Tensors = Mapping[str, torch.Tensor]
+LoadPart = Literal["weights", "adapter", "lora"]
+Timed = Callable[[LoadPart], AbstractContextManager[None]]
+"""Measures the time of a part of loading a model, the block."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +70,12 @@ FAMILIES: dict[str, type[FacePipeline]] = {
 }
 
 
-def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
+def untimed(_part: LoadPart) -> AbstractContextManager[None]:
+    """Measures nothing."""
+    return nullcontext()
+
+
+def load_pipeline(config: DiffusionModelConfig, timed: Timed = untimed) -> FacePipeline:
     """Load a diffusers folder (safetensors only), an IP-Adapter and its LoRA; nothing is downloaded.
 
     Raises: OSError where a file is missing or invalid; ValueError where the folder is of another family, or the adapter
@@ -75,17 +84,21 @@ def load_pipeline(config: DiffusionModelConfig) -> FacePipeline:
     device = usable_device(config.device)
     folder = model_path(config.path)
     family = family_of(folder)
-    pipeline: FacePipeline = family.from_pretrained(
-        folder,
-        dtype=dtype_of(config),
-        variant=config.variant,
-        local_files_only=True,
-        use_safetensors=True,
-        device_map=device.type if device.index is None else None,  # diffusers takes no index here
-        **family.left_out,
-    )
-    pipeline.to(device)
-    load_face_adapter(pipeline, config)  # where the LoRA is fused: on a GPU at once, on a CPU in up to half a minute
+    with timed("weights"):
+        pipeline: FacePipeline = family.from_pretrained(
+            folder,
+            dtype=dtype_of(config),
+            variant=config.variant,
+            local_files_only=True,
+            use_safetensors=True,
+            device_map=device.type if device.index is None else None,  # diffusers takes no index here
+            **family.left_out,
+        )
+        pipeline.to(device)
+    with timed("adapter"):
+        load_face_adapter(pipeline, config)
+    with timed("lora"):
+        fuse_lora_weights(pipeline, config)  # on a GPU at once, on a CPU in up to half a minute
     use_channels_last(pipeline)
     if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
         pipeline.vae.to(torch.float32)  # it overflows in float16; bfloat16 has float32's range
@@ -115,10 +128,7 @@ def usable_device(name: str) -> torch.device:
 
 
 def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> None:
-    """Load the adapter's attention layers and the LoRA weights, from their own file or from the adapter, into the UNet.
-
-    The LoRA weights are fused: as separate layers they would cost time in every step.
-    """
+    """Load the adapter's attention layers and the LoRA's layers, from their own file or from the adapter's."""
     if config.ip_adapter is None:
         raise ValueError(f"{config.path} needs `ip_adapter`")
     adapter = IPAdapter.read(model_path(config.ip_adapter))
@@ -135,10 +145,13 @@ def load_face_adapter(pipeline: FacePipeline, config: DiffusionModelConfig) -> N
     if config.lora is not None:
         lora = model_path(config.lora)
         pipeline.load_lora_weights(lora.parent, weight_name=lora.name, local_files_only=True, use_safetensors=True)
-    parts = list(pipeline.get_list_adapters())
-    if config.lora is not None and not parts:
+    if config.lora is not None and not pipeline.get_list_adapters():
         raise ValueError(f"{config.lora} holds no LoRA weights for this model")
-    if parts:
+
+
+def fuse_lora_weights(pipeline: FacePipeline, config: DiffusionModelConfig) -> None:
+    """Add the LoRA weights to those of the UNet: as separate layers they would cost time in every step."""
+    if parts := list(pipeline.get_list_adapters()):
         pipeline.fuse_lora(parts, lora_scale=config.lora_scale)
         pipeline.unload_lora_weights()
 
