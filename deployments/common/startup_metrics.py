@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -21,18 +21,19 @@ class ColdStart:
     all of another model's. Serve's own startup latency covers the whole start in wall time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.seconds: dict[Part, float] = {"process": time.process_time()}
 
     @contextmanager
     def part(self, name: Part) -> Iterator[None]:
         """Adds the block's duration to a part, without that of other parts inside of it."""
-        started, others_s = time.perf_counter(), sum(self.seconds.values())
+        started, others_s = self._clock(), sum(self.seconds.values())
         try:
             yield
         finally:
             inner_s = sum(self.seconds.values()) - others_s
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started - inner_s
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._clock() - started - inner_s
 
     def publish(self) -> None:
         """As counters: their quotient is exact, while Ray estimates the sums of histograms from bucket midpoints."""

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -27,6 +27,7 @@ from deployments.diffusion.model.loader import use_channels_last
 from deployments.diffusion.model.unet import RowAttention
 from deployments.errors import DeviceLostError
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
+from loadtest.bench.full_size.library import library_pipeline
 from loadtest.bench.random_face import random_face
 from tests.support import tolerance
 from tests.support.diffusion_folders import (
@@ -44,10 +45,7 @@ CONFIG = AvatarGeneratorConfig().models["embedded"].model_copy(update={"dtype": 
 SMALL = {"num_inference_steps": 2, "width": 256, "height": 256}
 TINY = {"num_inference_steps": 4, "width": 64, "height": 72, "guidance_scale": 3.0}
 FAMILIES: list[Family] = ["sd", "sdxl"]
-LIBRARY: dict[Family, tuple[type, dict[str, Any]]] = {
-    "sd": (StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}),
-    "sdxl": (StableDiffusionXLPipeline, {"add_watermarker": False}),
-}
+LIBRARY: dict[Family, type] = {"sd": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +170,8 @@ class TinyModel:
 
     def library(self, adapter: Path, lora: Path | None = None, lora_scale: float = 1.0) -> Any:
         """The library's own pipeline, set up as its documentation says."""
-        pipeline_class, parts = LIBRARY[self.family]
-        pipeline = pipeline_class.from_pretrained(self.path, **parts)
-        # As `sampler_of` says: what is neither Euler nor DPM-Solver++ is drawn with Euler on the same levels.
-        levels = {"timestep_spacing": "leading", **pipeline.scheduler.config}
-        pipeline.scheduler = EulerDiscreteScheduler.from_config(levels)
-        pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, image_encoder_folder=None)
-        if lora is not None:
-            pipeline.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="faceid_0")
-        if pipeline.get_list_adapters():
-            pipeline.set_adapters(["faceid_0"], [lora_scale])
-        return pipeline
+        files = {"path": self.path, "ip_adapter": adapter, "lora": lora}
+        return library_pipeline(LIBRARY[self.family], DiffusionModelConfig(**files, lora_scale=lora_scale))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

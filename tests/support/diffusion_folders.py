@@ -16,20 +16,29 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import load_file, save_file
-from tokenizers.pre_tokenizers import ByteLevel
+from safetensors.torch import save_file
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
 
+from deployments.diffusion.model.ip_adapter import IPAdapter, Weights
+from loadtest.bench.published_formats import (
+    AttentionLora,
+    attention_lora,
+    face_attention_shapes,
+    letter_tokenizer,
+    numbered,
+    save_adapter,
+    save_lora,
+    save_pipeline,
+)
+
 Family = Literal["sd", "sdxl"]
 FileFormat = Literal["bin", "safetensors"]
-Tensors = dict[str, torch.Tensor]
 
 TOKENS = 4  # of a face
 LORA_RANK = 4
@@ -49,15 +58,14 @@ def write_tiny_sd(folder: Path, variant: str | None = None) -> None:
     pipeline = StableDiffusionPipeline(
         vae=_vae(force_upcast=False),
         text_encoder=_loud(CLIPTextModel(_text_config())),
-        tokenizer=_tokenizer(pad="<|endoftext|>"),
+        tokenizer=letter_tokenizer(pad="<|endoftext|>"),
         unet=tiny_unet("sd"),
         scheduler=PNDMScheduler(**_noise_schedule(), skip_prk_steps=True, set_alpha_to_one=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(folder, variant=variant)
-    _as_published(folder)
+    save_pipeline(pipeline, folder, variant)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | SD_SAFETY | {"requires_safety_checker": True}))
 
@@ -69,15 +77,14 @@ def write_tiny_sdxl(folder: Path, variant: str | None = None) -> None:
         vae=_vae(force_upcast=True),
         text_encoder=CLIPTextModel(_text_config()),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(hidden_act="gelu")),
-        tokenizer=_tokenizer(pad="<|endoftext|>"),
-        tokenizer_2=_tokenizer(pad="!"),
+        tokenizer=letter_tokenizer(pad="<|endoftext|>"),
+        tokenizer_2=letter_tokenizer(pad="!"),
         unet=tiny_unet("sdxl"),
         scheduler=EulerDiscreteScheduler(**_noise_schedule(), timestep_spacing="leading"),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )
-    pipeline.save_pretrained(folder, variant=variant)
-    _as_published(folder)
+    save_pipeline(pipeline, folder, variant)
 
 
 def write_tiny_model(folder: Path, family: Family, variant: str | None = None) -> None:
@@ -88,24 +95,17 @@ def write_faceid_adapter(folder: Path, family: Family, file_format: FileFormat, 
     """An IP-Adapter FaceID for the tiny model, with its LoRA weights inside where `lora`; returns the file's path."""
     torch.manual_seed(1)
     width = CONTEXT_WIDTH[family]
-    parts = {
-        "image_proj": {
-            "proj.0.weight": torch.randn(1024, 512) * 0.2,
-            "proj.0.bias": torch.zeros(1024),
-            "proj.2.weight": torch.randn(TOKENS * width, 1024),
-            "proj.2.bias": torch.zeros(TOKENS * width),
-            "norm.weight": torch.ones(width),
-            "norm.bias": torch.zeros(width),
-        },
-        "ip_adapter": _face_attention(family) | (_numbered_lora(family) if lora else {}),
+    projection = {
+        "proj.0.weight": torch.randn(1024, 512) * 0.2,
+        "proj.0.bias": torch.zeros(1024),
+        "proj.2.weight": torch.randn(TOKENS * width, 1024),
+        "proj.2.bias": torch.zeros(TOKENS * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
     }
+    attention = _face_attention(family) | (numbered(_lora(family)) if lora else {})
     path = folder / f"ip-adapter-faceid-{family}{'-lora' if lora else ''}.{file_format}"
-    if file_format == "bin":
-        torch.save(parts, path)
-    else:
-        save_file(
-            {f"{part}.{name}": weight for part, weights in parts.items() for name, weight in weights.items()}, path
-        )
+    save_adapter(IPAdapter(projection, attention), path)
     return path
 
 
@@ -113,7 +113,7 @@ def write_plus_adapter(folder: Path, family: Family) -> Path:
     """An IP-Adapter Plus for the tiny model and the tiny image encoder; returns the file's path."""
     torch.manual_seed(3)
     width, inner = CONTEXT_WIDTH[family], PLUS_HEADS * PLUS_HEAD_WIDTH
-    weights: Tensors = {
+    weights: dict[str, torch.Tensor] = {
         "latents": torch.randn(1, PLUS_TOKENS, PLUS_WIDTH),
         "proj_in.weight": torch.randn(PLUS_WIDTH, CLIP_WIDTH) * 0.3,
         "proj_in.bias": torch.zeros(PLUS_WIDTH),
@@ -159,12 +159,8 @@ def write_image_encoder(folder: Path) -> Path:
 
 def write_faceid_lora(folder: Path, family: Family) -> Path:
     """The LoRA weights of the adapter as a file of their own, named as the published ones are."""
-    tensors: Tensors = {}
-    for layer, kind, down, up in _lora_weights(family):
-        name = f"lora_unet_{layer}.{kind}".replace(".", "_") + ("_0" if kind == "to_out" else "")
-        tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
     path = folder / f"ip-adapter-faceid-{family}_lora.safetensors"
-    save_file(tensors, path)
+    save_lora(_lora(family), path)
     return path
 
 
@@ -232,69 +228,11 @@ def _loud(text_encoder: CLIPTextModel) -> CLIPTextModel:
     return text_encoder
 
 
-def _tokenizer(pad: str) -> CLIPTokenizer:
-    """CLIP's byte-level tokenizer without merges: a token a letter."""
-    letters = sorted(ByteLevel.alphabet())
-    words = ["!", *(letter for letter in letters if letter != "!"), *(f"{letter}</w>" for letter in letters)]
-    vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocabulary, [], pad_token=pad, model_max_length=77)
-
-
-def _as_published(folder: Path) -> None:
-    """With the names of the files and weights that the published folders have, which are older than the libraries."""
-    for path in folder.glob("tokenizer*/tokenizer.json"):
-        vocabulary = json.loads(path.read_text())["model"]["vocab"]
-        (path.parent / "vocab.json").write_text(json.dumps(vocabulary))
-        (path.parent / "merges.txt").write_text("#version: 0.2\n")
-        path.unlink()
-    for path in folder.glob("text_encoder/*.safetensors"):
-        weights = {f"text_model.{name}": weight for name, weight in load_file(path).items()}
-        positions = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
-        save_file(weights | positions, path, metadata={"format": "pt"})
-    for path in folder.glob("vae/*.safetensors"):
-        save_file({_older(name): weight for name, weight in load_file(path).items()}, path, metadata={"format": "pt"})
-
-
-def _older(name: str) -> str:
-    for today, before in {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}.items():
-        name = name.replace(today, before)
-    return name
-
-
-def _face_attention(family: Family) -> Tensors:
-    unet = tiny_unet(family)
-    shapes = {
-        number: unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
-        for number, name in enumerate(unet.attn_processors)
-        if name.endswith("attn2.processor")
-    }
+def _face_attention(family: Family) -> Weights:
+    shapes = face_attention_shapes(tiny_unet(family))
     return {f"{number}.to_{kind}_ip.weight": torch.randn(shape) for number, shape in shapes.items() for kind in "kv"}
 
 
-def _numbered_lora(family: Family) -> Tensors:
-    """Named as in the adapter's own file: by the number of the attention layer."""
-    numbers = {name.removesuffix(".processor"): number for number, name in enumerate(tiny_unet(family).attn_processors)}
-    tensors: Tensors = {}
-    for layer, kind, down, up in _lora_weights(family):
-        name = f"{numbers[layer]}.{kind}_lora"
-        tensors |= {f"{name}.down.weight": down, f"{name}.up.weight": up}
-    return tensors
-
-
-def _lora_weights(family: Family) -> list[tuple[str, str, torch.Tensor, torch.Tensor]]:
-    """(layer, to_q|to_k|to_v|to_out, down, up) of every attention layer of the tiny UNet."""
-    unet, generator = tiny_unet(family), torch.Generator().manual_seed(2)
-    weights = []
-    for name in unet.attn_processors:
-        attention = unet.get_submodule(name.removesuffix(".processor"))
-        linears = {
-            "to_q": attention.to_q,
-            "to_k": attention.to_k,
-            "to_v": attention.to_v,
-            "to_out": attention.to_out[0],
-        }
-        for kind, linear in linears.items():
-            down = torch.randn(LORA_RANK, linear.in_features, generator=generator) * 0.2
-            up = torch.randn(linear.out_features, LORA_RANK, generator=generator) * 0.2
-            weights.append((name.removesuffix(".processor"), kind, down, up))
-    return weights
+def _lora(family: Family) -> list[AttentionLora]:
+    """Of every attention layer of the tiny UNet."""
+    return list(attention_lora(tiny_unet(family), LORA_RANK, 0.2, torch.Generator().manual_seed(2)))

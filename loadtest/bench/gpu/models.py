@@ -11,11 +11,11 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from deployments.diffusion.model.ip_adapter import FACE_WIDTH, IPAdapter, Weights
 from deployments.diffusion.model.loader import FacePipeline, SDFacePipeline, SDXLFacePipeline
+from loadtest.bench.published_formats import attention_lora, face_attention_shapes, letter_tokenizer, numbered
 
 Config = Mapping[str, Any]
 
@@ -145,7 +145,7 @@ def random_pipeline(architecture: Architecture, device: torch.device, dtype: tor
         for (end, model, pad), config in zip(TEXT_PARTS, architecture.text_encoders, strict=False):
             # The published encoders have 2 as their end token, which transformers reads as "the highest token".
             text_config = CLIPTextConfig(**config, bos_token_id=0, eos_token_id=2)
-            parts |= {f"text_encoder{end}": model(text_config).eval(), f"tokenizer{end}": _tokenizer(pad)}
+            parts |= {f"text_encoder{end}": model(text_config).eval(), f"tokenizer{end}": letter_tokenizer(pad)}
     family = architecture.family
     scheduler = getattr(diffusers, architecture.scheduler["_class_name"]).from_config(architecture.scheduler)
     pipeline: FacePipeline = family(**parts, scheduler=scheduler, **family.left_out)
@@ -161,14 +161,9 @@ def add_face_adapter(pipeline: FacePipeline) -> None:
     pipeline.set_ip_adapter_scale(1.0)
 
 
-def random_adapter(unet: UNet2DConditionModel) -> IPAdapter:
-    """An IP-Adapter FaceID for this UNet, without LoRA weights: those are fused and cost no time."""
+def random_adapter(unet: UNet2DConditionModel, lora_rank: int | None = None) -> IPAdapter:
+    """An IP-Adapter FaceID for this UNet; LoRA weights are fused and cost no time, so there are none by default."""
     width = unet.config.cross_attention_dim
-    layers = {
-        number: unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
-        for number, name in enumerate(unet.attn_processors)
-        if name.endswith("attn2.processor")
-    }
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=unet.device, dtype=unet.dtype) * WEIGHT_STD
@@ -181,7 +176,10 @@ def random_adapter(unet: UNet2DConditionModel) -> IPAdapter:
         "norm.weight": normal(width) + 1,
         "norm.bias": normal(width),
     }
-    attention = {f"{number}.to_{kind}_ip.weight": normal(*shape) for number, shape in layers.items() for kind in "kv"}
+    shapes = face_attention_shapes(unet)
+    attention = {f"{number}.to_{kind}_ip.weight": normal(*shape) for number, shape in shapes.items() for kind in "kv"}
+    if lora_rank is not None:
+        attention |= numbered(list(attention_lora(unet, lora_rank, WEIGHT_STD)))
     return IPAdapter(projection, attention)
 
 
@@ -208,11 +206,3 @@ def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _tokenizer(pad: str) -> CLIPTokenizer:
-    """CLIP's byte-level tokenizer without merges: one token a byte."""
-    letters = sorted(ByteLevel.alphabet())
-    words = ["!", *(letter for letter in letters if letter != "!"), *(f"{letter}</w>" for letter in letters)]
-    vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocabulary, [], pad_token=pad, model_max_length=77)

@@ -1,0 +1,1 @@
+"""Models of full size: what a start costs, and whether they draw what diffusers draws."""
