@@ -28,7 +28,7 @@ from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
-from loadtest.bench.engine.queues import GENERATOR, MODEL, NO_FACE, Bar, Curve, spec_of
+from loadtest.bench.engine.queues import GENERATOR, MODEL, NOBODY, Bar, Curve, spec_of
 
 CURVE = Curve.line("512", 0.012, 0.001)
 STEP_S = CURVE.step_s(GENERATOR.max_rows)  # 20 ms
@@ -41,7 +41,6 @@ STEPS = (4, 8, 12, 20)  # of an image: short, so that one joins and one leaves w
 UNFINISHED = 14  # images at any time; a step has eight, and some are prepared or decoded
 WITNESS_EVERY_S = 0.001
 LIMIT_S = 60.0  # longer than any image takes
-FACE = FaceEmbedding(NO_FACE, (0, 0, 1, 1), 1.0)
 PICTURE = np.zeros((1, 1, 3), np.uint8)
 
 
@@ -224,7 +223,7 @@ def run(seconds: float, denoiser: TimekeepingDenoiser) -> Gaps:
     with Witness() as witness:
         while time.perf_counter() - began_s < seconds:
             room.acquire()
-            rows.append(engine.submit(spec_of(int(random.choice(STEPS)), seed=len(rows)), FACE, denoiser))
+            rows.append(engine.submit(spec_of(int(random.choice(STEPS)), seed=len(rows)), NOBODY, denoiser))
             rows[-1].future.add_done_callback(lambda _image: room.release())
     gaps_s, ran_s = denoiser.gaps_s[1:], time.perf_counter() - began_s  # later steps lack images
     for row in rows:

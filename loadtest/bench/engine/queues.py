@@ -23,6 +23,7 @@ MODEL = "sleeping"
 BUCKET: Bucket = (MODEL, None)
 PROFILED = (1, 2, 4, 8, 16)  # batch sizes that a replica profiles at its start
 NO_FACE = np.zeros(0, np.float32)
+NOBODY = FaceEmbedding(NO_FACE, (0, 0, 1, 1), 1.0)
 STEPS = (8, 20, 30, 50)
 BURST = 8  # maximum number of images that arrive at the same time
 
@@ -192,7 +193,7 @@ def _in_groups(arrivals: Sequence[Arrival], curve: Curve, choose: Callable[[list
 def continuous(arrivals: Sequence[Arrival], curve: Curve, ageing: float = GENERATOR.ageing) -> list[float]:
     """DiffusionEngine's loop with its scheduler and a latency model that knows the whole curve."""
     scheduler, times, denoiser = RowScheduler(ageing), latency_model_of(curve), SleepingDenoiser(curve)
-    rows = [Row(spec_of(each.steps), NO_FACE, denoiser, BUCKET, each.at_s) for each in arrivals]
+    rows = [Row(spec_of(each.steps), NOBODY, denoiser, BUCKET, each.at_s) for each in arrivals]
     coming = deque(rows)
     ended_at: dict[Row, float] = {}
     now = 0.0
