@@ -50,7 +50,13 @@ class BrokerSettings(Config):
 
 @contextlib.asynccontextmanager
 async def broker_errors() -> AsyncIterator[None]:
-    """Turns errors of the Redis client into BrokerError, and those of a full one into BrokerFullError."""
+    """Turns errors of the Redis client into BrokerError, and those of a full one into BrokerFullError.
+
+    A cancellation that the client lost is raised at the end: it uses `asyncio.wait_for`, which in Python 3.11 loses one
+    that comes as the awaited call is done.
+    """
+    task = asyncio.current_task()
+    cancellations = 0 if task is None else task.cancelling()
     try:
         # Retries of connecting and of sending are nested and could take minutes together.
         async with asyncio.timeout(ANSWER_S):
@@ -59,6 +65,8 @@ async def broker_errors() -> AsyncIterator[None]:
         raise BrokerFullError("The broker's memory is full.", FULL_RETRY_AFTER_S) from error
     except (RedisError, OSError) as error:
         raise BrokerError("The broker does not answer.", retry_after_s=5) from error
+    if task is not None and task.cancelling() > cancellations:
+        raise asyncio.CancelledError
 
 
 class Redis(AsyncRedis):

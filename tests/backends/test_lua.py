@@ -85,6 +85,26 @@ def test_a_fault_in_a_script_is_an_error_of_the_broker(valkey: Path, tmp_path: P
     asyncio.run(scenario())
 
 
+def test_a_call_that_is_cancelled_at_any_moment_is_cancelled(valkey: Path, tmp_path: Path) -> None:
+    async def ask_and_wait(script: Script) -> None:
+        await script(a=1)
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with connect(BrokerSettings(), valkey) as redis:
+            script = Script(redis, *script_of(tmp_path, "local a = unpack(ARGV)\nreturn a"))
+            await script(a=1)
+            for turns in range(30):  # of the event loop; a call takes a few
+                asking = asyncio.create_task(ask_and_wait(script))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                asking.cancel()
+                done, _ = await asyncio.wait([asking], timeout=5)
+                assert done, f"cancelled after {turns} turns, it goes on"
+
+    asyncio.run(scenario())
+
+
 def test_a_script_runs_on_a_broker_that_forgets_it_at_any_time(valkey: Path, tmp_path: Path) -> None:
     """As a broker does that restarts between loading a script and calling it."""
     over = threading.Event()
