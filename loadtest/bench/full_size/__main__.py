@@ -38,7 +38,7 @@ class Needs:
     memory_gb: float
 
 
-NEEDS = {"sd15": Needs(disk_gb=2.5, memory_gb=8), "sdxl": Needs(disk_gb=8.5, memory_gb=18)}
+NEEDS = {"sd15": Needs(disk_gb=2.5, memory_gb=7), "sdxl": Needs(disk_gb=8.5, memory_gb=15)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def _measured(name: str, folder: Path, options: argparse.Namespace) -> Measured:
 
 
 def _print(found: Sequence[Measured]) -> None:
-    console = Console(width=120)
+    console = Console(width=130)
     console.print(start_table(found))
     console.print(comparison_table(found))
 
