@@ -1,5 +1,6 @@
-"""A cluster of nodes that cannot grow: its generators are updated under load."""
+"""A cluster of nodes that cannot grow: its generators are updated, then its head is killed and another takes over."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -14,10 +15,12 @@ from tests.support.steady_load import SteadyLoad
 
 GPU_NODES = 2
 CHANGE = (240, 0.5)  # seconds that a change may take, and between looks at it: each costs the controller work
+RAYS_RECONNECT_TIMEOUT_S = 60  # a node that does not hear from its head for so long goes, unless it is told otherwise
 IMAGES_OF_A_GENERATOR = 4
 DRAIN_S = 20
 ASKED = {"num_inference_steps": 2, "deadline_s": 600, "queued_pause_s": 6}
 MORE_THAN_TWO_TAKE = {"batch": 5, **ASKED}  # 10 images of synchronous requests alone
+LITTLE = {"batch": 1, "pause_s": 2, **ASKED}
 Poll = Callable[..., Any]
 
 
@@ -60,4 +63,37 @@ def test_generators_are_updated_one_by_one_where_no_node_can_be_added(service: L
         poll(lambda: len(generators(service)) == GPU_NODES and wanted(service) > GPU_NODES, *CHANGE)
         replace_generators(service)
         load.wait_for_more(3, poll)
+    load.check(poll)
+
+
+@pytest.mark.parametrize(
+    "away_s",
+    [
+        pytest.param(5, marks=pytest.mark.long),
+        pytest.param(1.5 * RAYS_RECONNECT_TIMEOUT_S, marks=pytest.mark.long),
+    ],
+)
+def test_a_head_that_is_started_again_takes_over_from_one_that_was_killed(
+    service: LocalService, poll: Poll, away_s: float
+) -> None:
+    poll(lambda: len(generators(service)) == 1, *CHANGE)
+    nodes, kept = set(service.cluster.nodes()), generators(service)
+    with SteadyLoad(service, **LITTLE).running() as load:
+        load.wait_for_more(3, poll)
+        service.cluster.kill_head()
+        killed_at = time.monotonic()
+        task_id = service.queue(batch=2)
+        poll(lambda: service.task(task_id)["status"] == "SUCCESS", *CHANGE)
+        poll(lambda: time.monotonic() - killed_at > away_s, 2 * away_s)
+        load.wait_for_more(3, poll)
+        service.cluster.start_head()
+        poll(lambda: generators(service), *CHANGE)
+        assert generators(service) == kept
+        load.wait_for_more(3, poll)
+    load.check(poll)
+    assert len(nodes & set(service.cluster.nodes())) == 1 + GPU_NODES  # all but the head
+
+    with SteadyLoad(service, **MORE_THAN_TWO_TAKE).running() as load:
+        poll(lambda: kept < generators(service), *CHANGE)
+        poll(lambda: any(service.rows(replica) for replica in generators(service) - kept), *CHANGE)
     load.check(poll)
