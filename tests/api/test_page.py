@@ -260,6 +260,22 @@ def test_more_photos_of_the_same_person_are_looked_at_and_sent_together(visit: C
     expect(rows).to_have_count(0)
 
 
+def test_the_photo_that_a_refusal_is_about_is_named(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    tab.expected = "422"
+    page = tab.open()
+    data = {"message": "not the person of the other photos", "reason": "different_people", "photo": 1}
+    refusal = {"error": "Face Consistent Error", "error_data": data, "status": "FAILED"}
+    page.route("**/getImageToImage", lambda route: route.fulfill(status=422, json=refusal))
+    tab.choose("me.png", sample_photo().read_bytes())
+    other = {"name": "hanks.png", "mimeType": "image/png", "buffer": photo_files()["hanks.png"]}
+    page.locator("#add").set_input_files(other)
+    expect(page.locator("#thumbs .verdict")).to_have_class(re.compile("good|doubt"))
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#alert")).to_have_text(re.compile("^Photo 2: It shows somebody else than the others"))
+    expect(page.locator("#thumbs .verdict")).to_have_class(re.compile("good|doubt"))  # it was looked at again
+
+
 def test_a_task_can_be_cancelled_and_the_next_one_drawn(visit: Callable[..., Visit], service: Service) -> None:
     tab = visit()
     page = tab.open()

@@ -24,11 +24,11 @@ const photo = new PhotoPicker({
   refused: (error) => { if (error.status === 401) askForToken(inWords(error)); },
   sampled: () => form.suggestGender("female"), // who is on it is known
   more: (files) => {
-    more.clear();
-    if (files.length) more.add(files);
+    morePhotos.clear();
+    if (files.length) morePhotos.add(files);
   },
 });
-const more = new MorePhotos({ check, changed: refresh });
+const morePhotos = new MorePhotos({ check, changed: refresh });
 const form = new SettingsForm(refresh);
 const results = new Results((seed) => form.useSeed(seed));
 
@@ -54,7 +54,7 @@ async function connect() {
     $("token-card").hidden = true;
     $("change-token").hidden = false;
     photo.recheck();
-    more.recheck();
+    morePhotos.recheck();
     resume();
   } catch (error) {
     if (error.status === 401) askForToken(inWords(error));
@@ -77,11 +77,11 @@ function askForToken(problem) {
 }
 
 function refresh() {
-  const ready = photo.accepted && more.accepted && !page.busy;
-  more.offer(photo.accepted);
+  const ready = photo.accepted && morePhotos.accepted && !page.busy;
+  morePhotos.offer(photo.accepted);
   $("generate").setAttribute("aria-disabled", String(!ready));
   $("generate").textContent = page.busy ? "Drawing…" : "Generate";
-  if (photo.accepted && more.accepted) $("form-error").textContent = "";
+  if (photo.accepted && morePhotos.accepted) $("form-error").textContent = "";
   const parameters = form.parameters();
   $("curl").textContent = curlOf(parameters, names());
   $("python").textContent = pythonOf(parameters, names());
@@ -89,7 +89,7 @@ function refresh() {
 
 /** Of the photos, the first one's first. */
 function names() {
-  return [photo.name, ...more.files.map((file) => file.name)];
+  return [photo.name, ...morePhotos.files.map((file) => file.name)];
 }
 
 async function generate() {
@@ -98,14 +98,14 @@ async function generate() {
     $("form-error").textContent = photo.file ? "Another photo is needed first." : "Choose a photo first.";
     return;
   }
-  if (!more.accepted) {
+  if (!morePhotos.accepted) {
     $("form-error").textContent = "Remove the photos that cannot be used first.";
     return;
   }
   const parameters = form.parameters();
   const { batch } = parameters;
   setBusy(true);
-  const photos = await fittingTogether([photo.file, ...more.files]);
+  const photos = await fittingTogether([photo.file, ...morePhotos.files]);
   results.start(batch, { url: await copyOf(photo.file), name: photo.name, count: photos.length });
   await watch(async () => ({ id: (await page.api.submit(photos, parameters)).task_id, batch, name: photo.name, count: photos.length }));
 }
@@ -152,7 +152,7 @@ function refused(error) {
   results.failure(inWords(error) + more);
   if (PHOTO_ERRORS.includes(error.name)) {
     photo.recheck();
-    more.recheck();
+    morePhotos.recheck();
   }
   if (error.status === 401) askForToken(inWords(error));
 }
