@@ -24,6 +24,8 @@ from tests.support.polling import poll
 LINKS = ("result", "low_res_urls")  # signed anew in every answer
 DONE_S = 240
 LATER_OUTPUT: dict[str, Any] = {"warnings": []}  # that answers of the earlier version do not have
+LATER_INPUT = {"file_urls": None}
+LATER_RECEIPT = {"photos": 1}
 LATER_LIMITS = {"images_per_day": 0}  # that tokens of the earlier version do not have
 
 
@@ -87,7 +89,9 @@ def is_over(envelope: dict[str, Any]) -> bool:
 
 def without_links(envelope: dict[str, Any]) -> dict[str, Any]:
     output = {name: value for name, value in envelope["output"].items() if name not in LINKS}
-    return envelope | {"output": LATER_OUTPUT | output}
+    if "receipts" in output:
+        output["receipts"] = [LATER_RECEIPT | receipt for receipt in output["receipts"]]
+    return envelope | {"input": LATER_INPUT | envelope["input"], "output": LATER_OUTPUT | output}
 
 
 def told_of(listed: list[dict[str, Any]]) -> list[Any]:

@@ -160,7 +160,7 @@ class _Parts:
             if self._is_file:
                 self.files.append(content)
             elif isinstance(value, list):
-                value.append(_text(content))
+                value += [_text(content)] if content else []  # an empty text: not given
             else:
                 self.values[self._name] = _text(content)
 
@@ -206,7 +206,7 @@ def _with_photos(parts: _Parts, model: type[BaseModel], photo: FormPhoto) -> dic
     typed = {
         name: _typed(value, schemas.get(ALIAS_OF.get(name, name), {})) if isinstance(value, str) else value
         for name, value in parts.values.items()
-        if value != ""
+        if value not in ("", [])
     }
     if not parts.files:
         return typed

@@ -119,6 +119,13 @@ def test_urls_of_several_photos_are_parts_of_one_name() -> None:
     }
 
 
+def test_an_empty_url_is_no_photo() -> None:
+    assert parsed(field("file_urls", b"https://a"), field("file_urls", b"")) == {"file_urls": ["https://a"]}
+    assert parsed(field("file_urls", b""), field("file", b"1", '; filename="me.jpg"')) == {
+        "file_url": PhotoSource(b"1")
+    }
+
+
 @pytest.mark.parametrize("name", ["file_url", "file_urls", "image"])
 def test_a_file_comes_alone(name: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
