@@ -197,7 +197,7 @@ def test_a_field_of_a_form_is_as_strict_as_in_json(service: Service, fields: dic
 @pytest.mark.parametrize(
     ("files", "wrong"),
     [
-        ([("file", PHOTO), ("file", PHOTO)], "file"),
+        ([("file", PHOTO)] * 5, "file"),
         ([("photo", PHOTO)], "file"),
         ([("other", (None, "text"))], "other"),
         ([("file", (None, "text"))], "file"),
