@@ -216,17 +216,17 @@ class Catalog:
     @classmethod
     def read(cls, names: Sequence[str]) -> "Catalog":
         """Read catalogues by name (such as `embedded`, a file of this package) or by path of a YAML file."""
-        files = {path: CatalogFile.read(path) for path in map(_path_of, names)}
-        for name in [name for file in files.values() for name in file.include]:
-            files.setdefault(_path_of(name), CatalogFile.read(_path_of(name)).model_copy(update={"apps": {}}))
+        files = [(path, CatalogFile.read(path)) for path in map(_path_of, names)]
+        included = {_path_of(name) for _, file in files for name in file.include} - {path for path, _ in files}
+        files += [(path, CatalogFile.read(path).model_copy(update={"apps": {}})) for path in sorted(included)]
         of: dict[str, Path] = {}  # the file of each app and download
-        for path, file in files.items():
+        for path, file in files:
             for name in (*file.apps, *file.downloads):
                 if name in of:
                     raise ValueError(f"{name} is in two catalogues, {of[name]} and {path}: leave one of them out")
             of |= dict.fromkeys((*file.apps, *file.downloads), path)
-        apps = {app_id: app for file in files.values() for app_id, app in file.apps.items()}
-        return cls(apps, {name: each for file in files.values() for name, each in file.downloads.items()})
+        apps = {app_id: app for _, file in files for app_id, app in file.apps.items()}
+        return cls(apps, {name: each for _, file in files for name, each in file.downloads.items()})
 
     def check_models(self, models: Container[str]) -> None:
         """Raises: ValueError where the model of an app is not one of these."""

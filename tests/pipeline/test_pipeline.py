@@ -56,7 +56,7 @@ def test_where_the_face_is_matters_only_where_the_file_has_another_shape_than_th
 def test_the_face_model_of_the_app_finds_the_face_on_photo_and_image(run: Callable[..., JobResult]) -> None:
     embedder = Embedder(replace(face(), face_model="auraface"))
     assert run(embedder, Stage("image"), Stage(AVATAR), size=(1536, 256), face_model="auraface").avatars
-    assert embedder.arguments == [(PHOTO, 0.0, "auraface")]
+    assert embedder.arguments == [([PHOTO], 0.0, "auraface")]
     ((_image, reference, _used_s),) = embedder.similarity.arguments
     assert reference.face_model == "auraface"
     ((_image, _used_s, named),) = embedder.locate.arguments

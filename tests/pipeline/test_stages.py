@@ -251,7 +251,7 @@ def test_a_start_that_was_seen_is_kept_for_everybody(at: Callable[..., None]) ->
 def test_the_face_of_a_refused_request_is_looked_for_by_the_model_of_its_app(at: Callable[..., None]) -> None:
     async def scenario(watched: Watched) -> None:
         with pytest.raises(OverloadedError):
-            await watched.watch.require_warm(PHOTO, "auraface")
+            await watched.watch.require_warm([PHOTO], "auraface")
         await eventually(lambda: _asked(watched, ["face by auraface", "generator"]))
 
     at(scenario, Pipeline, generator=ZERO)
