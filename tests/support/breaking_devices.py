@@ -81,7 +81,7 @@ class BreakingMattingSession(BreakingSession):
 class FaceEmbedder(RealEmbedder):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        model: Any = self._model
+        model: Any = self._models[None]
         model._encoder.__class__ = BreakingFaceSession
 
 
