@@ -249,9 +249,9 @@ def test_more_photos_of_the_same_person_are_looked_at_and_sent_together(visit: C
     expect(page.locator("#python")).to_contain_text('[Path("me.png"), Path("hanks.png")]')
     with page.expect_request(lambda request: "getImageToImage" in request.url) as sent:
         expect(tab.generate()).to_have_count(1)
-    body = sent.value.post_data_buffer
-    assert body is not None
-    assert len(re.findall(rb'name="file"; filename="', body)) == 2
+    answer = sent.value.response()
+    assert answer is not None
+    assert len(answer.json()["input"]["file_urls"]) == 2
     expect(page.locator(".tile .caption").first).to_have_text("Your 2 photos")
     page.locator("#add").set_input_files([*added, *added])
     expect(rows).to_have_count(3)
