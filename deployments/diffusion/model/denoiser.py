@@ -13,6 +13,7 @@ from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import FaceEncoder, blank_face
+from deployments.diffusion.model.guidance import guided
 from deployments.diffusion.model.loader import (
     FacePipeline,
     Tensors,
@@ -155,15 +156,12 @@ class FaceDiffusionModel:
     def _predict(self, samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor) -> Tensor:
         """(rows, c, h, w) float32. Rows with guidance are predicted twice, others once."""
         against = [sample.against for sample in samples if sample.against is not None]
-        guided = len(against)
+        count = len(against)
         conditions = _joined([*against, *(sample.conditions for sample in samples)])
         predicted = self._unet(
-            torch.cat([inputs[:guided], inputs]), torch.cat([timesteps[:guided], timesteps]), conditions
+            torch.cat([inputs[:count], inputs]), torch.cat([timesteps[:count], timesteps]), conditions
         ).float()
-        without, towards = predicted[:guided], predicted[guided:]
-        scales = to_device(torch.tensor([sample.guidance_scale for sample in samples[:guided]]), self.device)
-        led = without + scales[:, None, None, None] * (towards[:guided] - without)
-        return torch.cat([led, towards[guided:]])
+        return guided(predicted, [sample.guidance_scale for sample in samples[:count]])
 
     @on_device
     @torch.inference_mode()

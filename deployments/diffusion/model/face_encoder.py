@@ -27,6 +27,13 @@ def blank_face() -> FaceEmbedding:
     return FaceEmbedding(np.zeros(FACE_WIDTH, np.float32), (0, 0, 1, 1), 0.0, heads=(picture.getvalue(),))
 
 
+def heads_of(face: FaceEmbedding) -> tuple[bytes, ...]:
+    """The pictures of a face's head, at least one. Raises: ValueError where there is none."""
+    if not face.heads:
+        raise ValueError("the model draws from pictures of the head, which the face stage did not cut out")
+    return face.heads
+
+
 class FaceEncoder(Protocol):
     """Makes the input of an adapter's projection."""
 
@@ -85,9 +92,7 @@ class HeadPictures:
 
     def encode(self, face: FaceEmbedding) -> Tensor:
         """As `FaceEncoder.encode`."""
-        if not face.heads:
-            raise ValueError("the model draws from pictures of the head, which the face stage did not cut out")
-        return self._states(torch.stack([self._pixels(head) for head in face.heads]))
+        return self._states(torch.stack([self._pixels(head) for head in heads_of(face)]))
 
     def no_face(self) -> Tensor:
         """As `FaceEncoder.no_face`."""

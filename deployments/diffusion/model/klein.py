@@ -19,8 +19,9 @@ from torch import Tensor
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.device_errors import on_device
-from deployments.diffusion.model.face_encoder import blank_face
+from deployments.diffusion.model.face_encoder import blank_face, heads_of
 from deployments.diffusion.model.flow_schedule import FlowSchedule, FlowStep
+from deployments.diffusion.model.guidance import guided
 from deployments.diffusion.model.loader import usable_device
 from deployments.diffusion.model.pictures import decoded
 from deployments.diffusion.model.precision import dtype_of
@@ -133,13 +134,12 @@ class KleinModel:
     @torch.inference_mode()
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> KleinSample:
         """A sample before its first step. Raises: OutOfMemoryError; PromptTooLongError; ValueError without pictures."""
-        if not face.heads:
-            raise ValueError("the model draws from pictures of the head, which the face stage did not cut out")
+        heads = heads_of(face)
         use_threads(self._threads)
         grid = Grid(spec.height // self._pixels_per_token, spec.width // self._pixels_per_token)
         prompt = self._prompts.encode(spec.prompt)
         against = self._prompts.encode(spec.negative_prompt) if self.batch_size(spec) > 1 else None
-        pictures = [self._reference(head) for head in face.heads]
+        pictures = [self._reference(head) for head in heads]
         return KleinSample(
             steps=self._schedule.plan(spec.num_inference_steps, grid.tokens),
             grid=grid,
@@ -190,10 +190,10 @@ class KleinModel:
 
     def _predict(self, samples: Sequence[KleinSample], latents: Tensor) -> Tensor:
         """The flow, (rows, tokens, channels) float32. Rows with guidance come first, and are predicted twice."""
-        guided = [sample for sample in samples if sample.against is not None]
-        rows = [*guided, *samples]
+        led = [sample for sample in samples if sample.against is not None]
+        rows = [*led, *samples]
         against = [sample.against for sample in samples if sample.against is not None]
-        seen = torch.cat([latents[: len(guided)], latents])
+        seen = torch.cat([latents[: len(led)], latents])
         references = torch.cat([sample.references for sample in rows])
         times = to_device(torch.tensor([sample.next_step.timestep for sample in rows]), self.device)
         inputs = (
@@ -202,10 +202,7 @@ class KleinModel:
             times.to(self._transformer.dtype) / 1000,
         )
         predicted = self._flow(samples[0], *inputs)[:, : latents.shape[1]].float()
-        without, towards = predicted[: len(guided)], predicted[len(guided) :]
-        scales = to_device(torch.tensor([sample.guidance_scale for sample in guided]), self.device)
-        led = without + scales[:, None, None] * (towards[: len(guided)] - without)
-        return torch.cat([led, towards[len(guided) :]])
+        return guided(predicted, [sample.guidance_scale for sample in led])
 
     def _flow(self, first: KleinSample, hidden: Tensor, prompts: Tensor, times: Tensor) -> Tensor:
         if self._batch_invariant and len(hidden) > 1:
