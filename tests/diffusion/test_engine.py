@@ -512,8 +512,8 @@ def test_when_the_device_is_lost_all_rows_fail_as_lost_at_once_and_so_do_later_o
     denoiser.gate.clear()
     short = desk.submit(1, steps=1)
     assert denoiser.started.wait(WAIT_S)
+    monkeypatch.setattr(denoiser, lost_in, loses_device)  # first: rows of a device are prepared as they arrive
     rows = [short, *(desk.submit(seed, steps=50) for seed in (2, 3, 4, 5))]
-    monkeypatch.setattr(denoiser, lost_in, loses_device)
     denoiser.gate.set()
     failed = [row.future.exception(WAIT_S) for row in [*rows, desk.submit(6)]]
     survivors = 1 if lost_in in ("start", "step") else 0  # the step that was under way, and then its picture
