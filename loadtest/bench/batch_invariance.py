@@ -115,7 +115,7 @@ def measure_apart(
     """The same in a process limited to this instruction set."""
     command = [sys.executable, "-m", "loadtest.bench.batch_invariance", "--here", instruction_set.name]
     command += ["--dtypes", dtype, "--steps", str(steps), "--others", str(others), "--rounds", str(rounds)]
-    environment = os.environ | SPIN | instruction_set.environment
+    environment = {**os.environ, **SPIN, **instruction_set.environment}
     ran = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [Invariance(**found) for found in json.loads(ran.stdout.splitlines()[-1])]
 

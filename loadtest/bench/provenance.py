@@ -79,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         signer = ContentSigner(Provenance(ProvenanceSettings(), BrokerSettings(), Path(folder)).identity())
     costs = [measure(signer, kind, side, options.rounds) for kind in get_args(OutputFormat) for side in SIDES]
-    for row in (asdict(costs[0]).keys(), *(asdict(cost).values() for cost in costs)):
+    for row in (list(asdict(costs[0])), *(list(asdict(cost).values()) for cost in costs)):
         print("".join(f"{value!s:>16}" for value in row))
     worst = max(cost.signing_ms for cost in costs)
     print(f"\nat most {worst:g} ms an image with its thumbnail; {ALLOWED_MS:g} ms are allowed")

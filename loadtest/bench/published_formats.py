@@ -93,7 +93,7 @@ def numbered(lora: Sequence[AttentionLora]) -> Weights:
 
 def save_lora(lora: Sequence[AttentionLora], path: Path) -> None:
     """As a file of its own, named as other programs read it."""
-    weights = {}
+    weights: dict[str, torch.Tensor] = {}
     for each in lora:
         name = f"lora_unet_{each.layer}.{each.linear}".replace(".", "_") + ("_0" if each.linear == "to_out" else "")
         weights |= {f"{name}.lora_down.weight": each.down, f"{name}.lora_up.weight": each.up}

@@ -33,7 +33,8 @@ class Shape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """(users, spawn rate a second); None at the end."""
-        options = self.runner.environment.parsed_options
+        assert self.runner is not None  # a shape is asked by a runner
+        options: Any = self.runner.environment.parsed_options
         most, passed_s = options.num_users or 1, self.get_run_time()
         if options.run_time and passed_s >= options.run_time:
             return None

@@ -131,7 +131,7 @@ class Drawn:
     def __init__(self, cases: Sequence[Case], judge: Judge) -> None:
         self._cases = cases
         self._owner = np.repeat(np.arange(len(cases)), [len(case.avatars) for case in cases])
-        self._wanted = [cases[owner].wanted for owner in self._owner]
+        self._wanted = [cases[int(owner)].wanted for owner in self._owner]
         self._seen = judge.read([picture for case in cases for picture in case.avatars])
         self._references = judge.read([np.asarray(render(plainly(case.wanted))[0]) for case in cases])
 
@@ -190,7 +190,7 @@ def corners(picture: Picture) -> Array:
     """(3,): CIE Lab of the background, the median of the upper corners."""
     cut = np.concatenate([picture[:CORNER, :CORNER].reshape(-1, 3), picture[:CORNER, -CORNER:].reshape(-1, 3)])
     r, g, b = (int(level) for level in np.median(cut, axis=0))
-    return lab_of([(r, g, b)])[0]
+    return lab_of([(r, g, b)])[0, :]
 
 
 def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score]:
@@ -204,7 +204,9 @@ def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score
     own = np.zeros(likeness.shape, dtype=np.bool_)
     own[np.arange(len(seen)), [number for number, _ in seen]] = True
     note = f"own median {np.median(likeness[own]):.2f}, others {np.median(likeness[~own]):.2f}"
-    yield Score("face_similarity, AUC", auc(likeness[own], likeness[~own]), 0.9, note=note)
+    yield Score(
+        "face_similarity, AUC", auc(likeness[own].astype(np.float64), likeness[~own].astype(np.float64)), 0.9, note=note
+    )
 
 
 def judge_scores(judge: Judge, count: int) -> Iterator[Score]:

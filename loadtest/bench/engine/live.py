@@ -165,6 +165,7 @@ class LibraryPipeline:
     """diffusers' StableDiffusionPipeline with the same weights and adapter, used as documented."""
 
     def __init__(self, config: DiffusionModelConfig) -> None:
+        assert config.ip_adapter is not None  # the embedded model has one
         adapter = model_path(config.ip_adapter)
         self._pipeline = StableDiffusionPipeline.from_pretrained(
             model_path(config.path), safety_checker=None, requires_safety_checker=False, dtype=dtype_of(config)

@@ -23,6 +23,7 @@ def library_pipeline(pipeline_class: type, config: DiffusionModelConfig) -> Any:
     levels = {"timestep_spacing": "leading", **pipeline.scheduler.config}
     pipeline.scheduler = EulerDiscreteScheduler.from_config(levels)
     adapter, lora = config.ip_adapter, config.lora
+    assert adapter is not None  # every model here has one
     pipeline.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, image_encoder_folder=None)
     if lora is not None:
         pipeline.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="faceid_0")

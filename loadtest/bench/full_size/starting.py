@@ -58,8 +58,8 @@ def _loaded(config: DiffusionModelConfig, files: Sequence[Path]) -> tuple["FaceD
     with part("load"):
         model = FaceDiffusionModel.load(config, timed=part)
     files_gb = sum(path.stat().st_size for path in files) / 1e9
-    parts_s = {"files": files_s, **wall.seconds}
-    processor_s = {"files": files_processor_s, **processor.seconds}
+    parts_s = {"files": files_s} | {str(name): s for name, s in wall.seconds.items()}
+    processor_s = {"files": files_processor_s} | {str(name): s for name, s in processor.seconds.items()}
     return model, Start(config.dtype, parts_s, processor_s, files_gb, peak_gib())
 
 

@@ -57,9 +57,10 @@ def largest_photos(limits: PhotoSettings) -> Iterator[Largest]:
     yield Largest("JPEG", "jpeg", whole, lambda pixels: _encoded(pixels, "JPEG"))
     held = limits.max_coefficient_bytes
     for name, sampling, bytes_each in (("4:2:0", 2, 3), ("4:4:4", 0, 6)):
-        progressive = {"progressive": True, "subsampling": sampling}
         most = min(whole, held // bytes_each) * 99 // 100  # blocks at the edges are whole
-        yield Largest(f"JPEG, progressive, {name}", "jpeg", most, _encoder("JPEG", **progressive))
+        yield Largest(
+            f"JPEG, progressive, {name}", "jpeg", most, _encoder("JPEG", progressive=True, subsampling=sampling)
+        )
     yield Largest("PNG", "png", some, _encoder("PNG", compress_level=1))
     yield Largest("PNG, with alpha", "png", some, _encoder("PNG", mode="RGBA", compress_level=1))
     yield Largest("PNG, grey, 16 bits", "png", some, _encoder("PNG", mode="I;16", compress_level=1))
