@@ -58,7 +58,7 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     may_create, may_read, may_cancel = (
         Security(authenticate, scopes=[scope]) for scope in ("create", "read", "cancel")
     )
-    bodies = BodyReader(settings.max_body_bytes, BodyBudget(settings.admission), lag)
+    bodies = BodyReader(settings.max_body_bytes, BodyBudget(settings.admission, access.use.charge_refusal), lag)
     add_avatar_routes(api, service, settings, bodies, may_create)
     add_task_routes(api, service, settings, bodies, may_read=may_read, may_cancel=may_cancel)
     add_event_route(api, service, access, settings, may_read=may_read)

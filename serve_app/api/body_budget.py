@@ -5,6 +5,8 @@ nothing from others. They count until the photo in them is decoded, or the reque
 """
 
 from collections import Counter
+from collections.abc import Callable
+from typing import NoReturn
 
 from serve_app.errors import OverloadedError, RateLimitError
 from serve_app.generation.settings import AdmissionSettings
@@ -15,10 +17,12 @@ MAX_OPEN_BODIES = 128  # on their way in at once; far below the replica's max_on
 class BodyBudget:
     """The budget of one ingress replica: `max_body_bytes_at_once` for all, `owner_body_share` of it for one owner."""
 
-    def __init__(self, settings: AdmissionSettings) -> None:
+    def __init__(self, settings: AdmissionSettings, charge_refusal: Callable[[str], None]) -> None:
+        """`charge_refusal` is told the owner of each request that is refused because of what its owner holds."""
         self._max_bytes = settings.max_body_bytes_at_once
         self._share = settings.owner_body_share
         self._retry_after_s = settings.retry_after_s
+        self._charge_refusal = charge_refusal
         self._bytes: Counter[str] = Counter()  # by owner
         self._open: Counter[str] = Counter()
 
@@ -30,7 +34,7 @@ class BodyBudget:
     def open(self, owner: str) -> "BodyCharge":
         """The account of a body that is about to be read. Raises: RateLimitError; OverloadedError."""
         if self._open[owner] + 1 > max(1, self._share * MAX_OPEN_BODIES):
-            raise RateLimitError("Too many requests of this token are on their way in.", self._retry_after_s)
+            self._refuse(owner, "Too many requests of this token are on their way in.")
         if (number := self._open.total()) >= MAX_OPEN_BODIES:
             raise OverloadedError(f"{number} requests are on their way in already.", self._retry_after_s)
         self._open[owner] += 1
@@ -39,9 +43,13 @@ class BodyBudget:
     def check_room(self, owner: str, size: int) -> None:
         """Raises: RateLimitError where so many bytes more are beyond the owner's share; OverloadedError."""
         if self._bytes[owner] + size > self._share * self._max_bytes:
-            raise RateLimitError("The requests of this token that came in hold too many bytes.", self._retry_after_s)
+            self._refuse(owner, "The requests of this token that came in hold too many bytes.")
         if self.held_bytes + size > self._max_bytes:
             raise OverloadedError("The requests that came in hold too many bytes.", self._retry_after_s)
+
+    def _refuse(self, owner: str, message: str) -> NoReturn:
+        self._charge_refusal(owner)
+        raise RateLimitError(message, self._retry_after_s)
 
     def _add(self, owner: str, size: int) -> None:
         self._bytes[owner] += size

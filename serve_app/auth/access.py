@@ -41,7 +41,7 @@ class Access:
         self._rates = Rates(redis)
         self._settings = settings
         self._usage = usage
-        self._use = use
+        self.use = use
         self._failed = FailedAttempts()
         self._delayed = 0
 
@@ -62,7 +62,7 @@ class Access:
         for right in rights:
             require_right(token, right)
         quota = await self._counted(token, makes="create" in rights)
-        if self._use.is_flooding(token.owner):
+        if self.use.is_flooding(token.owner):
             await self._delay()
         return Authenticated(token, quota)
 
@@ -92,7 +92,7 @@ class Access:
         except RateLimitError:
             if makes:
                 self._usage.refused(token.id)
-            self._use.charge_refusal(token.owner)
+            self.use.charge_refusal(token.owner)
             await self._delay()
             raise
 

@@ -42,8 +42,9 @@ APP = b'--x\r\nContent-Disposition: form-data; name="app_id"\r\n\r\na\r\n'
 LARGE_FORM, FORM_TYPE = APP + FILE % PHOTO, f"{FORM}; boundary=x"
 
 
-def budget_of(max_bytes: int, share: float = 1.0) -> BodyBudget:
-    return BodyBudget(AdmissionSettings(max_body_bytes_at_once=max_bytes, owner_body_share=share))
+def budget_of(max_bytes: int, share: float = 1.0, refused: list[str] | None = None) -> BodyBudget:
+    settings = AdmissionSettings(max_body_bytes_at_once=max_bytes, owner_body_share=share)
+    return BodyBudget(settings, [].append if refused is None else refused.append)
 
 
 async def read(reader: BodyReader, request: Request, model: Any = AvatarRequest) -> Any:
@@ -121,10 +122,12 @@ def test_one_owner_cannot_have_all_bodies_that_are_read_at_once(monkeypatch: pyt
     monkeypatch.setattr(body_budget, "MAX_OPEN_BODIES", 4)
 
     async def main() -> None:
-        reader = reader_of(budget_of(64 * MIB, share=0.5))
-        stalled = await in_progress(reader, request_of(), request_of())
+        charged: list[str] = []
+        reader = reader_of(budget_of(64 * MIB, share=0.5, refused=charged))
+        stalled = await in_progress(reader, request_of(owner="ann"), request_of(owner="ann"))
         with pytest.raises(RateLimitError):
-            await read(reader, request_of(part(SMALL)))
+            await read(reader, request_of(part(SMALL), owner="ann"))
+        assert charged == ["ann"]  # as use: its later requests go behind those of others
         await read(reader, request_of(part(SMALL), owner="bob"))
         await leave(stalled)
 
@@ -155,14 +158,17 @@ def test_bytes_beyond_the_budget_are_refused_with_503_and_those_beyond_the_owner
         return caught.type
 
     async def main() -> None:
-        budget = budget_of(4 * MIB, share=0.5)
+        charged: list[str] = []
+        budget = budget_of(4 * MIB, share=0.5, refused=charged)
         reader = reader_of(budget)
         arrived = part(b" " * (2 * MIB - 1000), more=True)
         stalled = await in_progress(reader, request_of(arrived, owner="ann"))
         assert await refusal_of(reader, "ann") is RateLimitError
+        assert charged == ["ann"]
         await read(reader, request_of(part(LARGE), owner="bob"))
         stalled += await in_progress(reader, request_of(arrived, owner="bob"))
         assert await refusal_of(reader, "carl") is OverloadedError
+        assert charged == ["ann"]  # carl is not at fault
         await leave(stalled)
         assert budget.held_bytes == 0
         await read(reader, request_of(part(LARGE), owner="ann"))

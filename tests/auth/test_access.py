@@ -357,7 +357,7 @@ def test_one_call_finds_out_for_a_whole_process_that_the_broker_is_away(
             )
             for _ in range(2):
                 async with slots.hold("ann", "a", 1, 1), quota.take("ann", 1, 1):
-                    assert await gate._use.shared_s("ann") == 0
+                    assert await gate.use.shared_s("ann") == 0
                     assert await gate._rates.hit("ann", Rate(1, 60)) is None
         assert len(calls) == 1
         said = [record.getMessage() for record in caplog.records if "the broker fails" in record.getMessage()]

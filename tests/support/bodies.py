@@ -40,7 +40,7 @@ def request_of(*messages: Message, announced: int | None = None, owner: str = "a
 
 
 def reader_of(budget: BodyBudget | None = None, max_bytes: int = MAX_BYTES, lag: LoopLag | None = None) -> BodyReader:
-    return BodyReader(max_bytes, budget or BodyBudget(AdmissionSettings()), lag or LoopLag(1, 1))
+    return BodyReader(max_bytes, budget or BodyBudget(AdmissionSettings(), lambda _owner: None), lag or LoopLag(1, 1))
 
 
 def app_without_apps() -> ASGIApp:
