@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from math import log
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -37,6 +37,10 @@ DEFAULT_PROMPT = (
 )
 
 
+GENDER_PLACE, PROMPT_PLACE = "{gender_word}", "{prompt}"
+STYLED_SUBJECT = "half-body portrait of a nice {gender_word}, looking at the camera, relaxed and charming"
+
+
 class Entry(BaseModel):
     """Base of everything in a catalogue file: frozen, and an unknown key is an error."""
 
@@ -52,6 +56,8 @@ def _inside(path: str) -> str:
 
 InnerPath = Annotated[str, AfterValidator(_inside)]
 """A relative path that cannot leave the folder it is joined to."""
+
+StyleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -150,6 +156,22 @@ class AppDefaults(Entry):
     min_similarity: float | None = Field(None, ge=0, le=1)  # by the app's own face model; None: no redraws
 
 
+class Style(Entry):
+    """A look that an app can draw. `prompt` has `{gender_word}` and, where the client's prompt goes, `{prompt}`."""
+
+    title: str
+    prompt: str
+    subject: str = STYLED_SUBJECT  # in the place of the client's prompt where there is none
+    negative_prompt: str | None = None  # in the place of the app's
+
+    def filled(self, own_prompt: str | None, gender_word: str) -> str:
+        """The prompt. One of the client's own replaces all of a style that has no place for it."""
+        if own_prompt is not None and PROMPT_PLACE not in self.prompt:
+            return own_prompt
+        prompt, subject = (text.replace(GENDER_PLACE, gender_word) for text in (self.prompt, self.subject))
+        return prompt.replace(PROMPT_PLACE, subject if own_prompt is None else own_prompt)
+
+
 class App(Entry):
     """One app. `model` names a model of the generator's settings, `downloads` its files in the models folder.
 
@@ -165,10 +187,25 @@ class App(Entry):
     native_sizes: tuple[Size, ...] = Field(min_length=1)
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
+    styles: dict[StyleName, Style] = {}
     has_guidance: bool = True  # false: the model ignores `guidance_scale` and `negative_prompt`, as distilled ones do
-    instruction: str = Field("{prompt}", pattern=r"\{prompt\}", exclude=True)  # what the model is told of a prompt
+    instruction: str = Field(
+        PROMPT_PLACE, pattern=re.escape(PROMPT_PLACE), exclude=True
+    )  # what the model is told of a prompt
     downloads: tuple[str, ...] = Field((), exclude=True)  # for operators, not shown to clients
     weights: tuple[Licence, ...] = Field((), exclude=True)  # of weights that are not downloads
+
+    def defaults_of(self, style: str | None) -> dict[str, Any]:
+        """The values of fields that a request in a style leaves out. Raises: KeyError for an unknown style."""
+        defaults = self.defaults.model_dump()
+        negative = self.styles[style].negative_prompt if style is not None and self.has_guidance else None
+        return defaults if negative is None else {**defaults, "negative_prompt": negative}
+
+    def filled_prompt(self, own_prompt: str | None, gender_word: str, style: str | None) -> str:
+        """The prompt of a request. Raises: KeyError for an unknown style."""
+        if style is not None:
+            return self.styles[style].filled(own_prompt, gender_word)
+        return self.prompt.replace(GENDER_PLACE, gender_word) if own_prompt is None else own_prompt
 
     def ignores(self, guidance_scale: float, negative_prompt: str) -> bool:
         """Whether a request asks for guidance, of which the model has none."""

@@ -40,6 +40,7 @@ def generate(
     # Options named like a field of the request set that field; `requested` takes them from the context.
     app_id: Annotated[str | None, typer.Option("--app", help="Which app draws.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Replaces the app's prompt whole.")] = None,
+    style: Annotated[str | None, typer.Option(help="One of the styles of the app.")] = None,
     gender: Annotated[str | None, typer.Option(help="male, female, or another word for the prompt.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What shall not be drawn.")] = None,
     batch: Annotated[int | None, typer.Option(help="How many avatars.")] = None,

@@ -86,6 +86,7 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
             Field(max_length=3, description="Up to three more of the same person: the face is the mean of all."),
         ] = None,
         prompt: Annotated[str | None, Field(description="Replaces the default prompt whole.")] = None,
+        style: Annotated[str | None, Field(description="One of the app's styles in list_apps.")] = None,
         gender: Annotated[str | None, Field(description="male, female, or a word for the default prompt.")] = None,
         count: Annotated[int, Field(ge=1, le=8, description="How many avatars, each different.")] = 1,
         width: Annotated[int | None, Field(ge=256, le=1536, description="Pixels.")] = None,
@@ -97,7 +98,7 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
         """Make avatars of the face on a photo: thumbnails, and links that work for a day."""
         photos = [folders.photo(named) for named in (photo, *(more_photos or ()))]
         queued = await client.avatars.submit(
-            photos, prompt=prompt, gender=gender, batch=count, width=width, height=height,
+            photos, prompt=prompt, style=style, gender=gender, batch=count, width=width, height=height,
             remove_background=remove_background, seed=seed, app_id=app_id,
         )  # fmt: skip
         task = queued
@@ -121,7 +122,10 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
     async def list_apps() -> str:
         """The apps that draw: how each looks, and the licence of its models."""
         apps = await client.apps.list()
-        return "\n".join(f"{app.app_id}: {app.title}. {app.description} Licence: {app.licence}" for app in apps)
+        return "\n".join(
+            f"{app.app_id}: {app.title}. {app.description} Styles: {', '.join(app.styles)} Licence: {app.licence}"
+            for app in apps
+        )
 
     return server
 

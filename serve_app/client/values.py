@@ -30,6 +30,7 @@ class AvatarParameters(TypedDict, total=False):
 
     app_id: str | None
     prompt: str | None
+    style: str | None
     gender: str | None
     negative_prompt: str | None
     batch: int | None
@@ -81,7 +82,7 @@ class TaskProgress:
 
 @dataclass(frozen=True, slots=True)
 class AppInfo:
-    """An app that `app_id` can name; `defaults` are by field name."""
+    """An app that `app_id` can name; `defaults` are by field name, `styles` by the name that `style` takes."""
 
     app_id: str
     title: str
@@ -89,6 +90,7 @@ class AppInfo:
     native_sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
     defaults: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    styles: dict[str, dict[str, Any]] = field(default_factory=dict)  # each with its `title`
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation.prompt_filter import PromptFilter
 from serve_app.generation.settings import GenerationSettings
 from serve_app.photos.urls import check_url
-from serve_app.schemas.requests import MAX_SEED, AvatarRequest, EffectiveRequest
+from serve_app.schemas.requests import MAX_PROMPT, MAX_SEED, AvatarRequest, EffectiveRequest
 from serve_app.tasks.models import Task, Webhook, idempotency_digest
 
 
@@ -56,6 +56,7 @@ class RequestValidator:
         """
         app = self.app(request.app_id)
         self._check_consent(request)
+        _check_style(request.style, app)
         effective = EffectiveRequest.fill(
             request,
             app,
@@ -88,7 +89,10 @@ class RequestValidator:
             raise _invalid(field="consent", message=message, accepted={"const": True})
 
     def _check_prompt(self, prompt: str, field: str) -> None:
-        """Raises: InvalidRequestError where the prompt has a refused term; it does not tell which one."""
+        """Raises: InvalidRequestError where it is too long, or has a refused term, which is not told."""
+        if len(prompt) > MAX_PROMPT:
+            message = f"with the words of the style it has {len(prompt)} characters"
+            raise _invalid(field=field, message=message, accepted={"maxLength": MAX_PROMPT})
         if self._terms.refuse(prompt):
             raise _invalid(field=field, message="has a word that this service refuses")
 
@@ -101,6 +105,12 @@ class RequestValidator:
         except ImageUrlError as error:
             raise _invalid(field="webhook_url", message=str(error), accepted="an http or https URL") from None
         return Webhook(url=request.webhook_url, base_url=caller.base_url)
+
+
+def _check_style(style: str | None, app: App) -> None:
+    """Raises: InvalidRequestError where the app does not have it."""
+    if style is not None and style not in app.styles:
+        raise _invalid(field="style", message="the app has no such style", accepted={"enum": list(app.styles)})
 
 
 def _invalid(**problem: object) -> InvalidRequestError:

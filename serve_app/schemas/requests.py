@@ -26,10 +26,11 @@ MAX_BATCH = 8
 MIN_SIDE, MAX_SIDE = 256, 1536  # pixels
 MAX_SEED = 2**32 - 9  # image i uses seed + i, which must stay below 2**32
 ALIASES = {"file_url": ("image",), "ref_id": ("refID", "reference_id")}
+MAX_PROMPT = 2000  # characters
 MAX_FIELDS = 64  # of a body: each unknown field adds an entry to the answer
 _FIELDS = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 OPTIONAL_STRINGS = frozenset(
-    {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "webhook_url"}
+    {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "style", "webhook_url"}
 )
 
 Priority = Literal["normal", "low"]
@@ -114,7 +115,7 @@ class AvatarRequest(BaseModel):
     )
     prompt: str | None = Field(
         None,
-        max_length=2000,
+        max_length=MAX_PROMPT,
         description='Replaces the default prompt whole; null and "None" take the default, with the gender filled in.',
     )
     gender: str | None = Field(
@@ -125,7 +126,14 @@ class AvatarRequest(BaseModel):
         "word, used as it is. Unused with a prompt.",
         examples=["female"],
     )
-    negative_prompt: str | None = Field(None, max_length=2000)
+    style: str | None = Field(
+        None,
+        max_length=32,
+        description="One of the app's `styles` in `GET /api/v1/apps`. Its prompt takes the default prompt's place, and "
+        "a prompt of the request becomes a part of it.",
+        examples=["comic"],
+    )
+    negative_prompt: str | None = Field(None, max_length=MAX_PROMPT)
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH), WHOLE] = Field(1, description="How many images to generate.")
     height: Side | None = Field(None, description="Pixels; the result has exactly this size.")
     width: Side | None = Field(None, description="Pixels; the result has exactly this size.")
@@ -211,8 +219,9 @@ def body_digest(request: AvatarRequest) -> str:
     name, other = ("file_urls", "file_url") if several else ("file_url", "file_urls")
     descriptions = [photo.description for photo in request.photos]
     shown = f'"{name}":{to_json(descriptions if several else descriptions[0]).decode()}'
-    # Without the other: the digest of a request with one photo is as it was before there could be several.
-    text = request.model_dump_json(exclude={other})
+    # Without what is not given and was not known to former versions: their digests of the same request are the same.
+    newer = {field for field in ("style",) if getattr(request, field) is None}
+    text = request.model_dump_json(exclude={other, *newer})
     before, _, after = text.partition(shown)  # quotes inside of a string would be escaped
     digest = hashlib.sha256(f'{before}"{name}":{"[" if several else ""}'.encode())
     for index, photo in enumerate(request.photos):
@@ -276,12 +285,12 @@ class EffectiveRequest(AvatarRequest):
         gender = gender_word(request.gender)
         own_prompt = None if request.prompt == "None" else request.prompt
         filled = {
-            **app.defaults.model_dump(),
+            **app.defaults_of(request.style),
             "seed": seed,
             **request.model_dump(exclude_none=True),
             "file_url": request.photos[0].description,
             "gender": gender,
-            "prompt": app.prompt.replace("{gender_word}", gender) if own_prompt is None else own_prompt,
+            "prompt": app.filled_prompt(own_prompt, gender, request.style),
             "deadline_s": deadline_s,
             "webhook_url": None if request.webhook_url is None else describe_url(request.webhook_url),
         }

@@ -360,7 +360,11 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
         answer = route.fetch()
         envelope = answer.json()
         (app,) = envelope["output"]["apps"]
-        other = {**app, "app_id": "other", "title": "Other", "defaults": app["defaults"] | {"min_similarity": 0.4}}
+        defaults, styles = (
+            app["defaults"] | {"min_similarity": 0.4},
+            {"comic": {"title": "Comic", "prompt": "{prompt}"}},
+        )
+        other = {**app, "app_id": "other", "title": "Other", "defaults": defaults, "styles": styles}
         envelope["output"]["apps"].append(other)
         route.fulfill(response=answer, json=envelope)
 
@@ -377,11 +381,13 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
     tab.open()
     with page.expect_request(lambda request: request.url.endswith("/faces")) as first:
         verdict = tab.choose("me.png", sample_photo().read_bytes())
+    expect(page.locator("#style")).to_be_hidden()
     assert b'name="app_id"\r\n\r\nface-avatar\r\n' in (first.value.post_data_buffer or b"")
     expect(verdict).to_have_class(re.compile("good"))
     with page.expect_request(lambda request: request.url.endswith("/faces")) as again:
         page.locator("#app_id").select_option("other")
     assert b'name="app_id"\r\n\r\nother\r\n' in (again.value.post_data_buffer or b"")
+    expect(page.locator("#style option")).to_have_text(["The model’s own", "Comic"])
     expect(verdict).to_have_class(re.compile("bad"))
     expect(page.locator('output[for="min_similarity"]')).to_have_text("0.4")
 

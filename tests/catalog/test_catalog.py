@@ -275,6 +275,56 @@ def test_what_is_included_is_there_once_and_brings_no_apps(tmp_path: Path) -> No
     assert list(catalog.downloads) == ["d"]
 
 
+STYLES = {
+    "comic": {"title": "Comic", "prompt": "{prompt}, of a {gender_word}, in ink", "subject": "a nice {gender_word}"},
+    "whole": {"title": "Whole", "prompt": "a {gender_word} in ink", "negative_prompt": "colour"},
+}
+
+
+@pytest.mark.parametrize(
+    ("style", "own_prompt", "prompt"),
+    [
+        ("comic", None, "a nice woman, of a woman, in ink"),
+        ("comic", "a {gender_word} {prompt}", "a {gender_word} {prompt}, of a woman, in ink"),
+        ("comic", "", ", of a woman, in ink"),
+        ("whole", None, "a woman in ink"),
+        ("whole", "an owl", "an owl"),
+        (None, "an owl", "an owl"),
+        (None, None, "a woman"),
+    ],
+)
+def test_a_style_makes_the_prompt_and_takes_the_clients_own_into_its_place(
+    tmp_path: Path, style: str | None, own_prompt: str | None, prompt: str
+) -> None:
+    styled = Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(styles=STYLES, prompt="a {gender_word}")})])
+    assert styled["mine"].filled_prompt(own_prompt, "woman", style) == prompt
+
+
+def test_a_style_has_a_negative_prompt_of_its_own_where_the_model_has_any(tmp_path: Path) -> None:
+    apps = {"mine": app(styles=STYLES), "distilled": app(styles=STYLES, has_guidance=False)}
+    styled = Catalog.read([written(tmp_path / "c.yaml", apps=apps)])
+    own = styled["mine"].defaults.negative_prompt
+    assert [styled["mine"].defaults_of(style)["negative_prompt"] for style in ("whole", "comic", None)] == [
+        "colour",
+        own,
+        own,
+    ]
+    assert styled["distilled"].defaults_of("whole")["negative_prompt"] == own
+
+
+@pytest.mark.parametrize("name", ["Comic", "a b", "", "x" * 33, "-a"])
+def test_a_style_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="styles"):
+        Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(styles={name: STYLES["comic"]})})])
+
+
+def test_the_commercial_apps_draw_in_six_styles_that_take_a_prompt() -> None:
+    for item in Catalog.read(["commercial"]).apps.values():
+        assert len(item.styles) == 6
+        assert all("an owl" in style.filled("an owl", "woman") for style in item.styles.values())
+        assert item.model_dump()["styles"]["comic"]["title"] == "Comic"
+
+
 def test_an_instruction_has_a_place_for_the_prompt(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="instruction"):
         Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(instruction="draw nicely")})])

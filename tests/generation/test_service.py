@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deployments.errors import DeadlineError, NoFaceError, UnsafeImageError
 from deployments.types import Photo
@@ -16,6 +17,7 @@ from serve_app.auth.tokens import UNLIMITED, Token
 from serve_app.auth.usage import usage_of
 from serve_app.backends.object_store import photo_key, photo_keys, result_key
 from serve_app.backends.secrets import sha256
+from serve_app.catalog.catalog import CATALOGUES
 from serve_app.errors import (
     BrokerError,
     ForbiddenError,
@@ -488,6 +490,34 @@ def test_a_webhook_that_may_not_be_called_is_refused_by_its_field(at: Callable[.
         with pytest.raises(InvalidRequestError) as caught:
             make("picture").send(webhook_url=url)
         assert [field["field"] for field in caught.value.data["fields"]] == ["webhook_url"]
+
+    at(scenario)
+
+
+def problems_of(send: Callable[[], object]) -> list[dict[str, Any]]:
+    """The fields that a request is refused for."""
+    with pytest.raises(InvalidRequestError) as refused:
+        send()
+    problems: list[dict[str, Any]] = refused.value.data["fields"]
+    return problems
+
+
+def test_a_style_is_one_of_the_apps_and_its_prompt_is_drawn_and_shown(at: Callable[..., None], tmp_path: Path) -> None:
+    catalogue = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())
+    ink = {"title": "Ink", "prompt": "{prompt}, in ink", "subject": "a {gender_word}"}
+    catalogue["apps"]["face-avatar"]["styles"] = {"ink": ink}
+    (tmp_path / "styled.yaml").write_text(yaml.safe_dump(catalogue))
+
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture", catalogs=(str(tmp_path / "styled.yaml"),))
+        (problem,) = problems_of(lambda: ingress.send(style="oil"))
+        assert (problem["field"], problem["accepted"]) == ("style", {"enum": ["ink"]})
+        (problem,) = problems_of(lambda: ingress.send(style="ink", prompt="x" * 1995))
+        assert (problem["field"], problem["accepted"]) == ("prompt", {"maxLength": 2000})
+        record = await ingress.send(style="ink", gender="f").answer
+        assert (record.task.request.style, record.task.request.prompt) == ("ink", "a woman, in ink")
+        (app,) = ingress.service.apps()
+        assert app["styles"]["ink"]["title"] == "Ink"
 
     at(scenario)
 

@@ -40,7 +40,7 @@ export class SettingsForm {
     const put = (name, value) => { if (value) given[name] = value; };
     const gender = data.get("gender");
     put("gender", gender === "other" ? data.get("gender_word").trim() : gender);
-    for (const name of ["prompt", "negative_prompt", "output_format"]) put(name, data.get(name).trim());
+    for (const name of ["style", "prompt", "negative_prompt", "output_format"]) put(name, (data.get(name) ?? "").trim());
     for (const name of RANGES) if (this.touched.has(name)) given[name] = Number(data.get(name));
     put("seed", numberOrText(data.get("seed").trim()));
     const [width, height] = this.#size(data);
@@ -107,9 +107,12 @@ export class SettingsForm {
 
   #showApp() {
     if (!this.app) return;
-    const { defaults, description, licence, prompt } = this.app;
+    const { defaults, description, licence, prompt, styles = {} } = this.app;
     $("app-about").textContent = `${description} Licence: ${licence}.`;
     $("prompt").placeholder = prompt.replaceAll("{gender_word}", "person");
+    const named = Object.entries(styles).map(([name, { title }]) => new Option(title, name));
+    $("style").replaceChildren(new Option("The model’s own", ""), ...named);
+    $("style").closest(".field").hidden = !named.length;
     $("num_inference_steps").value = defaults.num_inference_steps;
     $("guidance_scale").value = defaults.guidance_scale;
     $("min_similarity").value = defaults.min_similarity ?? 0;
