@@ -164,12 +164,24 @@ class Style(Entry):
     subject: str = STYLED_SUBJECT  # in the place of the client's prompt where there is none
     negative_prompt: str | None = None  # in the place of the app's
 
+    @model_validator(mode="after")
+    def _has_one_place(self) -> Self:
+        if self.prompt.count(PROMPT_PLACE) > 1:
+            raise ValueError(f"a style has one {PROMPT_PLACE} at most")
+        return self
+
     def filled(self, own_prompt: str | None, gender_word: str) -> str:
-        """The prompt. One of the client's own replaces all of a style that has no place for it."""
-        if own_prompt is not None and PROMPT_PLACE not in self.prompt:
-            return own_prompt
+        """The prompt. One of the client's own replaces all of a style that has no place for it.
+
+        One that has the style's words around it already, as those of receipts have, stays as it is.
+        """
         prompt, subject = (text.replace(GENDER_PLACE, gender_word) for text in (self.prompt, self.subject))
-        return prompt.replace(PROMPT_PLACE, subject if own_prompt is None else own_prompt)
+        before, place, after = prompt.partition(PROMPT_PLACE)
+        if not place:
+            return prompt if own_prompt is None else own_prompt
+        if own_prompt is not None and own_prompt.startswith(before) and own_prompt.endswith(after):
+            return own_prompt
+        return before + (subject if own_prompt is None else own_prompt) + after
 
 
 class App(Entry):

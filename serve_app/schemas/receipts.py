@@ -20,6 +20,7 @@ class Receipt(BaseModel):
         "where the background was cut out, that model's in `background/`."
     )
     prompt: str
+    style: str | None = Field(None, description="Its words are in the prompt already.")
     negative_prompt: str
     seed: int
     num_inference_steps: int

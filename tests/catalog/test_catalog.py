@@ -297,7 +297,9 @@ def test_a_style_makes_the_prompt_and_takes_the_clients_own_into_its_place(
     tmp_path: Path, style: str | None, own_prompt: str | None, prompt: str
 ) -> None:
     styled = Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(styles=STYLES, prompt="a {gender_word}")})])
-    assert styled["mine"].filled_prompt(own_prompt, "woman", style) == prompt
+    filled = styled["mine"].filled_prompt(own_prompt, "woman", style)
+    assert filled == prompt
+    assert styled["mine"].filled_prompt(filled, "woman", style) == prompt  # as `replay` sends it
 
 
 def test_a_style_has_a_negative_prompt_of_its_own_where_the_model_has_any(tmp_path: Path) -> None:
@@ -316,6 +318,12 @@ def test_a_style_has_a_negative_prompt_of_its_own_where_the_model_has_any(tmp_pa
 def test_a_style_has_a_plain_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="styles"):
         Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(styles={name: STYLES["comic"]})})])
+
+
+def test_a_style_has_one_place_for_a_prompt(tmp_path: Path) -> None:
+    twice = STYLES["comic"] | {"prompt": "{prompt}, {prompt}"}
+    with pytest.raises(ValueError, match="one {prompt} at most"):
+        Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(styles={"comic": twice})})])
 
 
 def test_the_commercial_apps_draw_in_six_styles_that_take_a_prompt() -> None:
