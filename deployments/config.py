@@ -163,6 +163,13 @@ class ClassifierConfig(Config):
 SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discriminator="kind")]
 
 
+class LoraConfig(Config):
+    """A LoRA that rows of a model may wear: a .safetensors file for its UNet, and how much it counts."""
+
+    file: Path
+    scale: float = Field(1.0, ge=-2, le=2)
+
+
 class DiffusionModelConfig(Config):
     """A diffusers folder: SD 1.5 or SDXL with an IP-Adapter file, FaceID or Plus; or FLUX.2 klein."""
 
@@ -172,6 +179,8 @@ class DiffusionModelConfig(Config):
     ip_adapter_scale: float = Field(1.0, ge=0, le=1)
     lora: Path | None = None  # of the FaceID adapter, in place of the one that `ip_adapter` holds
     lora_scale: float = Field(1.0, ge=0, le=1)
+    # By the names that rows give them (`AvatarSpec.lora`): those of the styles of the apps that draw with the model.
+    loras: dict[str, LoraConfig] = {}
     variant: str | None = None  # of the weight files: `fp16` takes *.fp16.safetensors
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device supports it
     device: str = "cpu"

@@ -100,6 +100,7 @@ class AvatarSpec:
     alone: bool = False  # shares no step with other rows: suspected of killing its process
     tenant_used_s: float = 0.0  # what its tenant used recently before this stage (`FairShare`)
     ip_adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
+    lora: str | None = None  # one of the model's `loras`
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,25 @@
 """The application graph: how the deployments are bound. Replica counts and resources are in the config file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
 from deployments.background.deployment import BackgroundRemover
-from deployments.config import FACE_VECTOR, AvatarGeneratorConfig, DiffusionModelConfig, FaceEmbedderConfig
+from deployments.config import (
+    FACE_VECTOR,
+    MODELS,
+    AvatarGeneratorConfig,
+    DiffusionModelConfig,
+    FaceEmbedderConfig,
+    LoraConfig,
+)
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.api.deployment import AvatarIngress
 from serve_app.backends.embedded_valkey import EmbeddedValkey
-from serve_app.catalog.catalog import App, Catalog
+from serve_app.catalog.catalog import App, Catalog, lora_name
 from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter
@@ -32,7 +40,7 @@ def build_app(settings: Settings) -> serve.Application:
 
 def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Application:
     """The bound deployments, with this class as the generator."""
-    generator_config = compiled_for_apps(settings).located(settings.models_dir)
+    generator_config = generator_of_apps(settings).located(settings.models_dir)
     stages = (
         serve.deployment(FaceEmbedder).bind(faces_of_apps(settings).located(settings.models_dir)),
         serve.deployment(name=AvatarGenerator.__name__, request_router_config=ROUTING)(generator).bind(
@@ -71,17 +79,28 @@ def faces_of_apps(settings: Settings) -> FaceEmbedderConfig:
     return faces.model_copy(update={"head_px": (faces.head_px or HEAD_PX) if needs_heads else None})
 
 
-def compiled_for_apps(settings: Settings) -> AvatarGeneratorConfig:
-    """The generator's settings, with what its models are compiled for filled in from the apps that draw with them."""
-    generator = settings.generator
-    if not any(model.compile for model in generator.models.values()):
-        return generator
-    apps = Catalog.read(settings.catalogs).apps.values()
-    models = {
-        name: _compiled_for_apps(model, [app for app in apps if app.model == name])
-        for name, model in generator.models.items()
-    }
+def generator_of_apps(settings: Settings) -> AvatarGeneratorConfig:
+    """The generator's settings, with what comes from the apps that draw with its models.
+
+    Those are the LoRAs of their styles, and what is compiled.
+    """
+    catalog, generator = Catalog.read(settings.catalogs), settings.generator
+    models = {}
+    for name, model in generator.models.items():
+        apps = {app_id: app for app_id, app in catalog.apps.items() if app.model == name}
+        styled = _with_loras(model, apps)
+        models[name] = _compiled_for_apps(styled, [*apps.values()]) if model.compile else styled
     return generator.model_copy(update={"models": models})
+
+
+def _with_loras(model: DiffusionModelConfig, apps: Mapping[str, App]) -> DiffusionModelConfig:
+    """Those of the operator's own settings come first."""
+    loras = {
+        lora_name(app_id, style): LoraConfig(file=Path(f"{MODELS}{lora.file}"), scale=lora.scale)
+        for app_id, app in apps.items()
+        for style, lora in app.loras.items()
+    }
+    return model.model_copy(update={"loras": loras | model.loras})
 
 
 def _compiled_for_apps(model: DiffusionModelConfig, apps: Sequence[App]) -> DiffusionModelConfig:

@@ -6,7 +6,7 @@ import yaml
 from pydantic import ValidationError
 
 from deployments.config import WEIGHTS, DiffusionModelConfig, model_path
-from serve_app.app import compiled_for_apps
+from serve_app.app import generator_of_apps
 from serve_app.launcher import CONFIG, ServiceOptions, read_config
 from serve_app.local_ray import StartError
 from serve_app.settings import Settings
@@ -82,7 +82,7 @@ SDXL = {"path": Path("models:sdxl"), "ip_adapter": Path("models:adapter"), "comp
 
 def compiled(**changes: Any) -> DiffusionModelConfig:
     model = DiffusionModelConfig(**(SDXL | changes))
-    return compiled_for_apps(Settings(catalogs=("production",), generator={"models": {"sdxl-faceid": model}})).models[
+    return generator_of_apps(Settings(catalogs=("production",), generator={"models": {"sdxl-faceid": model}})).models[
         "sdxl-faceid"
     ]
 

@@ -156,6 +156,18 @@ class AppDefaults(Entry):
     min_similarity: float | None = Field(None, ge=0, le=1)  # by the app's own face model; None: no redraws
 
 
+def lora_name(app_id: str, style: str) -> str:
+    """The name of a style's LoRA among those of a model, with which several apps may draw."""
+    return f"{app_id}/{style}"
+
+
+class StyleLora(Entry):
+    """The LoRA of a style: `file` is of one of the app's downloads, by its path under the models folder."""
+
+    file: InnerPath
+    scale: float = Field(1.0, ge=-2, le=2)
+
+
 class Style(Entry):
     """A look that an app can draw. `prompt` has `{gender_word}` and, where the client's prompt goes, `{prompt}`."""
 
@@ -163,6 +175,7 @@ class Style(Entry):
     prompt: str
     subject: str = STYLED_SUBJECT  # in the place of the client's prompt where there is none
     negative_prompt: str | None = None  # in the place of the app's
+    lora: StyleLora | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _has_one_place(self) -> Self:
@@ -206,6 +219,11 @@ class App(Entry):
     )  # what the model is told of a prompt
     downloads: tuple[str, ...] = Field((), exclude=True)  # for operators, not shown to clients
     weights: tuple[Licence, ...] = Field((), exclude=True)  # of weights that are not downloads
+
+    @property
+    def loras(self) -> dict[str, StyleLora]:
+        """The LoRAs of its styles, by the names of the styles."""
+        return {name: style.lora for name, style in self.styles.items() if style.lora is not None}
 
     def defaults_of(self, style: str | None) -> dict[str, Any]:
         """The values of fields that a request in a style leaves out. Raises: KeyError for an unknown style."""
@@ -261,6 +279,8 @@ class Catalog:
         for app_id, app in apps.items():
             if missing := set(app.downloads) - downloads.keys():
                 raise ValueError(f"app {app_id}: there is no download {', '.join(sorted(missing))}")
+            if missing := {lora.file for lora in app.loras.values()} - {file.path for file in self.files([app_id])}:
+                raise ValueError(f"app {app_id}: none of its downloads brings {', '.join(sorted(missing))}")
 
     @classmethod
     def read(cls, names: Sequence[str]) -> "Catalog":

@@ -13,7 +13,7 @@ from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, Transfer
 
 from deployments.config import model_path
 from deployments.diffusion.precompilation import precompile
-from serve_app.app import compiled_for_apps
+from serve_app.app import generator_of_apps
 from serve_app.catalog.bucket import BucketError, ModelBucket
 from serve_app.catalog.catalog import HUB, Catalog, Download, ModelFile
 from serve_app.catalog.download import Report, missing, prefetch
@@ -106,7 +106,7 @@ def compile_models(
     """Compile what a generator compiles, into generator.compile_cache: on a machine with the GPU that it is for."""
     opened = None if bucket is None else _opened(bucket)
     _, settings = read_config(ServiceOptions(config))
-    generator = compiled_for_apps(settings).located(settings.models_dir)
+    generator = generator_of_apps(settings).located(settings.models_dir)
     if generator.compile_cache is None or not any(model.compile for model in generator.models.values()):
         raise StartError(f"{config}: generator.compile_cache is not set, or no model has `compile: true`")
     failed = 0

@@ -14,7 +14,7 @@ from deployments.types import Photo
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results
-from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.catalog import Catalog, lora_name
 from serve_app.errors import BrokerError, StoreError
 from serve_app.pipeline.calls import detach
 from serve_app.pipeline.job import AvatarJob
@@ -205,7 +205,7 @@ class TaskExecution:
 
     async def _job(self, task: Task, done: Mapping[int, StoredAvatar]) -> AvatarJob:
         request = task.request
-        app = self._catalog[request.app_id]
+        app, style = self._catalog[request.app_id], request.style
         return AvatarJob(
             task_id=task.task_id,
             tenant=task.owner,
@@ -217,6 +217,7 @@ class TaskExecution:
             tenant_used_s=await self._use.shared_s(task.owner),
             face_model=app.face_model,
             instruction=app.instruction,
+            lora=lora_name(request.app_id, style) if style is not None and style in app.loras else None,
         )
 
 

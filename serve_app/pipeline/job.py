@@ -50,6 +50,7 @@ class AvatarJob:
     tenant_used_s: float = 0.0  # what its tenant used recently in front of the stages
     face_model: str | None = None  # a name of `face.models`; None: `face.model`
     instruction: str = "{prompt}"  # what the model is told
+    lora: str | None = None  # of the model's; the one of the request's style
 
     @property
     def deadline(self) -> float:
@@ -75,6 +76,7 @@ class AvatarJob:
         return AvatarSpec(
             **(self._asked_of(AvatarSpec) | of_the_image | {"prompt": prompt}),
             model=self.model,
+            lora=self.lora,
             task_id=self.task_id,
             image_index=index,
             submitted_at=self.submitted_at,

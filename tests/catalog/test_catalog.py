@@ -322,8 +322,19 @@ def test_a_style_has_a_plain_name(tmp_path: Path, name: str) -> None:
 
 def test_a_style_has_one_place_for_a_prompt(tmp_path: Path) -> None:
     twice = STYLES["comic"] | {"prompt": "{prompt}, {prompt}"}
-    with pytest.raises(ValueError, match="one {prompt} at most"):
+    with pytest.raises(ValueError, match="at most"):
         Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(styles={"comic": twice})})])
+
+
+def test_the_lora_of_a_style_comes_with_the_apps_downloads(tmp_path: Path) -> None:
+    inked = STYLES["comic"] | {"lora": {"file": "d/weights.safetensors", "scale": 0.8}}
+    apps = {"mine": app(styles={"ink": inked, "plain": STYLES["comic"]}, downloads=["d"])}
+    downloads = {"d": download(files={"weights.safetensors": {}}, folder="d")}
+    styled = Catalog.read([written(tmp_path / "c.yaml", apps=apps, downloads=downloads)])["mine"]
+    assert {name: lora.scale for name, lora in styled.loras.items()} == {"ink": 0.8}
+    assert "lora" not in styled.model_dump()["styles"]["ink"]
+    with pytest.raises(ValueError, match=r"app mine: none of its downloads brings d/weights\.safetensors"):
+        Catalog.read([written(tmp_path / "c.yaml", apps=apps, downloads={"d": download(folder="d")})])
 
 
 def test_the_commercial_apps_draw_in_six_styles_that_take_a_prompt() -> None:

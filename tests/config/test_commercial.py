@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.app import HEAD_PX, compiled_for_apps, faces_of_apps
+from serve_app.app import HEAD_PX, faces_of_apps, generator_of_apps
 from serve_app.catalog.catalog import Catalog
 from serve_app.settings import Settings
 
@@ -30,7 +30,7 @@ def test_every_model_of_the_profile_is_one_that_its_apps_draw_with(args: dict[st
     catalog.check_models(settings.generator.models)
     assert {app.model for app in catalog.apps.values()} == settings.generator.models.keys()
     assert faces_of_apps(settings).head_px == HEAD_PX
-    sdxl = compiled_for_apps(settings).models["sdxl-plus-face"]
+    sdxl = generator_of_apps(settings).models["sdxl-plus-face"]
     assert set(sdxl.compile_sizes) == set(catalog["face-avatar-sdxl"].native_sizes)
 
 

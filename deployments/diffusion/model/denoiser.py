@@ -1,14 +1,15 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter, built from diffusers' pipelines."""
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deployments.config import CompileScope, DiffusionModelConfig
+from deployments.config import CompileScope, DiffusionModelConfig, model_path
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.device_errors import on_device
@@ -22,9 +23,11 @@ from deployments.diffusion.model.loader import (
     load_pipeline,
     untimed,
 )
+from deployments.diffusion.model.lora_file import read_lora
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.pictures import decoded
+from deployments.diffusion.model.row_lora import Lora, LoraSlots
 from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
@@ -45,6 +48,7 @@ class Sample:
     conditions: Tensors
     against: Tensors | None
     ready: Mark  # when the latents are computed
+    lora_slot: int = 0
     steps_done: int = 0
 
     @property
@@ -71,6 +75,7 @@ class FaceDiffusionModel:
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
         compile_scope: CompileScope = "unet",
+        loras: Mapping[str, Lora] = MappingProxyType({}),
     ) -> None:
         """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
         self._pipeline = pipeline
@@ -80,9 +85,10 @@ class FaceDiffusionModel:
         self._timeline = timeline_of(self.device)
         self._threads = threads
         self._batch_invariant = batch_invariant
+        self._loras = LoraSlots(pipeline.unet, loras)
         for network in (pipeline.unet, pipeline.vae):
             replace_layers(network)
-        self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope)
+        self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope, self._loras)
         self._faces = faces
         self._no_face = self._unet.face_tokens(faces.no_face())
 
@@ -94,10 +100,14 @@ class FaceDiffusionModel:
         on_compile_failure: Callable[[], None] = lambda: None,
         timed: Timed = untimed,
     ) -> "FaceDiffusionModel":
-        """Raises: what `load_pipeline` raises; ValueError where the folder's scheduler has no sampler here."""
+        """Raises: what `load_pipeline` and `read_lora` raise; ValueError where the scheduler has no sampler here."""
         pipeline = load_pipeline(config, timed)
         faces = load_face_encoder(pipeline, config)
-        return cls(pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope)
+        with timed("lora"):
+            loras = {
+                name: read_lora(model_path(lora.file), pipeline.unet, lora.scale) for name, lora in config.loras.items()
+            }
+        return cls(pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope, loras)
 
     @property
     def is_asynchronous(self) -> bool:
@@ -114,7 +124,10 @@ class FaceDiffusionModel:
 
     @on_device
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
-        """A sample before its first step. Raises: OutOfMemoryError; ValueError where `face` lacks what it needs."""
+        """A sample before its first step.
+
+        Raises: OutOfMemoryError; ValueError where `face` lacks what it needs, or the model the LoRA.
+        """
         use_threads(self._threads)
         plan = self._sampler.plan(spec.num_inference_steps)
         latents = self._noise(spec) * plan.init_noise_sigma
@@ -129,7 +142,8 @@ class FaceDiffusionModel:
             negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
             against = {**negative, "face_tokens": self._no_face.repeat(1, self._faces.photos(face), 1), **alike}
         previous, ready = torch.zeros_like(latents), self._timeline.mark()
-        return Sample(plan, latents, previous, spec.guidance_scale, conditions, against, ready)
+        slot = self._loras.slot(spec.lora)
+        return Sample(plan, latents, previous, spec.guidance_scale, conditions, against, ready, slot)
 
     @on_device
     @torch.inference_mode()
@@ -158,6 +172,9 @@ class FaceDiffusionModel:
         against = [sample.against for sample in samples if sample.against is not None]
         count = len(against)
         conditions = _joined([*against, *(sample.conditions for sample in samples)])
+        if any(sample.lora_slot for sample in samples):
+            slots = torch.tensor([sample.lora_slot for sample in [*samples[:count], *samples]])
+            conditions = {**conditions, "lora_slots": to_device(slots, self.device)}
         predicted = self._unet(
             torch.cat([inputs[:count], inputs]), torch.cat([timesteps[:count], timesteps]), conditions
         ).float()

@@ -97,7 +97,12 @@ class KleinModel:
         Raises: OSError where a file is missing or invalid; ValueError for settings that this model has not;
             RuntimeError where the device is not available.
         """
-        for name, value in (("ip_adapter", config.ip_adapter), ("lora", config.lora), ("compile", config.compile)):
+        for name, value in (
+            ("ip_adapter", config.ip_adapter),
+            ("lora", config.lora),
+            ("loras", config.loras),
+            ("compile", config.compile),
+        ):
             if value:
                 raise ValueError(f"FLUX.2 klein takes no `{name}`")
         device = usable_device(config.device)

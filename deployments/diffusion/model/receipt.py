@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from deployments.diffusion.model.sampler import sampler_of
 from deployments.types import GenerationMetadata
 
 PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
+WORN = "lora/"  # before the names of LoRAs that rows may wear
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
@@ -48,9 +50,21 @@ def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
         if file is not None:
             path = model_path(file)
             yield path.name, path
+    for name, lora in config.loras.items():
+        yield f"{WORN}{name}", model_path(lora.file)
     if config.image_encoder is not None:
         for path in sorted(model_path(config.image_encoder).glob("*.safetensors")):
             yield f"image_encoder/{path.name}", path
+
+
+def worn_by(metadata: GenerationMetadata, lora: str | None) -> GenerationMetadata:
+    """Of an image that wears this LoRA: without the weights of the others."""
+    weights = {
+        name: digest
+        for name, digest in metadata.weights.items()
+        if not name.startswith(WORN) or name == f"{WORN}{lora}"
+    }
+    return replace(metadata, weights=weights)
 
 
 def _sampler(scheduler: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The UNet for batches whose rows each have their own time step, prompt, face and face weight."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from deployments.config import CompileScope
 from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
 from deployments.diffusion.model.compiled_unet import CompiledUNet, Size
+from deployments.diffusion.model.row_lora import LoraSlots
 from deployments.diffusion.model.transfer import to_device
 
 
@@ -66,10 +67,12 @@ class RowUNet:
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
         compile_scope: CompileScope = "unet",
+        loras: LoraSlots | None = None,
     ) -> None:
         """On a CPU large batches are sharded over `threads`. With `batch_invariant` each row is a batch of its own."""
         self._unet = unet
-        self._graphs = CompiledUNet(unet, _predict, on_compile_failure, compile_scope)
+        self._predict = partial(_predict, loras)
+        self._graphs = CompiledUNet(unet, self._predict, on_compile_failure, compile_scope)
         # diffusers searches all modules for each of these two, which takes 2 ms.
         self._device, self.dtype = unet.device, unet.dtype
         on_cpu = self._device.type == "cpu"
@@ -88,7 +91,8 @@ class RowUNet:
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
         """The prediction, (rows, c, h, w) in the UNet's dtype.
 
-        Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, the others as diffusers names them.
+        Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, `lora_slots` (rows,) where rows wear
+        LoRAs, the others as diffusers names them.
         """
         latents = latents.to(self.dtype)
         if self._single_rows is not None:
@@ -99,7 +103,7 @@ class RowUNet:
         predicted = self._graphs(latents, timesteps, conditions)
         if predicted is None:
             with self._graphs.uncompiled():
-                predicted = self._sharding(partial(_predict, self._unet), latents, timesteps, conditions)
+                predicted = self._sharding(partial(self._predict, self._unet), latents, timesteps, conditions)
         return predicted
 
     def compiling(self, size: Size, batch_size: int, backend: str) -> AbstractContextManager[None]:
@@ -116,18 +120,20 @@ def _attend_by_row(unet: Any) -> float:
     return float(scale)
 
 
-def _predict(unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+def _predict(loras: LoraSlots | None, unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
+    wearing = nullcontext() if loras is None or "lora_slots" not in conditions else loras.worn(conditions["lora_slots"])
     added = (
         {"text_embeds": conditions["pooled_prompt_embeds"], "time_ids": conditions["time_ids"]}
         if "time_ids" in conditions
         else {}
     )
-    predicted: Tensor = unet(
-        latents,
-        timesteps,
-        # Passed through unchanged to the attention layers.
-        encoder_hidden_states=tuple(conditions[name] for name in ("prompt_embeds", "face_tokens", "adapter_scale")),
-        added_cond_kwargs=added,
-        return_dict=False,
-    )[0]
+    with wearing:
+        predicted: Tensor = unet(
+            latents,
+            timesteps,
+            # Passed through unchanged to the attention layers.
+            encoder_hidden_states=tuple(conditions[name] for name in ("prompt_embeds", "face_tokens", "adapter_scale")),
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
     return predicted
