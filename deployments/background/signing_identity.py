@@ -17,7 +17,7 @@ class SigningIdentity:
 
 
 class IdentitySource(Protocol):
-    """Provides a replica with its signing identity. Must be picklable."""
+    """Provides a replica with its signing identity. Must be picklable, also after use (as `ProgressSink`)."""
 
     def identity(self) -> SigningIdentity:
         """Raises: ValueError where it cannot sign; ConnectionError, OSError where it is unavailable."""

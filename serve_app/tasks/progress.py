@@ -17,13 +17,16 @@ MAX_CHANGES = 1000
 
 
 class ProgressReporter:
-    """The `ProgressSink` of a generator replica. Picklable; connects on the first report."""
+    """The `ProgressSink` of a generator replica. Picklable, also when connected; connects on the first report."""
 
     def __init__(self, settings: BrokerSettings, data_dir: Path) -> None:
         self._settings = settings
         self._data_dir = data_dir
         self._keys = TaskKeys(settings.prefix)
         self._redis: Redis | None = None
+
+    def __reduce__(self) -> tuple[type["ProgressReporter"], tuple[BrokerSettings, Path]]:
+        return type(self), (self._settings, self._data_dir)
 
     async def report(self, progress: Sequence[ImageProgress]) -> None:
         """Raises: ConnectionError while the broker is unavailable."""

@@ -111,6 +111,18 @@ def test_what_a_dead_generator_said_is_forgotten(at: At, reporter: ProgressRepor
     at(scenario)
 
 
+def test_a_reporter_that_is_connected_can_be_pickled(at: At, reporter: ProgressReporter) -> None:
+    """Serve does so with that of a running generator, when its controller starts again."""
+
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress, task_id = await started(make, batch=1)
+        await reporter.report([ImageProgress(task_id, 0, 4, 10, 8.0, 0)])
+        await pickle.loads(pickle.dumps(reporter)).report([ImageProgress(task_id, 0, 5, 10, 8.0, 0)])
+        assert (await progress(ingress, task_id))["step"] == 5
+
+    at(scenario)
+
+
 def test_a_broker_that_is_away_is_a_connection_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.backends.redis.TRIES", 0)
     reporter = ProgressReporter(BrokerSettings(), tmp_path)  # nobody started its server

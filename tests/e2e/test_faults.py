@@ -7,25 +7,49 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 import ray
+from ray import serve
+from ray.exceptions import RayError
 from ray.util.state import list_actors
 
 from tests.support.service import Service
 
 pytestmark = pytest.mark.slow
+APP = "face-avatar"
 LONG = {"num_inference_steps": 50, "batch": 4, "width": 256, "height": 256, "deadline_s": 600}
+
+
+def actors() -> list[tuple[str, int]]:
+    """The classes of those that live, and their processes."""
+    address = ray.get_runtime_context().gcs_address  # other clusters may run on this machine
+    alive = list_actors(address, filters=[("state", "=", "ALIVE")], limit=1000)
+    return [(actor.class_name, int(actor.pid)) for actor in alive]
 
 
 def replica_pid(deployment: str) -> int:
     """The process of a replica; 0 while there is none."""
-    address = ray.get_runtime_context().gcs_address  # other clusters may run on this machine
-    actors = list_actors(address, filters=[("state", "=", "ALIVE")], limit=1000)
-    return next((int(actor.pid) for actor in actors if f":{deployment}" in actor.class_name), 0)
+    return next((pid for name, pid in actors() if f":{deployment}" in name), 0)
+
+
+def replicas() -> set[tuple[str, int]]:
+    return {(name, pid) for name, pid in actors() if name.startswith("ServeReplica:")}
+
+
+def controller_pid() -> int:
+    return dict(actors()).get("ServeController", 0)
+
+
+def runs() -> bool:
+    """Whether the controller answers, and has all replicas that it wants."""
+    with suppress(RayError):
+        return serve.status().applications[APP].status.value == "RUNNING"
+    return False
 
 
 def is_drawing(generator: psutil.Process) -> bool:
@@ -106,6 +130,17 @@ def test_the_broker_comes_back_after_its_owner_was_killed(service: Service, poll
     poll(lambda: service.client.get(f"/api/v1/tasks/{finished}").status_code == 200, 60)
     task_id = service.post(celery=True, num_inference_steps=2).json()["task_id"]
     poll(lambda: status(service, task_id) == "SUCCESS", 60)
+
+
+def test_a_controller_that_was_killed_keeps_all_replicas_when_it_is_back(
+    service: Service, poll: Callable[..., Any]
+) -> None:
+    assert service.make()["status"] == "SUCCESS"  # every replica has opened what it opens on first use
+    kept, killed = replicas(), controller_pid()
+    os.kill(killed, signal.SIGKILL)
+    poll(lambda: controller_pid() not in (0, killed) and runs(), 60)
+    assert service.make(num_inference_steps=2)["status"] == "SUCCESS"
+    assert replicas() == kept
 
 
 def send(service: Service, fields: dict[str, Any]) -> socket.socket:

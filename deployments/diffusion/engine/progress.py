@@ -10,7 +10,11 @@ from deployments.types import ImageProgress
 
 
 class ProgressSink(Protocol):
-    """Where progress is reported. Each replica gets one: it must be picklable, and connect on first use."""
+    """Where progress is reported. Each replica gets one: it must connect on first use, and be picklable, then too.
+
+    Serve pickles the arguments of a running replica when another controller takes over (`list_outbound_deployments` of
+    2.60), and replaces the replica where it cannot.
+    """
 
     async def report(self, progress: Sequence[ImageProgress]) -> None:
         """Store the latest progress of all unfinished images of a replica. Raises: OSError while it is unavailable."""
