@@ -1,7 +1,11 @@
-"""The values that the stages exchange. All are frozen; arrays are never modified."""
+"""The values that the stages exchange. All are frozen; arrays are never modified.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+While an application is updated, replicas of two versions of this package call each other. So a new field comes last,
+and has a default.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +29,11 @@ PHOTO_WARNINGS = ("clipped", "first_frame")
 """`clipped`: the file lost its end, and what was there of it is used. `first_frame`: it has others, too."""
 
 
+def _restore(value: Any, state: Sequence[Any]) -> None:
+    """Unpickle a value: a field that its sender did not know has its default, one that is not known here is dropped."""
+    type(value).__init__(value, *state[: len(fields(value))])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Photo:
     """A picture of a face, upright, in sRGB: `pixels` is (h, w, 3). `is_generated`: an avatar, no reference photo.
@@ -35,6 +44,8 @@ class Photo:
     pixels: Pixels
     is_generated: bool = False
     warnings: tuple[str, ...] = ()
+
+    __setstate__ = _restore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +69,8 @@ class FaceEmbedding:
     heads: tuple[bytes, ...] = field(default=(), repr=False)
     doubtful: tuple[int, ...] = ()
 
+    __setstate__ = _restore
+
 
 @dataclass(frozen=True, slots=True)
 class FoundFace:
@@ -67,6 +80,8 @@ class FoundFace:
     score: float
     sharpness: float
 
+    __setstate__ = _restore
+
 
 @dataclass(frozen=True, slots=True)
 class FoundFaces:
@@ -75,6 +90,8 @@ class FoundFaces:
     faces: tuple[FoundFace, ...]
     min_face_px: int
     refusal: Literal["no_face", "face_too_small"] | None = None
+
+    __setstate__ = _restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +119,8 @@ class AvatarSpec:
     ip_adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
     lora: str | None = None  # one of the model's `loras`
 
+    __setstate__ = _restore
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationMetadata:
@@ -117,6 +136,8 @@ class GenerationMetadata:
     device: str
     versions: Mapping[str, str]  # of libraries
 
+    __setstate__ = _restore
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneratedImage:
@@ -126,6 +147,8 @@ class GeneratedImage:
     runtime_s: float
     startup_s: float  # how long the request waited for this replica to start
     drawn_with: GenerationMetadata | None = None
+
+    __setstate__ = _restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +161,8 @@ class ImageProgress:
     steps: int
     eta_s: float  # estimated seconds until its last step
     queue_position: int
+
+    __setstate__ = _restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +177,8 @@ class C2paAssertion:
     width: int  # as generated; the file may have another size
     height: int
     sampler: str = ""
+
+    __setstate__ = _restore
 
     def statement(self) -> dict[str, str | int | float]:
         """The fields by name, as JSON values: the data of the C2PA assertion in the file."""
@@ -172,6 +199,8 @@ class PostprocessSpec:
     output_format: OutputFormat = "png"
     assertion: C2paAssertion | None = None
 
+    __setstate__ = _restore
+
     @property
     def cuts_out(self) -> bool:
         """Whether postprocessing needs an alpha: for a transparent background or a filled one."""
@@ -190,3 +219,5 @@ class Avatar:
     finish_s: float
     drawn_with: GenerationMetadata | None = None
     drawn_sha256: str = ""  # of the generated pixels, before resizing and background removal
+
+    __setstate__ = _restore

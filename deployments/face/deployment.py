@@ -50,15 +50,16 @@ class FaceEmbedder:
         self._embed_batch.set_batch_wait_timeout_s(config.batch_wait_s)
 
     async def embed(
-        self, photos: Sequence[Photo], used_s: float = 0.0, face_model: FaceModelName = None
+        self, photo: Photo, used_s: float = 0.0, face_model: FaceModelName = None, others: Sequence[Photo] = ()
     ) -> FaceEmbedding:
-        """The face of the person on all of the photos; `used_s`: what the tenant used recently before this stage, s.
+        """The face of the person on the photo, and on others of the same person.
 
-        Raises: NoFaceError; OtherPersonError.
+        `used_s`: what the tenant used recently before this stage, seconds. Raises: NoFaceError; OtherPersonError.
         """
+        photos = (photo, *others)
         async with self._turns.turn(used_s):
             found: list[FaceEmbedding | NoFaceError] = await asyncio.gather(
-                *(self._embed_batch((photo, face_model)) for photo in photos)
+                *(self._embed_batch((one, face_model)) for one in photos)
             )
         face = one_person(found, self._configs[face_model])
         if self._head_px is None:

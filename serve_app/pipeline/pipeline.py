@@ -105,12 +105,15 @@ class AvatarPipeline:
 
         Raises: NoFaceError; OtherPersonError.
         """
-        return await self._from_embedder(lambda: self._embedder.embed.remote(photos, used_s, face_model))
+        first, *others = photos
+        asked = _given(face_model=face_model, others=others)
+        return await self._from_embedder(lambda: self._embedder.embed.remote(first, used_s, **asked))
 
     async def inspect(self, photo: Photo, used_s: float = 0.0, face_model: str | None = None) -> FoundFaces:
         """The faces of a photo; does not scale the generator up from zero. Raises: OverloadedError."""
+        asked = _given(face_model=face_model)
         with _overload_errors():
-            return await self._from_embedder(lambda: self._embedder.inspect.remote(photo, used_s, face_model))
+            return await self._from_embedder(lambda: self._embedder.inspect.remote(photo, used_s, **asked))
 
     async def _from_embedder(self, call: Callable[[], DeploymentResponse[T]]) -> T:
         """The value of a call to the embedder, which is repeated where its replica died."""
@@ -181,7 +184,8 @@ class AvatarPipeline:
                 try:
                     box: Box | None = None
                     if _changes_shape(spec, postprocessing):
-                        located = calls.add(self._embedder.locate.remote(image, spec.tenant_used_s, face.face_model))
+                        asked = _given(face_model=face.face_model)
+                        located = calls.add(self._embedder.locate.remote(image, spec.tenant_used_s, **asked))
                         started.append(located)
                         box = await value_of_chained(located, image)
                     avatar = calls.add(self._remover.postprocess.remote(image, postprocessing, box))
@@ -200,6 +204,11 @@ class AvatarPipeline:
     def _generate(self, spec: AvatarSpec, face: FaceEmbedding) -> DeploymentResponse[GeneratedImage]:
         # The router prefers replicas that have the model with this id in memory.
         return self._generator.options(multiplexed_model_id=spec.model).generate.remote(spec, face)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Those that are not empty: during an update, a replica of the version before may not know a new one."""
+    return {name: value for name, value in options.items() if value}
 
 
 def _changes_shape(spec: AvatarSpec, postprocessing: PostprocessSpec) -> bool:

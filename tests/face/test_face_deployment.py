@@ -53,3 +53,15 @@ def test_without_a_name_the_default_model_looks(embedder: FaceEmbedder) -> None:
     assert asyncio.run(refusals()) == ["no_face", None]
     (error,) = embedder._embed([(SOMEONE, None)])
     assert isinstance(error, NoFaceError)
+
+
+def test_a_caller_of_an_older_version_that_knows_one_photo_and_one_model_is_served(
+    embedder: FaceEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def alone(asked: tuple[Photo, str | None]) -> FaceEmbedding | NoFaceError:
+        return embedder._embed([asked])[0]
+
+    monkeypatch.setattr(embedder, "_embed_batch", alone)
+    monkeypatch.setitem(embedder._models, None, embedder._models["aura"])
+    face = asyncio.run(embedder.embed(SOMEONE, 0.0))
+    assert (face.face_model, len(face.vector)) == (None, 512)

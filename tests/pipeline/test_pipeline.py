@@ -56,11 +56,18 @@ def test_where_the_face_is_matters_only_where_the_file_has_another_shape_than_th
 def test_the_face_model_of_the_app_finds_the_face_on_photo_and_image(run: Callable[..., JobResult]) -> None:
     embedder = Embedder(replace(face(), face_model="auraface"))
     assert run(embedder, Stage("image"), Stage(AVATAR), size=(1536, 256), face_model="auraface").avatars
-    assert embedder.arguments == [([PHOTO], 0.0, "auraface")]
+    assert embedder.arguments == [(PHOTO, 0.0)]
     ((_image, reference, _used_s),) = embedder.similarity.arguments
     assert reference.face_model == "auraface"
-    ((_image, _used_s, named),) = embedder.locate.arguments
-    assert named == "auraface"
+    assert embedder.named == embedder.locate.named == [{"face_model": "auraface"}]
+
+
+def test_an_embedder_of_an_older_version_is_told_nothing_that_it_does_not_know(run: Callable[..., JobResult]) -> None:
+    embedder = Embedder(face())
+    assert run(embedder, Stage("image"), Stage(AVATAR), size=(1536, 256)).avatars
+    assert embedder.arguments == [(PHOTO, 0.0)]
+    ((_image, _used_s),) = embedder.locate.arguments
+    assert embedder.named == embedder.locate.named == [{}]
 
 
 def test_an_embedder_that_dies_while_it_looks_for_the_face_is_asked_again(run: Callable[..., JobResult]) -> None:

@@ -49,6 +49,7 @@ class Stage:
         self.outcomes = list(outcomes)
         self.responses: list[Response] = []
         self.arguments: list[tuple[Any, ...]] = []
+        self.named: list[dict[str, Any]] = []
 
     def __getattr__(self, _method: str) -> "Stage":
         return self
@@ -56,8 +57,9 @@ class Stage:
     def options(self, **_options: Any) -> "Stage":
         return self
 
-    def remote(self, *arguments: Any) -> Response:
+    def remote(self, *arguments: Any, **named: Any) -> Response:
         self.arguments.append(arguments)
+        self.named.append(named)
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         self.responses.append(Response(outcome))
         return self.responses[-1]
