@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.diffusion.engine import engine as engine_module
+from deployments.diffusion.engine import hang_detector
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.hang_detector import HangDetector
@@ -299,6 +301,53 @@ def test_memory_that_a_picture_takes_meanwhile_makes_no_step_smaller_for_ever(
     assert denoiser.refused == [3]
 
 
+def test_a_picture_whose_decoding_ends_before_the_lack_of_memory_is_noticed_makes_no_step_smaller(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, poll: Callable[..., object]
+) -> None:
+    denoiser.is_asynchronous = True
+    denoiser.overlap_gate.clear()
+    step = denoiser.step
+
+    def is_refused_beside_a_picture(samples: Sequence[Count]) -> object:
+        try:
+            return step(samples)
+        except OutOfMemoryError:
+            denoiser.fits = 100
+            denoiser.overlap_gate.set()
+            assert shown(picture) == 1
+            raise
+
+    monkeypatch.setattr(denoiser, "step", is_refused_beside_a_picture)
+    picture = desk.submit(1, steps=1)
+    poll(lambda: [each.step for each in desk.engine.progress()] == [1])
+    denoiser.fits = 0
+    assert shown(desk.submit(2)) == 2
+    assert denoiser.refused == [1]
+    assert desk.engine._latency_model.cap(("fake", (4, 4))) == 8
+
+
+def test_closing_tries_no_step_again_that_lacks_the_memory_of_a_picture(
+    denoiser: CountingDenoiser, poll: Callable[..., object]
+) -> None:
+    engine = engine_of()
+    desk = Desk(engine, denoiser)
+    denoiser.is_asynchronous = True
+    denoiser.overlap_gate.clear()
+    desk.submit(1, steps=1)
+    poll(lambda: [each.step for each in engine.progress()] == [1])
+    denoiser.fits = 0
+    row = desk.submit(2)
+    poll(lambda: denoiser.refused)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    with pytest.raises(CancelledError):
+        row.future.result(WAIT_S)
+    denoiser.overlap_gate.set()
+    closing.join(WAIT_S)
+    assert not engine.alive
+    assert denoiser.refused == [1]
+
+
 def test_too_little_memory_fails_nobody_and_halves_the_batches(desk: Desk, denoiser: CountingDenoiser) -> None:
     denoiser.fits = 2
     denoiser.gate.clear()
@@ -320,14 +369,23 @@ def test_a_row_that_lacks_memory_alone_is_told_so_and_the_next_are_drawn(
     assert shown(desk.submit(2)) == 2
 
 
-def test_memory_that_was_lacking_once_costs_a_single_row_nothing(desk: Desk, denoiser: CountingDenoiser) -> None:
-    denoiser.gate.clear()
-    denoiser.fits = 0
-    row = desk.submit(1)
-    assert denoiser.started.wait(WAIT_S)
-    threading.Timer(0.05, lambda: setattr(denoiser, "fits", 1)).run()
-    denoiser.gate.set()
-    assert shown(row) == 1
+def refuse_once(denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step finds no memory, the next ones do."""
+    step = denoiser.step
+
+    def refuses_once(samples: Sequence[Count]) -> object:
+        denoiser.fits = 100 if denoiser.refused else 0
+        return step(samples)
+
+    monkeypatch.setattr(denoiser, "step", refuses_once)
+
+
+def test_memory_that_was_lacking_once_costs_a_single_row_nothing(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_once(denoiser, monkeypatch)
+    assert shown(desk.submit(1)) == 1
+    assert denoiser.refused == [1]
 
 
 @pytest.mark.parametrize("is_asynchronous", [False, True])
@@ -356,31 +414,35 @@ def test_a_picture_that_finds_no_memory_twice_fails_alone(
     assert desk.engine.progress() == []
 
 
-def test_memory_that_lacks_now_and_then_fails_nobody(desk: Desk, denoiser: CountingDenoiser) -> None:
+def test_memory_that_lacks_now_and_then_fails_nobody(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Before its first step, and again before its picture.
-    denoiser.gate.clear()
-    denoiser.fits, denoiser.undecodable = 0, [1]
-    row = desk.submit(1)
-    assert denoiser.started.wait(WAIT_S)
-    denoiser.fits = 1
-    denoiser.gate.set()
-    assert shown(row) == 1
+    refuse_once(denoiser, monkeypatch)
+    denoiser.undecodable = [1]
+    assert shown(desk.submit(1)) == 1
+    assert (denoiser.refused, denoiser.undecodable) == ([1], [])
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_a_row_whose_deadline_passes_is_told_so(desk: Desk, denoiser: CountingDenoiser, drawn: bool) -> None:
+def test_a_row_whose_deadline_passes_is_told_so(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, drawn: bool
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(time=lambda: now[0]))
     denoiser.gate.clear()
-    row = desk.submit(1, steps=50, deadline=time.time() + (0.2 if drawn else -1))
+    row = desk.submit(1, steps=50, deadline=1001.0 if drawn else 999.0)
     assert not drawn or denoiser.started.wait(WAIT_S)
-    while time.time() < row.spec.deadline:
-        pass
+    now[0] = 1002.0
     denoiser.gate.set()
     with pytest.raises(DeadlineError):
         row.future.result(WAIT_S)
     assert len(denoiser.batches) <= 1
 
 
-def test_closing_cancels_all_rows_before_their_next_step(denoiser: CountingDenoiser) -> None:
+def test_closing_cancels_all_rows_before_their_next_step(
+    denoiser: CountingDenoiser, poll: Callable[..., object]
+) -> None:
     engine = engine_of(images=1)
     desk = Desk(engine, denoiser)
     denoiser.gate.clear()
@@ -388,6 +450,7 @@ def test_closing_cancels_all_rows_before_their_next_step(denoiser: CountingDenoi
     assert denoiser.started.wait(WAIT_S)
     closing = threading.Thread(target=engine.close)
     closing.start()
+    poll(lambda: engine._closing)
     denoiser.gate.set()
     closing.join(WAIT_S)
     assert not engine.alive
@@ -473,7 +536,7 @@ def test_closing_cancels_rows_whose_decoding_is_overlapped(denoiser: CountingDen
     denoiser.overlap_gate.set()
     closing.join(WAIT_S)
     assert not closing.is_alive()
-    assert denoiser.decoded_overlapped == [1]  # the other one had not begun
+    assert 2 not in denoiser.decoded_overlapped  # it had not begun
     assert engine.progress() == []
 
 
@@ -525,11 +588,23 @@ def test_when_the_device_is_lost_all_rows_fail_as_lost_at_once_and_so_do_later_o
     engine.close()
 
 
-def test_a_step_that_hangs_fails_all_rows_as_lost_though_it_does_not_end(
-    denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, poll: Callable[..., object]
-) -> None:
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hang is noticed after a few looks, each of which may take long on a busy machine."""
     monkeypatch.setattr(engine_module, "LOOK_EVERY_S", 0.001)
-    engine = engine_of(hangs=HangDetector(itertools.count().__next__))  # a second for each look
+    monkeypatch.setattr(hang_detector, "FIRST_GRACE_S", 5.0)
+
+
+def seconds_while(hangs: Callable[[], bool]) -> Callable[[], float]:
+    """A clock that is a second on at each look while something hangs, and stands still before, however long that is."""
+    seconds = itertools.count()
+    return lambda: next(seconds) if hangs() else 0
+
+
+def test_a_step_that_hangs_fails_all_rows_as_lost_though_it_does_not_end(
+    denoiser: CountingDenoiser, quick_looks: None, poll: Callable[..., object]
+) -> None:
+    engine = engine_of(hangs=HangDetector(seconds_while(lambda: not denoiser.gate.is_set())))
     desk = Desk(engine, denoiser)
     assert shown(desk.submit(1)) == 1
     denoiser.started.clear()
@@ -546,9 +621,8 @@ def test_a_step_that_hangs_fails_all_rows_as_lost_though_it_does_not_end(
     assert engine.progress() == []
 
 
-def test_a_launched_step_that_never_ends_is_a_hang(denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "LOOK_EVERY_S", 0.001)
-    engine = engine_of(hangs=HangDetector(itertools.count().__next__))  # a second for each look
+def test_a_launched_step_that_never_ends_is_a_hang(denoiser: CountingDenoiser, quick_looks: None) -> None:
+    engine = engine_of(hangs=HangDetector(seconds_while(lambda: len(denoiser.batches) == 2)))
     denoiser.is_asynchronous = True
     denoiser.end_gate.clear()
     row = Desk(engine, denoiser).submit(1, steps=50)
@@ -560,9 +634,8 @@ def test_a_launched_step_that_never_ends_is_a_hang(denoiser: CountingDenoiser, m
 
 
 def test_a_row_whose_preparation_hangs_is_lost_though_no_step_is_made(
-    denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+    denoiser: CountingDenoiser, quick_looks: None
 ) -> None:
-    monkeypatch.setattr(engine_module, "LOOK_EVERY_S", 0.001)
     engine = engine_of(hangs=HangDetector(itertools.count().__next__))  # a second for each look
     denoiser.is_asynchronous, denoiser.start_gates = True, {1: threading.Event()}
     row = Desk(engine, denoiser).submit(1)

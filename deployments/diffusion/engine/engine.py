@@ -263,13 +263,15 @@ class DiffusionEngine:
 
     def _advance(self, rows: Sequence[Row]) -> None:
         """Launch one step for these rows; a row that fails alone is failed and removed."""
+        with self._changed:
+            is_overlapped = bool(self._decoding)  # with decodings, any of which may end before this step has failed
         try:
             with self._timing(rows):
                 step = rows[0].denoiser.step([self._sample(row) for row in rows])
         except DeviceLostError as error:
             self._lose_device(error)
         except OutOfMemoryError as error:
-            self._on_out_of_memory(rows, error)
+            self._on_out_of_memory(rows, error, is_overlapped)
         except Exception as error:  # any error is reported to the callers: the thread must go on
             self._step_alone(rows, error)
         else:
@@ -337,22 +339,22 @@ class DiffusionEngine:
         for row in rows:
             self._advance([row])
 
-    def _on_out_of_memory(self, rows: Sequence[Row], error: OutOfMemoryError) -> None:
-        """The rows are retried with a smaller batch; a row that is alone, once."""
-        if self._await_decodings():
-            self._advance(rows)  # with the memory that those took
+    def _on_out_of_memory(self, rows: Sequence[Row], error: OutOfMemoryError, is_overlapped: bool) -> None:
+        """Retry the rows with the memory that decodings took, or else a smaller batch; a row that is alone, once."""
+        if is_overlapped:
+            self._await_decodings()
+            if not self._closing:
+                self._advance(rows)
             return
         self._latency_model.out_of_memory(rows[0].bucket, batch_size_of(rows))
         if len(rows) == 1 and _is_out_of_memory_again(rows[0]):
             self._remove_failed(rows[0], error)
 
-    def _await_decodings(self) -> bool:
-        """Wait for the decodings that overlap with this step; whether there were any."""
+    def _await_decodings(self) -> None:
+        """Wait for the decodings that overlap with this step."""
         with self._changed:
-            were_any = bool(self._decoding)
             while self._decoding and not self._closing:
                 self._changed.wait()
-        return were_any
 
     def _remove_failed(self, row: Row, error: Exception) -> None:
         with self._changed:
