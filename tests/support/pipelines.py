@@ -23,6 +23,7 @@ class Pipeline:
         self.outcomes = list(outcomes)
         self.jobs: list[AvatarJob] = []
         self.photos: list[Photo] = []
+        self.waiting = 0  # jobs whose outcome is None
         self.cancelled = 0
         self.gate = asyncio.Event()
 
@@ -37,9 +38,12 @@ class Pipeline:
         avatar = StoredAvatar(key, key, 7, None, 0, 0, 0, 0)
         await image_done(0, avatar)
         if outcome is None:
+            self.waiting += 1
             try:
                 await self.gate.wait()
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+            finally:
+                self.waiting -= 1
         return JobResult([avatar], 0.1)
