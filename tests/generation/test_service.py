@@ -32,7 +32,7 @@ from serve_app.photos.source import PhotoSource
 from serve_app.tasks.models import Outcome, TaskRecord, Webhook
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
-from tests.support.ingresses import KEYED, LEASE_S, Ingress, ScenarioRunner, Sent, do_nothing, scenario_runner
+from tests.support.ingresses import KEYED, Ingress, ScenarioRunner, Sent, do_nothing, scenario_runner
 from tests.support.photos import photo_files
 from tests.support.pipelines import PIXELS
 from tests.support.polling import eventually
@@ -232,7 +232,7 @@ def test_a_lease_that_ran_out_in_the_same_ingress_starts_no_second_run(at: Calla
         await eventually(lambda: asyncio.sleep(0, bool(ingress.pipeline.photos)))
         await ingress.redis.delete(ingress.keys.lease(first.task.task_id))
         again = ingress.send()
-        await asyncio.sleep(LEASE_S)
+        await asyncio.sleep(0.5)  # ten times as long as the pause between two looks
         ingress.pipeline.gate.set()
         assert (await again.answer).status == (await first.answer).status == "SUCCESS"
         assert len(ingress.pipeline.photos) == 1
@@ -246,7 +246,7 @@ def test_whoever_loses_its_task_to_another_ingress_waits_for_that_one(at: Callab
         sent = ingress.send()
         await eventually(lambda: asyncio.sleep(0, bool(ingress.pipeline.photos)))
         await ingress.redis.set(other.keys.lease(sent.task.task_id), "ingress1", px=60_000)
-        await asyncio.sleep(LEASE_S)
+        await asyncio.sleep(0.5)  # ten times as long as the pause between two looks
         assert not sent.answer.done()
         await other.tasks.finish(sent.task, "SUCCESS", (await _record(other, sent)).outcome)
         assert (await sent.answer).status == "SUCCESS"

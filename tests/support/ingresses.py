@@ -28,7 +28,7 @@ from serve_app.tasks.models import Task, TaskRecord
 from serve_app.tasks.store import TaskStore
 from tests.support.pipelines import PIXELS, Pipeline
 
-LEASE_S = 1.0
+LEASE_S = 60.0  # longer than any pause of a busy machine: it ends when a test says so
 KEYED = Caller("ann", "key")
 
 
@@ -65,9 +65,12 @@ class Ingress:
         return Sent(task, asyncio.create_task(self.service.creation.create(task, request, caller)))
 
     async def die(self) -> None:
-        """As after kill -9, for others: nothing is renewed, nothing recorded any more."""
+        """As after kill -9, for others: nothing is renewed, nothing recorded any more. Its leases have run out."""
+        leases = self.service._execution._leases
         await self.service._execution.close()
+        await asyncio.gather(leases._keeper or do_nothing(), return_exceptions=True)
         self.tasks.finish = do_nothing  # type: ignore[method-assign,assignment]
+        await self.redis.delete(*map(self.keys.lease, leases._scopes))
 
 
 async def do_nothing(*_: object, **__: object) -> bool:
@@ -92,7 +95,7 @@ ScenarioRunner = Callable[[Callable[[Any], Awaitable[None]]], None]
 def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ScenarioRunner:
     """Runs a scenario that gets a maker of ingresses on a broker, which is emptied first."""
     monkeypatch.setattr("serve_app.tasks.leases.POLL_S", 0.05)
-    monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", LEASE_S / 4)
+    monkeypatch.setattr("serve_app.tasks.leases.RENEW_S", 0.25)
     monkeypatch.setattr("serve_app.generation.creation.REPEAT_POLL_S", 0.05)
 
     @asynccontextmanager
@@ -111,7 +114,7 @@ def scenario_runner(broker: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatc
 
     def run(scenario: Callable[[Any], Awaitable[None]]) -> None:
         async def within() -> None:
-            async with asyncio.timeout(30), ingresses() as make:
+            async with asyncio.timeout(50), ingresses() as make:  # less than a lease: nobody may have waited for one
                 await scenario(make)
 
         with Redis.from_url(own_url(broker)) as redis:
