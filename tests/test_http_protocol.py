@@ -277,7 +277,7 @@ def test_a_connection_that_says_nothing_is_closed(start: Start) -> None:
 
 
 def test_an_idle_connection_is_kept_as_long_as_uvicorn_is_told(start: Start) -> None:
-    server = start(head_s=0.2, keep_alive_s=1)
+    server = start(head_s=0.2, keep_alive_s=3)
     with server.connect() as client:
         client.sendall(GET)
         assert answer_on(client)[0] == 200
@@ -451,7 +451,7 @@ def test_a_body_that_stalls_after_its_answer_is_given_up(start: Start) -> None:
 
 
 def test_a_connection_goes_on_when_the_rest_of_a_body_comes_after_its_answer(start: Start) -> None:
-    server = start(head_s=0.5, keep_alive_s=1)
+    server = start(head_s=10, keep_alive_s=1)
     with server.connect() as client:
         client.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
         assert answer_on(client)[0] == 200
