@@ -20,6 +20,7 @@ from deployments.diffusion.router import STATS_KEY
 from deployments.types import GenerationMetadata
 from loadtest.bench.engine.queues import GENERATOR
 from tests.support.fakes import avatar_spec, face
+from tests.support.polling import eventually
 
 
 def test_the_loading_of_the_models_belongs_to_the_wait_for_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +184,8 @@ def test_a_model_that_drew_last_frees_its_memory_before_the_next_is_loaded(
         for model in ("first", "second"):
             spec = avatar_spec(model=model, width=small[0], height=small[1], num_inference_steps=1)
             await generator.generate(spec, face())
+            # The engine's thread has given the image away, and may still be on its way to where it waits for rows.
+            await eventually(lambda: asyncio.sleep(0, bool(generator._engine._changed._waiters)))  # type: ignore[attr-defined]
         generator._engine.close()
 
     gc.disable()  # what the collector happens to do would hide what is still referred to
