@@ -85,6 +85,11 @@ class Redis(AsyncRedis):
         """The name of a key of this service: `prefix:name:name`."""
         return ":".join((self.prefix, *names))
 
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close the connections. One whose end a busy machine does not see in time is left to the system."""
+        with contextlib.suppress(RedisTimeoutError):
+            await super().aclose(close_connection_pool)
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """One command, within ANSWER_S including retries. Raises: BrokerError."""
         async with broker_errors():

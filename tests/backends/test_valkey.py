@@ -160,3 +160,18 @@ def test_a_data_directory_with_a_long_name_has_its_socket_elsewhere(tmp_path: Pa
         assert not socket_path(data_dir).is_relative_to(data_dir)
         assert stat.S_IMODE(socket_path(data_dir).parent.stat().st_mode) == 0o700
     socket_path(data_dir).parent.rmdir()
+
+
+def test_a_client_ends_though_the_end_of_a_connection_is_not_seen_in_time(
+    valkey: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def is_never_seen(_writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with connect(BrokerSettings(), valkey) as redis:
+            await asyncio.gather(*(redis.ping() for _ in range(3)))
+            monkeypatch.setattr(asyncio.StreamWriter, "wait_closed", is_never_seen)
+
+    asyncio.run(scenario())
+    assert answers(valkey)

@@ -36,7 +36,9 @@ from tests.support.polling import eventually
 from tests.support.stores import exists
 from tests.support.tasks import task
 
-LEASE_S = 60.0  # longer than any pause of a busy machine: it ends when a test says so
+# It ends when a test says so: longer than pauses of a busy machine, and yet so short that a worker whose call was lost
+# sweeps again in time.
+LEASE_S = 5.0
 
 
 class Shop:
@@ -101,7 +103,7 @@ Scenario = Callable[[Shop], Awaitable[None]]
 
 async def run_in_shop(shop: Shop, scenario: Scenario) -> None:
     try:
-        async with asyncio.timeout(50):  # less than a lease: nobody may have waited for one
+        async with asyncio.timeout(60):
             await scenario(shop)
     finally:
         await shop.close()
@@ -288,8 +290,7 @@ async def run_out(shop: Shop, consumer: str, message_id: str) -> None:
 
 
 async def expire(shop: Shop, consumer: str, message_id: str) -> None:
-    idle_ms = round(2000 * LEASE_S)
-    await shop.redis.xclaim(shop.keys.queue, GROUP, consumer, 0, [message_id], idle=idle_ms, justid=True)
+    await shop.redis.xclaim(shop.keys.queue, GROUP, consumer, 0, [message_id], idle=120_000, justid=True)
 
 
 def test_the_task_of_a_dead_worker_waits_for_no_free_place(at: Callable[..., None]) -> None:
@@ -319,7 +320,7 @@ def test_a_message_whose_task_is_held_comes_again_when_the_lease_runs_out(at: Ca
         (message,) = await dead.take(1, 1)
         await shop.store_of("dead", lease_s=15).claim("a")
         await expire(shop, "dead", message.message_id)
-        shop.worker(None)
+        shop.worker(None, lease_s=60)
 
         async def comes_when_the_lease_is_over() -> bool:
             (pending,) = await shop.redis.xpending_range(shop.keys.queue, GROUP, "-", "+", 1)
@@ -531,7 +532,7 @@ def test_a_worker_that_ends_hands_back_what_it_cannot_finish(at: Callable[..., N
         await worker.close(grace_s=0.1)
         record = await shop.record("a")
         assert (record.status, record.is_leased, record.attempts) == ("PENDING", False, 0)
-        shop.worker("picture")
+        shop.worker("picture", lease_s=3600)  # it takes over from nobody
         await shop.until("a", "SUCCESS")
 
     at(scenario)
