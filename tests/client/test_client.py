@@ -547,7 +547,7 @@ def test_an_answer_that_does_not_come_is_given_up(fake: FakeService) -> None:
 def test_an_answer_that_comes_byte_by_byte_for_ever_is_given_up(fake: FakeService) -> None:
     fake.faults.append(dripping)
     with (
-        FaceAvatarClient(fake.url, TOKEN, timeout_s=0.3) as client,
+        FaceAvatarClient(fake.url, TOKEN, timeout_s=1) as client,
         pytest.raises(ConnectionFailedError, match="takes too long"),
     ):
         client.apps.list()

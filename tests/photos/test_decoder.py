@@ -135,6 +135,8 @@ def test_a_large_picture_gets_more_time_and_leaves_a_process_to_the_others() -> 
     large = encoded(Image.new("L", (8192, 6000), 100), "PNG", compress_level=1)
 
     async def main(decoder: PhotoDecoder) -> None:
+        # Its processes run by then: to start one takes longer than the large picture on a busy machine.
+        await asyncio.gather(*(decoder.decode(PICTURE, f"first {number}") for number in range(PATIENT.processes)))
         asked = [asyncio.create_task(decoder.decode(large, f"owner {number}")) for number in range(3)]
         small = asyncio.create_task(decoder.decode(PICTURE, "another"))
         done, _ = await asyncio.wait([*asked, small], return_when="FIRST_COMPLETED")
