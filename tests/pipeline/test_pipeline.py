@@ -170,7 +170,7 @@ def test_no_room_for_pictures_is_an_overload(run: Callable[..., JobResult], full
 def test_when_time_is_over_every_call_is_cancelled(run: Callable[..., JobResult]) -> None:
     generator, remover = Stage(DIED, ...), Stage(CHAIN_BROKE, ...)
     with pytest.raises(TimeoutError):
-        run(Embedder(face()), generator, remover, batch=2, timeout_s=0.2)
+        run(Embedder(face()), generator, remover, batch=2, timeout_s=1)
     assert generator.responses
     assert all(response.cancelled for response in generator.responses + remover.responses)
 
