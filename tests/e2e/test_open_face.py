@@ -1,15 +1,28 @@
 """One service whose apps have face models and families of models of their own: over HTTP, in the published formats."""
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import yaml
 
+from deployments.config import YuNetFaceModelConfig
+from deployments.diffusion.model.face_encoder import HEAD_SIDE
+from deployments.face.head import head_jpeg
+from deployments.face.model import load_face_model
+from deployments.types import FaceEmbedding, Photo
+from serve_app.backends.object_store import FOLDER, PHOTOS
 from serve_app.catalog.catalog import CATALOGUES
+from serve_app.cli.root import main
 from serve_app.launcher import CONFIG
+from serve_app.photos.decode import PhotoSettings, decode_photo
 from tests.support.diffusion_folders import write_image_encoder, write_plus_adapter, write_tiny_sdxl
 from tests.support.envelopes import QUICK, failure
 from tests.support.klein_folders import write_tiny_klein
@@ -17,13 +30,21 @@ from tests.support.onnx_models import marker, photo_of
 from tests.support.photos import data_url, png
 from tests.support.polling import poll
 from tests.support.service import Service, service_on
+from tests.support.traces import as_text, forms_of, found, traces_of
 from tests.support.yunet_models import AURAFACE, DETECTOR, write_open_face
 
 pytestmark = pytest.mark.slow
 
 OPEN, KLEIN, PLUS = "face-avatar-open", "face-avatar-klein", "face-avatar-plus"
 EMBEDDED = yaml.safe_load(CONFIG.read_text())["applications"][0]["args"]["generator"]["models"]["embedded"]
+AURAFACE_MODEL: dict[str, Any] = {
+    "kind": "yunet",
+    "detector": f"models:{DETECTOR}",
+    "recogniser": {"kind": "arcface", "file": f"models:{AURAFACE}"},
+}
 MARKER = png(photo_of((marker(120, 1), 90, 60)))  # a face for YuNet's small model, and for it alone
+LONG = {"num_inference_steps": 50, "width": 512, "height": 512, "batch": 8}
+PLACES = 4  # `worker.concurrency` of the embedded profile
 SOMEONE = data_url(MARKER)
 SOMEBODY_ELSE = data_url(png(photo_of((marker(120, 4), 90, 60))))
 
@@ -35,7 +56,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
     app = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())["apps"]["face-avatar"]
     defaults = app["defaults"] | {"min_similarity": 0.9}
     catalogue = folder / "open.yaml"
-    drawn = {**app, "face_model": "auraface", "native_sizes": [[64, 64]]}
+    drawn = {**app, "face_model": "auraface", "native_sizes": [[64, 64], [512, 512]]}
     apps = {
         OPEN: {**app, "face_model": "auraface", "defaults": defaults},
         KLEIN: {**drawn, "model": "klein", "instruction": "Redraw this person: {prompt}", "has_guidance": False},
@@ -55,15 +76,10 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
             **small,
         },
     }
-    auraface = {
-        "kind": "yunet",
-        "detector": f"models:{DETECTOR}",
-        "recogniser": {"kind": "arcface", "file": f"models:{AURAFACE}"},
-    }
     args: dict[str, Any] = {
         "catalogs": ["embedded", str(catalogue)],
         "models_dir": str(folder / "models"),
-        "face": {"models": {"auraface": auraface}},
+        "face": {"models": {"auraface": AURAFACE_MODEL}},
         "generator": {"models": models},
     }
     with service_on(folder, photo_server, **args) as running:
@@ -166,9 +182,138 @@ def test_what_the_model_has_not_is_said_to_have_no_effect(service: Service) -> N
     assert service.make(guidance_scale=2, **QUICK)["output"]["warnings"] == []
 
 
-def test_no_head_is_written_anywhere(service: Service) -> None:
-    """Nor is a photo: the markers of JPEG are in no file of the service but its results."""
-    queued(service, app_id=KLEIN, file_url=SOMEONE, seed=7, **QUICK)
-    for path in service.data_dir.rglob("*"):
-        if path.is_file() and not path.is_symlink() and path.suffix not in (".png", ".webp"):
-            assert b"\xff\xd8\xff\xe0" not in path.read_bytes(), path
+@pytest.mark.parametrize("app_id", [KLEIN, PLUS])
+def test_a_waiting_task_and_one_that_is_drawn_are_cancelled_and_make_room(service: Service, app_id: str) -> None:
+    def task(task_id: str) -> dict[str, Any]:
+        envelope: dict[str, Any] = service.client.get(f"/api/v1/tasks/{task_id}").json()
+        return envelope
+
+    def is_drawn(task_id: str) -> bool:
+        return task(task_id)["status"] == "STARTED" and task(task_id)["output"]["progress"]["step"] > 0
+
+    def cancel(task_id: str) -> dict[str, Any]:
+        answer = service.client.delete(f"/api/v1/tasks/{task_id}")
+        assert answer.status_code == 200, answer.text
+        envelope: dict[str, Any] = answer.json()
+        return envelope
+
+    def queue(**fields: Any) -> str:
+        answer = service.post(app_id=app_id, file_url=SOMEONE, celery=True, **fields)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["task_id"])
+
+    drawn = [queue(**LONG) for _ in range(PLACES)]
+    waiting = queue(**LONG)
+    poll(lambda: is_drawn(drawn[0]), 60)
+    assert (task(waiting)["status"], task(waiting)["output"]["progress"]["queue_position"]) == ("PENDING", 1)
+    for task_id in (waiting, *drawn):
+        assert cancel(task_id)["status"] == "CANCELLED"
+        assert cancel(task_id)["output"] == {}
+    assert queued(service, app_id=app_id, file_url=SOMEONE, seed=7, **QUICK)["status"] == "SUCCESS"
+    assert {task(task_id)["status"] for task_id in (waiting, *drawn)} == {"CANCELLED"}
+
+
+@pytest.mark.parametrize("app_id", [KLEIN, PLUS])
+def test_an_image_that_is_not_like_the_person_is_drawn_again_with_the_next_seeds(service: Service, app_id: str) -> None:
+    """No avatar shows a marker, so none is like it."""
+    made = service.make(app_id=app_id, file_url=SOMEONE, seed=7, min_similarity=0.5, **QUICK)
+    (attempts,) = made["output"]["attempts"]
+    assert [attempt["seed"] for attempt in attempts] == [7, 8, 9]
+    (kept,) = made["output"]["seeds"]
+    alone = service.make(app_id=app_id, file_url=SOMEONE, seed=kept, **QUICK)
+    shas = {each["output"]["receipts"][0]["drawn_sha256"] for each in (made, alone)}
+    assert len(shas) == 1
+
+
+@pytest.mark.parametrize("app_id", [KLEIN, PLUS])
+def test_a_receipt_is_replayed_to_the_same_pixels_of_one_photo_and_of_two(
+    service: Service,
+    app_id: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACE_AVATAR_URL", service.url)
+    monkeypatch.setenv("FACE_AVATAR_TOKEN", str(service.client.headers["Authorization"]).removeprefix("Bearer "))
+    photos = {"one.png": MARKER, "two.png": png(photo_of((marker(150, 1), 200, 180)))}
+    for name, photo in photos.items():
+        Path(name).write_bytes(photo)
+    digests = set()
+    for names in (["one.png"], ["one.png", "two.png"]):
+        urls = [data_url(photos[name]) for name in names]
+        made = service.make(app_id=app_id, file_url=..., file_urls=urls, seed=7, **QUICK)
+        receipt = made["output"]["receipts"][0]
+        assert receipt["photos"] == len(names)
+        digests.add(receipt["drawn_sha256"])
+        Path("receipt.json").write_text(json.dumps(receipt))
+        monkeypatch.setattr(sys, "argv", ["face-avatar", "replay", "receipt.json", *names])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert not ended.value.code, said
+        assert said.out.splitlines()[1:] == ["The same pixels as then."]
+    assert len(digests) == 2  # the second photo counts
+
+
+def test_rows_of_all_families_are_drawn_in_one_replica_at_a_time(service: Service) -> None:
+    """While an image of the embedded model is half done, one of each other family is begun and ended."""
+    slow = {"num_inference_steps": 50, "width": 256, "height": 256, "batch": 4, "seed": 7}
+    alone = {app_id: service.make(app_id=app_id, file_url=SOMEONE, seed=7, **QUICK) for app_id in (KLEIN, PLUS)}
+    answer = service.post(celery=True, **slow)
+
+    def progress() -> tuple[str, int]:
+        envelope = service.client.get(f"/api/v1/tasks/{answer.json()['task_id']}").json()
+        return envelope["status"], envelope["output"].get("progress", {}).get("step", 0)
+
+    poll(lambda: progress()[1] > 0, 60)
+    beside = {app_id: service.make(app_id=app_id, file_url=SOMEONE, seed=7, **QUICK) for app_id in (KLEIN, PLUS)}
+    status, step = progress()
+    assert status == "STARTED"
+    assert 0 < step < 50
+    for app_id, made in beside.items():
+        first, second = (each["output"]["receipts"][0]["drawn_sha256"] for each in (alone[app_id], made))
+        assert first == second, app_id
+    poll(lambda: progress()[0] == "SUCCESS", 120)
+
+
+def noisy_photo(number: int, left: int) -> bytes:
+    """A PNG of somebody whom the face model knows, with noise that no other file has."""
+    pixels = photo_of((marker(200, 1), left, 120))
+    noise = np.random.default_rng(number).integers(-6, 7, pixels.shape)
+    return png((pixels.astype(int) + noise).clip(0, 255).astype(np.uint8))
+
+
+def as_read(photos: Sequence[bytes], models: Path) -> list[tuple[Photo, FaceEmbedding]]:
+    """The photos, and of each the face with its head, as the face stage reads them."""
+    config = YuNetFaceModelConfig.model_validate(AURAFACE_MODEL).located(models)
+    model, read = load_face_model(config), []
+    for file in photos:
+        photo = decode_photo(file, PhotoSettings())
+        (face,) = model.embed([photo])
+        assert isinstance(face, FaceEmbedding)
+        read.append((photo, replace(face, heads=(head_jpeg(photo.pixels, face, HEAD_SIDE),))))
+    return read
+
+
+@pytest.mark.parametrize("app_id", [KLEIN, PLUS])
+def test_no_byte_of_a_photo_or_of_a_head_is_on_a_disk_when_tasks_of_several_photos_are_over(
+    service: Service, app_id: str, tmp_path: Path
+) -> None:
+    """Nor in a log or a record. The same search finds each trace where it is."""
+    photos = [noisy_photo(1, 90), noisy_photo(2, 300)]
+    fields = {"app_id": app_id, "file_url": ..., "file_urls": [data_url(photo) for photo in photos], "seed": 7, **QUICK}
+    assert service.make(**fields)["status"] == "SUCCESS"
+    assert queued(service, **fields)["status"] == "SUCCESS"
+    cancelled = service.post(**(fields | LONG), celery=True).json()["task_id"]
+    service.client.delete(f"/api/v1/tasks/{cancelled}")
+    poll(lambda: not list((service.data_dir / FOLDER / PHOTOS).glob("*")))
+    logs = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert list((logs / "logs").rglob("*serve*"))
+    assert list((service.data_dir / "broker").rglob("*.aof"))
+    for file, (photo, face) in zip(photos, as_read(photos, service.data_dir.parent / "models"), strict=True):
+        traces = traces_of(file, photo, face)
+        for name, data in {**forms_of(file, photo, face), **as_text(file, face)}.items():
+            (tmp_path / name).write_bytes(data)
+        assert {kind for kind, _ in found(traces, tmp_path)} == set(traces)
+        assert found(traces, service.data_dir, logs) == []

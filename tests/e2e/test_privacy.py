@@ -1,11 +1,10 @@
 """After a task: no byte of the photo, no embedding, no prompt, URL or token where it does not belong, on any disk."""
 
-import base64
 import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,20 @@ from PIL import Image
 
 from deployments.config import FaceEmbedderConfig
 from deployments.face.model import load_face_model
-from deployments.types import Photo
+from deployments.types import FaceEmbedding, Photo
 from serve_app.backends.object_store import FOLDER, PHOTOS
 from serve_app.backends.secrets import TOKEN_FILE
-from serve_app.photos.decode import PhotoSettings, decode_photo, pack_photo
+from serve_app.photos.decode import PhotoSettings, decode_photo
 from serve_app.photos.sample import sample_photo
 from tests.support.photos import data_url
 from tests.support.service import Service
+from tests.support.traces import as_text, forms_of, found, traces_of
 
 pytestmark = pytest.mark.slow
 
 PROMPT = "a portrait in the manner of quixotic zanzibar"
 URL_SECRET = "query-of-a-photo-url-5d1f"
 SMALL: dict[str, Any] = {"width": 256, "height": 256, "num_inference_steps": 2, "prompt": PROMPT}
-WINDOW = 24  # bytes: long enough to occur nowhere by chance
 GONE_S = 30
 
 
@@ -43,38 +42,18 @@ def jpeg() -> bytes:
     return file.getvalue()
 
 
-def traces_of_photo(jpeg: bytes) -> dict[str, list[bytes]]:
-    """Windows of every form that the photo has on its way."""
+def read(jpeg: bytes) -> tuple[Photo, FaceEmbedding]:
+    """The photo, and its face as the embedder reads it."""
     photo = decode_photo(jpeg, PhotoSettings())
-    model = load_face_model(FaceEmbedderConfig().model)
-    embedding = model.embed([photo])[0].vector  # type: ignore[union-attr]
-    mirrored = model.embed([Photo(np.ascontiguousarray(photo.pixels[:, ::-1]))])[0]
-    assert not np.array_equal(embedding, mirrored.vector)  # type: ignore[union-attr]
-    return {
-        "file": windows(jpeg),
-        "base64": [base64.b64encode(jpeg[start:])[1000:][:WINDOW] for start in range(3)],
-        "pixels": windows(photo.pixels.tobytes()),
-        "packed": windows(pack_photo(photo)),
-        "embedding": windows(embedding.astype(np.float32).tobytes()),
-        "embedding in words": [str(float(value)).encode()[:12] for value in embedding[:8]],
-    }
+    face, mirrored = one_face(photo), one_face(Photo(np.ascontiguousarray(photo.pixels[:, ::-1])))
+    assert not np.array_equal(face.vector, mirrored.vector)
+    return photo, face
 
 
-def windows(data: bytes) -> list[bytes]:
-    """From everywhere in the data; those of one byte alone, as a black corner is, would be found by chance."""
-    pieces = [data[start : start + WINDOW] for start in range(0, len(data) - WINDOW, max(1, len(data) // 50))]
-    return [piece for piece in pieces if len(set(piece)) > WINDOW // 3]
-
-
-def found(traces: Mapping[str, list[bytes]], *folders: Path) -> list[tuple[str, str]]:
-    """Which of the traces lie in which files."""
-    places = []
-    for folder in folders:
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                data = path.read_bytes()
-                places += [(kind, str(path)) for kind, pieces in traces.items() if any(p in data for p in pieces)]
-    return places
+def one_face(photo: Photo) -> FaceEmbedding:
+    (face,) = load_face_model(FaceEmbedderConfig().model).embed([photo])
+    assert isinstance(face, FaceEmbedding)
+    return face
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +81,7 @@ def after_tasks(service: Service, jpeg: bytes, poll: Callable[..., Any]) -> dict
     ]
     service.client.delete(f"/api/v1/tasks/{task_ids[-1]}")
     poll(lambda: all(ended(service, task_id) for task_id in task_ids), 90)
-    return traces_of_photo(jpeg)
+    return traces_of(jpeg, *read(jpeg))
 
 
 def queue(service: Service, jpeg: bytes, **fields: Any) -> str:
@@ -116,16 +95,8 @@ def ended(service: Service, task_id: str) -> bool:
 
 
 def test_the_search_would_find_each_trace(jpeg: bytes, after_tasks: dict[str, list[bytes]], tmp_path: Path) -> None:
-    photo = decode_photo(jpeg, PhotoSettings())
-    embedding = load_face_model(FaceEmbedderConfig().model).embed([photo])[0].vector  # type: ignore[union-attr]
-    for name, data in {
-        "file": jpeg,
-        "base64": b"x" * 1001 + base64.b64encode(jpeg),
-        "pixels": photo.pixels.tobytes(),
-        "packed": pack_photo(photo),
-        "embedding": embedding.tobytes(),
-        "embedding in words": repr(embedding.tolist()).encode(),
-    }.items():
+    photo, face = read(jpeg)
+    for name, data in {**forms_of(jpeg, photo, face), **as_text(jpeg, face)}.items():
         (tmp_path / name).write_bytes(b"before" + data + b"after")
     assert {kind for kind, _ in found(after_tasks, tmp_path)} == set(after_tasks)
 
@@ -133,7 +104,7 @@ def test_the_search_would_find_each_trace(jpeg: bytes, after_tasks: dict[str, li
 def test_no_photo_and_no_embedding_is_on_a_disk_the_moment_a_request_is_answered(
     service: Service, jpeg: bytes, session_folder: Path
 ) -> None:
-    traces = traces_of_photo(jpeg)
+    traces = traces_of(jpeg, *read(jpeg))
     assert service.post(**SMALL, file_url=data_url(jpeg, "image/jpeg")).status_code == 200
     assert found(traces, service.data_dir, session_folder) == []
 
