@@ -126,6 +126,9 @@ class TimekeepingDenoiser:
         """As Stable Diffusion: 2 with guidance."""
         return 2 if spec.guidance_scale > 1 else 1
 
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        """At once."""
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """Copies to the device wait for nothing, so neither does the host."""
         self._clock.sleep(PREPARE_S)

@@ -23,6 +23,7 @@ from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.errors import DeadlineError, DeviceLostError
 from deployments.types import ImageProgress
+from tests.support import polling
 from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face
 
 WAIT_S = 10
@@ -111,6 +112,31 @@ def test_rows_of_different_sizes_share_no_step(desk: Desk, denoiser: CountingDen
     denoiser.gate.set()
     assert [shown(row) for row in rows] == [1, 2, 3, 4]
     assert all(len({seed % 2 for seed in batch}) == 1 for batch in denoiser.batches)
+
+
+def test_rows_that_join_at_one_step_are_prepared_together(desk: Desk, denoiser: CountingDenoiser) -> None:
+    denoiser.gate.clear()
+    first = desk.submit(1)
+    assert denoiser.started.wait(WAIT_S)
+    others = [desk.submit(seed) for seed in (2, 3)]
+    denoiser.gate.set()
+    assert [shown(row) for row in (first, *others)] == [1, 2, 3]
+    assert [sorted(seeds) for seeds in denoiser.prepared] == [[1], [2, 3]]
+
+
+def test_rows_that_wait_for_a_thread_are_prepared_together_up_to_a_limit_and_one_that_cannot_be_fails_none(
+    desk: Desk, denoiser: CountingDenoiser
+) -> None:
+    denoiser.is_asynchronous, denoiser.unpreparable = True, 5
+    denoiser.start_gates = {seed: threading.Event() for seed in (1, 2)}
+    rows = [desk.submit(seed) for seed in range(1, 9)]
+    polling.poll(lambda: len(denoiser.prepared) == 2)  # both threads wait for a gate
+    denoiser.start_gates[1].set()
+    assert [shown(row) for row in (rows[0], *rows[2:])] == [1, 3, 4, 5, 6, 7, 8]
+    denoiser.start_gates[2].set()
+    assert shown(rows[1]) == 2
+    assert denoiser.prepared[2] == [3, 2, 4, 5]
+    assert denoiser.prepared[-1] == [8, 2]
 
 
 def test_a_cancelled_row_is_gone_before_the_next_step_and_holds_up_nobody(

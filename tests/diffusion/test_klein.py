@@ -1,7 +1,9 @@
 """FLUX.2 klein: a tiny model in the published format, against the library's own pipeline run with one row's inputs."""
 
 import io
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from diffusers import Flux2KleinPipeline
 from PIL import Image
 
 from deployments.config import DiffusionModelConfig
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.families import check_files, load_model
 from deployments.diffusion.model.klein import KleinModel, KleinSample
 from deployments.diffusion.model.qwen_prompts import TOKENS
@@ -162,11 +165,110 @@ def test_rows_share_a_step_only_with_those_of_their_size_and_number_of_photos(mo
     assert model.bucket(spec_of(1), person(1, 2)) != base
 
 
+def passes(model: KleinModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts each forward pass of the text encoder reads from now on."""
+    counts: list[int] = []
+    encoder = model._pipeline.text_encoder.model
+    read = encoder.forward
+
+    def counting(input_ids: torch.Tensor, **others: Any) -> Any:
+        counts.append(len(input_ids))
+        return read(input_ids=input_ids, **others)
+
+    monkeypatch.setattr(encoder, "forward", counting)
+    return counts
+
+
+def test_new_prompts_of_one_moment_are_encoded_in_one_pass_and_each_as_alone(
+    folder: Path, model: KleinModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = KleinModel.load(config_of(folder))
+    counts = passes(encoded, monkeypatch)
+    specs = [spec_of(number, prompt=f"person {number}" * number) for number in (1, 2, 3, 3)]
+    encoded.prepare(specs)
+    assert counts == [3]
+    for spec in specs:
+        ours, alone = (each.start(spec, person(1)).prompt for each in (encoded, model))
+        assert apart(ours, alone) <= CLOSE
+    assert counts == [3]
+
+
+def test_what_is_drawn_alone_is_the_same_to_the_last_bit_though_its_prompt_was_encoded_beside_others(
+    folder: Path, model: KleinModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = KleinModel.load(config_of(folder))
+    counts = passes(encoded, monkeypatch)
+    specs = [spec_of(number, prompt=f"person {number}") for number in (1, 2)]
+    encoded.prepare(specs)
+    for _ in range(2):
+        encoded.prepare(specs[:1])
+        assert torch.equal(*(each.start(specs[0], person(1)).prompt for each in (encoded, model)))
+    assert counts == [2, 1]
+    invariant = KleinModel.load(config_of(folder), batch_invariant=True)
+    counts = passes(invariant, monkeypatch)
+    invariant.prepare(specs)
+    assert counts == [1, 1]
+
+
+def test_a_prompt_that_is_being_encoded_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked, counts = KleinModel.load(config_of(folder)), threading.Event(), []
+    encoder = model._pipeline.text_encoder.model
+    read = encoder.forward
+
+    def start_again() -> KleinSample:
+        asked.set()
+        return model.start(spec_of(2), person(2))
+
+    with ThreadPoolExecutor(1) as other:
+
+        def reading(**inputs: Any) -> Any:
+            counts.append(1)
+            if len(counts) == 1:
+                again.append(other.submit(start_again))
+                assert asked.wait(10)
+            return read(**inputs)
+
+        again: list[Future[KleinSample]] = []
+        monkeypatch.setattr(encoder, "forward", reading)
+        first = model.start(spec_of(1), person(1))
+        assert again[0].result(10).prompt is first.prompt
+    assert counts == [1]
+
+
+def test_an_encoding_that_fails_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, specs = KleinModel.load(config_of(folder)), [spec_of(1, prompt="one"), spec_of(2, prompt="two")]
+    with monkeypatch.context() as broken:
+        encoder = model._pipeline.text_encoder.model
+        broken.setattr(encoder, "forward", raiser(torch.OutOfMemoryError("no memory")))
+        for work in (lambda: model.prepare(specs), lambda: model.start(specs[0], person(1))):
+            with pytest.raises(OutOfMemoryError):
+                work()
+    model.prepare(specs)
+    assert model.start(specs[0], person(1)).prompt.abs().max() > 0
+
+
+def raiser(error: Exception) -> Callable[..., Any]:
+    def fails(*_args: Any, **_kwargs: Any) -> Any:
+        raise error
+
+    return fails
+
+
 def test_a_prompt_that_the_model_cannot_read_whole_is_refused(model: KleinModel) -> None:
     with pytest.raises(PromptTooLongError, match=rf"The prompt has \d+ tokens, .* it reads {TOKENS}\.") as refused:
         model.start(spec_of(1, prompt="x" * TOKENS), person(1))
     assert refused.value.data["accepted"] == {"max_tokens": TOKENS}
     model.start(spec_of(1, prompt="x" * 400), person(1))
+    model.prepare([spec_of(1, prompt="x" * TOKENS), spec_of(2, prompt="y")])  # it is refused where it is drawn
+
+
+def test_new_prompts_of_a_model_with_guidance_are_encoded_with_the_negative_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = KleinModel.load(config_of(write_tiny_klein(tmp_path / "base", distilled=False)))
+    counts = passes(model, monkeypatch)
+    model.prepare([spec_of(1, prompt="one", guidance_scale=4.0), spec_of(2, prompt="two")])
+    assert counts == [3]
 
 
 def test_a_face_without_its_picture_is_an_error(model: KleinModel) -> None:

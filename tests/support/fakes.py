@@ -83,6 +83,8 @@ class CountingDenoiser:
         self.gate.set()
         self.started = threading.Event()
         self.batches: list[list[int]] = []  # the seeds that shared each step
+        self.prepared: list[list[int]] = []  # the seeds of each call
+        self.unpreparable: int | None = None  # a seed that all it would be prepared with cannot be prepared with
         self.poison: int | None = None
         self.fits = 100  # samples in memory
         self.refused: list[int] = []  # how many did not fit, by step
@@ -103,6 +105,11 @@ class CountingDenoiser:
 
     def batch_size(self, spec: AvatarSpec) -> int:
         return 2 if spec.guidance_scale > 1 else 1
+
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        self.prepared.append([spec.seed for spec in specs])
+        if self.unpreparable in self.prepared[-1]:
+            raise ValueError("the prompt of one of them cannot be read")
 
     def start(self, spec: AvatarSpec, _face: FaceEmbedding) -> Count:
         if spec.seed in self.start_gates:

@@ -24,15 +24,15 @@ class StepInFlight(Protocol):
 class Denoiser(Protocol):
     """A diffusion model. A sample is one half-done image, opaque to the engine.
 
-    `start`, `step` and `decode` raise DeviceLostError where the device works no more.
+    `prepare`, `start`, `step` and `decode` raise DeviceLostError where the device works no more.
     """
 
     @property
     def is_asynchronous(self) -> bool:
         """Whether steps run on a device of their own, and the host only launches them.
 
-        Then the next step may be launched before the last one has ended, and `start` may run on other threads, several
-        at a time. `decode` may run on one other thread during a step in any case.
+        Then the next step may be launched before the last one has ended, and `prepare` and `start` may run on other
+        threads, several at a time. `decode` may run on one other thread during a step in any case.
         """
 
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
@@ -40,6 +40,12 @@ class Denoiser(Protocol):
 
     def batch_size(self, spec: AvatarSpec) -> int:
         """Rows of the model's batch that an image takes in each step: 2 where it is predicted with guidance, else 1."""
+
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        """Called before `start` of samples that start at one moment, so that what can be shared is computed once.
+
+        Raises: OutOfMemoryError. What is wrong with one of them is raised by its `start`.
+        """
 
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Any:
         """A sample before its first step. Raises: OutOfMemoryError."""

@@ -22,6 +22,7 @@ from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImagePr
 
 IDLE_AFTER_S = 5.0  # without a row; a shorter pause between two requests is not used
 PREPARED_AT_ONCE = 2  # a very long prompt must not hold up all others
+PREPARED_TOGETHER = 4  # more would hold up the first of them, and take more memory
 # Steps that are launched while one runs, so that the device never waits for the host. With more, new rows join later.
 LAUNCHED_AHEAD = 1
 
@@ -71,7 +72,7 @@ class DiffusionEngine:
         self._observer = observer
         self._hangs = hangs or HangDetector()
         self._scheduler = RowScheduler(ageing)
-        self._preparing: set[Row] = set()
+        self._preparing: dict[Row, None] = {}  # in the order in which they came
         self._samples: dict[Row, Any] = {}
         self._in_flight: deque[Launch] = deque()  # of the engine's thread
         self._to_decode: deque[tuple[Row, Any]] = deque()  # rows whose steps are all launched, with their samples
@@ -102,7 +103,7 @@ class DiffusionEngine:
             elif self._closing:
                 row.future.cancel()
             elif denoiser.is_asynchronous:
-                self._preparing.add(row)
+                self._preparing[row] = None
                 self._preparers.submit(self._prepare, row)
             else:
                 self._admit(row)
@@ -182,6 +183,7 @@ class DiffusionEngine:
         try:
             if not row.is_cancelled:
                 with self._timing([row]):
+                    self._prepare_with_others(row)
                     samples[row] = row.denoiser.start(row.spec, row.face)
         except DeviceLostError as error:
             self._lose_device(error)
@@ -189,13 +191,24 @@ class DiffusionEngine:
             log.info("a row could not be prepared ahead of its first step: %s", error)
         except Exception as error:  # any error is reported to the caller
             with self._changed:
-                self._preparing.discard(row)
+                self._preparing.pop(row, None)
             self._fail(row, error)
         with self._changed:
             if row in self._preparing:  # it has not failed, and the engine does not close
-                self._preparing.remove(row)
+                del self._preparing[row]
                 self._samples |= samples
                 self._admit(row)
+
+    def _prepare_with_others(self, row: Row) -> None:
+        """What fails here is not of this row alone: it fails again where its sample is made, or is of others."""
+        with self._changed:
+            waiting = [each for each in self._preparing if each is not row and each.denoiser is row.denoiser]
+        try:
+            row.denoiser.prepare([each.spec for each in (row, *waiting[: PREPARED_TOGETHER - 1])])
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            log.info("rows could not be prepared together: %s", error)
 
     def _admit(self, row: Row) -> None:
         """The row takes part in the choice of the next step. Called with the lock."""
@@ -267,6 +280,8 @@ class DiffusionEngine:
             is_overlapped = bool(self._decoding)  # with decodings, any of which may end before this step has failed
         try:
             with self._timing(rows):
+                if new := [row.spec for row in rows if row not in self._samples]:
+                    rows[0].denoiser.prepare(new)
                 step = rows[0].denoiser.step([self._sample(row) for row in rows])
         except DeviceLostError as error:
             self._lose_device(error)

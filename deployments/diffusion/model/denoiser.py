@@ -12,8 +12,9 @@ from torch import Tensor
 from deployments.config import CompileScope, DiffusionModelConfig, model_path
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
+from deployments.diffusion.model.blank_samples import blank_samples
 from deployments.diffusion.model.device_errors import on_device
-from deployments.diffusion.model.face_encoder import FaceEncoder, blank_face
+from deployments.diffusion.model.face_encoder import FaceEncoder
 from deployments.diffusion.model.guidance import guided
 from deployments.diffusion.model.loader import (
     FacePipeline,
@@ -122,6 +123,9 @@ class FaceDiffusionModel:
         """2 with guidance, for the positive and the negative prompt."""
         return 2 if spec.guidance_scale > 1 else 1
 
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        """Does nothing: CLIP's text encoders are small beside the steps."""
+
     @on_device
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """A sample before its first step.
@@ -204,27 +208,20 @@ class FaceDiffusionModel:
         (width, height), factor = size, self._pipeline.vae_scale_factor
         try:
             with self._unet.compiling((height // factor, width // factor), batch_size, backend):
-                self.step(self._dummy_samples(size, batch_size))
+                self.step(blank_samples(self.start, size, batch_size))
         except OutOfMemoryError:
             log.warning("%d x %d pixels in batches of %d are not compiled: no memory", width, height, batch_size)
 
     def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by batch size of the UNet, at the model's own image size."""
-        self.step(self._dummy_samples(self.own_size, 1)).wait_s()  # warm-up: the first step is slower
-        return {size: self.step(self._dummy_samples(self.own_size, size)).wait_s() for size in batch_sizes}
+        self.step(blank_samples(self.start, self.own_size, 1)).wait_s()  # warm-up: the first step is slower
+        return {size: self.step(blank_samples(self.start, self.own_size, size)).wait_s() for size in batch_sizes}
 
     @property
     def own_size(self) -> tuple[int, int]:
         """Width and height in pixels that the model was trained for."""
         side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
         return side, side
-
-    def _dummy_samples(self, size: tuple[int, int], rows: int) -> list[Sample]:
-        spec = AvatarSpec(
-            model="", seed=0, prompt="", negative_prompt="", width=size[0], height=size[1], num_inference_steps=2,
-            guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
-        )  # fmt: skip
-        return [self.start(spec, blank_face()) for _ in range(rows)]
 
     def _noise(self, spec: AvatarSpec) -> Tensor:
         """Independent of the device and of the batch."""

@@ -20,13 +20,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def blank_face() -> FaceEmbedding:
-    """Of nobody, for steps that are only timed or compiled."""
-    picture = io.BytesIO()
-    Image.new("RGB", (HEAD_SIDE, HEAD_SIDE)).save(picture, "JPEG")
-    return FaceEmbedding(np.zeros(FACE_WIDTH, np.float32), (0, 0, 1, 1), 0.0, heads=(picture.getvalue(),))
-
-
 def heads_of(face: FaceEmbedding) -> tuple[bytes, ...]:
     """The pictures of a face's head, at least one. Raises: ValueError where there is none."""
     if not face.heads:

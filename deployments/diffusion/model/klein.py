@@ -16,15 +16,15 @@ from diffusers import Flux2KleinPipeline
 from PIL import Image
 from torch import Tensor
 
-from deployments.config import DiffusionModelConfig, model_path
+from deployments.config import DiffusionModelConfig
 from deployments.diffusion.model.batch_sharding import use_threads
+from deployments.diffusion.model.blank_samples import blank_samples
 from deployments.diffusion.model.device_errors import on_device
-from deployments.diffusion.model.face_encoder import blank_face, heads_of
+from deployments.diffusion.model.face_encoder import heads_of
 from deployments.diffusion.model.flow_schedule import FlowSchedule, FlowStep
 from deployments.diffusion.model.guidance import guided
-from deployments.diffusion.model.loader import usable_device
+from deployments.diffusion.model.loader import read_pipeline
 from deployments.diffusion.model.pictures import decoded
-from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.qwen_prompts import QwenPrompts
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
@@ -105,16 +105,7 @@ class KleinModel:
         ):
             if value:
                 raise ValueError(f"FLUX.2 klein takes no `{name}`")
-        device = usable_device(config.device)
-        pipeline = Flux2KleinPipeline.from_pretrained(
-            model_path(config.path),
-            dtype=dtype_of(config),
-            variant=config.variant,
-            local_files_only=True,
-            use_safetensors=True,
-            device_map=device.type if device.index is None else None,  # diffusers takes no index here
-        )
-        return cls(pipeline.to(device), config.threads, batch_invariant)
+        return cls(read_pipeline(Flux2KleinPipeline, config), config.threads, batch_invariant)
 
     @property
     def is_asynchronous(self) -> bool:
@@ -134,6 +125,20 @@ class KleinModel:
     def batch_size(self, spec: AvatarSpec) -> int:
         """1 of the distilled model, which needs no guidance; of the other one 2 with guidance."""
         return 2 if spec.guidance_scale > 1 and not self._pipeline.config.is_distilled else 1
+
+    @on_device
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        """The text encoder costs about as much as all steps of an image: new prompts share a forward pass.
+
+        Raises: OutOfMemoryError.
+        """
+        use_threads(self._threads)
+        wanted = list(dict.fromkeys(map(self._texts, specs)))
+        together = len(wanted) > 1 and not self._batch_invariant
+        self._prompts.encode_ahead([prompt for texts in wanted for prompt in texts], together=together)
+
+    def _texts(self, spec: AvatarSpec) -> tuple[str, ...]:
+        return (spec.prompt,) if self.batch_size(spec) == 1 else (spec.prompt, spec.negative_prompt)
 
     @on_device
     @torch.inference_mode()
@@ -190,8 +195,8 @@ class KleinModel:
 
     def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by batch size, at the model's own image size."""
-        self.step(self._dummy_samples(1)).wait_s()  # warm-up: the first step is slower
-        return {size: self.step(self._dummy_samples(size)).wait_s() for size in batch_sizes}
+        self.step(blank_samples(self.start, self.own_size, 1)).wait_s()  # warm-up: the first step is slower
+        return {size: self.step(blank_samples(self.start, self.own_size, size)).wait_s() for size in batch_sizes}
 
     def _predict(self, samples: Sequence[KleinSample], latents: Tensor) -> Tensor:
         """The flow, (rows, tokens, channels) float32. Rows with guidance come first, and are predicted twice."""
@@ -258,14 +263,6 @@ class KleinModel:
         places = torch.zeros(tokens, 4, dtype=torch.int64, device=self.device)
         places[:, 3] = torch.arange(tokens, device=self.device)
         return places
-
-    def _dummy_samples(self, rows: int) -> list[KleinSample]:
-        width, height = self.own_size
-        spec = AvatarSpec(
-            model="", seed=0, prompt="", negative_prompt="", width=width, height=height, num_inference_steps=2,
-            guidance_scale=1.0, task_id="", image_index=0, submitted_at=0.0, deadline=0.0,
-        )  # fmt: skip
-        return [self.start(spec, blank_face()) for _ in range(rows)]
 
 
 def _packed(latents: Tensor) -> Tensor:

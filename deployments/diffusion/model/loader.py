@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -81,20 +82,9 @@ def load_pipeline(config: DiffusionModelConfig, timed: Timed = untimed) -> FaceP
     Raises: OSError where a file is missing or invalid; ValueError where the folder is of another family, or the adapter
         was made for another model; RuntimeError where the device is not available.
     """
-    device = usable_device(config.device)
-    folder = model_path(config.path)
-    family = family_of(folder)
+    family = family_of(model_path(config.path))
     with timed("weights"):
-        pipeline: FacePipeline = family.from_pretrained(
-            folder,
-            dtype=dtype_of(config),
-            variant=config.variant,
-            local_files_only=True,
-            use_safetensors=True,
-            device_map=device.type if device.index is None else None,  # diffusers takes no index here
-            **family.left_out,
-        )
-        pipeline.to(device)
+        pipeline: FacePipeline = read_pipeline(family, config, family.left_out)
     with timed("adapter"):
         load_face_adapter(pipeline, config)
     with timed("lora"):
@@ -103,6 +93,27 @@ def load_pipeline(config: DiffusionModelConfig, timed: Timed = untimed) -> FaceP
     if pipeline.vae.dtype == torch.float16 and pipeline.vae.config.get("force_upcast"):
         pipeline.vae.to(torch.float32)  # it overflows in float16; bfloat16 has float32's range
     return pipeline
+
+
+def read_pipeline(
+    kind: type[Any], config: DiffusionModelConfig, parts: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
+    """A pipeline of this class of diffusers on the model's device: safetensors only, and nothing is downloaded.
+
+    `parts` take the place of those in the folder. Raises: OSError where a file is missing or invalid; RuntimeError
+        where the device is not available.
+    """
+    device = usable_device(config.device)
+    pipeline = kind.from_pretrained(
+        model_path(config.path),
+        dtype=dtype_of(config),
+        variant=config.variant,
+        local_files_only=True,
+        use_safetensors=True,
+        device_map=device.type if device.index is None else None,  # diffusers takes no index here
+        **parts,
+    )
+    return pipeline.to(device)
 
 
 def family_of(folder: Path) -> type[FacePipeline]:

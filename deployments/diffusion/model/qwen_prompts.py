@@ -1,6 +1,10 @@
 """Prompts as FLUX.2 klein reads them: layers of a Qwen3 language model, always the same number of tokens."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
@@ -15,29 +19,86 @@ LAYERS = (9, 18, 27)
 CACHED_PROMPTS = 32  # 8 MB each for the published encoder in bfloat16
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """A prompt whose embedding is known, or is computed by the thread that asked first.
+
+    `is_alone`: in a forward pass of its own. Beside others it is the same but for roundings.
+    """
+
+    tokens: Tensor  # (1, TOKENS)
+    mask: Tensor  # (1, TOKENS)
+    is_alone: bool
+    embedding: Future[Tensor] = field(default_factory=Future)
+
+
 class QwenPrompts:
-    """Prompt embeddings, the newest of which are kept. Thread-safe."""
+    """Prompt embeddings, the newest of which are kept. Thread-safe: a prompt is not encoded twice at a time."""
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
         """A tokenizer with a chat template, and a `Qwen3ForCausalLM`."""
         self._tokenizer = tokenizer
         self._model = model
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
-        self._lock = Lock()  # the tokenizer is not re-entrant
+        self._cache: OrderedDict[str, Encoding] = OrderedDict()
+        self._lock = Lock()  # of the cache, and of the tokenizer, which is not re-entrant
 
     def encode(self, prompt: str) -> Tensor:
-        """(1, TOKENS, 3 * width). Raises: PromptTooLongError; diffusers' own pipeline would cut the prompt."""
+        """(1, TOKENS, 3 * width), of the cache or in a forward pass of its own.
+
+        Raises: PromptTooLongError; diffusers' own pipeline would cut the prompt.
+        """
         with self._lock:
-            if prompt in self._cache:
-                self._cache.move_to_end(prompt)
-                return self._cache[prompt]
-            tokens, mask = self._tokens(prompt)
-        embedding = self._embedding(tokens, mask)
+            is_known = prompt in self._cache
+            encoding = self._cache[prompt] if is_known else self._add(prompt, is_alone=True)
+            self._cache.move_to_end(prompt)
+        if not is_known:
+            self._run([encoding])
+        return encoding.embedding.result()
+
+    def encode_ahead(self, prompts: Sequence[str], *, together: bool) -> None:
+        """Put prompts into the cache for `encode`, which refuses those that are too long.
+
+        `together`: those that are new share a forward pass. Otherwise each has its own, which one that was encoded
+        beside others gets, too: what is drawn alone is the same each time, to the last bit.
+        """
         with self._lock:
-            self._cache[prompt] = embedding
-            while len(self._cache) > CACHED_PROMPTS:
-                self._cache.popitem(last=False)
-        return embedding
+            new = [prompt for prompt in dict.fromkeys(prompts) if not self._has(prompt, alone=not together)]
+            added: list[Encoding] = []
+            for prompt in new:
+                with suppress(PromptTooLongError):
+                    added.append(self._add(prompt, is_alone=not together or len(new) == 1))
+        for part in [added] if together else [[each] for each in added]:
+            self._run(part)
+
+    def _has(self, prompt: str, *, alone: bool) -> bool:
+        return prompt in self._cache and (self._cache[prompt].is_alone or not alone)
+
+    def _add(self, prompt: str, *, is_alone: bool) -> Encoding:
+        """The newest of the cache, which the caller is to run. Called with the lock. Raises: PromptTooLongError."""
+        encoding = Encoding(*self._tokens(prompt), is_alone)
+        self._cache[prompt] = encoding
+        self._cache.move_to_end(prompt)
+        while len(self._cache) > CACHED_PROMPTS:
+            self._cache.popitem(last=False)
+        return encoding
+
+    def _run(self, encodings: Sequence[Encoding]) -> None:
+        """One forward pass. An error is that of all who wait for one of them; the next to ask tries again."""
+        if not encodings:
+            return
+        try:
+            embeddings = self._embeddings(
+                torch.cat([each.tokens for each in encodings]), torch.cat([each.mask for each in encodings])
+            )
+        except BaseException as error:
+            with self._lock:
+                for prompt in [prompt for prompt, each in self._cache.items() if each in encodings]:
+                    del self._cache[prompt]
+            for each in encodings:
+                each.embedding.set_exception(error)
+            raise
+        for each, embedding in zip(encodings, embeddings, strict=True):
+            each.embedding.set_result(embedding)
 
     def _tokens(self, prompt: str) -> tuple[Tensor, Tensor]:
         """Both (1, TOKENS)."""
@@ -58,7 +119,8 @@ class QwenPrompts:
         return len(self._tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
     @torch.inference_mode()
-    def _embedding(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def _embeddings(self, tokens: Tensor, mask: Tensor) -> list[Tensor]:
+        """(1, TOKENS, 3 * width) of each row of (prompts, TOKENS)."""
         device = self._model.device
         # The base model: the logits, which the head would compute, are not needed.
         states = self._model.model(
@@ -67,4 +129,5 @@ class QwenPrompts:
             output_hidden_states=True,
             use_cache=False,
         ).hidden_states
-        return torch.cat([states[layer] for layer in LAYERS], dim=-1)
+        # Copies, not views: the cache would keep what it has dropped.
+        return [torch.cat([states[layer][row : row + 1] for layer in LAYERS], dim=-1) for row in range(len(tokens))]

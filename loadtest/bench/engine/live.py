@@ -55,6 +55,11 @@ class Meter:
         """The wrapped denoiser's."""
         return self._denoiser.batch_size(spec)
 
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        """The wrapped denoiser's; the time in it is not the engine's own."""
+        with self._inside():
+            self._denoiser.prepare(specs)
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Any:
         """The wrapped denoiser's sample; the time in it is not the engine's own."""
         with self._inside():

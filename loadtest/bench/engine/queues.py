@@ -86,6 +86,9 @@ class SleepingDenoiser:
         """As Stable Diffusion: 2 with guidance."""
         return 2 if spec.guidance_scale > 1 else 1
 
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        """At once."""
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> None:
         """At once; the sample is None, as no image is computed."""
 

@@ -40,6 +40,10 @@ class RecordedModel:
         """The model's."""
         return self._model.batch_size(spec)
 
+    def prepare(self, specs: Sequence[AvatarSpec]) -> None:
+        """The model's."""
+        self._model.prepare(specs)
+
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """The model's."""
         return self._model.start(spec, face)
