@@ -187,8 +187,11 @@ class DiffusionModelConfig(Config):
     threads: int = Field(2, ge=1)
     memory_gb: float = Field(0, ge=0)  # of the device, including its steps, a picture and its safety checker
     safety: SafetyConfig | None = None  # checks every image on the same device; flagged ones are withheld
-    compile: bool = False  # the UNet, for `compile_sizes`; other sizes run uncompiled
-    # unet: a graph of the whole UNet for each shape; blocks: of its transformer blocks only, which starts sooner and
+    # FLUX.2 klein: keep the transformer's weights as float8_e4m3fn, half of bfloat16's memory; it computes in `dtype`,
+    # and cannot be compiled.
+    fp8_weights: bool = False
+    compile: bool = False  # the UNet or transformer, for `compile_sizes`; other sizes run uncompiled
+    # unet: a graph of the whole network for each shape; blocks: of its transformer blocks only, which starts sooner and
     # takes longer a step.
     compile_scope: CompileScope = "unet"
     # (width, height) in pixels; empty: the native sizes of the apps that draw with the model. The first is compiled
@@ -215,7 +218,8 @@ class AvatarGeneratorConfig(Config):
         )
     }
     memory_gb: float | None = Field(None, gt=0)  # of the device for models; None: no model is evicted
-    max_rows: int = Field(8, ge=1)  # images that may share a step; fewer do where more would only slow all of them
+    # Images with guidance that may share a step, or twice as many without; fewer do where more would only slow all.
+    max_rows: int = Field(8, ge=1)
     compile_cache: Path | None = (
         None  # a folder that keeps compiled kernels for the next start; None: they are not kept
     )

@@ -107,5 +107,5 @@ def _compiled_for_apps(model: DiffusionModelConfig, apps: Sequence[App]) -> Diff
     sizes = model.compile_sizes or tuple(dict.fromkeys(size for app in apps for size in app.native_sizes))
     guided = model.compile_guided
     if guided is None:
-        guided = not apps or any(app.defaults.guidance_scale > 1 for app in apps)
+        guided = not apps or any(app.has_guidance and app.defaults.guidance_scale > 1 for app in apps)
     return model.model_copy(update={"compile_sizes": sizes, "compile_guided": guided})

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from deployments.config import WEIGHTS, DiffusionModelConfig, model_path
 from serve_app.app import generator_of_apps
+from serve_app.catalog.catalog import CATALOGUES
 from serve_app.launcher import CONFIG, ServiceOptions, read_config
 from serve_app.local_ray import StartError
 from serve_app.settings import Settings
@@ -92,6 +93,17 @@ def test_a_model_is_compiled_for_the_native_sizes_and_the_guidance_of_its_apps()
     assert model.compile_sizes[:3] == ((1024, 1024), (1152, 896), (896, 1152))
     assert len(model.compile_sizes) == len(set(model.compile_sizes)) == 9
     assert model.compile_guided is True
+
+
+@pytest.mark.parametrize("has_guidance", [True, False])
+def test_a_model_whose_apps_have_no_guidance_is_compiled_for_single_rows(tmp_path: Path, has_guidance: bool) -> None:
+    app = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())["apps"]["face-avatar"]
+    assert app["defaults"]["guidance_scale"] > 1  # as clients may send it to any app
+    apps = {"face-avatar": {**app, "model": "klein", "has_guidance": has_guidance}}
+    (tmp_path / "klein.yaml").write_text(yaml.safe_dump({"apps": apps}))
+    klein = DiffusionModelConfig(path=Path("models:klein"), compile=True)
+    settings = Settings(catalogs=(str(tmp_path / "klein.yaml"),), generator={"models": {"klein": klein}})
+    assert generator_of_apps(settings).models["klein"].compile_guided is has_guidance
 
 
 def test_what_the_settings_say_of_compiling_stands() -> None:

@@ -33,7 +33,7 @@ PROFILED_BATCH_SIZES = (1, 2, 4, 8, 16)
 log = logging.getLogger("ray.serve")  # the logger whose lines Serve keeps
 
 if TYPE_CHECKING:
-    from deployments.diffusion.model.denoiser import FaceDiffusionModel
+    from deployments.diffusion.model.families import DiffusionModel
 
 
 class LoadedModel(NamedTuple):
@@ -135,7 +135,6 @@ class AvatarGenerator:
         with self._start.part("import"):
             # Imported here, so that building the graph loads no model library.
             from deployments.common.device_health import lost_device_errors
-            from deployments.diffusion.model.denoiser import FaceDiffusionModel
             from deployments.diffusion.model.families import load_model
             from deployments.safety.model import load_checker
 
@@ -146,7 +145,7 @@ class AvatarGenerator:
             model = load_model(config, self._config.batch_invariant, on_compile_failure, self._start.part)
             checker = None if config.safety is None else SharedChecker(load_checker(config.safety, config.device))
         with self._start.part("compile"), lost_device_errors(config.device):
-            if isinstance(model, FaceDiffusionModel) and config.compile:
+            if config.compile:
                 if self._config.compile_cache is not None:
                     use_compile_cache(model_path(self._config.compile_cache), config.device)
                 self._compile(name, model)
@@ -165,7 +164,7 @@ class AvatarGenerator:
             self._watched_gpus.add(uuid)
             watch_gpu(uuid)
 
-    def _compile(self, name: str, model: "FaceDiffusionModel") -> None:
+    def _compile(self, name: str, model: "DiffusionModel") -> None:
         """At the start the first size at once, in minutes; everything else when the engine has no rows."""
         config = self._config.models[name]
         sizes = config.compile_sizes or (model.own_size,)

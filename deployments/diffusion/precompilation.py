@@ -24,16 +24,16 @@ class CompiledShape(NamedTuple):
 def precompile(config: AvatarGeneratorConfig, cache: Path) -> Iterator[CompiledShape]:
     """All shapes of all models that are compiled, model by model, on the device that they will run on. Takes minutes.
 
-    Raises: what `load_pipeline` raises.
+    Raises: what `load_model` raises.
     """
-    from deployments.diffusion.model.denoiser import FaceDiffusionModel
+    from deployments.diffusion.model.families import load_model
 
     for name, model_config in config.models.items():
         if not model_config.compile:
             continue
         use_compile_cache(model_path(cache), model_config.device)
         failures: list[str] = []
-        model = FaceDiffusionModel.load(model_config, config.batch_invariant, partial(failures.append, name))
+        model = load_model(model_config, config.batch_invariant, partial(failures.append, name))
         batch_sizes = compiled_batch_sizes(config, guided=model_config.compile_guided is not False)
         for size, batch_size in product(model_config.compile_sizes or (model.own_size,), batch_sizes):
             failures.clear()

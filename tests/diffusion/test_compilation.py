@@ -20,9 +20,9 @@ class Model:
     ("changes", "guided", "expected"),
     [
         ({}, True, [2, 4, 6, 8, 12, 16]),
-        ({}, False, [1, 2, 3, 4, 6, 8]),
+        ({}, False, [1, 2, 3, 4, 6, 8, 12, 16]),  # as many rows as of eight images with guidance
         ({"max_rows": 3}, True, [2, 4, 6]),
-        ({"max_rows": 1}, False, [1]),
+        ({"max_rows": 1}, False, [1, 2]),
         ({"batch_invariant": True}, True, [1]),
     ],
 )

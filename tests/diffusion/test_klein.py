@@ -1,12 +1,13 @@
 """FLUX.2 klein: a tiny model in the published format, against the library's own pipeline run with one row's inputs."""
 
+import asyncio
 import io
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,21 +15,27 @@ import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 
-from deployments.config import DiffusionModelConfig
+from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig
+from deployments.diffusion.compile_cache import VARIABLE
+from deployments.diffusion.deployment import AvatarGenerator
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model.face_encoder import HEAD_SIDE
 from deployments.diffusion.model.families import check_files, load_model
 from deployments.diffusion.model.klein import KleinModel, KleinSample
 from deployments.diffusion.model.qwen_prompts import TOKENS
 from deployments.diffusion.model.receipt import generation_metadata
+from deployments.diffusion.precompilation import precompile
 from deployments.errors import PromptTooLongError
 from deployments.types import AvatarSpec, FaceEmbedding
 from loadtest.bench.random_face import random_face
 from tests.support.fakes import avatar_spec
 from tests.support.klein_folders import write_tiny_klein
 
-SIZE = {"num_inference_steps": 4, "width": 64, "height": 80, "guidance_scale": 1.0}
+SIZE: dict[str, Any] = {"num_inference_steps": 4, "width": 64, "height": 80, "guidance_scale": 1.0}
 CLOSE = 1e-5  # of the largest latent: float32 sums in another order
 ONE_LEVEL = 1
+SHAPE = (SIZE["width"], SIZE["height"])
+NEARLY_DB = 25.0
 
 
 def head(number: int, side: int = 64) -> bytes:
@@ -276,6 +283,144 @@ def test_a_face_without_its_picture_is_an_error(model: KleinModel) -> None:
         model.start(spec_of(1), random_face(1))
 
 
+class Compiled(NamedTuple):
+    model: KleinModel
+    graphs: int  # when it was ready
+    failures: list[None]  # one for each shape that was given up
+
+
+def graphs() -> int:
+    """How many were compiled so far."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def loaded(folder: Path, **changes: Any) -> Compiled:
+    failures: list[None] = []
+    model = load_model(config_of(folder, **changes), on_compile_failure=lambda: failures.append(None))
+    assert isinstance(model, KleinModel)
+    return Compiled(model, graphs(), failures)
+
+
+@pytest.fixture(scope="module")
+def compiled(folder: Path) -> Iterator[Compiled]:
+    fresh = loaded(folder)
+    with ThreadPoolExecutor(1) as loader:  # as a replica does
+        for batch_size in (1, 3):
+            loader.submit(fresh.model.compile, SHAPE, batch_size, "eager").result()
+    yield fresh._replace(graphs=graphs() - fresh.graphs)
+    torch._dynamo.reset()
+
+
+def test_rows_of_any_number_equal_themselves_uncompiled_and_nothing_is_compiled_for_them(
+    compiled: Compiled, model: KleinModel
+) -> None:
+    assert compiled.graphs == 2
+    before = graphs()
+    several = [(spec_of(number, num_inference_steps=number), person(number, side=HEAD_SIDE)) for number in (1, 2, 3)]
+    for rows in (several[:1], several):  # 3, 2 and 1 rows
+        for ours, theirs in zip(drawn(compiled.model, *rows), drawn(model, *rows), strict=True):
+            assert apart(ours.latents, theirs.latents) <= CLOSE
+    assert (graphs(), compiled.failures) == (before, [])
+
+
+def test_what_no_graph_was_compiled_for_is_drawn_without_one(compiled: Compiled, model: KleinModel) -> None:
+    before = graphs()
+    other_size = [(spec_of(1, width=96, num_inference_steps=1), person(1, side=HEAD_SIDE))]
+    two_photos = [(spec_of(1, num_inference_steps=1), person(1, 2, side=HEAD_SIDE))]
+    many = [(spec_of(number, num_inference_steps=1), person(number, side=HEAD_SIDE)) for number in range(4)]
+    for each in (other_size, two_photos, many):
+        for ours, theirs in zip(drawn(compiled.model, *each), drawn(model, *each), strict=True):
+            assert apart(ours.latents, theirs.latents) <= CLOSE
+    assert graphs() == before
+
+
+def test_a_shape_whose_compiler_fails_is_drawn_without_a_graph_and_counted_once(
+    folder: Path, model: KleinModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = loaded(folder)
+
+    def fails(_graph: object, _inputs: object) -> Any:
+        raise AssertionError("this compiler has a bug")
+
+    broken.model.compile(SHAPE, 1, fails)  # type: ignore[arg-type]  # torch.compile takes both
+    row = spec_of(1, num_inference_steps=2), person(1, side=HEAD_SIDE)
+    for _ in range(2):
+        assert apart(drawn(broken.model, row)[0].latents, drawn(model, row)[0].latents) <= CLOSE
+    assert len(broken.failures) == 1
+    (said,) = [record.message for record in caplog.records if "run uncompiled" in record.message]
+    assert said == "5 x 4 tokens beside references of 32 x 32 in batches of 1 run uncompiled from now on"
+    torch._dynamo.reset()
+
+
+def test_a_shape_that_memory_is_too_short_to_compile_is_left_out(folder: Path, model: KleinModel) -> None:
+    short = loaded(folder)
+
+    def no_memory(_graph: object, _inputs: object) -> Any:
+        return raiser(torch.OutOfMemoryError("no memory"))
+
+    short.model.compile(SHAPE, 1, no_memory)  # type: ignore[arg-type]
+    row = spec_of(1, num_inference_steps=2), person(1, side=HEAD_SIDE)
+    assert apart(drawn(short.model, row)[0].latents, drawn(model, row)[0].latents) <= CLOSE
+    assert short.failures == []
+    torch._dynamo.reset()
+
+
+def test_compiled_blocks_draw_the_same_and_what_was_not_compiled_compiles_nothing(
+    folder: Path, model: KleinModel
+) -> None:
+    blocks = loaded(folder, compile_scope="blocks")
+    blocks.model.compile(SHAPE, 1, "eager")
+    after = graphs()
+    assert after - blocks.graphs == 2  # blocks of a kind share one
+    for row in ((spec_of(1), person(1, side=HEAD_SIDE)), (spec_of(1, width=96), person(1))):
+        ours, theirs = (drawn(each, row)[0].latents for each in (blocks.model, model))
+        assert apart(ours, theirs) <= CLOSE
+    assert (graphs(), blocks.failures) == (after, [])
+    torch._dynamo.reset()
+
+
+def test_a_replica_and_the_command_compile_it_as_other_models(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[tuple[int, int], int]] = []
+    monkeypatch.setattr(KleinModel, "compile", lambda _model, size, batch_size: compiled.append((size, batch_size)))
+    model = config_of(folder, compile=True, compile_guided=False)
+    config = AvatarGeneratorConfig(models={"klein": model}, max_rows=1, compile_cache=tmp_path / "kernels")
+
+    async def start() -> None:
+        generator = AvatarGenerator.__new__(AvatarGenerator)
+        await generator.__init__(config)  # type: ignore[misc]  # as Serve does
+        generator._engine.close()
+
+    with monkeypatch.context() as environment:
+        environment.setenv(VARIABLE, "")  # both set it
+        asyncio.run(start())
+        assert compiled == [((64, 64), 1), ((64, 64), 2)]
+        assert [shape.is_compiled for shape in precompile(config, tmp_path / "kernels")] == [True, True]
+    assert compiled == 2 * [((64, 64), 1), ((64, 64), 2)]
+
+
+def test_weights_kept_as_fp8_take_a_quarter_of_the_memory_and_draw_nearly_the_same_picture(
+    folder: Path, model: KleinModel
+) -> None:
+    small = loaded(folder, fp8_weights=True).model
+    row = spec_of(1), person(1)
+    pictures = [each.decode(drawn(each, row)[0]).astype(float) for each in (small, model)]
+    assert not np.array_equal(*pictures)
+    assert 20 * np.log10(255 / np.sqrt(np.square(pictures[0] - pictures[1]).mean())) > NEARLY_DB
+    other = model.decode(drawn(model, (spec_of(2), person(2)))[0]).astype(float)
+    assert 20 * np.log10(255 / np.sqrt(np.square(pictures[1] - other).mean())) < NEARLY_DB
+    kept = {name: weight.dtype for name, weight in small._pipeline.transformer.named_parameters()}
+    linear = {name for name in kept if name.startswith("transformer_blocks") and "norm" not in name}
+    assert linear
+    assert {kept[name] for name in linear} == {torch.float8_e4m3fn}  # after the steps as before
+    sizes = [sum(each.nbytes for each in m._pipeline.transformer.parameters()) for m in (small, model)]
+    assert sizes[0] < 0.4 * sizes[1]
+    assert (
+        generation_metadata("klein", config_of(folder, fp8_weights=True)).precision == "float32, float8_e4m3fn weights"
+    )
+
+
 def test_pictures_whose_sides_are_no_multiple_of_a_token_are_shrunk(model: KleinModel) -> None:
     assert model.start(spec_of(1), person(1, side=70)).references.shape == (1, 16, 16)
 
@@ -290,7 +435,7 @@ def test_steps_are_timed_and_files_are_looked_for(folder: Path, model: KleinMode
     for changes, message in [
         ({"ip_adapter": tmp_path / "adapter.bin"}, "takes no `ip_adapter`"),
         ({"lora": tmp_path / "lora"}, "takes no `lora`"),
-        ({"compile": True}, "takes no `compile`"),
+        ({"compile": True, "fp8_weights": True}, "cannot be compiled"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_model(config_of(folder, **changes))

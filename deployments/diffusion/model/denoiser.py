@@ -1,6 +1,5 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter, built from diffusers' pipelines."""
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 
 from deployments.config import CompileScope, DiffusionModelConfig, model_path
-from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.blank_samples import blank_samples
+from deployments.diffusion.model.compiled_network import left_out_without_memory
 from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import FaceEncoder
 from deployments.diffusion.model.guidance import guided
@@ -32,10 +31,8 @@ from deployments.diffusion.model.row_lora import Lora, LoraSlots
 from deployments.diffusion.model.sampler import Positions, sampler_of
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
-from deployments.diffusion.model.unet import RowUNet
+from deployments.diffusion.model.unet import LatentSize, RowUNet
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -206,11 +203,9 @@ class FaceDiffusionModel:
         fails, runs uncompiled.
         """
         (width, height), factor = size, self._pipeline.vae_scale_factor
-        try:
-            with self._unet.compiling((height // factor, width // factor), batch_size, backend):
-                self.step(blank_samples(self.start, size, batch_size))
-        except OutOfMemoryError:
-            log.warning("%d x %d pixels in batches of %d are not compiled: no memory", width, height, batch_size)
+        latents = LatentSize(height // factor, width // factor)
+        with left_out_without_memory(size, batch_size), self._unet.compiling(latents, batch_size, backend):
+            self.step(blank_samples(self.start, size, batch_size))
 
     def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by batch size of the UNet, at the model's own image size."""

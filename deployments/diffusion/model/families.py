@@ -21,7 +21,7 @@ def load_model(
     """Raises: what `load` of the family's class raises; ValueError where there is none."""
     if family(config) == KLEIN:
         with timed("weights"):
-            return KleinModel.load(config, batch_invariant)
+            return KleinModel.load(config, batch_invariant, on_compile_failure)
     return FaceDiffusionModel.load(config, batch_invariant, on_compile_failure, timed)
 
 

@@ -5,10 +5,8 @@ of a step each have their own (Black Forest Labs, 2026).
 """
 
 import io
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,34 +14,24 @@ from diffusers import Flux2KleinPipeline
 from PIL import Image
 from torch import Tensor
 
-from deployments.config import DiffusionModelConfig
+from deployments.config import CompileScope, DiffusionModelConfig
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.blank_samples import blank_samples
+from deployments.diffusion.model.compiled_network import left_out_without_memory
 from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import heads_of
 from deployments.diffusion.model.flow_schedule import FlowSchedule, FlowStep
+from deployments.diffusion.model.flow_transformer import FlowTransformer, Grid, Grids
 from deployments.diffusion.model.guidance import guided
 from deployments.diffusion.model.loader import read_pipeline
 from deployments.diffusion.model.pictures import decoded
+from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.qwen_prompts import QwenPrompts
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 
 OWN_SIZE = (1024, 1024)
-REFERENCE_TIME = 10  # the first coordinate of the first picture's tokens; of the second one it is twice that, and so on
-
-
-class Grid(NamedTuple):
-    """Rows and columns of tokens."""
-
-    height: int
-    width: int
-
-    @property
-    def tokens(self) -> int:
-        """Their number."""
-        return self.height * self.width
 
 
 @dataclass(slots=True, eq=False)
@@ -51,10 +39,9 @@ class KleinSample:
     """One half-done image. `prompt` and, with guidance, `against` are embeddings, (1, tokens, width)."""
 
     steps: tuple[FlowStep, ...]
-    grid: Grid
+    grids: Grids
     latents: Tensor  # (1, tokens, channels) float32
     references: Tensor  # (1, tokens, channels), of all pictures of the person
-    positions: Tensor  # (tokens, 4), of the image and the references
     prompt: Tensor
     against: Tensor | None
     guidance_scale: float
@@ -74,11 +61,19 @@ class KleinModel:
     negative prompt, as it was trained to.
     """
 
-    def __init__(self, pipeline: Flux2KleinPipeline, threads: int = 1, batch_invariant: bool = False) -> None:
-        """Takes ownership of the pipeline."""
+    def __init__(
+        self,
+        pipeline: Flux2KleinPipeline,
+        threads: int = 1,
+        batch_invariant: bool = False,
+        on_compile_failure: Callable[[], None] = lambda: None,
+        compile_scope: CompileScope = "unet",
+    ) -> None:
+        """Takes ownership of the pipeline; `on_compile_failure` is called for each shape whose graph failed."""
         self._pipeline = pipeline
         self.device: torch.device = pipeline.device
-        self._transformer, self._vae = pipeline.transformer, pipeline.vae
+        self._transformer = FlowTransformer(pipeline.transformer, batch_invariant, on_compile_failure, compile_scope)
+        self._vae = pipeline.vae
         self._prompts = QwenPrompts(pipeline.tokenizer, pipeline.text_encoder)
         self._schedule = FlowSchedule(pipeline.scheduler.config)
         self._timeline = timeline_of(self.device)
@@ -88,24 +83,28 @@ class KleinModel:
         # The statistics by which the latents that the transformer knows are normalised, (1, channels, 1, 1).
         self._mean = self._vae.bn.running_mean.view(1, -1, 1, 1).float()
         self._std = (self._vae.bn.running_var.view(1, -1, 1, 1).float() + self._vae.config.batch_norm_eps).sqrt()
-        self._positions = lru_cache(16)(self._positions_of)
 
     @classmethod
-    def load(cls, config: DiffusionModelConfig, batch_invariant: bool = False) -> "KleinModel":
+    def load(
+        cls,
+        config: DiffusionModelConfig,
+        batch_invariant: bool = False,
+        on_compile_failure: Callable[[], None] = lambda: None,
+    ) -> "KleinModel":
         """Reads a diffusers folder, safetensors only; nothing is downloaded.
 
         Raises: OSError where a file is missing or invalid; ValueError for settings that this model has not;
             RuntimeError where the device is not available.
         """
-        for name, value in (
-            ("ip_adapter", config.ip_adapter),
-            ("lora", config.lora),
-            ("loras", config.loras),
-            ("compile", config.compile),
-        ):
+        for name, value in (("ip_adapter", config.ip_adapter), ("lora", config.lora), ("loras", config.loras)):
             if value:
                 raise ValueError(f"FLUX.2 klein takes no `{name}`")
-        return cls(read_pipeline(Flux2KleinPipeline, config), config.threads, batch_invariant)
+        if config.fp8_weights and config.compile:
+            raise ValueError("a model with `fp8_weights` cannot be compiled: torch has no graph of their conversion")
+        pipeline = read_pipeline(Flux2KleinPipeline, config)
+        if config.fp8_weights:
+            pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype_of(config))
+        return cls(pipeline, config.threads, batch_invariant, on_compile_failure, config.compile_scope)
 
     @property
     def is_asynchronous(self) -> bool:
@@ -146,16 +145,16 @@ class KleinModel:
         """A sample before its first step. Raises: OutOfMemoryError; PromptTooLongError; ValueError without pictures."""
         heads = heads_of(face)
         use_threads(self._threads)
-        grid = Grid(spec.height // self._pixels_per_token, spec.width // self._pixels_per_token)
+        image = Grid(spec.height // self._pixels_per_token, spec.width // self._pixels_per_token)
         prompt = self._prompts.encode(spec.prompt)
         against = self._prompts.encode(spec.negative_prompt) if self.batch_size(spec) > 1 else None
         pictures = [self._reference(head) for head in heads]
+        grids = Grids(image, tuple(Grid(*picture.shape[2:]) for picture in pictures))
         return KleinSample(
-            steps=self._schedule.plan(spec.num_inference_steps, grid.tokens),
-            grid=grid,
-            latents=self._noise(spec.seed, grid),
+            steps=self._schedule.plan(spec.num_inference_steps, image.tokens),
+            grids=grids,
+            latents=self._noise(spec.seed, image),
             references=torch.cat([_packed(picture) for picture in pictures], dim=1),
-            positions=self._positions(grid, tuple(Grid(*picture.shape[2:]) for picture in pictures)),
             prompt=prompt,
             against=against,
             guidance_scale=spec.guidance_scale,
@@ -189,9 +188,19 @@ class KleinModel:
         use_threads(1 if overlapped or self._batch_invariant else self._threads)
         with self._timeline.decoding(sample.ready):
             channels = sample.latents.shape[-1]
-            latents = sample.latents.transpose(1, 2).reshape(1, channels, *sample.grid) * self._std + self._mean
+            latents = sample.latents.transpose(1, 2).reshape(1, channels, *sample.grids.image) * self._std + self._mean
             unpacked = self._pipeline._unpatchify_latents(latents).to(self._vae.dtype)
             return decoded(self._vae, unpacked)
+
+    def compile(self, size: tuple[int, int], batch_size: int, backend: str = "inductor") -> None:
+        """Compile the transformer for a batch size at an image size (width, height) and one photo, in up to a minute.
+
+        As `FaceDiffusionModel.compile`; images of several photos are drawn uncompiled.
+        """
+        with left_out_without_memory(size, batch_size):
+            samples = blank_samples(self.start, size, batch_size)
+            with self._transformer.compiling(samples[0].grids, batch_size, backend):
+                self.step(samples)
 
     def profile(self, batch_sizes: Sequence[int]) -> dict[int, float]:
         """Seconds of a step by batch size, at the model's own image size."""
@@ -206,28 +215,13 @@ class KleinModel:
         seen = torch.cat([latents[: len(led)], latents])
         references = torch.cat([sample.references for sample in rows])
         times = to_device(torch.tensor([sample.next_step.timestep for sample in rows]), self.device)
-        inputs = (
-            torch.cat([seen, references], dim=1).to(self._transformer.dtype),
-            torch.cat([*against, *(sample.prompt for sample in samples)]),
+        flow = self._transformer(
+            samples[0].grids,
+            torch.cat([seen.to(self._transformer.dtype), references], dim=1),
             times.to(self._transformer.dtype) / 1000,
+            torch.cat([*against, *(sample.prompt for sample in samples)]),
         )
-        predicted = self._flow(samples[0], *inputs)[:, : latents.shape[1]].float()
-        return guided(predicted, [sample.guidance_scale for sample in led])
-
-    def _flow(self, first: KleinSample, hidden: Tensor, prompts: Tensor, times: Tensor) -> Tensor:
-        if self._batch_invariant and len(hidden) > 1:
-            rows = zip(hidden[:, None], prompts[:, None], times[:, None], strict=True)
-            return torch.cat([self._flow(first, *row) for row in rows])
-        flow: Tensor = self._transformer(
-            hidden_states=hidden,
-            timestep=times,
-            guidance=None,
-            encoder_hidden_states=prompts,
-            txt_ids=self._text_positions(prompts.shape[1]),
-            img_ids=first.positions,
-            return_dict=False,
-        )[0]
-        return flow
+        return guided(flow[:, : latents.shape[1]].float(), [sample.guidance_scale for sample in led])
 
     def _reference(self, head: bytes) -> Tensor:
         """A picture of the person as the transformer's latents, (1, channels, h, w)."""
@@ -243,26 +237,10 @@ class KleinModel:
 
     def _noise(self, seed: int, grid: Grid) -> Tensor:
         """(1, tokens, channels), independent of the device and of the batch; drawn as diffusers does, then packed."""
-        shape = (1, self._transformer.config.in_channels, *grid)
+        shape = (1, self._transformer.channels, *grid)
         generator = torch.Generator("cpu").manual_seed(seed)
         noise = torch.randn(shape, generator=generator, dtype=self._transformer.dtype)
         return to_device(_packed(noise).float(), self.device)
-
-    def _positions_of(self, image: Grid, references: tuple[Grid, ...]) -> Tensor:
-        """(tokens, 4): time, row, column, place in the prompt; the image has time 0."""
-        grids = [(0, image), *((REFERENCE_TIME * number, grid) for number, grid in enumerate(references, 1))]
-        positions = [
-            torch.cartesian_prod(
-                torch.tensor([time]), torch.arange(grid.height), torch.arange(grid.width), torch.tensor([0])
-            )
-            for time, grid in grids
-        ]
-        return to_device(torch.cat(positions), self.device)
-
-    def _text_positions(self, tokens: int) -> Tensor:
-        places = torch.zeros(tokens, 4, dtype=torch.int64, device=self.device)
-        places[:, 3] = torch.arange(tokens, device=self.device)
-        return places
 
 
 def _packed(latents: Tensor) -> Tensor:

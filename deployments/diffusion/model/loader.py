@@ -82,6 +82,8 @@ def load_pipeline(config: DiffusionModelConfig, timed: Timed = untimed) -> FaceP
     Raises: OSError where a file is missing or invalid; ValueError where the folder is of another family, or the adapter
         was made for another model; RuntimeError where the device is not available.
     """
+    if config.fp8_weights:
+        raise ValueError("`fp8_weights` is for FLUX.2 klein")
     family = family_of(model_path(config.path))
     with timed("weights"):
         pipeline: FacePipeline = read_pipeline(family, config, family.left_out)

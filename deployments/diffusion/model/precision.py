@@ -14,6 +14,11 @@ def precision_of(config: DiffusionModelConfig) -> str:
     return "bfloat16" if _computes_bfloat16(config.device) else "float32"
 
 
+def precision_in_receipts(config: DiffusionModelConfig) -> str:
+    """`precision_of`, and how weights are kept where that is another type."""
+    return precision_of(config) + (", float8_e4m3fn weights" if config.fp8_weights else "")
+
+
 def dtype_of(config: DiffusionModelConfig) -> torch.dtype:
     """`precision_of` as a torch type."""
     dtype: torch.dtype = getattr(torch, precision_of(config))

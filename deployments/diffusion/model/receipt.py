@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from deployments.common.checksums import sha256_by_name
 from deployments.config import DiffusionModelConfig, model_path
-from deployments.diffusion.model.precision import precision_of
+from deployments.diffusion.model.precision import precision_in_receipts
 from deployments.diffusion.model.sampler import sampler_of
 from deployments.types import GenerationMetadata
 
@@ -33,7 +33,7 @@ def generation_metadata(name: str, config: DiffusionModelConfig) -> GenerationMe
         schedule=schedule,
         adapter_scale=config.ip_adapter_scale,
         lora_scale=config.lora_scale if config.lora is not None else None,
-        precision=precision_of(config),
+        precision=precision_in_receipts(config),
         device=_device_name(config.device),
         versions={library: version(library) for library in LIBRARIES},
     )

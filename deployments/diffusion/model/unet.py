@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deployments.config import CompileScope
 from deployments.diffusion.model.batch_sharding import BatchSharding, SingleRows, Tensors
-from deployments.diffusion.model.compiled_unet import CompiledUNet, Size
+from deployments.diffusion.model.compiled_network import CompiledNetwork
 from deployments.diffusion.model.row_lora import LoraSlots
 from deployments.diffusion.model.transfer import to_device
 
@@ -53,6 +53,16 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     return torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(-2)
 
 
+class LatentSize(NamedTuple):
+    """Height and width of latents."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"latents of {self.height} x {self.width}"
+
+
 class RowUNet:
     """A diffusers UNet with an IP-Adapter; takes ownership of it.
 
@@ -72,7 +82,7 @@ class RowUNet:
         """On a CPU large batches are sharded over `threads`. With `batch_invariant` each row is a batch of its own."""
         self._unet = unet
         self._predict = partial(_predict, loras)
-        self._graphs = CompiledUNet(unet, self._predict, on_compile_failure, compile_scope)
+        self._graphs = CompiledNetwork(unet, partial(_predict_compiled, loras), on_compile_failure, compile_scope)
         # diffusers searches all modules for each of these two, which takes 2 ms.
         self._device, self.dtype = unet.device, unet.dtype
         on_cpu = self._device.type == "cpu"
@@ -100,13 +110,14 @@ class RowUNet:
         return self._batch(latents, timesteps, conditions)
 
     def _batch(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
-        predicted = self._graphs(latents, timesteps, conditions)
+        inputs = {"latents": latents, "timesteps": timesteps, **conditions}
+        predicted = self._graphs(LatentSize(*latents.shape[2:]), inputs)
         if predicted is None:
             with self._graphs.uncompiled():
                 predicted = self._sharding(partial(self._predict, self._unet), latents, timesteps, conditions)
         return predicted
 
-    def compiling(self, size: Size, batch_size: int, backend: str) -> AbstractContextManager[None]:
+    def compiling(self, size: LatentSize, batch_size: int, backend: str) -> AbstractContextManager[None]:
         """A batch of this shape inside the block compiles its graph."""
         return self._graphs.compiling(size, batch_size, backend)
 
@@ -118,6 +129,12 @@ def _attend_by_row(unet: Any) -> float:
     unet.set_attn_processor(processors | {name: RowAttention(each) for name, each in of_faces.items()})
     (scale,) = {each.scale[0] for each in of_faces.values()}
     return float(scale)
+
+
+def _predict_compiled(loras: LoraSlots | None, graph: Any, _size: LatentSize, inputs: Tensors) -> Tensor:
+    # One graph for prompts of any number of windows.
+    torch._dynamo.mark_dynamic(inputs["prompt_embeds"], 1)
+    return _predict(loras, graph, inputs["latents"], inputs["timesteps"], inputs)
 
 
 def _predict(loras: LoraSlots | None, unet: Any, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
