@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.bench.engine.__main__ import ARRIVALS, ASSUMED, LOADS, read_curves
+from loadtest.bench.engine.__main__ import AGAINST, ARRIVALS, ASSUMED, LOADS, main, read_curves
 from loadtest.bench.engine.live import run
 from loadtest.bench.engine.queues import (
     BURST,
@@ -60,7 +60,7 @@ def test_a_server_without_work_waits_for_the_next_arrival() -> None:
 
 @pytest.mark.parametrize("arrive", ARRIVALS.values(), ids=ARRIVALS)
 def test_arrivals_come_in_order_at_their_rate_with_every_step_count(arrive) -> None:  # type: ignore[no-untyped-def]
-    arrivals = arrive(4000, 5.0, np.random.default_rng(1))
+    arrivals = arrive(4000, 5.0, np.random.default_rng(1), STEPS)
     times_s = [arrival.at_s for arrival in arrivals]
     assert times_s == sorted(times_s)
     assert len(arrivals) / times_s[-1] == pytest.approx(5, rel=0.1)
@@ -80,6 +80,29 @@ def test_a_curve_counts_two_rows_of_the_batch_for_each_image() -> None:
     assert [curve.step_s(images) for images in (1, 8)] == pytest.approx([0.020, 0.062])
     assert [curve.batch_s(batch_size) for batch_size in (1, 2, 3, 16)] == pytest.approx([0.017, 0.020, 0.023, 0.062])
     assert curve.faster(2).step_s(1) == pytest.approx(0.010)
+
+
+def test_a_curve_of_a_model_without_guidance_counts_one_row_for_each_image() -> None:
+    curve = Curve.line("single", 1.0, 1.0, rows=1, steps=(4,))
+    assert curve.images == 16  # as many rows as of eight images with guidance
+    assert [curve.batch_s(rows) for rows in (1, 2, 16)] == [2, 3, 17]
+    assert curve.slower(1).rows == curve.faster(2).rows == 1
+    at_once = [Arrival(0, 4)] * 17
+    assert max(grouped(at_once, curve)) == 4 * (17 + 2)
+    assert continuous([Arrival(0, 4), Arrival(0, 4), Arrival(3, 4)], curve) == [12, 12, 17]  # to join would cost more
+
+
+def test_the_simulation_of_klein_names_its_curves_as_assumed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["engine", "--klein", "--quick"])
+    main()
+    said = capsys.readouterr().out
+    assert "assumed, not measured: klein 512, klein 1024" in said
+    assert all(said.count(f"klein {size} ") >= 2 * len(ARRIVALS) * len(LOADS) for size in (512, 1024))
+    monkeypatch.setattr(sys, "argv", ["engine", "--klein", "--plot", "x.svg"])
+    with pytest.raises(SystemExit):
+        main()
 
 
 def test_a_latency_tells_the_shortest_requests_from_the_others() -> None:
@@ -126,11 +149,12 @@ def test_the_quick_run_fills_every_cell(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(figures.read_text())
     cells = {(cell["curve"], cell["arrivals"], cell["load"]) for cell in report["cells"]}
-    assert cells == set(itertools.product(["512", "1024"], ARRIVALS, LOADS))
+    assert cells == set(itertools.product(AGAINST, ARRIVALS, LOADS))
+    assert report["assumed"] == list(AGAINST)
     for cell in report["cells"]:
         assert {"engine", cell["against"]} <= cell["latency"].keys()
         assert all(isinstance(bar["met"], bool) for bar in cell["bars"])
-    assert {saturation["curve"] for saturation in report["saturations"]} == {"512", "1024"}
+    assert [saturation["curve"] for saturation in report["saturations"]] == list(AGAINST)
     assert all(seconds > 0 for seconds in report["live"]["engine"].values())
     assert report["embedded"]["engine"]["images_per_s"] > 0
     assert report["embedded"]["library"].keys() == {"1", "4"}

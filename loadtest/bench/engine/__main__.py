@@ -1,11 +1,15 @@
 """Continuous batching against three baselines on the same requests, and the engine against diffusers' pipeline.
 
     python -m loadtest.bench.engine --json engine.json --plot engine.svg
+    python -m loadtest.bench.engine --klein
 
 Queues are simulated in virtual time (`queues`) with the step times of a GPU, so a cell is the median of several seeds
 with more than a thousand images each. One cell is repeated in real time, by the engine's own thread with a denoiser
 that sleeps, and printed next to the simulation of the same arrivals. A load is the arrival rate over the saturated
 throughput of the baseline. Decoding takes no time there, for all servers.
+
+FLUX.2 klein is simulated with two curves that are assumed, whatever the others are: requests of four steps, which
+hardly ever join others. With `--klein` nothing else is done.
 
 On the CPU, with the embedded model: images a second against the bare pipeline in the same process, how soon a new image
 takes its first step, and the overhead of the engine's thread.
@@ -16,7 +20,8 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ from loadtest.bench.engine.live import Embedded, embedded, run
 from loadtest.bench.engine.queues import (
     ASSUMED,
     GENERATOR,
+    KLEIN,
     MODEL,
     SERVERS,
     Arrival,
@@ -46,9 +52,16 @@ from loadtest.bench.engine.queues import (
 from loadtest.report.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Linear, axes, picture, polyline, round_up, text
 
 ENGINE = "engine"
-ARRIVALS: dict[str, Callable[[int, float, Random], list[Arrival]]] = {"poisson": poisson, "bursty": bursty}
+ARRIVALS: dict[str, Callable[[int, float, Random, Sequence[int]], list[Arrival]]] = {
+    "poisson": poisson,
+    "bursty": bursty,
+}
 LOADS = (0.5, 0.6, 0.7, 0.8, 0.9)
 BASELINES = {"512": "grouped", "1024": "one at a time"}  # the best baseline at that size
+AGAINST = {name: (best,) for name, best in BASELINES.items()} | {
+    curve.name: ("one at a time", "grouped") for curve in KLEIN
+}
+NO_WORSE = 0.97
 FORM = 'a file with {"512": [seconds of a step with 1 image, 2, ... 8], "1024": [...]}, all with guidance'
 STYLE = """<style>
 text { font: 11px sans-serif; fill: #444 } .grid { stroke: #ddd } .line { fill: none; stroke-width: 2 }
@@ -98,27 +111,31 @@ class Saturation:
 def saturate(curve: Curve, extent: Extent) -> Saturation:
     """Every server works off a backlog of at most 400 images, which are all there at the start."""
     images = min(400, extent.images)
-    queues = [backlog(images, np.random.default_rng(seed)) for seed in range(extent.seeds)]
+    queues = [backlog(images, np.random.default_rng(seed), curve.steps) for seed in range(extent.seeds)]
     rates = {
         name: statistics.median(images / max(server(arrivals, curve)) for arrivals in queues)
         for name, server in SERVERS.items()
     }
-    wanted = {"padded": 1.6, "grouped": 0.97} if curve.name == "512" else {}
+    wanted = {"padded": 1.6, "grouped": NO_WORSE} if curve.name == "512" else {}
+    if curve in KLEIN:
+        wanted = dict.fromkeys(AGAINST[curve.name], NO_WORSE)
     bars = tuple(Bar(f"times {name}", rates[ENGINE] / rates[name], least) for name, least in wanted.items())
     return Saturation(curve.name, rates, bars)
 
 
 def cells(curve: Curve, saturation: Saturation, extent: Extent) -> Iterator[Cell]:
-    """Every kind of arrivals at every load; a bar is on the median, over the seeds, of the ratio within one seed."""
+    """Every kind of arrivals at every load, against each baseline of the curve.
+
+    A bar is on the median, over the seeds, of the ratio within one seed.
+    """
     rates = saturation.images_per_s
-    against = BASELINES[curve.name]
-    for name, arrive in ARRIVALS.items():
+    for against, (name, arrive) in product(AGAINST[curve.name], ARRIVALS.items()):
         for load in LOADS:
             per_s = load * rates[against]
             able = {server: serve for server, serve in SERVERS.items() if per_s < rates[server]}
             runs: list[dict[str, Latency]] = []
             for seed in range(extent.seeds):
-                arrivals = arrive(extent.images, per_s, np.random.default_rng(seed))
+                arrivals = arrive(extent.images, per_s, np.random.default_rng(seed), curve.steps)
                 runs.append({server: Latency.of(arrivals, serve(arrivals, curve)) for server, serve in able.items()})
             latency = {server: Latency.median([each[server] for each in runs]) for server in able}
             ratio = Latency.median([each[against].over(each[ENGINE]) for each in runs])
@@ -126,7 +143,12 @@ def cells(curve: Curve, saturation: Saturation, extent: Extent) -> Iterator[Cell
 
 
 def _bars(curve: str, load: float, ratio: Latency) -> tuple[Bar, Bar, Bar]:
-    mean, p95, shortest = (1.8, 1.5, 3.5) if curve == "512" else (0.97, 0.97, 2 if load < 0.7 else 3)
+    if curve not in BASELINES:
+        mean = p95 = shortest = NO_WORSE
+    elif curve == "512":
+        mean, p95, shortest = 1.8, 1.5, 3.5
+    else:
+        mean, p95, shortest = NO_WORSE, NO_WORSE, 2 if load < 0.7 else 3
     return Bar("mean", ratio.mean_s, mean), Bar("p95", ratio.p95_s, p95), Bar("shortest", ratio.shortest_s, shortest)
 
 
@@ -177,32 +199,45 @@ def live(curve: Curve, saturation: Saturation, extent: Extent, load: float = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All figures; `load_average` is that of the machine at the end of the run."""
+    """All figures; `load_average` is that of the machine at the end of the run. `assumed` names curves."""
 
     load_average: tuple[float, float, float]
     torch: str
     saturations: list[Saturation]
     cells: list[Cell]
-    live: Live
-    embedded: Embedded
+    assumed: list[str]
+    live: Live | None = None
+    embedded: Embedded | None = None
 
 
 def measure(curves: Sequence[Curve], extent: Extent) -> Report:
     """All curves are simulated; the first one is also run in real time."""
+    simulated = simulate([*curves, *KLEIN], extent)
+    in_real_time = live(curves[0], simulated.saturations[0], extent)
+    on_cpu = embedded(extent.embedded_steps, extent.embedded_rounds, extent.embedded_images)
+    return replace(simulated, load_average=os.getloadavg(), live=in_real_time, embedded=on_cpu)
+
+
+def simulate(curves: Sequence[Curve], extent: Extent) -> Report:
+    """In virtual time alone."""
     saturations = [saturate(curve, extent) for curve in curves]
     simulated = [cell for curve, rates in zip(curves, saturations, strict=True) for cell in cells(curve, rates, extent)]
-    in_real_time = live(curves[0], saturations[0], extent)
-    on_cpu = embedded(extent.embedded_steps, extent.embedded_rounds, extent.embedded_images)
-    return Report(os.getloadavg(), torch.__version__, saturations, simulated, in_real_time, on_cpu)
+    assumed = [curve.name for curve in curves if curve in (*ASSUMED, *KLEIN)]
+    return Report(os.getloadavg(), torch.__version__, saturations, simulated, assumed)
 
 
 def show(report: Report, console: Console) -> None:
-    """Prints four tables: saturation, latencies, the run in real time, the embedded model."""
+    """Prints up to four tables: saturation, latencies, the run in real time, the embedded model."""
     rates = Table("curve", *SERVERS, "bars", "met", title="Saturated, images/s")
     for each in report.saturations:
         numbers = (f"{rate:.2f}" for rate in each.images_per_s.values())
         rates.add_row(each.curve, *numbers, ", ".join(f"{bar.name} {bar}" for bar in each.bars), met(each.bars))
-    console.print(rates, latencies(report.cells), in_real_time(report.live), on_this_cpu(report.embedded))
+    rates.caption = f"step times assumed, not measured: {', '.join(report.assumed) or 'none'}"
+    console.print(rates, latencies(report.cells))
+    if report.live is not None:
+        console.print(in_real_time(report.live))
+    if report.embedded is not None:
+        console.print(on_this_cpu(report.embedded))
 
 
 def latencies(cells: Sequence[Cell]) -> Table:
@@ -257,8 +292,8 @@ def met(bars: Sequence[Bar]) -> str:
 
 
 def plot(cells: Sequence[Cell]) -> str:
-    """The engine's improvement factor by load, with Poisson arrivals, as a self-contained SVG."""
-    chosen = [cell for cell in cells if cell.arrivals == "poisson"]
+    """The engine's improvement factor by load for Stable Diffusion, with Poisson arrivals, as a self-contained SVG."""
+    chosen = [cell for cell in cells if cell.arrivals == "poisson" and cell.curve in BASELINES]
     high = round_up(max(bar.value for cell in chosen for bar in cell.bars))
     x, y = Linear(1, 40, WIDTH - RIGHT - 80), Linear(high, HEIGHT - BOTTOM, TOP)
 
@@ -301,10 +336,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="where an SVG goes")
     parser.add_argument("--curves", type=Path, help="measured step times instead of the assumed ones; " + FORM)
+    parser.add_argument("--klein", action="store_true", help="simulate FLUX.2 klein, and no more")
     parser.add_argument("--quick", action="store_true", help="too few images to mean anything")
     options = parser.parse_args()
-    curves = read_curves(options.curves) if options.curves else ASSUMED
-    report = measure(curves, QUICK if options.quick else WHOLE)
+    if options.klein and (options.plot or options.curves):
+        parser.error("--klein is simulated with assumed curves, and not drawn")
+    curves, extent = read_curves(options.curves) if options.curves else ASSUMED, QUICK if options.quick else WHOLE
+    report = simulate(KLEIN, extent) if options.klein else measure(curves, extent)
     show(report, Console(width=140))
     if options.json:
         options.json.write_text(as_json(report))

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +33,26 @@ Times = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Step times with 1, 2, ... images, each with guidance: two rows of the denoiser's batch."""
+    """Step times with 1, 2, ... images, each of which takes `rows` of the denoiser's batch: 2 with guidance.
+
+    `steps` are those that requests of the model have.
+    """
 
     name: str
     times_s: tuple[float, ...]
+    rows: int = 2
+    steps: tuple[int, ...] = STEPS
 
     @classmethod
-    def line(cls, name: str, base_s: float, image_s: float) -> "Curve":
-        """`base_s` and `image_s` for each image, up to the deployed `max_rows`."""
-        return cls(name, tuple(base_s + image_s * images for images in range(1, GENERATOR.max_rows + 1)))
+    def line(cls, name: str, base_s: float, image_s: float, rows: int = 2, steps: tuple[int, ...] = STEPS) -> "Curve":
+        """`base_s` and `image_s` for each image, up to as many as the deployed settings let share a step."""
+        most = 2 * GENERATOR.max_rows // rows
+        return cls(name, tuple(base_s + image_s * images for images in range(1, most + 1)), rows, steps)
+
+    @property
+    def images(self) -> int:
+        """How many may share a step."""
+        return len(self.times_s)
 
     def step_s(self, images: int) -> float:
         """Seconds of a step; `images` is from 1 to the length of `times_s`."""
@@ -49,6 +60,8 @@ class Curve:
 
     def batch_s(self, batch_size: int) -> float:
         """Seconds of a step by rows of the denoiser's batch; odd sizes are interpolated."""
+        if self.rows == 1:
+            return self.times_s[batch_size - 1]
         if batch_size == 1:
             return self.times_s[0] - (self.times_s[1] - self.times_s[0]) / 2
         return float(np.interp(batch_size / 2, range(1, len(self.times_s) + 1), self.times_s))
@@ -59,14 +72,17 @@ class Curve:
 
     def slower(self, more_s: float) -> "Curve":
         """The curve with `more_s` seconds added to every step."""
-        return Curve(self.name, tuple(time_s + more_s for time_s in self.times_s))
+        return replace(self, times_s=tuple(time_s + more_s for time_s in self.times_s))
 
     def faster(self, factor: float) -> "Curve":
         """The curve with the seconds of every step divided by `factor`."""
-        return Curve(self.name, tuple(time_s / factor for time_s in self.times_s))
+        return replace(self, times_s=tuple(time_s / factor for time_s in self.times_s))
 
 
 ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
+# FLUX.2 klein without guidance, with one head of 512 pixels: 2,560 and 5,632 tokens a row, which are 22.5 and 55 TFLOP,
+# at 60% of the 790 TFLOP/s of an H200; and 5 ms for what does not grow with the rows. Nobody has measured it.
+KLEIN = (Curve.line("klein 512", 0.005, 0.047, 1, (4,)), Curve.line("klein 1024", 0.005, 0.116, 1, (4,)))
 
 
 class SleepingDenoiser:
@@ -83,8 +99,8 @@ class SleepingDenoiser:
         return BUCKET[1]
 
     def batch_size(self, spec: AvatarSpec) -> int:
-        """As Stable Diffusion: 2 with guidance."""
-        return 2 if spec.guidance_scale > 1 else 1
+        """That of the curve."""
+        return self._curve.rows
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """At once."""
@@ -134,19 +150,19 @@ def poisson(images: int, per_s: float, random: Random, steps: Sequence[int] = ST
     return _arrivals(np.cumsum(random.exponential(1 / per_s, images)), random, steps)
 
 
-def bursty(images: int, per_s: float, random: Random) -> list[Arrival]:
+def bursty(images: int, per_s: float, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
     """Bursts of 1 to BURST images arrive as a Poisson process; each image has its own step count."""
     sizes = random.integers(1, BURST, images, endpoint=True)  # more than enough
     moments = np.cumsum(random.exponential((1 + BURST) / 2 / per_s, images))
-    return _arrivals(np.repeat(moments, sizes)[:images], random)
+    return _arrivals(np.repeat(moments, sizes)[:images], random, steps)
 
 
-def backlog(images: int, random: Random) -> list[Arrival]:
+def backlog(images: int, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
     """All at once: saturates every server."""
-    return _arrivals(np.zeros(images), random)
+    return _arrivals(np.zeros(images), random, steps)
 
 
-def _arrivals(times_s: Times, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
+def _arrivals(times_s: Times, random: Random, steps: Sequence[int]) -> list[Arrival]:
     counts = random.choice(steps, len(times_s))
     return [Arrival(float(at_s), int(count)) for at_s, count in zip(times_s, counts, strict=True)]
 
@@ -164,14 +180,14 @@ def grouped(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
 
     def choose(waiting: list[int]) -> list[int]:
         steps = arrivals[waiting[0]].steps
-        return [index for index in waiting if arrivals[index].steps == steps][: GENERATOR.max_rows]
+        return [index for index in waiting if arrivals[index].steps == steps][: curve.images]
 
     return _in_groups(arrivals, curve, choose)
 
 
 def padded(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
     """`@serve.batch` over all requests: a batch takes the steps of its longest request."""
-    return _in_groups(arrivals, curve, lambda waiting: waiting[: GENERATOR.max_rows])
+    return _in_groups(arrivals, curve, lambda waiting: waiting[: curve.images])
 
 
 def _in_groups(arrivals: Sequence[Arrival], curve: Curve, choose: Callable[[list[int]], list[int]]) -> list[float]:
