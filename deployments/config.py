@@ -135,6 +135,10 @@ class FaceEmbedderConfig(Config):
     # Side of the pictures of heads, in pixels, which the models of some apps draw from. None: 512 where an app's does.
     head_px: int | None = Field(None, ge=64, le=1024, multiple_of=16)
 
+    def loaded(self) -> tuple[FaceModelConfig, ...]:
+        """The settings of the models that an embedder loads: equal ones once, whatever their names."""
+        return tuple(dict.fromkeys((self.model, *self.models.values())))
+
 
 class ConceptCheckerConfig(Config):
     """The safety checker of Stable Diffusion in diffusers' format: a folder with its configuration and weights.

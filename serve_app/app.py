@@ -80,17 +80,18 @@ def faces_of_apps(settings: Settings) -> FaceEmbedderConfig:
 
 
 def generator_of_apps(settings: Settings) -> AvatarGeneratorConfig:
-    """The generator's settings, with what comes from the apps that draw with its models.
+    """The generator's settings with the models that the apps use, with the LoRAs of their styles, compiled for them.
 
-    Those are the LoRAs of their styles, and what is compiled.
+    Raises: ValueError where one is missing, or no app may be used.
     """
-    catalog, generator = Catalog.read(settings.catalogs), settings.generator
-    models = {}
-    for name, model in generator.models.items():
-        apps = {app_id: app for app_id, app in catalog.apps.items() if app.model == name}
-        styled = _with_loras(model, apps)
-        models[name] = _compiled_for_apps(styled, [*apps.values()]) if model.compile else styled
-    return generator.model_copy(update={"models": models})
+    catalog = Catalog.read(settings.catalogs)
+    catalog.check_models(settings.generator.models)
+    catalog.check_licences(settings.license_mode)
+    usable, models = catalog.usable(settings.license_mode), {}
+    for name, model in settings.generator.models.items():
+        if apps := {app_id: app for app_id, app in usable.items() if app.model == name}:
+            models[name] = _compiled_for_apps(_with_loras(model, apps), [*apps.values()])
+    return settings.generator.model_copy(update={"models": models})
 
 
 def _with_loras(model: DiffusionModelConfig, apps: Mapping[str, App]) -> DiffusionModelConfig:
@@ -104,8 +105,10 @@ def _with_loras(model: DiffusionModelConfig, apps: Mapping[str, App]) -> Diffusi
 
 
 def _compiled_for_apps(model: DiffusionModelConfig, apps: Sequence[App]) -> DiffusionModelConfig:
+    if not model.compile:
+        return model
     sizes = model.compile_sizes or tuple(dict.fromkeys(size for app in apps for size in app.native_sizes))
     guided = model.compile_guided
     if guided is None:
-        guided = not apps or any(app.has_guidance and app.defaults.guidance_scale > 1 for app in apps)
+        guided = any(app.has_guidance and app.defaults.guidance_scale > 1 for app in apps)
     return model.model_copy(update={"compile_sizes": sizes, "compile_guided": guided})

@@ -83,9 +83,14 @@ SDXL = {"path": Path("models:sdxl"), "ip_adapter": Path("models:adapter"), "comp
 
 def compiled(**changes: Any) -> DiffusionModelConfig:
     model = DiffusionModelConfig(**(SDXL | changes))
-    return generator_of_apps(Settings(catalogs=("production",), generator={"models": {"sdxl-faceid": model}})).models[
-        "sdxl-faceid"
-    ]
+    models = {
+        "sdxl-faceid": model,
+        "sd15-faceid": DiffusionModelConfig(**SDXL),
+        "nobodys": DiffusionModelConfig(**SDXL),
+    }
+    used = generator_of_apps(Settings(catalogs=("research",), generator={"models": models})).models
+    assert used.keys() == {"sdxl-faceid", "sd15-faceid"}
+    return used["sdxl-faceid"]
 
 
 def test_a_model_is_compiled_for_the_native_sizes_and_the_guidance_of_its_apps() -> None:

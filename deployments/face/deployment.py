@@ -37,10 +37,11 @@ class FaceEmbedder:
             from deployments.face.model import load_face_model
         with start.part("load"):
             self._configs: dict[FaceModelName, FaceModelConfig] = {None: config.model} | config.models
-            self._models = {name: load_face_model(model) for name, model in self._configs.items()}
+            loaded = {model: load_face_model(model) for model in config.loaded()}
+            self._models = {name: loaded[model] for name, model in self._configs.items()}
         with start.part("warm"):
             blank = np.zeros((256, 256, 3), np.uint8)
-            for model in self._models.values():
+            for model in loaded.values():
                 model.embed([Photo(blank), Photo(blank, is_generated=True)])
         start.publish()
         self._head_px = config.head_px

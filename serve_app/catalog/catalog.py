@@ -311,9 +311,13 @@ class Catalog:
         for app_id, app in self.apps.items():
             if app.face_model is not None and app.face_model not in config.models:
                 raise ValueError(f"app {app_id}: the face settings have no model {app.face_model!r}")
-        used = {app.face_model for app_id, app in self.apps.items() if not self.refusal(app_id, mode)}
+        used = {app.face_model for app in self.usable(mode).values()}
         models = {name: model for name, model in config.models.items() if name in used}
         return config.model_copy(update={"models": models})
+
+    def usable(self, mode: LicenseMode) -> dict[str, App]:
+        """The apps that may be used, by id."""
+        return {app_id: app for app_id, app in self.apps.items() if not self.refusal(app_id, mode)}
 
     def licences(self, app_id: str) -> list[Licence]:
         """The licences of all weights of an app."""
@@ -370,6 +374,16 @@ class Catalog:
             raise UnknownAppError(f"There is no app {app_id!r}.", accepted=sorted(self.apps)) from None
 
 
+def package_catalogues() -> list[str]:
+    """The names of the catalogues with apps that are files of this package."""
+    return sorted(path.stem for path in CATALOGUES.glob("*.yaml") if CatalogFile.read(path).apps)
+
+
 def _path_of(name: str) -> Path:
-    """Of a catalogue by name, a file of this package, or by path."""
-    return Path(name) if name.endswith((".yaml", ".yml")) else CATALOGUES / f"{name}.yaml"
+    """Of a catalogue by name, a file of this package, or by path. Raises: ValueError for a name of none."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    path = CATALOGUES / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(f"there is no catalogue {name!r}: name {', '.join(package_catalogues())}, or a YAML file")
+    return path

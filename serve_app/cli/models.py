@@ -34,7 +34,10 @@ def models() -> None:
 
 
 Names = Annotated[list[str], typer.Argument(metavar="APP", help="Apps, or downloads of the catalogue.")]
-CatalogOption = Annotated[str, typer.Option(help="A catalogue's name, or its YAML file.")]
+CatalogOption = Annotated[
+    list[str], typer.Option("--catalog", help="A catalogue's name, or its YAML file; repeatable.")
+]
+DEFAULT_CATALOGUES = ["commercial"]  # as of production.yaml
 ModelsDir = Annotated[Path, typer.Option(envvar="FACE_AVATAR_MODELS_DIR", help="Where the files go.")]
 Hub = Annotated[str, typer.Option("--mirror", envvar="HF_ENDPOINT", help="A URL that stands in for Hugging Face.")]
 Pin = Annotated[bool, typer.Option("--pin", help="Take files without a known SHA-256, and keep theirs.")]
@@ -44,7 +47,7 @@ BUCKET_HELP = "s3://BUCKET/PREFIX, gs://…, a URL of Azure, or file:///FOLDER"
 @models_cli.command("prefetch")
 def prefetch_models(
     names: Names,
-    catalog: CatalogOption = "production",
+    catalogs: CatalogOption = DEFAULT_CATALOGUES,
     models_dir: ModelsDir = DEFAULT_MODELS_DIR,
     mirror: Hub = HUB,
     bucket: Annotated[
@@ -58,9 +61,9 @@ def prefetch_models(
 ) -> None:
     """Fetch and verify the files that apps need; what is there and right stays. HF_TOKEN opens gated repositories."""
     if dry_run:
-        _print_files(_needed(names, catalog), models_dir.expanduser())
+        _print_files(_needed(names, catalogs), models_dir.expanduser())
         return
-    files = _needed_files(names, catalog)
+    files = _needed_files(names, catalogs)
     opened = None if bucket is None else _opened(bucket)
     with _bars() as report:
         fetched = prefetch(
@@ -73,7 +76,7 @@ def prefetch_models(
             report=report,
         )
     console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")
-    is_for_generator = any(name in Catalog.read([catalog]).apps for name in names)
+    is_for_generator = any(name in Catalog.read(catalogs).apps for name in names)
     if opened is not None and is_for_generator:
         for kernels in fetch_kernels(models_dir.expanduser() / FOLDER, opened):
             console.print(f"compiled kernels: {kernels}")
@@ -83,13 +86,13 @@ def prefetch_models(
 def mirror_models(
     bucket: Annotated[str, typer.Argument(metavar="URL", help=f"{BUCKET_HELP}.")],
     names: Names,
-    catalog: CatalogOption = "production",
+    catalogs: CatalogOption = DEFAULT_CATALOGUES,
     models_dir: ModelsDir = DEFAULT_MODELS_DIR,
     mirror: Hub = HUB,
     pin: Pin = False,
 ) -> None:
     """Copy the files that apps need to a bucket of your own, by way of the models folder; nodes then fetch from it."""
-    files, opened = _needed_files(names, catalog), _opened(bucket)
+    files, opened = _needed_files(names, catalogs), _opened(bucket)
     folder = models_dir.expanduser()
     with _bars() as report:
         prefetch(files, folder, mirror=mirror, hub_token=hub_token(os.environ), pin=pin, report=report)
@@ -106,7 +109,10 @@ def compile_models(
     """Compile what a generator compiles, into generator.compile_cache: on a machine with the GPU that it is for."""
     opened = None if bucket is None else _opened(bucket)
     _, settings = read_config(ServiceOptions(config))
-    generator = generator_of_apps(settings).located(settings.models_dir)
+    try:
+        generator = generator_of_apps(settings).located(settings.models_dir)
+    except (OSError, ValueError) as error:
+        raise StartError(f"{config}: {error}") from error
     if generator.compile_cache is None or not any(model.compile for model in generator.models.values()):
         raise StartError(f"{config}: generator.compile_cache is not set, or no model has `compile: true`")
     failed = 0
@@ -137,17 +143,17 @@ def hub_token(environment: Mapping[str, str]) -> str | None:
     return (file.read_text().strip() or None) if file.is_file() else None
 
 
-def _needed(names: list[str], catalog: str) -> dict[str, Download]:
+def _needed(names: list[str], catalogs: list[str]) -> dict[str, Download]:
     """The downloads of apps, or downloads, by name. Raises: typer.BadParameter."""
     try:
-        return Catalog.read([catalog]).needed(names)
-    except ValueError as error:
+        return Catalog.read(catalogs).needed(names)
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
 
 
-def _needed_files(names: list[str], catalog: str) -> list[ModelFile]:
+def _needed_files(names: list[str], catalogs: list[str]) -> list[ModelFile]:
     """The files of apps or downloads, whose licences are shown. Raises: typer.BadParameter."""
-    needed = _needed(names, catalog)
+    needed = _needed(names, catalogs)
     for name, download in needed.items():
         _print_licence(name, download)
     return [file for download in needed.values() for file in download.model_files()]

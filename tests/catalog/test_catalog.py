@@ -42,25 +42,25 @@ def written(path: Path, **content: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def production() -> Catalog:
-    return Catalog.read(["production"])
+def research() -> Catalog:
+    return Catalog.read(["research"])
 
 
-def test_the_production_apps_draw_at_sizes_that_their_models_know(production: Catalog) -> None:
-    production.check_models({"sdxl-faceid", "sd15-faceid"})
-    for item in production.apps.values():
+def test_the_research_apps_draw_at_sizes_that_their_models_know(research: Catalog) -> None:
+    research.check_models({"sdxl-faceid", "sd15-faceid"})
+    for item in research.apps.values():
         defaults = item.defaults
         assert item.native_size(defaults.width, defaults.height) == (defaults.width, defaults.height)
         assert all(side % 64 == 0 for size in item.native_sizes for side in size)
-    sdxl = production["face-avatar"]
+    sdxl = research["face-avatar-faceid"]
     assert all(0.93 < width * height / 1024**2 < 1.01 for width, height in sdxl.native_sizes)
     assert sdxl.native_size(400, 600) == (832, 1216)
 
 
-def test_every_production_file_has_a_digest_a_size_a_place_of_its_own_and_a_revision_that_stays(
-    production: Catalog,
+def test_every_research_file_has_a_digest_a_size_a_place_of_its_own_and_a_revision_that_stays(
+    research: Catalog,
 ) -> None:
-    files = production.files(production.downloads)
+    files = research.files(research.downloads)
     assert len({file.path for file in files}) == len(files)
     for file in files:
         assert file.sha256 is not None, file.path
@@ -69,20 +69,20 @@ def test_every_production_file_has_a_digest_a_size_a_place_of_its_own_and_a_revi
         assert not {"main", "master", "HEAD", "{revision}"} & set(file.url.split("/"))
 
 
-def test_a_face_for_commerce_is_of_three_files_none_of_which_is_insightfaces(production: Catalog) -> None:
-    needed = production.needed(["yunet", "auraface", "sface"])
+def test_a_face_for_commerce_is_of_three_files_none_of_which_is_insightfaces(research: Catalog) -> None:
+    needed = research.needed(["yunet", "auraface", "sface"])
     assert {name: (download.spdx_id, download.commercial) for name, download in needed.items()} == {
         "yunet": ("MIT", True),
         "auraface": ("Apache-2.0", True),
         "sface": ("Apache-2.0", True),
     }
-    files = production.files(needed)
+    files = research.files(needed)
     assert {file.path: file.size for file in files} == {
         "yunet/face_detection_yunet_2023mar.onnx": 232_589,
         "auraface/glintr100.onnx": 260_694_151,
         "sface/face_recognition_sface_2021dec.onnx": 38_696_353,
     }
-    insightfaces = {file.sha256 for file in production.files(["buffalo_l"])}
+    insightfaces = {file.sha256 for file in research.files(["buffalo_l"])}
     assert not insightfaces & {file.sha256 for file in files}
 
 
@@ -110,11 +110,14 @@ def test_a_face_model_that_the_settings_lack_is_named(tmp_path: Path) -> None:
         catalog.faces(FaceEmbedderConfig(), "any")
 
 
-def test_the_production_apps_need_a_whole_pipeline_a_face_adapter_a_face_pack_and_a_matting_model(
-    production: Catalog,
+def test_the_research_apps_need_a_whole_pipeline_a_face_adapter_a_face_pack_and_a_matting_model(
+    research: Catalog,
 ) -> None:
-    for app_id, folder, encoders in [("face-avatar", "sdxl-base-1.0", 2), ("face-avatar-sd15", "sd-1.5", 1)]:
-        paths = {file.path for file in production.files([app_id])}
+    for app_id, folder, encoders in [
+        ("face-avatar-faceid", "sdxl-base-1.0", 2),
+        ("face-avatar-faceid-sd15", "sd-1.5", 1),
+    ]:
+        paths = {file.path for file in research.files([app_id])}
         assert {f"{folder}/model_index.json", f"{folder}/unet/diffusion_pytorch_model.fp16.safetensors"} <= paths
         assert sum(path.startswith(f"{folder}/text_encoder") for path in paths) == 2 * encoders
         assert {"insightface/buffalo_l/det_10g.onnx", "insightface/buffalo_l/w600k_r50.onnx"} <= paths
@@ -122,33 +125,33 @@ def test_the_production_apps_need_a_whole_pipeline_a_face_adapter_a_face_pack_an
         assert sum(PurePosixPath(path).suffix == ".bin" for path in paths) == 1
 
 
-def test_the_licences_that_forbid_commerce_are_named_to_the_client(production: Catalog) -> None:
-    for app_id, item in production.apps.items():
-        licences = {download.licence for download in production.needed([app_id]).values()}
+def test_the_licences_that_forbid_commerce_are_named_to_the_client(research: Catalog) -> None:
+    for app_id, item in research.apps.items():
+        licences = {download.licence for download in research.needed([app_id]).values()}
         assert "research only, non-commercial" in licences
         assert "non-commercial use only" in item.licence
         assert "safety checker" in item.safety
         assert "safety-checker" in item.downloads
 
 
-def test_the_client_is_told_nothing_of_the_files(production: Catalog) -> None:
-    assert not {"downloads", "weights"} & production["face-avatar"].model_dump().keys()
+def test_the_client_is_told_nothing_of_the_files(research: Catalog) -> None:
+    assert not {"downloads", "weights"} & research["face-avatar-faceid"].model_dump().keys()
 
 
-def test_every_weight_has_a_licence_and_those_of_faces_forbid_commerce(production: Catalog) -> None:
-    for app_id, item in production.apps.items():
-        licences = {licence.weights: licence for licence in production.licences(app_id)}
+def test_every_weight_has_a_licence_and_those_of_faces_forbid_commerce(research: Catalog) -> None:
+    for app_id, item in research.apps.items():
+        licences = {licence.weights: licence for licence in research.licences(app_id)}
         assert licences.keys() == set(item.downloads)
         assert [name for name, licence in licences.items() if not licence.commercial] == list(item.downloads[1:3])
         assert all(licence.spdx_id != "LicenseRef-unknown" for licence in licences.values())
 
 
-def test_where_commerce_is_meant_apps_that_forbid_it_are_refused_with_the_reason(production: Catalog) -> None:
-    assert "ip-adapter-faceid-sdxl, buffalo_l" in production.refusal("face-avatar", "commercial")
-    assert production.refusal("face-avatar", "any") == ""
+def test_where_commerce_is_meant_apps_that_forbid_it_are_refused_with_the_reason(research: Catalog) -> None:
+    assert "ip-adapter-faceid-sdxl, buffalo_l" in research.refusal("face-avatar-faceid", "commercial")
+    assert research.refusal("face-avatar-faceid", "any") == ""
     with pytest.raises(ValueError, match=r"leaves no app.*buffalo_l"):
-        production.check_licences("commercial")
-    production.check_licences("any")
+        research.check_licences("commercial")
+    research.check_licences("any")
 
 
 def test_the_embedded_app_may_be_used_for_everything() -> None:
@@ -220,7 +223,7 @@ def test_a_pickle_is_taken_where_it_is_marked_to_be_read_as_weights_only() -> No
 
 def test_an_app_of_ones_own_may_need_what_another_catalogue_brings(tmp_path: Path) -> None:
     own = written(tmp_path / "own.yaml", apps={"mine": app(downloads=["u2net", "buffalo_l"])})
-    catalog = Catalog.read([own, "production"])
+    catalog = Catalog.read([own, "research"])
     assert {file.path for file in catalog.files(["mine", "u2net"])} == {
         "rembg/u2net.onnx",
         "insightface/buffalo_l/det_10g.onnx",
@@ -230,15 +233,15 @@ def test_an_app_of_ones_own_may_need_what_another_catalogue_brings(tmp_path: Pat
         Catalog.read([own])
 
 
-def test_names_that_are_nobodys_are_refused_with_those_that_there_are(production: Catalog) -> None:
-    with pytest.raises(ValueError, match=r"'sdxl' is none of face-avatar, .*buffalo_l"):
-        production.files(["sdxl"])
+def test_names_that_are_nobodys_are_refused_with_those_that_there_are(research: Catalog) -> None:
+    with pytest.raises(ValueError, match=r"'sdxl' is none of face-avatar-faceid, .*buffalo_l"):
+        research.files(["sdxl"])
 
 
 def test_two_catalogues_may_not_name_the_same_download(tmp_path: Path) -> None:
     own = written(tmp_path / "own.yaml", downloads={"u2net": download()}, apps={})
     with pytest.raises(ValueError, match=r"u2net is in two catalogues, .*own\.yaml and .*weights\.yaml"):
-        Catalog.read(["production", own])
+        Catalog.read(["research", own])
 
 
 def test_apps_of_two_catalogues_that_have_one_id_are_refused_with_both_named() -> None:
@@ -246,6 +249,31 @@ def test_apps_of_two_catalogues_that_have_one_id_are_refused_with_both_named() -
         ValueError, match=r"face-avatar is in two catalogues, .*production\.yaml and .*commercial\.yaml"
     ):
         Catalog.read(["production", "commercial"])
+
+
+def test_commercial_and_research_apps_are_served_together_under_ids_of_their_own() -> None:
+    assert list(Catalog.read(["commercial", "research"]).apps) == [
+        "face-avatar",
+        "face-avatar-sdxl",
+        "face-avatar-faceid",
+        "face-avatar-faceid-sd15",
+    ]
+
+
+def test_the_catalogue_of_former_versions_has_the_research_apps_under_their_former_ids(research: Catalog) -> None:
+    former = Catalog.read(["production"])
+    renamed = {"face-avatar": "face-avatar-faceid", "face-avatar-sd15": "face-avatar-faceid-sd15"}
+    assert former.apps.keys() == renamed.keys()
+    own = {"title", "description", "face_model"}
+    for before, now in renamed.items():
+        then, app_now = dict(former[before]), dict(research[now])
+        assert {key: then[key] for key in then.keys() - own} == {key: app_now[key] for key in app_now.keys() - own}
+        assert former.files([before]) == research.files([now])
+
+
+def test_a_catalogue_that_the_package_has_not_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(ValueError, match="no catalogue 'pro': name commercial, embedded, production, research, or a"):
+        Catalog.read(["pro"])
 
 
 def test_the_commercial_apps_may_be_used_commercially_and_all_their_files_are_known() -> None:

@@ -34,7 +34,15 @@ from serve_app.backends.redis import BrokerSettings, own_password, own_url
 from serve_app.backends.secrets import ensure_token, signing_key
 from serve_app.catalog.catalog import CATALOGUES
 from serve_app.cli.doctor.doctor import examine, lines
-from serve_app.cli.doctor.files import CARD, check_card, check_catalog, check_data_dir, check_models, check_secrets
+from serve_app.cli.doctor.files import (
+    CARD,
+    check_card,
+    check_catalog,
+    check_data_dir,
+    check_models,
+    check_secrets,
+    model_paths,
+)
 from serve_app.cli.doctor.finding import Finding, State, fail, ok
 from serve_app.cli.doctor.gpu import (
     CudaVersions,
@@ -232,7 +240,7 @@ def test_what_computes_on_a_gpu_is_counted_as_its_settings_bound_it() -> None:
     needs = {need.deployment: (need.share, need.memory_gb) for need in gpu_needs(schema, free)}
     assert needs == {
         "FaceEmbedder": (0.06, None),
-        "AvatarGenerator": (0.88, pytest.approx(32.6)),  # both models
+        "AvatarGenerator": (0.88, pytest.approx(47.6)),  # both models of the apps, none of the others
         "BackgroundRemover": (0, None),
     }
     assert gpu_needs(*read(CONFIG)) == []
@@ -240,11 +248,11 @@ def test_what_computes_on_a_gpu_is_counted_as_its_settings_bound_it() -> None:
 
 def test_each_face_model_of_the_apps_counts_and_those_that_no_app_names_do_not(tmp_path: Path) -> None:
     schema, settings = read(PRODUCTION)
-    assert list(settings.face.models) == ["auraface"]
-    app = yaml.safe_load((CATALOGUES / "production.yaml").read_text())["apps"]["face-avatar"]
+    assert list(settings.face.models) == ["buffalo_l"]
+    app = yaml.safe_load((CATALOGUES / "commercial.yaml").read_text())["apps"]["face-avatar"]
     own = tmp_path / "own.yaml"
-    own.write_text(yaml.safe_dump({"apps": {"open": {**app, "face_model": "auraface"}}}))
-    named = settings.model_copy(update={"catalogs": ("production", str(own))})
+    own.write_text(yaml.safe_dump({"apps": {"bound": {**app, "face_model": "buffalo_l"}}}))
+    named = settings.model_copy(update={"catalogs": ("commercial", str(own))})
     alone, both = (
         next(need.memory_gb for need in gpu_needs(schema, each) if need.deployment == "FaceEmbedder")
         for each in (settings, named)
@@ -252,10 +260,8 @@ def test_each_face_model_of_the_apps_counts_and_those_that_no_app_names_do_not(t
     assert alone is not None
     assert both == pytest.approx(alone + 2 * 1024 * 2**20 / 1e9)  # two more sessions, one CUDA
     models = settings.model_copy(update={"models_dir": tmp_path})
-    (found,) = check_models(models.model_copy(update={"catalogs": named.catalogs}), runs_them=True)
-    assert "auraface/glintr100.onnx" in found.reason
-    (found,) = check_models(models, runs_them=True)
-    assert "auraface/glintr100.onnx" not in found.reason
+    paths = [set(model_paths(each)) for each in (models, models.model_copy(update={"catalogs": named.catalogs}))]
+    assert paths[1] - paths[0] == {tmp_path / "insightface" / "buffalo_l"}
 
 
 def test_a_face_model_whose_vectors_the_generator_does_not_take_is_a_failure() -> None:
@@ -336,7 +342,7 @@ def test_a_port_is_free_or_ours_or_somebody_elses() -> None:
 def test_a_catalogue_that_does_not_fit_the_models_is_a_failure() -> None:
     assert check_catalog(Settings()).state == "ok"
     assert check_catalog(Settings(catalogs=("absent",))).state == "fail"
-    assert check_catalog(Settings(catalogs=("production",))).state == "fail"
+    assert check_catalog(Settings(catalogs=("commercial",))).state == "fail"
 
 
 def test_the_weights_of_the_package_are_those_of_their_card() -> None:
@@ -359,8 +365,8 @@ def test_models_that_are_missing_are_a_failure_where_they_are_run(tmp_path: Path
     settings = settings.model_copy(update={"models_dir": tmp_path})
     (found,) = check_models(settings, runs_them=True)
     assert found.state == "fail"
-    assert str(tmp_path / "insightface") in found.reason
-    assert f"prefetch face-avatar face-avatar-sd15 --models-dir {tmp_path}" in found.remedy
+    assert str(tmp_path / "auraface") in found.reason
+    assert f"prefetch face-avatar face-avatar-sdxl --catalog commercial --models-dir {tmp_path}" in found.remedy
     assert states(*check_models(settings, runs_them=False)) == ["warn"]
 
 

@@ -105,7 +105,7 @@ def test_what_no_token_can_be_is_refused(valkey: Path, tmp_path: Path, command: 
 def test_an_app_that_the_catalogue_lacks_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
     result = run.invoke(cli, ["models", "prefetch", "nobody", "--models-dir", str(tmp_path)])
     assert result.exit_code == 2
-    assert "face-avatar-sd15" in result.output
+    assert "face-avatar-sdxl" in result.output
 
 
 def test_a_dry_run_prints_files_sizes_licences_and_sums_and_fetches_nothing(tmp_path: Path) -> None:

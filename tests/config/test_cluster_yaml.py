@@ -14,8 +14,8 @@ import yaml
 from ray._private.services import RAYLET_EXECUTABLE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from deployments.config import InsightFaceModelConfig
 from serve_app.catalog.catalog import Catalog
+from serve_app.cli.doctor.files import model_paths
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.launcher import ServiceOptions, read_config
 from serve_app.local_ray import MEMORY_FOLDER
@@ -175,19 +175,14 @@ def test_every_stage_reacts_to_a_burst_at_once_and_lets_go_slowly(deployments: d
 def test_what_the_nodes_fetch_is_what_the_stages_load(cluster: dict[str, Any]) -> None:
     settings = read_config(ServiceOptions(config=CONFIG))[1]
     catalog = Catalog.read(settings.catalogs)
-    assert isinstance(settings.face.model, InsightFaceModelConfig)
-    needs = {
-        "cpu": {settings.background.model.model_path},
-        "gpu": {
-            settings.face.model.pack,
-            *(path for model in settings.generator.models.values() for path in (model.path, model.ip_adapter)),
-        },
-    }
+    matting = {settings.models_dir / "rembg" / "birefnet-general-lite.onnx"}
+    needs = {"cpu": matting, "gpu": set(model_paths(settings)) - matting}
+    assert matting < set(model_paths(settings))
     for kind, paths in needs.items():
         (prefetch,) = cluster["available_node_types"][kind]["worker_setup_commands"]
         command, _, models_dir = prefetch.partition(" --models-dir ")
         assert models_dir == str(settings.models_dir)
-        files = [f"models:{file.path}" for file in catalog.files(command.split("models prefetch ")[1].split())]
+        files = [f"{models_dir}/{file.path}" for file in catalog.files(command.split("models prefetch ")[1].split())]
         assert all(any(file.startswith(str(path)) for file in files) for path in paths), kind
 
 

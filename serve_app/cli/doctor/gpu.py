@@ -11,7 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.common.gpu_share import CONTEXT_GB, arenas_gb
 from deployments.config import CascadeFaceModelConfig, FaceModelConfig
-from serve_app.cli.doctor.files import loaded_faces
+from serve_app.cli.doctor.files import loaded_faces, loaded_generator
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.settings import Settings
 
@@ -71,7 +71,7 @@ class GpuNeed:
 
 def wants_gpu(schema: ServeDeploySchema, settings: Settings) -> bool:
     """Whether a deployment reserves a GPU, or a model of the generator is on a CUDA device."""
-    devices = (model.device for model in settings.generator.models.values())
+    devices = (model.device for model in loaded_generator(settings).models.values())
     return any(_shares(schema).values()) or any(device.startswith("cuda") for device in devices)
 
 
@@ -183,13 +183,13 @@ def _share_gb(need: GpuNeed, total_gb: float) -> float:
 def gpu_needs(schema: ServeDeploySchema, settings: Settings) -> list[GpuNeed]:
     """What a replica of each stage that computes on a GPU asks of it."""
     shares, needs = _shares(schema), []
-    faces = loaded_faces(settings)
-    on_cuda = [model for model in (faces.model, *faces.models.values()) if CUDA_PROVIDER in model.providers]
+    on_cuda = [model for model in loaded_faces(settings).loaded() if CUDA_PROVIDER in model.providers]
     if on_cuda:
         needs.append(GpuNeed("FaceEmbedder", shares.get("FaceEmbedder", 0), _embedder_gb(on_cuda)))
-    on_gpu = [model for model in settings.generator.models.values() if model.device.startswith("cuda")]
+    generator = loaded_generator(settings)
+    on_gpu = [model for model in generator.models.values() if model.device.startswith("cuda")]
     if on_gpu:
-        models_gb = settings.generator.memory_gb or sum(model.memory_gb for model in on_gpu)
+        models_gb = generator.memory_gb or sum(model.memory_gb for model in on_gpu)
         memory_gb = models_gb + CONTEXT_GB if models_gb else None
         needs.append(GpuNeed("AvatarGenerator", shares.get("AvatarGenerator", 0), memory_gb))
     if CUDA_PROVIDER in settings.background.model.providers:
