@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
+from serve_app.catalog.lookup import apps_with
 from serve_app.cli.console import console, errors
 from serve_app.cli.generate import photos_named
 from serve_app.cli.options import (
@@ -26,7 +27,7 @@ from serve_app.cli.options import (
 )
 from serve_app.cli.results import file_stem, write_file
 from serve_app.cli.task_view import TaskView
-from serve_app.client import AvatarImage, AvatarParameters, ClientError, FaceAvatarClient, Photo, image_format
+from serve_app.client import AppInfo, AvatarImage, AvatarParameters, ClientError, FaceAvatarClient, Photo, image_format
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import MAX_SEED
 
@@ -48,6 +49,10 @@ class ReceiptError(ClientError):
     """No valid receipt was found."""
 
 
+class LackingModelError(ClientError):
+    """No app of the service draws with what the receipt was drawn with."""
+
+
 class OtherPixelsError(ClientError):
     """The new image differs from that of the receipt."""
 
@@ -65,14 +70,19 @@ def replay(
 ) -> None:
     """Print what differs from the receipt, generate the image, write it, and compare its pixels.
 
-    Where they differ, the picture itself is compared with `original`: other requests in the same denoising steps change
-    roundings. Raises: ClientError.
+    It is drawn by the app that has the receipt's model now. Where pixels differ, the picture itself is compared with
+    `original`: other requests in the same denoising steps change roundings. Raises: ClientError.
     """
-    request = parameters(receipt, consent=consent)
     with err.status("asking what the service draws with"):
+        served = with_its_app(receipt, client.apps.list())
+        request = parameters(served, consent=consent)
         current = current_receipt(client, request, photos)
+    if served.app_id != receipt.app_id:
+        out.print(f"app: {receipt.app_id} then, {served.app_id} now has its model", markup=False)
     for line in differences(receipt, current):
         out.print(line, markup=False)
+    if receipt.model != current.model and not _drawing_weights(receipt) <= _drawing_weights(current):
+        raise LackingModelError(needs(receipt))
     with err.status("sending the photo"):
         task = client.avatars.submit(photos, **request)
     with TaskView(err) as view:
@@ -109,6 +119,35 @@ def current_receipt(client: FaceAvatarClient, request: AvatarParameters, photos:
     """The receipt of such an image from the service as it is now, from a run of one step. Raises: ClientError."""
     one_step = request | AvatarParameters(num_inference_steps=1, batch=1)
     return receipt_of(client.avatars.create(photos, **one_step).require_success().images[0])
+
+
+def with_its_app(receipt: Receipt, apps: Sequence[AppInfo]) -> Receipt:
+    """The receipt with the app that draws with its model now; its own, where none does or the service does not say.
+
+    Raises: LackingModelError where its own is not there either.
+    """
+    named = {app.app_id: app.model for app in apps}
+    if receipt.app_id in named and named[receipt.app_id] in (receipt.model, ""):
+        return receipt
+    having = [app.app_id for app in apps if app.model == receipt.model]
+    if not having and receipt.app_id not in named:
+        raise LackingModelError(needs(receipt))
+    return receipt.model_copy(update={"app_id": having[0]}) if having else receipt
+
+
+def needs(receipt: Receipt) -> str:
+    """What a service needs for the picture of a receipt: apps that this package knows, or the files themselves."""
+    lacking = f"no app of this service draws with {receipt.model}, which the receipt needs"
+    if known := list(apps_with(_drawing_weights(receipt))):
+        apps, licences = " or ".join(map(str, known)), "; ".join(known[0].licences)
+        return f"{lacking}: its weights are those of {apps}, which `catalogs` of the service can name ({licences})"
+    files = "".join(f"\n  {name} {sha256}" for name, sha256 in sorted(receipt.weights.items()))
+    return f"{lacking}, with these files, by their SHA-256:{files}"
+
+
+def _drawing_weights(receipt: Receipt) -> set[str]:
+    """Digests of the files that draw and read the face; the one that cuts out is a setting, whatever the app."""
+    return {sha256 for name, sha256 in receipt.weights.items() if not name.startswith("background/")}
 
 
 def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:

@@ -91,6 +91,7 @@ class AppInfo:
     defaults: dict[str, Any] = field(default_factory=dict)
     description: str = ""
     styles: dict[str, dict[str, Any]] = field(default_factory=dict)  # each with its `title`
+    model: str = ""  # what it draws with, as receipts name it; "" where an older service does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from serve_app.api.examples import RECEIPT
-from serve_app.cli.replay import ReceiptError, differences, parameters, read_receipt, rounding_levels
+from serve_app.cli.replay import ReceiptError, differences, needs, parameters, read_receipt, rounding_levels
 from serve_app.cli.root import main
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import MAX_SEED, AvatarRequest
@@ -106,6 +106,62 @@ def test_roundings_are_levels_and_another_picture_is_none(tmp_path: Path) -> Non
 def test_a_service_without_receipts_is_told(replay: Replay, fake: FakeService) -> None:
     fake.receipt = {}
     assert "no receipts" in replay()[2]
+
+
+@pytest.fixture
+def faceid() -> Receipt:
+    """A receipt as it was written when the FaceID app was `face-avatar`; no field of later versions is in it."""
+    return read_receipt(Path(__file__).with_name("faceid-receipt.json"), 0)
+
+
+def asked_apps(fake: FakeService) -> list[str]:
+    return [seen.fields["app_id"] for seen in fake.seen if seen.method == "POST"]
+
+
+@pytest.mark.parametrize("then", ["face-avatar", "face-avatar-sdxl-of-before"])
+def test_an_old_receipt_is_drawn_by_the_app_that_has_its_model_now(
+    replay: Replay, fake: FakeService, faceid: Receipt, then: str
+) -> None:
+    Path("receipt.json").write_text(faceid.model_copy(update={"app_id": then}).model_dump_json())
+    fake.models = {"face-avatar": "flux2-klein", "face-avatar-faceid": "sdxl-faceid"}
+    fake.receipt = faceid.model_dump(mode="json")
+    code, out, _ = replay()
+    assert code == 0
+    assert asked_apps(fake) == ["face-avatar-faceid"] * 2
+    assert f"app: {then} then, face-avatar-faceid now has its model" in out
+    assert "The same pixels as then." in out
+
+
+@pytest.mark.parametrize(("then", "asked"), [("face-avatar", ["face-avatar"]), ("face-avatar-of-before", [])])
+def test_where_no_app_has_its_model_an_old_receipt_says_what_it_needs_and_nothing_is_drawn(
+    replay: Replay, fake: FakeService, faceid: Receipt, then: str, asked: list[str]
+) -> None:
+    Path("receipt.json").write_text(faceid.model_copy(update={"app_id": then}).model_dump_json())
+    fake.models = {"face-avatar": "flux2-klein"}
+    klein = {"model": "flux2-klein", "weights": {"transformer/diffusion_pytorch_model.safetensors": "9f" * 32}}
+    fake.receipt = faceid.model_dump(mode="json") | klein
+    code, _, err = replay()
+    assert code == 1
+    assert asked_apps(fake) == asked  # at most for one step, which says what the app has
+    words = " ".join(err.split())
+    assert "no app of this service draws with sdxl-faceid" in words
+    assert "face-avatar-faceid of the catalogue research" in words
+    assert "research only, non-commercial" in words
+
+
+def test_weights_that_no_catalogue_of_the_package_has_are_named_by_their_digests(faceid: Receipt) -> None:
+    weights = {"unet/own.safetensors": "ab" * 32}
+    assert f"unet/own.safetensors {'ab' * 32}" in needs(faceid.model_copy(update={"weights": weights}))
+
+
+def test_a_model_that_has_another_name_now_but_the_same_files_is_drawn_with(
+    replay: Replay, fake: FakeService, faceid: Receipt
+) -> None:
+    Path("receipt.json").write_text(faceid.model_dump_json())
+    fake.models = {"face-avatar": "renamed"}
+    fake.receipt = faceid.model_dump(mode="json") | {"model": "renamed"}
+    code, out, _ = replay()
+    assert (code, "model: sdxl-faceid then, renamed now" in out) == (0, True)
 
 
 def test_nothing_differs_from_itself() -> None:

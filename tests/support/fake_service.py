@@ -113,6 +113,7 @@ class FakeService:
     faults: deque[Fault] = field(default_factory=deque)
     seen: list[Seen] = field(default_factory=list)
     receipt: dict[str, Any] = field(default_factory=dict)  # but for the seed
+    models: dict[str, str] = field(default_factory=lambda: {"face-avatar": "embedded"})  # what each app draws with
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
     reads: dict[str, int] = field(default_factory=dict)
@@ -134,8 +135,16 @@ class FakeService:
         if path == "/getImageToImage":
             return self._create(seen)
         if path == "/api/v1/apps":
-            app = {"app_id": "face-avatar", "title": "Avatar", "licence": "free", "native_sizes": [[256, 256]]}
-            return Answer(200, envelope(output={"apps": [app | {"defaults": {"width": 256}, "prompt": "new"}]}))
+            app = {"title": "Avatar", "licence": "free", "native_sizes": [[256, 256]]}
+            app |= {"defaults": {"width": 256}, "prompt": "new"}
+            return Answer(
+                200,
+                envelope(
+                    output={
+                        "apps": [{"app_id": app_id} | app | {"model": model} for app_id, model in self.models.items()]
+                    }
+                ),
+            )
         if path == "/api/v1/faces":
             return Answer(200, envelope(output=FACES))
         if path == "/api/v1/verify":
