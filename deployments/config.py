@@ -4,6 +4,7 @@ A model path that starts with `embedded:` names a file of this package, one that
 folder of downloaded models. Both are resolved where the model is loaded, so the same settings serve every node.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -31,6 +32,10 @@ class Config(BaseModel):
         """The same, with every `models:NAME` as the path NAME under `models_dir`."""
         return type(self).model_validate(_located(self.model_dump(), models_dir))
 
+    def paths(self) -> Iterator[Path]:
+        """The files and folders that it names, `embedded:` ones as they are."""
+        yield from _paths(self.model_dump())
+
 
 def _located(value: Any, models_dir: Path) -> Any:
     if isinstance(value, dict):
@@ -38,6 +43,13 @@ def _located(value: Any, models_dir: Path) -> Any:
     if isinstance(value, Path) and str(value).startswith(MODELS):
         return models_dir / str(value).removeprefix(MODELS)
     return value
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    for item in value.values() if isinstance(value, dict) else ():
+        yield from _paths(item)
 
 
 def model_path(path: Path) -> Path:

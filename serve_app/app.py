@@ -20,6 +20,7 @@ from deployments.face.deployment import FaceEmbedder
 from serve_app.api.deployment import AvatarIngress
 from serve_app.backends.embedded_valkey import EmbeddedValkey
 from serve_app.catalog.catalog import App, Catalog, lora_name
+from serve_app.catalog.pins import UnpublishedFiles
 from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings
 from serve_app.tasks.progress import ProgressReporter
@@ -40,16 +41,20 @@ def build_app(settings: Settings) -> serve.Application:
 
 def graph(settings: Settings, generator: type[AvatarGenerator]) -> serve.Application:
     """The bound deployments, with this class as the generator."""
-    generator_config = generator_of_apps(settings).located(settings.models_dir)
+    catalog, models_dir = Catalog.read(settings.catalogs), settings.models_dir
+    faces, models, background = faces_of_apps(settings), generator_of_apps(settings), settings.background
+    files = catalog.files(catalog.downloads)
     stages = (
-        serve.deployment(FaceEmbedder).bind(faces_of_apps(settings).located(settings.models_dir)),
+        serve.deployment(FaceEmbedder).bind(faces.located(models_dir), UnpublishedFiles.of(files, faces, models_dir)),
         serve.deployment(name=AvatarGenerator.__name__, request_router_config=ROUTING)(generator).bind(
-            generator_config,
+            models.located(models_dir),
             ProgressReporter(settings.broker, settings.data_dir),
+            UnpublishedFiles.of(files, models, models_dir),
         ),
         serve.deployment(BackgroundRemover).bind(
-            settings.background.located(settings.models_dir),
+            background.located(models_dir),
             Provenance(settings.provenance, settings.broker, settings.data_dir),
+            UnpublishedFiles.of(files, background, models_dir),
         ),
     )
     unrouted = [serve.deployment(AvatarWorker).bind(settings, *stages)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from deployments.background.postprocess import decided, needs_alpha, postprocess
 from deployments.background.signing_identity import IdentitySource
-from deployments.common.checksums import sha256_by_name
+from deployments.common.checksums import FileCheck, sha256_by_name
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import BackgroundRemoverConfig, model_path
@@ -23,8 +23,15 @@ class BackgroundRemover:
     Without `identities` files are not signed.
     """
 
-    def __init__(self, config: BackgroundRemoverConfig, identities: IdentitySource | None = None) -> None:
+    def __init__(
+        self,
+        config: BackgroundRemoverConfig,
+        identities: IdentitySource | None = None,
+        files: FileCheck | None = None,
+    ) -> None:
         start = ColdStart()
+        if files is not None:
+            files.check()
         with start.part("import"):
             # Imported here, so that building the graph loads no model library.
             from deployments.background.c2pa_signer import ContentSigner

@@ -3,6 +3,15 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
+
+
+class FileCheck(Protocol):
+    """Verifies files that a stage is about to load. Must be picklable."""
+
+    def check(self) -> None:
+        """Blocks, and may read every byte of them. Raises: OSError; ValueError for a file that may not be loaded."""
+        ...
 
 
 def sha256_by_name(files: Iterable[tuple[str, Path]]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ray.serve import metrics
 
+from deployments.common.checksums import FileCheck
 from deployments.common.gpu_share import assigned_share
 from deployments.common.gpu_watch import watch_gpu
 from deployments.common.replica_exit import exit_on_device_loss
@@ -47,9 +48,11 @@ class AvatarGenerator:
     """Generates images; each is a row that shares its denoising steps with rows of other requests."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: AvatarGeneratorConfig, sink: ProgressSink | None = None
+        self, config: AvatarGeneratorConfig, sink: ProgressSink | None = None, files: FileCheck | None = None
     ) -> None:
         self._start = ColdStart()
+        if files is not None:
+            await asyncio.to_thread(files.check)
         self._config = config
         self._latency_model = LatencyModel(max_batch_size=2 * config.max_rows)
         sizes_gb = {name: model.memory_gb for name, model in config.models.items()}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from ray import serve
 
+from deployments.common.checksums import FileCheck
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
 from deployments.config import FaceEmbedderConfig, FaceModelConfig
@@ -30,8 +31,10 @@ class FaceEmbedder:
     `face_model` is the name of the model that does it.
     """
 
-    def __init__(self, config: FaceEmbedderConfig) -> None:
+    def __init__(self, config: FaceEmbedderConfig, files: FileCheck | None = None) -> None:
         start = ColdStart()
+        if files is not None:
+            files.check()
         with start.part("import"):
             # Imported here, so that building the graph loads no model library.
             from deployments.face.model import load_face_model

@@ -1,7 +1,7 @@
 """Downloads model files to the folder that replicas read: fetched, verified by SHA-256, then renamed into place.
 
 Replicas download nothing. A file without a published digest is accepted only on the operator's request (`pin`); its
-digest is then written to a lock file in the models folder and checked by every later prefetch.
+digest is then written to a lock file in the models folder and checked by every later prefetch and start.
 """
 
 import fcntl
@@ -19,14 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import httpx
-import yaml
-from pydantic import TypeAdapter
 
 from deployments.common.checksums import file_sha256
 from serve_app.catalog.bucket import BucketError, ModelBucket
-from serve_app.catalog.catalog import HUB, ModelFile, Sha256
+from serve_app.catalog.catalog import HUB, ModelFile
+from serve_app.catalog.pins import HOW_TO_PIN, Pin, Pins
 
-LOCK_FILE = "sha256.lock.yaml"
 PART = ".part"  # suffix of a file that is being fetched
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5  # consecutive ones without progress
@@ -77,10 +75,13 @@ def prefetch(
     models_dir.mkdir(parents=True, exist_ok=True)
     # httpx takes proxies and certificates from the environment.
     with _locked(models_dir), httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
-        pins = Pins(models_dir / LOCK_FILE)
+        pins = Pins(models_dir)
         wanted = _missing_or_wrong(files, models_dir, pins)
         if not pin and (unknown := [file.path for file in wanted if pins.expected(file) is None]):
-            raise PrefetchError(f"no SHA-256 is known of {', '.join(unknown)}; pinning takes them as they come")
+            raise PrefetchError(
+                f"no SHA-256 is published or pinned of {', '.join(unknown)}; {HOW_TO_PIN} takes them as they come and"
+                " keeps theirs, which every later prefetch and start checks"
+            )
         _require_room(wanted, models_dir)
         fetcher = Fetcher(client, models_dir, pins, mirror.rstrip("/"), hub_token, report, retry_wait_s)
         lacking = wanted if bucket is None else fetcher.fetch_from(bucket, wanted)
@@ -90,26 +91,6 @@ def prefetch(
         for archive in dict.fromkeys(file.url for file in lacking if file.member is not None):
             fetcher.fetch_members([file for file in lacking if file.url == archive])
     return wanted
-
-
-class Pins:
-    """The lock file: digests of files for which the catalogue has none, by source."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        read = yaml.safe_load(path.read_text()) if path.exists() else {}
-        self._digests = TypeAdapter(dict[str, Sha256]).validate_python(read)
-
-    def expected(self, file: ModelFile) -> str | None:
-        """The SHA-256 from the catalogue, or else from the lock file; None where both have none."""
-        return file.sha256 or self._digests.get(file.source)
-
-    def keep(self, file: ModelFile, sha256: str) -> None:
-        """Add a digest and replace the lock file atomically. Raises: OSError."""
-        self._digests[file.source] = sha256
-        new = _part_of(self._path)
-        new.write_text(yaml.safe_dump(self._digests))
-        new.replace(self._path)
 
 
 class Part:
@@ -275,7 +256,7 @@ class Fetcher:
             part.path.unlink()
             raise
         if self.pins.expected(file) is None:
-            self.pins.keep(file, part.sha256)
+            self.pins.keep(file, Pin(sha256=part.sha256, size=part.size))
         part.path.replace(self.models_dir / file.path)
 
     def _verify(self, part: Part, file: ModelFile) -> None:

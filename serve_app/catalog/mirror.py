@@ -6,7 +6,8 @@ from pathlib import Path
 
 from serve_app.catalog.bucket import BucketError, ModelBucket
 from serve_app.catalog.catalog import ModelFile
-from serve_app.catalog.download import LOCK_FILE, Pins, PrefetchError, Report
+from serve_app.catalog.download import PrefetchError, Report
+from serve_app.catalog.pins import Pins
 
 FILES_AT_ONCE = 4
 
@@ -18,7 +19,7 @@ def mirror(
 
     Raises: PrefetchError where the bucket does not take one. What was copied stays, and is not copied again.
     """
-    pins = Pins(models_dir / LOCK_FILE)
+    pins = Pins(models_dir)
 
     def copied(file: ModelFile) -> bool:
         path, sha256 = models_dir / file.path, pins.expected(file)

@@ -19,6 +19,7 @@ from serve_app.catalog.catalog import HUB, Catalog, Download, ModelFile
 from serve_app.catalog.download import Report, missing, prefetch
 from serve_app.catalog.kernels import FOLDER, fetch_kernels, upload_kernels
 from serve_app.catalog.mirror import mirror as copy_to_bucket
+from serve_app.catalog.pins import LOCK_FILE, Pins
 from serve_app.cli.console import console
 from serve_app.cli.options import ConfigOption
 from serve_app.launcher import ServiceOptions, read_config
@@ -76,6 +77,7 @@ def prefetch_models(
             report=report,
         )
     console.print(f"{len(fetched)} fetched, the others were there and right." if fetched else "All there and right.")
+    _print_pins(fetched, models_dir.expanduser())
     is_for_generator = any(name in Catalog.read(catalogs).apps for name in names)
     if opened is not None and is_for_generator:
         for kernels in fetch_kernels(models_dir.expanduser() / FOLDER, opened):
@@ -95,7 +97,8 @@ def mirror_models(
     files, opened = _needed_files(names, catalogs), _opened(bucket)
     folder = models_dir.expanduser()
     with _bars() as report:
-        prefetch(files, folder, mirror=mirror, hub_token=hub_token(os.environ), pin=pin, report=report)
+        fetched = prefetch(files, folder, mirror=mirror, hub_token=hub_token(os.environ), pin=pin, report=report)
+    _print_pins(fetched, folder)
     with _bars() as report:
         copied = copy_to_bucket(files, folder, opened, report)
     console.print(f"{len(copied)} copied, the others were there." if copied else "All there.")
@@ -163,14 +166,29 @@ def _print_licence(name: str, download: Download) -> None:
     console.print(f"{name}: {download.licence}, {download.licence_url}", soft_wrap=True)
 
 
+def _print_pins(fetched: Sequence[ModelFile], models_dir: Path) -> None:
+    """The pins of files for which the catalogue has no digest, as a catalogue has them."""
+    pinned = [file for file in fetched if file.sha256 is None]
+    if not pinned:
+        return
+    pins = Pins(models_dir)
+    console.print(f"Pinned in {models_dir / LOCK_FILE}, for this folder; in the catalogue they hold on every node:")
+    for file in pinned:
+        pin = pins.of(file)
+        if pin is not None:
+            shown = f"  {file.path}: {{size: {pin.size}, sha256: {pin.sha256}}}"
+            console.print(shown, soft_wrap=True, highlight=False, markup=False)
+
+
 def _print_files(needed: Mapping[str, Download], models_dir: Path) -> None:
     """What a prefetch would bring, under the licence of each download, and the sums."""
-    files = []
+    files, pins = [], Pins(models_dir)
     for name, download in needed.items():
         _print_licence(name, download)
         files += download.model_files()
         for file in download.model_files():
-            pinning = "" if file.sha256 else "; no SHA-256 is published: --pin keeps the one it comes with"
+            known = "; pinned" if pins.of(file) else "; no SHA-256 is published: --pin keeps the one it comes with"
+            pinning = "" if file.sha256 else known
             console.print(f"  {file.path}: {_shown_size(file)}{pinning}", soft_wrap=True)
     lacking = missing(files, models_dir)
     console.print(

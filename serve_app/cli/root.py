@@ -8,6 +8,7 @@ from rich.markup import escape
 
 import serve_app
 from serve_app.catalog.download import PrefetchError
+from serve_app.catalog.pins import UnreadablePinsError
 from serve_app.cli.console import console, errors
 from serve_app.cli.demo import demo
 from serve_app.cli.doctor.doctor import doctor
@@ -58,7 +59,7 @@ def main() -> None:
     except InterruptedWaitError as error:
         errors.print(str(error), markup=False)
         sys.exit(130)
-    except (StartError, ClientError, PrefetchError, BrokerError) as error:
+    except (StartError, ClientError, PrefetchError, UnreadablePinsError, BrokerError) as error:
         errors.print(f"[red]error:[/red] {escape(str(error))}")
         if isinstance(error, ConnectionFailedError) and not error.reached:
             errors.print("Is the service running? `face-avatar serve` starts it.")

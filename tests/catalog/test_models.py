@@ -1,5 +1,6 @@
 """Prefetching, against a real web server that breaks off, knows ranges or does not, and keeps a record."""
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -14,16 +15,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
-from serve_app.catalog.catalog import HUB, ModelFile
-from serve_app.catalog.download import ATTEMPTS, LOCK_FILE, PrefetchError, missing, prefetch
+from deployments.background.deployment import BackgroundRemover
+from deployments.config import AvatarGeneratorConfig, BackgroundRemoverConfig, FaceEmbedderConfig, MattingModelConfig
+from deployments.diffusion.deployment import AvatarGenerator
+from deployments.face.deployment import FaceEmbedder
+from serve_app.app import build_app
+from serve_app.catalog.catalog import CATALOGUES, HUB, ModelFile
+from serve_app.catalog.download import ATTEMPTS, PrefetchError, missing, prefetch
+from serve_app.catalog.pins import LOCK_FILE, Pins, UnpublishedFiles, UnreadablePinsError
 from serve_app.cli.models import hub_token
+from serve_app.cli.root import cli
+from serve_app.settings import Settings
 
 WEIGHTS = random.Random(0).randbytes(300_000)
 OTHERS = random.Random(1).randbytes(300_000)
@@ -236,7 +247,7 @@ def test_more_bytes_than_the_catalogue_says_are_not_read(web: Web, tmp_path: Pat
 
 def test_without_a_digest_a_file_is_refused_before_anything_is_fetched(web: Web, tmp_path: Path) -> None:
     web.files = {"a.json": b"{}", "b.bin": WEIGHTS}
-    with pytest.raises(PrefetchError, match=r"no SHA-256 is known of b\.bin"):
+    with pytest.raises(PrefetchError, match=r"no SHA-256 is published or pinned of b\.bin; .*prefetch --pin"):
         fetch([web.model_file("a.json", b"{}"), web.model_file("b.bin", None)], tmp_path)
     assert web.asked == []
 
@@ -245,7 +256,8 @@ def test_a_pinned_file_is_held_to_what_came_first(web: Web, tmp_path: Path) -> N
     web.files = {"b.bin": WEIGHTS}
     file = web.model_file("b.bin", None)
     fetch([file], tmp_path, pin=True)
-    assert yaml.safe_load((tmp_path / LOCK_FILE).read_text()) == {file.url: hashlib.sha256(WEIGHTS).hexdigest()}
+    pin = {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS)}
+    assert yaml.safe_load((tmp_path / LOCK_FILE).read_text()) == {file.url: pin}
     assert fetch([file], tmp_path) == []
 
     (tmp_path / "b.bin").unlink()
@@ -267,10 +279,148 @@ def test_a_pin_is_of_one_revision(web: Web, tmp_path: Path) -> None:
     web.files = {"r1/b.bin": WEIGHTS, "r2/b.bin": OTHERS}
     first, second = (web.model_file("b.bin", None, url=f"{web.url}/{revision}/b.bin") for revision in ("r1", "r2"))
     fetch([first], tmp_path, pin=True)
-    with pytest.raises(PrefetchError, match="no SHA-256 is known"):
+    with pytest.raises(PrefetchError, match="no SHA-256 is published or pinned"):
         fetch([second], tmp_path)
     fetch([second], tmp_path, pin=True)
     assert (tmp_path / "b.bin").read_bytes() == OTHERS
+
+
+def test_a_lock_file_of_former_versions_which_has_digests_alone_still_counts(web: Web, tmp_path: Path) -> None:
+    file, other = web.model_file("b.bin", None), web.model_file("c.bin", None)
+    (tmp_path / LOCK_FILE).write_text(yaml.safe_dump({file.url: hashlib.sha256(WEIGHTS).hexdigest()}))
+    web.files = {"b.bin": OTHERS, "c.bin": OTHERS}
+    with pytest.raises(PrefetchError, match="expected SHA-256"):
+        fetch([file], tmp_path, pin=True)
+    fetch([other], tmp_path, pin=True)
+    assert Pins(tmp_path).expected(file) == hashlib.sha256(WEIGHTS).hexdigest()
+    (tmp_path / LOCK_FILE).write_text("a list: [instead]")
+    with pytest.raises(UnreadablePinsError, match=LOCK_FILE):
+        fetch([file], tmp_path)
+
+
+def test_a_stage_loads_a_file_without_a_published_digest_only_as_it_was_pinned(web: Web, tmp_path: Path) -> None:
+    stage = MattingModelConfig(model_path=Path("models:rembg/own.onnx"))
+    models_dir = tmp_path / "models"
+    own = web.model_file("rembg/own.onnx", None)
+    others = [web.model_file("rembg/own.json", None), web.model_file("rembg/known.onnx")]
+    unpublished = UnpublishedFiles.of([own, *others], stage, models_dir)
+    assert unpublished.files == (own,)
+    path = models_dir / own.path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"from somewhere")
+    with pytest.raises(ValueError, match=r"rembg/own\.onnx: no SHA-256 of it is published or pinned; .*prefetch --pin"):
+        unpublished.check()
+
+    path.unlink()
+    web.files = {own.path: onnx_file(tmp_path, external=False)}
+    fetch([own], models_dir, pin=True)
+    unpublished.check()
+    pinned = path.read_bytes()
+    for changed in (pinned[:-1] + bytes([pinned[-1] ^ 1]), pinned[:-1]):
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"rembg/own\.onnx has changed since it was pinned"):
+            unpublished.check()
+    fetch([own], models_dir)
+    unpublished.check()
+
+
+def test_the_files_in_a_folder_that_a_stage_loads_are_its_own(web: Web, tmp_path: Path) -> None:
+    safety = {"kind": "concepts", "path": "models:safety"}
+    models = {"m": {"path": "models:sd", "ip_adapter": "models:ip/a.bin", "safety": safety}}
+    stage = AvatarGeneratorConfig.model_validate({"models": models, "compile_cache": "models:compiled"})
+    named = [
+        "sd/unet/w.safetensors",
+        "sd/model_index.json",
+        "ip/a.bin",
+        "ip/b.bin",
+        "safety/w.safetensors",
+        "sd2/w.json",
+    ]
+    files = [web.model_file(name, None) for name in named]
+    assert [file.path for file in UnpublishedFiles.of(files, stage, tmp_path).files] == [*named[:3], named[4]]
+
+
+def test_each_stage_is_told_the_files_that_it_has_to_check(tmp_path: Path) -> None:
+    app = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())["apps"]["face-avatar"]
+    downloads = {"own": own_download({"face.onnx": {}, "unet/w.json": {}, "matting.onnx": {}})}
+    catalogue = tmp_path / "own.yaml"
+    catalogue.write_text(yaml.safe_dump({"apps": {"own": app | {"downloads": ["own"]}}, "downloads": downloads}))
+    settings = Settings.model_validate(
+        {
+            "catalogs": [str(catalogue)],
+            "models_dir": tmp_path,
+            "face": {"model": {"kind": "cascade", "encoder": "models:model/face.onnx"}},
+            "generator": {"models": {"embedded": {"path": "models:model/unet"}}},
+            "background": {"model": {"model_path": "models:model/matting.onnx"}},
+        }
+    )
+    stages = [each._bound_deployment for each in stages_of(build_app(settings))]
+    told = {
+        stage.name: [file.path for file in each.files]
+        for stage in stages
+        for each in stage.init_args
+        if isinstance(each, UnpublishedFiles)
+    }
+    assert told == {
+        "FaceEmbedder": ["model/face.onnx"],
+        "AvatarGenerator": ["model/unet/w.json"],
+        "BackgroundRemover": ["model/matting.onnx"],
+    }
+
+
+def stages_of(app: Any) -> list[Any]:
+    """What is bound to the ingress."""
+    return [each for each in app._bound_deployment.init_args if hasattr(each, "_bound_deployment")]
+
+
+def own_download(files: dict[str, Any]) -> dict[str, Any]:
+    licence = {"licence": "MIT", "licence_url": "https://models.example/licence"}
+    return {"repo": "owner/name", "revision": "0" * 40, "folder": "model", "files": files, **licence}
+
+
+class Refusal:
+    """A check that lets nothing be loaded."""
+
+    def check(self) -> None:
+        raise ValueError("changed since it was pinned")
+
+
+def test_no_stage_loads_what_its_check_refuses() -> None:
+    async def generator() -> None:
+        made = AvatarGenerator.__new__(AvatarGenerator)
+        await made.__init__(AvatarGeneratorConfig(), None, Refusal())  # type: ignore[misc]  # as Serve does
+
+    for start in (
+        lambda: FaceEmbedder(FaceEmbedderConfig(), Refusal()),
+        lambda: BackgroundRemover(BackgroundRemoverConfig(), None, Refusal()),
+        lambda: asyncio.run(generator()),
+    ):
+        with pytest.raises(ValueError, match="changed since it was pinned"):
+            start()
+
+
+def test_the_command_pins_and_prints_what_a_catalogue_can_hold(web: Web, tmp_path: Path) -> None:
+    catalogue = tmp_path / "own.yaml"
+
+    def prefetched(*options: str) -> str:
+        command = ["models", "prefetch", "mine", "--catalog", str(catalogue), "--mirror", web.url]
+        result = CliRunner().invoke(cli, [*command, "--models-dir", str(tmp_path / "models"), *options])
+        return result.output if result.exit_code == 0 else str(result.exception)
+
+    catalogue.write_text(yaml.safe_dump({"downloads": {"mine": own_download({"a.json": {}})}}))
+    web.files = {f"owner/name/resolve/{'0' * 40}/a.json": b"{}"}
+    assert "published or pinned of model/a.json" in prefetched()
+    assert "no SHA-256 is published" in prefetched("--dry-run")
+    assert web.asked == []
+
+    pin = f"{{size: 2, sha256: {hashlib.sha256(b'{}').hexdigest()}}}"
+    assert f"  model/a.json: {pin}\n" in prefetched("--pin")
+    assert "model/a.json: size unknown; pinned" in prefetched("--dry-run")
+    assert "All there and right." in prefetched()
+
+    catalogue.write_text(yaml.safe_dump({"downloads": {"mine": own_download({"a.json": yaml.safe_load(pin)})}}))
+    (tmp_path / "models" / LOCK_FILE).unlink()
+    assert "All there and right." in prefetched()  # on a node that never pinned
 
 
 def test_a_mirror_stands_in_for_hugging_face_alone(web: Web, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What `face-avatar doctor` finds, of real files, sockets, brokers and certificates."""
 
 import asyncio
+import hashlib
 import http.server
 import io
 import json
@@ -29,10 +30,12 @@ from ray.serve.schema import ServeDeploySchema
 from rich.console import Console
 from typer.testing import CliRunner
 
+from deployments.config import BackgroundRemoverConfig, MattingModelConfig
 from serve_app.backends.object_store import FOLDER, StoreSettings
 from serve_app.backends.redis import BrokerSettings, own_password, own_url
 from serve_app.backends.secrets import ensure_token, signing_key
-from serve_app.catalog.catalog import CATALOGUES
+from serve_app.catalog.catalog import CATALOGUES, Catalog
+from serve_app.catalog.pins import Pin, Pins
 from serve_app.cli.doctor.doctor import examine, lines
 from serve_app.cli.doctor.files import (
     CARD,
@@ -387,6 +390,14 @@ def test_a_download_that_is_not_whole_counts_as_missing(tmp_path: Path) -> None:
     (tmp_path / "own" / "model.onnx").write_bytes(b"12")
     assert check_models(settings, runs_them=True)[-1].state == "fail"
     (tmp_path / "own" / "model.onnx").write_bytes(b"123")
+    assert check_models(settings, runs_them=True)[-1].state == "ok"
+
+    loading = MattingModelConfig(model_path=Path("models:own/model.onnx"))
+    settings = settings.model_copy(update={"background": BackgroundRemoverConfig(model=loading)})
+    found = check_models(settings, runs_them=True)[-1]
+    assert (found.state, "prefetch --pin" in found.reason) == ("fail", True)  # nobody published its SHA-256
+    (file,) = Catalog.read(settings.catalogs).files(["own"])
+    Pins(tmp_path).keep(file, Pin(sha256=hashlib.sha256(b"123").hexdigest(), size=3))
     assert check_models(settings, runs_them=True)[-1].state == "ok"
 
 

@@ -79,8 +79,8 @@ class BreakingMattingSession(BreakingSession):
 
 
 class FaceEmbedder(RealEmbedder):
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
+    def __init__(self, *settings: Any) -> None:
+        super().__init__(*settings)
         model: Any = self._models[None]
         model._encoder.__class__ = BreakingFaceSession
 

@@ -5,16 +5,16 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from deployments.common.checksums import file_sha256
-from deployments.config import EMBEDDED, WEIGHTS, AvatarGeneratorConfig, FaceEmbedderConfig, model_path
+from deployments.config import EMBEDDED, WEIGHTS, AvatarGeneratorConfig, Config, FaceEmbedderConfig, model_path
 from serve_app.app import faces_of_apps, generator_of_apps
 from serve_app.backends.private_folder import is_open_to_others
 from serve_app.backends.redis import PASSWORD_FILE
 from serve_app.backends.secrets import SIGNING_KEY_FILE, TOKEN_DIGEST_FILE, TOKEN_FILE, is_data_dir, sha256
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.download import missing
+from serve_app.catalog.pins import UnpublishedFiles
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.local_ray import RAY_TOKEN_FILE
 from serve_app.provenance.signing import BUNDLE_FILE
@@ -53,17 +53,34 @@ def check_models(settings: Settings, *, runs_them: bool) -> list[Finding]:
     apps = [app_id for app_id in catalog.apps if not catalog.refusal(app_id, settings.license_mode)]
     missing_paths += [str(folder / file.path) for file in missing(catalog.files(apps), folder)]
     if not missing_paths:
-        return [*found, ok("models", f"{len(paths)} paths are there and readable")]
+        return [*found, _check_pinned(catalog, settings) or ok("models", f"{len(paths)} paths are there and readable")]
     reason = f"missing, unreadable or not whole: {_some(missing_paths)}"
     catalogues = "".join(f" --catalog {name}" for name in settings.catalogs)
     remedy = f"face-avatar models prefetch {' '.join(apps)}{catalogues} --models-dir {folder}"
     return [*found, (fail if runs_them else warn)("models", reason, f"{remedy}, on every node that runs them")]
 
 
+def _check_pinned(catalog: Catalog, settings: Settings) -> Finding | None:
+    """A failure for a file without a published SHA-256 that a stage will refuse; None where there is none."""
+    files = catalog.files(catalog.downloads)
+    try:
+        for stage in stages(settings):
+            UnpublishedFiles.of(files, stage, settings.models_dir).check()
+    except (OSError, ValueError) as error:
+        return fail("models", str(error), "A stage that loads it does not start.")
+    return None
+
+
 def model_paths(settings: Settings) -> Iterator[Path]:
     """All model paths of the settings that the stages load; `embedded:` ones are not resolved."""
-    for stage in (loaded_faces(settings), loaded_generator(settings), settings.background):
-        yield from _paths(stage.located(settings.models_dir).model_dump(exclude={"compile_cache"}))  # made when needed
+    for stage in stages(settings):
+        yield from stage.located(settings.models_dir).paths()
+
+
+def stages(settings: Settings) -> tuple[Config, ...]:
+    """The settings of the stages that load models, without the compile cache, which is made when it is needed."""
+    generator = loaded_generator(settings).model_copy(update={"compile_cache": None})
+    return loaded_faces(settings), generator, settings.background
 
 
 def loaded_faces(settings: Settings) -> FaceEmbedderConfig:
@@ -80,13 +97,6 @@ def loaded_generator(settings: Settings) -> AvatarGeneratorConfig:
         return generator_of_apps(settings)
     except (OSError, ValueError):  # check_catalog reports it
         return settings.generator
-
-
-def _paths(value: Any) -> Iterator[Path]:
-    if isinstance(value, Path):
-        yield value
-    for item in value.values() if isinstance(value, dict) else ():
-        yield from _paths(item)
 
 
 def _is_readable(path: Path) -> bool:
