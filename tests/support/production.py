@@ -43,6 +43,7 @@ CONFIG = ROOT / "serve_app" / "config" / "production.yaml"
 BUCKET = "avatars"
 UNLIMITED_TOKEN = ("face-avatar", "token", "create", "--rate", "0", "--images", "0", "--queued", "0")
 SMALLER = 4  # times, the sides of what is drawn
+HEAD_PX = 128  # pixels of its picture, a sixteenth of the tokens of production
 CHANGED_OF_MODELS = ("device", "dtype", "compile", "threads")
 START_TIMEOUT_S = 120
 DASHBOARD_TIMEOUT_S = 30
@@ -82,12 +83,13 @@ def write_catalog(path: Path) -> Path:
 
 
 def tiny_config(http_port: int, models_dir: Path, catalog: Path) -> dict[str, Any]:
-    """production.yaml with other paths, ports and devices."""
+    """production.yaml with other paths, ports and devices, and smaller pictures of heads."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     config["http_options"] |= {"host": "127.0.0.1", "port": http_port}
     args = config["applications"][0]["args"]
     args |= {"models_dir": str(models_dir), "catalogs": [str(catalog)]}
     args["face"]["model"]["providers"] = ["CPUExecutionProvider"]
+    args["face"]["head_px"] = HEAD_PX
     for model in args["generator"]["models"].values():
         model |= {"device": "cpu", "dtype": "float32", "threads": 1, "compile": False}
     workers = scaling_of_workers(config)
@@ -102,6 +104,7 @@ def as_in_production(tiny: dict[str, Any]) -> dict[str, Any]:
     args, real = config["applications"][0]["args"], original["applications"][0]["args"]
     args |= {key: real[key] for key in ("models_dir", "catalogs")}
     args["face"]["model"]["providers"] = real["face"]["model"]["providers"]
+    del args["face"]["head_px"]
     for name, model in args["generator"]["models"].items():
         for key in CHANGED_OF_MODELS:
             model.pop(key)
