@@ -118,6 +118,7 @@ class AvatarSpec:
     tenant_used_s: float = 0.0  # what its tenant used recently before this stage (`FairShare`)
     ip_adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
     lora: str | None = None  # one of the model's `loras`
+    previews: bool = False  # somebody wants to see the image become clear
 
     __setstate__ = _restore
 
@@ -163,6 +164,17 @@ class ImageProgress:
     queue_position: int
 
     __setstate__ = _restore
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePreview:
+    """A small picture of an unfinished image after `step` of its `steps`. It is shown, and stored nowhere."""
+
+    task_id: str
+    image_index: int
+    step: int
+    steps: int
+    picture: str = field(repr=False)  # a data URL
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,8 @@ class AvatarGenerator:
         drawn_with = self._generation_metadata(spec.model)  # computed during the generation
         with exit_on_device_loss():
             async with self._models.lease(spec.model) as model:
+                if model.checker is not None:  # nobody may see what it would withhold
+                    spec = replace(spec, previews=False)
                 image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
                 if model.checker is not None and await model.checker.flags(image.pixels):
                     raise UnsafeImageError("The safety checker withholds this image.")

@@ -31,6 +31,7 @@ WHOLE_REQUEST = {
     "remove_background": True,
     "bg_color": "#2F6FDE",
     "celery": True,
+    "previews": True,
     "seed": 7,
     "output_format": "webp",
     "ref_id": "order 1234",
@@ -101,7 +102,7 @@ QUEUED = Envelope(
     input=INPUT,
     output={
         "progress": Progress(
-            step=0, steps=12, images_done=0, images=2, queue_position=3, eta_s=8.2, image_steps=[0, 0]
+            step=0, steps=12, images_done=0, images=2, queue_position=3, eta_s=8.2, image_steps=[0, 0], previews=[]
         ).model_dump()
     },
     app_id="face-avatar",

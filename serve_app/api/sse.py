@@ -7,7 +7,7 @@ only the newest event, or none if there is nothing newer.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import NamedTuple
 
 from serve_app.auth.access import Access
@@ -15,7 +15,8 @@ from serve_app.auth.tokens import Token
 from serve_app.errors import OverloadedError, RateLimitError, UnknownTaskError
 from serve_app.generation.service import AvatarService
 from serve_app.schemas.responses import Envelope
-from serve_app.tasks.models import TaskRecord
+from serve_app.tasks.models import Task, TaskRecord
+from serve_app.tasks.previews import Previews
 
 MAX_LISTENERS = 64  # per ingress replica; each is one of its ongoing requests
 MAX_OF_ONE_OWNER = 16  # listeners
@@ -41,14 +42,17 @@ async def follow(service: AvatarService, access: Access, subscription: Subscript
     ends = time.monotonic() + MAX_STREAM_S
     sent, finished = None, False
     yield f"retry: {RETRY_MS}\n\n"
-    async with service.changes.listen(task.task_id, task.owner, token.id) as changed:
+    async with (
+        service.changes.listen(task.task_id, task.owner, token.id) as changed,
+        _previews(service, task, changed) as previews,
+    ):
         while True:
             changed.clear()
             if not await access.is_current(token):
                 return
             try:
                 record = await service.find(task.task_id, task.owner)
-                envelope = await service.envelope(record, base_url)
+                envelope = await service.envelope(record, base_url, previews)
             except UnknownTaskError:  # its record has expired
                 return
             except OverloadedError:  # Redis or the store does not answer; keep the client connected
@@ -61,6 +65,13 @@ async def follow(service: AvatarService, access: Access, subscription: Subscript
             if finished or time.monotonic() >= ends:
                 return
             await _next_change(changed, access, token)
+
+
+def _previews(
+    service: AvatarService, task: Task, changed: asyncio.Event
+) -> AbstractAsyncContextManager[Previews | None]:
+    """Those of a task whose request wants them."""
+    return service.changes.previews.follow(task.task_id, changed) if task.request.previews else nullcontext()
 
 
 async def _next_change(changed: asyncio.Event, access: Access, token: Token) -> None:

@@ -49,6 +49,7 @@ class AvatarParameters(TypedDict, total=False):
     priority: Literal["normal", "low"] | None
     deadline_s: float | None
     consent: bool | None
+    previews: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,10 @@ class AvatarImage:
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """The progress of a task; None for what is not known yet. `image_steps` counts the finished steps of each image."""
+    """The progress of a task; None for what is not known yet. `image_steps` counts the finished steps of each image.
+
+    `previews` are data URLs of what each image looks like so far, only in the events of a task with `previews`.
+    """
 
     step: int | None = None
     steps: int | None = None
@@ -78,6 +82,7 @@ class TaskProgress:
     queue_position: int | None = None
     eta_s: float | None = None
     image_steps: tuple[int, ...] = ()
+    previews: tuple[str | None, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from serve_app.schemas.requests import EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope, Progress, TimeRequired
 from serve_app.schemas.warnings import recorded_warnings
 from serve_app.tasks.models import StoredAvatar, TaskRecord
+from serve_app.tasks.previews import Previews
 
 OVERDUE_S = 5  # a task without an outcome so long after its deadline will never have one
 
@@ -49,7 +50,11 @@ def effective_record(record: TaskRecord, now: float) -> TaskRecord:
 
 
 async def envelope_of(
-    record: TaskRecord, results: Results, base_url: str, position: QueuePosition = IN_PROGRESS
+    record: TaskRecord,
+    results: Results,
+    base_url: str,
+    position: QueuePosition = IN_PROGRESS,
+    previews: Previews | None = None,
 ) -> Envelope:
     """The envelope of a task in its present state, with newly signed URLs. Raises: StoreError."""
     request, outcome, failure = record.task.request, record.outcome, record.outcome.failure
@@ -61,7 +66,7 @@ async def envelope_of(
         error=failure.error if failure else "",
         error_data=failure.error_data if failure else "",
         input=request.model_dump(),
-        output=await _output(record, results, base_url, position) | webhook,
+        output=await _output(record, results, base_url, position, previews) | webhook,
         app_id=request.app_id,
         task_id=record.task.task_id,
         status=record.status,
@@ -75,7 +80,9 @@ def _runtime_s(record: TaskRecord) -> float:
     return (record.finished_at or time.time()) - record.started_at
 
 
-async def _output(record: TaskRecord, results: Results, base_url: str, position: QueuePosition) -> dict[str, object]:
+async def _output(
+    record: TaskRecord, results: Results, base_url: str, position: QueuePosition, previews: Previews | None
+) -> dict[str, object]:
     if record.status == "SUCCESS":
         avatars = record.outcome.avatars
         shown = [avatar for avatar in avatars if not avatar.withheld]
@@ -93,10 +100,10 @@ async def _output(record: TaskRecord, results: Results, base_url: str, position:
         ).model_dump()
     if record.finished:
         return {}
-    return {"progress": _progress(record, position).model_dump()}
+    return {"progress": _progress(record, position, previews).model_dump()}
 
 
-def _progress(record: TaskRecord, position: QueuePosition) -> Progress:
+def _progress(record: TaskRecord, position: QueuePosition, previews: Previews | None) -> Progress:
     images, steps = record.task.request.batch, record.task.request.num_inference_steps
     of_each = {index: image.step for index, image in position.drawing.items()} | dict.fromkeys(record.avatars, steps)
     return Progress(
@@ -107,6 +114,7 @@ def _progress(record: TaskRecord, position: QueuePosition) -> Progress:
         queue_position=position.position,
         eta_s=position.eta_s,
         image_steps=[of_each.get(index, 0) for index in range(images)],
+        previews=[] if previews is None else previews.pictures(images),
     )
 
 

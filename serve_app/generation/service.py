@@ -18,6 +18,7 @@ from serve_app.pipeline.cold_start import StageMonitor
 from serve_app.schemas.responses import Envelope
 from serve_app.tasks.change_stream import ChangeStream
 from serve_app.tasks.models import TaskRecord, task_files
+from serve_app.tasks.previews import Previews
 from serve_app.tasks.queue_snapshot import QueueReader
 
 
@@ -58,10 +59,10 @@ class AvatarService:
             raise UnknownTaskError("There is no task with this id.", task_id=task_id[:64])
         return effective_record(record, time.time())
 
-    async def envelope(self, record: TaskRecord, base_url: str) -> Envelope:
+    async def envelope(self, record: TaskRecord, base_url: str, previews: Previews | None = None) -> Envelope:
         """The envelope of a task in its present state. Raises: BrokerError; StoreError."""
         position = IN_PROGRESS if record.finished else await self._queue_eta.position(record)
-        return await envelope_of(record, self.results, base_url, position)
+        return await envelope_of(record, self.results, base_url, position, previews)
 
     def webhook_secret(self, owner: str) -> str:
         """The secret with which an owner verifies the signatures of its webhooks."""
@@ -95,6 +96,7 @@ class AvatarService:
         """Wait a while for runs whose clients have left, then end background work and processes."""
         await self.creation.close()
         await self.changes.close()
+        await self.changes.previews.close()
         await self._execution.close()
         await self._container.close()
         await self._intake.decoder.close()

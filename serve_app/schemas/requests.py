@@ -154,6 +154,11 @@ class AvatarRequest(BaseModel):
         None, description="The background is cut out and filled with this colour, also with `remove_background`."
     )
     celery: StrictBool = Field(False, description="true: queue the request and answer 202 at once, with a `task_id`.")
+    previews: StrictBool = Field(
+        False,
+        description="true: the task's events show small pictures of each image as it becomes clear, which are stored "
+        "nowhere; not of apps whose images a safety checker sees.",
+    )
     seed: Annotated[int, Field(ge=0, le=MAX_SEED), WHOLE] | None = Field(
         None, description="Image i uses seed + i; drawn where omitted."
     )
@@ -220,8 +225,9 @@ def body_digest(request: AvatarRequest) -> str:
     descriptions = [photo.description for photo in request.photos]
     shown = f'"{name}":{to_json(descriptions if several else descriptions[0]).decode()}'
     # Without what is not given and was not known to former versions: their digests of the same request are the same.
+    # Previews change nothing about the images.
     newer = {field for field in ("style",) if getattr(request, field) is None}
-    text = request.model_dump_json(exclude={other, *newer})
+    text = request.model_dump_json(exclude={other, "previews", *newer})
     before, _, after = text.partition(shown)  # quotes inside of a string would be escaped
     digest = hashlib.sha256(f'{before}"{name}":{"[" if several else ""}'.encode())
     for index, photo in enumerate(request.photos):

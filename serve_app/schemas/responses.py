@@ -41,6 +41,11 @@ class Progress(BaseModel):
     queue_position: int = Field(description="1 is next; 0 is being worked on.")
     eta_s: float | None = Field(None, description="Seconds until it is done, by how fast others were; null: unknown.")
     image_steps: list[int] = Field([], description="Steps made of each image; one that is drawn again starts anew.")
+    previews: list[str | None] = Field(
+        [],
+        description="Only in the events of a task with `previews`: what each image looks like so far, a small picture "
+        "as a data URL; null where none has come yet.",
+    )
 
 
 class Attempt(BaseModel):

@@ -14,6 +14,7 @@ from typing import Any
 from serve_app.backends.redis import Redis
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.previews import PreviewChannel
 
 READ_S = 2.0  # of one blocking read
 AT_ONCE = 500
@@ -23,9 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class ChangeStream:
-    """Lives on one event loop; reads only while there are listeners."""
+    """Lives on one event loop; reads only while there are listeners, and `previews` while there are for those."""
 
     def __init__(self, redis: Redis) -> None:
+        self.previews = PreviewChannel(redis)
         self._redis = redis
         self._stream = TaskKeys(redis.prefix).changes
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)

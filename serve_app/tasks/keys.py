@@ -15,6 +15,7 @@ class TaskKeys:
         self.webhooks = f"{prefix}:webhooks"  # finished tasks whose webhooks are due, by the time of the next attempt
         self.webhook_owners = f"{prefix}:webhooks:owners"  # with webhooks in line, by the time of their last turn
         self.throughput = f"{prefix}:pace"
+        self.previews = f"{prefix}:previews"  # a channel, no key
 
     def record(self, task_id: str) -> str:
         """A hash: the record of a task."""

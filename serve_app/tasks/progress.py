@@ -1,16 +1,18 @@
 """The progress of images in denoising steps, stored beside the task records; it expires soon after the last report.
 
-The generators write it, the ingresses read it. It is only informative, so a lost report does no harm.
+The generators write it, the ingresses read it. It is only informative, so a lost report does no harm. Previews of the
+images are published with it, and stored nowhere.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from deployments.types import ImageProgress
+from deployments.types import ImagePreview, ImageProgress
 from serve_app.backends.redis import BrokerSettings, Redis, connect
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.models import IMAGE_PROGRESS
+from serve_app.tasks.previews import IMAGE_PREVIEW
 
 TTL_S = 5  # after the last report: the generator may have died
 MAX_CHANGES = 1000
@@ -28,11 +30,13 @@ class ProgressReporter:
     def __reduce__(self) -> tuple[type["ProgressReporter"], tuple[BrokerSettings, Path]]:
         return type(self), (self._settings, self._data_dir)
 
-    async def report(self, progress: Sequence[ImageProgress]) -> None:
+    async def report(self, progress: Sequence[ImageProgress], previews: Sequence[ImagePreview] = ()) -> None:
         """Raises: ConnectionError while the broker is unavailable."""
         if self._redis is None:
             self._redis = connect(self._settings, self._data_dir)
         pipe = self._redis.pipeline(transaction=False)
+        for preview in previews:
+            pipe.publish(self._keys.previews, IMAGE_PREVIEW.dump_json(preview).decode())
         for image in progress:
             key = self._keys.progress(image.task_id)
             pipe.hset(key, str(image.image_index), IMAGE_PROGRESS.dump_json(image).decode())

@@ -1,6 +1,8 @@
 """The contract over real HTTP, on a real local Serve, with the embedded models."""
 
+import base64
 import contextlib
+import io
 import json
 import socket
 import time
@@ -15,6 +17,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 from deployments.types import Pixels
@@ -69,6 +72,25 @@ def test_a_queued_request_can_be_followed_by_its_events(service: Service) -> Non
     assert again.status_code == 204
     failure(service.client.get(path, headers={"Authorization": "Bearer other"}), 401, "Unauthorized")
     failure(service.client.get("/api/v1/tasks/unknown/events"), 404, "Unknown Task")
+
+
+def test_pictures_become_clear_in_the_events_of_a_task_that_wants_previews(service: Service) -> None:
+    accepted = service.post(celery=True, previews=True, **QUICK | {"num_inference_steps": 50}).json()
+    assert accepted["input"]["previews"] is True
+    with service.client.stream("GET", f"/api/v1/tasks/{accepted['task_id']}/events") as answer:
+        blocks = "".join(answer.iter_text()).strip().split("\n\n")
+    data = [line.removeprefix("data: ") for block in blocks for line in block.splitlines() if line.startswith("data: ")]
+    *before, final = map(json.loads, data)
+    seen = [envelope["output"]["progress"]["previews"] for envelope in before]
+    assert all(len(pictures) == 1 for pictures in seen)
+    pictures = [picture for (picture,) in seen if picture is not None]
+    assert pictures, seen
+    kind, _, picture = pictures[-1].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    assert len(picture) < 8000
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).size == (64, 64)
+    assert final["status"] == "SUCCESS"
+    assert "data:image" not in json.dumps(final["output"])
 
 
 def test_who_has_a_token_gets_the_secret_of_its_webhooks(service: Service) -> None:

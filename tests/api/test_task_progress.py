@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis as SyncRedis
 
-from deployments.types import ImageProgress
-from serve_app.backends.redis import BrokerSettings
+from deployments.types import ImagePreview, ImageProgress
+from serve_app.backends.redis import FOLDER, BrokerSettings, own_url
 from serve_app.generation.validation import Caller
 from serve_app.tasks.progress import ProgressReporter
 from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
 from tests.support.listeners import listening
+from tests.support.polling import eventually
 from tests.support.tasks import AVATAR, queued
 
 At = Callable[..., None]
@@ -50,7 +52,7 @@ def test_a_task_tells_the_mean_step_of_its_images_and_when_the_last_is_done(at: 
         ingress, task_id = await started(make, batch=3)
         assert await progress(ingress, task_id) == {
             "step": 0, "steps": 10, "images_done": 0, "images": 3, "queue_position": 0, "eta_s": None,
-            "image_steps": [0, 0, 0],
+            "image_steps": [0, 0, 0], "previews": [],
         }  # fmt: skip
         await ingress.tasks.note_image(task_id, 0, AVATAR)
         late = ImageProgress(task_id, 0, 9, 10, 1.0, 0)  # was done since
@@ -60,7 +62,7 @@ def test_a_task_tells_the_mean_step_of_its_images_and_when_the_last_is_done(at: 
         ])  # fmt: skip
         assert await progress(ingress, task_id) == {
             "step": 5, "steps": 10, "images_done": 1, "images": 3, "queue_position": 0, "eta_s": 4.5,
-            "image_steps": [10, 5, 0],
+            "image_steps": [10, 5, 0], "previews": [],
         }  # fmt: skip
 
     at(scenario)
@@ -96,6 +98,69 @@ def test_whoever_follows_a_task_hears_of_its_steps(at: At, reporter: ProgressRep
                 await reporter.report([ImageProgress("a", 0, step, 12, 3.0, 0)])
                 await listener.heard(1 + step)
             assert listener.events[-1][1] == "progress"
+
+    at(scenario)
+
+
+PREVIEW = ImagePreview("a", 1, 3, 12, "data:image/jpeg;base64,c2hvd24gYW5kIGdvbmU=")
+
+
+async def is_subscribed(ingress: Ingress) -> bool:
+    ((_channel, subscribers),) = await ingress.redis.pubsub_numsub(ingress.keys.previews)
+    return bool(subscribers)
+
+
+async def heard_of_previews(make: Callable[..., Ingress], reporter: ProgressReporter, *, wanted: bool) -> list[Any]:
+    """`output.progress.previews` of all events of a task whose second image has a preview."""
+    ingress = make("picture")
+    await queued(ingress.tasks, "a", batch=2, previews=wanted)
+    await ingress.tasks.claim("a")
+    async with listening(ingress, count=2) as (listener, other):
+        await listener.heard(1)
+        if wanted:
+            await eventually(lambda: is_subscribed(ingress))
+        await reporter.report([ImageProgress("a", 1, 3, 12, 3.0, 0)], [PREVIEW])
+        await listener.heard(2)
+        await other.heard(2)
+        if wanted:
+            await eventually(lambda: asyncio.sleep(0, listener.events[-1][2]["output"]["progress"]["previews"][1]))
+    assert ingress.service.changes.previews._reader is None
+    return [envelope["output"]["progress"]["previews"] for _id, _name, envelope in listener.events]
+
+
+def test_who_follows_a_task_sees_its_previews_where_its_request_wants_them(at: At, reporter: ProgressReporter) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        heard = await heard_of_previews(make, reporter, wanted=True)
+        assert heard[0] == [None, None]
+        assert heard[-1] == [None, PREVIEW.picture]
+
+    at(scenario)
+
+
+def test_nobody_sees_previews_unasked(at: At, reporter: ProgressReporter) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        assert set(map(tuple, await heard_of_previews(make, reporter, wanted=False))) == {()}
+
+    at(scenario)
+
+
+def test_previews_are_kept_nowhere(at: At, reporter: ProgressReporter, valkey: Path) -> None:
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        await heard_of_previews(make, reporter, wanted=True)
+        ingress = make()
+        record = await ingress.service.find("a", "ann")
+        assert (await ingress.service.envelope(record, "")).output["progress"]["previews"] == []
+        payload = b"c2hvd24gYW5kIGdvbmU"
+        await ingress.redis.config_set("rdbcompression", "no")
+        await ingress.redis.execute_command("SAVE")
+        files = [path for path in (valkey / FOLDER).rglob("*") if path.is_file()]
+        assert any(b"face-avatar:task:a" in path.read_bytes() for path in files)
+        assert not [path for path in files if payload in path.read_bytes()]
+        keys = [str(key) async for key in ingress.redis.scan_iter("*")]
+        with SyncRedis.from_url(own_url(valkey)) as raw:  # it decodes nothing
+            kept = {key: raw.dump(key) for key in keys}
+        assert ingress.keys.progress("a") in kept
+        assert not [key for key, dumped in kept.items() if payload in dumped]
 
     at(scenario)
 

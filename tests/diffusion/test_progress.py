@@ -9,7 +9,7 @@ import pytest
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.progress import keep_reporting
-from deployments.types import ImageProgress
+from deployments.types import ImagePreview, ImageProgress
 from tests.support.fakes import CountingDenoiser, avatar_spec, face
 
 WAIT_S = 10
@@ -24,7 +24,7 @@ class Wall:
         self.refused = 0
         self.open = True
 
-    async def report(self, progress: Sequence[ImageProgress]) -> None:
+    async def report(self, progress: Sequence[ImageProgress], previews: Sequence[ImagePreview] = ()) -> None:
         if not self.open:
             self.refused += 1
             raise ConnectionRefusedError("nobody is there")

@@ -1,7 +1,7 @@
 """The protocol through which the engine drives a diffusion model."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 
@@ -62,4 +62,17 @@ class Denoiser(Protocol):
         `overlapped` with a step, it leaves most cores to it.
 
         Raises: OutOfMemoryError; after any error the sample is unchanged.
+        """
+
+
+@runtime_checkable
+class Previewing(Protocol):
+    """A model that can show what its half-done images will be."""
+
+    def preview(self, sample: Any) -> Pixels | None:
+        """A small picture (h, w, 3) of a sample after its last step, from its latents, without a decoder.
+
+        On any thread, beside steps, which it does not hold up. None where the model's latents have no known colours.
+
+        Raises: OutOfMemoryError; DeviceLostError.
         """

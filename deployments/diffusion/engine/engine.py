@@ -126,6 +126,11 @@ class DiffusionEngine:
         etas = dict.fromkeys(stepped, RowEta(0.0, 0)) | scheduler.forecast(time.time(), self._latency_model)
         return [_progress(row, eta) for row, eta in etas.items()]
 
+    def previewed(self) -> list[tuple[Row, Any]]:
+        """The rows between two steps that want previews, with their samples. Thread-safe; delays no step."""
+        samples = list(self._samples.items())  # at once: another thread adds to them
+        return [(row, sample) for row, sample in samples if row.spec.previews and row.steps_done]
+
     def close(self) -> None:
         """Cancel all rows before their next step, and wait for the threads, unless the device is lost."""
         with self._changed:

@@ -6,7 +6,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from deployments.diffusion.engine.engine import DiffusionEngine
-from deployments.types import ImageProgress
+from deployments.diffusion.engine.previews import Previewer
+from deployments.types import ImagePreview, ImageProgress
 
 
 class ProgressSink(Protocol):
@@ -16,14 +17,20 @@ class ProgressSink(Protocol):
     2.60), and replaces the replica where it cannot.
     """
 
-    async def report(self, progress: Sequence[ImageProgress]) -> None:
-        """Store the latest progress of all unfinished images of a replica. Raises: OSError while it is unavailable."""
+    async def report(self, progress: Sequence[ImageProgress], previews: Sequence[ImagePreview] = ()) -> None:
+        """Store the latest progress of all unfinished images of a replica, and send previews to who follows tasks.
+
+        Raises: OSError while it is unavailable.
+        """
 
 
 async def keep_reporting(engine: DiffusionEngine, sink: ProgressSink, every_s: float) -> None:
     """Report every `every_s` seconds until the engine ends. Delays no step."""
+    previewer = Previewer()
     while engine.alive:
+        samples = engine.previewed()
+        previews = await asyncio.to_thread(previewer.due, samples) if samples else []
         if progress := engine.progress():
-            with suppress(OSError):  # the next report repeats everything
-                await sink.report(progress)
+            with suppress(OSError):  # the next report repeats everything but previews
+                await sink.report(progress, previews)
         await asyncio.sleep(every_s)

@@ -15,6 +15,7 @@ from deployments.diffusion.model.compiled_network import left_out_without_memory
 from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import FaceEncoder
 from deployments.diffusion.model.guidance import guided
+from deployments.diffusion.model.latent_colours import colours_of
 from deployments.diffusion.model.loader import (
     FacePipeline,
     Tensors,
@@ -81,6 +82,7 @@ class FaceDiffusionModel:
         self._prompts = pipeline.prompt_encoder()
         self._sampler = sampler_of(pipeline.scheduler.config)
         self._timeline = timeline_of(self.device)
+        self._colours = colours_of(pipeline.family, pipeline.vae.config.latent_channels)
         self._threads = threads
         self._batch_invariant = batch_invariant
         self._loras = LoraSlots(pipeline.unet, loras)
@@ -163,8 +165,8 @@ class FaceDiffusionModel:
         latents, denoised = self._sampler.step(latents, prediction, previous, at)
         end = self._timeline.mark()
         for index, sample in enumerate(samples):
+            sample.ready = end  # first: `preview` reads an estimate, then this, while another thread is here
             sample.latents, sample.previous = latents[index : index + 1], denoised[index : index + 1]
-            sample.ready = end
             sample.steps_done += 1
         return TimedStep(self._timeline, begin, end)
 
@@ -191,6 +193,18 @@ class FaceDiffusionModel:
         use_threads(1 if overlapped or self._batch_invariant else self._threads)
         with self._timeline.decoding(sample.ready):
             return self._decoded(sample)
+
+    @on_device
+    @torch.inference_mode()
+    def preview(self, sample: Sample) -> Pixels | None:
+        """As `Previewing.preview`: of the last step's denoised estimate."""
+        if self._colours is None:
+            return None
+        use_threads(1)
+        estimate = sample.previous  # every step has new ones
+        self._timeline.wait(sample.ready)
+        with self._timeline.decoding(sample.ready):
+            return self._colours.picture(estimate)
 
     def _decoded(self, sample: Sample) -> Pixels:
         vae = self._pipeline.vae

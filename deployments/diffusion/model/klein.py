@@ -23,6 +23,7 @@ from deployments.diffusion.model.face_encoder import heads_of
 from deployments.diffusion.model.flow_schedule import FlowSchedule, FlowStep
 from deployments.diffusion.model.flow_transformer import FlowTransformer, Grid, Grids
 from deployments.diffusion.model.guidance import guided
+from deployments.diffusion.model.latent_colours import colours_of
 from deployments.diffusion.model.loader import read_pipeline
 from deployments.diffusion.model.pictures import decoded
 from deployments.diffusion.model.precision import dtype_of
@@ -41,6 +42,7 @@ class KleinSample:
     steps: tuple[FlowStep, ...]
     grids: Grids
     latents: Tensor  # (1, tokens, channels) float32
+    estimate: Tensor  # the same of the image without noise, by the last step
     references: Tensor  # (1, tokens, channels), of all pictures of the person
     prompt: Tensor
     against: Tensor | None
@@ -77,6 +79,7 @@ class KleinModel:
         self._prompts = QwenPrompts(pipeline.tokenizer, pipeline.text_encoder)
         self._schedule = FlowSchedule(pipeline.scheduler.config)
         self._timeline = timeline_of(self.device)
+        self._colours = colours_of(type(pipeline).__name__, self._vae.config.latent_channels)
         self._threads = threads
         self._batch_invariant = batch_invariant
         self._pixels_per_token = 2 * pipeline.vae_scale_factor
@@ -150,10 +153,12 @@ class KleinModel:
         against = self._prompts.encode(spec.negative_prompt) if self.batch_size(spec) > 1 else None
         pictures = [self._reference(head) for head in heads]
         grids = Grids(image, tuple(Grid(*picture.shape[2:]) for picture in pictures))
+        noise = self._noise(spec.seed, image)
         return KleinSample(
             steps=self._schedule.plan(spec.num_inference_steps, image.tokens),
             grids=grids,
-            latents=self._noise(spec.seed, image),
+            latents=noise,
+            estimate=noise,
             references=torch.cat([_packed(picture) for picture in pictures], dim=1),
             prompt=prompt,
             against=against,
@@ -169,12 +174,15 @@ class KleinModel:
         begin = self._timeline.mark()
         ordered = sorted(samples, key=lambda sample: sample.against is None)
         latents = torch.cat([sample.latents for sample in ordered])
-        ahead = torch.tensor([sample.next_step.sigma_next - sample.next_step.sigma for sample in ordered])
-        moved = latents + to_device(ahead, self.device)[:, None, None] * self._predict(ordered, latents)
+        levels = [(sample.next_step.sigma, sample.next_step.sigma_next) for sample in ordered]
+        lengths = torch.tensor([(sigma_next - sigma, -sigma) for sigma, sigma_next in levels])
+        ahead, to_the_end = to_device(lengths, self.device)[:, :, None, None].unbind(1)
+        flow = self._predict(ordered, latents)
+        moved, estimates = latents + ahead * flow, latents + to_the_end * flow
         end = self._timeline.mark()
         for index, sample in enumerate(ordered):
-            sample.latents = moved[index : index + 1]
-            sample.ready = end
+            sample.ready = end  # first: `preview` reads an estimate, then this, while another thread is here
+            sample.latents, sample.estimate = moved[index : index + 1], estimates[index : index + 1]
             sample.steps_done += 1
         return TimedStep(self._timeline, begin, end)
 
@@ -187,10 +195,21 @@ class KleinModel:
         """
         use_threads(1 if overlapped or self._batch_invariant else self._threads)
         with self._timeline.decoding(sample.ready):
-            channels = sample.latents.shape[-1]
-            latents = sample.latents.transpose(1, 2).reshape(1, channels, *sample.grids.image) * self._std + self._mean
+            latents = _unpacked(sample.latents, sample.grids.image) * self._std + self._mean
             unpacked = self._pipeline._unpatchify_latents(latents).to(self._vae.dtype)
             return decoded(self._vae, unpacked)
+
+    @on_device
+    @torch.inference_mode()
+    def preview(self, sample: KleinSample) -> Pixels | None:
+        """As `Previewing.preview`: of the last step's estimate of the image without noise."""
+        if self._colours is None:
+            return None
+        use_threads(1)
+        estimate = sample.estimate  # every step has new ones
+        self._timeline.wait(sample.ready)
+        with self._timeline.decoding(sample.ready):
+            return self._colours.picture(self._pipeline._unpatchify_latents(_unpacked(estimate, sample.grids.image)))
 
     def compile(self, size: tuple[int, int], batch_size: int, backend: str = "inductor") -> None:
         """Compile the transformer for a batch size at an image size (width, height) and one photo, in up to a minute.
@@ -241,6 +260,11 @@ class KleinModel:
         generator = torch.Generator("cpu").manual_seed(seed)
         noise = torch.randn(shape, generator=generator, dtype=self._transformer.dtype)
         return to_device(_packed(noise).float(), self.device)
+
+
+def _unpacked(tokens: Tensor, grid: Grid) -> Tensor:
+    """(1, h * w, channels) to (1, channels, h, w)."""
+    return tokens.transpose(1, 2).reshape(1, tokens.shape[-1], *grid)
 
 
 def _packed(latents: Tensor) -> Tensor:

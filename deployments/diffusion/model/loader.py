@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffusers has no types
     """Stable Diffusion 1.5 and models of its architecture."""
 
+    family = "StableDiffusionPipeline"
+
     # Only the face vector conditions the model, so a folder need not have these parts.
     left_out: ClassVar[dict[str, Any]] = {
         "safety_checker": None,
@@ -48,6 +50,8 @@ class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffuser
 class SDXLFacePipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
     """SDXL."""
 
+    family = "StableDiffusionXLPipeline"
+
     # Otherwise an invisible watermark would depend on whether a package happens to be installed.
     left_out: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
@@ -66,8 +70,8 @@ class SDXLFacePipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
 
 FacePipeline = SDFacePipeline | SDXLFacePipeline
 FAMILIES: dict[str, type[FacePipeline]] = {
-    "StableDiffusionPipeline": SDFacePipeline,
-    "StableDiffusionXLPipeline": SDXLFacePipeline,
+    SDFacePipeline.family: SDFacePipeline,
+    SDXLFacePipeline.family: SDXLFacePipeline,
 }
 
 

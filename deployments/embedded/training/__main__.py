@@ -17,6 +17,7 @@ from deployments.embedded.training.train.face import train_face_encoder
 from deployments.embedded.training.train.matting import SIDE, train_matting
 from deployments.embedded.training.train.networks import MattingNet, build_text_encoder, build_vae
 from deployments.embedded.training.train.plan import Plan, run_diffusion
+from deployments.embedded.training.train.preview import fit_preview
 from deployments.embedded.training.train.text import train_text_encoder
 
 
@@ -81,6 +82,14 @@ def run_export(plan: Plan) -> None:
         export_diffusion(average.unet, average.text, plan.tokenizer(), vae, plan.weights / "diffusion")
 
 
+def run_preview(plan: Plan) -> None:
+    """Prints `EMBEDDED` of `deployments/diffusion/model/latent_colours.py` for the exported weights."""
+    factors, bias, explained = fit_preview(plan.weights, plan.seed)
+    print(f"# explains {explained:.4f} of the variance")
+    for name, rows in (("factors", factors), ("bias", bias[None])):
+        print(name, *(f"    ({', '.join(f'{value:.3f}' for value in row)})," for row in rows), sep="\n")
+
+
 def run_samples(plan: Plan) -> None:
     """Draws `samples.png` in the cache with the exported weights."""
     figures.draw_sheet(plan.weights, plan.cache / "samples.png")
@@ -114,6 +123,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "judge": run_judge,
     "diffusion": run_diffusion,
     "export": run_export,
+    "preview": run_preview,
     "samples": run_samples,
     "card": run_card,
 }

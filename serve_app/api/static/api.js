@@ -37,6 +37,7 @@ export class Api {
     const body = new FormData();
     for (const [name, value] of Object.entries(parameters)) body.set(name, value);
     body.set("celery", "true");
+    body.set("previews", "true");
     for (const photo of photos) body.append("file", photo);
     const headers = { "Idempotency-Key": randomKey() };
     const send = () => this.#ask("/getImageToImage", { method: "POST", body, headers });

@@ -32,7 +32,7 @@ export class Results {
     announce(`Drawing ${count(images, "avatar", "avatars")}.`);
   }
 
-  progress({ step, steps, images_done: done, images, queue_position: position, eta_s: eta, image_steps: made = [] }) {
+  progress({ step, steps, images_done: done, images, queue_position: position, eta_s: eta, image_steps: made = [], previews = [] }) {
     const left = eta === null ? "" : ` · about ${seconds(Math.ceil(eta))} left`;
     const drawn = steps ? `Step ${step} of ${steps}` : "Drawing";
     $("progress-text").textContent = position > 0
@@ -42,6 +42,7 @@ export class Results {
     this.waiting.forEach((tile, index) => {
       tile.classList.toggle("drawn", made[index] === steps);
       tile.style.setProperty("--made", steps ? (made[index] ?? 0) / steps : 0);
+      if (previews[index]) showPreview(tile, previews[index]);
     });
     if (done > this.done) announce(`${done} of ${images} done.`);
     this.done = done;
@@ -201,6 +202,13 @@ function colourOf(stage) {
 
 function waitingTile() {
   return made("div", { className: "tile waiting" }, made("div", { className: "picture square" }));
+}
+
+/** What the avatar looks like so far; the bar says how far it is. */
+function showPreview(tile, url) {
+  const picture = tile.firstChild;
+  if (!picture.firstChild) picture.append(made("img", { className: "preview", alt: "" }));
+  picture.firstChild.src = url;
 }
 
 function made(kind, properties, ...children) {
