@@ -3,13 +3,14 @@
 import asyncio
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import openai
 import pytest
+from openai.types import ImageEditCompletedEvent, ImageEditPartialImageEvent
 from PIL import Image
 from pydantic import ValidationError
 
@@ -92,6 +93,55 @@ def test_several_photos_of_one_person_make_one_face(client: openai.OpenAI, servi
         client.images.edit(image=both * 3, prompt="")
 
 
+def require_streamed(events: list[Any], partial_images: int) -> None:
+    """Typed events of an edit with seed 7: partial images, then the avatar."""
+    *partial, completed = events
+    assert all(isinstance(event, ImageEditPartialImageEvent) for event in partial)
+    assert isinstance(completed, ImageEditCompletedEvent)
+    assert [event.partial_image_index for event in partial] == list(range(len(partial)))
+    assert len(partial) <= partial_images
+    assert all(picture(event).size == (64, 64) for event in partial)
+    assert picture(completed).size == (256, 256)
+    assert {(event.size, event.output_format, event.background) for event in events} == {("256x256", "webp", "opaque")}
+    assert {event.quality for event in events} == {"auto"}
+    assert completed.usage.output_tokens == completed.usage.total_tokens == 16 * 16
+
+
+STREAMED: dict[str, Any] = {
+    "prompt": "", "size": "256x256", "output_format": "webp", "stream": True, "partial_images": 2,
+}  # fmt: skip
+
+
+def test_a_streamed_edit_shows_the_avatar_becoming_clear(client: openai.OpenAI, poll: Callable[..., Any]) -> None:
+    def streamed() -> list[Any]:
+        with sample_photo().open("rb") as photo, client.images.edit(image=photo, **STREAMED) as stream:
+            events = list(stream)
+        require_streamed(events, partial_images=2)
+        return events[:-1]
+
+    poll(streamed)  # an image may be done before its first preview is due
+
+
+def test_the_asynchronous_client_streams_too_and_what_it_gets_is_what_an_answer_has(service: Service) -> None:
+    async def streamed() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key=token(service), max_retries=0) as client:
+            photo = sample_photo().read_bytes()
+            stream = await client.images.edit(image=photo, **STREAMED, extra_body={"seed": 7})
+            return [event async for event in stream]
+
+    events = asyncio.run(streamed())
+    require_streamed(events, partial_images=2)
+    made = service.make(file_url=data_url(sample_photo().read_bytes()), width=256, height=256, seed=7)
+    ours = np.asarray(picture(events[-1]).convert("RGB"), np.int16)
+    assert np.abs(ours - service.pixels(made["output"]["result"][0])).max() <= 16
+
+
+def test_a_streamed_edit_that_fails_before_its_first_event_has_its_own_status(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        client.images.edit(image=photo_files()["cat.png"], prompt="", stream=True, partial_images=1)
+    assert refused.value.code == "face_consistent_error"
+
+
 def test_the_models_are_the_apps(client: openai.OpenAI, service: Service) -> None:
     apps = service.client.get("/api/v1/apps").json()["output"]["apps"]
     assert [model.id for model in client.models.list()] == [app["app_id"] for app in apps]
@@ -112,9 +162,9 @@ def test_a_wrong_token_is_an_authentication_error(service: Service) -> None:
 
 def test_a_parameter_without_meaning_here_is_named(client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as refused:
-        client.images.edit(image=sample_photo().read_bytes(), prompt="", stream=True)  # type: ignore[call-overload]
-    assert refused.value.param == "stream"
-    assert "False" in refused.value.message
+        client.images.edit(image=sample_photo().read_bytes(), prompt="", stream=True, n=2)
+    assert refused.value.param == "n"
+    assert "which image" in refused.value.message
     with pytest.raises(openai.UnprocessableEntityError, match="whole picture") as refused:
         client.images.edit(image=sample_photo().read_bytes(), prompt="", extra_body={"mask": "x"})
     assert refused.value.param == "mask"
@@ -176,6 +226,8 @@ def edit(**fields: Any) -> ImageEditRequest:
         ({"input_fidelity": "high"}, {"ip_adapter_scale": None}),
         ({"seed": 7, "gender": "female"}, {"seed": 7, "gender": "female"}),
         ({"stream": False, "partial_images": 0, "output_compression": 100, "moderation": "auto"}, {"batch": 1}),
+        ({"stream": True}, {"previews": False}),
+        ({"stream": True, "partial_images": 3}, {"previews": True}),
     ],
 )
 def test_a_parameter_means_this(fields: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -195,7 +247,9 @@ def test_a_parameter_means_this(fields: dict[str, Any], expected: dict[str, Any]
         ({"input_fidelity": "low"}, "input_fidelity"),
         ({"output_format": "gif"}, "output_format"),
         ({"nonsense": 1}, "nonsense"),
-        ({"stream": True}, "stream"),
+        ({"stream": True, "n": 2}, "n"),
+        ({"stream": True, "response_format": "url"}, "response_format"),
+        ({"stream": True, "partial_images": 4}, "partial_images"),
         ({"partial_images": 2}, "partial_images"),
         ({"output_compression": 50}, "output_compression"),
         ({"moderation": "low"}, "moderation"),

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from deployments.types import OutputFormat
@@ -14,6 +14,7 @@ from serve_app.schemas.requests import MAX_BATCH, MAX_FIELDS, MAX_SEED, MAX_SIDE
 PHOTO = FormPhoto("image", ("image", "image[]"), "image")
 SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})")
 AUTO = "auto"
+MAX_PARTIAL_IMAGES = 3
 REFUSED = {
     "mask": "the whole picture is made anew, from the face alone",
     "markup": "the whole picture is made anew, from the face alone",
@@ -55,10 +56,12 @@ class ImageEditRequest(BaseModel):
     )
     response_format: Literal["b64_json", "url"] = "b64_json"
     input_fidelity: Literal["high"] | None = Field(None, description="The face always counts as the model is set up.")
-    stream: Literal[False] = Field(
-        False, description="Answers are not streamed; the events of a task are (`POST /getImageToImage` with `celery`)."
+    stream: StrictBool = Field(
+        False, description="Server-sent events in place of one answer, for one image (`n` 1) as `b64_json`."
     )
-    partial_images: Annotated[Literal[0], WHOLE] = Field(0, description="Answers are not streamed.")
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES), WHOLE] = Field(
+        0, description="With `stream`: how many small pictures are sent on the way; fewer where the image is soon done."
+    )
     output_compression: Annotated[Literal[100], WHOLE] = Field(
         100, description="Files are written in the service's own quality."
     )
@@ -84,6 +87,19 @@ class ImageEditRequest(BaseModel):
         optional = cls.model_fields.keys() - {PHOTO.field}
         return {name: value for name, value in data.items() if name not in optional or value not in (None, "")}
 
+    @model_validator(mode="after")
+    def _streams_one_image(self) -> "ImageEditRequest":
+        """The events carry no index, and no URL."""
+        refused = {
+            "n": self.stream and self.n > 1 and "with stream it is 1: the events do not say which image they are of",
+            "response_format": self.stream and self.response_format == "url" and "with stream it is b64_json",
+            "partial_images": not self.stream and self.partial_images > 0 and "comes with stream alone",
+        }
+        for name, message in refused.items():
+            if message:
+                raise PydanticCustomError("not_streamed", "{message}", {"message": message, "field": name})
+        return self
+
     @field_validator("size")
     @classmethod
     def _in_range(cls, size: str) -> str:
@@ -107,6 +123,7 @@ class ImageEditRequest(BaseModel):
             output_format=self.output_format,
             seed=self.seed,
             ref_id=self.user,
+            previews=self.partial_images > 0,
         )
 
 

@@ -1,43 +1,28 @@
 """Routes of OpenAI's API: images made from a photo, and the models that can be named."""
 
-import asyncio
-import base64
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
-from fastapi import FastAPI, Request
-from pydantic import BaseModel, ValidationError
-from starlette.responses import JSONResponse
+from fastapi import FastAPI, Request, Response
+from pydantic import ValidationError
+from starlette.responses import JSONResponse, StreamingResponse
 
 from serve_app.api.body import BodyReader
 from serve_app.api.dependencies import RequestProgress, base_url, idempotency_key, retry_headers
+from serve_app.api.openai.answers import Images, failure_of, images_of
 from serve_app.api.openai.requests import PHOTO, ImageEditRequest
+from serve_app.api.openai.streaming import EditEvent, StreamedEdit, encoded
 from serve_app.api.openai_errors import OpenAIErrorBody, error_response
-from serve_app.api.openapi import IDEMPOTENCY_PARAMETER, PHRASES, body_of
+from serve_app.api.openapi import EVENT_STREAM, IDEMPOTENCY_PARAMETER, PHRASES, body_of
 from serve_app.api.settings import IngressSettings
 from serve_app.errors import InvalidRequestError, NotFoundError
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.errors import invalid_fields
-from serve_app.tasks.models import Failure, TaskRecord
+from serve_app.tasks.models import Failure
 
 OWNED_BY = "face-avatar"
-
-
-class Picture(BaseModel):
-    """One image, as `response_format` says: its file in base64, or a signed URL."""
-
-    b64_json: str | None = None
-    url: str | None = None
-
-
-class Images(BaseModel):
-    """The answer to an edit; `created` is in Unix seconds."""
-
-    created: int
-    background: str
-    output_format: str
-    size: str
-    data: list[Picture]
 
 
 def add_openai_routes(
@@ -54,30 +39,42 @@ def add_openai_routes(
         operation_id="openai_images_edit",
         summary="Generate avatars, for clients of OpenAI's images API",
         response_model=Images,
-        responses=_errors(401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),
+        responses=_errors(401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504) | {200: EVENT_STREAM[200]},
         openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **body_of(ImageEditRequest, PHOTO)},
     )
-    async def edit(request: Request) -> JSONResponse:
+    async def edit(request: Request) -> Response:
         """Avatars of the face on a photo, for clients of OpenAI's images API."""
         progress = request.state.progress = RequestProgress()
         links = base_url(request, settings)
         caller = Caller(request.state.owner, idempotency_key(request), links, request.state.token)
-        async with bodies.model(ImageEditRequest, request, photo=PHOTO) as body:
+        async with AsyncExitStack() as held:
+            body = await held.enter_async_context(bodies.model(ImageEditRequest, request, photo=PHOTO))
             try:
                 avatar_request = body.avatar_request(app_ids()[0])
             except ValidationError as error:
                 raise invalid_fields(error, ImageEditRequest) from None
             progress.app_id = avatar_request.app_id
             progress.task = service.validator.task(avatar_request, caller)
+            if body.stream:
+                edit = StreamedEdit(service, progress.task, body, avatar_request, caller, held.pop_all())
+                return await streamed(request, edit.events())
             record = await service.creation.create(progress.task, avatar_request, caller)
-        failure = record.outcome.failure
-        if failure is None and all(avatar.withheld for avatar in record.outcome.avatars):
-            failure = Failure(status=422, error="NSFW Content", error_data={"message": "Every image was withheld."})
-        if failure is not None:
-            request.state.outcome = failure.error
-            return error_response(failure.status, failure.error, failure.error_data, retry_headers(failure))
-        answer = await _answer(record, body, service, links)
+        if (failure := failure_of(record)) is not None:
+            return refused(request, failure)
+        answer = await images_of(record, body, service, links)
         return JSONResponse(answer.model_dump(exclude_none=True))
+
+    async def streamed(request: Request, events: AsyncIterator[EditEvent | Failure]) -> Response:
+        """Until the first event an error has its own HTTP status."""
+        first = await anext(events)
+        if isinstance(first, Failure):
+            return refused(request, first)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(encoded(first, events), media_type="text/event-stream", headers=headers)
+
+    def refused(request: Request, failure: Failure) -> JSONResponse:
+        request.state.outcome = failure.error
+        return error_response(failure.status, failure.error, failure.error_data, retry_headers(failure))
 
     @api.post("/v1/images/generations", dependencies=[may_create], include_in_schema=False)
     async def generations() -> JSONResponse:
@@ -105,25 +102,3 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _model(app_id: str) -> dict[str, Any]:
     return {"id": app_id, "object": "model", "created": 0, "owned_by": OWNED_BY}
-
-
-async def _answer(record: TaskRecord, body: ImageEditRequest, service: AvatarService, links: str) -> Images:
-    """The images of a finished task, but for those withheld. Raises: StoreError."""
-    request = record.task.request
-    keys = [avatar.key for avatar in record.outcome.avatars if not avatar.withheld]
-    if body.response_format == "url":
-        data = [Picture(url=url) for url in await service.results.urls(keys, links)]
-    else:
-        files = await asyncio.gather(*map(service.results.get, keys))
-        data = await asyncio.to_thread(lambda: [Picture(b64_json=_base64(file)) for file in files])
-    return Images(
-        created=int(record.task.submitted_at),
-        background="transparent" if request.remove_background and request.bg_color is None else "opaque",
-        output_format=request.output_format,
-        size=f"{request.width}x{request.height}",
-        data=data,
-    )
-
-
-def _base64(file: bytes) -> str:
-    return base64.b64encode(file).decode()
