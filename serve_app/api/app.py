@@ -15,6 +15,7 @@ from serve_app.api.body_budget import BodyBudget
 from serve_app.api.dependencies import authenticator
 from serve_app.api.errors import add_error_handlers
 from serve_app.api.loop_lag import LoopLag
+from serve_app.api.mcp.routes import add_mcp_route
 from serve_app.api.metrics import RequestMetrics
 from serve_app.api.openai.routes import add_openai_routes
 from serve_app.api.playground import add_playground
@@ -37,7 +38,8 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
         service.start()
         lag.start()
-        yield
+        async with mcp:
+            yield
         lag.close()
         await service.close()
 
@@ -63,6 +65,7 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     add_task_routes(api, service, settings, bodies, may_read=may_read, may_cancel=may_cancel)
     add_event_route(api, service, access, settings, may_read=may_read)
     add_openai_routes(api, service, settings, bodies, token=token, may_create=may_create)
+    mcp = add_mcp_route(api, settings, bodies, token=token)
     add_image_routes(api, service, bodies, may_create)
     add_service_routes(api, service, token)
     add_status_routes(api, service, stage_states)

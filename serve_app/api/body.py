@@ -29,6 +29,7 @@ MAX_STRUCTURE = 20_000  # brackets, braces and commas; prompts have at most 2,00
 MAX_INLINE_BYTES = 256 * 1024  # parsed on the event loop, in 3 ms at most; larger bodies in a thread
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class BodyReader:
@@ -91,6 +92,19 @@ class BodyReader:
                 charge.close()
             yield parsed
 
+    @asynccontextmanager
+    async def whole(self, request: Request) -> AsyncIterator[bytes]:
+        """A JSON body for another reader, charged while the block runs. Raises: what `read` and `parse_json` raise."""
+        buffer, charge = BodyBuffer(self._max_bytes), self._budget.open(request.state.owner)
+        try:
+            await self.read(request, buffer, charge)
+            body = buffer.take()
+            await self._off_the_loop(len(body), partial(parse_json, body))
+            yield body
+        finally:
+            buffer.clear()
+            charge.close()
+
     async def read(self, request: Request, buffer: BodyBuffer, charge: BodyCharge) -> None:
         """Read the body into `buffer`; bytes are charged as they arrive.
 
@@ -119,7 +133,7 @@ class BodyReader:
             charge.add(len(chunk))
             buffer.append(chunk)
 
-    async def _off_the_loop(self, size: int, validated: "partial[M]") -> M:
+    async def _off_the_loop(self, size: int, validated: "partial[T]") -> T:
         """Small bodies are parsed at once, since a thread would take longer."""
         if size <= MAX_INLINE_BYTES:
             return validated()

@@ -20,12 +20,12 @@ from serve_app.cli.options import (
     TokenFileOption,
     TokenOption,
     UrlOption,
-    is_url,
     read_token,
 )
 from serve_app.cli.results import file_stem, save_avatars, summary
 from serve_app.cli.task_view import TaskView
 from serve_app.client import GRACE_S, WAIT_S, AvatarParameters, ClientError, FaceAvatarClient, Photo, Task
+from serve_app.client.addresses import is_url
 from serve_app.photos.source import MAX_PHOTOS
 from serve_app.schemas.requests import Priority
 

@@ -1,6 +1,7 @@
 """`face-avatar mcp`: the service as tools of an agent, on stdin and stdout."""
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -21,13 +22,14 @@ def mcp(
 ) -> None:
     """Serve a running service to an agent by the Model Context Protocol, on stdin and stdout."""
     try:
-        from serve_app.cli.mcp_server import PhotoFolders, mcp_server
+        from serve_app.api.mcp.tools import PhotoFolders, mcp_server
     except ImportError as error:
         raise typer.BadParameter("install it first: pip install 'face-avatar[mcp]'") from error
     secret = read_token(token, token_file)
 
     async def run() -> None:
         async with AsyncFaceAvatarClient(url, secret) as client:
-            await mcp_server(client, PhotoFolders(folder or [])).run_stdio_async()
+            server = mcp_server(lambda _ctx: nullcontext(client), PhotoFolders(folder or []))
+            await server.run_stdio_async()
 
     asyncio.run(run())

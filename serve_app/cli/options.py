@@ -25,11 +25,6 @@ ConfigOption = Annotated[Path, typer.Option(help="The Serve config file of the s
 DataDirOption = Annotated[Path | None, typer.Option(help="The data directory, where it is not the config's own.")]
 
 
-def is_url(text: str) -> bool:
-    """Whether an argument is meant as an http(s) URL, by its scheme alone, and not as a path."""
-    return text.lower().startswith(("http://", "https://"))
-
-
 def read_token(token: str | None, file: Path | None) -> str:
     """The given token, or the one in `file`, or that of the data directory. Raises: ClientSettingsError."""
     if token:

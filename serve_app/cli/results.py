@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from serve_app.cli.options import is_url
 from serve_app.client import AvatarImage, ClientError, FaceAvatarClient, Photo, Task, image_format
+from serve_app.client.addresses import is_url
 
 MAX_STEM_CHARS = 100
 
@@ -63,13 +63,6 @@ def file_stem(photo: Photo | None, task: Task) -> str:
     return (Path(path).stem or Path(task.task_id).stem)[:MAX_STEM_CHARS]
 
 
-def warning_texts(task: Task) -> Iterator[str]:
-    """What to know about the photos of a task; of several it names the one, counted from 1."""
-    several = len(task.envelope["input"].get("file_urls") or ()) > 1
-    for warning in task.warnings:
-        yield f"photo {warning.photo + 1}: {warning.message}" if several else warning.message
-
-
 def summary(task: Task, saved: tuple[SavedAvatar, ...]) -> Iterator[str]:
     """A line for each image and each warning about the photo, and one with the run times."""
     for avatar in saved:
@@ -78,6 +71,6 @@ def summary(task: Task, saved: tuple[SavedAvatar, ...]) -> Iterator[str]:
         where = avatar.path if avatar.path is not None else "withheld by the safety stage"
         tries = f"  best of {len(image.attempts)}" if len(image.attempts) > 1 else ""
         yield f"{where}  seed {image.seed}  similarity {similarity}{tries}"
-    yield from (f"warning: {text}" for text in warning_texts(task))
+    yield from (f"warning: {text}" for text in task.warning_texts())
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in task.stages.items())
     yield f"{times}; together {task.runtime_s:.2f} s" if times else f"together {task.runtime_s:.2f} s"

@@ -17,6 +17,11 @@ def web_address(text: str) -> httpx.URL | None:
     return url if usable else None
 
 
+def is_url(text: str) -> bool:
+    """Whether an argument is meant as an http(s) URL, by its scheme alone, and not as a path."""
+    return text.lower().startswith(("http://", "https://"))
+
+
 def origin(url: httpx.URL) -> str:
     """A URL for messages: without path, signature and password."""
     return f"{url.scheme}://{url.netloc.decode()}"

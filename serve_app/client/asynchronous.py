@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Unpack
 
+import httpx
+
 from serve_app.client.connection import AsyncConnection
 from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests, Resource
 from serve_app.client.values import (
@@ -31,9 +33,11 @@ class AsyncFaceAvatarClient:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        """`transport` sends requests in place of httpx's own."""
         self._requests = requests = Requests(url, token, timeout_s, retries)
-        self._connection = AsyncConnection(sleep)
+        self._connection = AsyncConnection(sleep, transport)
         self.avatars = AsyncAvatars(requests, self._connection)
         self.faces = AsyncFaceFinder(requests, self._connection)
         self.apps = AsyncApps(requests, self._connection)

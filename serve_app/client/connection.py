@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -64,8 +65,14 @@ class Connection:
 class AsyncConnection:
     """The same on an event loop."""
 
-    def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`transport` sends requests in place of httpx's own."""
         self._sleep = sleep
+        self._make_pool = partial(httpx.AsyncClient, transport=transport)
         self._pools: dict[bool, httpx.AsyncClient] = {}
 
     async def close(self) -> None:
@@ -97,7 +104,7 @@ class AsyncConnection:
                     case Sleep():
                         await self._sleep(step.seconds)
                     case Send():
-                        received = await response.open(_pool_for(step, self._pools, httpx.AsyncClient), step)
+                        received = await response.open(_pool_for(step, self._pools, self._make_pool), step)
                     case Read():
                         received = await response.read()
 
@@ -160,7 +167,7 @@ def _is_open_stream(step: Send, response: httpx.Response) -> bool:
     return step.streams and response.status_code == 200 and content_type.startswith(EVENT_STREAM)
 
 
-def _pool_for(step: Send, pools: dict[bool, Pool], make: type[Pool]) -> Pool:
+def _pool_for(step: Send, pools: dict[bool, Pool], make: Callable[..., Pool]) -> Pool:
     """The pool for a call: the proxy of the environment is used for other hosts, never for this machine.
 
     Raises: ClientSettingsError.

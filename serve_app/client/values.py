@@ -2,7 +2,7 @@
 
 import base64
 import mimetypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -193,6 +193,12 @@ class Task:
     def finished(self) -> bool:
         """Whether its status is final: SUCCESS, FAILED or CANCELLED."""
         return self.status in FINISHED
+
+    def warning_texts(self) -> Iterator[str]:
+        """What to know about the photos; of several it names the one, counted from 1."""
+        several = len(self.envelope["input"].get("file_urls") or ()) > 1
+        for warning in self.warnings:
+            yield f"photo {warning.photo + 1}: {warning.message}" if several else warning.message
 
     def require_success(self) -> "Task":
         """This task. Raises: ServiceError unless it succeeded."""

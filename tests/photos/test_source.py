@@ -68,7 +68,10 @@ def test_a_data_url_is_the_same_again_to_the_letter(data: bytes, last_bits: int)
     assert "".join(photo.url_parts()) == HEAD + text
 
 
-NEWER = {"style", "previews"}  # fields that came after the first records; where they are not given, digests are without them
+NEWER = {
+    "style",
+    "previews",
+}  # fields that came after the first records; where they are not given, digests are without them
 
 
 @pytest.mark.parametrize("url", URLS)

@@ -1,15 +1,20 @@
-"""Clients of the whole HTTP application of an ingress, without a network."""
+"""Clients of the whole HTTP application of an ingress, without Serve around it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
+import uvicorn
 
 from serve_app.api.app import build_http
 from serve_app.backends.secrets import TOKEN_FILE
+from serve_app.launcher import free_port
 from serve_app.settings import Settings
 from tests.support.ingresses import Ingress
+from tests.support.polling import eventually
 
 
 async def _nothing() -> dict[str, str]:
@@ -27,3 +32,16 @@ async def browsing(ingress: Ingress, data_dir: Path) -> AsyncIterator[tuple[http
         transport=transport, base_url="http://service", headers={"Authorization": bearer}
     ) as client:
         yield client, owner
+
+
+@asynccontextmanager
+async def serving(ingress: Ingress, data_dir: Path, **settings: Any) -> AsyncIterator[tuple[str, str]]:
+    """The whole HTTP application on a port of this machine: its URL, and a token."""
+    port = free_port()
+    app = build_http(ingress.service, ingress.access, Settings(data_dir=data_dir, **settings), _nothing)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    running = asyncio.create_task(server.serve())
+    await eventually(lambda: asyncio.sleep(0, server.started))
+    yield f"http://127.0.0.1:{port}", (data_dir / TOKEN_FILE).read_text().strip()
+    server.should_exit = True
+    await running

@@ -1,13 +1,14 @@
-"""The tools that agents get by the Model Context Protocol, over the HTTP client of the service.
+"""The tools that agents get by the Model Context Protocol, over the client of the service.
 
-Answers are short: thumbnails as pictures, and links to the images. Photos are URLs, or files in folders that whoever
-starts the server allows.
+Answers are short: thumbnails as pictures, and links to the images. Photos are URLs or, where agent and server are on
+one machine, files in folders that whoever starts the server allows.
 """
 
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, Protocol, TypeVar
 
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -15,9 +16,8 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 import serve_app
-from serve_app.cli.options import is_url
-from serve_app.cli.results import warning_texts
 from serve_app.client import AsyncFaceAvatarClient, ClientError, Photo, Task
+from serve_app.client.addresses import is_url
 
 INSTRUCTIONS = (
     "Makes avatars of the face on a photo. Inspect a photo first where it is not known to show one clear face. "
@@ -28,7 +28,27 @@ READ_ONLY = ToolAnnotations(read_only_hint=True)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+ClientOf = Callable[[Context], AbstractAsyncContextManager[AsyncFaceAvatarClient]]
+"""The client of the token with which a tool is called."""
+
 PhotoArgument = Annotated[str, Field(description="An http(s) URL, or the path of a file in an allowed folder.")]
+
+
+class PhotoPolicy(Protocol):
+    """Which photos agents may name."""
+
+    def photo(self, named: str) -> Photo:
+        """What an agent named. Raises: ToolError where it may not."""
+
+
+class PhotoUrls:
+    """Of an agent elsewhere: no files of this machine."""
+
+    def photo(self, named: str) -> Photo:
+        """A URL. Raises: ToolError."""
+        if not is_url(named):
+            raise ToolError(f"{named} is not an http(s) URL.")
+        return named
 
 
 class PhotoFolders:
@@ -63,15 +83,16 @@ def told(tool: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any
     return telling
 
 
-def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServer:
-    """A server with the tools, which asks the service through `client`."""
+def mcp_server(client_of: ClientOf, photos: PhotoPolicy) -> MCPServer:
+    """A server with the tools, which ask the service through the client of their caller."""
     server = MCPServer("face-avatar", version=serve_app.__version__, instructions=INSTRUCTIONS, log_level="WARNING")
 
     @server.tool(annotations=READ_ONLY, structured_output=False)
     @told
-    async def inspect_photo(photo: PhotoArgument) -> str:
+    async def inspect_photo(ctx: Context, photo: PhotoArgument) -> str:
         """Say which faces a photo shows, and whether avatars can be made of it. Makes nothing."""
-        found = await client.faces.inspect(folders.photo(photo))
+        async with client_of(ctx) as client:
+            found = await client.faces.inspect(photos.photo(photo))
         verdict = "It can be used." if found.accepted else f"It cannot be used: {found.message}"
         faces = f"{len(found.faces)} face(s) on {found.width}x{found.height} pixels."
         return " ".join([verdict, faces, *(warning.message for warning in found.warnings)])
@@ -96,32 +117,35 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
         app_id: Annotated[str | None, Field(description="One of list_apps.")] = None,
     ) -> list[str | Image]:
         """Make avatars of the face on a photo: thumbnails, and links that work for a day."""
-        photos = [folders.photo(named) for named in (photo, *(more_photos or ()))]
-        queued = await client.avatars.submit(
-            photos, prompt=prompt, style=style, gender=gender, batch=count, width=width, height=height,
-            remove_background=remove_background, seed=seed, app_id=app_id,
-        )  # fmt: skip
-        task = queued
-        async for state in client.avatars.events(queued):
-            task, progress = state, state.progress
-            if progress is not None and progress.steps:
-                await ctx.report_progress(progress.step or 0, progress.steps, state.status)
-        return await shown(client, task.require_success())
+        named = [photos.photo(each) for each in (photo, *(more_photos or ()))]
+        async with client_of(ctx) as client:
+            queued = await client.avatars.submit(
+                named, prompt=prompt, style=style, gender=gender, batch=count, width=width, height=height,
+                remove_background=remove_background, seed=seed, app_id=app_id,
+            )  # fmt: skip
+            task = queued
+            async for state in client.avatars.events(queued):
+                task, progress = state, state.progress
+                if progress is not None and progress.steps:
+                    await ctx.report_progress(progress.step or 0, progress.steps, state.status)
+            return await shown(client, task.require_success())
 
     @server.tool(annotations=READ_ONLY, structured_output=False)
     @told
-    async def get_task(task_id: str) -> list[str | Image]:
+    async def get_task(ctx: Context, task_id: str) -> list[str | Image]:
         """The state of a task that was started before, with its avatars once it is done."""
-        task = await client.avatars.get(task_id)
-        if task.status == "SUCCESS":
-            return await shown(client, task)
+        async with client_of(ctx) as client:
+            task = await client.avatars.get(task_id)
+            if task.status == "SUCCESS":
+                return await shown(client, task)
         return [f"Task {task.task_id} is {task.status}. {task.error_data.get('message', '')}".rstrip()]
 
     @server.tool(annotations=READ_ONLY, structured_output=False)
     @told
-    async def list_apps() -> str:
+    async def list_apps(ctx: Context) -> str:
         """The apps that draw: how each looks, and the licence of its models."""
-        apps = await client.apps.list()
+        async with client_of(ctx) as client:
+            apps = await client.apps.list()
         return "\n".join(
             f"{app.app_id}: {app.title}. {app.description} Styles: {', '.join(app.styles)} Licence: {app.licence}"
             for app in apps
@@ -132,7 +156,7 @@ def mcp_server(client: AsyncFaceAvatarClient, folders: PhotoFolders) -> MCPServe
 
 async def shown(client: AsyncFaceAvatarClient, task: Task) -> list[str | Image]:
     """A line and a thumbnail for each image of a task that succeeded."""
-    parts: list[str | Image] = [f"Task {task.task_id}:", *warning_texts(task)]
+    parts: list[str | Image] = [f"Task {task.task_id}:", *task.warning_texts()]
     for number, image in enumerate(task.images, 1):
         if image.url is None or image.thumbnail_url is None:
             parts.append(f"Avatar {number} was withheld.")
