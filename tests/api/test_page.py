@@ -179,6 +179,20 @@ def test_the_first_avatars_are_two_clicks_from_the_link(visit: Callable[..., Vis
     assert [read_receipt(receipts, image).seed for image in range(4)] == [first_seed + index for index in range(4)]
 
 
+def test_avatars_become_clear_while_they_are_drawn(visit: Callable[..., Visit]) -> None:
+    tab = visit()
+    page = tab.open()
+    tab.choose("me.png", sample_photo().read_bytes())
+    tab.be_quick(batch=2)
+    page.get_by_label("Steps").fill("50")
+    page.get_by_role("button", name="Generate").click()
+    previews = page.locator(".waiting img.preview")
+    expect(previews.first).to_have_js_property("naturalWidth", 64)
+    expect(page.locator("#summary")).to_be_visible()
+    expect(page.locator("img.preview")).to_have_count(0)
+    expect(page.locator(".tile.avatar")).to_have_count(2)
+
+
 def test_the_face_that_was_found_is_framed_before_anything_is_generated(visit: Callable[..., Visit]) -> None:
     tab = visit()
     page = tab.open()

@@ -84,6 +84,7 @@ export class Results {
 
   #end() {
     $("progress").hidden = true;
+    for (const preview of $("grid").querySelectorAll(".preview")) URL.revokeObjectURL(preview.src);
     $("grid").replaceChildren();
   }
 
@@ -204,11 +205,16 @@ function waitingTile() {
   return made("div", { className: "tile waiting" }, made("div", { className: "picture square" }));
 }
 
-/** What the avatar looks like so far; the bar says how far it is. */
+/** What the avatar looks like so far; the bar says how far it is. The page's policy lets it show no data URLs. */
 function showPreview(tile, url) {
+  if (tile.preview === url) return;
+  tile.preview = url;
   const picture = tile.firstChild;
   if (!picture.firstChild) picture.append(made("img", { className: "preview", alt: "" }));
-  picture.firstChild.src = url;
+  const [head, data] = url.split(",");
+  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+  URL.revokeObjectURL(picture.firstChild.src);
+  picture.firstChild.src = URL.createObjectURL(new Blob([bytes], { type: head.slice("data:".length, head.indexOf(";")) }));
 }
 
 function made(kind, properties, ...children) {
