@@ -7,12 +7,13 @@ import pytest
 
 from deployments.types import AvatarSpec, PostprocessSpec
 from serve_app.api.examples import WHOLE_REQUEST
-from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.catalog import Catalog, Style
 from serve_app.pipeline.job import AvatarJob
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
 
-APP = Catalog.read(["embedded"])["face-avatar"]
 ASKED: dict[str, Any] = WHOLE_REQUEST
+STYLES = {ASKED["style"]: Style(title="", prompt="{prompt}")}
+APP = Catalog.read(["embedded"])["face-avatar"].model_copy(update={"styles": STYLES})
 REQUEST = EffectiveRequest.fill(AvatarRequest(**ASKED), APP, seed=1, deadline_s=9)
 JOB = AvatarJob("a", "ann", REQUEST, model="m", native_size=(64, 32), submitted_at=0.0)
 OF_THE_GENERATOR = {

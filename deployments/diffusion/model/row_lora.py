@@ -60,7 +60,7 @@ class LoraSlots:
 class RowLoraLayer(nn.Module):
     """A linear layer or convolution, to whose output each row adds that of its own LoRA.
 
-    LoRAs of fewer ranks, and slot 0, are filled up with zeros: shapes do not depend on what the rows wear.
+    LoRAs of fewer ranks are filled up with zeros: shapes do not depend on what the rows wear.
     """
 
     def __init__(self, base: Any, loras: Sequence[LoraFactors | None], slots: LoraSlots) -> None:
@@ -71,11 +71,11 @@ class RowLoraLayer(nn.Module):
         given = [each for each in loras if each is not None]
         rank = max(each.rank for each in given)
         weight = base.weight
-        down = weight.new_zeros(len(loras) + 1, rank, *given[0].down.shape[1:])
-        up = weight.new_zeros(len(loras) + 1, given[0].up.shape[0], rank)
-        for slot, each in enumerate(loras, 1):
+        down = weight.new_zeros(len(loras), rank, *given[0].down.shape[1:])
+        up = weight.new_zeros(len(loras), given[0].up.shape[0], rank)
+        for index, each in enumerate(loras):
             if each is not None:
-                down[slot, : each.rank], up[slot, :, : each.rank] = each.down, each.up
+                down[index, : each.rank], up[index, :, : each.rank] = each.down, each.up
         self.down = nn.Buffer(down)
         self.up = nn.Buffer(up)
 
@@ -85,7 +85,8 @@ class RowLoraLayer(nn.Module):
         slots = self._slots.of_rows(len(values))
         if slots is None:
             return output
-        down, up = self.down[slots], self.up[slots]
+        index, wears = (slots - 1).clamp(min=0), (slots > 0)[:, None, None]
+        down, up = self.down[index], self.up[index] * wears
         added = _convolved(values, down, up, self.base) if down.ndim > 3 else _multiplied(values, down, up)
         return output + added
 
