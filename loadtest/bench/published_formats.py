@@ -7,16 +7,21 @@ pickles with a LoRA inside.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, Qwen2TokenizerFast
 
 from deployments.diffusion.model.ip_adapter import IPAdapter, Weights
 from deployments.diffusion.model.loader import FAMILIES
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
+)
 TOKENS = 77  # of a window of the text encoders
 VAE_NAMES = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}  # ours to published
 
@@ -29,6 +34,18 @@ class AttentionLora(NamedTuple):
     linear: str
     down: torch.Tensor  # (rank, in)
     up: torch.Tensor  # (out, rank)
+
+
+def byte_tokenizer() -> Qwen2TokenizerFast:
+    """Qwen's byte-level tokenizer without merges: a token a byte."""
+    with TemporaryDirectory() as folder:
+        vocabulary, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+        letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+        vocabulary.write_text(json.dumps(letters))
+        merges.write_text("#version: 0.2\n")
+        tokenizer = Qwen2TokenizerFast(str(vocabulary), str(merges))
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
 
 
 def save_pipeline(pipeline: Any, folder: Path, variant: str | None = None) -> None:

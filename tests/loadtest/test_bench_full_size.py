@@ -10,16 +10,28 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from deployments.config import DiffusionModelConfig
 from deployments.diffusion.model.ip_adapter import IPAdapter
 from deployments.diffusion.model.loader import FacePipeline
+from deployments.types import AvatarSpec
 from loadtest.bench.full_size import __main__ as entry
-from loadtest.bench.full_size import images, unet
-from loadtest.bench.full_size.figures import PARTS, Comparison, Measured, Start
+from loadtest.bench.full_size import images, klein, unet
+from loadtest.bench.full_size.figures import (
+    PARTS,
+    Comparison,
+    Drawing,
+    Measured,
+    MeasuredKlein,
+    Start,
+    StepTime,
+    TextEncoding,
+)
 from loadtest.bench.full_size.files import VARIANT, ModelFiles
 from loadtest.bench.full_size.folders import DTYPE, published_adapter, write_model
-from loadtest.bench.gpu.models import FULL, random_pipeline
+from loadtest.bench.gpu.models import FULL, made_on, random_pipeline
 from serve_app.catalog.catalog import Catalog
 from tests.support import tolerance
 
@@ -108,6 +120,50 @@ def test_the_unet_of_sdxl_predicts_what_the_library_predicts(
     assert right.difference < entry.LARGEST_DIFFERENCE < wrong.difference
     assert min(right.face_difference, right.prompt_difference) > 10 * entry.LARGEST_DIFFERENCE
     assert right.unet_rows == 4
+
+
+def test_every_network_of_klein_has_the_published_size() -> None:
+    with made_on(torch.device("meta"), klein.FULL.dtype):
+        text_encoder = Qwen3ForCausalLM(Qwen3Config(**klein.FULL.text_encoder))
+        transformer = Flux2Transformer2DModel(**klein.FULL.transformer)
+        vae = AutoencoderKLFlux2(**klein.FULL.vae)
+    sizes = [size_bytes(*network.parameters()) for network in (text_encoder, transformer, vae)]
+    # Of the files of black-forest-labs/FLUX.2-klein-4B; the rest are the names of the weights.
+    assert sizes == [pytest.approx(size, rel=1e-3) for size in (8_044_981_992, 7_751_109_744, 168_120_878)]
+
+
+def test_klein_draws_what_the_library_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = klein.LARGEST_DIFFERENCE["float32"]
+    prompt, text = klein.encode(klein.TINY, threads=1)
+    assert text.difference < most
+    right = klein.draw(klein.TINY, prompt, SIZE_PX, threads=1)
+    assert right.difference < most < 0.1 < right.person_difference
+    draw = klein._drawn_by_library
+
+    def of_somebody_else(pipeline: object, embedding: torch.Tensor, spec: AvatarSpec, _face: object) -> Any:
+        return draw(pipeline, embedding, spec, klein._person(2, SIZE_PX))
+
+    monkeypatch.setattr(klein, "_drawn_by_library", of_somebody_else)
+    assert klein.draw(klein.TINY, prompt, SIZE_PX, threads=1).difference > most
+
+
+@pytest.mark.parametrize(("difference", "code"), [(4e-2, 0), (6e-2, 1)])
+def test_a_difference_of_klein_that_is_too_large_is_a_failure(
+    difference: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    time = StepTime(12.5, 20.0)
+    drawing = Drawing(256, 4, time, time, difference, 0.5, 9.5)
+    found = MeasuredKlein("bfloat16", TextEncoding(time, time, 1e-3, 8.5), drawing)
+    monkeypatch.setattr(klein, "measure_klein", lambda *_: found)
+    path = tmp_path / "klein.json"
+    assert entry.main(["--model", "klein", "--tiny", "--json", str(path)]) == code
+    printed = capsys.readouterr().out
+    assert all(figure in printed for figure in ("12.50", "9.5", "8.5", f"{difference:.1e}"))
+    assert json.loads(path.read_text())["drawing"]["difference"] == difference
+    monkeypatch.setattr(entry, "KLEIN_NEEDS", entry.Needs(disk_gb=0, memory_gb=1e6))
+    with pytest.raises(SystemExit):
+        entry.main(["--model", "klein"])
+    assert "GB of memory are free, but it takes" in capsys.readouterr().err
 
 
 def comparison(difference: float) -> Comparison:

@@ -1,19 +1,15 @@
 """FLUX.2 klein in small, in the format of the published folder. Weights are random, but the same in every run."""
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from loadtest.bench.published_formats import byte_tokenizer
 
 TEXT_WIDTH = 16
 LATENT_CHANNELS = 4
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
-)
 
 
 def write_tiny_klein(folder: Path, distilled: bool = True) -> Path:
@@ -25,7 +21,7 @@ def write_tiny_klein(folder: Path, distilled: bool = True) -> Path:
         ),
         vae=_vae(),
         text_encoder=_text_encoder(),
-        tokenizer=_tokenizer(folder),
+        tokenizer=byte_tokenizer(),
         transformer=_transformer(),
         is_distilled=distilled,
     )
@@ -79,16 +75,3 @@ def _text_encoder() -> Qwen3ForCausalLM:
         initializer_range=0.3,  # one letter more changes the picture, a rounding error does not
     )
     return Qwen3ForCausalLM(config)
-
-
-def _tokenizer(folder: Path) -> Qwen2TokenizerFast:
-    """Qwen's byte-level tokenizer without merges: a token a byte."""
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
-    vocabulary.write_text(json.dumps({letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}))
-    merges.write_text("#version: 0.2\n")
-    tokenizer = Qwen2TokenizerFast(str(vocabulary), str(merges))
-    tokenizer.chat_template = CHAT_TEMPLATE
-    vocabulary.unlink()
-    merges.unlink()
-    return tokenizer

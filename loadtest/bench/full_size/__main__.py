@@ -8,6 +8,12 @@ not have them. Stable Diffusion 1.5 then draws two images of different steps, pr
 float32, and diffusers' own pipeline draws each of them alone. SDXL is loaded in production's bfloat16, but only its
 UNet is compared, in float32: a CPU without bfloat16 takes half an hour for a step of it. Each thing takes place in a
 process of its own, whose peak memory is in the tables. Ends with 1 where a difference is above 1e-4.
+
+    python -m loadtest.bench.full_size --model klein
+
+FLUX.2 klein writes no files. Its text encoder reads two prompts, one by one and together; then its transformer and its
+VAE draw an image from one picture of a head in four steps, here and by diffusers' own pipeline: all in bfloat16, in
+which differences of up to 0.05 are roundings.
 """
 
 import argparse
@@ -15,7 +21,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +29,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from loadtest.bench.full_size.figures import Measured, comparison_table, start_table
+from loadtest.bench.full_size.figures import Measured, comparison_table, klein_table, start_table
 
 LARGEST_DIFFERENCE = 1e-4
 TINY_SIZE_PX = 64
@@ -39,6 +45,8 @@ class Needs:
 
 
 NEEDS = {"sd15": Needs(disk_gb=2.5, memory_gb=7), "sdxl": Needs(disk_gb=8.5, memory_gb=15)}
+KLEIN = "klein"
+KLEIN_NEEDS = Needs(disk_gb=0, memory_gb=14)  # a network of 8 GB, what it is made from, and its states
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,12 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     os.environ.update(QUIET)  # of the processes
+    if options.model == KLEIN:
+        return _klein(parser, options)
     names = list(NEEDS) if options.model == "all" else [options.model]
     kept = options.folder
     if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
     with nullcontext(kept) if kept is not None else tempfile.TemporaryDirectory() as folder:
-        if not options.tiny and (lack := _lack(Path(folder), names)):
+        needed = {name: NEEDS[name] for name in names}
+        if not options.tiny and (lack := _lack(Path(folder), needed)):
             parser.error(lack)
         found = [_measured(name, Path(folder), options) for name in names]
     _print(found)
@@ -60,9 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(each.comparison.difference > LARGEST_DIFFERENCE for each in found))
 
 
+def _klein(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.folder is not None:
+        parser.error("--model klein writes no weights, so it takes no --folder")
+    if not options.tiny and (lack := _lack(Path(tempfile.gettempdir()), {KLEIN: KLEIN_NEEDS})):
+        parser.error(lack)
+    from loadtest.bench.full_size.klein import LARGEST_DIFFERENCE, measure_klein
+
+    found = measure_klein(TINY_SIZE_PX if options.tiny else options.size, options.threads, options.tiny)
+    Console(width=130).print(klein_table(found))
+    if options.json is not None:
+        options.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    return int(max(found.text_encoder.difference, found.drawing.difference) > LARGEST_DIFFERENCE[found.dtype])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=[*NEEDS, "all"], default="all")
+    parser.add_argument("--model", choices=[*NEEDS, KLEIN, "all"], default="all", help="all: but klein")
     parser.add_argument("--size", type=int, choices=range(64, 1537, 64), metavar="PIXELS", default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keeps the weights, and takes those that are there")
@@ -71,13 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _lack(folder: Path, names: Sequence[str]) -> str | None:
+def _lack(folder: Path, needed: Mapping[str, Needs]) -> str | None:
     """What this machine has too little of."""
-    needed_gb = sum(NEEDS[name].disk_gb for name in names if not (folder / name).exists())
+    needed_gb = sum(needs.disk_gb for name, needs in needed.items() if not (folder / name).exists())
     free_gb = shutil.disk_usage(folder).free / 1e9
     if free_gb < needed_gb:
         return f"{folder} has {free_gb:.1f} GB free, but the weights take {needed_gb:g} GB"
-    needed_gb, free_gb = max(NEEDS[name].memory_gb for name in names), psutil.virtual_memory().available / 1e9
+    needed_gb, free_gb = max(needs.memory_gb for needs in needed.values()), psutil.virtual_memory().available / 1e9
     if free_gb < needed_gb:
         return f"{free_gb:.1f} GB of memory are free, but it takes {needed_gb:g} GB"
     return None

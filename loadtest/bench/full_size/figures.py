@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.table import Table
 
@@ -51,6 +52,45 @@ class Measured:
     comparison: Comparison
 
 
+class StepTime(NamedTuple):
+    """Wall and processor seconds of one step."""
+
+    step_s: float
+    processor_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextEncoding:
+    """Two prompts, one by one and together; `difference` is between the two, relative to the largest number."""
+
+    alone: StepTime  # of one prompt
+    together: StepTime  # of both
+    difference: float
+    peak_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """An image from one picture of a head, and its latents' relative difference from diffusers' own pipeline."""
+
+    size_px: int
+    steps: int
+    start: StepTime  # the noise, and the head's latents
+    step: StepTime  # mean
+    difference: float
+    person_difference: float  # from the same image of somebody else: a mistake in the former would show
+    peak_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredKlein:
+    """Both parts."""
+
+    dtype: str
+    text_encoder: TextEncoding
+    drawing: Drawing
+
+
 def start_table(found: Sequence[Measured]) -> Table:
     """Two rows for each model."""
     table = Table(title="A cold start on the CPU, in seconds")
@@ -86,3 +126,25 @@ def comparison_table(found: Sequence[Measured]) -> Table:
             f"{row.step_processor_s:.1f}", *(f"{number:.1e}" for number in differences), f"{row.peak_gib:.1f}",
         )  # fmt: skip
     return table
+
+
+def klein_table(found: MeasuredKlein) -> Table:
+    """A row for each part of it."""
+    table = Table(title=f"FLUX.2 klein in {found.dtype} with random weights, one part after the other")
+    table.add_column("part")
+    for name in ("s", "processor", "difference", "other person", "peak, GiB"):
+        table.add_column(name, justify="right")
+    text, drawing = found.text_encoder, found.drawing
+    pixels = f"{drawing.size_px} px, one head of the same size"
+    table.add_row("text encoder, one prompt", *_seconds(text.alone), "", "", "")
+    peaks = f"{text.peak_gib:.1f}", f"{drawing.peak_gib:.1f}"
+    table.add_row("two together, against one by one", *_seconds(text.together), f"{text.difference:.1e}", "", peaks[0])
+    table.add_row("noise, and the head by the VAE", *_seconds(drawing.start), "", "", "")
+    differences = f"{drawing.difference:.1e}", f"{drawing.person_difference:.1e}"
+    step = f"a step of {drawing.steps} ({pixels}), against diffusers"
+    table.add_row(step, *_seconds(drawing.step), *differences, peaks[1])
+    return table
+
+
+def _seconds(time: StepTime) -> tuple[str, str]:
+    return f"{time.step_s:.2f}", f"{time.processor_s:.2f}"

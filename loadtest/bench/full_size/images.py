@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deployments.config import DiffusionModelConfig
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from deployments.types import AvatarSpec, FaceEmbedding
+from loadtest.bench.full_size.figures import StepTime
 from loadtest.bench.full_size.library import library_pipeline
 from loadtest.bench.random_face import random_face
 
@@ -31,13 +32,6 @@ class Request(NamedTuple):
 
     spec: AvatarSpec
     face: FaceEmbedding
-
-
-class StepTime(NamedTuple):
-    """Wall and processor seconds of one step."""
-
-    step_s: float
-    processor_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ TINY: Mapping[str, Architecture] = {
 
 def random_pipeline(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> FacePipeline:
     """All parts but the face adapter."""
-    with _made_on(device, dtype):
+    with made_on(device, dtype):
         parts: dict[str, Any] = {
             "unet": UNet2DConditionModel(**architecture.unet).eval(),
             "vae": AutoencoderKL(**architecture.vae).eval(),
@@ -197,7 +197,7 @@ def weights_of(pipeline: FacePipeline) -> tuple[int, int, float]:
 
 
 @contextmanager
-def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """New weights are created on this device in this dtype: as float32 first, they would take twice the memory."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
