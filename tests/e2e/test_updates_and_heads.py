@@ -69,7 +69,7 @@ def test_generators_are_updated_one_by_one_where_no_node_can_be_added(service: L
 @pytest.mark.parametrize(
     "away_s",
     [
-        pytest.param(5, marks=pytest.mark.long),
+        pytest.param(5, marks=pytest.mark.slow),
         pytest.param(1.5 * RAYS_RECONNECT_TIMEOUT_S, marks=pytest.mark.long),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_head_that_is_started_again_takes_over_from_one_that_was_killed(
         load.wait_for_more(3, poll)
         service.cluster.start_head()
         poll(lambda: generators(service), *CHANGE)
-        assert generators(service) == kept
+        assert kept <= generators(service)
         load.wait_for_more(3, poll)
     load.check(poll)
     assert len(nodes & set(service.cluster.nodes())) == 1 + GPU_NODES  # all but the head
