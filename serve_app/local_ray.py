@@ -27,6 +27,7 @@ from serve_app.replica_listener import LISTEN_ON_LOOPBACK, SETUP_HOOK
 FOLDER = "ray"  # of the data directory: Ray's sessions with their logs, its sockets
 RAY_TOKEN_FILE = "ray.token"
 MAX_FOLDER_PATH = 37  # bytes; a socket's path has up to 68 more (66 on macOS), and may have 107 (103)
+USAGE_STATS = "RAY_USAGE_STATS_ENABLED"
 MIN_CPUS = 2  # what the embedded deployments need, also on a machine with one CPU
 MEMORY_FOLDER = Path("/dev/shm")  # in-memory file system of Linux
 
@@ -61,6 +62,7 @@ def _private_environment(data_dir: Path) -> dict[str, str | None]:
         "RAY_AUTH_MODE": None,  # without it, `ray.init` demands the token
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",  # as on macOS and Windows: 127.0.0.1 is the node's address
         SETUP_HOOK: LISTEN_ON_LOOPBACK,
+        USAGE_STATS: os.environ.get(USAGE_STATS, "0"),  # by default Ray reports what it is used for, every hour
     }
 
 

@@ -6,7 +6,15 @@ import pytest
 
 from serve_app.backends import private_folder
 from serve_app.backends.private_folder import ensure_private_folder, short_folder
-from serve_app.local_ray import FOLDER, MAX_FOLDER_PATH, RAY_TOKEN_FILE, StartError, local_ray, ray_folder
+from serve_app.local_ray import (
+    FOLDER,
+    MAX_FOLDER_PATH,
+    RAY_TOKEN_FILE,
+    StartError,
+    _private_environment,
+    local_ray,
+    ray_folder,
+)
 
 SOCKET = "session_2026-12-31_23-59-59_999999_4194304/sockets/dash_MetricsHead"  # the longest that Ray makes
 LONGEST_SOCKET_PATH = 107  # on Linux
@@ -85,3 +93,13 @@ def test_an_empty_token_file_is_refused(data_dir: Path) -> None:
     (data_dir / RAY_TOKEN_FILE).touch()
     with pytest.raises(StartError, match="empty"), local_ray(data_dir, {}):
         pass
+
+
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_ray_reports_its_use_only_where_it_is_asked_to(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", asked)
+    assert _private_environment(data_dir)["RAY_USAGE_STATS_ENABLED"] == (asked or "0")

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,9 @@ from tests.support.lost_devices import LostOnnxDevice
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 AZURE = "AzureExecutionProvider"  # needs no device, and lets the CPU do everything
+
+
+ORT_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 def graph(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], output: str = "y") -> onnx.GraphProto:
@@ -152,3 +158,23 @@ def test_a_provider_responds_where_it_computes() -> None:
     assert responds(CPU)
     assert responds(AZURE)
     assert not responds(CUDA)  # which this onnxruntime does not have
+
+
+def test_onnxruntime_reports_nothing_to_its_maker(tmp_path: Path) -> None:
+    """It keeps its reports, and an id of the machine, in the home until they are sent."""
+    program = """
+from deployments.config import CascadeFaceModelConfig
+from deployments.face.model import open_encoder
+
+open_encoder(CascadeFaceModelConfig())
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", ORT_TELEMETRY)}
+
+    def files_of(home: str, **more: str) -> list[Path]:
+        folder = tmp_path / home
+        folder.mkdir()
+        subprocess.run([sys.executable, "-c", program], env={**environment, "HOME": str(folder), **more}, check=True)
+        return [path for path in folder.rglob("*") if "onnxruntime" in path.name]
+
+    assert files_of("usual") == []
+    assert files_of("reporting", **{ORT_TELEMETRY: "0"})
