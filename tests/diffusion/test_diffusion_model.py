@@ -326,8 +326,15 @@ def test_rows_of_any_length_guidance_and_position_are_themselves_alone(tiny_mode
         assert difference(picture, draw(tiny_model, row)[0]) <= ONE_LEVEL
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("threads", "dtype"),
+    [
+        (1, "bfloat16"),
+        (3, "float32"),
+        pytest.param(1, "float32", marks=pytest.mark.slow),
+        pytest.param(3, "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_rows_of_a_batch_invariant_model_never_matter_to_each_other(tiny: TinyModel, dtype: str, threads: int) -> None:
     model = tiny.load(dtype=dtype, threads=threads, batch_invariant=True)
     row = tiny_row(1, negative_prompt="glasses")
@@ -615,12 +622,17 @@ def test_what_no_graph_was_compiled_for_is_drawn_without_one(
     assert graphs() == before
 
 
+# What happens after a failure does not depend on how much of a UNet is compiled; its blocks alone take a fifth as long.
+SCOPES = pytest.mark.parametrize("scope", ["blocks", pytest.param("unet", marks=pytest.mark.slow)])
+
+
 @COMPILED
+@SCOPES
 def test_a_shape_whose_compiler_fails_is_drawn_without_a_graph_and_counted_once(
-    tiny: TinyModel, tiny_model: FaceDiffusionModel, caplog: pytest.LogCaptureFixture
+    tiny: TinyModel, tiny_model: FaceDiffusionModel, caplog: pytest.LogCaptureFixture, scope: str
 ) -> None:
     failures: list[None] = []
-    model = tiny.load(on_compile_failure=lambda: failures.append(None))
+    model = tiny.load(on_compile_failure=lambda: failures.append(None), compile_scope=scope)
 
     def fails_once(graph: Any, _inputs: object) -> Any:
         if not failures:
@@ -639,8 +651,9 @@ def test_a_shape_whose_compiler_fails_is_drawn_without_a_graph_and_counted_once(
 
 
 @COMPILED
+@SCOPES
 def test_a_shape_that_memory_is_too_short_to_compile_is_left_out(
-    tiny: TinyModel, tiny_model: FaceDiffusionModel
+    tiny: TinyModel, tiny_model: FaceDiffusionModel, scope: str
 ) -> None:
     def no_memory(_graph: object, _inputs: object) -> Any:
         def run(*_tensors: object) -> None:
@@ -648,7 +661,7 @@ def test_a_shape_that_memory_is_too_short_to_compile_is_left_out(
 
         return run
 
-    model = tiny.load()
+    model = tiny.load(compile_scope=scope)
     model.compile((64, 72), 4, no_memory)  # type: ignore[arg-type]
     pair = [tiny_row(number) for number in range(2)]
     for ours, theirs in zip(draw(model, *pair), draw(tiny_model, *pair), strict=True):
