@@ -398,7 +398,7 @@ def test_while_the_broker_is_away_what_was_accepted_waits_and_nothing_is_lost(
 ) -> None:
     for _ in range(20):
         envelope(profile.client.get("/api/v1/apps"), 200)  # every ingress has seen the token lately
-    accepted = [profile.queue(seed=seed, num_inference_steps=10) for seed in range(profile.places + 8)]
+    accepted = [profile.queue(seed=seed, num_inference_steps=30) for seed in range(profile.places + 8)]
     assert profile.task(accepted[-1])["status"] == "PENDING"
     production.valkey.kill()
 
