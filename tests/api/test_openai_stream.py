@@ -85,6 +85,7 @@ def test_previews_on_the_way_become_partial_images_and_the_file_the_last_event(
         assert isinstance(last, EditCompleted)
         assert last.b64_json == "cGljdHVyZQ=="
         assert last.usage.total_tokens == 32 * 32
+        assert not await is_subscribed(ingress)
         assert [event async for event in events] == []
 
     at(scenario)

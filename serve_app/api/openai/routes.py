@@ -1,6 +1,6 @@
 """Routes of OpenAI's API: images made from a photo, and the models that can be named."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -64,7 +64,7 @@ def add_openai_routes(
         answer = await images_of(record, body, service, links)
         return JSONResponse(answer.model_dump(exclude_none=True))
 
-    async def streamed(request: Request, events: AsyncIterator[EditEvent | Failure]) -> Response:
+    async def streamed(request: Request, events: AsyncGenerator[EditEvent | Failure, None]) -> Response:
         """Until the first event an error has its own HTTP status."""
         first = await anext(events)
         if isinstance(first, Failure):

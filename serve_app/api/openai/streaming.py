@@ -3,8 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from typing import Any, Literal
 
 from deployments.errors import AvatarError
@@ -17,6 +17,7 @@ from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller
 from serve_app.schemas.requests import AvatarRequest
 from serve_app.tasks.models import Failure, Task, TaskRecord
+from serve_app.tasks.previews import Previews
 
 QUALITIES = {"standard": "auto", "hd": "high"}  # words that this API has in requests and not in events
 
@@ -82,13 +83,13 @@ class StreamedEdit:
         quality = QUALITIES.get(body.quality, body.quality)
         self._look: dict[str, Any] = {**Look.of(task.request).model_dump(), "quality": quality}
 
-    async def events(self) -> AsyncIterator[EditEvent | Failure]:
+    async def events(self) -> AsyncGenerator[EditEvent | Failure, None]:
         """Partial images, then the finished one or the failure of the task. Who stops iterating cancels the work.
 
         Raises: what `TaskCreation.create` raises; StoreError.
         """
         changed = asyncio.Event()
-        async with self._held, self._service.changes.previews.follow(self._task.task_id, changed) as previews:
+        async with self._held, self._previews(changed) as previews:
             making = asyncio.create_task(self._service.creation.create(self._task, self._request, self._caller))
             making.add_done_callback(lambda _done: changed.set())
             try:
@@ -102,6 +103,11 @@ class StreamedEdit:
                 making.cancel()
                 await asyncio.gather(making, return_exceptions=True)
         yield failure_of(record) or await self._completed(record)
+
+    def _previews(self, changed: asyncio.Event) -> AbstractAsyncContextManager[Previews]:
+        if not self._task.request.previews:
+            return nullcontext(Previews(changed))
+        return self._service.changes.previews.follow(self._task.task_id, changed)
 
     def _partial_image(self, preview: ImagePreview | None) -> PartialImage | None:
         index = None if preview is None else self._partial_images.index_of(preview)
@@ -120,16 +126,17 @@ class StreamedEdit:
         )
 
 
-async def encoded(first: EditEvent, rest: AsyncIterator[EditEvent | Failure]) -> AsyncIterator[str]:
+async def encoded(first: EditEvent, rest: AsyncGenerator[EditEvent | Failure, None]) -> AsyncIterator[str]:
     """The events as text. Once one is sent, an error can only be told as an event, too."""
-    yield _encode(first)
-    try:
-        async for event in rest:
-            yield _encode(event)
-    except AvatarError as error:
-        failure = failure_outcome(error).failure
-        assert failure is not None
-        yield _encode(failure)
+    async with aclosing(rest):
+        yield _encode(first)
+        try:
+            async for event in rest:
+                yield _encode(event)
+        except AvatarError as error:
+            failure = failure_outcome(error).failure
+            assert failure is not None
+            yield _encode(failure)
 
 
 def _encode(event: EditEvent | Failure) -> str:
