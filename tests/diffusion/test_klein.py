@@ -22,6 +22,7 @@ from deployments.diffusion.engine.denoiser import OutOfMemoryError
 from deployments.diffusion.model.face_encoder import HEAD_SIDE
 from deployments.diffusion.model.families import check_files, load_model
 from deployments.diffusion.model.klein import KleinModel, KleinSample
+from deployments.diffusion.model.latent_colours import LatentColours
 from deployments.diffusion.model.qwen_prompts import TOKENS
 from deployments.diffusion.model.receipt import generation_metadata
 from deployments.diffusion.precompilation import precompile
@@ -29,7 +30,7 @@ from deployments.errors import PromptTooLongError
 from deployments.types import AvatarSpec, FaceEmbedding
 from loadtest.bench.random_face import random_face
 from tests.support.fakes import avatar_spec
-from tests.support.klein_folders import write_tiny_klein
+from tests.support.klein_folders import LATENT_CHANNELS, write_tiny_klein
 
 SIZE: dict[str, Any] = {"num_inference_steps": 4, "width": 64, "height": 80, "guidance_scale": 1.0}
 CLOSE = 1e-5  # of the largest latent: float32 sums in another order
@@ -130,6 +131,23 @@ def test_rows_amid_others_that_come_and_go_equal_the_librarys_own_pipeline(folde
     assert len({model.bucket(spec, face) for spec, face in rows}) == 1
     for sample, (spec, face) in zip(drawn(model, *rows, joins_at=(0, 1, 3)), rows, strict=True):
         assert apart(sample.latents, drawn_by_library(folder, spec, face)[0]) <= CLOSE
+
+
+def test_after_the_last_step_a_preview_shows_the_image_itself_a_pixel_for_each_cell(
+    model: KleinModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(7)
+    (sample,) = drawn(model, (spec, person(1)))
+    assert model.preview(sample) is None  # nobody knows the colours of so few channels
+    red, green, blue = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    first_three = LatentColours((red, green, blue, *[(0.0, 0.0, 0.0)] * (LATENT_CHANNELS - 3)), (0.0, 0.0, 0.0))
+    monkeypatch.setattr(model, "_colours", first_three)
+    shown = model.preview(sample)
+    tokens = sample.latents[0].reshape(*sample.grid, LATENT_CHANNELS, 2, 2).numpy()  # a token has 2 x 2 cells
+    cells = tokens[:, :, :3].transpose(0, 3, 1, 4, 2).reshape(2 * sample.grid.height, 2 * sample.grid.width, 3)
+    assert shown is not None
+    assert shown.shape == (spec.height // 8, spec.width // 8, 3)
+    assert np.abs(shown - np.clip((cells + 1) * 127.5, 0, 255)).max() <= ONE_LEVEL
 
 
 def test_two_people_in_one_step_never_share_a_token(model: KleinModel) -> None:
