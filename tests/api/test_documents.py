@@ -51,6 +51,7 @@ BY_OTHERS = {
     "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest -n 2": ".ci/run",
     ".ci/run": ".ci/run",
     ".venv/bin/pytest": ".ci/run",
+    ".venv/bin/pip install torch==": ".ci/run",
     ".venv/bin/ruff ": ".ci/run",
     ".venv/bin/mypy": ".ci/run",
     ".venv/bin/lint-imports": ".ci/run",
@@ -59,6 +60,7 @@ BY_OTHERS = {
     "face-avatar demo": "tests/cli/test_cli.py",
     "face-avatar serve": "tests/cli/test_cli.py",
     "face-avatar generate": "tests/cli/test_cli.py",
+    "face-avatar mcp": "tests/api/test_mcp.py",
     "face-avatar doctor": "tests/cli/test_doctor.py",
     "face-avatar models": "tests/catalog/test_models.py",
     "face-avatar tasks": "tests/cli/test_operators.py",
@@ -158,7 +160,7 @@ def test_the_knobs_and_the_fields_in_the_readme_are_those_there_are() -> None:
     deployments = text[text.index("| deployment | does") : text.index("Every image joins")]
     knobs = [name for row in deployments.splitlines()[2:] if row for name in KNOB.findall(row.split("|")[-2])]
     assert [name for name in knobs if not knob(name)] == []
-    fields = text[text.index("| field | default |") : text.index("## Five deployments")]
+    fields = text[text.index("| field | default, ") : text.index("## Five deployments")]
     named = {name for row in fields.splitlines()[2:] if row for name in KNOB.findall(row.split("|")[1])}
     assert named == AvatarRequest.model_fields.keys() | {"image"}
 
