@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from serve_app.catalog.catalog import CATALOGUES
 from serve_app.cli.root import main
 from serve_app.launcher import CONFIG
 from serve_app.photos.decode import PhotoSettings, decode_photo
-from tests.support.diffusion_folders import write_image_encoder, write_plus_adapter, write_tiny_sdxl
+from tests.support.diffusion_folders import tiny_unet, write_image_encoder, write_plus_adapter, write_tiny_sdxl
 from tests.support.envelopes import QUICK, failure
 from tests.support.klein_folders import write_tiny_klein
+from tests.support.lora_files import write_lora
 from tests.support.onnx_models import marker, photo_of
 from tests.support.photos import data_url, png
 from tests.support.polling import poll
@@ -46,7 +48,19 @@ MARKER = png(photo_of((marker(120, 1), 90, 60)))  # a face for YuNet's small mod
 LONG = {"num_inference_steps": 50, "width": 512, "height": 512, "batch": 8}
 PLACES = 4  # `worker.concurrency` of the embedded profile
 SOMEONE = data_url(MARKER)
+LORA = "loras/ink.safetensors"
+STYLES = {
+    "ink": {"title": "Ink", "prompt": "{prompt}, in ink", "lora": {"file": LORA}},
+    "words": {"title": "Only words", "prompt": "{prompt}, in ink"},
+}
 SOMEBODY_ELSE = data_url(png(photo_of((marker(120, 4), 90, 60))))
+
+
+def download_of(file: Path) -> dict[str, Any]:
+    """A catalogue's entry for a file that is there already."""
+    known = {"size": file.stat().st_size, "sha256": sha256(file.read_bytes()).hexdigest()}
+    source = {"url": "https://models.example/{revision}", "revision": "1", "licence_url": "https://models.example"}
+    return {**source, "licence": "MIT", "folder": file.parent.name, "files": {file.name: known}}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +74,10 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
     apps = {
         OPEN: {**app, "face_model": "auraface", "defaults": defaults},
         KLEIN: {**drawn, "model": "klein", "instruction": "Redraw this person: {prompt}", "has_guidance": False},
-        PLUS: {**drawn, "model": "plus"},
+        PLUS: {**drawn, "model": "plus", "styles": STYLES, "downloads": ["loras"]},
     }
-    catalogue.write_text(yaml.safe_dump({"apps": apps}))
+    lora = write_lora(folder / "models" / LORA, tiny_unet("sdxl"), "kohya")
+    catalogue.write_text(yaml.safe_dump({"apps": apps, "downloads": {"loras": download_of(lora)}}))
     write_tiny_klein(folder / "klein")
     write_tiny_sdxl(folder / "sdxl")
     small = {"dtype": "float32", "threads": 1}
@@ -225,17 +240,34 @@ def test_an_image_that_is_not_like_the_person_is_drawn_again_with_the_next_seeds
     assert len(shas) == 1
 
 
-@pytest.mark.parametrize("app_id", [KLEIN, PLUS])
-def test_a_receipt_is_replayed_to_the_same_pixels_of_one_photo_and_of_two(
-    service: Service,
-    app_id: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+Replay = Callable[..., list[str]]
+
+
+@pytest.fixture
+def replay(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Replay:
+    """What `face-avatar replay` says, after its first line, of a receipt and these photos of the folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FACE_AVATAR_URL", service.url)
     monkeypatch.setenv("FACE_AVATAR_TOKEN", str(service.client.headers["Authorization"]).removeprefix("Bearer "))
+
+    def run(receipt: dict[str, Any], *photos: str) -> list[str]:
+        Path("receipt.json").write_text(json.dumps(receipt))
+        monkeypatch.setattr(sys, "argv", ["face-avatar", "replay", "receipt.json", *photos])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert not ended.value.code, said
+        return said.out.splitlines()[1:]
+
+    return run
+
+
+@pytest.mark.parametrize("app_id", [KLEIN, PLUS])
+def test_a_receipt_is_replayed_to_the_same_pixels_of_one_photo_and_of_two(
+    service: Service, app_id: str, replay: Replay
+) -> None:
     photos = {"one.png": MARKER, "two.png": png(photo_of((marker(150, 1), 200, 180)))}
     for name, photo in photos.items():
         Path(name).write_bytes(photo)
@@ -246,13 +278,7 @@ def test_a_receipt_is_replayed_to_the_same_pixels_of_one_photo_and_of_two(
         receipt = made["output"]["receipts"][0]
         assert receipt["photos"] == len(names)
         digests.add(receipt["drawn_sha256"])
-        Path("receipt.json").write_text(json.dumps(receipt))
-        monkeypatch.setattr(sys, "argv", ["face-avatar", "replay", "receipt.json", *names])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert not ended.value.code, said
-        assert said.out.splitlines()[1:] == ["The same pixels as then."]
+        assert replay(receipt, *names) == ["The same pixels as then."]
     assert len(digests) == 2  # the second photo counts
 
 
@@ -317,3 +343,35 @@ def test_no_byte_of_a_photo_or_of_a_head_is_on_a_disk_when_tasks_of_several_phot
             (tmp_path / name).write_bytes(data)
         assert {kind for kind, _ in found(traces, tmp_path)} == set(traces)
         assert found(traces, service.data_dir, logs) == []
+
+
+def test_a_style_with_a_lora_is_drawn_amid_others_named_in_its_receipt_and_replayed(
+    service: Service, replay: Replay
+) -> None:
+    asked = {"app_id": PLUS, "file_url": SOMEONE, "seed": 7, "prompt": "an owl", **QUICK}
+    styles = ["ink", "words", None, "ink"]
+    with ThreadPoolExecutor(len(styles)) as clients:
+        made = list(clients.map(lambda style: service.make(**asked, style=style), styles))
+    inked, in_words, plain, _again = made
+    assert [each["input"]["prompt"] for each in made] == [
+        "an owl, in ink",
+        "an owl, in ink",
+        "an owl",
+        "an owl, in ink",
+    ]
+    pictures = [service.pixels(each["output"]["result"][0]) for each in made]
+    assert np.abs(pictures[0].astype(int) - pictures[3]).max() <= 1
+    for other in (1, 2):
+        assert np.abs(pictures[0].astype(int) - pictures[other]).mean() > 1
+    receipt = inked["output"]["receipts"][0]
+    assert receipt["style"] == "ink"
+    assert [name for name in receipt["weights"] if name.startswith("lora/")] == [f"lora/{PLUS}/ink"]
+    for other in (in_words, plain):
+        assert not any(name.startswith("lora/") for name in other["output"]["receipts"][0]["weights"])
+    listed = {app["app_id"]: app for app in service.client.get("/api/v1/apps").json()["output"]["apps"]}
+    assert listed[PLUS]["styles"].keys() == {"ink", "words"}
+    assert listed[OPEN]["styles"] == {}
+    failure(service.post(**asked, style="oil"), 422, "Invalid Request")
+    Path("one.png").write_bytes(MARKER)
+    (said,) = replay(receipt, "one.png")
+    assert said.startswith("The same p")  # pixels, or a picture that differs by roundings: it was drawn amid others

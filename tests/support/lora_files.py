@@ -11,6 +11,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
+from loadtest.bench.random_lora import random_factors
+
 LoraFormat = Literal["kohya", "peft", "diffusers"]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LINEAR = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
@@ -27,7 +29,7 @@ def write_lora(
         return path
     weights = {}
     for name in layers_of(unet, endings):
-        down, up = factors_of(unet.get_submodule(name), rank, generator)
+        down, up = random_factors(unet.get_submodule(name), rank, generator)
         if file_format == "kohya":
             name = f"lora_unet_{name.replace('.', '_')}"
             weights |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
@@ -47,14 +49,6 @@ def layers_of(unet: Any, endings: tuple[str, ...]) -> list[str]:
     ]
     assert found
     return found
-
-
-def factors_of(layer: Any, rank: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """`down` and `up` as files have them: those of a convolution are convolutions, too."""
-    inputs = layer.weight[0].shape
-    down = torch.randn(rank, *inputs, generator=generator) / inputs.numel() ** 0.5
-    up = torch.randn(layer.weight.shape[0], rank, generator=generator) * 0.3
-    return down, up if len(inputs) == 1 else up[:, :, None, None]
 
 
 def _write_by_peft(path: Path, unet: Any, endings: tuple[str, ...], rank: int, generator: torch.Generator) -> None:
