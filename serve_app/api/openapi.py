@@ -16,8 +16,13 @@ IDEMPOTENCY_PARAMETER = {
     "description": "With the same key, token and body a request is the same task: nothing is generated twice.",
     "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_CHARS},
 }
+EVENT = {
+    "type": "object",
+    "description": "Each event; `data` is JSON.",
+    "properties": {name: {"type": "string"} for name in ("event", "data", "id")},
+}
 EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    200: {"content": {"text/event-stream": {"schema": EVENT}}},
     204: {"description": "`Last-Event-ID` was the last event."},
 }
 # What Python 3.13 words otherwise than 3.11: the document is the same on both.
