@@ -143,8 +143,12 @@ def test_after_the_last_step_a_preview_shows_the_image_itself_a_pixel_for_each_c
     first_three = LatentColours((red, green, blue, *[(0.0, 0.0, 0.0)] * (LATENT_CHANNELS - 3)), (0.0, 0.0, 0.0))
     monkeypatch.setattr(model, "_colours", first_three)
     shown = model.preview(sample)
-    tokens = sample.latents[0].reshape(*sample.grid, LATENT_CHANNELS, 2, 2).numpy()  # a token has 2 x 2 cells
-    cells = tokens[:, :, :3].transpose(0, 3, 1, 4, 2).reshape(2 * sample.grid.height, 2 * sample.grid.width, 3)
+    tokens = sample.latents[0].reshape(*sample.grids.image, LATENT_CHANNELS, 2, 2).numpy()  # a token has 2 x 2 cells
+    cells = (
+        tokens[:, :, :3]
+        .transpose(0, 3, 1, 4, 2)
+        .reshape(2 * sample.grids.image.height, 2 * sample.grids.image.width, 3)
+    )
     assert shown is not None
     assert shown.shape == (spec.height // 8, spec.width // 8, 3)
     assert np.abs(shown - np.clip((cells + 1) * 127.5, 0, 255)).max() <= ONE_LEVEL
