@@ -85,7 +85,8 @@ class PreviewChannel:
             while self._reader is asyncio.current_task():
                 message = await subscription.get_message(timeout=READ_S)
                 if message is not None:
-                    self._show(IMAGE_PREVIEW.validate_json(message["data"]))
+                    with suppress(ValueError):  # what another version publishes may not be known here
+                        self._show(IMAGE_PREVIEW.validate_json(message["data"]))
         finally:
             with suppress(RedisError, OSError):
                 await subscription.aclose()

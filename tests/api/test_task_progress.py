@@ -119,6 +119,7 @@ async def heard_of_previews(make: Callable[..., Ingress], reporter: ProgressRepo
         await listener.heard(1)
         if wanted:
             await eventually(lambda: is_subscribed(ingress))
+            await ingress.redis.publish(ingress.keys.previews, '{"task_id": "a", "of": "another version"}')
         await reporter.report([ImageProgress("a", 1, 3, 12, 3.0, 0)], [PREVIEW])
         await listener.heard(2)
         await other.heard(2)

@@ -25,7 +25,7 @@ from deployments.diffusion.model.latent_colours import FLUX_2, MAX_SIDE, OF_FAMI
 from deployments.types import ImagePreview, ImageProgress, Pixels
 from loadtest.bench.engine.queues import GENERATOR
 from loadtest.bench.random_face import random_face
-from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face, row
+from tests.support.fakes import Count, CountedStep, CountingDenoiser, avatar_spec, face, row
 from tests.support.polling import eventually
 
 
@@ -36,6 +36,12 @@ class ShowingDenoiser(CountingDenoiser):
         super().__init__()
         self.previewed: list[int] = []
         self.errors: list[Exception] = []
+        self.held_after: int | None = None  # so many steps, the gate closes
+
+    def step(self, samples: Sequence[Count]) -> CountedStep:
+        if len(self.batches) == self.held_after:
+            self.gate.clear()
+        return super().step(samples)
 
     def preview(self, sample: Count) -> Pixels | None:
         self.previewed.append(sample.seed)
@@ -49,8 +55,10 @@ class Wall:
 
     def __init__(self) -> None:
         self.previews: list[ImagePreview] = []
+        self.reports = 0
 
     async def report(self, _progress: Sequence[ImageProgress], previews: Sequence[ImagePreview] = ()) -> None:
+        self.reports += 1
         self.previews += previews
 
 
@@ -167,20 +175,41 @@ def replace_denoiser(drawing: Any, denoiser: CountingDenoiser) -> Any:
 def test_only_images_whose_request_wants_previews_have_them() -> None:
     async def run() -> None:
         denoiser, wall = ShowingDenoiser(), Wall()
+        denoiser.held_after = 5
         engine = DiffusionEngine(LatencyModel(max_batch_size=4), ageing=0.25)
         reporting = asyncio.create_task(keep_reporting(engine, wall, 0.01))
-        wanted = avatar_spec(task_id="t", image_index=2, num_inference_steps=200, seed=1, previews=True)
-        denoiser.step_s = 0.01
-        rows = [engine.submit(spec, face(), denoiser) for spec in (wanted, replace(wanted, seed=2, previews=False))]
-        await eventually(lambda: asyncio.sleep(0, denoiser.batches))
-        await eventually(lambda: asyncio.sleep(0, wall.previews or all(each.future.done() for each in rows)))
+        wanted = avatar_spec(task_id="t", image_index=2, num_inference_steps=9, seed=1, previews=True)
+        for spec in (wanted, replace(wanted, seed=2, previews=False)):
+            engine.submit(spec, face(), denoiser)
+        await eventually(lambda: asyncio.sleep(0, wall.previews))
+        denoiser.held_after = None
+        denoiser.gate.set()
         await asyncio.to_thread(engine.close)
         await reporting
         first = wall.previews[0]
-        assert (first.task_id, first.image_index, first.steps) == ("t", 2, 200)
+        assert (first.task_id, first.image_index, first.steps) == ("t", 2, 9)
         assert first.step >= 1
         assert set(denoiser.previewed) == {1}
         assert shown(first).shape == (8, 8, 3)
+
+    asyncio.run(run())
+
+
+def test_progress_is_reported_though_previews_fail() -> None:
+    async def run() -> None:
+        denoiser, wall = ShowingDenoiser(), Wall()
+        denoiser.held_after, denoiser.errors = 1, [ValueError("no colours")]
+        engine = DiffusionEngine(LatencyModel(max_batch_size=4), ageing=0.25)
+        reporting = asyncio.create_task(keep_reporting(engine, wall, 0.01))
+        engine.submit(avatar_spec(num_inference_steps=9, previews=True), face(), denoiser)
+        await eventually(lambda: asyncio.sleep(0, denoiser.previewed))
+        reported = wall.reports
+        await eventually(lambda: asyncio.sleep(0, wall.reports > reported + 1))
+        assert (wall.previews, len(denoiser.previewed)) == ([], 1)
+        denoiser.held_after = None
+        denoiser.gate.set()
+        await asyncio.to_thread(engine.close)
+        await reporting
 
     asyncio.run(run())
 

@@ -1,6 +1,7 @@
 """Reports the progress of unfinished images while they are generated."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -8,6 +9,8 @@ from typing import Protocol
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.previews import Previewer
 from deployments.types import ImagePreview, ImageProgress
+
+log = logging.getLogger(__name__)
 
 
 class ProgressSink(Protocol):
@@ -26,10 +29,15 @@ class ProgressSink(Protocol):
 
 async def keep_reporting(engine: DiffusionEngine, sink: ProgressSink, every_s: float) -> None:
     """Report every `every_s` seconds until the engine ends. Delays no step."""
-    previewer = Previewer()
+    previewer: Previewer | None = Previewer()
     while engine.alive:
-        samples = engine.previewed()
-        previews = await asyncio.to_thread(previewer.due, samples) if samples else []
+        previews: Sequence[ImagePreview] = ()
+        if previewer is not None and (samples := engine.previewed()):
+            try:
+                previews = await asyncio.to_thread(previewer.due, samples)
+            except Exception:  # progress is reported without them
+                log.exception("previews failed: there are no more of them")
+                previewer = None
         if progress := engine.progress():
             with suppress(OSError):  # the next report repeats everything but previews
                 await sink.report(progress, previews)
