@@ -64,7 +64,7 @@ def latents_by_library(pipeline: Any, spec: AvatarSpec, lora: Path | None, scale
     return latents
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl"])
+@pytest.fixture(scope="module", params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyStyles:
     return TinyStyles(tmp_path_factory.mktemp(request.param), request.param)
 
