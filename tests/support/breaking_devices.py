@@ -14,7 +14,6 @@ import onnxruntime
 from ray import serve
 
 from deployments.background.deployment import BackgroundRemover as RealRemover
-from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from deployments.diffusion.engine import hang_detector
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
@@ -51,9 +50,9 @@ class BreakingModel(FaceDiffusionModel):
 
 
 class BreakingGenerator(AvatarGenerator):
-    async def __init__(self, config: AvatarGeneratorConfig, sink: Any = None) -> None:  # type: ignore[misc]
+    async def __init__(self, *settings: Any) -> None:  # type: ignore[misc]
         hang_detector.GRACE_S = GRACE_S
-        await super().__init__(config, sink)
+        await super().__init__(*settings)
 
     def _load(self, name: str) -> LoadedModel:
         loaded = super()._load(name)
