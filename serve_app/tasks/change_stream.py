@@ -15,6 +15,7 @@ from serve_app.backends.redis import Redis
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.previews import PreviewChannel
+from serve_app.tasks.shared_reader import SharedReader
 
 READ_S = 2.0  # of one blocking read
 AT_ONCE = 500
@@ -23,17 +24,17 @@ PAUSE_S = 1.0  # while the broker is unavailable
 log = logging.getLogger(__name__)
 
 
-class ChangeStream:
+class ChangeStream(SharedReader):
     """Lives on one event loop; reads only while there are listeners, and `previews` while there are for those."""
 
     def __init__(self, redis: Redis) -> None:
         self.previews = PreviewChannel(redis)
+        super().__init__()
         self._redis = redis
         self._stream = TaskKeys(redis.prefix).changes
         self._listeners: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._by_token: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._owners: Counter[str] = Counter()
-        self._reader: asyncio.Task[None] | None = None
 
     @property
     def listeners(self) -> int:
@@ -54,8 +55,7 @@ class ChangeStream:
         self._listeners[task_id].add(changed)
         self._by_token[token].add(changed)
         self._owners[owner] += 1
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
+        self._start()
         try:
             yield changed
         finally:
@@ -69,15 +69,9 @@ class ChangeStream:
             if not self._listeners:
                 await self.close()
 
-    async def close(self) -> None:
-        """Stop the reader; the next listener starts another."""
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-
     async def _read(self) -> None:
         last = None
-        while self._reader is asyncio.current_task():  # a call to Redis may swallow the cancellation
+        while self._is_reading:
             try:
                 if last is None:
                     last = await self._newest()

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from deployments.types import ImagePreview
 from serve_app.backends.redis import Redis
 from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.shared_reader import SharedReader
 
 IMAGE_PREVIEW = TypeAdapter(ImagePreview)
 READ_S = 2.0  # of one wait for a message
@@ -39,22 +40,21 @@ class Previews:
         return [None if preview is None else preview.picture for preview in newest]
 
 
-class PreviewChannel:
+class PreviewChannel(SharedReader):
     """One subscription per process for all who follow tasks. Lives on one event loop; reads while there are any."""
 
     def __init__(self, redis: Redis) -> None:
+        super().__init__()
         self._redis = redis
         self._channel = TaskKeys(redis.prefix).previews
         self._followers: defaultdict[str, set[Previews]] = defaultdict(set)
-        self._reader: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def follow(self, task_id: str, changed: asyncio.Event) -> AsyncIterator[Previews]:
         """The previews of a task while the block runs; none come while the broker is unavailable."""
         previews = Previews(changed)
         self._followers[task_id].add(previews)
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
+        self._start()
         try:
             yield previews
         finally:
@@ -64,14 +64,8 @@ class PreviewChannel:
             if not self._followers:
                 await self.close()
 
-    async def close(self) -> None:
-        """Stop the reader; the next follower starts another."""
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-
     async def _read(self) -> None:
-        while self._reader is asyncio.current_task():  # a call to Redis may swallow the cancellation
+        while self._is_reading:
             try:
                 await self._read_on()
             except (RedisError, OSError) as error:
@@ -82,7 +76,7 @@ class PreviewChannel:
         subscription: Any = self._redis.pubsub(ignore_subscribe_messages=True)
         try:
             await subscription.subscribe(self._channel)
-            while self._reader is asyncio.current_task():
+            while self._is_reading:
                 message = await subscription.get_message(timeout=READ_S)
                 if message is not None:
                     with suppress(ValueError):  # what another version publishes may not be known here

@@ -56,11 +56,10 @@ def read_lora(path: Path, unet: Any, scale: float) -> dict[str, LoraFactors]:
     )
     weights = _renamed(weights)
     alpha_of = _alphas(alphas, metadata)
-    factors = {}
+    factors, layers = {}, dict(unet.named_modules())
     for name in _layers(path, weights):
-        layer = unet.get_submodule(name) if name in dict(unet.named_modules()) else None
         down, up = weights[name + DOWN], weights[name + UP].flatten(1)
-        if not _fits(layer, down, up):
+        if not _fits(layers.get(name), down, up):
             raise ValueError(f"{path} was made for another model: {name} is no layer of this one, or of another size")
         rank = down.shape[0]
         factors[name] = LoraFactors(down, up * (scale * alpha_of(name, rank) / rank))
