@@ -272,7 +272,9 @@ def test_the_catalogue_of_former_versions_has_the_research_apps_under_their_form
 
 
 def test_a_catalogue_that_the_package_has_not_is_refused_with_those_that_it_has() -> None:
-    with pytest.raises(ValueError, match="no catalogue 'pro': name commercial, embedded, production, research, or a"):
+    with pytest.raises(
+        ValueError, match="no catalogue 'pro': name commercial, embedded, klein-base, production, research, or a"
+    ):
         Catalog.read(["pro"])
 
 
@@ -290,6 +292,20 @@ def test_the_commercial_apps_may_be_used_commercially_and_all_their_files_are_kn
     assert not any("buffalo" in path or "faceid" in path for path in brought)
     assert "{prompt}" in commercial["face-avatar"].instruction
     assert "instruction" not in commercial["face-avatar"].model_dump()
+
+
+def test_the_undistilled_klein_is_commercial_and_only_its_own_files_are_to_be_pinned() -> None:
+    catalog = Catalog.read(["commercial", "klein-base"])
+    base, klein = catalog["face-avatar-klein-base"], catalog["face-avatar"]
+    assert catalog.refusal("face-avatar-klein-base", "commercial") == ""
+    assert (base.has_guidance, klein.has_guidance) == (True, False)
+    assert (base.styles, base.native_sizes, base.instruction) == (klein.styles, klein.native_sizes, klein.instruction)
+    files = {file.path.removeprefix("flux2-klein-base-4b/"): file for file in catalog.files(["face-avatar-klein-base"])}
+    published = {file.path.removeprefix("flux2-klein-4b/"): file.sha256 for file in catalog.files(["face-avatar"])}
+    own = {path for path, file in files.items() if "FLUX.2-klein-base-4B" in file.url}
+    assert {path for path, file in files.items() if file.sha256 is None} == own
+    assert all(files[path].sha256 == published[path] for path in files.keys() - own)
+    assert files.keys() == published.keys()
 
 
 def test_what_is_included_is_there_once_and_brings_no_apps(tmp_path: Path) -> None:

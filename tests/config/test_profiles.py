@@ -61,10 +61,18 @@ def both() -> Profile:
     return Profile(config, COMMERCIAL + RESEARCH, "FaceEmbedder 4.9 of 5.3, AvatarGenerator 36.6 of 37.7")
 
 
+def undistilled() -> Profile:
+    config = production()
+    config["applications"][0]["args"]["catalogs"] = ["commercial", "klein-base"]
+    memory = "FaceEmbedder 2.7 of 2.9, AvatarGenerator 40.6 of 42.5"
+    return Profile(config, [*COMMERCIAL, "face-avatar-klein-base"], memory)
+
+
 PROFILES = {
     "commercial": Profile(production(), COMMERCIAL, "FaceEmbedder 2.7 of 2.9, AvatarGenerator 40.6 of 42.5"),
     "research": research_alone(),
     "both": both(),
+    "undistilled": undistilled(),
 }
 
 
@@ -87,9 +95,14 @@ def test_a_profile_serves_its_apps_and_no_model_that_they_do_not_draw_with(profi
 
 def test_heads_are_cut_out_and_face_models_loaded_for_the_apps_that_need_them() -> None:
     kinds = {name: [model.kind for model in faces_of_apps(each.settings).loaded()] for name, each in PROFILES.items()}
-    assert kinds == {"commercial": ["yunet"], "research": ["insightface"], "both": ["yunet", "insightface"]}
+    assert kinds == {
+        "commercial": ["yunet"],
+        "research": ["insightface"],
+        "both": ["yunet", "insightface"],
+        "undistilled": ["yunet"],
+    }
     heads = {name: faces_of_apps(each.settings).head_px for name, each in PROFILES.items()}
-    assert heads == {"commercial": HEAD_PX, "research": None, "both": HEAD_PX}
+    assert heads == {"commercial": HEAD_PX, "research": None, "both": HEAD_PX, "undistilled": HEAD_PX}
 
 
 def test_every_file_that_the_stages_load_is_brought_by_the_apps(profile: Profile) -> None:
