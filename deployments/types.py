@@ -119,6 +119,7 @@ class AvatarSpec:
     ip_adapter_scale: float | None = None  # weight of the face, 0 to 1; None: the model's setting
     lora: str | None = None  # one of the model's `loras`
     previews: bool = False  # somebody wants to see the image become clear
+    speed_lora: str | None = None  # a second of the model's `loras`, for fewer steps, worn beside `lora`
 
     __setstate__ = _restore
 
