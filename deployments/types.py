@@ -24,6 +24,9 @@ Box = tuple[float, float, float, float]
 
 OutputFormat = Literal["png", "webp", "jpeg"]
 
+SamplerName = Literal["euler-trailing", "lcm"]
+"""Samplers of models that were distilled to few steps; every model has one of its own besides."""
+
 
 PHOTO_WARNINGS = ("clipped", "first_frame")
 """`clipped`: the file lost its end, and what was there of it is used. `first_frame`: it has others, too."""
@@ -120,6 +123,7 @@ class AvatarSpec:
     lora: str | None = None  # one of the model's `loras`
     previews: bool = False  # somebody wants to see the image become clear
     speed_lora: str | None = None  # a second of the model's `loras`, for fewer steps, worn beside `lora`
+    sampler: SamplerName | None = None  # None: the model's own
 
     __setstate__ = _restore
 

@@ -85,7 +85,7 @@ def faces_of_apps(settings: Settings) -> FaceEmbedderConfig:
 
 
 def generator_of_apps(settings: Settings) -> AvatarGeneratorConfig:
-    """The generator's settings with the models that the apps use, with the LoRAs of their styles, compiled for them.
+    """The generator's settings with the models that the apps use, with the apps' LoRAs, compiled for them.
 
     Raises: ValueError where one is missing, or no app may be used.
     """
@@ -102,9 +102,9 @@ def generator_of_apps(settings: Settings) -> AvatarGeneratorConfig:
 def _with_loras(model: DiffusionModelConfig, apps: Mapping[str, App]) -> DiffusionModelConfig:
     """Those of the operator's own settings come first."""
     loras = {
-        lora_name(app_id, style): LoraConfig(file=Path(f"{MODELS}{lora.file}"), scale=lora.scale)
+        lora_name(app_id, name): LoraConfig(file=Path(f"{MODELS}{lora.file}"), scale=lora.scale)
         for app_id, app in apps.items()
-        for style, lora in app.loras.items()
+        for name, lora in app.loras.items()
     }
     return model.model_copy(update={"loras": loras | model.loras})
 

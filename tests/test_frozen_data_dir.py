@@ -24,8 +24,8 @@ from tests.support.polling import poll
 LINKS = ("result", "low_res_urls")  # signed anew in every answer
 DONE_S = 240
 LATER_OUTPUT: dict[str, Any] = {"warnings": []}  # that answers of the earlier version do not have
-LATER_INPUT = {"file_urls": None, "style": None, "previews": False}
-LATER_RECEIPT = {"photos": 1, "style": None}
+LATER_INPUT = {"file_urls": None, "style": None, "quality": "standard", "previews": False}
+LATER_RECEIPT = {"photos": 1, "style": None, "quality": "standard"}
 LATER_LIMITS = {"images_per_day": 0}  # that tokens of the earlier version do not have
 
 

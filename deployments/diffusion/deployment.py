@@ -78,7 +78,7 @@ class AvatarGenerator:
 
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
         """Raises: DeadlineError; UnsafeImageError. A cancelled call frees its row before the next step."""
-        from deployments.diffusion.model.receipt import worn_by
+        from deployments.diffusion.model.receipt import of_image
 
         drawn_with = self._generation_metadata(spec.model)  # computed during the generation
         with exit_on_device_loss():
@@ -88,7 +88,8 @@ class AvatarGenerator:
                 image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
                 if model.checker is not None and await model.checker.flags(image.pixels):
                     raise UnsafeImageError("The safety checker withholds this image.")
-        return replace(image, drawn_with=worn_by(await asyncio.shield(drawn_with), spec.lora))
+        config = self._config.models[spec.model]
+        return replace(image, drawn_with=of_image(await asyncio.shield(drawn_with), config, spec))
 
     async def scale_from_zero(self) -> None:
         """Does nothing: the call itself makes Serve start a replica where there is none."""

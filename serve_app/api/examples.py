@@ -25,6 +25,7 @@ WHOLE_REQUEST = {
     "batch": 2,
     "height": 512,
     "width": 512,
+    "quality": "standard",
     "num_inference_steps": 12,
     "guidance_scale": 1.5,
     "ip_adapter_scale": 0.8,

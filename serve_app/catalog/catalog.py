@@ -14,6 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from deployments.config import FaceEmbedderConfig
+from deployments.types import SamplerName
 from serve_app.errors import UnknownAppError
 
 Size = tuple[int, int]
@@ -21,6 +22,9 @@ Size = tuple[int, int]
 
 LicenseMode = Literal["any", "commercial"]
 """Which apps may be used: any, or only those whose weights all allow commercial use."""
+
+Quality = Literal["standard", "fast"]
+"""How long an image may take: as an app draws it by itself, or by its preset of few steps."""
 
 CATALOGUES = Path(__file__).parent
 HUB = "https://huggingface.co"
@@ -156,13 +160,16 @@ class AppDefaults(Entry):
     min_similarity: float | None = Field(None, ge=0, le=1)  # by the app's own face model; None: no redraws
 
 
-def lora_name(app_id: str, style: str) -> str:
-    """The name of a style's LoRA among those of a model, with which several apps may draw."""
-    return f"{app_id}/{style}"
+FAST_LORA = "quality=fast"  # among the LoRAs of an app, whose others have names of styles
 
 
-class StyleLora(Entry):
-    """The LoRA of a style: `file` is of one of the app's downloads, by its path under the models folder."""
+def lora_name(app_id: str, name: str) -> str:
+    """The name of an app's LoRA among those of a model, with which several apps may draw."""
+    return f"{app_id}/{name}"
+
+
+class AppLora(Entry):
+    """A LoRA of an app: `file` is of one of its downloads, by its path under the models folder."""
 
     file: InnerPath
     scale: float = Field(1.0, ge=-2, le=2)
@@ -175,7 +182,7 @@ class Style(Entry):
     prompt: str
     subject: str = STYLED_SUBJECT  # in the place of the client's prompt where there is none
     negative_prompt: str | None = None  # in the place of the app's
-    lora: StyleLora | None = Field(None, exclude=True)
+    lora: AppLora | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _has_one_place(self) -> Self:
@@ -197,6 +204,21 @@ class Style(Entry):
         return before + (subject if own_prompt is None else own_prompt) + after
 
 
+class FastPreset(Entry):
+    """How an app draws a request of the quality `fast`, which may say nothing else of the fields here."""
+
+    num_inference_steps: int = Field(ge=1, le=50)
+    guidance_scale: float = Field(1.0, ge=1, le=30)
+    negative_prompt: str = ""
+    sampler: SamplerName | None = Field(None, exclude=True)  # None: the model's own
+    lora: AppLora | None = Field(None, exclude=True)  # beside that of a style
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Of a request, by name."""
+        return self.model_dump()
+
+
 class App(Entry):
     """One app. `model` names a model of the generator's settings, `downloads` its files in the models folder.
 
@@ -213,6 +235,7 @@ class App(Entry):
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
     styles: dict[StyleName, Style] = {}
+    fast: FastPreset | None = None  # None: requests of the quality `fast` are refused
     has_guidance: bool = True  # false: the model ignores `guidance_scale` and `negative_prompt`, as distilled ones do
     instruction: str = Field(
         PROMPT_PLACE, pattern=re.escape(PROMPT_PLACE), exclude=True
@@ -221,13 +244,25 @@ class App(Entry):
     weights: tuple[Licence, ...] = Field((), exclude=True)  # of weights that are not downloads
 
     @property
-    def loras(self) -> dict[str, StyleLora]:
-        """The LoRAs of its styles, by the names of the styles."""
-        return {name: style.lora for name, style in self.styles.items() if style.lora is not None}
+    def loras(self) -> dict[str, AppLora]:
+        """Those of its styles by the names of the styles, and FAST_LORA."""
+        loras = {name: style.lora for name, style in self.styles.items() if style.lora is not None}
+        return loras if self.fast is None or self.fast.lora is None else loras | {FAST_LORA: self.fast.lora}
 
-    def defaults_of(self, style: str | None) -> dict[str, Any]:
-        """The values of fields that a request in a style leaves out. Raises: KeyError for an unknown style."""
+    @property
+    def qualities(self) -> tuple[Quality, ...]:
+        """Those that a request may name."""
+        return ("standard",) if self.fast is None else ("standard", "fast")
+
+    def preset(self, quality: Quality) -> FastPreset | None:
+        """That of the quality `fast`, where the app has one."""
+        return self.fast if quality == "fast" else None
+
+    def defaults_of(self, style: str | None, quality: Quality = "standard") -> dict[str, Any]:
+        """The values of fields that a request leaves out. Raises: KeyError for an unknown style."""
         defaults = self.defaults.model_dump()
+        if (preset := self.preset(quality)) is not None:
+            return defaults | preset.fields
         negative = self.styles[style].negative_prompt if style is not None and self.has_guidance else None
         return defaults if negative is None else {**defaults, "negative_prompt": negative}
 

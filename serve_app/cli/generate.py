@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from deployments.types import OutputFormat
+from serve_app.catalog.catalog import Quality
 from serve_app.cli.console import console, errors
 from serve_app.cli.options import (
     AVATARS,
@@ -46,6 +47,7 @@ def generate(
     batch: Annotated[int | None, typer.Option(help="How many avatars.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    quality: Annotated[Quality | None, typer.Option(help="fast: few steps, where the app has them.")] = None,
     num_inference_steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
     guidance_scale: Annotated[float | None, typer.Option("--guidance", help="Guidance scale.")] = None,
     ip_adapter_scale: Annotated[

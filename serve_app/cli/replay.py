@@ -116,8 +116,10 @@ def rounding_levels(original: Path, data: bytes) -> int | None:
 
 
 def current_receipt(client: FaceAvatarClient, request: AvatarParameters, photos: Sequence[Photo]) -> Receipt:
-    """The receipt of such an image from the service as it is now, from a run of one step. Raises: ClientError."""
-    one_step = request | AvatarParameters(num_inference_steps=1, batch=1)
+    """The receipt of such an image from the service as it is now, from a run of few steps. Raises: ClientError."""
+    one_step = request | AvatarParameters(batch=1)
+    if request.get("quality") is None:  # a quality of few steps says how many
+        one_step["num_inference_steps"] = 1
     return receipt_of(client.avatars.create(photos, **one_step).require_success().images[0])
 
 
@@ -154,6 +156,7 @@ def parameters(receipt: Receipt, *, consent: bool = False) -> AvatarParameters:
     """The request whose last image has the receipt's seed: only later images of a batch have seeds above MAX_SEED."""
     seed = min(receipt.seed, MAX_SEED)
     same = receipt.model_dump(include={*AvatarParameters.__annotations__})
+    same["quality"] = None if receipt.quality == "standard" else receipt.quality  # older services do not know it
     return cast(AvatarParameters, same | {"batch": receipt.seed - seed + 1, "seed": seed, "consent": consent or None})
 
 

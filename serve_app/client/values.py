@@ -46,6 +46,7 @@ class AvatarParameters(TypedDict, total=False):
     output_format: OutputFormat | None
     ref_id: str | None
     webhook_url: str | None
+    quality: Literal["standard", "fast"] | None
     priority: Literal["normal", "low"] | None
     deadline_s: float | None
     consent: bool | None
@@ -87,7 +88,10 @@ class TaskProgress:
 
 @dataclass(frozen=True, slots=True)
 class AppInfo:
-    """An app that `app_id` can name; `defaults` are by field name, `styles` by the name that `style` takes."""
+    """An app that `app_id` can name; `defaults` are by field name, `styles` by the name that `style` takes.
+
+    `fast` are the values of fields that the quality `fast` has, None where the app has no such quality.
+    """
 
     app_id: str
     title: str
@@ -97,6 +101,8 @@ class AppInfo:
     description: str = ""
     styles: dict[str, dict[str, Any]] = field(default_factory=dict)  # each with its `title`
     model: str = ""  # what it draws with, as receipts name it; "" where an older service does not say
+    qualities: tuple[str, ...] = ("standard",)
+    fast: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

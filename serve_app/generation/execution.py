@@ -14,7 +14,7 @@ from deployments.types import Photo
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results
-from serve_app.catalog.catalog import Catalog, lora_name
+from serve_app.catalog.catalog import FAST_LORA, App, Catalog, lora_name
 from serve_app.errors import BrokerError, StoreError
 from serve_app.pipeline.calls import detach
 from serve_app.pipeline.job import AvatarJob
@@ -205,7 +205,8 @@ class TaskExecution:
 
     async def _job(self, task: Task, done: Mapping[int, StoredAvatar]) -> AvatarJob:
         request = task.request
-        app, style = self._catalog[request.app_id], request.style
+        app = self._catalog[request.app_id]
+        preset = app.preset(request.quality)
         return AvatarJob(
             task_id=task.task_id,
             tenant=task.owner,
@@ -217,8 +218,15 @@ class TaskExecution:
             tenant_used_s=await self._use.shared_s(task.owner),
             face_model=app.face_model,
             instruction=app.instruction,
-            lora=lora_name(request.app_id, style) if style is not None and style in app.loras else None,
+            lora=_lora(request.app_id, app, request.style),
+            speed_lora=_lora(request.app_id, app, None if preset is None else FAST_LORA),
+            sampler=None if preset is None else preset.sampler,
         )
+
+
+def _lora(app_id: str, app: App, name: str | None) -> str | None:
+    """The name of an app's LoRA among those of its model, where it has one."""
+    return lora_name(app_id, name) if name is not None and name in app.loras else None
 
 
 def pauses_s() -> Iterator[float]:

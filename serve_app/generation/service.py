@@ -45,6 +45,7 @@ class AvatarService:
             {
                 "app_id": app_id,
                 **app.model_dump(),
+                "qualities": list(app.qualities),
                 "licences": [licence.model_dump() for licence in catalog.licences(app_id)],
                 "available": not (refusal := catalog.refusal(app_id, self.settings.license_mode)),
                 "unavailable_reason": refusal,

@@ -57,6 +57,7 @@ class RequestValidator:
         app = self.app(request.app_id)
         self._check_consent(request)
         _check_style(request.style, app)
+        _check_quality(request, app)
         effective = EffectiveRequest.fill(
             request,
             app,
@@ -111,6 +112,18 @@ def _check_style(style: str | None, app: App) -> None:
     """Raises: InvalidRequestError where the app does not have it."""
     if style is not None and style not in app.styles:
         raise _invalid(field="style", message="the app has no such style", accepted={"enum": list(app.styles)})
+
+
+def _check_quality(request: AvatarRequest, app: App) -> None:
+    """Raises: InvalidRequestError where the app does not have it, or a field contradicts its preset."""
+    if request.quality not in app.qualities:
+        message = f"the app has no preset for {request.quality}"
+        raise _invalid(field="quality", message=message, accepted={"enum": list(app.qualities)})
+    preset = app.preset(request.quality)
+    for name, value in ({} if preset is None else preset.fields).items():
+        if getattr(request, name) not in (None, value):
+            message = f"beside the quality {request.quality} it is {value!r}"
+            raise _invalid(field=name, message=message, accepted={"const": value})
 
 
 def _invalid(**problem: object) -> InvalidRequestError:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from deployments.types import Avatar, AvatarSpec, C2paAssertion, PostprocessSpec
+from deployments.types import Avatar, AvatarSpec, C2paAssertion, PostprocessSpec, SamplerName
 from serve_app.schemas.requests import MAX_SEED, EffectiveRequest, rgb
 from serve_app.schemas.responses import Attempt
 from serve_app.tasks.models import StoredAvatar
@@ -51,6 +51,8 @@ class AvatarJob:
     face_model: str | None = None  # a name of `face.models`; None: `face.model`
     instruction: str = "{prompt}"  # what the model is told
     lora: str | None = None  # of the model's; the one of the request's style
+    speed_lora: str | None = None  # likewise; the one of its quality
+    sampler: SamplerName | None = None  # None: the model's own
 
     @property
     def deadline(self) -> float:
@@ -77,6 +79,8 @@ class AvatarJob:
             **(self._asked_of(AvatarSpec) | of_the_image | {"prompt": prompt}),
             model=self.model,
             lora=self.lora,
+            speed_lora=self.speed_lora,
+            sampler=self.sampler,
             task_id=self.task_id,
             image_index=index,
             submitted_at=self.submitted_at,

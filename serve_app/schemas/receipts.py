@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.types import OutputFormat
+from serve_app.catalog.catalog import Quality
 
 
 class Receipt(BaseModel):
@@ -21,6 +22,7 @@ class Receipt(BaseModel):
     )
     prompt: str
     style: str | None = Field(None, description="Its words are in the prompt already.")
+    quality: Quality = "standard"
     negative_prompt: str
     seed: int
     num_inference_steps: int

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, to_json
 
 from deployments.types import OutputFormat
-from serve_app.catalog.catalog import App
+from serve_app.catalog.catalog import App, Quality
 from serve_app.photos.source import PhotoSource, PhotoSources, photos_of
 from serve_app.photos.urls import describe_url
 from serve_app.schemas.gender import gender_word
@@ -30,7 +30,18 @@ MAX_PROMPT = 2000  # characters
 MAX_FIELDS = 64  # of a body: each unknown field adds an entry to the answer
 _FIELDS = {alias: name for name, aliases in ALIASES.items() for alias in aliases}
 OPTIONAL_STRINGS = frozenset(
-    {"prompt", "gender", "negative_prompt", "bg_color", "output_format", "ref_id", "priority", "style", "webhook_url"}
+    {
+        "prompt",
+        "gender",
+        "negative_prompt",
+        "bg_color",
+        "output_format",
+        "ref_id",
+        "priority",
+        "quality",
+        "style",
+        "webhook_url",
+    }
 )
 
 Priority = Literal["normal", "low"]
@@ -137,6 +148,11 @@ class AvatarRequest(BaseModel):
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH), WHOLE] = Field(1, description="How many images to generate.")
     height: Side | None = Field(None, description="Pixels; the result has exactly this size.")
     width: Side | None = Field(None, description="Pixels; the result has exactly this size.")
+    quality: Quality = Field(
+        "standard",
+        description="fast: few steps, where the app has a preset for them: `qualities` in `GET /api/v1/apps`. Then "
+        "num_inference_steps, guidance_scale and negative_prompt are those of its preset, `fast` there.",
+    )
     num_inference_steps: Annotated[int, Field(ge=1, le=50), WHOLE] | None = None
     guidance_scale: Annotated[float, Field(ge=1, le=30), NUMBER] | None = None
     ip_adapter_scale: Annotated[float, Field(ge=0, le=1), NUMBER] | None = Field(
@@ -226,7 +242,9 @@ def body_digest(request: AvatarRequest) -> str:
     shown = f'"{name}":{to_json(descriptions if several else descriptions[0]).decode()}'
     # Without what is not given and was not known to former versions: their digests of the same request are the same.
     # Previews change nothing about the images.
-    newer = {field for field in ("style",) if getattr(request, field) is None}
+    newer = {
+        name for name in ("style", "quality") if getattr(request, name) == type(request).model_fields[name].default
+    }
     text = request.model_dump_json(exclude={other, "previews", *newer})
     before, _, after = text.partition(shown)  # quotes inside of a string would be escaped
     digest = hashlib.sha256(f'{before}"{name}":{"[" if several else ""}'.encode())
@@ -291,7 +309,7 @@ class EffectiveRequest(AvatarRequest):
         gender = gender_word(request.gender)
         own_prompt = None if request.prompt == "None" else request.prompt
         filled = {
-            **app.defaults_of(request.style),
+            **app.defaults_of(request.style, request.quality),
             "seed": seed,
             **request.model_dump(exclude_none=True),
             "file_url": request.photos[0].description,

@@ -221,7 +221,12 @@ def edit(**fields: Any) -> ImageEditRequest:
         ({"size": "1536x1024"}, {"width": 1536, "height": 1024}),
         ({"background": "transparent"}, {"remove_background": True}),
         ({"background": "opaque"}, {"remove_background": False}),
-        ({"quality": "high"}, {"num_inference_steps": None}),
+        ({"quality": "high"}, {"quality": "standard", "num_inference_steps": None}),
+        ({"quality": "low"}, {"quality": "standard"}),  # this model has no preset
+        ({"quality": "low", "model": "quick"}, {"quality": "fast"}),
+        ({"quality": "medium", "model": "quick"}, {"quality": "fast", "num_inference_steps": None}),
+        ({"quality": "high", "model": "quick"}, {"quality": "standard"}),
+        ({"model": "quick"}, {"quality": "standard"}),
         ({"output_format": "webp"}, {"output_format": "webp"}),
         ({"user": "u-1"}, {"ref_id": "u-1"}),
         ({"safety_identifier": "s-1"}, {"ref_id": None}),
@@ -233,7 +238,7 @@ def edit(**fields: Any) -> ImageEditRequest:
     ],
 )
 def test_a_parameter_means_this(fields: dict[str, Any], expected: dict[str, Any]) -> None:
-    request = edit(**fields).avatar_request(MODEL)
+    request = edit(**fields).avatar_request(MODEL, fast=["quick"])
     assert {name: getattr(request, name) for name in expected} == expected
 
 

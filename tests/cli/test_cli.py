@@ -157,7 +157,7 @@ def test_every_option_of_generate_reaches_the_service(generate: Generate, fake: 
     options = (
         "--app a --prompt p --gender g --negative-prompt n --batch 2 --width 300 --height 400 --steps 3 --guidance 4.5 "
         "--remove-background --bg-color #fff --seed 0 --format webp --ref-id r --deadline 60 --min-similarity 0.5 "
-        "--likeness 0.8 --consent"
+        "--likeness 0.8 --quality fast --consent"
     )
     done = generate("https://example.org/x/you.jpg?size=1", *options.split())
     assert done.code == 0, done.err
@@ -170,6 +170,7 @@ def test_every_option_of_generate_reaches_the_service(generate: Generate, fake: 
         "batch": 2,
         "width": 300,
         "height": 400,
+        "quality": "fast",
         "num_inference_steps": 3,
         "guidance_scale": 4.5,
         "remove_background": True,

@@ -54,9 +54,21 @@ def test_what_the_receipt_says_is_asked_for_again(replay: Replay, fake: FakeServ
     assert (code, out.splitlines()) == (0, ["avatars/me-7-replay.webp", "The same pixels as then."])
     probe, asked = (seen.fields for seen in fake.seen if seen.method == "POST")
     assert (probe["num_inference_steps"], asked["num_inference_steps"]) == (1, 12)
-    for name, value in RECEIPT.model_dump(include=AvatarRequest.model_fields.keys(), exclude_none=True).items():
+    same = RECEIPT.model_dump(include=AvatarRequest.model_fields.keys(), exclude_none=True)
+    del same["quality"]  # the usual one, which older services do not know
+    for name, value in same.items():
         assert asked[name] == value
+    assert "quality" not in asked
     assert Path("avatars/me-7-replay.webp").read_bytes() == picture(7, "webp")
+
+
+def test_of_a_fast_image_the_steps_of_its_preset_are_asked_for(replay: Replay, fake: FakeService) -> None:
+    fast = RECEIPT.model_copy(update={"quality": "fast", "num_inference_steps": 4})
+    Path("receipt.json").write_text(fast.model_dump_json())
+    assert replay()[0] == 0
+    probe, asked = (seen.fields for seen in fake.seen if seen.method == "POST")
+    assert (probe["quality"], probe["num_inference_steps"]) == ("fast", 4)
+    assert (asked["quality"], asked["num_inference_steps"]) == ("fast", 4)
 
 
 def test_an_image_of_several_photos_is_drawn_from_all_of_them(replay: Replay, fake: FakeService) -> None:

@@ -53,6 +53,7 @@ STYLES = {
     "ink": {"title": "Ink", "prompt": "{prompt}, in ink", "lora": {"file": LORA}},
     "words": {"title": "Only words", "prompt": "{prompt}, in ink"},
 }
+FAST = {"num_inference_steps": QUICK["num_inference_steps"], "sampler": "lcm", "lora": {"file": LORA}}
 SOMEBODY_ELSE = data_url(png(photo_of((marker(120, 4), 90, 60))))
 
 
@@ -74,7 +75,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, photo_server: str) -> Iter
     apps = {
         OPEN: {**app, "face_model": "auraface", "defaults": defaults},
         KLEIN: {**drawn, "model": "klein", "instruction": "Redraw this person: {prompt}", "has_guidance": False},
-        PLUS: {**drawn, "model": "plus", "styles": STYLES, "downloads": ["loras"]},
+        PLUS: {**drawn, "model": "plus", "styles": STYLES, "fast": FAST, "downloads": ["loras"]},
     }
     (folder / "models" / LORA).parent.mkdir()
     lora = write_lora(folder / "models" / LORA, tiny_unet("sdxl"), "kohya")
@@ -375,4 +376,19 @@ def test_a_style_with_a_lora_is_drawn_amid_others_named_in_its_receipt_and_repla
     failure(service.post(**asked, style="oil"), 422, "Invalid Request")
     Path("one.png").write_bytes(MARKER)
     alone = service.make(**asked, style="ink")  # without the roundings of others
+    assert replay(alone["output"]["receipts"][0], "one.png") == ["The same pixels as then."]
+
+
+def test_a_fast_image_is_drawn_amid_others_as_its_receipt_says_and_replayed(service: Service, replay: Replay) -> None:
+    asked = {"app_id": PLUS, "file_url": SOMEONE, "seed": 7, "prompt": "an owl", **QUICK}
+    with ThreadPoolExecutor(3) as clients:
+        made = list(clients.map(lambda how: service.make(**asked, **how), [{"quality": "fast"}, {}, {"style": "ink"}]))
+    fast, *others = (each["output"]["receipts"][0] for each in made)
+    assert (fast["quality"], fast["sampler"], fast["guidance_scale"]) == ("fast", "LCM", 1.0)
+    assert [name for name in fast["weights"] if name.startswith("lora/")] == [f"lora/{PLUS}/quality=fast"]
+    assert {(other["quality"], other["sampler"]) for other in others} == {("standard", "Euler")}
+    assert service.post(**asked, quality="fast", guidance_scale=3).status_code == 422
+    failure(service.post(**asked | {"app_id": OPEN}, quality="fast"), 422, "Invalid Request")
+    Path("one.png").write_bytes(MARKER)
+    alone = service.make(**asked, quality="fast")  # without the roundings of others
     assert replay(alone["output"]["receipts"][0], "one.png") == ["The same pixels as then."]

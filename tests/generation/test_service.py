@@ -524,6 +524,47 @@ def test_a_style_is_one_of_the_apps_and_its_prompt_is_drawn_and_shown(at: Callab
     at(scenario)
 
 
+def test_a_fast_request_is_drawn_as_the_preset_of_its_app_says(at: Callable[..., None], tmp_path: Path) -> None:
+    catalogue = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())
+    lora = {"file": "d/fast.safetensors"}
+    catalogue["apps"]["face-avatar"] |= {
+        "fast": {"num_inference_steps": 3, "sampler": "euler-trailing", "lora": lora},
+        "downloads": ["d"],
+    }
+    known = {"url": "https://models.example/{revision}", "revision": "1", "licence_url": "https://models.example"}
+    catalogue["downloads"] = {"d": {**known, "licence": "MIT", "folder": "d", "files": {"fast.safetensors": {}}}}
+    (tmp_path / "fast.yaml").write_text(yaml.safe_dump(catalogue))
+
+    async def scenario(make: Callable[..., Ingress]) -> None:
+        ingress = make("picture")
+        (problem,) = problems_of(lambda: ingress.send(quality="fast"))
+        assert (problem["field"], problem["accepted"]) == ("quality", {"enum": ["standard"]})
+        (app,) = ingress.service.apps()
+        assert (app["qualities"], app["fast"]) == (["standard"], None)
+
+        ingress = make("picture", catalogs=(str(tmp_path / "fast.yaml"),))
+        for name, other, own in (
+            ("num_inference_steps", 4, 3),
+            ("guidance_scale", 2.0, 1.0),
+            ("negative_prompt", "hat", ""),
+        ):
+            (problem,) = problems_of(lambda asked={name: other}: ingress.send(quality="fast", **asked))
+            assert (problem["field"], problem["accepted"]) == (name, {"const": own})
+        same = {"num_inference_steps": 3, "guidance_scale": 1, "negative_prompt": ""}
+        record = await ingress.send(quality="fast", **same).answer
+        asked = record.task.request
+        assert (asked.quality, asked.num_inference_steps, asked.guidance_scale) == ("fast", 3, 1.0)
+        spec = ingress.pipeline.jobs[-1].avatar_spec(0)
+        assert (spec.sampler, spec.speed_lora) == ("euler-trailing", "face-avatar/quality=fast")
+        assert (await ingress.send(Caller("bob"), guidance_scale=2).answer).task.request.quality == "standard"
+        spec = ingress.pipeline.jobs[-1].avatar_spec(0)
+        assert (spec.sampler, spec.speed_lora) == (None, None)
+        (app,) = ingress.service.apps()
+        assert (app["qualities"], app["fast"]["num_inference_steps"]) == (["standard", "fast"], 3)
+
+    at(scenario)
+
+
 def test_without_consent_a_service_that_asks_for_it_does_nothing(at: Callable[..., None]) -> None:
     async def scenario(make: Callable[..., Ingress]) -> None:
         ingress = make("picture", require_consent=True)

@@ -70,6 +70,7 @@ def test_a_data_url_is_the_same_again_to_the_letter(data: bytes, last_bits: int)
 
 NEWER = {
     "style",
+    "quality",
     "previews",
 }  # fields that came after the first records; where they are not given, digests are without them
 
@@ -97,7 +98,9 @@ def test_a_request_with_several_photos_is_compared_by_all_of_them_in_their_order
 
 def test_requests_that_differ_in_a_newer_field_differ() -> None:
     plain, comic, clay = (request_of(DATA_URL, style=style) for style in (None, "comic", "clay"))
-    assert len({body_digest(plain), body_digest(comic), body_digest(clay)}) == 3
+    fast = request_of(DATA_URL, quality="fast")
+    assert len({body_digest(plain), body_digest(comic), body_digest(clay), body_digest(fast)}) == 4
+    assert body_digest(request_of(DATA_URL, quality="standard")) == body_digest(plain)
 
 
 def several(photos: list[Any]) -> AvatarRequest:

@@ -65,6 +65,9 @@ def write_models(models_dir: Path) -> None:
     write_image_encoder(adapters)
     (models_dir / "pixel-art-xl").mkdir()
     write_lora(models_dir / "pixel-art-xl" / "pixel-art-xl.safetensors", tiny_unet("sdxl"), "kohya")
+    (models_dir / "sdxl-lightning").mkdir()
+    fast = models_dir / "sdxl-lightning" / "sdxl_lightning_4step_lora.safetensors"
+    write_lora(fast, tiny_unet("sdxl"), "kohya", seed=2)
     for folder in ("yunet", "auraface"):  # each has its own file there, and others that nobody reads
         write_open_face(models_dir / folder)
     (models_dir / "rembg").mkdir()

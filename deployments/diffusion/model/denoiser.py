@@ -29,11 +29,12 @@ from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.pictures import decoded
 from deployments.diffusion.model.row_lora import Lora, LoraSlots
-from deployments.diffusion.model.sampler import Positions, sampler_of
+from deployments.diffusion.model.row_samplers import RowSamplers
+from deployments.diffusion.model.sampler import Positions
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
 from deployments.diffusion.model.unet import LatentSize, RowUNet
-from deployments.types import AvatarSpec, FaceEmbedding, Pixels
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels, SamplerName
 
 
 @dataclass(slots=True, eq=False)
@@ -48,12 +49,19 @@ class Sample:
     against: Tensors | None
     ready: Mark  # when the latents are computed
     lora_slot: int = 0
+    sampler: SamplerName | None = None
+    noise: Sequence[Tensor] = ()  # (1, c, h, w) each: what the steps but the last add, where the sampler does
     steps_done: int = 0
 
     @property
     def next_step(self) -> Step:
         """The step to make next. Raises: IndexError after the last one."""
         return self.plan.steps[self.steps_done]
+
+    @property
+    def next_noise(self) -> Tensor:
+        """(1, c, h, w); in the last step any finite numbers."""
+        return self.noise[self.steps_done] if self.steps_done < len(self.noise) else self.latents
 
 
 class FaceDiffusionModel:
@@ -80,7 +88,7 @@ class FaceDiffusionModel:
         self._pipeline = pipeline
         self.device: torch.device = pipeline.device  # diffusers searches all modules for it
         self._prompts = pipeline.prompt_encoder()
-        self._sampler = sampler_of(pipeline.scheduler.config)
+        self._samplers = RowSamplers(pipeline.scheduler.config)
         self._timeline = timeline_of(self.device)
         self._colours = colours_of(pipeline.family, pipeline.vae.config.latent_channels)
         self._threads = threads
@@ -129,11 +137,13 @@ class FaceDiffusionModel:
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """A sample before its first step.
 
-        Raises: OutOfMemoryError; ValueError where `face` lacks what it needs, or the model the LoRA.
+        Raises: OutOfMemoryError; ValueError where `face` lacks what it needs, or the model the LoRA or the sampler.
         """
         use_threads(self._threads)
-        plan = self._sampler.plan(spec.num_inference_steps)
-        latents = self._noise(spec) * plan.init_noise_sigma
+        sampler = self._samplers[spec.sampler]
+        plan = sampler.plan(spec.num_inference_steps)
+        first, *noise = self._noise(spec, len(plan.steps) if sampler.adds_noise else 1)
+        latents = first * plan.init_noise_sigma
         chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
         size = {name: to_device(values.to(self._unet.dtype), self.device) for name, values in sizes.items()}
         scale = self._unet.adapter_scale if spec.ip_adapter_scale is None else spec.ip_adapter_scale
@@ -145,24 +155,24 @@ class FaceDiffusionModel:
             negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
             against = {**negative, "face_tokens": self._no_face.repeat(1, self._faces.photos(face), 1), **alike}
         previous, ready = torch.zeros_like(latents), self._timeline.mark()
-        slot = self._loras.slot(spec.lora)
-        return Sample(plan, latents, previous, spec.guidance_scale, conditions, against, ready, slot)
+        slot = self._loras.slot(spec.speed_lora or spec.lora)
+        return Sample(
+            plan, latents, previous, spec.guidance_scale, conditions, against, ready, slot, spec.sampler, noise
+        )
 
     @on_device
     @torch.inference_mode()
     def step(self, samples: Sequence[Sample]) -> TimedStep:
         """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
         use_threads(self._threads)
-        return self._step(sorted(samples, key=lambda sample: sample.against is None))
+        return self._step(sorted(samples, key=lambda sample: (sample.against is None, sample.sampler or "")))
 
     def _step(self, samples: Sequence[Sample]) -> TimedStep:
-        """Samples with guidance come first."""
+        """Samples with guidance come first, and of these and of the others those with the same sampler together."""
         begin = self._timeline.mark()
         at = Positions.of([sample.next_step for sample in samples], self.device)
-        latents = torch.cat([sample.latents for sample in samples])
-        previous = torch.cat([sample.previous for sample in samples])
-        prediction = self._predict(samples, self._sampler.scale_model_input(latents, at), at.timestep)
-        latents, denoised = self._sampler.step(latents, prediction, previous, at)
+        prediction = self._predict(samples, self._samplers.model_input(samples, at), at.timestep)
+        latents, denoised = self._samplers.step(samples, prediction, at)
         end = self._timeline.mark()
         for index, sample in enumerate(samples):
             sample.ready = end  # first: `preview` reads an estimate, then this, while another thread is here
@@ -232,13 +242,13 @@ class FaceDiffusionModel:
         side = self._pipeline.unet.config.sample_size * self._pipeline.vae_scale_factor
         return side, side
 
-    def _noise(self, spec: AvatarSpec) -> Tensor:
-        """Independent of the device and of the batch."""
+    def _noise(self, spec: AvatarSpec, count: int) -> list[Tensor]:
+        """So many tensors (1, c, h, w), drawn one after the other: independent of the device and of the batch."""
         unet, factor = self._pipeline.unet, self._pipeline.vae_scale_factor
         shape = (1, unet.config.in_channels, spec.height // factor, spec.width // factor)
         generator = torch.Generator("cpu").manual_seed(spec.seed)
-        noise = torch.randn(shape, generator=generator, dtype=self._unet.dtype)
-        return to_device(noise.to(torch.float32), self.device)
+        drawn = (torch.randn(shape, generator=generator, dtype=self._unet.dtype) for _ in range(count))
+        return [to_device(noise.to(torch.float32), self.device) for noise in drawn]
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))

@@ -145,7 +145,12 @@ class KleinModel:
     @on_device
     @torch.inference_mode()
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> KleinSample:
-        """A sample before its first step. Raises: OutOfMemoryError; PromptTooLongError; ValueError without pictures."""
+        """A sample before its first step.
+
+        Raises: OutOfMemoryError; PromptTooLongError; ValueError without pictures, or for a sampler by name.
+        """
+        if spec.sampler is not None:
+            raise ValueError(f"FLUX.2 klein has a sampler of its own, not {spec.sampler}")
         heads = heads_of(face)
         use_threads(self._threads)
         image = Grid(spec.height // self._pixels_per_token, spec.width // self._pixels_per_token)

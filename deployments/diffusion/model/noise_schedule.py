@@ -26,12 +26,14 @@ class Step(NamedTuple):
     """One step of one row, from noise of standard deviation `sigma` to `sigma_next`, in units of the clean latents.
 
     `extrapolation` is how far the denoised estimate is extrapolated from that of the previous step: 0 is first order.
+    `skip` is how much of the latents a consistency model keeps, beside sqrt(1 - skip) of the estimate.
     """
 
     timestep: float
     sigma: float
     sigma_next: float
     extrapolation: float = 0.0
+    skip: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

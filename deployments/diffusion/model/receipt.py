@@ -13,8 +13,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from deployments.common.checksums import sha256_by_name
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.model.precision import precision_in_receipts
-from deployments.diffusion.model.sampler import sampler_of
-from deployments.types import GenerationMetadata
+from deployments.diffusion.model.row_samplers import distilled_sampler
+from deployments.diffusion.model.sampler import Sampler, sampler_of
+from deployments.types import AvatarSpec, GenerationMetadata
 
 PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
 WORN = "lora/"  # before the names of LoRAs that rows may wear
@@ -23,9 +24,7 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 
 def generation_metadata(name: str, config: DiffusionModelConfig) -> GenerationMetadata:
     """Reads every byte of the weights: seconds for a large model. Raises: OSError where a file is missing."""
-    folder = model_path(config.path)
-    scheduler: dict[str, Any] = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    sampler, schedule = _sampler(scheduler)
+    sampler, schedule = _sampler(_scheduler(config))
     return GenerationMetadata(
         model=name,
         weights=sha256_by_name(weight_files(config)),
@@ -57,14 +56,20 @@ def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
             yield f"image_encoder/{path.name}", path
 
 
-def worn_by(metadata: GenerationMetadata, lora: str | None) -> GenerationMetadata:
-    """Of an image that wears this LoRA: without the weights of the others."""
-    weights = {
-        name: digest
-        for name, digest in metadata.weights.items()
-        if not name.startswith(WORN) or name == f"{WORN}{lora}"
-    }
-    return replace(metadata, weights=weights)
+def of_image(metadata: GenerationMetadata, config: DiffusionModelConfig, spec: AvatarSpec) -> GenerationMetadata:
+    """Of one image of a model: without the weights of LoRAs that it does not wear, and with its own sampler."""
+    worn = {f"{WORN}{name}" for name in (spec.lora, spec.speed_lora)}
+    weights = {name: digest for name, digest in metadata.weights.items() if not name.startswith(WORN) or name in worn}
+    if spec.sampler is None:
+        return replace(metadata, weights=weights)
+    sampler, schedule = _named(distilled_sampler(spec.sampler, _scheduler(config)))
+    return replace(metadata, weights=weights, sampler=sampler, schedule=schedule)
+
+
+def _scheduler(config: DiffusionModelConfig) -> dict[str, Any]:
+    path = model_path(config.path) / "scheduler" / "scheduler_config.json"
+    scheduler: dict[str, Any] = json.loads(path.read_text())
+    return scheduler
 
 
 def _sampler(scheduler: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -72,7 +77,10 @@ def _sampler(scheduler: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if scheduler.get("_class_name") == FlowMatchEulerDiscreteScheduler.__name__:
         usual = dict(FlowMatchEulerDiscreteScheduler().config)
         return "FlowMatchEuler", {name: value for name, value in scheduler.items() if usual.get(name, value) != value}
-    sampler = sampler_of(scheduler)
+    return _named(sampler_of(scheduler))
+
+
+def _named(sampler: Sampler) -> tuple[str, dict[str, Any]]:
     return type(sampler).__name__, sampler.schedule.model_dump(mode="json", exclude_defaults=True)
 
 

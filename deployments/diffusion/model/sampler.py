@@ -7,7 +7,7 @@ step, in float32. Euler's operations are in the same order as in diffusers, beca
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -47,24 +47,30 @@ EULER_DEFAULTS: dict[str, dict[str, Any]] = {
 class Positions:
     """The current steps of the rows of a batch as float32 tensors: `timestep` (rows,), the others (rows, 1, 1, 1).
 
-    `norm` is sqrt(sigma² + 1), the standard deviation of the noisy latents. Computed on the host: the result of
-    torch's square root depends on the processor.
+    `norm` is sqrt(sigma² + 1), the standard deviation of the noisy latents, `keep` is sqrt(1 - skip). Computed on the
+    host: the result of torch's square root depends on the processor.
     """
 
     timestep: Tensor
     sigma: Tensor
     sigma_next: Tensor
     extrapolation: Tensor
+    skip: Tensor
+    keep: Tensor
     norm: Tensor
     norm_next: Tensor
 
     @classmethod
     def of(cls, steps: Sequence[Step], device: torch.device) -> Self:
         """Makes one copy to the device."""
-        table = np.array(steps, np.float32)  # (rows, 4)
-        table = np.hstack([table, np.sqrt(table[:, 1:3] ** 2 + 1)])
+        table = np.array(steps, np.float32)  # (rows, 5)
+        table = np.hstack([table, np.sqrt(1 - table[:, 4:]), np.sqrt(table[:, 1:3] ** 2 + 1)])
         timestep, *others = to_device(torch.from_numpy(table), device).unbind(1)
         return cls(timestep, *(column[:, None, None, None] for column in others))
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Those of some rows."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class Sampler(Protocol):
@@ -75,16 +81,24 @@ class Sampler(Protocol):
         """The noise levels of the model; what differs from the defaults is written in receipts."""
         ...
 
+    @property
+    def adds_noise(self) -> bool:
+        """Whether `step` takes new noise."""
+        ...
+
     def plan(self, steps: int) -> Plan:
         """For 1 step or more. Raises: ValueError where the spacing has no noise levels for so many."""
 
     def scale_model_input(self, latents: Tensor, at: Positions) -> Tensor:
         """The latents scaled to the model's input."""
 
-    def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+    def step(
+        self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The latents after the step, and the denoised estimate, the row's `previous` in its next step.
 
-        A row at its first step may bring any finite `previous`. The prediction may be of a smaller float type.
+        A row at its first step may bring any finite `previous`. The prediction may be of a smaller float type. `noise`
+        is standard normal, and any finite numbers in a row's last step; None where the sampler adds none.
         """
 
 
@@ -111,6 +125,7 @@ class Euler:
     """Latents are x0 + sigma * noise; the model's input has variance 1."""
 
     schedule: NoiseSchedule
+    adds_noise = False
 
     def plan(self, steps: int) -> Plan:
         """As `Sampler.plan`. The first latents are noise of sigma, for leading spacing of sqrt(sigma² + 1)."""
@@ -129,7 +144,9 @@ class Euler:
         """Divided by sqrt(sigma² + 1), the standard deviation of noisy latents."""
         return latents / at.norm
 
-    def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+    def step(
+        self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One `euler_step` for each row; `previous` is not used."""
         denoised = denoise(latents, prediction, at, self.schedule.prediction_type)
         return euler_step(latents, denoised, at.sigma, at.sigma_next), denoised
@@ -150,6 +167,7 @@ class DPMSolver2M:
     """DPM-Solver++(2M). Latents are (x0 + sigma * noise) / sqrt(sigma² + 1): of variance 1, like the model's input."""
 
     schedule: SolverSchedule
+    adds_noise = False
 
     def plan(self, steps: int) -> Plan:
         """As `Sampler.plan`: of second order, except for the first step and, where it would be unstable, the last."""
@@ -168,7 +186,9 @@ class DPMSolver2M:
         """The latents themselves, which have variance 1 at every step."""
         return latents
 
-    def step(self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions) -> tuple[Tensor, Tensor]:
+    def step(
+        self, latents: Tensor, prediction: Tensor, previous: Tensor, at: Positions, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One `dpm_solver_2m_step` for each row, in x0 + sigma * noise, scaled back to variance 1."""
         noisy = latents * at.norm  # x0 + sigma * noise
         denoised = denoise(noisy, prediction, at, self.schedule.prediction_type)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, Protocol, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar
 
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -109,6 +109,9 @@ def mcp_server(client_of: ClientOf, photos: PhotoPolicy) -> MCPServer:
         prompt: Annotated[str | None, Field(description="Replaces the default prompt whole.")] = None,
         style: Annotated[str | None, Field(description="One of the app's styles in list_apps.")] = None,
         gender: Annotated[str | None, Field(description="male, female, or a word for the default prompt.")] = None,
+        quality: Annotated[
+            Literal["standard", "fast"] | None, Field(description="One of the app's qualities in list_apps.")
+        ] = None,
         count: Annotated[int, Field(ge=1, le=8, description="How many avatars, each different.")] = 1,
         width: Annotated[int | None, Field(ge=256, le=1536, description="Pixels.")] = None,
         height: Annotated[int | None, Field(ge=256, le=1536, description="Pixels.")] = None,
@@ -120,8 +123,8 @@ def mcp_server(client_of: ClientOf, photos: PhotoPolicy) -> MCPServer:
         named = [photos.photo(each) for each in (photo, *(more_photos or ()))]
         async with client_of(ctx) as client:
             queued = await client.avatars.submit(
-                named, prompt=prompt, style=style, gender=gender, batch=count, width=width, height=height,
-                remove_background=remove_background, seed=seed, app_id=app_id,
+                named, prompt=prompt, style=style, gender=gender, quality=quality, batch=count, width=width,
+                height=height, remove_background=remove_background, seed=seed, app_id=app_id,
             )  # fmt: skip
             task = queued
             async for state in client.avatars.events(queued):
@@ -147,7 +150,8 @@ def mcp_server(client_of: ClientOf, photos: PhotoPolicy) -> MCPServer:
         async with client_of(ctx) as client:
             apps = await client.apps.list()
         return "\n".join(
-            f"{app.app_id}: {app.title}. {app.description} Styles: {', '.join(app.styles)} Licence: {app.licence}"
+            f"{app.app_id}: {app.title}. {app.description} Styles: {', '.join(app.styles)} "
+            f"Qualities: {', '.join(app.qualities)} Licence: {app.licence}"
             for app in apps
         )
 

@@ -1,6 +1,7 @@
 """`POST /v1/images/edits`: OpenAI's parameters as a request for avatars."""
 
 import re
+from collections.abc import Container
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
@@ -15,6 +16,7 @@ PHOTO = FormPhoto("image", ("image", "image[]"), "image")
 SIZE = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})")
 AUTO = "auto"
 MAX_PARTIAL_IMAGES = 3
+FAST = {"low", "medium"}  # their clients name a quality whatever the model: no error where it has no preset
 REFUSED = {
     "mask": "the whole picture is made anew, from the face alone",
     "markup": "the whole picture is made anew, from the face alone",
@@ -52,7 +54,9 @@ class ImageEditRequest(BaseModel):
     background: Literal["auto", "opaque", "transparent"] = "auto"
     output_format: OutputFormat = "png"
     quality: Literal["auto", "standard", "low", "medium", "high", "hd", "xhigh", "max"] = Field(
-        "auto", description="All are the model's own number of steps."
+        "auto",
+        description="low and medium: few steps, where the model has a preset for them; the others, and where it has "
+        "none, its own number of steps.",
     )
     response_format: Literal["b64_json", "url"] = "b64_json"
     input_fidelity: Literal["high"] | None = Field(None, description="The face always counts as the model is set up.")
@@ -107,11 +111,16 @@ class ImageEditRequest(BaseModel):
             raise ValueError(f"must be auto, or WIDTHxHEIGHT with {MIN_SIDE} to {MAX_SIDE} pixels each")
         return size
 
-    def avatar_request(self, default_model: str) -> AvatarRequest:
-        """The same as a request for avatars. Raises: ValidationError, about its fields."""
+    def avatar_request(self, default_model: str, fast: Container[str] = ()) -> AvatarRequest:
+        """The same as a request for avatars; `fast` are the models with a preset of few steps.
+
+        Raises: ValidationError, about its fields.
+        """
+        model = self.model or default_model
         width, height = (None, None) if self.size == AUTO else map(int, self.size.split("x"))
         return AvatarRequest(
-            app_id=self.model or default_model,
+            app_id=model,
+            quality="fast" if self.quality in FAST and model in fast else "standard",
             file_url=self.image[0] if len(self.image) == 1 else None,
             file_urls=None if len(self.image) == 1 else self.image,
             prompt=self.prompt,

@@ -33,6 +33,9 @@ def add_openai_routes(
     def app_ids() -> list[str]:
         return [app["app_id"] for app in service.apps()]
 
+    def fast_apps() -> list[str]:
+        return [app["app_id"] for app in service.apps() if "fast" in app["qualities"]]
+
     @api.post(
         "/v1/images/edits",
         dependencies=[may_create],
@@ -50,7 +53,7 @@ def add_openai_routes(
         async with AsyncExitStack() as held:
             body = await held.enter_async_context(bodies.model(ImageEditRequest, request, photo=PHOTO))
             try:
-                avatar_request = body.avatar_request(app_ids()[0])
+                avatar_request = body.avatar_request(app_ids()[0], fast_apps())
             except ValidationError as error:
                 raise invalid_fields(error, ImageEditRequest) from None
             progress.app_id = avatar_request.app_id

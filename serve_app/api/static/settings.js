@@ -4,6 +4,7 @@ import { fieldInWords } from "/page/words.js";
 
 const MAX_SIDE = 1536;
 const RANGES = ["batch", "ip_adapter_scale", "min_similarity", "num_inference_steps", "guidance_scale"];
+const OF_PRESET = ["num_inference_steps", "guidance_scale", "negative_prompt"];  // which the quality fast has its own of
 const SHOWN_AT = { gender: "gender-word", remove_background: "bg_color", height: "height", width: "width" };
 
 const $ = (id) => document.getElementById(id);
@@ -40,8 +41,9 @@ export class SettingsForm {
     const put = (name, value) => { if (value) given[name] = value; };
     const gender = data.get("gender");
     put("gender", gender === "other" ? data.get("gender_word").trim() : gender);
-    for (const name of ["style", "prompt", "negative_prompt", "output_format"]) put(name, (data.get(name) ?? "").trim());
+    for (const name of ["style", "prompt", "quality", "negative_prompt", "output_format"]) put(name, (data.get(name) ?? "").trim());
     for (const name of RANGES) if (this.touched.has(name)) given[name] = Number(data.get(name));
+    if (given.quality) for (const name of OF_PRESET) delete given[name];
     put("seed", numberOrText(data.get("seed").trim()));
     const [width, height] = this.#size(data);
     put("width", numberOrText(width));
@@ -107,12 +109,14 @@ export class SettingsForm {
 
   #showApp() {
     if (!this.app) return;
-    const { defaults, description, licence, prompt, styles = {} } = this.app;
+    const { defaults, description, licence, prompt, styles = {}, qualities = [] } = this.app;
     $("app-about").textContent = `${description} Licence: ${licence}.`;
     $("prompt").placeholder = prompt.replaceAll("{gender_word}", "person");
     const named = Object.entries(styles).map(([name, { title }]) => new Option(title, name));
     $("style").replaceChildren(new Option("The model’s own", ""), ...named);
     $("style").closest(".field").hidden = !named.length;
+    $("quality").closest(".field").hidden = qualities.length < 2;
+    if (!qualities.includes("fast")) $("quality").checked = true;
     $("num_inference_steps").value = defaults.num_inference_steps;
     $("guidance_scale").value = defaults.guidance_scale;
     $("min_similarity").value = defaults.min_similarity ?? 0;
@@ -141,6 +145,7 @@ export class SettingsForm {
       const text = this.touched.has(name) ? data.get(name) : automatic[name];
       this.form.querySelector(`output[for="${name}"]`).textContent = text;
     }
+    for (const name of OF_PRESET) $(name).closest(".field").hidden = data.get("quality") === "fast";
     $("gender-word").hidden = data.get("gender") !== "other";
     $("gender-hint").hidden = !(data.get("gender") && data.get("prompt").trim());
     $("own-size").hidden = data.get("size") !== "own";
