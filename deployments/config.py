@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 WEIGHTS = Path(__file__).parent / "embedded" / "weights"
 EMBEDDED = "embedded:"
@@ -186,6 +186,17 @@ class LoraConfig(Config):
     scale: float = Field(1.0, ge=-2, le=2)
 
 
+def _rising(interval: tuple[float, float]) -> tuple[float, float]:
+    if not interval[0] < interval[1]:
+        raise ValueError("the lower noise level comes first")
+    return interval
+
+
+GuidanceInterval = Annotated[
+    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]], AfterValidator(_rising)
+]
+
+
 class DiffusionModelConfig(Config):
     """A diffusers folder: SD 1.5 or SDXL with an IP-Adapter file, FaceID or Plus; or FLUX.2 klein."""
 
@@ -197,6 +208,10 @@ class DiffusionModelConfig(Config):
     lora_scale: float = Field(1.0, ge=0, le=1)
     # By the names that rows give them (`AvatarSpec.lora`): those of the styles of the apps that draw with the model.
     loras: dict[str, LoraConfig] = {}
+    # Noise levels (sigma) between which guidance acts, the lower one excluded: in steps outside of them an image with
+    # guidance takes one row of the UNet instead of two. None: it acts in all. Not of images with a sampler or a LoRA
+    # for few steps, nor of FLUX.2 klein.
+    guidance_interval: GuidanceInterval | None = None
     variant: str | None = None  # of the weight files: `fp16` takes *.fp16.safetensors
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device supports it
     device: str = "cpu"
@@ -215,6 +230,9 @@ class DiffusionModelConfig(Config):
     compile_sizes: tuple[tuple[int, int], ...] = ()
     # true: for rows in pairs, as guidance above 1 makes them; false: for single ones; None: as the apps' defaults say.
     compile_guided: bool | None = None
+    # true: beside pairs for a single row, which an image takes in a step without guidance; None: where the apps have a
+    # preset of few steps without it, or `guidance_interval` is set.
+    compile_single: bool | None = None
 
     @property
     def takes_pictures(self) -> bool:

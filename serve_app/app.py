@@ -116,4 +116,8 @@ def _compiled_for_apps(model: DiffusionModelConfig, apps: Sequence[App]) -> Diff
     guided = model.compile_guided
     if guided is None:
         guided = any(app.has_guidance and app.defaults.guidance_scale > 1 for app in apps)
-    return model.model_copy(update={"compile_sizes": sizes, "compile_guided": guided})
+    single = model.compile_single
+    if single is None:
+        has_single_rows = any(app.fast is not None and app.fast.guidance_scale == 1 for app in apps)
+        single = guided and (has_single_rows or model.guidance_interval is not None)
+    return model.model_copy(update={"compile_sizes": sizes, "compile_guided": guided, "compile_single": single})

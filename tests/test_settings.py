@@ -98,6 +98,8 @@ def test_a_model_is_compiled_for_the_native_sizes_and_the_guidance_of_its_apps()
     assert model.compile_sizes[:3] == ((1024, 1024), (1152, 896), (896, 1152))
     assert len(model.compile_sizes) == len(set(model.compile_sizes)) == 9
     assert model.compile_guided is True
+    assert model.compile_single is True  # of fast images
+    assert compiled(compile_single=False).compile_single is False
 
 
 @pytest.mark.parametrize("has_guidance", [True, False])
@@ -108,7 +110,8 @@ def test_a_model_whose_apps_have_no_guidance_is_compiled_for_single_rows(tmp_pat
     (tmp_path / "klein.yaml").write_text(yaml.safe_dump({"apps": apps}))
     klein = DiffusionModelConfig(path=Path("models:klein"), compile=True)
     settings = Settings(catalogs=(str(tmp_path / "klein.yaml"),), generator={"models": {"klein": klein}})
-    assert generator_of_apps(settings).models["klein"].compile_guided is has_guidance
+    compiled = generator_of_apps(settings).models["klein"]
+    assert (compiled.compile_guided, compiled.compile_single) == (has_guidance, False)
 
 
 def test_what_the_settings_say_of_compiling_stands() -> None:

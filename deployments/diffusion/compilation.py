@@ -21,12 +21,16 @@ class CompilableModel(Protocol):
         ...
 
 
-def compiled_batch_sizes(config: AvatarGeneratorConfig, *, guided: bool) -> list[int]:
-    """The batch sizes that occur: with guidance each image takes two rows, without it twice as many images fit."""
+def compiled_batch_sizes(config: AvatarGeneratorConfig, *, guided: bool, single: bool = False) -> list[int]:
+    """The batch sizes that occur: with guidance each image takes two rows, without it twice as many images fit.
+
+    `single`: also one row, of an image without guidance amid others with it.
+    """
     if config.batch_invariant:
         return [1]  # each row is a batch of its own
     rows = 2 if guided else 1
-    return [rows * images for images in COMPILED_IMAGES if rows * images <= 2 * config.max_rows]
+    sizes = [rows * images for images in COMPILED_IMAGES if rows * images <= 2 * config.max_rows]
+    return [1, *sizes] if single and guided else sizes
 
 
 def compile_at_start(model: CompilableModel, size: Size, batch_sizes: Sequence[int]) -> None:

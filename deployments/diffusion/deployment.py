@@ -174,7 +174,9 @@ class AvatarGenerator:
         """At the start the first size at once, in minutes; everything else when the engine has no rows."""
         config = self._config.models[name]
         sizes = config.compile_sizes or (model.own_size,)
-        batch_sizes = compiled_batch_sizes(self._config, guided=config.compile_guided is not False)
+        batch_sizes = compiled_batch_sizes(
+            self._config, guided=config.compile_guided is not False, single=config.compile_single is True
+        )
         if self._is_started:
             self._engine.when_idle(compile_when_idle(model, sizes, batch_sizes))
             return

@@ -34,7 +34,9 @@ def precompile(config: AvatarGeneratorConfig, cache: Path) -> Iterator[CompiledS
         use_compile_cache(model_path(cache), model_config.device)
         failures: list[str] = []
         model = load_model(model_config, config.batch_invariant, partial(failures.append, name))
-        batch_sizes = compiled_batch_sizes(config, guided=model_config.compile_guided is not False)
+        batch_sizes = compiled_batch_sizes(
+            config, guided=model_config.compile_guided is not False, single=model_config.compile_single is True
+        )
         for size, batch_size in product(model_config.compile_sizes or (model.own_size,), batch_sizes):
             failures.clear()
             model.compile(size, batch_size)

@@ -122,9 +122,9 @@ class TimekeepingDenoiser:
         """The same for all: any images may share a step."""
         return None
 
-    def batch_size(self, spec: AvatarSpec) -> int:
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
         """As Stable Diffusion: 2 with guidance."""
-        return 2 if spec.guidance_scale > 1 else 1
+        return [2 if spec.guidance_scale > 1 else 1] * spec.num_inference_steps
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """At once."""

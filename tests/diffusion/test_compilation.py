@@ -27,7 +27,9 @@ class Model:
     ],
 )
 def test_only_batch_sizes_that_occur_are_compiled(changes: dict[str, int], guided: bool, expected: list[int]) -> None:
-    assert compiled_batch_sizes(AvatarGeneratorConfig(**changes), guided=guided) == expected  # type: ignore[arg-type]
+    config = AvatarGeneratorConfig(**changes)  # type: ignore[arg-type]
+    assert compiled_batch_sizes(config, guided=guided) == expected
+    assert compiled_batch_sizes(config, guided=guided, single=True) == sorted({1, *expected})
 
 
 def test_at_the_start_one_size_is_compiled_the_smallest_batches_first() -> None:

@@ -106,6 +106,18 @@ def test_a_row_joins_the_others_at_the_next_step_and_leaves_when_it_is_done(
     assert [sorted(batch) for batch in denoiser.batches] == [[1], [1, 2], [1, 2], [1]]
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_the_time_of_a_step_is_that_of_the_rows_which_it_took(is_asynchronous: bool) -> None:
+    denoiser, times = CountingDenoiser(sizes=(1, 2, 3)), LatencyModel(max_batch_size=8)
+    denoiser.is_asynchronous = is_asynchronous
+    desk = Desk(DiffusionEngine(times, ageing=0.3), denoiser)
+    row = desk.submit(1, steps=3)
+    assert shown(row) == 1
+    polling.poll(lambda: times.is_measured(row.bucket, 3))
+    desk.engine.close()
+    assert [times.is_measured(row.bucket, size) for size in (1, 2, 4)] == [True, True, False]
+
+
 def test_rows_of_different_sizes_share_no_step(desk: Desk, denoiser: CountingDenoiser) -> None:
     denoiser.gate.clear()
     rows = [desk.submit(seed, width=4 * (1 + seed % 2)) for seed in (1, 2, 3, 4)]

@@ -11,9 +11,11 @@ from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipel
 
 from deployments.config import DiffusionModelConfig, LoraConfig
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
+from deployments.diffusion.model.guidance import guided_steps
 from deployments.diffusion.model.receipt import generation_metadata, of_image
 from deployments.diffusion.model.row_samplers import RowSamplers, distilled_sampler
 from deployments.diffusion.model.sampler import Positions
+from deployments.diffusion.model.unet import RowUNet
 from deployments.types import AvatarSpec, SamplerName
 from loadtest.bench.full_size.library import library_pipeline
 from loadtest.bench.random_face import random_face
@@ -21,6 +23,9 @@ from tests.support import tolerance
 from tests.support.diffusion_folders import Family, tiny_unet, write_faceid_adapter, write_tiny_model
 from tests.support.fakes import avatar_spec
 from tests.support.lora_files import write_lora
+
+# The library hands tensors to numpy functions.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning:(diffusers|numpy)")
 
 SIZE = {"width": 64, "height": 72}
 FAST = {"guidance_scale": 1.0, "speed_lora": "fast"}
@@ -85,20 +90,27 @@ class Tiny:
     def lora(self) -> Path:
         return self.config.loras["fast"].file
 
-    def latents_by_library(self, spec: AvatarSpec) -> torch.Tensor:
-        """Those of diffusers' own pipeline, which draws nothing else."""
+    def latents_by_library(self, spec: AvatarSpec, guidance: Sequence[float] = ()) -> torch.Tensor:
+        """Those of diffusers' own pipeline, which draws nothing else; `guidance` is that of each step."""
         pipeline = library_pipeline(LIBRARY[self.family], self.config)
         pipeline.scheduler = library_scheduler(spec.sampler, pipeline.scheduler.config)
         if spec.speed_lora is not None:
             pipeline.load_lora_weights(self.lora.parent, weight_name=self.lora.name)
         vector = torch.from_numpy(random_face(spec.seed).vector)[None, None]
         faces = torch.cat([torch.zeros_like(vector), vector]) if spec.guidance_scale > 1 else vector
+        scales = [*(guidance or [spec.guidance_scale] * spec.num_inference_steps), spec.guidance_scale]
         latents: torch.Tensor = pipeline(
             prompt=spec.prompt, negative_prompt=spec.negative_prompt or None, ip_adapter_image_embeds=[faces],
-            generator=torch.Generator().manual_seed(spec.seed), guidance_scale=spec.guidance_scale, width=spec.width,
+            generator=torch.Generator().manual_seed(spec.seed), guidance_scale=scales[0], width=spec.width,
             height=spec.height, num_inference_steps=spec.num_inference_steps, output_type="latent",
+            callback_on_step_end=lambda pipeline, step, _timestep, state: guide(pipeline, scales[step + 1], state),
         ).images  # fmt: skip
         return latents
+
+
+def guide(pipeline: Any, scale: float, state: Any) -> Any:
+    pipeline._guidance_scale = scale
+    return state
 
 
 @pytest.fixture(scope="module", params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
@@ -172,3 +184,53 @@ def test_a_step_that_fails_leaves_the_noise_of_the_next_attempt_as_it_was(tiny: 
     model.step([sample])
     model.step([sample])
     assert torch.equal(sample.latents, expected.latents)
+
+
+NONE = 1 + 1e-9  # guidance that is none, for a pipeline that predicts both in every step
+INTERVAL = (0.5, 6.0)
+
+
+def test_in_an_interval_guidance_is_that_of_a_plain_loop_and_elsewhere_an_image_takes_one_row(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [
+        avatar_spec(**SIZE, seed=seed, **how)
+        for seed, how in enumerate(
+            [
+                {"num_inference_steps": 9, "guidance_scale": 3.0},
+                {"num_inference_steps": 6, "guidance_scale": 4.0},
+                {"num_inference_steps": 4, "guidance_scale": 1.0},
+                {"num_inference_steps": 3, "sampler": "lcm", "guidance_scale": 2.0},
+                {"num_inference_steps": 1, "guidance_scale": 3.0},
+            ],
+            1,
+        )
+    ]
+    model = FaceDiffusionModel.load(tiny.config.model_copy(update={"guidance_interval": INTERVAL}))
+    sizes = [model.batch_sizes(spec) for spec in specs]
+    assert [set(each) for each in sizes] == [{1, 2}, {1, 2}, {1}, {2}, {1}]
+    seen: list[int] = []
+    predict = RowUNet._batch
+
+    def counted(unet: RowUNet, latents: torch.Tensor, *inputs: Any) -> torch.Tensor:
+        seen.append(len(latents))
+        return predict(unet, latents, *inputs)
+
+    monkeypatch.setattr(RowUNet, "_batch", counted)
+    samples = drawn(model, specs, joins_at=(0, 0, 1, 2, 3))
+    assert sum(seen) == sum(map(sum, sizes))
+    for spec, sample, rows in zip(specs, samples, sizes, strict=True):
+        guidance = [spec.guidance_scale if size == 2 else NONE for size in rows] if spec.guidance_scale > 1 else ()
+        expected = tiny.latents_by_library(spec, guidance)
+        assert tolerance.relative(sample.latents, expected) <= tolerance.through(model._pipeline.unet)
+    whole = tiny.latents_by_library(specs[0])
+    assert tolerance.relative(samples[0].latents, whole) > 0.01  # it is seen
+
+
+def test_an_interval_begins_above_its_lower_noise_level_and_ends_with_its_higher_one() -> None:
+    plan = RowSamplers(SDXL).plan(None, 5)
+    sigmas = [step.sigma for step in plan.steps]
+    assert guided_steps(plan, None) == (True,) * 5
+    assert guided_steps(plan, (sigmas[3], sigmas[1])) == (False, True, True, False, False)
+    with pytest.raises(ValueError, match="lower noise level comes first"):
+        DiffusionModelConfig(path=Path("m"), guidance_interval=(5.0, 5.0))

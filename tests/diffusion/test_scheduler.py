@@ -60,6 +60,25 @@ def test_a_row_without_guidance_takes_half_the_room() -> None:
     assert len(batch) == 5
 
 
+def test_a_row_that_takes_fewer_rows_from_a_step_on_makes_room_for_another_and_one_that_takes_more_makes_less() -> None:
+    shrinks, grows, other = row(sizes=(2, 1, 1, 1)), row(sizes=(1, 1, 2, 2)), row(sizes=(1, 1, 1, 1, 1))
+    scheduler, curve = scheduler_with([other, shrinks, grows]), Curve(fixed_s=1.0, row_s=1e-6, most=3)
+    batches = []
+    for _ in range(3):
+        batches.append(scheduler.next_batch(0, curve))
+        for each in batches[-1]:
+            each.steps_done += 1
+    assert batches == [[shrinks, grows], [shrinks, grows, other], [shrinks, grows]]
+    assert scheduler.copy().next_batch(0, curve) == [shrinks, grows]
+
+
+def test_a_step_is_charged_by_the_rows_that_each_image_took_in_it() -> None:
+    rows = [row(tenant="ann", steps_done=1, sizes=(2, 1)), row(tenant="bob", steps_done=1, sizes=(1, 1))]
+    scheduler = scheduler_with(rows)
+    scheduler.charge(rows, 9.0, 0, sizes=[2, 1])
+    assert [scheduler._fair_share.used_s(tenant, 0) for tenant in ("ann", "bob")] == [6.0, 3.0]
+
+
 def test_a_row_that_is_wider_than_the_cap_goes_alone() -> None:
     wide = row(guidance_scale=2.0)
     assert scheduler_with([wide]).next_batch(0, Curve(most=1)) == [wide]
@@ -278,6 +297,14 @@ def test_the_forecast_knows_who_goes_first_and_who_shares_a_step() -> None:
     }
 
 
+def test_the_forecast_knows_that_an_image_takes_other_numbers_of_rows_later() -> None:
+    curve = Curve(fixed_s=1.0, row_s=0.5, most=2)
+    grows, even = row(sizes=(1, 2)), row(sizes=(1, 1, 1))
+    forecast = scheduler_with([grows, even]).forecast(0, curve)
+    # Together for 2 s, then the one that grows for 2 s alone, then the other for two steps of 1.5 s.
+    assert {each: eta.eta_s for each, eta in forecast.items()} == {grows: 4.0, even: 7.0}
+
+
 def test_a_forecast_changes_nothing_for_the_one_that_was_copied() -> None:
     rows = [row(), row()]
     scheduler = scheduler_with(rows)
@@ -324,7 +351,7 @@ REQUESTS = st.lists(
         st.floats(0, 3),  # arrives at
         st.sampled_from([1, 8, 20, 30, 50]),
         st.sampled_from("ab"),  # size
-        st.sampled_from([1.0, 2.0]),  # guidance
+        st.sampled_from([(1,), (2,), (1, 2, 1), (2, 1)]),  # rows of the batch in parts of its steps
         st.sampled_from(["ann", "bob"]),
         st.sampled_from([0.5, 1e9]),  # deadline
         st.booleans(),  # cancelled
@@ -337,9 +364,9 @@ REQUESTS = st.lists(
 @given(requests=REQUESTS, most=st.integers(2, 16), ageing=st.floats(0, 2))
 def test_every_row_comes_to_its_end_once(requests: list[tuple], most: int, ageing: float) -> None:  # type: ignore[type-arg]
     rows = []
-    for at, steps, size, guidance, tenant, deadline, cancelled in sorted(requests, key=lambda each: each[0]):
-        fields = {"num_inference_steps": steps, "guidance_scale": guidance, "tenant": tenant, "deadline": deadline}
-        rows.append(row(size=size, arrived_at=at, **fields))
+    for at, steps, size, parts, tenant, deadline, cancelled in sorted(requests, key=lambda each: each[0]):
+        sizes = [parts[step * len(parts) // steps] for step in range(steps)]
+        rows.append(row(size=size, arrived_at=at, sizes=sizes, tenant=tenant, deadline=deadline))
         if cancelled:
             rows[-1].future.cancel()
     done = simulate(RowScheduler(ageing), list(rows), Curve(most=most))

@@ -41,10 +41,11 @@ def row(
     arrived_at: float = 0.0,
     steps_done: int = 0,
     joined_at: float | None = None,
+    sizes: Sequence[int] = (),
     **changes: object,
 ) -> Row:
-    spec = avatar_spec(**changes)
-    return Row(spec, face(), CountingDenoiser(), (spec.model, size), arrived_at, steps_done, joined_at)
+    spec = avatar_spec(**({"num_inference_steps": len(sizes)} if sizes else {}) | changes)
+    return Row(spec, face(), CountingDenoiser(sizes), (spec.model, size), arrived_at, steps_done, joined_at)
 
 
 @dataclass
@@ -78,7 +79,9 @@ class CountingDenoiser:
     a sample is made while the gate of its seed in `start_gates` is. Steps end while `end_gate` is open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sequence[int] = ()) -> None:
+        """`sizes`: the rows of the batch that each image takes, by step, where it is not the same in all of them."""
+        self.sizes = sizes
         self.gate = threading.Event()
         self.gate.set()
         self.started = threading.Event()
@@ -103,8 +106,8 @@ class CountingDenoiser:
     def bucket(self, spec: AvatarSpec, _face: FaceEmbedding) -> Hashable:
         return spec.width, spec.height
 
-    def batch_size(self, spec: AvatarSpec) -> int:
-        return 2 if spec.guidance_scale > 1 else 1
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
+        return self.sizes or [2 if spec.guidance_scale > 1 else 1] * spec.num_inference_steps
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         self.prepared.append([spec.seed for spec in specs])

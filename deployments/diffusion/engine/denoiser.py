@@ -38,8 +38,12 @@ class Denoiser(Protocol):
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
         """Samples of one bucket can share a step."""
 
-    def batch_size(self, spec: AvatarSpec) -> int:
-        """Rows of the model's batch that an image takes in each step: 2 where it is predicted with guidance, else 1."""
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
+        """Rows of the model's batch that an image takes, step by step: 2 where it is predicted with guidance, else 1.
+
+        Raises: ValueError where the model has no such steps.
+        """
+        ...
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """Called before `start` of samples that start at one moment, so that what can be shared is computed once.

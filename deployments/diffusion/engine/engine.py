@@ -41,10 +41,16 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A step, and the rows that make it."""
+    """A step, the rows that make it, and how many of the denoiser's batch each of them takes."""
 
     rows: Sequence[Row]
     step: StepInFlight
+    sizes: Sequence[int]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the denoiser's batch."""
+        return sum(self.sizes)
 
 
 class DiffusionEngine:
@@ -295,11 +301,14 @@ class DiffusionEngine:
         except Exception as error:  # any error is reported to the callers: the thread must go on
             self._step_alone(rows, error)
         else:
-            self._launched(Launch(rows, step))
+            self._launched(Launch(rows, step, [row.batch_size for row in rows]))
 
-    def _timing(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
-        """Around a step of these rows, or what comes before it: it must not take much longer than the step should."""
-        bucket, batch_size = rows[0].bucket, batch_size_of(rows)
+    def _timing(self, rows: Sequence[Row], batch_size: int | None = None) -> AbstractContextManager[None]:
+        """Around a step of these rows, or what comes before it: it must not take much longer than the step should.
+
+        `batch_size` is that of the step, where it is not their next one.
+        """
+        bucket, batch_size = rows[0].bucket, batch_size or batch_size_of(rows)
         is_first = not self._latency_model.is_measured(bucket, batch_size)
         return self._hangs.timing(self._latency_model.step_s(bucket, batch_size), is_first=is_first)
 
@@ -333,7 +342,7 @@ class DiffusionEngine:
     def _await_step(self, launch: Launch) -> None:
         """Learn how long a step took. One that failed after its launch fails its rows: their samples are lost."""
         try:
-            with self._timing(launch.rows):
+            with self._timing(launch.rows, launch.batch_size):
                 seconds = launch.step.wait_s()
         except DeviceLostError as error:
             self._lose_device(error)
@@ -341,12 +350,13 @@ class DiffusionEngine:
             for row in launch.rows:
                 self._remove_failed(row, error)
         else:
-            self._stepped(launch.rows, seconds)
+            self._stepped(launch, seconds)
 
-    def _stepped(self, rows: Sequence[Row], seconds: float) -> None:
-        self._latency_model.add(rows[0].bucket, batch_size_of(rows), seconds)
+    def _stepped(self, launch: Launch, seconds: float) -> None:
+        rows = launch.rows
+        self._latency_model.add(rows[0].bucket, launch.batch_size, seconds)
         with self._changed:
-            self._scheduler.charge(rows, seconds, time.time())
+            self._scheduler.charge(rows, seconds, time.time(), launch.sizes)
             waiting = self._scheduler.waiting()
             is_lost = self._lost is not None
         if self._observer is not None and not is_lost:
@@ -403,7 +413,7 @@ class DiffusionEngine:
 
     def _image_s(self, row: Row) -> float:
         """Seconds of all steps of an image, longer than its decoding, of which there is no forecast."""
-        return row.spec.num_inference_steps * self._latency_model.step_s(row.bucket, row.batch_size)
+        return row.alone_s(self._latency_model, 0)
 
     def _decode_later(self, row: Row, sample: Any) -> None:
         with self._changed:

@@ -39,16 +39,30 @@ class Row:
     joined_at: float | None = None  # unix seconds; when its first step was launched
     memory_errors: int = 0  # in a row, while it was alone in its step
     future: "Future[GeneratedImage]" = field(default_factory=Future)
+    sizes: Sequence[int] = field(init=False)  # rows of the denoiser's batch, in each of its steps
+
+    def __post_init__(self) -> None:
+        self.sizes = tuple(self.denoiser.batch_sizes(self.spec))
 
     @property
     def steps_left(self) -> int:
         """Denoising steps still to make; 0 once only its decoding is left."""
-        return self.spec.num_inference_steps - self.steps_done
+        return len(self.sizes) - self.steps_done
 
     @property
     def batch_size(self) -> int:
-        """Rows of the denoiser's batch."""
-        return self.denoiser.batch_size(self.spec)
+        """Rows of the denoiser's batch in the next step, after the last one in that."""
+        return self.sizes[min(self.steps_done, len(self.sizes) - 1)]
+
+    def steps_alike(self, step: int) -> int:
+        """How many steps from this one on, counted from 0, take as many rows of the denoiser's batch as it."""
+        size, following = self.sizes[step], self.sizes[step:]
+        return next((count for count, other in enumerate(following) if other != size), len(following))
+
+    def alone_s(self, costs: "StepCosts", step: int) -> float:
+        """Seconds of its steps from this one on, counted from 0, where nothing shares them."""
+        left = self.sizes[step:]
+        return sum(left.count(size) * costs.step_s(self.bucket, size) for size in set(left))
 
     @property
     def is_cancelled(self) -> bool:
@@ -87,6 +101,7 @@ class RowScheduler:
         self._ageing = ageing
         self._rows: list[Row] = []
         self._chosen: list[Row] = []  # valid until a row arrives or leaves
+        self._chosen_size = 0  # rows of the denoiser's batch; while another number is taken, others may fit
         self._fair_share = FairShare()
 
     def __len__(self) -> int:
@@ -102,12 +117,18 @@ class RowScheduler:
         other = RowScheduler(self._ageing)
         other._rows, other._fair_share = [*self._rows, *arriving], self._fair_share
         other._chosen = self._chosen if len(other) == len(self) else []
+        other._chosen_size = self._chosen_size
         return other
 
-    def charge(self, rows: Sequence[Row], seconds: float, now: float) -> None:
-        """Account a step of `seconds` to the tenants of its rows."""
-        total = batch_size_of(rows)
-        self._fair_share.charge(((row.spec.tenant, seconds * row.batch_size / total) for row in rows), now)
+    def charge(self, rows: Sequence[Row], seconds: float, now: float, sizes: Sequence[int] = ()) -> None:
+        """Account a step of `seconds` to the tenants of its rows.
+
+        `sizes` are the rows of the denoiser's batch that each took, where not as many as in its next step.
+        """
+        taken = sizes or [row.batch_size for row in rows]
+        shares = [seconds * size / sum(taken) for size in taken]
+        tenants = [row.spec.tenant for row in rows]
+        self._fair_share.charge(zip(tenants, shares, strict=True), now)
 
     def add(self, row: Row) -> None:
         """Add a row, and choose the next batch anew; `spec.tenant_used_s` replaces what its tenant used elsewhere."""
@@ -139,13 +160,15 @@ class RowScheduler:
     def next_batch(self, now: float, costs: StepCosts) -> Sequence[Row]:
         """The rows that take the next step together; empty when there are none.
 
-        The choice holds until a row arrives or leaves: all rows age alike, and only the remaining work of the chosen
-        ones shrinks, so no other row can overtake them.
+        The choice holds until a row arrives or leaves, or the chosen ones take another number of rows: all rows age
+        alike, and only the remaining work of the chosen ones shrinks, so no other row can overtake them.
         """
         if not self._rows:
             return []
-        if not self._chosen or batch_size_of(self._chosen) > costs.cap(self._chosen[0].bucket):
+        size = batch_size_of(self._chosen)
+        if not self._chosen or size != self._chosen_size or size > costs.cap(self._chosen[0].bucket):
             self._chosen = self._limit_slowdown(_least_total_wait(self._in_order(now, costs), costs), now, costs)
+            self._chosen_size = batch_size_of(self._chosen)
         return self._chosen
 
     def _limit_slowdown(self, batch: list[Row], now: float, costs: StepCosts) -> list[Row]:
@@ -180,7 +203,7 @@ class RowScheduler:
 
     def _rank(self, row: Row, now: float, costs: StepCosts) -> tuple[float, float]:
         """Smaller goes first: remaining seconds of work less the aged waiting time; then the older row."""
-        work_s = row.steps_left * costs.step_s(row.bucket, row.batch_size)
+        work_s = row.alone_s(costs, row.steps_done)
         return work_s - self._ageing * (now - row.arrived_at), row.arrived_at
 
     def waiting(self) -> Mapping[Bucket, int]:
@@ -192,33 +215,35 @@ class RowScheduler:
 
 
 def batch_size_of(rows: Iterable[Row]) -> int:
-    """Rows of the denoiser's batch for these images: two for each image with guidance."""
+    """Rows of the denoiser's batch for the next steps of these images: two for each image with guidance."""
     return sum(row.batch_size for row in rows)
 
 
 def finish_times_s(order: Sequence[Row], first: Sequence[Row], costs: StepCosts) -> dict[Row, float]:
     """Seconds from now until each row's last step, the earliest first.
 
-    The rows of `first` step together until one of them is done; from then on as many as fit, in the given order.
+    The rows of `first` step together until one of them is done, or takes another number of rows of the denoiser's
+    batch; from then on as many as fit, in the given order.
     """
-    left = {row: row.steps_left for row in order}
+    steps_done = {row: row.steps_done for row in order}
     ends: dict[Row, float] = {}
     now_s, together = 0.0, first
-    while left:
-        steps = min(left[row] for row in together)
-        now_s += steps * costs.step_s(together[0].bucket, batch_size_of(together))
+    while steps_done:
+        steps = min(row.steps_alike(steps_done[row]) for row in together)
+        batch_size = sum(row.sizes[steps_done[row]] for row in together)
+        now_s += steps * costs.step_s(together[0].bucket, batch_size)
         for row in together:
-            left[row] -= steps
-            if not left[row]:
-                del left[row]
+            steps_done[row] += steps
+            if steps_done[row] == len(row.sizes):
+                del steps_done[row]
                 ends[row] = now_s
-        together = _fitting(left, costs)
+        together = _fitting(steps_done, costs)
     return ends
 
 
 def _least_total_wait(order: Sequence[Row], costs: StepCosts) -> list[Row]:
     """The batch, of as many rows as fit, shortened from its end while that lowers the total wait."""
-    batch = _fitting(order, costs)
+    batch = _fitting({row: row.steps_done for row in order}, costs)
     near = list(dict.fromkeys([*batch, *order[: 2 * len(batch)]]))  # rows further back count as late as the last of it
     wait_s = _total_wait_s(batch, near, len(order), costs)
     while len(batch) > 1 and (shorter_s := _total_wait_s(batch[:-1], near, len(order), costs)) < wait_s:
@@ -232,21 +257,22 @@ def _total_wait_s(batch: Sequence[Row], near: Sequence[Row], rows: int, costs: S
     bucket, batch_size = batch[0].bucket, batch_size_of(batch)
     cap = max(batch_size, costs.cap(bucket))
     wasted_s = costs.step_s(bucket, batch_size) - costs.step_s(bucket, cap) * batch_size / cap
-    steps = min(row.steps_left for row in batch)
+    steps = min(row.steps_alike(row.steps_done) for row in batch)
     return sum(ends) + (rows - len(near)) * max(ends) + EXPECTED_ARRIVALS * rows * steps * wasted_s
 
 
-def _fitting(order: Iterable[Row], costs: StepCosts) -> list[Row]:
-    """The first row, and as many of its bucket as the cap on the batch size allows."""
+def _fitting(steps_done: Mapping[Row, int], costs: StepCosts) -> list[Row]:
+    """The first row, and as many of its bucket as the cap on the batch size allows for their steps after these."""
     batch: list[Row] = []
     batch_size = cap = 0
-    for row in order:
+    for row, step in steps_done.items():
+        size = row.sizes[step]
         if not batch:
             cap = 0 if row.spec.alone else costs.cap(row.bucket)
-        elif row.bucket != batch[0].bucket or row.spec.alone or batch_size + row.batch_size > cap:
+        elif row.bucket != batch[0].bucket or row.spec.alone or batch_size + size > cap:
             continue
         batch.append(row)
-        batch_size += row.batch_size
+        batch_size += size
         if batch_size >= cap:
             break
     return batch

@@ -14,7 +14,7 @@ from deployments.diffusion.model.blank_samples import blank_samples
 from deployments.diffusion.model.compiled_network import left_out_without_memory
 from deployments.diffusion.model.device_errors import on_device
 from deployments.diffusion.model.face_encoder import FaceEncoder
-from deployments.diffusion.model.guidance import guided
+from deployments.diffusion.model.guidance import guided, guided_steps
 from deployments.diffusion.model.latent_colours import colours_of
 from deployments.diffusion.model.loader import (
     FacePipeline,
@@ -39,7 +39,10 @@ from deployments.types import AvatarSpec, FaceEmbedding, Pixels, SamplerName
 
 @dataclass(slots=True, eq=False)
 class Sample:
-    """One half-done image. `conditions`: prompt and face; `against`: the negative prompt and no face, for guidance."""
+    """One half-done image. `conditions`: prompt and face; `against`: the negative prompt and no face, for guidance.
+
+    `guided` says of each step whether guidance acts in it.
+    """
 
     plan: Plan
     latents: Tensor  # (1, c, h, w) float32
@@ -47,6 +50,7 @@ class Sample:
     guidance_scale: float
     conditions: Tensors
     against: Tensors | None
+    guided: Sequence[bool]
     ready: Mark  # when the latents are computed
     lora_slot: int = 0
     sampler: SamplerName | None = None
@@ -57,6 +61,11 @@ class Sample:
     def next_step(self) -> Step:
         """The step to make next. Raises: IndexError after the last one."""
         return self.plan.steps[self.steps_done]
+
+    @property
+    def next_against(self) -> Tensors | None:
+        """What the next step is led away from; None where guidance does not act in it."""
+        return self.against if self.guided[self.steps_done] else None
 
     @property
     def next_noise(self) -> Tensor:
@@ -83,12 +92,14 @@ class FaceDiffusionModel:
         on_compile_failure: Callable[[], None] = lambda: None,
         compile_scope: CompileScope = "unet",
         loras: Mapping[str, Lora] = MappingProxyType({}),
+        guidance_interval: tuple[float, float] | None = None,
     ) -> None:
         """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
         self._pipeline = pipeline
         self.device: torch.device = pipeline.device  # diffusers searches all modules for it
         self._prompts = pipeline.prompt_encoder()
         self._samplers = RowSamplers(pipeline.scheduler.config)
+        self._guidance_interval = guidance_interval
         self._timeline = timeline_of(self.device)
         self._colours = colours_of(pipeline.family, pipeline.vae.config.latent_channels)
         self._threads = threads
@@ -115,7 +126,10 @@ class FaceDiffusionModel:
             loras = {
                 name: read_lora(model_path(lora.file), pipeline.unet, lora.scale) for name, lora in config.loras.items()
             }
-        return cls(pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope, loras)
+        return cls(
+            pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope, loras,
+            config.guidance_interval,
+        )  # fmt: skip
 
     @property
     def is_asynchronous(self) -> bool:
@@ -126,9 +140,18 @@ class FaceDiffusionModel:
         """Size, windows of the longer prompt (padding a shorter one would change its meaning), photos of the face."""
         return spec.width, spec.height, self._chunks(spec), self._faces.photos(face)
 
-    def batch_size(self, spec: AvatarSpec) -> int:
-        """2 with guidance, for the positive and the negative prompt."""
-        return 2 if spec.guidance_scale > 1 else 1
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
+        """2 in each step with guidance, for the positive and the negative prompt."""
+        return [2 if guided else 1 for guided in self._guided_steps(spec)]
+
+    def _guided_steps(self, spec: AvatarSpec) -> Sequence[bool]:
+        steps = spec.num_inference_steps
+        if spec.guidance_scale <= 1:
+            return (False,) * steps
+        is_standard = spec.sampler is None and spec.speed_lora is None
+        if self._guidance_interval is None or not is_standard:
+            return (True,) * steps
+        return guided_steps(self._samplers.plan(None, steps), self._guidance_interval)
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """Does nothing: CLIP's text encoders are small beside the steps."""
@@ -140,9 +163,8 @@ class FaceDiffusionModel:
         Raises: OutOfMemoryError; ValueError where `face` lacks what it needs, or the model the LoRA or the sampler.
         """
         use_threads(self._threads)
-        sampler = self._samplers[spec.sampler]
-        plan = sampler.plan(spec.num_inference_steps)
-        first, *noise = self._noise(spec, len(plan.steps) if sampler.adds_noise else 1)
+        plan = self._samplers.plan(spec.sampler, spec.num_inference_steps)
+        first, *noise = self._noise(spec, len(plan.steps) if self._samplers[spec.sampler].adds_noise else 1)
         latents = first * plan.init_noise_sigma
         chunks, sizes = self._chunks(spec), self._pipeline.size_condition(spec.width, spec.height)
         size = {name: to_device(values.to(self._unet.dtype), self.device) for name, values in sizes.items()}
@@ -150,14 +172,14 @@ class FaceDiffusionModel:
         alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self.device), **size}
         face_tokens = self._unet.face_tokens(self._faces.encode(face))
         conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
-        against = None
-        if spec.guidance_scale > 1:
+        against, guided = None, self._guided_steps(spec)
+        if any(guided):
             negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
             against = {**negative, "face_tokens": self._no_face.repeat(1, self._faces.photos(face), 1), **alike}
         previous, ready = torch.zeros_like(latents), self._timeline.mark()
         slot = self._loras.slot(spec.speed_lora or spec.lora)
         return Sample(
-            plan, latents, previous, spec.guidance_scale, conditions, against, ready, slot, spec.sampler, noise
+            plan, latents, previous, spec.guidance_scale, conditions, against, guided, ready, slot, spec.sampler, noise
         )
 
     @on_device
@@ -165,7 +187,7 @@ class FaceDiffusionModel:
     def step(self, samples: Sequence[Sample]) -> TimedStep:
         """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
         use_threads(self._threads)
-        return self._step(sorted(samples, key=lambda sample: (sample.against is None, sample.sampler or "")))
+        return self._step(sorted(samples, key=lambda sample: (sample.next_against is None, sample.sampler or "")))
 
     def _step(self, samples: Sequence[Sample]) -> TimedStep:
         """Samples with guidance come first, and of these and of the others those with the same sampler together."""
@@ -182,7 +204,7 @@ class FaceDiffusionModel:
 
     def _predict(self, samples: Sequence[Sample], inputs: Tensor, timesteps: Tensor) -> Tensor:
         """(rows, c, h, w) float32. Rows with guidance are predicted twice, others once."""
-        against = [sample.against for sample in samples if sample.against is not None]
+        against = [led for sample in samples if (led := sample.next_against) is not None]
         count = len(against)
         conditions = _joined([*against, *(sample.conditions for sample in samples)])
         if any(sample.lora_slot for sample in samples):

@@ -1,11 +1,21 @@
-"""Classifier-free guidance: Ho and Salimans 2022."""
+"""Classifier-free guidance (Ho and Salimans 2022), also in a limited interval (Kynkäänniemi et al. 2024)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from deployments.diffusion.model.noise_schedule import Plan
 from deployments.diffusion.model.transfer import to_device
+
+
+def guided_steps(plan: Plan, interval: tuple[float, float] | None) -> tuple[bool, ...]:
+    """Which steps of an image with guidance are guided: those from noise above the lower sigma, up to the higher one.
+
+    arXiv 2404.07724: guidance does harm at high noise levels and is hardly needed at low ones.
+    """
+    lowest, highest = (0.0, float("inf")) if interval is None else interval
+    return tuple(lowest < step.sigma <= highest for step in plan.steps)
 
 
 def guided(predicted: Tensor, scales: Sequence[float]) -> Tensor:

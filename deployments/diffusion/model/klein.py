@@ -102,6 +102,8 @@ class KleinModel:
         for name, value in (("ip_adapter", config.ip_adapter), ("lora", config.lora), ("loras", config.loras)):
             if value:
                 raise ValueError(f"FLUX.2 klein takes no `{name}`")
+        if config.guidance_interval is not None:
+            raise ValueError("FLUX.2 klein takes no `guidance_interval`")
         if config.fp8_weights and config.compile:
             raise ValueError("a model with `fp8_weights` cannot be compiled: torch has no graph of their conversion")
         pipeline = read_pipeline(Flux2KleinPipeline, config)
@@ -124,9 +126,12 @@ class KleinModel:
         """The size, and how many pictures of the person there are: positions are the same for all rows of a step."""
         return spec.width, spec.height, len(face.heads)
 
-    def batch_size(self, spec: AvatarSpec) -> int:
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
         """1 of the distilled model, which needs no guidance; of the other one 2 with guidance."""
-        return 2 if spec.guidance_scale > 1 and not self._pipeline.config.is_distilled else 1
+        return [2 if self._is_guided(spec) else 1] * spec.num_inference_steps
+
+    def _is_guided(self, spec: AvatarSpec) -> bool:
+        return spec.guidance_scale > 1 and not self._pipeline.config.is_distilled
 
     @on_device
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
@@ -140,7 +145,7 @@ class KleinModel:
         self._prompts.encode_ahead([prompt for texts in wanted for prompt in texts], together=together)
 
     def _texts(self, spec: AvatarSpec) -> tuple[str, ...]:
-        return (spec.prompt,) if self.batch_size(spec) == 1 else (spec.prompt, spec.negative_prompt)
+        return (spec.prompt, spec.negative_prompt) if self._is_guided(spec) else (spec.prompt,)
 
     @on_device
     @torch.inference_mode()
@@ -155,7 +160,7 @@ class KleinModel:
         use_threads(self._threads)
         image = Grid(spec.height // self._pixels_per_token, spec.width // self._pixels_per_token)
         prompt = self._prompts.encode(spec.prompt)
-        against = self._prompts.encode(spec.negative_prompt) if self.batch_size(spec) > 1 else None
+        against = self._prompts.encode(spec.negative_prompt) if self._is_guided(spec) else None
         pictures = [self._reference(head) for head in heads]
         grids = Grids(image, tuple(Grid(*picture.shape[2:]) for picture in pictures))
         noise = self._noise(spec.seed, image)

@@ -1,6 +1,7 @@
 """A sampler for each row: the model's own, or one of those for models that were distilled to few steps."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Protocol, get_args
 
@@ -8,9 +9,11 @@ import torch
 from torch import Tensor
 
 from deployments.diffusion.model.lcm_sampler import LCM
-from deployments.diffusion.model.noise_schedule import NoiseSchedule
+from deployments.diffusion.model.noise_schedule import NoiseSchedule, Plan
 from deployments.diffusion.model.sampler import Euler, Positions, Sampler, sampler_of
 from deployments.types import SamplerName
+
+CACHED_PLANS = 64
 
 
 class Sampled(Protocol):
@@ -44,12 +47,17 @@ class RowSamplers:
         self._of: dict[SamplerName | None, Sampler] = {None: sampler_of(config)}
         for name in get_args(SamplerName):
             self._of[name] = distilled_sampler(name, config)
+        self.plan = lru_cache(CACHED_PLANS)(self._plan)
 
     def __getitem__(self, name: SamplerName | None) -> Sampler:
         """Raises: ValueError for a name that there is not."""
         if name not in self._of:
             raise ValueError(f"there is no sampler {name!r}")
         return self._of[name]
+
+    def _plan(self, name: SamplerName | None, steps: int) -> Plan:
+        """As `Sampler.plan`; of those asked for lately it keeps the plans. Raises: ValueError for an unknown name."""
+        return self[name].plan(steps)
 
     def model_input(self, rows: Sequence[Sampled], at: Positions) -> Tensor:
         """(rows, c, h, w): their latents, scaled to the model's input."""

@@ -51,9 +51,9 @@ class Meter:
         """The wrapped denoiser's; not timed, as `submit` calls it outside of the engine's thread."""
         return self._denoiser.bucket(spec, face)
 
-    def batch_size(self, spec: AvatarSpec) -> int:
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
         """The wrapped denoiser's."""
-        return self._denoiser.batch_size(spec)
+        return self._denoiser.batch_sizes(spec)
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """The wrapped denoiser's; the time in it is not the engine's own."""

@@ -98,9 +98,9 @@ class SleepingDenoiser:
         """The same for all: any images may share a step."""
         return BUCKET[1]
 
-    def batch_size(self, spec: AvatarSpec) -> int:
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
         """That of the curve."""
-        return self._curve.rows
+        return [self._curve.rows] * spec.num_inference_steps
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """At once."""

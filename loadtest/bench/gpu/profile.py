@@ -36,9 +36,9 @@ class RecordedModel:
         """The model's."""
         return self._model.bucket(spec, face)
 
-    def batch_size(self, spec: AvatarSpec) -> int:
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
         """The model's."""
-        return self._model.batch_size(spec)
+        return self._model.batch_sizes(spec)
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """The model's."""
