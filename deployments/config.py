@@ -180,10 +180,12 @@ SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discrimi
 
 
 class LoraConfig(Config):
-    """A LoRA that rows of a model may wear: a .safetensors file for its UNet, and how much it counts."""
+    """A LoRA that rows of a model may wear: a .safetensors file for its UNet or transformer, and how much it counts."""
 
     file: Path
     scale: float = Field(1.0, ge=-2, le=2)
+    # No row wears two styles: compiled graphs need no room for both, as they do for two of the others.
+    is_style: bool = False
 
 
 def _rising(interval: tuple[float, float]) -> tuple[float, float]:

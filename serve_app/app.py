@@ -102,7 +102,9 @@ def generator_of_apps(settings: Settings) -> AvatarGeneratorConfig:
 def _with_loras(model: DiffusionModelConfig, apps: Mapping[str, App]) -> DiffusionModelConfig:
     """Those of the operator's own settings come first."""
     loras = {
-        lora_name(app_id, name): LoraConfig(file=Path(f"{MODELS}{lora.file}"), scale=lora.scale)
+        lora_name(app_id, name): LoraConfig(
+            file=Path(f"{MODELS}{lora.file}"), scale=lora.scale, is_style=name in app.styles
+        )
         for app_id, app in apps.items()
         for name, lora in app.loras.items()
     }

@@ -1,7 +1,6 @@
 """FLUX.2 klein: a tiny model in the published format, against the library's own pipeline run with one row's inputs."""
 
 import asyncio
-import io
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from diffusers import Flux2KleinPipeline
-from PIL import Image
 
-from deployments.config import AvatarGeneratorConfig, DiffusionModelConfig
+from deployments.config import AvatarGeneratorConfig
 from deployments.diffusion.compile_cache import VARIABLE
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
@@ -27,42 +24,27 @@ from deployments.diffusion.model.qwen_prompts import TOKENS
 from deployments.diffusion.model.receipt import generation_metadata
 from deployments.diffusion.precompilation import precompile
 from deployments.errors import PromptTooLongError
-from deployments.types import AvatarSpec, FaceEmbedding
 from loadtest.bench.random_face import random_face
-from tests.support.fakes import avatar_spec
 from tests.support.klein_folders import LATENT_CHANNELS, write_tiny_klein
+from tests.support.klein_rows import (
+    CLOSE,
+    SIZE,
+    apart,
+    config_of,
+    drawn,
+    drawn_by_library,
+    person,
+    spec_of,
+)
 
-SIZE: dict[str, Any] = {"num_inference_steps": 4, "width": 64, "height": 80, "guidance_scale": 1.0}
-CLOSE = 1e-5  # of the largest latent: float32 sums in another order
 ONE_LEVEL = 1
 SHAPE = (SIZE["width"], SIZE["height"])
 NEARLY_DB = 25.0
 
 
-def head(number: int, side: int = 64) -> bytes:
-    """A JPEG coarse enough that it survives the format; the library takes none below 64 pixels."""
-    blocks = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(blocks).resize((side, side), Image.Resampling.NEAREST).save(file, "JPEG", quality=95)
-    return file.getvalue()
-
-
-def person(*numbers: int, side: int = 64) -> FaceEmbedding:
-    """Somebody with a photo for each number."""
-    return replace(random_face(numbers[0]), heads=tuple(head(number, side) for number in numbers))
-
-
-def spec_of(seed: int, **changes: Any) -> AvatarSpec:
-    return avatar_spec(**(SIZE | {"seed": seed, "prompt": "a man", "negative_prompt": "a hat"} | changes))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_klein(tmp_path_factory.mktemp("klein") / "model")
-
-
-def config_of(folder: Path, **changes: Any) -> DiffusionModelConfig:
-    return DiffusionModelConfig(**({"path": folder, "threads": 1, "dtype": "float32"} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -72,41 +54,6 @@ def model(folder: Path) -> Iterator[KleinModel]:
     assert isinstance(loaded, KleinModel)
     yield loaded
     torch.set_num_threads(threads)
-
-
-def drawn(model: KleinModel, *rows: tuple[AvatarSpec, FaceEmbedding], joins_at: tuple[int, ...] = ()) -> list[Any]:
-    """The samples after all their steps; row i joins at step `joins_at[i]` of the whole, or at once."""
-    samples: list[KleinSample] = [model.start(spec, face) for spec, face in rows]
-    joins = dict(enumerate(joins_at))
-    step = 0
-    while left := [sample for sample in samples if sample.steps_done < len(sample.steps)]:
-        if now := [sample for sample in left if joins.get(samples.index(sample), 0) <= step]:
-            model.step(now)
-        step += 1
-    return samples
-
-
-def drawn_by_library(folder: Path, spec: AvatarSpec, face: FaceEmbedding) -> tuple[torch.Tensor, np.ndarray]:
-    """The packed latents (1, tokens, channels) and the image (h, w, 3)."""
-    pipeline = Flux2KleinPipeline.from_pretrained(folder)
-    last: dict[str, torch.Tensor] = {}
-    image = pipeline(
-        image=[Image.open(io.BytesIO(picture)).convert("RGB") for picture in face.heads],
-        prompt=spec.prompt,
-        width=spec.width,
-        height=spec.height,
-        num_inference_steps=spec.num_inference_steps,
-        guidance_scale=spec.guidance_scale,
-        generator=torch.Generator().manual_seed(spec.seed),
-        callback_on_step_end=lambda _pipe, _step, _time, values: last.update(values) or {},
-        output_type="np",
-    ).images[0]
-    return last["latents"], (image * 255).round().astype(np.uint8)
-
-
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The largest difference as a share of the largest number."""
-    return float((a - b).abs().max() / b.abs().max())
 
 
 @pytest.mark.parametrize("photos", [(1,), (1, 2)], ids=["one photo", "two photos"])

@@ -1,14 +1,13 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter, built from diffusers' pipelines."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deployments.config import CompileScope, DiffusionModelConfig, model_path
+from deployments.config import CompileScope, DiffusionModelConfig
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.blank_samples import blank_samples
 from deployments.diffusion.model.compiled_network import left_out_without_memory
@@ -24,11 +23,11 @@ from deployments.diffusion.model.loader import (
     load_pipeline,
     untimed,
 )
-from deployments.diffusion.model.lora_file import read_lora
+from deployments.diffusion.model.lora_file import read_loras, styles_of
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.pictures import decoded
-from deployments.diffusion.model.row_lora import Lora, LoraSlots
+from deployments.diffusion.model.row_lora import NOTHING, LoraSlots, Worn
 from deployments.diffusion.model.row_samplers import RowSamplers
 from deployments.diffusion.model.sampler import Positions
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
@@ -52,7 +51,7 @@ class Sample:
     against: Tensors | None
     guided: Sequence[bool]
     ready: Mark  # when the latents are computed
-    lora_slot: int = 0
+    worn: Worn = NOTHING
     sampler: SamplerName | None = None
     noise: Sequence[Tensor] = ()  # (1, c, h, w) each: what the steps but the last add, where the sampler does
     steps_done: int = 0
@@ -91,7 +90,7 @@ class FaceDiffusionModel:
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
         compile_scope: CompileScope = "unet",
-        loras: Mapping[str, Lora] = MappingProxyType({}),
+        loras: LoraSlots | None = None,
         guidance_interval: tuple[float, float] | None = None,
     ) -> None:
         """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
@@ -104,7 +103,7 @@ class FaceDiffusionModel:
         self._colours = colours_of(pipeline.family, pipeline.vae.config.latent_channels)
         self._threads = threads
         self._batch_invariant = batch_invariant
-        self._loras = LoraSlots(pipeline.unet, loras)
+        self._loras = loras or LoraSlots(pipeline.unet, {})
         for network in (pipeline.unet, pipeline.vae):
             replace_layers(network)
         self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope, self._loras)
@@ -119,13 +118,11 @@ class FaceDiffusionModel:
         on_compile_failure: Callable[[], None] = lambda: None,
         timed: Timed = untimed,
     ) -> "FaceDiffusionModel":
-        """Raises: what `load_pipeline` and `read_lora` raise; ValueError where the scheduler has no sampler here."""
+        """Raises: what `load_pipeline` and `read_loras` raise; ValueError where the scheduler has no sampler here."""
         pipeline = load_pipeline(config, timed)
         faces = load_face_encoder(pipeline, config)
         with timed("lora"):
-            loras = {
-                name: read_lora(model_path(lora.file), pipeline.unet, lora.scale) for name, lora in config.loras.items()
-            }
+            loras = LoraSlots(pipeline.unet, read_loras(config.loras, pipeline.unet), styles_of(config.loras))
         return cls(
             pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope, loras,
             config.guidance_interval,
@@ -177,9 +174,9 @@ class FaceDiffusionModel:
             negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
             against = {**negative, "face_tokens": self._no_face.repeat(1, self._faces.photos(face), 1), **alike}
         previous, ready = torch.zeros_like(latents), self._timeline.mark()
-        slot = self._loras.slot(spec.speed_lora or spec.lora)
+        worn = self._loras.worn_by(spec.lora, spec.speed_lora)
         return Sample(
-            plan, latents, previous, spec.guidance_scale, conditions, against, guided, ready, slot, spec.sampler, noise
+            plan, latents, previous, spec.guidance_scale, conditions, against, guided, ready, worn, spec.sampler, noise
         )
 
     @on_device
@@ -187,10 +184,10 @@ class FaceDiffusionModel:
     def step(self, samples: Sequence[Sample]) -> TimedStep:
         """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
         use_threads(self._threads)
-        return self._step(sorted(samples, key=lambda sample: (sample.next_against is None, sample.sampler or "")))
+        return self._step(sorted(samples, key=_order))
 
     def _step(self, samples: Sequence[Sample]) -> TimedStep:
-        """Samples with guidance come first, and of these and of the others those with the same sampler together."""
+        """In this order, see `_order`."""
         begin = self._timeline.mark()
         at = Positions.of([sample.next_step for sample in samples], self.device)
         prediction = self._predict(samples, self._samplers.model_input(samples, at), at.timestep)
@@ -207,9 +204,9 @@ class FaceDiffusionModel:
         against = [led for sample in samples if (led := sample.next_against) is not None]
         count = len(against)
         conditions = _joined([*against, *(sample.conditions for sample in samples)])
-        if any(sample.lora_slot for sample in samples):
-            slots = torch.tensor([sample.lora_slot for sample in [*samples[:count], *samples]])
-            conditions = {**conditions, "lora_slots": to_device(slots, self.device)}
+        if any(sample.worn != NOTHING for sample in samples):
+            slots = torch.tensor([sample.worn for sample in [*samples[:count], *samples]])
+            conditions = {**conditions, "lora_slots": slots}
         predicted = self._unet(
             torch.cat([inputs[:count], inputs]), torch.cat([timesteps[:count], timesteps]), conditions
         ).float()
@@ -274,6 +271,11 @@ class FaceDiffusionModel:
 
     def _chunks(self, spec: AvatarSpec) -> int:
         return max(self._prompts.chunks(spec.prompt), self._prompts.chunks(spec.negative_prompt))
+
+
+def _order(sample: Sample) -> tuple[bool, str, Worn]:
+    """Samples with guidance come first; of these and of the others, neighbours have one sampler and wear the same LoRAs."""
+    return sample.next_against is None, sample.sampler or "", sample.worn
 
 
 def _joined(conditions: Sequence[Tensors]) -> Tensors:

@@ -1,7 +1,7 @@
 """FLUX.2's transformer for batches whose rows each have their own time, prompt and pictures of a person."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from deployments.config import CompileScope
 from deployments.diffusion.model.batch_sharding import Tensors
 from deployments.diffusion.model.compiled_network import CompiledNetwork
+from deployments.diffusion.model.row_lora import LoraSlots
 from deployments.diffusion.model.transfer import to_device
 
 REFERENCE_TIME = 10  # the first coordinate of the first picture's tokens; of the second one it is twice that, and so on
@@ -48,9 +49,11 @@ class FlowTransformer:
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
         compile_scope: CompileScope = "unet",
+        loras: LoraSlots | None = None,
     ) -> None:
         """With `batch_invariant` each row is a batch of its own."""
         self._transformer = transformer
+        self._loras = loras
         self._graphs = CompiledNetwork(transformer, self._predict, on_compile_failure, compile_scope)
         self._batch_invariant = batch_invariant
         # diffusers searches all modules for each of these two.
@@ -59,13 +62,17 @@ class FlowTransformer:
         self._positions = lru_cache(16)(self._positions_of)
         self._text_positions = lru_cache(1)(self._text_positions_of)
 
-    def __call__(self, grids: Grids, tokens: Tensor, times: Tensor, prompts: Tensor) -> Tensor:
+    def __call__(
+        self, grids: Grids, tokens: Tensor, times: Tensor, prompts: Tensor, lora_slots: Tensor | None = None
+    ) -> Tensor:
         """The flow, (rows, tokens, channels) in the transformer's dtype, of the image's tokens and the references'.
 
         `tokens` are those of the image, then those of each reference; times are (rows,), from 0 to 1; prompts
-        (rows, tokens, width).
+        (rows, tokens, width); `lora_slots` (rows, 2), on the CPU, where rows wear LoRAs.
         """
         inputs = {"tokens": tokens.to(self.dtype), "times": times.to(self.dtype), "prompts": prompts}
+        if lora_slots is not None:
+            inputs["lora_slots"] = lora_slots
         if not self._batch_invariant:
             return self._batch(grids, inputs)
         rows = [{name: values[row : row + 1] for name, values in inputs.items()} for row in range(len(tokens))]
@@ -83,15 +90,17 @@ class FlowTransformer:
         return predicted
 
     def _predict(self, transformer: Any, grids: Grids, inputs: Tensors) -> Tensor:
-        flow: Tensor = transformer(
-            hidden_states=inputs["tokens"],
-            timestep=inputs["times"],
-            guidance=None,
-            encoder_hidden_states=inputs["prompts"],
-            txt_ids=self._text_positions(inputs["prompts"].shape[1]),
-            img_ids=self._positions(grids),
-            return_dict=False,
-        )[0]
+        has_worn = self._loras is not None and "lora_slots" in inputs
+        with self._loras.worn(inputs["lora_slots"]) if has_worn else nullcontext():
+            flow: Tensor = transformer(
+                hidden_states=inputs["tokens"],
+                timestep=inputs["times"],
+                guidance=None,
+                encoder_hidden_states=inputs["prompts"],
+                txt_ids=self._text_positions(inputs["prompts"].shape[1]),
+                img_ids=self._positions(grids),
+                return_dict=False,
+            )[0]
         return flow
 
     def _positions_of(self, grids: Grids) -> Tensor:

@@ -25,9 +25,11 @@ from deployments.diffusion.model.flow_transformer import FlowTransformer, Grid, 
 from deployments.diffusion.model.guidance import guided
 from deployments.diffusion.model.latent_colours import colours_of
 from deployments.diffusion.model.loader import read_pipeline
+from deployments.diffusion.model.lora_file import read_loras, styles_of
 from deployments.diffusion.model.pictures import decoded
 from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.qwen_prompts import QwenPrompts
+from deployments.diffusion.model.row_lora import NOTHING, LoraSlots, Worn
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
 from deployments.diffusion.model.transfer import to_device
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
@@ -48,6 +50,7 @@ class KleinSample:
     against: Tensor | None
     guidance_scale: float
     ready: Mark  # when the latents are computed
+    worn: Worn = NOTHING
     steps_done: int = 0
 
     @property
@@ -70,11 +73,15 @@ class KleinModel:
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
         compile_scope: CompileScope = "unet",
+        loras: LoraSlots | None = None,
     ) -> None:
         """Takes ownership of the pipeline; `on_compile_failure` is called for each shape whose graph failed."""
         self._pipeline = pipeline
         self.device: torch.device = pipeline.device
-        self._transformer = FlowTransformer(pipeline.transformer, batch_invariant, on_compile_failure, compile_scope)
+        self._loras = loras or LoraSlots(pipeline.transformer, {})
+        self._transformer = FlowTransformer(
+            pipeline.transformer, batch_invariant, on_compile_failure, compile_scope, self._loras
+        )
         self._vae = pipeline.vae
         self._prompts = QwenPrompts(pipeline.tokenizer, pipeline.text_encoder)
         self._schedule = FlowSchedule(pipeline.scheduler.config)
@@ -96,11 +103,11 @@ class KleinModel:
     ) -> "KleinModel":
         """Reads a diffusers folder, safetensors only; nothing is downloaded.
 
-        Raises: OSError where a file is missing or invalid; ValueError for settings that this model has not;
-            RuntimeError where the device is not available.
+        Raises: what `read_loras` raises; OSError where a file is missing or invalid; ValueError for settings that this
+            model has not; RuntimeError where the device is not available.
         """
-        for name, value in (("ip_adapter", config.ip_adapter), ("lora", config.lora), ("loras", config.loras)):
-            if value:
+        for name, value in (("ip_adapter", config.ip_adapter), ("lora", config.lora)):
+            if value is not None:
                 raise ValueError(f"FLUX.2 klein takes no `{name}`")
         if config.guidance_interval is not None:
             raise ValueError("FLUX.2 klein takes no `guidance_interval`")
@@ -109,7 +116,9 @@ class KleinModel:
         pipeline = read_pipeline(Flux2KleinPipeline, config)
         if config.fp8_weights:
             pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype_of(config))
-        return cls(pipeline, config.threads, batch_invariant, on_compile_failure, config.compile_scope)
+        read = read_loras(config.loras, pipeline.transformer)
+        loras = LoraSlots(pipeline.transformer, read, styles_of(config.loras), dtype_of(config))
+        return cls(pipeline, config.threads, batch_invariant, on_compile_failure, config.compile_scope, loras)
 
     @property
     def is_asynchronous(self) -> bool:
@@ -152,7 +161,8 @@ class KleinModel:
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> KleinSample:
         """A sample before its first step.
 
-        Raises: OutOfMemoryError; PromptTooLongError; ValueError without pictures, or for a sampler by name.
+        Raises: OutOfMemoryError; PromptTooLongError; ValueError without pictures, for a sampler by name, or where the
+            model lacks the LoRA.
         """
         if spec.sampler is not None:
             raise ValueError(f"FLUX.2 klein has a sampler of its own, not {spec.sampler}")
@@ -174,6 +184,7 @@ class KleinModel:
             against=against,
             guidance_scale=spec.guidance_scale,
             ready=self._timeline.mark(),
+            worn=self._loras.worn_by(spec.lora, spec.speed_lora),
         )
 
     @on_device
@@ -182,7 +193,7 @@ class KleinModel:
         """One step for each sample. Raises: OutOfMemoryError; after any error all are unchanged."""
         use_threads(self._threads)
         begin = self._timeline.mark()
-        ordered = sorted(samples, key=lambda sample: sample.against is None)
+        ordered = sorted(samples, key=lambda sample: (sample.against is None, sample.worn))
         latents = torch.cat([sample.latents for sample in ordered])
         levels = [(sample.next_step.sigma, sample.next_step.sigma_next) for sample in ordered]
         lengths = torch.tensor([(sigma_next - sigma, -sigma) for sigma, sigma_next in levels])
@@ -243,12 +254,14 @@ class KleinModel:
         against = [sample.against for sample in samples if sample.against is not None]
         seen = torch.cat([latents[: len(led)], latents])
         references = torch.cat([sample.references for sample in rows])
+        worn = torch.tensor([sample.worn for sample in rows])
         times = to_device(torch.tensor([sample.next_step.timestep for sample in rows]), self.device)
         flow = self._transformer(
             samples[0].grids,
             torch.cat([seen.to(self._transformer.dtype), references], dim=1),
             times.to(self._transformer.dtype) / 1000,
             torch.cat([*against, *(sample.prompt for sample in samples)]),
+            worn if worn.any() else None,
         )
         return guided(flow[:, : latents.shape[1]].float(), [sample.guidance_scale for sample in led])
 

@@ -1,16 +1,27 @@
-"""LoRA files for a UNet in kohya's format and those of peft and diffusers, read by diffusers' own conversions."""
+"""LoRA files for a UNet or FLUX.2's transformer, read by diffusers' own conversions.
 
-from collections.abc import Iterable, Mapping
+Formats: kohya's, those of peft and diffusers, and for FLUX.2 also the original names of its layers, as ai-toolkit has.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusers import Flux2Transformer2DModel
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
+from diffusers.loaders.lora_pipeline import Flux2LoraLoaderMixin
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from deployments.config import LoraConfig, model_path
+
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+KOHYA_DOWN = ".lora_down.weight"
 # Parts of names of weights that diffusers would leave out in silence, or that are no LoRA.
 REFUSED = {
     "dora_scale": "DoRA",
@@ -39,35 +50,65 @@ class LoraFactors:
         return int(self.up.shape[1])
 
 
-def read_lora(path: Path, unet: Any, scale: float) -> dict[str, LoraFactors]:
-    """The factors of a LoRA by the names of the UNet's layers. Nothing is executed: safetensors only.
+Alphas = Callable[[str, int], float]
+"""Of a layer's name and rank: its alpha, by which the factors count `alpha / rank`."""
 
-    Raises: OSError where the file is missing or broken; ValueError where it is no LoRA for this UNet, or has parts that
-    are not supported, which are named.
+
+def read_loras(loras: Mapping[str, LoraConfig], network: Any) -> dict[str, dict[str, LoraFactors]]:
+    """Those of a model by their names. Raises: as `read_lora`."""
+    return {name: read_lora(model_path(lora.file), network, lora.scale) for name, lora in loras.items()}
+
+
+def styles_of(loras: Mapping[str, LoraConfig]) -> frozenset[str]:
+    """The names of those of which no row wears two."""
+    return frozenset(name for name, lora in loras.items() if lora.is_style)
+
+
+def read_lora(path: Path, network: Any, scale: float) -> dict[str, LoraFactors]:
+    """The factors of a LoRA by the names of the network's layers. Nothing is executed: safetensors only.
+
+    Raises: OSError where the file is missing or broken; ValueError where it is no LoRA for this network, or has parts
+    that are not supported, which are named.
     """
     _check_kind(path)
-    weights, alphas, metadata = StableDiffusionXLLoraLoaderMixin.lora_state_dict(
-        path.parent,
-        weight_name=path.name,
-        unet_config=unet.config,
-        local_files_only=True,
-        use_safetensors=True,
-        return_lora_metadata=True,
-    )
-    weights = _renamed(weights)
-    alpha_of = _alphas(alphas, metadata)
-    factors, layers = {}, dict(unet.named_modules())
+    is_flux = isinstance(network, Flux2Transformer2DModel)
+    weights, alpha_of = _for_flux(path) if is_flux else _for_unet(path, network.config)
+    factors, layers = {}, dict(network.named_modules())
     for name in _layers(path, weights):
         down, up = weights[name + DOWN], weights[name + UP].flatten(1)
         if not _fits(layers.get(name), down, up):
             raise ValueError(f"{path} was made for another model: {name} is no layer of this one, or of another size")
         rank = down.shape[0]
-        factors[name] = LoraFactors(down, up * (scale * alpha_of(name, rank) / rank))
+        factors[name] = LoraFactors(down, up.float() * (scale * alpha_of(name, rank) / rank))
     return factors
 
 
+def _for_unet(path: Path, config: Any) -> tuple[dict[str, Tensor], Alphas]:
+    """Weights by peft's names; kohya's files have an alpha for each layer."""
+    weights, alphas, metadata = _converted(StableDiffusionXLLoraLoaderMixin, path, unet_config=config)
+    if metadata or not alphas:
+        return _renamed(weights, "unet."), _alphas_of_peft(metadata, "unet.")
+    named = _renamed({name.removesuffix(".alpha"): alpha for name, alpha in alphas.items()}, "unet.")
+    known = {name.removesuffix(DOWN): alpha for name, alpha in named.items()}
+    return _renamed(weights, "unet."), lambda name, rank: known.get(name, rank)
+
+
+def _for_flux(path: Path) -> tuple[dict[str, Tensor], Alphas]:
+    """Weights by peft's names; the alphas of kohya's files are multiplied in already.
+
+    Raises: ValueError where kohya's format has layers that diffusers does not know, and would leave out.
+    """
+    weights, metadata = _converted(Flux2LoraLoaderMixin, path)
+    given = load_file(path)
+    if any(name.endswith(KOHYA_DOWN) for name in given):
+        Flux2LoraLoaderMixin.lora_state_dict(given)  # it takes out of the dict what it understands
+        if given:
+            raise ValueError(f"{path} has layers that are not supported: {', '.join(sorted(given)[:3])}")
+    return _renamed(weights, "transformer."), _alphas_of_peft(metadata, "transformer.")
+
+
 def _check_kind(path: Path) -> None:
-    """Raises: OSError; ValueError where a name says that it is something else than a LoRA of the UNet."""
+    """Raises: OSError; ValueError where a name says that it is something else than a LoRA of the network."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: LoRAs are read from .safetensors files only")
     try:
@@ -91,23 +132,31 @@ def _layers(path: Path, weights: Mapping[str, Tensor]) -> Iterable[str]:
     return sorted(pairs)
 
 
-def _alphas(alphas: Mapping[str, float] | None, metadata: Mapping[str, Any] | None) -> Any:
-    """A function of a layer's name and rank: its alpha, by which the factors count `alpha / rank`.
-
-    kohya's files have one for each layer, those of peft their own settings; without either it is the rank.
-    """
-    if metadata:
-        common, pattern = metadata.get("unet.lora_alpha"), metadata.get("unet.alpha_pattern") or {}
-        return lambda name, rank: pattern.get(name, rank if common is None else common)
-    named = _renamed({name.removesuffix(".alpha"): alpha for name, alpha in (alphas or {}).items()})
-    known = {name.removesuffix(DOWN): alpha for name, alpha in named.items()}
-    return lambda name, rank: known.get(name, rank)
+def _converted(library: Any, path: Path, **others: Any) -> Any:
+    """What diffusers' pipelines of this kind read from the file."""
+    where = {"weight_name": path.name, "local_files_only": True, "use_safetensors": True}
+    try:
+        return library.lora_state_dict(path.parent, return_lora_metadata=True, **where, **others)
+    except (ValueError, LookupError, AssertionError) as error:  # of names that it does not know
+        raise ValueError(f"{path} is not a LoRA of a known format: {error}") from error
 
 
-def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+def _alphas_of_peft(metadata: Mapping[str, Any] | None, prefix: str) -> Alphas:
+    """By the settings that peft wrote into the file; without them an alpha is the rank."""
+    settings = {name.removeprefix(prefix): value for name, value in (metadata or {}).items()}
+    common, pattern = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
+
+    def alpha_of(name: str, rank: int) -> float:
+        alpha: float = pattern.get(get_pattern_key(list(pattern), name), rank if common is None else common)
+        return alpha * math.sqrt(rank) if settings.get("use_rslora") else alpha
+
+    return alpha_of
+
+
+def _renamed(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """With peft's names."""
     renamed: dict[str, Any] = convert_unet_state_dict_to_peft(
-        {name.removeprefix("unet."): value for name, value in values.items()}
+        {name.removeprefix(prefix): value for name, value in values.items()}
     )
     return renamed
 

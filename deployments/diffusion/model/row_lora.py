@@ -1,108 +1,192 @@
 """LoRAs by the row: in one batch each row adds its own to the weights that all share."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from itertools import accumulate, combinations, groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from deployments.diffusion.model.lora_file import LoraFactors
+from deployments.diffusion.model.transfer import to_device
 
 MAX_ROWS = 256  # of a batch of a compiled graph
+BATCHES = 16  # of which the runs are kept: that of a step is mostly that of the step before
 
 Lora = Mapping[str, LoraFactors]
 """By the names of the layers."""
 
+Worn = tuple[int, int]
+"""The slots of the two LoRAs that a row may wear; 0 is none."""
+
+NOTHING: Worn = (0, 0)
+
+
+class Run(NamedTuple):
+    """Neighbouring rows of a batch whose LoRAs have equally many ranks together."""
+
+    rows: slice
+    ranks: Tensor  # (rows, ranks): where they are among those of a layer
+    alike: tuple[int, ...] | None  # how many rows one after the other wear the same; None: not known in a graph
+
 
 class LoraSlots:
-    """The LoRAs of a UNet by name, and which of them each row of the current batch wears. Slot 0 is none."""
+    """The LoRAs of a network by name, and which of them each row of the current batch wears: none, one or two.
 
-    def __init__(self, unet: nn.Module, loras: Mapping[str, Lora]) -> None:
-        """Replaces the layers of the UNet that a LoRA changes; its weights have their final device and dtype."""
-        self._slot_of = {name: slot for slot, name in enumerate(loras, 1)}
+    The slot of a LoRA is its number, from 1: those of few ranks come first, so that sorted rows make few runs.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loras: Mapping[str, Lora],
+        styles: Set[str] = frozenset(),
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Replaces the layers of the network that a LoRA changes; its weights have their final device and dtype.
+
+        No row wears two of the `styles`. `dtype` is that in which the network computes, where its weights have another.
+        """
+        names = sorted(loras, key=lambda name: max(factors.rank for factors in loras[name].values()))
+        self._slot_of = {name: slot for slot, name in enumerate(names, 1)}
+        self._styles = {self._slot_of[name] for name in styles}
+        pairs = [(0, slot) for slot in self._slot_of.values()]
+        pairs += [pair for pair in combinations(self._slot_of.values(), 2) if not self._styles.issuperset(pair)]
         self._here = threading.local()  # rows of a batch are spread over threads
-        self._in_graphs = torch.zeros(MAX_ROWS, dtype=torch.long, device=next(unet.parameters()).device)
+        self._tables: dict[tuple[int, ...], RankTable] = {}
+        self._runs = lru_cache(BATCHES)(self._runs_of_batch)
         for layer in dict.fromkeys(name for lora in loras.values() for name in lora):
+            of_layer = [loras[name].get(layer) for name in names]
+            ranks = tuple(0 if each is None else each.rank for each in of_layer)
+            base: Any = network.get_submodule(layer)
+            if ranks not in self._tables:
+                self._tables[ranks] = RankTable(ranks, pairs, base.weight.device)
             parent, _, name = layer.rpartition(".")
-            of_layer = [lora.get(layer) for lora in loras.values()]
-            setattr(unet.get_submodule(parent), name, RowLoraLayer(unet.get_submodule(layer), of_layer, self))
+            given = [each for each in of_layer if each is not None]
+            row_layer = RowLoraLayer(base, given, self, self._tables[ranks], dtype or base.weight.dtype)
+            setattr(network.get_submodule(parent), name, row_layer)
 
-    def slot(self, name: str | None) -> int:
-        """Raises: ValueError for a name that there is not."""
-        if name is None:
-            return 0
-        if name not in self._slot_of:
-            raise ValueError(f"the model has no LoRA {name!r}")
-        return self._slot_of[name]
+    def worn_by(self, lora: str | None, speed_lora: str | None = None) -> Worn:
+        """The slots of a row that wears these. Raises: ValueError for a name that there is not, or two styles."""
+        for name in (lora, speed_lora):
+            if name is not None and name not in self._slot_of:
+                raise ValueError(f"the model has no LoRA {name!r}")
+        first, second = sorted(0 if name is None else self._slot_of[name] for name in (lora, speed_lora))
+        if second and (first == second or self._styles.issuperset((first, second))):
+            raise ValueError(f"LoRAs {lora!r} and {speed_lora!r} cannot be worn together")
+        return first, second
 
     @contextmanager
     def worn(self, slots: Tensor) -> Iterator[None]:
-        """Inside the block row i of a batch wears the LoRA in `slots[i]`; `slots` is (rows,)."""
-        # A graph cannot ask a thread; it reads this tensor, which is written before it runs.
-        self._in_graphs[: len(slots)] = slots
-        self._here.slots = slots
+        """Inside the block row i of a batch wears the LoRAs of `slots[i]`; `slots` is (rows, 2), on the CPU."""
+        batch = tuple((first, second) for first, second in slots.tolist())
+        # A graph cannot ask a thread; it reads what is written here before it runs.
+        for table in self._tables.values():
+            table.in_graphs[: len(batch)] = to_device(table.filled_up(batch), table.in_graphs.device)
+        self._here.runs = self._runs(batch)
         try:
             yield
         finally:
-            self._here.slots = None
-            self._in_graphs.zero_()
+            self._here.runs = {}
+            for table in self._tables.values():
+                table.in_graphs.zero_()
 
-    def of_rows(self, rows: int) -> Tensor | None:
-        """(rows,): the slot of each row of the batch that is computed; None where no row wears a LoRA."""
+    def runs(self, table: "RankTable", rows: int) -> Sequence[Run]:
+        """Of the batch that is computed, which has so many rows; none where no row wears a LoRA of such a layer."""
         if torch.compiler.is_compiling():
-            return self._in_graphs[:rows]
-        slots: Tensor | None = getattr(self._here, "slots", None)
-        return slots
+            return [Run(slice(rows), table.in_graphs[:rows], None)]
+        runs: dict[RankTable, Sequence[Run]] = getattr(self._here, "runs", {})
+        return runs.get(table, ())
+
+    def _runs_of_batch(self, batch: Sequence[Worn]) -> dict["RankTable", Sequence[Run]]:
+        return {table: table.runs(batch) for table in self._tables.values()}
+
+
+class RankTable:
+    """Where the ranks of a LoRA are among those of a layer; layers whose LoRAs have the same ranks share it.
+
+    The ranks of all LoRAs follow each other, from 1; the rank 0 is zeros.
+    """
+
+    def __init__(self, ranks: Sequence[int], pairs: Sequence[Worn], device: torch.device) -> None:
+        """`ranks` are those of the slots from 1; `pairs` all that a row may wear."""
+        starts = accumulate(ranks, initial=1)
+        self._of_slot = [range(0), *(range(start, start + rank) for start, rank in zip(starts, ranks, strict=False))]
+        self._most = max(len(self._of(pair)) for pair in pairs)
+        self._device = device
+        # What the rows of a graph wear: its shape is the same whatever they do.
+        self.in_graphs = torch.zeros(MAX_ROWS, self._most, dtype=torch.long, device=device)
+
+    def runs(self, batch: Sequence[Worn]) -> Sequence[Run]:
+        """The runs of a batch, without rows that wear nothing here."""
+        found, begin = [], 0
+        for count, group in groupby(map(self._of, batch), len):
+            rows = list(group)
+            alike = tuple(len(list(same)) for _, same in groupby(rows))
+            if count:
+                found.append(Run(slice(begin, begin + len(rows)), to_device(torch.tensor(rows), self._device), alike))
+            begin += len(rows)
+        return found
+
+    def filled_up(self, batch: Sequence[Worn]) -> Tensor:
+        """(rows, most ranks of any row), filled up with the rank 0."""
+        rows = map(self._of, batch)
+        return torch.tensor([[*ranks, *[0] * (self._most - len(ranks))] for ranks in rows])
+
+    def _of(self, worn: Worn) -> list[int]:
+        return [rank for slot in worn for rank in self._of_slot[slot]]
 
 
 class RowLoraLayer(nn.Module):
-    """A linear layer or convolution, to whose output each row adds that of its own LoRA.
+    """A linear layer or convolution, to whose output each row adds that of its own LoRAs."""
 
-    LoRAs of fewer ranks are filled up with zeros: shapes do not depend on what the rows wear.
-    """
-
-    def __init__(self, base: Any, loras: Sequence[LoraFactors | None], slots: LoraSlots) -> None:
-        """`loras` are those of the slots from 1; None leaves the layer as it is."""
+    def __init__(
+        self, base: Any, loras: Sequence[LoraFactors], slots: LoraSlots, table: RankTable, dtype: torch.dtype
+    ) -> None:
+        """`loras` are those that change this layer, by their slots."""
         super().__init__()
         self.base = base
         self._slots = slots
-        given = [each for each in loras if each is not None]
-        rank = max(each.rank for each in given)
-        weight = base.weight
-        down = weight.new_zeros(len(loras), rank, *given[0].down.shape[1:])
-        up = weight.new_zeros(len(loras), given[0].up.shape[0], rank)
-        for index, each in enumerate(loras):
-            if each is not None:
-                down[index, : each.rank], up[index, :, : each.rank] = each.down, each.up
-        self.down = nn.Buffer(down)
-        self.up = nn.Buffer(up)
+        self._table = table
+        # The ranks of all follow each other, with no gaps: one of many costs those of few no memory.
+        down, up = torch.cat([each.down for each in loras]), torch.cat([each.up.mT for each in loras])
+        self.down = nn.Buffer(_after_zeros(down).to(base.weight.device, dtype))  # (1 + ranks, in…)
+        self.up = nn.Buffer(_after_zeros(up).to(base.weight.device, dtype))  # (1 + ranks, out)
 
     def forward(self, values: Tensor) -> Tensor:
         """(rows, …) as the layer that it replaces."""
         output: Tensor = self.base(values)
-        slots = self._slots.of_rows(len(values))
-        if slots is None:
-            return output
-        index, wears = (slots - 1).clamp(min=0), (slots > 0)[:, None, None]
-        down, up = self.down[index], self.up[index] * wears
-        added = _convolved(values, down, up, self.base) if down.ndim > 3 else _multiplied(values, down, up)
-        return output + added
+        rows, is_picture = len(values), self.down.ndim > 2
+        flat = output.view(rows, output.shape[1], -1).mT if is_picture else output.view(rows, -1, output.shape[-1])
+        for run in self._slots.runs(self._table, rows):
+            worn = values[run.rows]
+            between = self._convolved(worn, run) if is_picture else self._multiplied(worn, run)
+            flat[run.rows].baddbmm_(between, self.up[run.ranks])
+        return output
+
+    def _multiplied(self, values: Tensor, run: Run) -> Tensor:
+        """(rows, …, in) to (rows, …, ranks), with one dimension between."""
+        return torch.bmm(values.reshape(len(values), -1, values.shape[-1]), self.down[run.ranks].mT)
+
+    def _convolved(self, picture: Tensor, run: Run) -> Tensor:
+        """(rows, in, h, w) to (rows, h' * w', ranks)."""
+        how = {name: getattr(self.base, name) for name in ("stride", "padding", "dilation")}
+        rows, ranks = run.ranks.shape
+        if run.alike is None:
+            kernels = self.down[run.ranks].flatten(0, 1)
+            grouped = picture.reshape(1, -1, *picture.shape[2:])
+            between = nn.functional.conv2d(grouped, kernels, groups=rows, **how).view(rows, ranks, -1)
+            return between.mT
+        firsts = accumulate(run.alike[:-1], initial=0)
+        parts = [
+            nn.functional.conv2d(part, self.down[run.ranks[first]], **how).flatten(2).mT
+            for first, part in zip(firsts, picture.split(run.alike), strict=True)
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _multiplied(values: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """(rows, …, in), (rows, rank, in) and (rows, out, rank) to (rows, …, out)."""
-    between = torch.bmm(values.reshape(len(values), -1, values.shape[-1]), down.mT)
-    return torch.bmm(between, up.mT).view(*values.shape[:-1], -1)
-
-
-def _convolved(picture: Tensor, down: Tensor, up: Tensor, layer: nn.Conv2d) -> Tensor:
-    """(rows, in, h, w), (rows, rank, in, height, width) and (rows, out, rank) to (rows, out, h', w')."""
-    rows, rank = down.shape[:2]
-    grouped, kernels = picture.reshape(1, -1, *picture.shape[2:]), down.flatten(0, 1)
-    between = nn.functional.conv2d(
-        grouped, kernels, None, layer.stride, layer.padding, layer.dilation, groups=rows
-    )  # of each row by its own
-    added = torch.bmm(up, between.view(rows, rank, -1))
-    return added.view(rows, -1, *between.shape[2:])
+def _after_zeros(ranks: Tensor) -> Tensor:
+    return torch.cat([ranks.new_zeros(1, *ranks.shape[1:]), ranks])

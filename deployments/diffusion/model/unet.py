@@ -101,8 +101,8 @@ class RowUNet:
     def __call__(self, latents: Tensor, timesteps: Tensor, conditions: Tensors) -> Tensor:
         """The prediction, (rows, c, h, w) in the UNet's dtype.
 
-        Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, `lora_slots` (rows,) where rows wear
-        LoRAs, the others as diffusers names them.
+        Of the conditions, `adapter_scale` is (rows, 1, 1), `face_tokens` as above, `lora_slots` (rows, 2), on the CPU,
+        where rows wear LoRAs, the others as diffusers names them.
         """
         latents = latents.to(self.dtype)
         if self._single_rows is not None:
