@@ -1,28 +1,31 @@
 """LoRAs by the row, against diffusers with the LoRA of each row alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from deployments.config import DiffusionModelConfig, LoraConfig
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
-from deployments.diffusion.model.lora_file import read_lora
+from deployments.diffusion.model.lora_file import LoraFactors, read_lora
+from deployments.diffusion.model.row_lora import LoraSlots
 from deployments.types import AvatarSpec
 from loadtest.bench.full_size.library import library_pipeline
 from loadtest.bench.random_face import random_face
 from tests.support import tolerance
 from tests.support.diffusion_folders import Family, tiny_unet, write_faceid_adapter, write_tiny_model
 from tests.support.fakes import avatar_spec
-from tests.support.lora_files import ATTENTION, LINEAR, LoraFormat, write_lora
+from tests.support.lora_files import ALL, ATTENTION, LINEAR, LoraFormat, write_lora
 
 LIBRARY: dict[Family, type] = {"sd": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-SMALL = {"width": 64, "height": 72, "num_inference_steps": 3, "guidance_scale": 3.0}
+SMALL: dict[str, Any] = {"width": 64, "height": 72}
+STEPS = SMALL | {"num_inference_steps": 3, "guidance_scale": 3.0}
 
 
 class TinyStyles:
@@ -47,11 +50,13 @@ class TinyStyles:
         return library_pipeline(LIBRARY[self.family], self.config)
 
 
-def latents_by_library(pipeline: Any, spec: AvatarSpec, lora: Path | None, scale: float) -> torch.Tensor:
-    """Those of the library's own pipeline that has this LoRA alone."""
-    if lora is not None:
-        pipeline.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="style")
-        pipeline.set_adapters(["style"], [scale])
+def latents_by_library(pipeline: Any, spec: AvatarSpec, files: Mapping[str, Path], scale: float) -> torch.Tensor:
+    """Those of the library's own pipeline that has the LoRAs of this row alone; none where there are no files."""
+    worn = [name for name in (spec.lora, spec.speed_lora) if name in files]
+    for name in worn:
+        pipeline.load_lora_weights(files[name].parent, weight_name=files[name].name, adapter_name=name)
+    if worn:
+        pipeline.set_adapters(worn, [scale] * len(worn))
     vector = torch.from_numpy(random_face(spec.seed).vector)[None, None]
     faces = torch.cat([torch.zeros_like(vector), vector]) if spec.guidance_scale > 1 else vector
     latents: torch.Tensor = pipeline(
@@ -59,7 +64,7 @@ def latents_by_library(pipeline: Any, spec: AvatarSpec, lora: Path | None, scale
         generator=torch.Generator().manual_seed(spec.seed), guidance_scale=spec.guidance_scale, width=spec.width,
         height=spec.height, num_inference_steps=spec.num_inference_steps, output_type="latent",
     ).images  # fmt: skip
-    if lora is not None:
+    if worn:
         pipeline.unload_lora_weights()
     return latents
 
@@ -90,27 +95,27 @@ def test_rows_that_wear_different_loras_are_those_of_the_library_with_each_alone
     }
     scale = 0.8
     model = tiny.load(files, scale)
-    worn = ["all", None, "attention", "linear", "all"]
+    worn = [("all", None), (None, None), ("attention", "linear"), (None, "linear"), ("all", "attention")]
     specs = [
         avatar_spec(
-            **SMALL
-            | {"seed": seed, "lora": lora, "guidance_scale": 1.0 + 2 * (seed % 2), "num_inference_steps": 2 + seed % 3}
+            **SMALL, seed=seed, lora=lora, speed_lora=speed,
+            guidance_scale=1.0 + 2 * (seed % 2), num_inference_steps=2 + seed % 3,
         )
-        for seed, lora in enumerate(worn, 1)
-    ]
+        for seed, (lora, speed) in enumerate(worn, 1)
+    ]  # fmt: skip
     samples = drawn(model, specs, joins_at=(0, 0, 1, 2, 1))
     pipeline = tiny.library()
     for spec, sample in zip(specs, samples, strict=True):
-        path = None if spec.lora is None else files[spec.lora]
-        expected = latents_by_library(pipeline, spec, path, scale)
+        expected = latents_by_library(pipeline, spec, files, scale)
         assert tolerance.relative(sample.latents, expected) <= tolerance.through(model._pipeline.unet)
-        if spec.lora is not None:  # it is heard
-            assert tolerance.relative(sample.latents, latents_by_library(pipeline, spec, None, scale)) > 0.01
+        if spec.lora or spec.speed_lora:  # they are heard
+            assert tolerance.relative(sample.latents, latents_by_library(pipeline, spec, {}, scale)) > 0.01
 
 
 def test_rows_that_threads_and_graphs_compute_wear_their_own(tiny: TinyStyles) -> None:
-    files = {name: tiny.lora(f"spread-{name}", "kohya", seed=seed) for seed, name in enumerate("ab", 1)}
-    specs = [avatar_spec(**SMALL | {"seed": seed, "lora": lora}) for seed, lora in enumerate(["a", "b", None, "b"], 1)]
+    files = {name: tiny.lora(f"spread-{name}", "kohya", rank=3 * seed, seed=seed) for seed, name in enumerate("ab", 1)}
+    worn = [("a", None), ("b", "a"), (None, None), (None, "b")]
+    specs = [avatar_spec(**STEPS, seed=seed, lora=lora, speed_lora=speed) for seed, (lora, speed) in enumerate(worn, 1)]
     alone = [drawn(tiny.load(files), [spec])[0] for spec in specs]
     spread = tiny.load(files, threads=2)
     compiled = tiny.load(files)
@@ -119,15 +124,108 @@ def test_rows_that_threads_and_graphs_compute_wear_their_own(tiny: TinyStyles) -
         for sample, expected in zip(drawn(model, specs), alone, strict=True):
             relative = tolerance.relative(sample.latents, expected.latents)
             assert relative <= tolerance.through(model._pipeline.unet)
-    (plain,) = drawn(compiled, [replace(specs[0], lora=None)])  # after batches that wore some
-    (expected,) = drawn(tiny.load({}), [replace(specs[0], lora=None)])
+    (plain,) = drawn(compiled, [specs[2]])  # after batches that wore some
+    (expected,) = drawn(tiny.load({}), [specs[2]])
     assert tolerance.relative(plain.latents, expected.latents) <= tolerance.through(compiled._pipeline.unet)
 
 
-def test_a_row_cannot_wear_what_the_model_lacks(tiny: TinyStyles) -> None:
-    model = tiny.load({"a": tiny.lora("lacks", "kohya", endings=ATTENTION)})
-    with pytest.raises(ValueError, match="no LoRA 'b'"):
-        model.start(avatar_spec(**SMALL | {"lora": "b"}), random_face(1))
+def test_a_row_cannot_wear_what_the_model_lacks_nor_two_styles(tiny: TinyStyles) -> None:
+    files = {name: tiny.lora(f"lacks-{name}", "kohya", endings=ATTENTION) for name in "ab"}
+    styles = {name: LoraConfig(file=path, is_style=True) for name, path in files.items()}
+    model = FaceDiffusionModel.load(tiny.config.model_copy(update={"loras": styles}))
+    for worn, message in [
+        ({"lora": "c"}, "no LoRA 'c'"),
+        ({"speed_lora": "c"}, "no LoRA 'c'"),
+        ({"lora": "a", "speed_lora": "a"}, "cannot be worn together"),
+        ({"lora": "b", "speed_lora": "a"}, "cannot be worn together"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.start(avatar_spec(**STEPS, **worn), random_face(1))
+
+
+class UNetRows:
+    """A tiny UNet, its own inputs for each of some rows, and what the library makes of a row with its LoRAs alone."""
+
+    def __init__(self, folder: Path, loras: Sequence[Mapping[str, Any]]) -> None:
+        torch.manual_seed(3)
+        self.unet, self.library = tiny_unet("sd").eval(), tiny_unet("sd").eval()
+        self.library.load_state_dict(self.unet.state_dict())
+        self.scales = {f"lora{number}": lora["scale"] for number, lora in enumerate(loras)}
+        read: dict[str, Any] = {}
+        for (name, scale), lora in zip(self.scales.items(), loras, strict=True):
+            how = {"endings": lora["endings"], "rank": lora["rank"], "seed": lora["rank"]}
+            path = write_lora(folder / f"{name}.safetensors", self.unet, lora["file_format"], **how)
+            save_file({key: weight.to(lora["dtype"]) for key, weight in load_file(path).items()}, path)
+            read[name] = read_lora(path, self.unet, scale)
+            converted, alphas = StableDiffusionXLPipeline.lora_state_dict(
+                folder, weight_name=path.name, unet_config=self.unet.config
+            )
+            StableDiffusionXLPipeline.load_lora_into_unet(converted, alphas, self.library, adapter_name=name)
+        self.slots = LoraSlots(self.unet, read)
+
+    @torch.inference_mode()
+    def batch(self, rows: Mapping[int, Sequence[str]]) -> torch.Tensor:
+        """(rows, c, h, w): of rows by their numbers, each of which wears the LoRAs of these names."""
+        worn = torch.tensor([self.slots.worn_by(*[*names, None, None][:2]) for names in rows.values()])
+        with self.slots.worn(worn):
+            return self._predicted(self.unet, list(rows))
+
+    @torch.inference_mode()
+    def alone(self, row: int, names: Sequence[str]) -> torch.Tensor:
+        """(c, h, w), by the library."""
+        self.library.enable_lora()
+        if names:
+            self.library.set_adapters(list(names), [self.scales[name] for name in names])
+        else:
+            self.library.disable_lora()
+        return self._predicted(self.library, [row])[0]
+
+    def _predicted(self, unet: Any, rows: Sequence[int]) -> torch.Tensor:
+        seeded = [torch.Generator().manual_seed(row) for row in rows]
+        latents = torch.stack([torch.randn(4, 8, 10, generator=seed) for seed in seeded])
+        prompts = torch.stack([torch.randn(7, unet.config.cross_attention_dim, generator=seed) for seed in seeded])
+        times = torch.tensor([100.0 * (row + 1) for row in rows])
+        predicted: torch.Tensor = unet(latents, times, encoder_hidden_states=prompts, return_dict=False)[0]
+        return predicted
+
+
+@st.composite
+def wardrobes(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[list[str]], list[list[int]]]:
+    """LoRAs, what each row wears of them, and the rows of one batch after the other: they join and leave."""
+    how = {
+        "file_format": st.sampled_from(["kohya", "diffusers"]),
+        "endings": st.sampled_from([ALL, ATTENTION, LINEAR, ("conv1",)]),
+        "rank": st.integers(1, 9),
+        "scale": st.floats(-1, 1.5).filter(bool),
+        "dtype": st.sampled_from([torch.float32, torch.float16]),
+    }
+    loras = draw(st.lists(st.fixed_dictionaries(how), min_size=1, max_size=3))
+    names = st.sampled_from([f"lora{number}" for number in range(len(loras))])
+    rows = draw(st.lists(st.lists(names, max_size=2, unique=True), min_size=1, max_size=4))
+    members = st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=4, unique=True)
+    return loras, rows, draw(st.lists(members, min_size=1, max_size=3))
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(wardrobe=wardrobes())
+def test_whatever_rows_wear_and_whoever_comes_and_goes_each_row_is_that_of_the_library_alone(
+    tmp_path: Path, wardrobe: tuple[list[dict[str, Any]], list[list[str]], list[list[int]]]
+) -> None:
+    loras, worn, batches = wardrobe
+    rows = UNetRows(tmp_path, loras)
+    for members in batches:
+        predicted = rows.batch({row: worn[row] for row in members})
+        for row, ours in zip(members, predicted, strict=True):
+            assert tolerance.relative(ours, rows.alone(row, worn[row])) <= tolerance.through(rows.unet)
+
+
+def test_a_lora_of_many_ranks_costs_those_of_few_no_memory() -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(16, 24))
+    loras = {
+        name: {"0": LoraFactors(torch.randn(rank, 16), torch.randn(24, rank))} for name, rank in [("a", 2), ("b", 100)]
+    }
+    LoraSlots(layer, loras)
+    assert sum(buffer.numel() for buffer in layer.buffers()) == (16 + 24) * (1 + 2 + 100)
 
 
 @pytest.mark.parametrize(
