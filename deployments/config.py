@@ -218,7 +218,7 @@ class DiffusionModelConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device supports it
     device: str = "cpu"
     threads: int = Field(2, ge=1)
-    memory_gb: float = Field(0, ge=0)  # of the device, including its steps, a picture and its safety checker
+    memory_gb: float = Field(0, ge=0)  # of the device: weights, steps, a picture, the safety checker; without `loras`
     safety: SafetyConfig | None = None  # checks every image on the same device; flagged ones are withheld
     # FLUX.2 klein: keep the transformer's weights as float8_e4m3fn, half of bfloat16's memory; it computes in `dtype`,
     # and cannot be compiled.
@@ -235,6 +235,11 @@ class DiffusionModelConfig(Config):
     # true: beside pairs for a single row, which an image takes in a step without guidance; None: where the apps have a
     # preset of few steps without it, or `guidance_interval` is set.
     compile_single: bool | None = None
+
+    def device_gb(self) -> float:
+        """`memory_gb`, and what the files of its `loras` have: they are all in memory with it. A missing one has 0."""
+        files = [model_path(lora.file) for lora in self.loras.values()]
+        return self.memory_gb + sum(file.stat().st_size for file in files if file.is_file()) / 1e9
 
     @property
     def takes_pictures(self) -> bool:

@@ -30,7 +30,7 @@ from ray.serve.schema import ServeDeploySchema
 from rich.console import Console
 from typer.testing import CliRunner
 
-from deployments.config import BackgroundRemoverConfig, MattingModelConfig
+from deployments.config import BackgroundRemoverConfig, LoraConfig, MattingModelConfig
 from serve_app.backends.object_store import FOLDER, StoreSettings
 from serve_app.backends.redis import BrokerSettings, own_password, own_url
 from serve_app.backends.secrets import ensure_token, signing_key
@@ -55,6 +55,7 @@ from serve_app.cli.doctor.gpu import (
     gpu_needs,
     judge_cuda,
     judge_memory,
+    judge_models,
     wants_gpu,
 )
 from serve_app.cli.doctor.machine import (
@@ -247,6 +248,34 @@ def test_what_computes_on_a_gpu_is_counted_as_its_settings_bound_it() -> None:
         "BackgroundRemover": (0, None),
     }
     assert gpu_needs(*read(CONFIG)) == []
+
+
+def test_loras_count_beside_the_model_that_has_them_in_memory(tmp_path: Path) -> None:
+    schema, settings = read(PRODUCTION)
+    file = tmp_path / "lora.safetensors"
+    with file.open("wb") as sparse:
+        sparse.truncate(394_000_000)
+    klein = next(iter(settings.generator.models))
+    loras = {name: LoraConfig(file=file) for name in ("one", "two")}
+    generator = settings.generator.model_copy(
+        update={
+            "models": settings.generator.models
+            | {klein: settings.generator.models[klein].model_copy(update={"loras": loras})}
+        }
+    )
+    wearing = settings.model_copy(update={"generator": generator.model_copy(update={"memory_gb": None})})
+    plain = settings.model_copy(update={"generator": settings.generator.model_copy(update={"memory_gb": None})})
+    (more,), (fewer,) = (
+        [need.memory_gb for need in gpu_needs(schema, each) if need.deployment == "AvatarGenerator"]
+        for each in (wearing, plain)
+    )
+    assert more == pytest.approx(fewer + 0.788)
+    tight = settings.model_copy(update={"generator": generator.model_copy(update={"memory_gb": 24.5})})
+    (finding,) = judge_models(tight)
+    assert (finding.state, finding.reason) == (
+        "fail", f"model {klein} takes 24.8 GB with its LoRAs, more than generator.memory_gb, 24.5",
+    )  # fmt: skip
+    assert judge_models(plain) == judge_models(settings) == []
 
 
 def test_each_face_model_of_the_apps_counts_and_those_that_no_app_names_do_not(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.common.gpu_share import CONTEXT_GB, arenas_gb
-from deployments.config import CascadeFaceModelConfig, FaceModelConfig
+from deployments.config import AvatarGeneratorConfig, CascadeFaceModelConfig, FaceModelConfig
 from serve_app.cli.doctor.files import loaded_faces, loaded_generator
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.settings import Settings
@@ -99,7 +99,7 @@ def check_gpu(schema: ServeDeploySchema, settings: Settings) -> list[Finding]:
     if not wants_gpu(schema, settings):
         return [ok("GPU", "the configuration asks for none")]
     try:
-        return _tried_gpu(gpu_needs(schema, settings))
+        return [*judge_models(settings), *_tried_gpu(gpu_needs(schema, settings))]
     except subprocess.TimeoutExpired as error:
         reason = f"`{error.cmd[0]}` does not answer within {error.timeout:g} s: the driver hangs"
         return [fail("GPU", reason, "Look for Xid errors in the kernel's log, and restart the machine.")]
@@ -180,16 +180,36 @@ def _share_gb(need: GpuNeed, total_gb: float) -> float:
     return min(need.share, 1.0) * total_gb
 
 
+def judge_models(settings: Settings) -> list[Finding]:
+    """A failure for each model that the generator's memory is too small for: a replica does not start then."""
+    generator = _generator(settings)
+    return [
+        fail(
+            "GPU memory",
+            f"model {name} takes {model.device_gb():.1f} GB with its LoRAs, more than generator.memory_gb,"
+            f" {generator.memory_gb:g}",
+            "Raise generator.memory_gb, or take LoRAs out of the apps.",
+        )
+        for name, model in generator.models.items()
+        if generator.memory_gb is not None and model.device_gb() > generator.memory_gb
+    ]
+
+
+def _generator(settings: Settings) -> AvatarGeneratorConfig:
+    """With the paths of its files on this machine, whose sizes are counted."""
+    return loaded_generator(settings).located(settings.models_dir.expanduser())
+
+
 def gpu_needs(schema: ServeDeploySchema, settings: Settings) -> list[GpuNeed]:
     """What a replica of each stage that computes on a GPU asks of it."""
     shares, needs = _shares(schema), []
     on_cuda = [model for model in loaded_faces(settings).loaded() if CUDA_PROVIDER in model.providers]
     if on_cuda:
         needs.append(GpuNeed("FaceEmbedder", shares.get("FaceEmbedder", 0), _embedder_gb(on_cuda)))
-    generator = loaded_generator(settings)
+    generator = _generator(settings)
     on_gpu = [model for model in generator.models.values() if model.device.startswith("cuda")]
     if on_gpu:
-        models_gb = generator.memory_gb or sum(model.memory_gb for model in on_gpu)
+        models_gb = generator.memory_gb or sum(model.device_gb() for model in on_gpu)
         memory_gb = models_gb + CONTEXT_GB if models_gb else None
         needs.append(GpuNeed("AvatarGenerator", shares.get("AvatarGenerator", 0), memory_gb))
     if CUDA_PROVIDER in settings.background.model.providers:
