@@ -10,6 +10,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from deployments.diffusion.model.row_lora import RowLoraLayer
+
 FEW_PIXELS = 1024  # with fewer, torch uses another algorithm for group norm in bfloat16 channels last
 
 
@@ -94,8 +96,9 @@ def _can_be_doubled(layer: Any) -> TypeGuard[nn.Conv2d]:
 
 def _double(module: Any) -> None:
     conv = getattr(module, "conv", None)
-    if _can_be_doubled(conv) and module.interpolate and module.norm is None:
-        module.doubling = DoublingConv2d(conv)
+    base = conv.base if isinstance(conv, RowLoraLayer) else conv
+    if _can_be_doubled(base) and module.interpolate and module.norm is None:
+        module.doubling = DoublingConv2d(base)
         module.forward = MethodType(_doubled, module)
 
 
@@ -104,6 +107,8 @@ def _doubled(module: Any, hidden_states: Tensor, output_size: Sequence[int] | No
     height, width = hidden_states.shape[2:]
     if output_size is None or tuple(output_size) == (2 * height, 2 * width):
         doubled: Tensor = module.doubling(hidden_states)
+        if isinstance(module.conv, RowLoraLayer) and module.conv.is_worn(len(hidden_states)):
+            module.conv.add(nn.functional.interpolate(hidden_states, scale_factor=2.0), doubled)
         return doubled
     upsampled: Tensor = Upsample2D.forward(module, hidden_states, output_size)
     return upsampled

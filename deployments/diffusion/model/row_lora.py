@@ -159,13 +159,22 @@ class RowLoraLayer(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """(rows, …) as the layer that it replaces."""
         output: Tensor = self.base(values)
+        if self.is_worn(len(values)):
+            self.add(values, output)
+        return output
+
+    def is_worn(self, rows: int) -> bool:
+        """Whether one of the rows of the batch that is computed wears a LoRA of this layer; in graphs always."""
+        return bool(self._slots.runs(self._table, rows))
+
+    def add(self, values: Tensor, output: Tensor) -> None:
+        """Adds what the LoRAs make of the layer's input to its output, in place."""
         rows, is_picture = len(values), self.down.ndim > 2
         flat = output.view(rows, output.shape[1], -1).mT if is_picture else output.view(rows, -1, output.shape[-1])
         for run in self._slots.runs(self._table, rows):
             worn = values[run.rows]
             between = self._convolved(worn, run) if is_picture else self._multiplied(worn, run)
             flat[run.rows].baddbmm_(between, self.up[run.ranks])
-        return output
 
     def _multiplied(self, values: Tensor, run: Run) -> Tensor:
         """(rows, …, in) to (rows, …, ranks), with one dimension between."""
