@@ -12,7 +12,7 @@ from deployments.config import LoraConfig
 from deployments.diffusion.model.face_encoder import HEAD_SIDE
 from deployments.diffusion.model.klein import KleinModel
 from deployments.diffusion.model.lora_file import read_lora
-from deployments.diffusion.model.receipt import generation_metadata, worn_by
+from deployments.diffusion.model.receipt import generation_metadata, of_image
 from tests.support import tolerance
 from tests.support.klein_folders import write_tiny_klein
 from tests.support.klein_lora_files import KleinLoraFormat, write_klein_lora
@@ -95,8 +95,9 @@ def test_weights_kept_as_fp8_wear_loras_in_the_type_that_computes(tiny: TinyKlei
 
 
 def test_a_receipt_names_both_loras_of_an_image_and_no_others(tiny: TinyKlein) -> None:
-    metadata = generation_metadata("klein", tiny.config())
-    weights = worn_by(metadata, spec_of(1, lora="original", speed_lora="kohya")).weights
+    config = tiny.config()
+    metadata = generation_metadata("klein", config)
+    weights = of_image(metadata, config, spec_of(1, lora="original", speed_lora="kohya")).weights
     assert {name for name in weights if name.startswith("lora/")} == {"lora/original", "lora/kohya"}
     assert len(metadata.weights) == len(weights) + 1
 

@@ -274,7 +274,7 @@ class FaceDiffusionModel:
 
 
 def _order(sample: Sample) -> tuple[bool, str, Worn]:
-    """Samples with guidance come first; of these and of the others, neighbours have one sampler and wear the same LoRAs."""
+    """Samples with guidance come first. Neighbours have the same sampler, and of these the same LoRAs."""
     return sample.next_against is None, sample.sampler or "", sample.worn
 
 
