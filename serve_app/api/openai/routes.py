@@ -85,12 +85,19 @@ def add_openai_routes(
         message = "An avatar needs a photo: POST /v1/images/edits with an image."
         raise InvalidRequestError(message, fields=[{"field": "image", "message": "a photo of a face"}])
 
-    @api.get("/v1/models", dependencies=[token], responses=_errors(401, 429, 503))
+    @api.get(
+        "/v1/models", summary="List the apps as OpenAI's models", dependencies=[token], responses=_errors(401, 429, 503)
+    )
     async def models() -> JSONResponse:
         """The apps, as models."""
         return JSONResponse({"object": "list", "data": [_model(app_id) for app_id in app_ids()]})
 
-    @api.get("/v1/models/{model}", dependencies=[token], responses=_errors(401, 404, 422, 429, 503))
+    @api.get(
+        "/v1/models/{model}",
+        summary="Get an app as one of OpenAI's models",
+        dependencies=[token],
+        responses=_errors(401, 404, 422, 429, 503),
+    )
     async def model(model: str) -> JSONResponse:
         """One of them."""
         if model not in app_ids():

@@ -15,7 +15,17 @@ from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope
 from serve_app.tasks.models import TaskRecord
 
-CREATE_ROUTES = ("/getImageToImage", "/getImagetoImage")  # existing clients use both spellings
+CREATE_ROUTES = {
+    "/getImageToImage": (
+        "Generate avatars of the face on a photo",
+        "Waits for the images; with `celery: true` queues the request, and answers 202 with a `task_id`.",
+    ),
+    "/getImagetoImage": (
+        "Generate avatars: another spelling of /getImageToImage",
+        "The same route. The API that this one is compatible with spells it both ways, and so do its clients.",
+    ),
+}
+"""Paths, with their summaries and descriptions."""
 
 
 def add_avatar_routes(
@@ -37,11 +47,12 @@ def add_avatar_routes(
             request.state.outcome = record.outcome.failure.error
         return envelope_response(await service.envelope(record, links), status, headers)
 
-    for path in CREATE_ROUTES:
+    for path, (summary, description) in CREATE_ROUTES.items():
         api.post(
             path,
             dependencies=[token],
-            summary="Generate avatars of the face on a photo",
+            summary=summary,
+            description=description,
             operation_id=path.lstrip("/"),
             response_model=Envelope,
             responses=envelopes(200, 202, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),

@@ -21,6 +21,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
 
     @api.post(
         "/api/v1/faces",
+        summary="Check a photo before generating",
         dependencies=[token],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 413, 415, 422, 429, 503, 504),
@@ -36,6 +37,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
 
     @api.post(
         "/api/v1/verify",
+        summary="Verify a picture's content credentials",
         dependencies=[token],
         response_model=Envelope,
         responses=envelopes(401, 403, 413, 415, 422, 429, 503, 504),
@@ -49,7 +51,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
         return envelope_response(verification.envelope(body.file_url, time.perf_counter() - progress.started))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)
-    @api.get(FILES_ROUTE + "/{key:path}", responses=envelopes(403, 404, 422, 503))
+    @api.get(FILES_ROUTE + "/{key:path}", summary="Download a result", responses=envelopes(403, 404, 422, 503))
     async def files(key: str, expires: str = "", signature: str = "") -> Response:
         """A result or thumbnail, under the URL that an answer gave."""
         service.results.check_signature(key, expires, signature)

@@ -22,7 +22,13 @@ StageStates = Callable[[], Awaitable[dict[str, str]]]
 def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None:
     """Add the list of apps and the webhook secret; `token` is a dependency that accepts every valid token."""
 
-    @api.get("/api/v1/apps", dependencies=[token], response_model=Envelope, responses=envelopes(401, 429, 503))
+    @api.get(
+        "/api/v1/apps",
+        summary="List the apps",
+        dependencies=[token],
+        response_model=Envelope,
+        responses=envelopes(401, 429, 503),
+    )
     async def apps() -> JSONResponse:
         """The apps that `app_id` can name: titles, licences of their weights, native sizes, defaults."""
         return envelope_response(
@@ -31,6 +37,7 @@ def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None
 
     @api.get(
         "/api/v1/webhook-secret",
+        summary="Get the secret that signs webhooks",
         dependencies=[token],
         response_model=Envelope,
         responses=envelopes(401, 403, 429, 503),
@@ -46,13 +53,13 @@ def add_status_routes(api: FastAPI, service: AvatarService, stage_states: StageS
     """Add `/healthz` and `/readyz`, which need no token."""
 
     @api.head("/healthz", include_in_schema=False)
-    @api.get("/healthz", response_model=Envelope)
+    @api.get("/healthz", summary="Whether the process lives", response_model=Envelope)
     async def healthz() -> JSONResponse:
         """The process lives."""
         return envelope_response(Envelope(output={"healthy": True}))
 
     @api.head("/readyz", include_in_schema=False)
-    @api.get("/readyz", response_model=Envelope, responses=envelopes(503))
+    @api.get("/readyz", summary="Whether requests can be served", response_model=Envelope, responses=envelopes(503))
     async def readyz() -> JSONResponse:
         """The ingress, the broker and the store answer; lists the stages, which may be at zero replicas."""
         try:

@@ -33,6 +33,7 @@ def add_task_routes(
 
     @api.get(
         "/api/v1/tasks/{task_id}",
+        summary="Get a task",
         dependencies=[may_read],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 422, 429, 503),
@@ -43,18 +44,20 @@ def add_task_routes(
 
     @api.post(
         "/getImage",
+        summary="Get a task by the id in the body",
         dependencies=[may_read],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 413, 415, 422, 429, 503),
         openapi_extra=body_of(StatusRequest),
     )
     async def get_image(request: Request) -> JSONResponse:
-        """The same, with the id in the body."""
+        """As `GET /api/v1/tasks/{task_id}`, which clients of the compatible API know as this."""
         async with bodies.model(StatusRequest, request) as body:
             return await answer(request, await service.find(body.id, request.state.owner))
 
     @api.delete(
         "/api/v1/tasks/{task_id}",
+        summary="Cancel a task, or delete its results",
         dependencies=[may_cancel],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 422, 429, 503),
@@ -71,6 +74,7 @@ def add_event_route(
 
     @api.get(
         "/api/v1/tasks/{task_id}/events",
+        summary="Follow a task as server-sent events",
         dependencies=[may_read],
         response_class=StreamingResponse,
         responses=envelopes(401, 403, 404, 422, 429, 503) | EVENT_STREAM,

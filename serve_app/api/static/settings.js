@@ -114,7 +114,7 @@ export class SettingsForm {
     $("prompt").placeholder = prompt.replaceAll("{gender_word}", "person");
     const named = Object.entries(styles).map(([name, { title }]) => new Option(title, name));
     $("style").replaceChildren(new Option("The model’s own", ""), ...named);
-    $("style").closest(".field").hidden = !named.length;
+    $("style").closest(".field").hidden = $("prompt-in-style").hidden = !named.length;
     $("quality").closest(".field").hidden = qualities.length < 2;
     if (!qualities.includes("fast")) $("quality").checked = true;
     $("num_inference_steps").value = defaults.num_inference_steps;
