@@ -6,6 +6,7 @@ AvatarError
 ├── PromptTooLongError   the model cannot read all of the prompt
 ├── UnsafeImageError     the safety checker withholds the image
 └── DeadlineError        the deadline passed
+    └── NotBegunError    the start deadline passed before the first step: nothing was drawn
 
 DeviceLostError          a stage's accelerator works no more; no fault of the request, which another replica can serve
 """
@@ -39,6 +40,15 @@ class UnsafeImageError(AvatarError):
 
 class DeadlineError(AvatarError):
     """The deadline of a request passed before it was completed."""
+
+
+class NotBegunError(DeadlineError):
+    """The start deadline of a request passed before the first denoising step of any of its images."""
+
+    @classmethod
+    def within(cls, seconds: float) -> "NotBegunError":
+        """The error of a request that had so long to begin."""
+        return cls(f"Not begun within {seconds:.6g} s.")
 
 
 class DeviceLostError(Exception):

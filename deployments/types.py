@@ -124,6 +124,7 @@ class AvatarSpec:
     previews: bool = False  # somebody wants to see the image become clear
     speed_lora: str | None = None  # a second of the model's `loras`, for fewer steps, worn beside `lora`
     sampler: SamplerName | None = None  # None: the model's own
+    start_deadline: float | None = None  # unix seconds; until then a step of its task must have begun
 
     __setstate__ = _restore
 

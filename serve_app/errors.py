@@ -17,6 +17,7 @@ AvatarError
 ├── OtherPersonError       (deployments)
 ├── UnsafeImageError       (deployments)
 └── DeadlineError          (deployments)
+    └── NotBegunError      (deployments)
 """
 
 from collections.abc import Iterator, Mapping

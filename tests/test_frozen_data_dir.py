@@ -24,8 +24,11 @@ from tests.support.polling import poll
 LINKS = ("result", "low_res_urls")  # signed anew in every answer
 DONE_S = 240
 LATER_OUTPUT: dict[str, Any] = {"warnings": []}  # that answers of the earlier version do not have
-LATER_INPUT = {"file_urls": None, "style": None, "quality": "standard", "previews": False}
-LATER_RECEIPT = {"photos": 1, "style": None, "quality": "standard"}
+LATER_INPUT = {
+    "file_urls": None, "style": None, "quality": "standard", "previews": False, "start_deadline_s": None,
+    "fallback_app_id": None, "fallback_from": None,
+}  # fmt: skip
+LATER_RECEIPT = {"photos": 1, "style": None, "quality": "standard", "fallback_from": None}
 LATER_LIMITS = {"images_per_day": 0}  # that tokens of the earlier version do not have
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from deployments.common.gpu_share import assigned_share
 from deployments.common.gpu_watch import watch_gpu
 from deployments.common.replica_exit import exit_on_device_loss
 from deployments.common.startup_metrics import ColdStart
+from deployments.common.time_limit import ends_by
 from deployments.config import AvatarGeneratorConfig, model_path
 from deployments.diffusion.compilation import compile_at_start, compile_when_idle, compiled_batch_sizes
 from deployments.diffusion.compile_cache import use_compile_cache
@@ -24,7 +26,7 @@ from deployments.diffusion.engine.progress import ProgressSink, keep_reporting
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.diffusion.model_cache import ModelCache
 from deployments.diffusion.router import STATS_KEY
-from deployments.errors import UnsafeImageError
+from deployments.errors import NotBegunError, UnsafeImageError
 from deployments.safety.checker import SharedChecker
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, GenerationMetadata
 
@@ -73,16 +75,20 @@ class AvatarGenerator:
         self._start.publish()
         self._loading = asyncio.create_task(self._load_others(others))
         if sink is not None:
-            self._reporting = asyncio.create_task(keep_reporting(self._engine, sink, config.progress_every_s))
+            reporting = keep_reporting(self._engine, sink, config.progress_every_s, lambda: self._models.loads_s)
+            self._reporting = asyncio.create_task(reporting)
             self._reporting.add_done_callback(lambda task: task.cancelled() or task.result())  # an error is logged
 
     async def generate(self, spec: AvatarSpec, face: FaceEmbedding) -> GeneratedImage:
-        """Raises: DeadlineError; UnsafeImageError. A cancelled call frees its row before the next step."""
+        """A cancelled call frees its row before the next step.
+
+        Raises: DeadlineError; NotBegunError; UnsafeImageError.
+        """
         from deployments.diffusion.model.receipt import of_image
 
         drawn_with = self._generation_metadata(spec.model)  # computed during the generation
         with exit_on_device_loss():
-            async with self._models.lease(spec.model) as model:
+            async with self._leased(spec) as model:
                 if model.checker is not None:  # nobody may see what it would withhold
                     spec = replace(spec, previews=False)
                 image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
@@ -110,6 +116,15 @@ class AvatarGenerator:
     def __del__(self) -> None:
         if hasattr(self, "_engine"):  # the constructor may have failed
             self._engine.close()
+
+    @asynccontextmanager
+    async def _leased(self, spec: AvatarSpec) -> AsyncIterator[LoadedModel]:
+        """The model of an image, which may have to be loaded first. Raises: NotBegunError where that takes too long."""
+        begin_by = spec.start_deadline
+        async with AsyncExitStack() as held:
+            async with ends_by(begin_by, NotBegunError.within((begin_by or 0.0) - spec.submitted_at)):
+                model = await held.enter_async_context(self._models.lease(spec.model))
+            yield model
 
     def _generation_metadata(self, name: str) -> asyncio.Task[GenerationMetadata]:
         from deployments.diffusion.model.receipt import generation_metadata

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -41,6 +42,7 @@ class ModelCache(Generic[M]):
     _entries: dict[str, CacheEntry[M]] = field(default_factory=dict)  # the most recently used last
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _has_garbage: bool = False  # of models that were evicted, or failed to load
+    _load_s: dict[str, float] = field(default_factory=dict)  # of the last load of each
 
     def __post_init__(self) -> None:
         for name, size_gb in self.sizes_gb.items():
@@ -51,6 +53,11 @@ class ModelCache(Generic[M]):
     def loaded(self) -> list[str]:
         """Names of the models that are loaded, the least recently leased one first."""
         return [name for name, entry in self._entries.items() if entry.loading.done() and not entry.has_failed]
+
+    @property
+    def loads_s(self) -> dict[str, float]:
+        """The models that are loaded, and the seconds that it took."""
+        return {name: self._load_s[name] for name in self.loaded}
 
     def fitting(self) -> list[str]:
         """The first models, in the order of `sizes_gb`, that fit into memory together."""
@@ -114,8 +121,10 @@ class ModelCache(Generic[M]):
             await asyncio.to_thread(gc.collect)
         # A thread that ends with the load: OpenMP keeps a team of threads for every thread that ever computed, and two
         # teams on the same cores slow each other.
-        loader = ThreadPoolExecutor(1, "load")
+        loader, started = ThreadPoolExecutor(1, "load"), time.monotonic()
         try:
-            return await asyncio.get_running_loop().run_in_executor(loader, self.load, name)
+            model = await asyncio.get_running_loop().run_in_executor(loader, self.load, name)
+            self._load_s[name] = time.monotonic() - started
+            return model
         finally:
             loader.shutdown(wait=False)

@@ -77,7 +77,8 @@ RECEIPT = Receipt(
     device="cpu",
     versions={"face-avatar": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.1"},
 )
-INPUT = {name: value for name, value in WHOLE_REQUEST.items() if name != "consent"} | {"file_urls": None}
+INPUT = {name: value for name, value in WHOLE_REQUEST.items() if name != "consent"}
+INPUT |= {"file_urls": None, "fallback_from": None}
 SUCCESS = Envelope(
     time_required=TimeRequired(
         runtime=1.8513, stages={"fetch": 0.0119, "face": 0.1195, "diffusion": 1.6591, "finish": 0.0336, "store": 0.0013}

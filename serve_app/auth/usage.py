@@ -101,6 +101,11 @@ def today(days_ago: int = 0) -> str:
     return (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
 
 
+def day_of(unix_s: float) -> str:
+    """The date in UTC of a moment, as `today` writes it."""
+    return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
+
+
 async def usage_of(redis: Redis, token: str, days: int) -> Usage:
     """Usage of a token in the last `days`, with today. Raises: BrokerError."""
     pipe = redis.pipeline(transaction=False)

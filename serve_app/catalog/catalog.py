@@ -41,6 +41,7 @@ DEFAULT_PROMPT = (
 )
 
 
+NO_FALLBACK = "none"  # what a request says in place of a fallback app
 GENDER_PLACE, PROMPT_PLACE = "{gender_word}", "{prompt}"
 STYLED_SUBJECT = "half-body portrait of a nice {gender_word}, looking at the camera, relaxed and charming"
 
@@ -222,7 +223,8 @@ class FastPreset(Entry):
 class App(Entry):
     """One app. `model` names a model of the generator's settings, `downloads` its files in the models folder.
 
-    `face_model` names one of the face settings that finds and compares its faces.
+    `face_model` names one of the face settings that finds and compares its faces, `fallback_app_id` the app that draws
+    where this one would miss a deadline.
     """
 
     title: str
@@ -236,6 +238,7 @@ class App(Entry):
     prompt: str = DEFAULT_PROMPT
     styles: dict[StyleName, Style] = {}
     fast: FastPreset | None = None  # None: requests of the quality `fast` are refused
+    fallback_app_id: str | None = None
     has_guidance: bool = True  # false: the model ignores `guidance_scale` and `negative_prompt`, as distilled ones do
     instruction: str = Field(
         PROMPT_PLACE, pattern=re.escape(PROMPT_PLACE), exclude=True
@@ -305,7 +308,8 @@ class CatalogFile(Entry):
 class Catalog:
     """Apps by id, downloads by name.
 
-    Raises: ValueError where an app needs a missing download, and on reading, where two files define the same name.
+    Raises: ValueError where an app needs a missing download, or falls back on one that is missing or on itself over
+    others, and on reading, where two files define the same name.
     """
 
     def __init__(self, apps: Mapping[str, App], downloads: Mapping[str, Download] = MappingProxyType({})) -> None:
@@ -316,6 +320,7 @@ class Catalog:
                 raise ValueError(f"app {app_id}: there is no download {', '.join(sorted(missing))}")
             if missing := {lora.file for lora in app.loras.values()} - {file.path for file in self.files([app_id])}:
                 raise ValueError(f"app {app_id}: none of its downloads brings {', '.join(sorted(missing))}")
+        _check_fallbacks(apps)
 
     @classmethod
     def read(cls, names: Sequence[str]) -> "Catalog":
@@ -379,11 +384,14 @@ class Catalog:
         return "" if self.licences(app_id) else "The app does not say under which licences its weights are."
 
     def check_licences(self, mode: LicenseMode) -> None:
-        """Raises: ValueError if no app may be used."""
+        """Raises: ValueError if no app may be used, or one falls back on another that may not be."""
         refusals = {app_id: self.refusal(app_id, mode) for app_id in self.apps}
         if all(refusals.values()):
             reasons = " ".join(f"{app_id}: {reason}" for app_id, reason in refusals.items())
             raise ValueError(f"license_mode {mode} leaves no app. {reasons}")
+        for app_id, app in self.usable(mode).items():
+            if app.fallback_app_id is not None and (refusal := refusals[app.fallback_app_id]):
+                raise ValueError(f"app {app_id}: its fallback {app.fallback_app_id} may not be used. {refusal}")
 
     def needed(self, names: Iterable[str]) -> dict[str, Download]:
         """The downloads that these apps need, by name. `names` may also name downloads.
@@ -412,6 +420,20 @@ class Catalog:
 def package_catalogues() -> list[str]:
     """The names of the catalogues with apps that are files of this package."""
     return sorted(path.stem for path in CATALOGUES.glob("*.yaml") if CatalogFile.read(path).apps)
+
+
+def _check_fallbacks(apps: Mapping[str, App]) -> None:
+    """Raises: ValueError where an app falls back on one that there is not, or on itself, also over others."""
+    if NO_FALLBACK in apps:
+        raise ValueError(f"no app can be called {NO_FALLBACK}, which is what requests without a fallback say")
+    for app_id in apps:
+        chain = [app_id]
+        while (other := apps[chain[-1]].fallback_app_id) is not None:
+            if other not in apps:
+                raise ValueError(f"app {chain[-1]}: there is no app {other} to fall back on")
+            chain.append(other)
+            if other in chain[:-1]:
+                raise ValueError(f"app {app_id}: its fallbacks are circular: {', '.join(chain)}")
 
 
 def _path_of(name: str) -> Path:

@@ -40,6 +40,9 @@ def generate(
     output: OutputOption = AVATARS,
     # Options named like a field of the request set that field; `requested` takes them from the context.
     app_id: Annotated[str | None, typer.Option("--app", help="Which app draws.")] = None,
+    fallback_app_id: Annotated[
+        str | None, typer.Option("--fallback-app", help="Draws where that one would be late; none: no other app.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="Replaces the app's prompt whole.")] = None,
     style: Annotated[str | None, typer.Option(help="One of the styles of the app.")] = None,
     gender: Annotated[str | None, typer.Option(help="male, female, or another word for the prompt.")] = None,
@@ -62,6 +65,9 @@ def generate(
     output_format: Annotated[OutputFormat | None, typer.Option("--format", help="The format of the files.")] = None,
     ref_id: Annotated[str | None, typer.Option(help="A reference of your own, echoed in the envelope.")] = None,
     deadline_s: Annotated[float | None, typer.Option("--deadline", help="Seconds after which it is given up.")] = None,
+    start_deadline_s: Annotated[
+        float | None, typer.Option("--start-deadline", help="Seconds after which it is given up unless it has begun.")
+    ] = None,
     priority: Annotated[Priority | None, typer.Option(help="low: where it is queued, others come first.")] = None,
     webhook_url: Annotated[str | None, typer.Option(help="Gets the final envelope, as a signed POST.")] = None,
     consent: ConsentOption = False,

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
+from serve_app.catalog.catalog import NO_FALLBACK
 from serve_app.catalog.lookup import apps_with
 from serve_app.cli.console import console, errors
 from serve_app.cli.generate import photos_named
@@ -74,8 +75,11 @@ def replay(
     `original`: other requests in the same denoising steps change roundings. Raises: ClientError.
     """
     with err.status("asking what the service draws with"):
-        served = with_its_app(receipt, client.apps.list())
+        apps = client.apps.list()
+        served = with_its_app(receipt, apps)
         request = parameters(served, consent=consent)
+        if any(app.app_id == served.app_id and app.fallback_app_id for app in apps):
+            request["fallback_app_id"] = NO_FALLBACK  # another app would draw another picture
         current = current_receipt(client, request, photos)
     if served.app_id != receipt.app_id:
         out.print(f"app: {receipt.app_id} then, {served.app_id} now has its model", markup=False)

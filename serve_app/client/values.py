@@ -51,6 +51,8 @@ class AvatarParameters(TypedDict, total=False):
     deadline_s: float | None
     consent: bool | None
     previews: bool | None
+    start_deadline_s: float | None
+    fallback_app_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class AppInfo:
     model: str = ""  # what it draws with, as receipts name it; "" where an older service does not say
     qualities: tuple[str, ...] = ("standard",)
     fast: dict[str, Any] | None = None
+    fallback_app_id: str | None = None  # the app that draws where this one would miss a deadline
 
 
 @dataclass(frozen=True, slots=True)

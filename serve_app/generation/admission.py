@@ -142,12 +142,13 @@ class TaskLimits:
             message = "The broker's memory is nearly full: new tasks are accepted when older ones have expired."
             raise OverloadedError(message, FULL_RETRY_AFTER_S)
 
-    @asynccontextmanager
-    async def queueing(self, task: Task, caller: Caller) -> AsyncIterator[None]:
-        """A request on its way into the queue. Raises: OverloadedError; RateLimitError; BrokerError."""
+    async def check_queue(self, task: Task, caller: Caller) -> None:
+        """Raises: OverloadedError where the queue is too long for the task; RateLimitError; BrokerError."""
         await self._queue_eta.check_load(task, caller.limits.queued or 0)
-        with self._queueing.hold(task.owner):
-            yield
+
+    def queueing(self, task: Task) -> AbstractContextManager[None]:
+        """A request on its way into the queue. Raises: OverloadedError."""
+        return self._queueing.hold(task.owner)
 
     @asynccontextmanager
     async def synchronous(self, task: Task, caller: Caller) -> AsyncIterator[None]:
@@ -162,7 +163,8 @@ class TaskLimits:
 
     def images(self, task: Task, caller: Caller) -> AbstractAsyncContextManager[None]:
         """The images of a day that the task takes. Raises: RateLimitError."""
-        return self._quota.take(task.token, task.request.batch, caller.limits.images_per_day or 0)
+        most = caller.limits.images_per_day or 0
+        return self._quota.take(task.token, task.request.batch, most, task.submitted_at)
 
     def drawing(self, task: Task) -> AbstractContextManager[None]:
         """The images that are made at once. Raises: OverloadedError."""

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.auth.image_quota import ImageQuota
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results
@@ -66,7 +67,8 @@ class Container:
 
     def execution(self, queue: TaskQueue | None = None) -> TaskExecution:
         """What runs tasks here; `queue` is that of a worker."""
-        return TaskExecution(self.catalog, self.pipeline, self.tasks, self.results, self.use, self.usage, queue)
+        parts = self.catalog, self.pipeline, self.tasks, self.results, self.use, self.usage
+        return TaskExecution(*parts, queue, ImageQuota(self.redis))
 
     async def close(self) -> None:
         """Write what was counted, and disconnect."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import NamedTuple
 
-from deployments.errors import DeadlineError
+from deployments.errors import DeadlineError, NotBegunError
 from deployments.types import ImageProgress
 from serve_app.backends.object_store import Results
 from serve_app.errors import InterruptedWorkError
@@ -42,11 +42,20 @@ def effective_record(record: TaskRecord, now: float) -> TaskRecord:
         return record
     if now > record.task.deadline + OVERDUE_S:
         error: Exception = DeadlineError(f"Not done within {request.deadline_s:g} s.")
+    elif _waits_in_vain(record, now):
+        error = NotBegunError.within(request.start_deadline_s or 0.0)
     elif record.message_id is None:  # not in the queue: its ingress died
         error = InterruptedWorkError("The service was interrupted while it worked on this. Send it again.")
     else:
         return record
     return record.model_copy(update={"status": "FAILED", "outcome": failure_outcome(error)})
+
+
+def _waits_in_vain(record: TaskRecord, now: float) -> bool:
+    """Whether a task waits in the queue that no worker will begin, as its start deadline has passed."""
+    start_deadline = record.task.start_deadline
+    was_taken = record.started_at is not None  # so it may have begun
+    return start_deadline is not None and not was_taken and now > start_deadline + OVERDUE_S
 
 
 async def envelope_of(

@@ -9,8 +9,10 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from types import MappingProxyType
 from typing import NamedTuple
 
-from deployments.errors import AvatarError, DeadlineError
+from deployments.common.time_limit import ends_by
+from deployments.errors import AvatarError, DeadlineError, NotBegunError
 from deployments.types import Photo
+from serve_app.auth.image_quota import ImageQuota
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results
@@ -56,14 +58,16 @@ class TaskExecution:
         use: OwnerUse,
         usage: UsageBook,
         queue: TaskQueue | None = None,
+        quota: ImageQuota | None = None,
     ) -> None:
-        """`queue`: of a worker, whose messages are kept while their tasks run."""
+        """`queue`: of a worker, whose messages are kept while their tasks run. `quota`: the images a day of tokens."""
         self._catalog = catalog
         self._pipeline = pipeline
         self._tasks = tasks
         self._results = results
         self._use = use
         self._usage = usage
+        self._quota = quota
         self._leases = Leases(tasks, queue)
         self._unrecorded: set[asyncio.Task[None]] = set()
         self.metrics = TaskMetrics()
@@ -94,7 +98,8 @@ class TaskExecution:
 
     @asynccontextmanager
     async def answering(self, task: Task) -> AsyncIterator[None]:
-        """As `leased`; a block that fails or is cancelled ends the task, whose client waits for the answer."""
+        """As `leased`, of a task that was just accepted; a block that fails or is cancelled ends the task."""
+        self.metrics.accepted(task)
         async with self.leased(task):
             try:
                 yield
@@ -117,12 +122,14 @@ class TaskExecution:
         done: Mapping[int, StoredAvatar] = MappingProxyType({}),
         recorded: bool = True,
         slots: AbstractContextManager[None] | None = None,
+        begun: bool = False,
     ) -> Outcome:
         """Make the images of a task that are not in `done` (by index); `recorded`: note each in the task's record.
 
-        `slots` are held only when the photos are here, so that a slow photo host takes none of them.
+        `slots` are held only when the photos are here, so that a slow photo host takes none of them. `begun`: a process
+        has worked on it before, so its start deadline is met, as that of a task with images in `done` is.
 
-        Raises: DeadlineError, UnknownAppError, and what `get_photos`, `slots` and the pipeline raise.
+        Raises: DeadlineError, NotBegunError, UnknownAppError, and what `get_photos`, `slots` and the pipeline raise.
         """
 
         async def image_done(index: int, avatar: StoredAvatar) -> None:
@@ -133,12 +140,14 @@ class TaskExecution:
             except BrokerError:
                 log.warning("task %s: an image is done but not recorded: the broker is unavailable", task.task_id)
 
+        begun = begun or bool(done)
         async with within_deadline(task):
             started = time.perf_counter()
-            photos = await get_photos()
+            async with nullcontext() if begun else begins_in_time(task):
+                photos = await get_photos()
             fetch_s = time.perf_counter() - started
             with slots or nullcontext():
-                result = await self._pipeline.run(await self._job(task, done), photos, image_done)
+                result = await self._pipeline.run(await self._job(task, done, begun), photos, image_done)
             outcome = success_outcome(result, fetch_s, photos)
         if self._catalog[task.request.app_id].ignores(task.request.guidance_scale, task.request.negative_prompt):
             return outcome.model_copy(update={"warnings": (*outcome.warnings, NO_GUIDANCE)})
@@ -160,6 +169,11 @@ class TaskExecution:
             else:
                 await self._record_later(task, final)
         self.count(task, final)
+
+    async def give_back(self, task: Task) -> None:
+        """Take the images of a queued task, of which none was drawn, off those of its token's day."""
+        if self._quota is not None:
+            await self._quota.give_back(task.token, task.request.batch, task.submitted_at)
 
     def count(self, task: Task, final: FinalOutcome) -> None:
         """Count a task that ended, recorded or not."""
@@ -203,7 +217,7 @@ class TaskExecution:
         record = await self._tasks.get(task.task_id)
         await self.delete(record.unneeded_files if record else task_files(task))
 
-    async def _job(self, task: Task, done: Mapping[int, StoredAvatar]) -> AvatarJob:
+    async def _job(self, task: Task, done: Mapping[int, StoredAvatar], begun: bool) -> AvatarJob:
         request = task.request
         app = self._catalog[request.app_id]
         preset = app.preset(request.quality)
@@ -221,6 +235,7 @@ class TaskExecution:
             lora=_lora(request.app_id, app, request.style),
             speed_lora=_lora(request.app_id, app, None if preset is None else FAST_LORA),
             sampler=None if preset is None else preset.sampler,
+            begun=begun,
         )
 
 
@@ -236,19 +251,12 @@ def pauses_s() -> Iterator[float]:
 
 def within_deadline(task: Task) -> AbstractAsyncContextManager[None]:
     """Raises: DeadlineError when the block is not done by the task's deadline."""
-    return time_limit(task.deadline - time.time(), limit_s=task.request.deadline_s)
+    return ends_by(task.deadline, DeadlineError(f"Not done within {task.request.deadline_s:g} s."))
 
 
-@asynccontextmanager
-async def time_limit(left_s: float, *, limit_s: float) -> AsyncIterator[None]:
-    """Raises: DeadlineError when the block is not done in the rest of `limit_s`."""
-    try:
-        async with asyncio.timeout(max(0.0, left_s)) as scope:
-            yield
-    except TimeoutError:
-        if not scope.expired():
-            raise
-        raise DeadlineError(f"Not done within {limit_s:g} s.") from None
+def begins_in_time(task: Task) -> AbstractAsyncContextManager[None]:
+    """Around what comes before the drawing. Raises: NotBegunError when it is not done by the task's start deadline."""
+    return ends_by(task.start_deadline, NotBegunError.within(task.request.start_deadline_s or 0.0))
 
 
 def success_outcome(done: JobResult, fetch_s: float, photos: Sequence[Photo]) -> Outcome:

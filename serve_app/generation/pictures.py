@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from deployments.common.time_limit import ends_by
+from deployments.errors import DeadlineError
 from deployments.types import Photo
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.errors import RateLimitError, naming_photo
 from serve_app.generation.admission import FairSlots
-from serve_app.generation.execution import time_limit
 from serve_app.generation.settings import GenerationSettings
 from serve_app.photos.decoder_pool import PhotoDecoder
 from serve_app.photos.fetch import PhotoFetcher
@@ -105,8 +106,9 @@ class PictureInspection:
     async def _inspecting(self, owner: str) -> AsyncIterator[None]:
         """Limits how many pictures are inspected at once, and how long. Raises: OverloadedError; DeadlineError."""
         with self._slots.hold(owner):
+            late = DeadlineError(f"Not done within {self._deadline_s:g} s.")
             try:
-                async with time_limit(self._deadline_s, limit_s=self._deadline_s):
+                async with ends_by(time.time() + self._deadline_s, late):
                     yield
             except RateLimitError:
                 self._use.charge_refusal(owner)

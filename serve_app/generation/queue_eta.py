@@ -29,7 +29,9 @@ class Forecast(NamedTuple):
 
     def done_s(self, position: int, images: int) -> float:
         """Seconds until it is done. Position 0 is in progress; `images` are those that remain."""
-        return self.start_s(position) + images * self.throughput.image_s
+        throughput = self.throughput
+        image_s = throughput.image_s if throughput.app_image_s is None else throughput.app_image_s
+        return self.start_s(position) + images * image_s
 
     def retry_after_s(self, too_late_s: float = 0.0) -> int:
         """Seconds until a retry is useful: the next task has ended, and the queue is `too_late_s` shorter."""
@@ -50,7 +52,7 @@ class QueueEta:
 
         A repeat of a queued task is never refused. Raises: RateLimitError; OverloadedError; BrokerError.
         """
-        queue = await self._queue.snapshot(task.owner)
+        queue = await self._queue.snapshot(task.owner, app_id=task.request.app_id)
         queued, forecast = queue.queued, Forecast.of(queue)
         retry_after_s = self._settings.admission.retry_after_s
         if most and queued.tasks >= most:
@@ -58,8 +60,8 @@ class QueueEta:
             refusal: OverloadedError = RateLimitError(message, retry_after_s)
         elif queue.length >= self._settings.queue.max_tasks:
             refusal = OverloadedError("The queue is full.", forecast.retry_after_s() if forecast else retry_after_s)
-        elif forecast and (late_s := _done_s(task, queue, forecast) - task.request.deadline_s) > 0:
-            message = "The queue is so long that this would not be done by its deadline."
+        elif forecast and (late := _lateness(task, queue, forecast)):
+            message, late_s = late
             refusal = OverloadedError(message, forecast.retry_after_s(late_s))
         else:
             return
@@ -71,7 +73,7 @@ class QueueEta:
         position, request, task_id = 0, record.task.request, record.task.task_id
         waits = record.status == "PENDING" and record.message_id is not None
         message = Message(record.message_id or "", task_id, record.priority) if waits else None
-        queue = await self._queue.snapshot(record.task.owner, message, positions=waits)
+        queue = await self._queue.snapshot(record.task.owner, message, positions=waits, app_id=request.app_id)
         if message is not None:
             position = queue.position(record.priority)
             if position and queue.own_ahead is not None:
@@ -90,10 +92,22 @@ class QueueEta:
         return QueuePosition(position, round(forecast.done_s(position, request.batch - record.images_done), 1), drawing)
 
 
-def _done_s(task: Task, queue: QueueSnapshot, forecast: Forecast) -> float:
-    """Seconds until a task that is queued now would be done."""
+def _lateness(task: Task, queue: QueueSnapshot, forecast: Forecast) -> tuple[str, float] | None:
+    """Which deadline a task that is queued now would miss, and by how many seconds; None: it would miss none."""
+    request, position = task.request, _position(task, queue)
+    # Of an app to fall back on that was not used of late nothing is known, least of all that it is as slow as others.
+    is_unknown = request.fallback_from is not None and forecast.throughput.app_image_s is None
+    if not is_unknown and (late_s := forecast.done_s(position, request.batch) - request.deadline_s) > 0:
+        return "The queue is so long that this would not be done by its deadline.", late_s
+    if request.start_deadline_s is not None and (late_s := forecast.start_s(position) - request.start_deadline_s) > 0:
+        return "The queue is so long that this would not begin by its start deadline.", late_s
+    return None
+
+
+def _position(task: Task, queue: QueueSnapshot) -> int:
+    """The position of a task that is queued now."""
     takes_turns = task.request.priority == "normal" and queue.queued.next_one == "low"
     position = queue.next_position("low" if takes_turns else task.request.priority)
     if takes_turns:  # its owner has queued tasks already: they alternate with those of other owners
         position = min(position, queue.queued.tasks * queue.next_position("normal"))
-    return forecast.done_s(position, task.request.batch)
+    return position

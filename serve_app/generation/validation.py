@@ -6,8 +6,9 @@ import time
 import uuid
 from dataclasses import dataclass
 
+from deployments.errors import AvatarError
 from serve_app.auth.tokens import UNLIMITED, Limits, Token
-from serve_app.catalog.catalog import App, Catalog
+from serve_app.catalog.catalog import NO_FALLBACK, App, Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation.prompt_filter import PromptFilter
 from serve_app.generation.settings import GenerationSettings
@@ -56,25 +57,52 @@ class RequestValidator:
         """
         app = self.app(request.app_id)
         self._check_consent(request)
-        _check_style(request.style, app)
-        _check_quality(request, app)
-        effective = EffectiveRequest.fill(
-            request,
-            app,
-            seed=secrets.randbelow(MAX_SEED + 1),
-            deadline_s=self._deadline_s(request),
-        )
-        self._check_prompt(effective.prompt, "gender" if request.prompt is None else "prompt")
+        seed = secrets.randbelow(MAX_SEED + 1)
+        effective = self._effective(request, app, seed)
+        fallback = self._fallback(request, app, seed)
         key = caller.idempotency_key
         return Task(
             task_id=new_task_id(),
             owner=caller.owner,
-            request=effective,
+            request=effective.model_copy(update={"fallback_app_id": None if fallback is None else fallback.app_id}),
             submitted_at=time.time(),
             idempotency=None if key is None else idempotency_digest(caller.owner, key),
             webhook=self._webhook(request, caller),
             token=caller.token.id if caller.token else "",
+            fallback=fallback,
         )
+
+    def _effective(self, request: AvatarRequest, app: App, seed: int) -> EffectiveRequest:
+        """The request to an app with all defaults filled in. Raises: InvalidRequestError where that lacks something."""
+        _check_style(request.style, app)
+        _check_quality(request, app)
+        deadline_s = self._deadline_s(request)
+        _check_start_deadline(request.start_deadline_s, deadline_s)
+        effective = EffectiveRequest.fill(request, app, seed=seed, deadline_s=deadline_s)
+        self._check_prompt(effective.prompt, "gender" if request.prompt is None else "prompt")
+        return effective
+
+    def _fallback(self, request: AvatarRequest, app: App, seed: int) -> EffectiveRequest | None:
+        """The same request to the app that it falls back on: the one that it names, or else the app's own.
+
+        None where there is none, and where the app's own lacks something that the request asks for. Raises:
+        UnknownAppError; ForbiddenError; InvalidRequestError, of the app that the request names.
+        """
+        named = request.fallback_app_id
+        app_id = app.fallback_app_id if named is None else named
+        if app_id is None or app_id.lower() == NO_FALLBACK:
+            return None
+        if app_id == request.app_id:
+            raise _invalid(field="fallback_app_id", message="is the app itself")
+        try:
+            other = request.model_copy(update={"app_id": app_id, "fallback_app_id": app_id})
+            effective = self._effective(other, self.app(app_id), seed)
+        except AvatarError as error:
+            if named is None and isinstance(error, InvalidRequestError):
+                return None
+            error.data |= {"message": f"Of the fallback app {app_id}: {error}", "fallback_app_id": app_id}
+            raise
+        return effective.model_copy(update={"fallback_from": request.app_id})
 
     def _deadline_s(self, request: AvatarRequest) -> float:
         """A synchronous request occupies slots while its client waits, so its deadline is bounded."""
@@ -124,6 +152,13 @@ def _check_quality(request: AvatarRequest, app: App) -> None:
         if getattr(request, name) not in (None, value):
             message = f"beside the quality {request.quality} it is {value!r}"
             raise _invalid(field=name, message=message, accepted={"const": value})
+
+
+def _check_start_deadline(within_s: float | None, deadline_s: float) -> None:
+    """Raises: InvalidRequestError where it is after the deadline of the request."""
+    if within_s is not None and within_s > deadline_s:
+        message = f"is after the deadline of this request, which is {deadline_s:g} s"
+        raise _invalid(field="start_deadline_s", message=message, accepted={"maximum": deadline_s})
 
 
 def _invalid(**problem: object) -> InvalidRequestError:

@@ -82,6 +82,18 @@ async def value_of_chained(response: DeploymentResponse[T], source: DeploymentRe
         value.cancel()
 
 
+async def assigned(response: DeploymentResponse[Any]) -> None:
+    """Wait until a replica has a call. An error is told where its value is awaited."""
+    try:
+        await response._to_object_ref()  # which is there before the value is
+    except STAGE_LOST:
+        return
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # otherwise the call was cancelled, not its caller
+
+
 async def all_or_none(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order; the first error cancels the others and waits for them."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in work]

@@ -53,11 +53,18 @@ class AvatarJob:
     lora: str | None = None  # of the model's; the one of the request's style
     speed_lora: str | None = None  # likewise; the one of its quality
     sampler: SamplerName | None = None  # None: the model's own
+    begun: bool = False  # some of it may have been drawn before
 
     @property
     def deadline(self) -> float:
         """Unix seconds. The stages enforce it themselves; the caller of the pipeline stops it then."""
         return self.submitted_at + self.request.deadline_s
+
+    @property
+    def start_deadline(self) -> float | None:
+        """Unix seconds; None: it may begin at any time. The generator enforces it from when it has an image."""
+        within_s = self.request.start_deadline_s
+        return None if within_s is None or self.begun else self.submitted_at + within_s
 
     def seed(self, index: int, redraw: int) -> int:
         """Image i has seed + i, its redraws have seeds after those of the batch: all drawings of a task differ."""
@@ -87,6 +94,7 @@ class AvatarJob:
             deadline=self.deadline,
             tenant=self.tenant,
             tenant_used_s=self.tenant_used_s,
+            start_deadline=None if redraw else self.start_deadline,
         )
 
     def postprocess_spec(self, drawn: AvatarSpec) -> PostprocessSpec:

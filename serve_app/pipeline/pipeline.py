@@ -20,7 +20,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 import serve_app
-from deployments.errors import UnsafeImageError
+from deployments.common.time_limit import ends_by
+from deployments.errors import NotBegunError, UnsafeImageError
 from deployments.types import (
     Avatar,
     AvatarSpec,
@@ -34,9 +35,19 @@ from deployments.types import (
 )
 from serve_app.backends.object_store import Results, result_key, thumbnail_key
 from serve_app.errors import OverloadedError
-from serve_app.pipeline.calls import STAGE_LOST, Calls, all_or_none, cancel, is_lost, value_of, value_of_chained
+from serve_app.pipeline.calls import (
+    STAGE_LOST,
+    Calls,
+    all_or_none,
+    assigned,
+    cancel,
+    is_lost,
+    value_of,
+    value_of_chained,
+)
 from serve_app.pipeline.gc import ReferenceCollector
 from serve_app.pipeline.job import MAX_REDRAWS, SHARED_ATTEMPTS, AvatarJob, Drawing, ImageDone
+from serve_app.pipeline.job_start import JobStart
 from serve_app.tasks.models import StoredAvatar
 
 MAX_ATTEMPTS = 4  # of one stage on one image, when its replicas die
@@ -81,15 +92,17 @@ class AvatarPipeline:
     async def run(self, job: AvatarJob, photos: Sequence[Photo], image_done: ImageDone) -> JobResult:
         """Make the images that are not done yet; `image_done` is called when one of them is stored.
 
-        Raises: NoFaceError; OtherPersonError; DeadlineError; OverloadedError; UnsafeImageError where all images are
-        withheld; RayTaskError where a stage has a bug.
+        Raises: NoFaceError; OtherPersonError; DeadlineError; NotBegunError; OverloadedError; UnsafeImageError where all
+        images are withheld; RayTaskError where a stage has a bug.
         """
         started = time.perf_counter()
         try:
             with _overload_errors():
-                face = await self.embed(photos, job.tenant_used_s, job.face_model)
+                async with ends_by(job.start_deadline, NotBegunError.within(job.request.start_deadline_s or 0.0)):
+                    face = await self.embed(photos, job.tenant_used_s, job.face_model)
                 face_s = time.perf_counter() - started
-                images = [self._image(job, index, face, image_done) for index in range(job.request.batch)]
+                start = JobStart(job.request.batch)
+                images = [self._image(job, index, face, start, image_done) for index in range(job.request.batch)]
                 return JobResult(_require_shown(await all_or_none(images)), face_s, face.doubtful)
         finally:
             self._references.collect_soon()
@@ -126,11 +139,13 @@ class AvatarPipeline:
                     self._repeated.inc(tags={"stage": "face"})
         raise AssertionError("the last attempt returns or raises")
 
-    async def _image(self, job: AvatarJob, index: int, face: FaceEmbedding, image_done: ImageDone) -> StoredAvatar:
+    async def _image(
+        self, job: AvatarJob, index: int, face: FaceEmbedding, start: JobStart, image_done: ImageDone
+    ) -> StoredAvatar:
         if index in job.done:
             return job.done[index]
         try:
-            drawings = await self._drawings(job, index, face)
+            drawings = await self._drawings(job, index, face, start)
         except UnsafeImageError:
             stored = StoredAvatar("", "", job.seed(index, 0), None, 0.0, 0.0, 0.0, 0.0, withheld=True)
             await image_done(index, stored)
@@ -156,13 +171,13 @@ class AvatarPipeline:
         await image_done(index, stored)
         return stored
 
-    async def _drawings(self, job: AvatarJob, index: int, face: FaceEmbedding) -> list[Drawing]:
+    async def _drawings(self, job: AvatarJob, index: int, face: FaceEmbedding, start: JobStart) -> list[Drawing]:
         """Draw an image, and again while its face similarity is below the requested one and there is time."""
         drawings: list[Drawing] = []
         for redraw in range(1 + MAX_REDRAWS):
             spec, started = job.avatar_spec(index, redraw), time.time()
             try:
-                drawings.append(Drawing(spec, *await self._draw(spec, job.postprocess_spec(spec), face)))
+                drawings.append(Drawing(spec, *await self._draw_in_time(spec, job.postprocess_spec(spec), face, start)))
             except (BackPressureError, DeploymentUnavailableError, UnsafeImageError):
                 if not drawings:
                     raise
@@ -172,12 +187,32 @@ class AvatarPipeline:
                 break
         return drawings
 
+    async def _draw_in_time(
+        self, spec: AvatarSpec, postprocessing: PostprocessSpec, face: FaceEmbedding, start: JobStart
+    ) -> tuple[Avatar, float | None]:
+        """As `_draw`; of an image that was given up, again, where another one of its job has begun."""
+        try:
+            drawn = await self._draw(spec, postprocessing, face)
+        except NotBegunError as error:
+            await start.image_given_up(error)
+            return await self._draw(replace(spec, start_deadline=None), postprocessing, face)
+        except UnsafeImageError:
+            start.image_begun()
+            raise
+        start.image_begun()
+        return drawn
+
     async def _draw(
         self, spec: AvatarSpec, postprocessing: PostprocessSpec, face: FaceEmbedding
     ) -> tuple[Avatar, float | None]:
         """Generate and post-process one image; after a failure, an image that was generated is not generated again."""
         with Calls() as calls:
             image, vector = calls.add(self._generate(spec, face)), replace(face, heads=())
+            if spec.start_deadline is not None:
+                # Without a replica nobody knows of it. From when one has it, that sees to its start.
+                late = NotBegunError.within(spec.start_deadline - spec.submitted_at)
+                async with ends_by(spec.start_deadline, late):
+                    await assigned(image)
             for attempt in range(1, MAX_ATTEMPTS + 1):
                 similarity = calls.add(self._embedder.similarity.remote(image, vector, spec.tenant_used_s))
                 started = [similarity]
@@ -197,7 +232,7 @@ class AvatarPipeline:
                     lost = await is_lost(image)
                     self._repeated.inc(tags={"stage": "diffusion" if lost else "finish"})
                     if lost:
-                        again = replace(spec, alone=attempt >= SHARED_ATTEMPTS)
+                        again = replace(spec, alone=attempt >= SHARED_ATTEMPTS, start_deadline=None)
                         image = calls.add(self._generate(again, face))
         raise AssertionError("the last attempt returns or raises")
 

@@ -41,5 +41,6 @@ class Receipt(BaseModel):
     output_format: OutputFormat
     precision: str
     device: str
+    fallback_from: str | None = Field(None, description="The app that was asked for, where another one drew.")
     photos: int = Field(1, description="How many photos of the person it was drawn from.")
     versions: dict[str, str] = Field(description="Of this service and of the libraries that draw.")

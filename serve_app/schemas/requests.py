@@ -41,6 +41,7 @@ OPTIONAL_STRINGS = frozenset(
         "quality",
         "style",
         "webhook_url",
+        "fallback_app_id",
     }
 )
 
@@ -196,6 +197,20 @@ class AvatarRequest(BaseModel):
     deadline_s: Annotated[float, Field(gt=0, le=3600), NUMBER] | None = Field(
         None, description="Seconds until the request is given up."
     )
+    start_deadline_s: Annotated[float, Field(gt=0, le=3600), NUMBER] | None = Field(
+        None,
+        description="Seconds until it is given up unless the first step of its first image has begun: nothing is drawn "
+        "then, and nothing counted. At most `deadline_s`.",
+        examples=[20],
+    )
+    fallback_app_id: str | None = Field(
+        None,
+        max_length=64,
+        description="The app that draws where this one would miss a deadline by the forecast of the queue, or as its "
+        "model must be loaded first; decided once, when the request is accepted. Omitted: as the operator says; "
+        '"none": no other app.',
+        examples=["face-avatar-sdxl"],
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -243,7 +258,9 @@ def body_digest(request: AvatarRequest) -> str:
     # Without what is not given and was not known to former versions: their digests of the same request are the same.
     # Previews change nothing about the images.
     newer = {
-        name for name in ("style", "quality") if getattr(request, name) == type(request).model_fields[name].default
+        name
+        for name in ("style", "quality", "start_deadline_s", "fallback_app_id")
+        if getattr(request, name) == type(request).model_fields[name].default
     }
     text = request.model_dump_json(exclude={other, "previews", *newer})
     before, _, after = text.partition(shown)  # quotes inside of a string would be escaped
@@ -287,6 +304,7 @@ class EffectiveRequest(AvatarRequest):
     guidance_scale: float
     seed: int
     deadline_s: float
+    fallback_from: str | None = None  # the app that was asked for, where another one draws
 
     @model_validator(mode="before")
     @classmethod

@@ -28,7 +28,15 @@ class TaskMetrics:
         self._stages = metrics.Histogram("avatar_stage_seconds", "Time of a stage, of one image.", STAGE_S, ("stage",))
         self._similarity = metrics.Histogram("avatar_face_similarity", "Of photo and avatar.", SIMILARITY, ("app",))
         self._refused = metrics.Counter("avatar_photos_refused_total", "Photos of no use.", ("reason",))
+        self._fallbacks = metrics.Counter(
+            "avatar_fallbacks_total", "Tasks that another app draws than the one asked for.", ("asked", "drawn")
+        )
         self._wait_s = metrics.Histogram("avatar_queue_wait_seconds", "Until first taken.", WAIT_S, ("priority",))
+
+    def accepted(self, task: Task) -> None:
+        """Count a task that another app draws than the one asked for."""
+        if task.request.fallback_from is not None:
+            self._fallbacks.inc(1, {"asked": task.request.fallback_from, "drawn": task.request.app_id})
 
     def taken(self, record: TaskRecord) -> None:
         """Count a task that a worker starts."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from deployments.types import GenerationMetadata, ImageProgress
 from serve_app.backends.object_store import photo_keys, result_key, thumbnail_key
@@ -71,11 +71,19 @@ class Task(Recorded):
     idempotency: str | None = None  # the digest of the client's key
     webhook: Webhook | None = None
     token: str = ""  # the id of the request's token
+    # The same request to the app to fall back on. Not stored: when a task is accepted, it is decided which one draws.
+    fallback: EffectiveRequest | None = Field(None, exclude=True)
 
     @property
     def deadline(self) -> float:
         """Unix seconds."""
         return self.submitted_at + self.request.deadline_s
+
+    @property
+    def start_deadline(self) -> float | None:
+        """Unix seconds, by which its drawing must have begun; None: no matter when."""
+        within_s = self.request.start_deadline_s
+        return None if within_s is None else self.submitted_at + within_s
 
 
 class Failure(Recorded):
@@ -107,10 +115,11 @@ class Delivery(Recorded):
 
 
 class Throughput(NamedTuple):
-    """Recent worker throughput: seconds per task, and per image."""
+    """Recent worker throughput: seconds per task, and per image; `app_image_s` per image of one app, None: unknown."""
 
     task_s: float
     image_s: float
+    app_image_s: float | None = None
 
 
 class Queued(NamedTuple):

@@ -4,13 +4,14 @@ The generators write it, the ingresses read it. It is only informative, so a los
 images are published with it, and stored nowhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deployments.types import ImagePreview, ImageProgress
 from serve_app.backends.redis import BrokerSettings, Redis, connect
 from serve_app.errors import BrokerError
 from serve_app.tasks.keys import TaskKeys
+from serve_app.tasks.loaded_models import LoadedModels
 from serve_app.tasks.models import IMAGE_PROGRESS
 from serve_app.tasks.previews import IMAGE_PREVIEW
 
@@ -32,9 +33,7 @@ class ProgressReporter:
 
     async def report(self, progress: Sequence[ImageProgress], previews: Sequence[ImagePreview] = ()) -> None:
         """Raises: ConnectionError while the broker is unavailable."""
-        if self._redis is None:
-            self._redis = connect(self._settings, self._data_dir)
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._connected().pipeline(transaction=False)
         for preview in previews:
             pipe.publish(self._keys.previews, IMAGE_PREVIEW.dump_json(preview).decode())
         for image in progress:
@@ -47,3 +46,15 @@ class ProgressReporter:
             await pipe.execute()
         except BrokerError as error:
             raise ConnectionError("progress is not reported") from error
+
+    async def report_models(self, loaded: Mapping[str, float]) -> None:
+        """Raises: ConnectionError while the broker is unavailable."""
+        try:
+            await LoadedModels(self._connected()).report(loaded)
+        except BrokerError as error:
+            raise ConnectionError("models are not reported") from error
+
+    def _connected(self) -> Redis:
+        if self._redis is None:
+            self._redis = connect(self._settings, self._data_dir)
+        return self._redis

@@ -56,9 +56,9 @@ class QueueReader:
         self._read = Script(redis, LUA / "snapshot.lua")
 
     async def snapshot(
-        self, owner: str = "", message: Message | None = None, *, positions: bool = True
+        self, owner: str = "", message: Message | None = None, *, positions: bool = True, app_id: str = ""
     ) -> QueueSnapshot:
-        """The queue, with what concerns this owner and this message of a task of it.
+        """The queue, with what concerns this owner, this message of a task of it, and this app.
 
         What waits is counted only for `positions`, where a message or a forecast needs it; else it is 0.
         Raises: BrokerError.
@@ -76,8 +76,10 @@ class QueueReader:
             lost_before=time.time() - MAX_OPEN_S,
             **asked._asdict(),
             positions=int(positions),
+            app=app_id,
         )
-        length, running, normal_waiting, low_waiting, ahead, own_ahead, tasks, in_line, task_s, image_s = answer
+        length, running, normal_waiting, low_waiting, ahead, own_ahead, tasks, in_line, *paces = answer
+        task_s, image_s, app_image_s = (None if pace is None else float(pace) for pace in paces)
         return QueueSnapshot(
             length=length,
             running=running,
@@ -86,5 +88,5 @@ class QueueReader:
             ahead=ahead,
             own_ahead=own_ahead,
             queued=Queued(tasks, "low" if in_line else "normal"),
-            throughput=Throughput(float(task_s), float(image_s)) if task_s and image_s else None,
+            throughput=Throughput(task_s, image_s, app_image_s) if task_s and image_s else None,
         )

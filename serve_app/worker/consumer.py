@@ -3,10 +3,10 @@
 import asyncio
 import logging
 
-from deployments.errors import AvatarError
+from deployments.errors import AvatarError, NotBegunError
 from deployments.types import Photo
 from serve_app.backends.object_store import Results, photo_keys
-from serve_app.errors import BrokerError, GivenUpError, OverloadedError
+from serve_app.errors import BrokerError, GivenUpError, OverloadedError, StoreError
 from serve_app.generation.execution import FinalOutcome, TaskExecution, failure_outcome, pauses_s
 from serve_app.photos.decode import unpack_photo
 from serve_app.photos.source import MAX_PHOTOS
@@ -78,12 +78,12 @@ class TaskWorker:
             await asyncio.sleep(TAKE_WAIT_S)
             return
         for message in messages:
-            running = asyncio.create_task(self._work(message))
+            running = asyncio.create_task(self.handle(message))
             self._running.add(running)
             running.add_done_callback(self._running.discard)
 
-    async def _work(self, message: Message) -> None:
-        """Handle one message. If the broker fails meanwhile, the message stays in the queue and is delivered again."""
+    async def handle(self, message: Message) -> None:
+        """Run the task of a message, and delete that. If the broker fails meanwhile, it will be delivered again."""
         try:
             if await self._is_over(message):
                 await self._queue.remove(message)
@@ -102,21 +102,22 @@ class TaskWorker:
         if self._execution.holds(task_id) or task_id in self._suspects:  # its message was delivered again
             return False
         record = await self._tasks.get(task_id)
+        begun = record is not None and record.started_at is not None  # a worker had it before
         if record is None or record.finished or record.attempts < ISOLATE_AFTER_DEATHS:
-            return await self._try(message)
+            return await self._try(message, begun)
         self._suspects.add(task_id)
         try:
             async with self._isolation:
-                return await self._try(message)
+                return await self._try(message, begun)
         finally:
             self._suspects.discard(task_id)
 
-    async def _try(self, message: Message) -> bool:
+    async def _try(self, message: Message, begun: bool) -> bool:
         """Claim the task and run it. False where another process has leased it."""
         claim = await self._tasks.claim(message.task_id)
         record = await self._tasks.get(message.task_id)
         if claim is Claim.ACQUIRED and record is not None:
-            return await self._perform(record, message)
+            return await self._perform(record, message, begun)
         if claim is Claim.FINISHED:  # the worker that had it may have died before it deleted its files
             unneeded = photo_keys(message.task_id, MAX_PHOTOS) if record is None else record.unneeded_files
             await self._execution.delete(unneeded)
@@ -124,7 +125,7 @@ class TaskWorker:
             await self._queue.postpone(message, await self._tasks.lease_left_s(message.task_id))
         return claim is not Claim.LEASED
 
-    async def _perform(self, record: TaskRecord, message: Message) -> bool:
+    async def _perform(self, record: TaskRecord, message: Message, begun: bool) -> bool:
         """Run a leased task and finalise it.
 
         False where another process works on it now, which needs the message in case it dies.
@@ -132,30 +133,35 @@ class TaskWorker:
         self._execution.metrics.taken(record)
         try:
             async with self._execution.leased(record.task, message):
-                await self._execution.finish(record.task, await self._run(record))
+                await self._execution.finish(record.task, await self._run(record, begun))
             return True
         except TaskLostError:
             log.info("task %s was cancelled, or another process leased it", message.task_id)
             now = await self._tasks.get(message.task_id)
             return now is None or now.finished
 
-    async def _run(self, record: TaskRecord) -> FinalOutcome:
+    async def _run(self, record: TaskRecord, begun: bool) -> FinalOutcome:
         task_id = record.task.task_id
         try:
             if record.attempts > MAX_DEATHS:
                 raise GivenUpError(f"The process that worked on this died, {MAX_DEATHS} times. It is not tried again.")
-            return FinalOutcome("SUCCESS", await self._run_with_retries(record.task))
+            return FinalOutcome("SUCCESS", await self._run_with_retries(record.task, begun))
         except GivenUpError as error:
             log.error("task %s is a dead letter now: %s", task_id, error)
             return FinalOutcome("FAILED", failure_outcome(error), dead=True)
+        except NotBegunError as error:
+            await self._execution.give_back(record.task)
+            return FinalOutcome("FAILED", failure_outcome(error))
         except AvatarError as error:
             return FinalOutcome("FAILED", failure_outcome(error))
         except Exception as error:
             log.exception("task %s failed", task_id)
             return FinalOutcome("FAILED", failure_outcome(error))
 
-    async def _run_with_retries(self, task: Task) -> Outcome:
+    async def _run_with_retries(self, task: Task, begun: bool) -> Outcome:
         """Run a task, again after each failure of the service, until its deadline.
+
+        It has `begun` as soon as a stage was lost, or the store, which comes last, did not answer.
 
         Raises: GivenUpError where its stages died MAX_DEATHS times; what the executor raises.
         """
@@ -164,8 +170,9 @@ class TaskWorker:
             try:
                 record = await self._tasks.get(task.task_id)
                 done = record.avatars if record else {}
-                return await self._execution.run(task, lambda: self._photos(task), done=done)
+                return await self._execution.run(task, lambda: self._photos(task), done=done, begun=begun)
             except (OverloadedError, *STAGE_LOST) as error:
+                begun = begun or isinstance(error, (StoreError, *STAGE_LOST))
                 deaths += not isinstance(error, OverloadedError)  # the pipeline has retried several times already
                 if deaths == MAX_DEATHS:
                     raise GivenUpError(

@@ -13,6 +13,7 @@ from serve_app.provenance.signing import Provenance
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.certificate_metrics import CertificateMetrics
 from serve_app.worker.consumer import TaskWorker
+from serve_app.worker.late_starts import LateStarts
 from serve_app.worker.periodic import PeriodicTasks
 from serve_app.worker.queue_metrics import QueueMetrics
 from serve_app.worker.recovery import Recovery
@@ -45,6 +46,7 @@ class AvatarWorker:
             Recovery(container.redis, container.tasks, queue, container.results, settings.queue.dead_ttl_s),
             Retention(container.redis, container.tasks, container.results, settings.result_ttl_s),
             QueueMetrics(container.redis),
+            LateStarts(container.redis, container.tasks, self._worker),
             CertificateMetrics(Provenance(settings.provenance, settings.broker, settings.data_dir)),
             self._webhooks,
         )

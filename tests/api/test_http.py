@@ -529,6 +529,22 @@ def test_the_deadline_covers_the_fetch_of_the_photo(service: Service) -> None:
     failure(service.post(file_url=f"{service.photos}/slow.png", deadline_s=0.3), 504, "Timeout")
 
 
+def test_what_has_not_begun_by_its_start_deadline_is_a_timeout_and_draws_nothing(service: Service) -> None:
+    late = service.post(start_deadline_s=0.001, num_inference_steps=50, batch=8)
+    assert failure(late, 504, "Timeout")["message"] == "Not begun within 0.001 s."
+    queued = service.post(start_deadline_s=0.3, celery=True, file_url=f"{service.photos}/slow.png")
+    failure(queued, 504, "Timeout")
+    assert service.make(start_deadline_s=60, **QUICK)["input"]["start_deadline_s"] == 60
+    (problem,) = failure(service.post(start_deadline_s=9, deadline_s=5), 422, "Invalid Request")["fields"]
+    assert (problem["field"], problem["accepted"]) == ("start_deadline_s", {"maximum": 5.0})
+
+
+def test_an_app_to_fall_back_on_has_to_be_there(service: Service) -> None:
+    data = failure(service.post(fallback_app_id="nobody"), 404, "Unknown App")
+    assert (data["fallback_app_id"], data["accepted"]) == ("nobody", ["face-avatar"])
+    assert service.make(fallback_app_id="none", **QUICK)["input"]["fallback_app_id"] is None
+
+
 def test_more_than_the_service_takes_on_is_told_when_to_come_back(service: Service) -> None:
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: service.post(batch=MAX_IMAGES, **QUICK), range(3)))

@@ -86,6 +86,45 @@ def test_a_face_for_commerce_is_of_three_files_none_of_which_is_insightfaces(res
     assert not insightfaces & {file.sha256 for file in files}
 
 
+@pytest.mark.parametrize(
+    ("fallbacks", "problem"),
+    [
+        ({"a": "b", "b": "c"}, None),
+        ({"a": "c", "b": "c"}, None),
+        ({"a": "nobody"}, "app a: there is no app nobody to fall back on"),
+        ({"b": "b"}, "app b: its fallbacks are circular: b, b"),
+        ({"a": "b", "b": "c", "c": "b"}, "app a: its fallbacks are circular: a, b, c, b"),
+    ],
+)
+def test_an_app_falls_back_on_another_one_that_is_there(
+    tmp_path: Path, fallbacks: dict[str, str], problem: str | None
+) -> None:
+    apps = {name: app(fallback_app_id=fallbacks.get(name)) for name in "abc"}
+    path = written(tmp_path / "own.yaml", apps=apps)
+    if problem is None:
+        assert Catalog.read([path])["a"].fallback_app_id == fallbacks["a"]
+    else:
+        with pytest.raises(ValueError, match=problem):
+            Catalog.read([path])
+
+
+def test_no_app_is_called_as_having_no_fallback_is(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no app can be called none"):
+        Catalog.read([written(tmp_path / "own.yaml", apps={"none": app()})])
+
+
+def test_an_app_that_may_be_used_falls_back_on_none_that_may_not(tmp_path: Path) -> None:
+    free = {"weights": "all", "licence": "MIT", "spdx_id": "MIT", "commercial": True, "url": "https://example.org"}
+    apps = {
+        "free": app(fallback_app_id="paid", weights=[free]),
+        "paid": app(weights=[free | {"commercial": False}]),
+    }
+    catalog = Catalog.read([written(tmp_path / "own.yaml", apps=apps)])
+    catalog.check_licences("any")
+    with pytest.raises(ValueError, match="app free: its fallback paid may not be used"):
+        catalog.check_licences("commercial")
+
+
 YUNET = {"kind": "yunet", "detector": "models:d.onnx", "recogniser": {"kind": "arcface", "file": "models:r.onnx"}}
 
 

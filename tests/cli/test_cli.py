@@ -157,7 +157,7 @@ def test_every_option_of_generate_reaches_the_service(generate: Generate, fake: 
     options = (
         "--app a --prompt p --gender g --negative-prompt n --batch 2 --width 300 --height 400 --steps 3 --guidance 4.5 "
         "--remove-background --bg-color #fff --seed 0 --format webp --ref-id r --deadline 60 --min-similarity 0.5 "
-        "--likeness 0.8 --quality fast --consent"
+        "--likeness 0.8 --quality fast --consent --start-deadline 20 --fallback-app b"
     )
     done = generate("https://example.org/x/you.jpg?size=1", *options.split())
     assert done.code == 0, done.err
@@ -179,6 +179,8 @@ def test_every_option_of_generate_reaches_the_service(generate: Generate, fake: 
         "output_format": "webp",
         "ref_id": "r",
         "deadline_s": 60.0,
+        "start_deadline_s": 20.0,
+        "fallback_app_id": "b",
         "min_similarity": 0.5,
         "ip_adapter_scale": 0.8,
         "consent": True,

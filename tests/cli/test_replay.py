@@ -71,6 +71,16 @@ def test_of_a_fast_image_the_steps_of_its_preset_are_asked_for(replay: Replay, f
     assert (asked["quality"], asked["num_inference_steps"]) == ("fast", 4)
 
 
+@pytest.mark.parametrize(("fallback", "asked"), [(None, None), ("quick", "none")])
+def test_no_other_app_draws_a_receipt_again(
+    replay: Replay, fake: FakeService, fallback: str | None, asked: str | None
+) -> None:
+    fake.fallback_app_id = fallback
+    assert replay()[0] == 0
+    sent = [seen.fields.get("fallback_app_id") for seen in fake.seen if seen.method == "POST"]
+    assert sent == [asked, asked]
+
+
 def test_an_image_of_several_photos_is_drawn_from_all_of_them(replay: Replay, fake: FakeService) -> None:
     code, out, _ = replay("receipt.json", "me.png", "https://example.org/me-too.jpg")
     assert code == 0, out

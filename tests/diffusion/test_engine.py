@@ -21,7 +21,7 @@ from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.hang_detector import HangDetector
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
-from deployments.errors import DeadlineError, DeviceLostError
+from deployments.errors import DeadlineError, DeviceLostError, NotBegunError
 from deployments.types import ImageProgress
 from tests.support import polling
 from tests.support.fakes import Count, CountingDenoiser, avatar_spec, face
@@ -476,6 +476,27 @@ def test_a_row_whose_deadline_passes_is_told_so(
     with pytest.raises(DeadlineError):
         row.future.result(WAIT_S)
     assert len(denoiser.batches) <= 1
+
+
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_a_row_whose_first_step_is_under_way_has_begun_with_all_of_its_task_and_others_are_given_up(
+    desk: Desk, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch, is_asynchronous: bool
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(time=lambda: now[0]))
+    denoiser.is_asynchronous = is_asynchronous
+    hurried = {"submitted_at": 999.0, "start_deadline": 1001.0}
+    denoiser.gate.clear()
+    first = desk.submit(1, width=8, **hurried)
+    assert denoiser.started.wait(WAIT_S)  # its first step does not end before the gate opens
+    second, other = desk.submit(2, **hurried), desk.submit(3, task_id="other", **hurried)
+    polling.poll(lambda: len(desk.engine.progress()) == 3 and not desk.engine._preparing, every_s=0.01)
+    now[0] = 1002.0
+    denoiser.gate.set()
+    with pytest.raises(NotBegunError, match="within 2 s"):
+        other.future.result(WAIT_S)
+    assert [shown(first), shown(second)] == [1, 2]
+    assert sorted(denoiser.batches) == [[1]] * 3 + [[2]] * 3
 
 
 def test_closing_cancels_all_rows_before_their_next_step(

@@ -48,6 +48,7 @@ def test_a_model_is_loaded_once_for_all_who_ask() -> None:
 
         assert await asyncio.gather(*(use() for _ in range(5))) == ["A"] * 5
         assert disk.loads == ["a"]
+        assert (cache.loaded, [*cache.loads_s]) == (["a"], ["a"])
         assert cache.loaded == ["a"]
 
     at(scenario)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 
@@ -21,6 +21,7 @@ class Wall:
 
     def __init__(self) -> None:
         self.reports: list[Sequence[ImageProgress]] = []
+        self.models: list[Mapping[str, float]] = []
         self.refused = 0
         self.open = True
 
@@ -29,6 +30,9 @@ class Wall:
             self.refused += 1
             raise ConnectionRefusedError("nobody is there")
         self.reports.append(progress)
+
+    async def report_models(self, loaded: Mapping[str, float]) -> None:
+        self.models.append(loaded)
 
 
 @pytest.fixture
@@ -49,6 +53,18 @@ async def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < deadline
         await asyncio.sleep(EVERY_S)
+
+
+def test_the_models_in_memory_are_reported_also_while_nothing_is_drawn(engine: DiffusionEngine) -> None:
+    async def run() -> None:
+        wall = Wall()
+        reporting = asyncio.create_task(keep_reporting(engine, wall, EVERY_S, lambda: {"one": 2.5}))
+        await until(lambda: wall.models)
+        assert wall.models[0] == {"one": 2.5}
+        assert not wall.reports
+        reporting.cancel()
+
+    asyncio.run(run())
 
 
 def test_an_image_is_reported_while_it_is_drawn_and_not_after(

@@ -268,6 +268,35 @@ def test_a_row_whose_deadline_has_passed_is_taken_out() -> None:
     assert scheduler.next_batch(10, Curve()) == [fine]
 
 
+def test_a_row_that_does_not_begin_by_its_start_deadline_is_taken_out_and_one_that_has_begun_stays() -> None:
+    begun, idle, unhurried = row(start_deadline=10.0), row(task_id="b", start_deadline=10.0), row(task_id="c")
+    scheduler = scheduler_with([begun, idle, unhurried])
+    scheduler.begin([begun], now=9.0)
+    assert scheduler.drop_expired(now=9.9) == []
+    assert scheduler.drop_expired(now=10.0) == [idle]
+    assert scheduler.rows == [begun, unhurried]
+
+
+@pytest.mark.parametrize("comes_later", [False, True])
+def test_a_task_has_begun_with_its_first_row_and_keeps_the_others(comes_later: bool) -> None:
+    first, second = row(start_deadline=10.0), row(image_index=1, start_deadline=10.0)
+    scheduler = scheduler_with([first] if comes_later else [first, second])
+    scheduler.begin([first], now=9.0)
+    if comes_later:
+        scheduler.add(second)
+    assert scheduler.drop_expired(now=11.0) == []
+    scheduler.remove([first])  # its steps are made
+    assert scheduler.drop_expired(now=12.0) == []
+    assert scheduler.rows == [second]
+
+
+def test_a_start_deadline_that_is_met_leaves_the_deadline() -> None:
+    late = row(deadline=20.0, start_deadline=10.0)
+    scheduler = scheduler_with([late])
+    scheduler.begin([late], now=9.0)
+    assert scheduler.drop_expired(now=20.0) == [late]
+
+
 def test_a_row_that_nobody_waits_for_is_forgotten() -> None:
     gone, fine = row(deadline=10.0), row()
     scheduler = scheduler_with([gone, fine])

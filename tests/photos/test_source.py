@@ -72,6 +72,8 @@ NEWER = {
     "style",
     "quality",
     "previews",
+    "start_deadline_s",
+    "fallback_app_id",
 }  # fields that came after the first records; where they are not given, digests are without them
 
 

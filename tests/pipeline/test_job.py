@@ -34,6 +34,13 @@ def test_the_size_and_the_seed_of_a_drawing_are_its_own() -> None:
     assert spec.seed != JOB.request.seed
 
 
+def test_only_the_first_drawing_of_an_image_has_a_start_deadline_and_none_of_a_job_that_has_begun() -> None:
+    job = replace(JOB, submitted_at=100.0)
+    assert job.avatar_spec(1).start_deadline == 100 + ASKED["start_deadline_s"]
+    assert job.avatar_spec(1, redraw=1).start_deadline is None
+    assert replace(job, begun=True).avatar_spec(1).start_deadline is None
+
+
 @pytest.mark.parametrize(("name", "value"), OF_THE_FILE.items())
 def test_the_file_gets_what_was_asked_of_it(name: str, value: Any) -> None:
     job = replace(JOB, request=JOB.request.model_copy(update={name: value}))

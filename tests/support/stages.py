@@ -1,6 +1,7 @@
 """Stages whose outcomes are prepared, in place of handles of Serve's deployments."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ class Response:
         if isinstance(self.outcome, BaseException):
             raise self.outcome
         return self.outcome
+
+    async def _to_object_ref(self) -> None:
+        if self.outcome is UNASSIGNED:
+            await asyncio.Event().wait()
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -74,6 +79,7 @@ class Embedder(Stage):
 
 AVATAR = Avatar(b"picture", b"thumbnail", "png", startup_s=0, diffusion_s=1, finish_s=1)
 LATE = object()  # `AVATAR` after a while
+UNASSIGNED = object()  # no replica takes the call
 DIED = ActorDiedError()
 CHAIN_BROKE = RayServeException("an earlier stage died")
 
@@ -83,14 +89,21 @@ def job(
     done: dict[int, StoredAvatar] | None = None,
     size: tuple[int, int] = (512, 512),
     face_model: str | None = None,
+    start_deadline_s: float | None = None,
 ) -> AvatarJob:
     width, height = size
     request = AvatarRequest(
-        app_id="face-avatar", file_url="https://example.org/me.jpg", batch=batch, width=width, height=height
+        app_id="face-avatar",
+        file_url="https://example.org/me.jpg",
+        batch=batch,
+        width=width,
+        height=height,
+        start_deadline_s=start_deadline_s,
     )
     app = Catalog.read(["embedded"])["face-avatar"]
     effective = EffectiveRequest.fill(request, app, seed=7, deadline_s=60)
-    return AvatarJob(TASK, "ann", effective, "embedded", (256, 256), 0, done or {}, face_model=face_model)
+    submitted_at = 0.0 if start_deadline_s is None else time.time()
+    return AvatarJob(TASK, "ann", effective, "embedded", (256, 256), submitted_at, done or {}, face_model=face_model)
 
 
 def run_job(
@@ -103,6 +116,7 @@ def run_job(
     stored: dict[int, StoredAvatar] | None = None,
     size: tuple[int, int] = (512, 512),
     face_model: str | None = None,
+    start_deadline_s: float | None = None,
 ) -> JobResult:
     """What the pipeline makes of a job with these stages, and a store in `data_dir`."""
 
@@ -116,7 +130,7 @@ def run_job(
 
         async with asyncio.timeout(timeout_s):
             done: JobResult = await pipeline(embedder, generator, remover, results).run(
-                job(batch, stored, size, face_model), [PHOTO], image_done
+                job(batch, stored, size, face_model, start_deadline_s), [PHOTO], image_done
             )
             assert len(images_done) == batch - len(stored or {})
             return done

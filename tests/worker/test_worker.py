@@ -12,23 +12,26 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError
 
-from deployments.errors import NoFaceError
+from deployments.errors import NoFaceError, NotBegunError
 from deployments.types import Photo
+from serve_app.auth.image_quota import ImageQuota
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.embedded_valkey import ValkeyKeeper
 from serve_app.backends.object_store import Results, StoreSettings, photo_key, photo_keys
 from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import Catalog
-from serve_app.errors import OverloadedError
+from serve_app.errors import OverloadedError, StoreError
 from serve_app.generation.execution import TaskExecution
 from serve_app.photos.decode import pack_photo
 from serve_app.schemas.responses import Status
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.models import Outcome, Task, TaskRecord, task_files
+from serve_app.tasks.start_deadlines import StartDeadlines
 from serve_app.tasks.store import TaskStore
 from serve_app.tasks.stream import GROUP, TaskQueue
 from serve_app.worker.consumer import ISOLATE_AFTER_DEATHS, MAX_DEATHS, TaskWorker
+from serve_app.worker.late_starts import LateStarts
 from tests.support.brokers import PROGRAMS, servers_of
 from tests.support.ingresses import do_nothing
 from tests.support.pipelines import PIXELS, Pipeline
@@ -60,7 +63,8 @@ class Shop:
         pipeline = Pipeline(self.results, *outcomes)
         store, queue = self.store_of(name, lease_s), TaskQueue(self.redis, name, lease_s=lease_s)
         catalog, use, usage = Catalog.read(["embedded"]), OwnerUse(self.redis), UsageBook(self.redis, 90)
-        execution = TaskExecution(catalog, pipeline, store, self.results, use, usage, queue)  # type: ignore[arg-type]
+        quota = ImageQuota(self.redis)
+        execution = TaskExecution(catalog, pipeline, store, self.results, use, usage, queue, quota)  # type: ignore[arg-type]
         worker = TaskWorker(store, queue, execution, self.results, concurrency)
         self.workers.append(worker)
         self.loops.append(asyncio.create_task(worker.run()))
@@ -199,6 +203,77 @@ def test_a_task_is_made_of_all_its_stored_photos_which_are_then_deleted(at: Call
             return not any([await exists(shop.results, key) for key in keys])
 
         await eventually(is_clean)
+
+    at(scenario)
+
+
+def test_a_task_that_did_not_begin_in_time_takes_no_images_of_its_day(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop) -> None:
+        quota = ImageQuota(shop.redis)
+        for name, token in (("a", "ann"), ("b", "unlimited")):
+            late = task(name, celery=True, batch=2, start_deadline_s=5).model_copy(update={"token": token})
+            async with quota.take(token, 2, 2 if token == "ann" else 0, late.submitted_at):
+                await shop.store.create(late, "PENDING")
+            await shop.results.put(photo_key(name), pack_photo(Photo(PIXELS)))
+            await shop.store.enqueue(name)
+        shop.worker(NotBegunError.within(5))
+        for name in "ab":
+            record = await shop.until(name, "FAILED")
+            assert record.outcome.failure is not None
+            assert (record.outcome.failure.status, record.outcome.failure.error) == (504, "Timeout")
+        async with quota.take("ann", 2, 2):  # as many as it may have
+            pass
+        assert len([key async for key in shop.redis.scan_iter(shop.redis.key("taken", "*"))]) == 1
+
+    at(scenario)
+
+
+@pytest.mark.parametrize("was_taken", [False, True])
+def test_a_task_that_another_worker_had_has_begun(at: Callable[..., None], was_taken: bool) -> None:
+    async def scenario(shop: Shop) -> None:
+        await shop.submit("a", start_deadline_s=60)
+        if was_taken:
+            other = shop.store_of("other")
+            await other.claim("a")
+            message = (await shop.record("a")).message_id
+            assert await other.hand_back("a")
+            await shop.redis.xdel(shop.keys.queue, message)
+        _worker, pipeline = shop.worker("picture")
+        await shop.until("a", "SUCCESS")
+        assert [job.begun for job in pipeline.jobs] == [was_taken]
+
+    at(scenario)
+
+
+def test_a_task_that_was_drawn_and_then_found_no_store_has_begun(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop) -> None:
+        await shop.submit("a", start_deadline_s=60)
+        _worker, pipeline = shop.worker(OverloadedError("busy"), StoreError("away"), ActorDiedError(), "picture")
+        await shop.until("a", "SUCCESS")
+        assert [job.begun for job in pipeline.jobs] == [False, False, True, True]
+
+    at(scenario)
+
+
+def test_a_task_is_ended_at_its_start_deadline_though_no_worker_has_room_for_it(at: Callable[..., None]) -> None:
+    async def scenario(shop: Shop) -> None:
+        starts = StartDeadlines(shop.redis)
+        await shop.submit("first")
+        worker, _pipeline = shop.worker(None, concurrency=1)
+        await shop.until("first", "STARTED")
+        for name, began_ago_s in (("late", 30), ("early", 0)):
+            queued = task(name, celery=True, start_deadline_s=10)
+            queued = queued.model_copy(update={"submitted_at": time.time() - began_ago_s})
+            await shop.store.create(queued, "PENDING")
+            await starts.note(queued)
+            await shop.store.enqueue(name)
+        await LateStarts(shop.redis, shop.store, worker).run_once()
+        record = await shop.record("late")
+        assert record.outcome.failure is not None
+        assert (record.outcome.failure.status, record.outcome.failure.error) == (504, "Timeout")
+        assert (await shop.record("early")).status == "PENDING"
+        assert await starts.passed() == []
+        assert await TaskQueue(shop.redis, "any").length() == 2
 
     at(scenario)
 

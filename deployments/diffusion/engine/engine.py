@@ -17,7 +17,7 @@ from deployments.diffusion.engine.denoiser import Denoiser, OutOfMemoryError, St
 from deployments.diffusion.engine.hang_detector import LOOK_EVERY_S, HangDetector
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row, RowEta, RowScheduler, batch_size_of
-from deployments.errors import DeadlineError, DeviceLostError
+from deployments.errors import DeadlineError, DeviceLostError, NotBegunError
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress, Pixels
 
 IDLE_AFTER_S = 5.0  # without a row; a shorter pause between two requests is not used
@@ -101,7 +101,7 @@ class DiffusionEngine:
         return self._thread.is_alive() and self._lost is None
 
     def submit(self, spec: AvatarSpec, face: FaceEmbedding, denoiser: Denoiser) -> Row:
-        """Queue one image; its `future` yields the image. Raises there: DeadlineError; DeviceLostError."""
+        """Queue one image; its `future` yields it. Raises there: DeadlineError; NotBegunError; DeviceLostError."""
         row = Row(spec, face, denoiser, (spec.model, denoiser.bucket(spec, face)), time.time())
         with self._changed:
             if self._lost is not None:
@@ -264,7 +264,7 @@ class DiffusionEngine:
             for row in self._samples.keys() - set(self._scheduler.rows):
                 del self._samples[row]
         for row in expired:
-            self._fail(row, DeadlineError("The deadline passed before the image was done."))
+            self._fail(row, _lateness(row, now))
         return rows
 
     def _decode_finished(self) -> None:
@@ -293,7 +293,10 @@ class DiffusionEngine:
             with self._timing(rows):
                 if new := [row.spec for row in rows if row not in self._samples]:
                     rows[0].denoiser.prepare(new)
-                step = rows[0].denoiser.step([self._sample(row) for row in rows])
+                samples = [self._sample(row) for row in rows]
+                with self._changed:
+                    self._scheduler.begin(rows, time.time())
+                step = rows[0].denoiser.step(samples)
         except DeviceLostError as error:
             self._lose_device(error)
         except OutOfMemoryError as error:
@@ -315,8 +318,6 @@ class DiffusionEngine:
     def _sample(self, row: Row) -> Any:
         if row not in self._samples:
             self._samples[row] = row.denoiser.start(row.spec, row.face)
-        if row.joined_at is None:
-            row.joined_at = time.time()
         return self._samples[row]
 
     def _launched(self, launch: Launch) -> None:
@@ -440,6 +441,13 @@ class DiffusionEngine:
         """Whether the caller may set the outcome: not of a cancelled row, nor of one that another thread has failed."""
         with self._changed:
             return not (row.future.running() or row.future.done()) and row.future.set_running_or_notify_cancel()
+
+
+def _lateness(row: Row, now: float) -> DeadlineError:
+    """Why a row that has expired failed."""
+    if row.start_deadline is not None and row.start_deadline <= now:
+        return NotBegunError.within(row.start_deadline - row.spec.submitted_at)
+    return DeadlineError("The deadline passed before the image was done.")
 
 
 def _is_out_of_memory_again(row: Row) -> bool:

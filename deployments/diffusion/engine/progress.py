@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from deployments.diffusion.engine.engine import DiffusionEngine
 from deployments.diffusion.engine.previews import Previewer
 from deployments.types import ImagePreview, ImageProgress
+
+MODELS_EVERY_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +29,24 @@ class ProgressSink(Protocol):
         Raises: OSError while it is unavailable.
         """
 
+    async def report_models(self, loaded: Mapping[str, float]) -> None:
+        """Store which models a replica has in memory, and the seconds that loading each took.
 
-async def keep_reporting(engine: DiffusionEngine, sink: ProgressSink, every_s: float) -> None:
-    """Report every `every_s` seconds until the engine ends. Delays no step."""
+        Raises: OSError while it is unavailable.
+        """
+
+
+async def keep_reporting(
+    engine: DiffusionEngine, sink: ProgressSink, every_s: float, loaded: Callable[[], Mapping[str, float]] = dict
+) -> None:
+    """Report every `every_s` seconds until the engine ends; the models that are `loaded` less often. Delays no step."""
     previewer: Previewer | None = Previewer()
+    models_at = 0.0  # monotonic; of the next report of them
     while engine.alive:
+        if time.monotonic() >= models_at and (models := loaded()):
+            models_at = time.monotonic() + MODELS_EVERY_S
+            with suppress(OSError):
+                await sink.report_models(models)
         previews: Sequence[ImagePreview] = ()
         if previewer is not None and (samples := engine.previewed()):
             try:

@@ -37,6 +37,7 @@ class Row:
     arrived_at: float  # unix seconds
     steps_done: int = 0  # launched: the last one may still run
     joined_at: float | None = None  # unix seconds; when its first step was launched
+    task_begun: bool = False  # a step of its task was launched: its start deadline is met
     memory_errors: int = 0  # in a row, while it was alone in its step
     future: "Future[GeneratedImage]" = field(default_factory=Future)
     sizes: Sequence[int] = field(init=False)  # rows of the denoiser's batch, in each of its steps
@@ -63,6 +64,17 @@ class Row:
         """Seconds of its steps from this one on, counted from 0, where nothing shares them."""
         left = self.sizes[step:]
         return sum(left.count(size) * costs.step_s(self.bucket, size) for size in set(left))
+
+    @property
+    def start_deadline(self) -> float | None:
+        """Unix seconds; None once it is met, or where there is none."""
+        return None if self.task_begun else self.spec.start_deadline
+
+    @property
+    def expires_at(self) -> float:
+        """Unix seconds."""
+        start_deadline = self.start_deadline
+        return self.spec.deadline if start_deadline is None else min(self.spec.deadline, start_deadline)
 
     @property
     def is_cancelled(self) -> bool:
@@ -132,6 +144,8 @@ class RowScheduler:
 
     def add(self, row: Row) -> None:
         """Add a row, and choose the next batch anew; `spec.tenant_used_s` replaces what its tenant used elsewhere."""
+        if row.spec.start_deadline is not None:
+            row.task_begun = any(other.task_begun and other.spec.task_id == row.spec.task_id for other in self._rows)
         self._rows.append(row)
         self._chosen = []
         self._fair_share.note_elsewhere(row.spec.tenant, row.spec.tenant_used_s, row.arrived_at)
@@ -141,10 +155,19 @@ class RowScheduler:
         if removed := set(rows):
             self._keep([row for row in self._rows if row not in removed])
 
+    def begin(self, rows: Sequence[Row], now: float) -> None:
+        """Note that a step of these rows is about to be launched. It is the first one of those that are new."""
+        new = [row for row in rows if row.joined_at is None]
+        for row in new:
+            row.joined_at = now
+        begun = {row.spec.task_id for row in new}
+        for row in self._rows if begun else ():
+            row.task_begun = row.task_begun or row.spec.task_id in begun
+
     def drop_expired(self, now: float) -> list[Row]:
         """Remove expired and cancelled rows; returns the expired ones."""
-        expired = [row for row in self._rows if row.spec.deadline <= now and not row.is_cancelled]
-        self._keep([row for row in self._rows if row.spec.deadline > now and not row.is_cancelled])
+        expired = [row for row in self._rows if row.expires_at <= now and not row.is_cancelled]
+        self._keep([row for row in self._rows if row.expires_at > now and not row.is_cancelled])
         return expired
 
     def drain(self) -> list[Row]:

@@ -122,7 +122,7 @@ class StreamedEdit:
             b64_json=await asyncio.to_thread(base64_of, file),
             created_at=int(record.task.submitted_at),
             usage=usage_of(record.task.request, 1),
-            **self._look,
+            **self._look | Look.of(record.task.request).model_dump(),  # another app may have drawn it
         )
 
 

@@ -1,9 +1,10 @@
 -- The queue at one moment. `of_owner`, `line`, `later`: of one owner its unfinished queued tasks, the one that waits in
 -- line, those behind it. `message_id`, `priority`, `task_id`: of the task whose position is asked for, or ''.
 -- `lost_before`: unix time before which an unfinished task was lost. `positions`: 1 if they are asked for, else 0.
+-- `app`: the one whose time of an image is asked for, or ''.
 
 local normal, low, throughput, of_owner, line, later = unpack(KEYS)
-local group, most, lost_before, message_id, priority, task_id, positions = unpack(ARGV)
+local group, most, lost_before, message_id, priority, task_id, positions, app = unpack(ARGV)
 
 local function delivered(stream)
     local groups = redis.pcall('XINFO', 'GROUPS', stream)
@@ -22,7 +23,7 @@ end
 
 local normal_pending, normal_last = delivered(normal)
 local low_pending, low_last = delivered(low)
-local paces = redis.call('HMGET', throughput, 'task_s', 'image_s')
+local paces = redis.call('HMGET', throughput, 'task_s', 'image_s', 'image_s:' .. app)
 local ahead, normal_waiting, low_waiting = false, 0, 0
 if message_id ~= '' then
     ahead = priority == 'low' and count(low, low_last, message_id) or count(normal, normal_last, message_id)
@@ -35,4 +36,5 @@ return {
     redis.call('XLEN', normal) + redis.call('XLEN', low), normal_pending + low_pending,
     normal_waiting, low_waiting, ahead,
     redis.call('ZRANK', later, task_id), redis.call('ZCARD', of_owner), redis.call('EXISTS', line), paces[1], paces[2],
+    paces[3],
 }
