@@ -1,4 +1,4 @@
-"""The playground at `/`: a static page on the public API, with a strict Content-Security-Policy."""
+"""The playground at `/`: a static page on the public API, with a strict Content-Security-Policy; and its client."""
 
 import base64
 import hashlib
@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
+import serve_app
 from serve_app.photos.sample import sample_photo
 
 PAGE = Path(__file__).parent / "static"
+CLIENT = Path(serve_app.__file__).parent / "client"
+CLIENT_FILES = {  # by their paths; the page and programs of others import them
+    "/client.js": "text/javascript",
+    "/client.d.ts": "application/typescript",
+}
 STYLESHEET = '<link rel="stylesheet" href="/page/style.css">'
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -46,22 +52,28 @@ class PageFiles(StaticFiles):
 
 def add_playground(api: FastAPI, *, results_elsewhere: bool) -> None:
     """`results_elsewhere`: results are in an object store, so the page must be allowed to show its pictures."""
-    html = whole_page()
     headers = HEADERS | {"Content-Security-Policy": policy(results_elsewhere=results_elsewhere)}
-    page_headers = headers | {"ETag": f'"{hashlib.sha256(html.encode()).hexdigest()}"'}
-
-    @api.head("/", include_in_schema=False)
-    @api.get("/", include_in_schema=False)
-    async def playground(request: Request) -> Response:
-        if request.headers.get("If-None-Match") == page_headers["ETag"]:
-            return Response(status_code=304, headers=page_headers)
-        return HTMLResponse(html, headers=page_headers)
+    _add_text(api, "/", whole_page(), "text/html", headers)
+    for path, media_type in CLIENT_FILES.items():
+        _add_text(api, path, (CLIENT / path.lstrip("/")).read_text(), media_type, headers)
 
     @api.get("/page/sample.png", include_in_schema=False)
     async def sample() -> FileResponse:
         return FileResponse(sample_photo(), headers={"X-Content-Type-Options": "nosniff"})
 
     api.mount("/page", PageFiles(headers))
+
+
+def _add_text(api: FastAPI, path: str, text: str, media_type: str, headers: dict[str, str]) -> None:
+    """A route for a text that never changes while the process runs."""
+    headers = headers | {"ETag": f'"{hashlib.sha256(text.encode()).hexdigest()}"'}
+
+    @api.head(path, include_in_schema=False)
+    @api.get(path, include_in_schema=False)
+    async def answer(request: Request) -> Response:
+        if request.headers.get("If-None-Match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(text, media_type=media_type, headers=headers)
 
 
 def whole_page() -> str:

@@ -677,7 +677,7 @@ def test_every_state_can_be_read_by_everybody_and_fits_its_screen(
 
 def test_the_page_comes_with_a_strict_policy_and_weighs_little(service: Service) -> None:
     inside = ("index.html", "style.css")
-    files = ["/", *(f"/page/{path.name}" for path in PAGE.iterdir() if path.name not in inside)]
+    files = ["/", "/client.js", *(f"/page/{path.name}" for path in PAGE.iterdir() if path.name not in inside)]
     answers = [service.client.get(file, headers={"Authorization": ""}) for file in files]
     assert [answer.status_code for answer in answers] == [200] * len(files)
     assert sum(len(answer.content) for answer in answers) < 100_000

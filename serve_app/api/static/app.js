@@ -1,6 +1,6 @@
 // Wires the page: the token, the photo, the settings, and one request at a time.
 
-import { Api, ApiError } from "/page/api.js";
+import { FaceAvatarClient, FaceAvatarError, isFinished, requireSuccess } from "/client.js";
 import { MorePhotos } from "/page/more-photos.js";
 import { PhotoPicker, fittingTogether } from "/page/photo.js";
 import { Results, announce } from "/page/results.js";
@@ -11,17 +11,20 @@ import { inWords, sentence } from "/page/words.js";
 const TOKEN = "face-avatar-token";
 const TASK = "face-avatar-task";
 const PHOTO_ERRORS = ["Image URL Error", "Face Consistent Error"];
+const SAMPLE = "/page/sample.png";
 const COPIED_MS = 1500;
 const LOOPBACK = ["127.0.0.1", "[::1]", "localhost"];
+const UNUSABLE_TOKEN = "This is no token: it has characters that none has.";
 const FOREIGN_TOKEN = "This link brings a token. Whoever it belongs to can see what you make with it. Use it?";
 
 const $ = (id) => document.getElementById(id);
-const page = { api: new Api(takeToken()), task: null, busy: false };
+const page = { client: new FaceAvatarClient({}), token: "", task: null, busy: false };
 
 const photo = new PhotoPicker({
   check,
   changed: refresh,
   refused: (error) => { if (error.status === 401) askForToken(inWords(error)); },
+  sample: () => page.client.avatars.download(SAMPLE),
   sampled: () => form.suggestGender("female"), // who is on it is known
   more: (files) => {
     morePhotos.clear();
@@ -30,7 +33,7 @@ const photo = new PhotoPicker({
 });
 const morePhotos = new MorePhotos({ check, changed: refresh });
 const form = new SettingsForm(refresh);
-const results = new Results((seed) => form.useSeed(seed));
+const results = new Results({ useSeed: (seed) => form.useSeed(seed), download: (url) => page.client.avatars.download(url, { retries: 0 }) });
 
 /** From the address, where the command line put it; or from this tab. It does not stay in the address.
  *  Whoever sends a link with their own token could read what is made with it, so it is taken unasked only where the
@@ -46,11 +49,17 @@ function takeToken() {
   return given;
 }
 
-async function connect() {
-  if (!page.api.token) return askForToken("");
+async function connect(token) {
   try {
-    form.show(await page.api.offer());
-    sessionStorage.setItem(TOKEN, page.api.token);
+    page.client = new FaceAvatarClient({ token, retries: 1 }); // its user sees what is wrong, and can try again
+    page.token = token;
+  } catch {
+    return askForToken(UNUSABLE_TOKEN);
+  }
+  if (!token) return askForToken("");
+  try {
+    form.show(await page.client.apps.list());
+    sessionStorage.setItem(TOKEN, token);
     $("token-card").hidden = true;
     $("change-token").hidden = false;
     photo.recheck();
@@ -63,8 +72,8 @@ async function connect() {
 }
 
 async function check(file, signal) {
-  if (!page.api.token) throw new ApiError(401, { error: "No Token" });
-  return page.api.faces(file, form.app?.app_id, signal);
+  if (!page.token) throw new FaceAvatarError("No Token", "", { status: 401 });
+  return page.client.faces.inspect(file, { appId: form.app?.app_id, signal });
 }
 
 function askForToken(problem) {
@@ -107,7 +116,11 @@ async function generate() {
   setBusy(true);
   const photos = await fittingTogether([photo.file, ...morePhotos.files]);
   results.start(batch, { url: await copyOf(photo.file), name: photo.name, count: photos.length });
-  await watch(async () => ({ id: (await page.api.submit(photos, parameters)).task_id, batch, name: photo.name, count: photos.length }));
+  await watch(async () => ({ id: (await submit(photos, parameters)).task_id, batch, name: photo.name, count: photos.length }));
+}
+
+function submit(photos, parameters) {
+  return page.client.avatars.submit(photos, { ...parameters, previews: true });
 }
 
 /** What was being drawn when the page was left or loaded anew; its photo was forgotten then. */
@@ -126,7 +139,7 @@ async function watch(begin) {
     sessionStorage.setItem(TASK, JSON.stringify(task));
     await follow(task.id);
   } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
+    if (!(error instanceof FaceAvatarError)) throw error;
     refused(error);
   } finally {
     sessionStorage.removeItem(TASK);
@@ -138,11 +151,10 @@ async function watch(begin) {
 async function follow(id) {
   page.task = id;
   $("cancel").hidden = false;
-  for await (const envelope of page.api.follow(page.task)) {
+  for await (const envelope of page.client.avatars.events(page.task)) {
     if (envelope.output.progress) results.progress(envelope.output.progress);
-    if (envelope.status === "SUCCESS") results.success(envelope);
     if (envelope.status === "CANCELLED") results.cancelled();
-    if (envelope.status === "FAILED") throw new ApiError(200, envelope);
+    else if (isFinished(envelope)) results.success(requireSuccess(envelope));
   }
 }
 
@@ -162,7 +174,7 @@ async function cancel() {
   $("progress-text").textContent = "Cancelling…";
   announce("Cancelling.");
   try {
-    await page.api.cancel(page.task); // its events tell the end
+    await page.client.avatars.cancel(page.task); // its events tell the end
   } catch (error) {
     $("cancel").hidden = false;
     $("progress-text").textContent = inWords(error);
@@ -194,14 +206,10 @@ async function copy(button) {
   setTimeout(() => { button.textContent = "Copy"; }, COPIED_MS);
 }
 
-window.addEventListener("hashchange", () => {
-  page.api = new Api(takeToken());
-  connect();
-});
+window.addEventListener("hashchange", () => connect(takeToken()));
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  page.api = new Api($("token").value.trim());
-  connect();
+  connect($("token").value.trim());
 });
 $("change-token").addEventListener("click", () => askForToken(""));
 $("form").addEventListener("submit", (event) => {
@@ -215,4 +223,4 @@ $("cancel").addEventListener("click", cancel);
 for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
 
 refresh();
-connect();
+connect(takeToken());

@@ -12,11 +12,11 @@ const $ = (id) => document.getElementById(id);
 export class PhotoPicker {
   /**
    * `check(file, signal)` asks the service what a photo shows. `changed()` is called when there is another photo or
-   * verdict, `refused(error)` where the service did not look at it, `sampled()` where it is the sample, `more(files)`
-   * with those that were chosen beside it, or none.
+   * verdict, `refused(error)` where the service did not look at it, `more(files)` with those that were chosen beside it,
+   * or none. `sample()` brings the sample; `sampled()` is called where the photo is that.
    */
-  constructor({ check, changed, refused, sampled, more }) {
-    Object.assign(this, { check, changed, refused, sampled, more });
+  constructor({ check, changed, refused, sample, sampled, more }) {
+    Object.assign(this, { check, changed, refused, sample, sampled, more });
     this.file = null;
     this.accepted = false;
     this.url = "";
@@ -126,13 +126,13 @@ export class PhotoPicker {
   }
 
   async #takeSample() {
-    const answer = await fetch("/page/sample.png").catch(() => null);
-    if (!answer?.ok) {
+    const picture = await this.sample().catch(() => null);
+    if (!picture) {
       this.#say("The sample could not be loaded.", "bad");
       return;
     }
     this.sampled();
-    await this.take(new File([await answer.blob()], "sample.png", { type: "image/png" }));
+    await this.take(new File([picture], "sample.png", { type: "image/png" }));
   }
 
   #wireCamera() {

@@ -8,9 +8,9 @@ const STAGES = { fetch: "Photo", face: "Face", diffusion: "Drawing", finish: "Fi
 const $ = (id) => document.getElementById(id);
 
 export class Results {
-  /** `useSeed(seed)` is called when somebody wants to go on from an avatar. */
-  constructor(useSeed) {
-    this.useSeed = useSeed;
+  /** `useSeed(seed)` is called when somebody wants to go on from an avatar; `download(url)` brings one as a file. */
+  constructor({ useSeed, download }) {
+    Object.assign(this, { useSeed, download });
     this.files = [];
     $("download-all").addEventListener("click", () => this.#downloadAll());
     $("download-receipts").addEventListener("click", () => this.#downloadReceipts());
@@ -165,11 +165,8 @@ export class Results {
   /** One archive; where the pictures lie on a host that does not give them to scripts, one download each. */
   async #downloadAll() {
     try {
-      const files = await Promise.all(this.files.map(async ({ url, name }) => {
-        const answer = await fetch(url);
-        if (!answer.ok) throw new Error(`HTTP status ${answer.status}`);
-        return [name, new Uint8Array(await answer.arrayBuffer())];
-      }));
+      const files = await Promise.all(this.files.map(async ({ url, name }) =>
+        [name, new Uint8Array(await (await this.download(url)).arrayBuffer())]));
       const archive = URL.createObjectURL(zipOf(files));
       made("a", { href: archive, download: "avatars.zip" }).click();
       setTimeout(() => URL.revokeObjectURL(archive), 60_000);

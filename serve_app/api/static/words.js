@@ -18,7 +18,7 @@ const WORDS = {
   Timeout: "It took too long and was given up. Try again, with fewer images or steps.",
 };
 
-/** One or two sentences for any ApiError. */
+/** One or two sentences for any error of the client. */
 export function inWords(error) {
   const photo = error.data.photo;
   return photo === undefined ? told(error) : `Photo ${photo + 1}: ${told(error)}`;
