@@ -16,18 +16,27 @@ import typer
 from PIL import Image
 from pydantic import BaseModel
 
+from serve_app.api.playground import CLIENT
 from serve_app.cli.replay import rounding_levels
 from serve_app.cli.root import cli
 from serve_app.photos.sample import sample_photo
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
 from serve_app.schemas.responses import AvatarOutput, Envelope
 from serve_app.settings import Settings
+from tests.support.node import needs_node, run_node
 from tests.support.service import Service
 from tests.support.tolerance import assert_shows
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-DOCUMENTS = ("README.md", "serve_app/README.md", "deployments/README.md", ".github/CONTRIBUTING.md")
+PAGES = ("curl", "python", "openai", "mcp", "typescript")  # a way of calling each
+DOCUMENTS = (
+    "README.md",
+    "serve_app/README.md",
+    "deployments/README.md",
+    ".github/CONTRIBUTING.md",
+    *(f"serve_app/api/docs/{page}.md" for page in PAGES),
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 INLINE = re.compile(
     r"(?<!`)`((?:\S+=\S+ )*(?:\.venv/bin/|python -m |face-avatar |ray |kubectl |serve (?:run|deploy))[^`\n]*)`"
@@ -38,9 +47,9 @@ KNOB = re.compile(r"`([a-z_]+(?:\.[a-z_]+)*)`")
 # Run below, against a service of this module.
 RUN = (
     "TOKEN=",
+    "URL=",
     "TASK_ID=",
     "curl ",
-    "while curl ",
     ".venv/bin/face-avatar generate",
     ".venv/bin/face-avatar replay",
 )
@@ -89,6 +98,10 @@ NEEDS = {
     "serve deploy": "a cluster; tests/e2e/test_end_to_end.py deploys the same application",
     "serve run": "a whole service more; tests/cli/test_cli.py does it",
 }
+
+
+def page(name: str) -> Path:
+    return ROOT / f"serve_app/api/docs/{name}.md"
 
 
 def documents() -> list[Path]:
@@ -177,7 +190,7 @@ def knob(name: str) -> bool:
 
 
 def test_the_answer_in_the_readme_is_one_of_this_version() -> None:
-    text, _agents = blocks(ROOT / "README.md", "json")
+    (text,) = blocks(ROOT / "README.md", "json")
     answer = Envelope.model_validate_json(text)
     assert json.loads(text).keys() == Envelope.model_fields.keys()
     assert answer.input.keys() == EffectiveRequest.model_fields.keys()
@@ -185,7 +198,7 @@ def test_the_answer_in_the_readme_is_one_of_this_version() -> None:
 
 
 def test_agents_are_told_a_command_with_options_that_it_has() -> None:
-    _answer, text = blocks(ROOT / "README.md", "json")
+    (text,) = blocks(page("mcp"), "json")
     (server,) = json.loads(text)["mcpServers"].values()
     assert server["command"].endswith("face-avatar")
     check_options(server["args"])
@@ -193,7 +206,9 @@ def test_agents_are_told_a_command_with_options_that_it_has() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Image.open(sample_photo()).convert("RGB").save(tmp_path / "me.jpg", quality=95)
+    photo = Image.open(sample_photo()).convert("RGB")
+    photo.save(tmp_path / "me.jpg", quality=95)
+    photo.rotate(4).save(tmp_path / "me-too.jpg", quality=95)
     return tmp_path
 
 
@@ -202,6 +217,7 @@ def as_here(text: str, service: Service) -> str:
     for named, here in {
         "http://127.0.0.1:8000": service.url,
         "https://example.org/me.jpg": f"{service.photos}/astronaut.png",
+        "https://example.org/me-too.jpg": f"{service.photos}/astronaut.png?again",
         "~/.face-avatar/token": shlex.quote(str(service.data_dir / "token")),
         ".venv/bin/": f"{BIN}/",
     }.items():
@@ -219,7 +235,7 @@ def test_the_commands_of_the_readme_do_what_it_says(service: Service, folder: Pa
         ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count('"status":"SUCCESS"') >= 3
+    assert done.stdout.count('"status":"SUCCESS"') == 2
     assert re.search("The same (pixels|picture) as then", done.stdout)
     assert "other weights" not in done.stdout
     assert {path.name for path in (folder / "avatars").iterdir()} == {
@@ -230,16 +246,59 @@ def test_the_commands_of_the_readme_do_what_it_says(service: Service, folder: Pa
     assert rounding_levels(first, again.read_bytes()) is not None
 
 
-def test_the_python_programs_of_the_readme_do_what_they_say(
-    service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_commands_of_the_page_about_curl_do_what_it_says(service: Service, folder: Path) -> None:
+    script = as_here("set -euo pipefail\n" + "\n".join(blocks(page("curl"), "sh")), service)
+    done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Image.open(folder / "avatar.png").size == (512, 512)
+    statuses = re.findall(r'"status":"(\w+)"', done.stdout)
+    assert statuses[:2] == ["SUCCESS"] * 2  # as JSON, and of several photos
+    assert set(statuses[2:-4]) <= {"PENDING", "STARTED"}  # events
+    assert statuses[-4:] == ["SUCCESS", "SUCCESS", "SUCCESS", "SUCCESS"]
+    assert done.stdout.endswith("[('face-avatar', [])]\n")
+
+
+@pytest.mark.parametrize("name", ["python", "openai", "mcp"])
+def test_the_programs_of_a_page_do_what_it_says(
+    service: Service, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(folder)
-    names: dict[str, Any] = {"token": (service.data_dir / "token").read_text().strip()}
-    for program in blocks(ROOT / "README.md", "python"):  # what follows builds on what came before
+    names: dict[str, Any] = {}
+    for program in blocks(page(name), "python"):  # what follows builds on what came before
         exec(as_here(program, service), names)
-    assert [image[:4] for image in names["pictures"]] == [b"\x89PNG"] * 2
-    assert names["state"].status == "SUCCESS"
-    assert len(names["made"].data) == 2
+    printed = capsys.readouterr().out
+    match name:
+        case "python":
+            assert [image[:4] for image in names["pictures"]] == [b"\x89PNG"] * 2
+            assert names["both"].envelope["input"]["file_urls"] is not None
+            assert (names["state"].status, names["finished"].status) == ("SUCCESS", "SUCCESS")
+            assert "422 Invalid Request [{'field': 'style'" in printed
+        case "openai":
+            assert [image[:4] for image in names["pictures"]] == [b"\x89PNG"] * 2
+            assert names["event"].type == "image_edit.completed"
+            assert "422 invalid_request size\n['face-avatar']\n" in printed
+            assert [len(answer.data) for answer in (names["both"], names["once"])] == [1, 1]
+        case "mcp":
+            assert printed.count("a thumbnail, image/webp") == 2
+            assert len(names["both"].content) == len(names["again"].content) == 3
+            assert "True Error executing tool make_avatars: Invalid Request" in printed
+
+
+@needs_node
+def test_the_programs_of_the_page_about_typescript_do_what_it_says(
+    service: Service, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Node 20 runs them as they are, because they need no annotation; their types are those of test_typescript."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".face-avatar").mkdir()
+    (home / ".face-avatar" / "token").write_bytes((service.data_dir / "token").read_bytes())
+    script = as_here("set -euo pipefail\n" + "\n".join(blocks(page("typescript"), "sh")), service)
+    subprocess.run(["bash", "-c", script], cwd=folder, check=True, timeout=60)
+    assert (folder / "client.d.ts").read_text() == (CLIENT / "client.d.ts").read_text()
+    program = as_here("\n".join(blocks(page("typescript"), "ts")), service)
+    printed = run_node(folder, f"{program}\nconsole.log(JSON.stringify(finished.status));", HOME=str(home))
+    assert printed == "SUCCESS"
+    assert Image.open(folder / "avatar.png").size == (512, 512)
 
 
 def test_what_is_less_like_than_was_asked_is_drawn_again(service: Service) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from serve_app.api.playground import CLIENT
+from serve_app.api.playground import CLIENT, PAGE
 from serve_app.catalog.catalog import App, Catalog
 from serve_app.generation.settings import GenerationSettings
 from serve_app.provenance.verify import VerifyOutput
@@ -39,11 +39,12 @@ ANSWERED: dict[str, type[BaseModel]] = {
 }
 NAMES = {"ShownFace": "Face"}  # of a model whose interface has another one
 WORDS = {int: "number", float: "number", str: "string", bool: "boolean", type(None): "null"}
-COMPILER = "typescript@7.0.2"
+PACKAGES = ("typescript@7.0.2", "@types/node@20")
+PROGRAMS = re.compile(r"^```ts\n(.*?)^```$", re.M | re.S)
 NO_NPM = ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "EAI_AGAIN")
 OPTIONS = {
     "strict": True, "noEmit": True, "allowJs": True, "checkJs": True, "target": "es2022", "module": "nodenext",
-    "lib": ["es2022", "dom", "dom.iterable", "dom.asynciterable"], "types": [],
+    "lib": ["es2022", "dom", "dom.iterable", "dom.asynciterable"], "types": ["node"],
 }  # fmt: skip
 SAME = """
 import * as implementation from "./implementation.js";
@@ -111,7 +112,7 @@ def test_every_error_of_the_contract_has_its_name() -> None:
 @pytest.mark.skipif(shutil.which("npm") is None, reason="no npm is installed (Debian: apt-get install npm)")
 def test_the_module_and_programs_with_it_have_the_types_that_are_declared(tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text('{"type": "module"}')
-    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", COMPILER]
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES]
     installed = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, check=False)
     if installed.returncode and any(problem in installed.stderr for problem in NO_NPM):
         pytest.skip("npm's registry cannot be reached")
@@ -119,6 +120,8 @@ def test_the_module_and_programs_with_it_have_the_types_that_are_declared(tmp_pa
     (tmp_path / "implementation.js").write_bytes((CLIENT / "client.js").read_bytes())
     (tmp_path / "client.d.ts").write_text(DECLARED)
     (tmp_path / "same.ts").write_text(SAME)
+    programs = PROGRAMS.findall((PAGE.parent / "docs" / "typescript.md").read_text())
+    (tmp_path / "documented.ts").write_text("".join(programs))
     (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": OPTIONS, "include": ["*.js", "*.ts"]}))
     assert compiled(tmp_path) == ""
     wrong = 'import { FaceAvatarClient } from "./client.js";\nnew FaceAvatarClient({}).avatars.create("", { bach: 2 });'
