@@ -287,7 +287,8 @@ class Connection {
   }
 
   /**
-   * The answer to a call, sent again after errors that may pass, all within `timeoutMs`.
+   * The answer to a call, sent again after errors that may pass, all within `timeoutMs`. An error that asks for more
+   * patience than that is one at once.
    * @param {Call} call
    * @param {types.CallOptions} [options]
    * @returns {Promise<Answer>}
@@ -298,7 +299,8 @@ class Connection {
       const outcome = await this.#attempt(call, ends - performance.now(), signal);
       if (!(outcome instanceof FaceAvatarError)) return outcome;
       const pauseMs = pauseBefore(outcome, repeats);
-      if (pauseMs === null || repeats >= retries || performance.now() + pauseMs >= ends) throw outcome;
+      if (pauseMs === null || repeats >= retries) throw outcome;
+      if (performance.now() + Math.max(pauseMs, 1000 * (outcome.retryAfter ?? 0)) >= ends) throw outcome;
       await pause(pauseMs, signal);
     }
   }

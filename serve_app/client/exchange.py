@@ -143,13 +143,15 @@ class Body:
 def send_with_retries(call: Call, timeout_s: float, retries: int) -> Flow[Answer]:
     """The answer to a call, retried at most `retries` times after transient errors, all within `timeout_s`.
 
-    Raises: ConnectionFailedError, UnexpectedAnswerError.
+    An error that asks for more patience than that is one at once. Raises: ConnectionFailedError, UnexpectedAnswerError.
     """
     deadline = time.monotonic() + timeout_s
     for repeats in itertools.count():
         outcome: Outcome = yield Send(call, deadline)
         pause_s = repeat_pause_s(outcome, repeats)
-        if pause_s is None or repeats >= retries or time.monotonic() + pause_s >= deadline:
+        if pause_s is None or repeats >= retries:
+            break
+        if time.monotonic() + max(pause_s, _asked_s(outcome) or 0) >= deadline:
             break
         yield Sleep(pause_s)
     if isinstance(outcome, httpx.RequestError):
@@ -159,15 +161,17 @@ def send_with_retries(call: Call, timeout_s: float, retries: int) -> Flow[Answer
 
 def repeat_pause_s(outcome: Outcome, repeats: int) -> float | None:
     """Seconds until the next retry, None where one would not help; `repeats` is how many there have been."""
-    if isinstance(outcome, httpx.RequestError):
-        asked_s, transient = None, isinstance(outcome, TRANSIENT)
-    else:
-        asked_s, transient = outcome.retry_after_s, _is_transient(outcome)
+    transient = isinstance(outcome, TRANSIENT) if isinstance(outcome, httpx.RequestError) else _is_transient(outcome)
     if not transient:
         return None
     # Jitter: clients that failed at the same moment must not retry at the same moment.
     backoff_s = FIRST_PAUSE_S * 2.0 ** min(repeats, 16) * random.uniform(0.5, 1)
-    return min(max(backoff_s, asked_s or 0), MAX_PAUSE_S)
+    return min(max(backoff_s, _asked_s(outcome) or 0), MAX_PAUSE_S)
+
+
+def _asked_s(outcome: Outcome) -> float | None:
+    """After how many seconds the service asks to retry; None where it does not say."""
+    return None if isinstance(outcome, httpx.RequestError) else outcome.retry_after_s
 
 
 def _is_transient(answer: Answer) -> bool:

@@ -469,10 +469,13 @@ def test_after_the_last_repeat_the_last_answer_is_told(fake: FakeService, pauses
     assert len(pauses) == 2
 
 
-def test_nobody_waits_for_a_moment_after_the_time_is_over(fake: FakeService, pauses: list[float]) -> None:
-    fake.faults.append(refused(503, "Overloaded", Retry_After="50"))
+@pytest.mark.parametrize(("asked_s", "timeout_s"), [("50", 40), ("3600", 150)])
+def test_nobody_waits_for_a_moment_after_the_time_is_over(
+    fake: FakeService, pauses: list[float], asked_s: str, timeout_s: float
+) -> None:
+    fake.faults.append(refused(503, "Overloaded", Retry_After=asked_s))
     with (
-        FaceAvatarClient(fake.url, TOKEN, timeout_s=40, sleep=pauses.append) as client,
+        FaceAvatarClient(fake.url, TOKEN, timeout_s=timeout_s, sleep=pauses.append) as client,
         pytest.raises(ServiceError, match="Overloaded"),
     ):
         client.avatars.submit(PHOTO)

@@ -66,6 +66,7 @@ def test_what_may_pass_is_sent_again_as_the_same_request(service: FakeService, r
         (refused(422, "Face Consistent Error"), {"status": 422, "retryAfter": None}),
         (refused(504, "Timeout"), {"status": 504}),
         (refused(429, "Rate Limit"), {"status": 429}),  # without a time to come back
+        (refused(429, "Rate Limit", Retry_After="3600"), {"status": 429, "retryAfter": 3600}),  # longer than it waits
         (refused(401, "Unauthorized", X_Request_Id="an-id"), {"status": 401, "requestId": "an-id"}),
         (by_proxy(500), {"name": "HTTP 500"}),
         (lambda _: Answer(200, b"<html>a portal</html>"), {"name": "Unexpected Answer", "status": 200}),

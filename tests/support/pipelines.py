@@ -11,6 +11,7 @@ from serve_app.backends.object_store import Results, result_key
 from serve_app.pipeline.job import AvatarJob, ImageDone
 from serve_app.pipeline.pipeline import JobResult
 from serve_app.tasks.models import StoredAvatar
+from tests.support.photos import png
 
 PIXELS = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
 
@@ -34,7 +35,7 @@ class Pipeline:
         if isinstance(outcome, Exception):
             raise outcome
         key = result_key(job.task_id, 0, "png")
-        await self.results.put(key, b"picture")
+        await self.results.put(key, png(PIXELS))
         avatar = StoredAvatar(key, key, 7, None, 0, 0, 0, 0)
         await image_done(0, avatar)
         if outcome is None:

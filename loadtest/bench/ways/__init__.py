@@ -1,0 +1,1 @@
+"""Processor time of a request by each way into the service."""
