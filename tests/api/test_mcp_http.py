@@ -21,6 +21,7 @@ from tests.support.tasks import queued
 At = Callable[..., None]
 Make = Callable[..., Ingress]
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+OUTSIDE = httpx.MockTransport(lambda _: httpx.Response(418))
 ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
@@ -146,7 +147,7 @@ def test_an_application_in_the_process_answers_part_by_part_and_hears_who_leaves
                 raise
 
         async with (
-            httpx.AsyncClient(transport=AppTransport(app, "https://avatars.test/below")) as client,
+            httpx.AsyncClient(transport=AppTransport(app, "https://avatars.test/below", OUTSIDE)) as client,
             client.stream("POST", "https://avatars.test/below/a%20b?c=d", content=b"body") as answer,
         ):
             parts = answer.aiter_bytes()
@@ -155,6 +156,7 @@ def test_an_application_in_the_process_answers_part_by_part_and_hears_who_leaves
             assert (seen["path"], seen["raw_path"], seen["query_string"]) == ("/a b", b"/a%20b", b"c=d")
             assert (seen["method"], seen["body"]) == ("POST", b"body")
             assert dict(seen["headers"])[b"host"] == b"avatars.test"
+            assert (await client.get("https://store.test/a.png")).status_code == 418
         assert seen["left"]
 
     asyncio.run(scenario())
@@ -165,7 +167,7 @@ def test_an_application_that_does_not_answer_is_an_error_of_the_connection() -> 
         async def app(_scope: Any, _receive: Any, _send: Any) -> None:
             raise RuntimeError("a bug")
 
-        async with httpx.AsyncClient(transport=AppTransport(app, "http://here")) as client:
+        async with httpx.AsyncClient(transport=AppTransport(app, "http://here", OUTSIDE)) as client:
             with pytest.raises(httpx.ReadError):
                 await client.get("http://here/")
 

@@ -1,7 +1,7 @@
 """The tools of agents over streamable HTTP, without sessions: any replica answers any request."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 
 import httpx
 from mcp.server.mcpserver import Context
@@ -34,10 +34,13 @@ class McpEndpoint:
             transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),  # `check_source` does
         )
         self._sessions = server.session_manager
+        self._outside = httpx.AsyncHTTPTransport()  # to an object store that has the thumbnails
 
-    def running(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
         """What must be entered once, while the application runs."""
-        return self._sessions.run()
+        async with self._sessions.run(), self._outside:
+            yield
 
     def answer(self, request: Request) -> Response:
         """The answer to a request whose token is known. Raises: ForbiddenError."""
@@ -50,7 +53,7 @@ class McpEndpoint:
         assert isinstance(request, Request)  # of the transport over HTTP
         address = base_url(request, self._settings)
         secret = request.headers["authorization"].partition(" ")[2].strip()
-        transport = AppTransport(self._app, address)
+        transport = AppTransport(self._app, address, self._outside)
         async with AsyncFaceAvatarClient(address, secret, transport=transport) as client:
             yield client
 

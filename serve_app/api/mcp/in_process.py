@@ -11,12 +11,15 @@ END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class AppTransport(httpx.AsyncBaseTransport):
-    """Sends requests to an address, and below its path, to an ASGI application, and all others out."""
+    """Sends requests to an address, and below its path, to an ASGI application, and all others to `outside`.
 
-    def __init__(self, app: ASGIApp, address: str) -> None:
+    That is shared, because its TLS context takes longer to make than a request does to answer: closing leaves it open.
+    """
+
+    def __init__(self, app: ASGIApp, address: str, outside: httpx.AsyncBaseTransport) -> None:
         self._app = app
         self._address = httpx.URL(address)
-        self._outside = httpx.AsyncHTTPTransport()
+        self._outside = outside
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raises: httpx.ReadError where the application ends without an answer."""
@@ -32,10 +35,6 @@ class AppTransport(httpx.AsyncBaseTransport):
             await exchange.aclose()
             raise httpx.ReadError("the application gave no answer", request=request)
         return httpx.Response(head["status"], headers=head["headers"], stream=exchange)
-
-    async def aclose(self) -> None:
-        """Close the connections to others."""
-        await self._outside.aclose()
 
     def _scope(self, request: httpx.Request) -> dict[str, Any]:
         below = self._address.path.rstrip("/")
