@@ -19,6 +19,9 @@ Alpha = npt.NDArray[np.uint8]
 
 Vector = npt.NDArray[np.float32]
 
+Landmarks = npt.NDArray[np.float32]
+"""(5, 2) pixels of the photo: eyes, nose, mouth corners, each pair from the photo's left."""
+
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels of the photo."""
 
@@ -30,6 +33,9 @@ SamplerName = Literal["euler-trailing", "lcm"]
 
 PHOTO_WARNINGS = ("clipped", "first_frame")
 """`clipped`: the file lost its end, and what was there of it is used. `first_frame`: it has others, too."""
+
+FACE_WARNINGS = ("too_dark", "backlit", "colour_cast", "monochrome", "tilted", "blurred")
+"""What a photo does to the face on it; `deployments.face.quality.face_warnings` tells them."""
 
 
 def _restore(value: Any, state: Sequence[Any]) -> None:
@@ -60,7 +66,7 @@ class FaceEmbedding:
     settings, None for that of apps which name no other: vectors of two models cannot be compared. `heads` are JPEGs of
     the upright head, one for each photo, where a model draws from them: they stay in memory, and are never written or
     logged. Of several photos of one person the rest is that of the first, and `doubtful` are those, from 0, that seem
-    to show somebody else.
+    to show somebody else. `warnings` are the codes of FACE_WARNINGS for each photo.
     """
 
     vector: Vector
@@ -71,6 +77,7 @@ class FaceEmbedding:
     face_model: str | None = None
     heads: tuple[bytes, ...] = field(default=(), repr=False)
     doubtful: tuple[int, ...] = ()
+    warnings: tuple[tuple[str, ...], ...] = ()
 
     __setstate__ = _restore
 
@@ -88,11 +95,15 @@ class FoundFace:
 
 @dataclass(frozen=True, slots=True)
 class FoundFaces:
-    """All faces of a photo, the largest first. That one is embedded, unless `refusal` says why it cannot be."""
+    """All faces of a photo, the largest first. That one is embedded, unless `refusal` says why it cannot be.
+
+    `warnings` are codes of FACE_WARNINGS, of the face that is embedded.
+    """
 
     faces: tuple[FoundFace, ...]
     min_face_px: int
     refusal: Literal["no_face", "face_too_small"] | None = None
+    warnings: tuple[str, ...] = ()
 
     __setstate__ = _restore
 

@@ -15,6 +15,7 @@ from deployments.errors import NoFaceError
 from deployments.face.fair_turns import FairTurns
 from deployments.face.head import head_jpeg
 from deployments.face.person import one_person
+from deployments.face.quality import face_warnings
 from deployments.face.similarity import face_similarity
 from deployments.types import Box, FaceEmbedding, FoundFaces, GeneratedImage, Photo
 
@@ -66,6 +67,7 @@ class FaceEmbedder:
                 *(self._embed_batch((one, face_model)) for one in photos)
             )
         face = one_person(found, self._configs[face_model])
+        face = replace(face, warnings=await asyncio.to_thread(_warnings, photos, found))
         if self._head_px is None:
             return face
         return replace(face, heads=await asyncio.to_thread(_heads, photos, found, self._head_px))
@@ -108,6 +110,14 @@ class FaceEmbedder:
 
 def _named(face: FaceEmbedding | NoFaceError, face_model: FaceModelName) -> FaceEmbedding | NoFaceError:
     return replace(face, face_model=face_model) if isinstance(face, FaceEmbedding) else face
+
+
+def _warnings(photos: Sequence[Photo], faces: Sequence[FaceEmbedding | NoFaceError]) -> tuple[tuple[str, ...], ...]:
+    """Of each photo, all of which have a face."""
+    both = zip(photos, faces, strict=True)
+    return tuple(
+        face_warnings(photo.pixels, face.box, face.landmarks) for photo, face in both if isinstance(face, FaceEmbedding)
+    )
 
 
 def _heads(photos: Sequence[Photo], faces: Sequence[FaceEmbedding | NoFaceError], side: int) -> tuple[bytes, ...]:

@@ -4,10 +4,9 @@ import io
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.types import Box, FaceEmbedding, Pixels
+from deployments.types import Box, FaceEmbedding, Landmarks, Pixels
 
 ENLARGEMENT = 1.7  # side of the picture over the longer side of the face's box: hair, ears and chin
 UPWARD_SHIFT = 0.06  # of the box's side, towards the hair
@@ -21,12 +20,12 @@ def head_jpeg(pixels: Pixels, face: FaceEmbedding, side: int) -> bytes:
     return file.getvalue()
 
 
-def head_picture(pixels: Pixels, box: Box, landmarks: NDArray[np.float32] | None, side: int) -> Pixels:
+def head_picture(pixels: Pixels, box: Box, landmarks: Landmarks | None, side: int) -> Pixels:
     """(side, side, 3), turned so that the eyes are level; beyond the photo its edge pixels repeat."""
     x0, y0, x1, y1 = box
     longer = max(x1 - x0, y1 - y0, 1.0)
-    tilt = _tilt(landmarks)
-    cos, sin = math.cos(tilt), math.sin(tilt)
+    angle = tilt(landmarks)
+    cos, sin = math.cos(angle), math.sin(angle)
     centre_x = (x0 + x1) / 2 + UPWARD_SHIFT * longer * sin
     centre_y = (y0 + y1) / 2 - UPWARD_SHIFT * longer * cos
     source = longer * ENLARGEMENT  # pixels of the photo along a side
@@ -47,7 +46,7 @@ def head_picture(pixels: Pixels, box: Box, landmarks: NDArray[np.float32] | None
     return np.asarray(turned, dtype=np.uint8)
 
 
-def _tilt(landmarks: NDArray[np.float32] | None) -> float:
+def tilt(landmarks: Landmarks | None) -> float:
     """Radians by which the line from the photo's left eye to its right one falls; 0 without landmarks."""
     if landmarks is None:
         return 0.0

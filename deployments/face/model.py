@@ -19,9 +19,10 @@ from deployments.errors import NoFaceError
 from deployments.face.alignment import crop_face, encoder_input
 from deployments.face.cascade import find_faces, find_largest
 from deployments.face.detection import Detection, largest_face
+from deployments.face.exposure import in_good_light
 from deployments.face.quality import inspected
 from deployments.face.similarity import normalised
-from deployments.types import FaceEmbedding, FoundFaces, Photo, Vector
+from deployments.types import Box, FaceEmbedding, FoundFaces, Photo, Pixels, Vector
 
 
 class FaceModel(Protocol):
@@ -67,9 +68,7 @@ class CascadeFaceModel:
         """As `FaceModel.embed`, without landmarks; on square avatars `avatar_face`, where set, replaces detection."""
         found = [self._face(photo) for photo in photos]
         crops = [
-            crop_face(photo.pixels, face.box)
-            for photo, face in zip(photos, found, strict=True)
-            if isinstance(face, Detection)
+            _crop(photo, face.box) for photo, face in zip(photos, found, strict=True) if isinstance(face, Detection)
         ]
         with lost_provider_errors([self._encoder], self._providers):
             vectors = iter(self._encode(crops))
@@ -98,6 +97,12 @@ class CascadeFaceModel:
     def _encode_one(self, crop: np.ndarray) -> Vector:
         (embedding,) = self._encoder.run(["embedding"], {"input": encoder_input(crop[None])})
         return normalised(np.asarray(embedding[0], dtype=np.float32))
+
+
+def _crop(photo: Photo, box: Box) -> Pixels:
+    """The encoder's input, in good light: it reads the colours of skin and hair. An avatar has the light it should."""
+    crop = crop_face(photo.pixels, box)
+    return crop if photo.is_generated else in_good_light(crop, photo.pixels, box)
 
 
 def open_encoder(config: CascadeFaceModelConfig) -> onnxruntime.InferenceSession:

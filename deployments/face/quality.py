@@ -1,15 +1,23 @@
-"""Inspection of a photo before anything is generated: every face, its sharpness, and whether it can be used."""
+"""What a photo is like: every face, its sharpness, whether it can be used, and what its owner should know."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from deployments.face.detection import Detection, largest_face
-from deployments.types import Box, FoundFace, FoundFaces, Pixels
+from deployments.face.exposure import COLOURED_LIGHT, POOR_LIGHT, light_lacking
+from deployments.face.head import tilt
+from deployments.face.light import FaceLight, face_light
+from deployments.types import FACE_WARNINGS, Box, FoundFace, FoundFaces, Landmarks, Pixels
 
 SHARPNESS_SIDE = 112  # pixels; the input size of face encoders
 INSIDE = 2  # pixels of a box that must be in the photo
+BLURRED = 5.0  # sharpness below which a face is blurred
+DISPLAY_GAMMA = 2.2  # grey levels grow with the light to the power of its inverse
+BACKLIT = 4.0  # how many times brighter than the lit side of a face in shade its surround is
+TILTED = math.radians(20)  # of the line between the eyes; people hold their heads at up to about 15 degrees
 
 
 def inspected(pixels: Pixels, faces: Sequence[Detection], min_face_px: int) -> FoundFaces:
@@ -18,9 +26,31 @@ def inspected(pixels: Pixels, faces: Sequence[Detection], min_face_px: int) -> F
         FoundFace(face.box, face.score, sharpness(pixels, face.box))
         for face in sorted(faces, key=lambda face: -face.area)
     )
-    if isinstance(largest_face(faces, min_face_px), Detection):
-        return FoundFaces(found, min_face_px)
+    if isinstance(used := largest_face(faces, min_face_px), Detection):
+        return FoundFaces(found, min_face_px, warnings=face_warnings(pixels, used.box, used.landmarks))
     return FoundFaces(found, min_face_px, "face_too_small" if found else "no_face")
+
+
+def face_warnings(pixels: Pixels, box: Box, landmarks: Landmarks | None) -> tuple[str, ...]:
+    """What its owner should know of the face at `box` of an (h, w, 3) photo: codes of FACE_WARNINGS, in their order."""
+    light = face_light(pixels, box)
+    lacking = light_lacking(light)
+    in_shade = lacking >= POOR_LIGHT
+    # A dark photo has few grey levels, sharp or not.
+    detail = sharpness(pixels, box) * lacking ** (1 / DISPLAY_GAMMA)
+    told = {
+        "too_dark": in_shade and not _is_backlit(light),
+        "backlit": in_shade and _is_backlit(light),
+        "colour_cast": not light.is_grey and math.hypot(*light.cast) >= COLOURED_LIGHT,
+        "monochrome": light.is_grey,
+        "tilted": abs(tilt(landmarks)) >= TILTED,
+        "blurred": detail < BLURRED,
+    }
+    return tuple(code for code in FACE_WARNINGS if told[code])
+
+
+def _is_backlit(light: FaceLight) -> bool:
+    return light.surround >= BACKLIT * light.skin
 
 
 def sharpness(pixels: Pixels, box: Box) -> float:

@@ -95,7 +95,7 @@ SUCCESS = Envelope(
             [Attempt(seed=8, face_similarity=0.5127), Attempt(seed=11, face_similarity=0.6812)],
         ],
         receipts=[RECEIPT, RECEIPT.model_copy(update={"seed": 11, "drawn_sha256": "d1" * 32})],
-        warnings=recorded_warnings(["clipped"]),
+        warnings=recorded_warnings(["clipped", "backlit"]),
     ).model_dump(),
     app_id="face-avatar",
     task_id=TASK_ID,

@@ -262,7 +262,8 @@ def begins_in_time(task: Task) -> AbstractAsyncContextManager[None]:
 def success_outcome(done: JobResult, fetch_s: float, photos: Sequence[Photo]) -> Outcome:
     """The outcome of a task that succeeded; the time of a stage is that of its slowest image."""
     avatars = done.avatars
-    of_files = [recorded_code(code, photo) for photo, file in enumerate(photos) for code in file.warnings]
+    each = itertools.zip_longest((file.warnings for file in photos), done.warnings, fillvalue=())
+    of_photos = [recorded_code(code, photo) for photo, both in enumerate(each) for codes in both for code in codes]
     stages = {
         "fetch": fetch_s,
         "face": done.face_s,
@@ -274,7 +275,7 @@ def success_outcome(done: JobResult, fetch_s: float, photos: Sequence[Photo]) ->
         avatars=tuple(avatars),
         stages={name: round(seconds, 4) for name, seconds in stages.items()},
         startup_s=round(max(avatar.startup_s for avatar in avatars), 4),
-        warnings=(*of_files, *(recorded_code(DIFFERENT_PEOPLE, photo) for photo in done.doubtful)),
+        warnings=(*of_photos, *(recorded_code(DIFFERENT_PEOPLE, photo) for photo in done.doubtful)),
     )
 
 

@@ -60,12 +60,14 @@ log = logging.getLogger(__name__)
 class JobResult:
     """The images in the order of their indices, and the seconds until the face was embedded.
 
-    `doubtful` are the photos, from 0, that seem to show somebody else than the others.
+    `doubtful` are the photos, from 0, that seem to show somebody else than the others; `warnings` has the codes of
+    FACE_WARNINGS of each photo.
     """
 
     avatars: list[StoredAvatar]
     face_s: float
     doubtful: tuple[int, ...] = ()
+    warnings: tuple[tuple[str, ...], ...] = ()
 
 
 class AvatarPipeline:
@@ -103,7 +105,7 @@ class AvatarPipeline:
                 face_s = time.perf_counter() - started
                 start = JobStart(job.request.batch)
                 images = [self._image(job, index, face, start, image_done) for index in range(job.request.batch)]
-                return JobResult(_require_shown(await all_or_none(images)), face_s, face.doubtful)
+                return JobResult(_require_shown(await all_or_none(images)), face_s, face.doubtful, face.warnings)
         finally:
             self._references.collect_soon()
 

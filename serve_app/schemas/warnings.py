@@ -6,17 +6,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.types import FoundFaces
 
-BLURRED = 5.0  # sharpness of a face, see `deployments.face.quality.sharpness`
-
 DIFFERENT_PEOPLE = "different_people"
 NO_GUIDANCE = "no_guidance"
 MESSAGES = {
     "clipped": "The file lost its end, so a part of the photo is missing or blurred. Copying it again may help.",
     "first_frame": "The file has several frames. The first is used.",
+    "too_dark": "The photo is dark: skin colour may come out wrong. A photo in daylight works better.",
+    "backlit": "The light comes from behind: skin colour may come out wrong. With light on the face it works better.",
+    "colour_cast": "The light has a colour: skin and hair colour may come out wrong. A photo in daylight works better.",
+    "monochrome": "The photo has no colours: those of skin and hair are guessed. A photo in colour works better.",
+    "tilted": "The head is tilted. A photo of an upright head gives a better likeness.",
+    "blurred": "The face is blurred. A sharper photo gives a better likeness.",
     NO_GUIDANCE: "This app's model has no guidance: guidance_scale and negative_prompt have no effect.",
     DIFFERENT_PEOPLE: "This photo looks unlike the others. All of them should show the same person.",
 }
-"""By the codes that a task records: those of `deployments.types.PHOTO_WARNINGS`, DIFFERENT_PEOPLE and NO_GUIDANCE."""
+"""By the codes that a task records: those of `deployments.types.PHOTO_WARNINGS` and FACE_WARNINGS, DIFFERENT_PEOPLE and
+NO_GUIDANCE."""
 
 
 class PhotoWarning(BaseModel):
@@ -25,8 +30,8 @@ class PhotoWarning(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     code: str = Field(
-        description="Stable: clipped, first_frame, several_faces, blurred_face, different_people, no_guidance; there "
-        "may be more."
+        description="Stable: clipped, first_frame, several_faces, too_dark, backlit, colour_cast, monochrome, tilted, "
+        "blurred, different_people, no_guidance; there may be more."
     )
     photo: int = Field(0, description="Which of the photos of the request; 0 is the first.")
     message: str
@@ -55,7 +60,4 @@ def face_warnings(found: FoundFaces) -> list[PhotoWarning]:
     if len(found.faces) > 1:
         message = f"{len(found.faces)} faces were found. The largest is used."
         warnings.append(PhotoWarning(code="several_faces", message=message))
-    if found.faces[0].sharpness < BLURRED:
-        message = "The face is blurred. A sharper photo gives a better likeness."
-        warnings.append(PhotoWarning(code="blurred_face", message=message))
-    return warnings
+    return [*warnings, *recorded_warnings(found.warnings)]

@@ -103,6 +103,18 @@ def test_a_photo_that_lost_its_end_is_used_and_said_to_have(service: Service) ->
     assert poll(lambda: done(service, task_id))["output"]["warnings"] == [warning]
 
 
+def test_an_answer_warns_of_the_light_as_the_preflight_does(service: Service) -> None:
+    dark = encoded(Image.open(sample_photo()).convert("RGB").point(lambda level: level * 0.3), "PNG")
+    preflight = seen(service.client.post(FACES, files={"file": dark}))["warnings"]
+    assert [(warning["code"], warning["photo"]) for warning in preflight] == [("too_dark", 0)]
+    url = data_url(dark)
+    made = service.make(file_url=f"{service.photos}/astronaut.png", **QUICK)
+    assert made["output"]["warnings"] == []
+    assert service.make(file_url=url, **QUICK)["output"]["warnings"] == preflight
+    both = service.make(file_urls=[data_url(PHOTO[1]), url], **QUICK)["output"]["warnings"]
+    assert both == [{**preflight[0], "photo": 1}]
+
+
 @pytest.mark.parametrize(
     ("photo", "codes"),
     [
@@ -110,8 +122,9 @@ def test_a_photo_that_lost_its_end_is_used_and_said_to_have(service: Service) ->
         (photo_files()["six.jpg"], ["several_faces"]),
         (
             encoded(Image.open(sample_photo()).convert("RGB").filter(ImageFilter.GaussianBlur(3)), "PNG"),
-            ["blurred_face"],
+            ["blurred"],
         ),
+        (encoded(Image.open(sample_photo()).convert("L"), "PNG"), ["monochrome"]),
         (photo_files()["cat.png"], []),  # its refusal says what is wrong
     ],
 )
