@@ -20,6 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from skimage.color import deltaE_ciede2000
+from tqdm import tqdm
 
 from deployments.config import WEIGHTS
 from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
@@ -182,27 +183,37 @@ def read(photo: Pixels, box: Box, person: Portrait, encoder: Encoder) -> Reading
     )
 
 
-def measure(persons: dict[str, list[Portrait]], encoder: Encoder) -> Iterator[Row]:
+def measure(persons: dict[str, list[Portrait]], encoder: Encoder) -> list[Row]:
     """Each light with each tone."""
+    found: dict[tuple[Light, str], list[Reading]] = {(light, tone): [] for light in LIGHTS for tone in persons}
+    for tone, some in persons.items():
+        for seed, person in enumerate(tqdm(some, tone, mininterval=5)):
+            for light, photo, box in photos_of(person, seed):
+                found[light, tone].append(read(photo, box, person, encoder))
+    return [summary(light, tone, seen) for (light, tone), seen in found.items()]
+
+
+def photos_of(person: Portrait, seed: int) -> Iterator[tuple[Light, Pixels, Box]]:
+    """The person in each light, and where the face is."""
+    scenes = {eyes: scene_of(person, seed, eyes) for eyes in {light.eyes for light in LIGHTS}}
     for light in LIGHTS:
-        for tone, some in persons.items():
-            found = []
-            for seed, person in enumerate(some):
-                scene, box = scene_of(person, seed, light.eyes)
-                found.append(read(light.photo(scene), box, person, encoder))
-            warned = [
-                bool(seen.warnings) if light.warning is None else light.warning in seen.warnings for seen in found
-            ]
-            yield Row(
-                light.name,
-                tone,
-                len(found),
-                float(np.median([seen.before for seen in found])),
-                float(np.median([seen.after for seen in found])),
-                float(np.median([seen.lighter for seen in found])),
-                float(np.mean([seen.is_changed for seen in found])),
-                float(np.mean(warned)),
-            )
+        scene, box = scenes[light.eyes]
+        yield light, light.photo(scene), box
+
+
+def summary(light: Light, tone: str, seen: Sequence[Reading]) -> Row:
+    """The line of one light and tone."""
+    warned = [bool(one.warnings) if light.warning is None else light.warning in one.warnings for one in seen]
+    return Row(
+        light.name,
+        tone,
+        len(seen),
+        float(np.median([one.before for one in seen])),
+        float(np.median([one.after for one in seen])),
+        float(np.median([one.lighter for one in seen])),
+        float(np.mean([one.is_changed for one in seen])),
+        float(np.mean(warned)),
+    )
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -220,11 +231,8 @@ def sheet(persons: dict[str, list[Portrait]], of_each: int = 2) -> Image.Image:
     rows = []
     for some in persons.values():
         for seed, person in enumerate(some[:of_each]):
-            scenes = [scene_of(person, seed, light.eyes) for light in LIGHTS]
-            photos = [light.photo(scene) for light, (scene, _) in zip(LIGHTS, scenes, strict=True)]
-            boxes = [box for _, box in scenes]
-            crops = [crop_face(photo, box) for photo, box in zip(photos, boxes, strict=True)]
-            rows += [crops, [in_good_light(*seen) for seen in zip(crops, photos, boxes, strict=True)]]
+            seen = [(crop_face(photo, box), photo, box) for _, photo, box in photos_of(person, seed)]
+            rows += [[crop for crop, _, _ in seen], [in_good_light(*one) for one in seen]]
     return contact_sheet(rows, cell=112)
 
 
@@ -238,7 +246,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="where a picture of some crops goes")
     options = parser.parse_args()
     persons = people(options.persons)
-    rows = list(measure(persons, Encoder(options.weights, options.threads)))
+    rows = measure(persons, Encoder(options.weights, options.threads))
     Console(width=120).print(table(rows))
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
