@@ -103,6 +103,8 @@ def run_card(plan: Plan) -> None:
     measured = figures.measure(plan.weights)
     if plan.figures is not None:
         measured = figures.benchmark_figures(plan.figures) | measured
+    if plan.light is not None:
+        measured |= figures.light_figures(plan.light)
     print("\n".join(f"{name}: {value}" for name, value in measured.items()))
     progress = start(plan.tokenizer(), plan.checkpoint, plan.seed)
     trained = plan.note or (
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of generator training, in place of its steps")
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--figures", type=Path, help="for the card: what loadtest.bench.avatars wrote with --json")
+    parser.add_argument("--light", type=Path, help="for the card: what loadtest.bench.exposure wrote with --json")
     parser.add_argument("--note", help="for the card, in place of its own account of the training")
     asked = vars(parser.parse_args())
     parts = asked.pop("parts") or PARTS

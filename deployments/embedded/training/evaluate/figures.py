@@ -85,6 +85,15 @@ def benchmark_figures(path: Path) -> dict[str, str]:
     }
 
 
+def light_figures(path: Path) -> dict[str, str]:
+    """What `python -m loadtest.bench.exposure --json PATH` found: a figure a light, with all tones of skin."""
+    told: dict[str, list[str]] = {}
+    for row in json.loads(path.read_text()):
+        before_after = f"{row['tone']} {row['before']:.1f} to {row['after']:.1f}"
+        told.setdefault(row["light"], []).append(f"{before_after}, warned {row['warned']:.0%}")
+    return {f"skin's dE without and with correction: {light}": "; ".join(tones) for light, tones in told.items()}
+
+
 def sheet_references() -> list[Reference]:
     """The rows of the contact sheet: six real photos, a pale and a dark person, six held-out persons."""
     drawn = [drawn_reference(f"drawn {i}", person, i) for i, person in enumerate(held_out(6, HELD_OUT + 900))]

@@ -34,6 +34,7 @@ class Plan:
     minutes: float | None
     batch: int
     figures: Path | None
+    light: Path | None
     note: str | None
 
     @property
