@@ -210,6 +210,8 @@ class DiffusionModelConfig(Config):
     lora_scale: float = Field(1.0, ge=0, le=1)
     # By the names that rows give them (`AvatarSpec.lora`): those of the styles of the apps that draw with the model.
     loras: dict[str, LoraConfig] = {}
+    # Tiny VAEs, .safetensors files, likewise (`AvatarSpec.decoder`): those of the apps' presets of few steps.
+    decoders: dict[str, Path] = {}
     # Noise levels (sigma) between which guidance acts, the lower one excluded: in steps outside of them an image with
     # guidance takes one row of the UNet instead of two. None: it acts in all. Not of images with a sampler or a LoRA
     # for few steps, nor of FLUX.2 klein.

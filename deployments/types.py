@@ -136,6 +136,7 @@ class AvatarSpec:
     speed_lora: str | None = None  # a second of the model's `loras`, for fewer steps, worn beside `lora`
     sampler: SamplerName | None = None  # None: the model's own
     start_deadline: float | None = None  # unix seconds; until then a step of its task must have begun
+    decoder: str | None = None  # one of the model's `decoders`; None: its VAE
 
     __setstate__ = _restore
 

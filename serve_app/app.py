@@ -95,11 +95,11 @@ def generator_of_apps(settings: Settings) -> AvatarGeneratorConfig:
     usable, models = catalog.usable(settings.license_mode), {}
     for name, model in settings.generator.models.items():
         if apps := {app_id: app for app_id, app in usable.items() if app.model == name}:
-            models[name] = _compiled_for_apps(_with_loras(model, apps), [*apps.values()])
+            models[name] = _compiled_for_apps(_with_files(model, apps), [*apps.values()])
     return settings.generator.model_copy(update={"models": models})
 
 
-def _with_loras(model: DiffusionModelConfig, apps: Mapping[str, App]) -> DiffusionModelConfig:
+def _with_files(model: DiffusionModelConfig, apps: Mapping[str, App]) -> DiffusionModelConfig:
     """Those of the operator's own settings come first."""
     loras = {
         lora_name(app_id, name): LoraConfig(
@@ -108,7 +108,12 @@ def _with_loras(model: DiffusionModelConfig, apps: Mapping[str, App]) -> Diffusi
         for app_id, app in apps.items()
         for name, lora in app.loras.items()
     }
-    return model.model_copy(update={"loras": loras | model.loras})
+    decoders = {
+        app_id: Path(f"{MODELS}{app.fast.decoder}")
+        for app_id, app in apps.items()
+        if app.fast is not None and app.fast.decoder is not None
+    }
+    return model.model_copy(update={"loras": loras | model.loras, "decoders": decoders | model.decoders})
 
 
 def _compiled_for_apps(model: DiffusionModelConfig, apps: Sequence[App]) -> DiffusionModelConfig:

@@ -213,6 +213,7 @@ class FastPreset(Entry):
     negative_prompt: str = ""
     sampler: SamplerName | None = Field(None, exclude=True)  # None: the model's own
     lora: AppLora | None = Field(None, exclude=True)  # beside that of a style
+    decoder: InnerPath | None = Field(None, exclude=True)  # a tiny VAE, of one of the app's downloads; None: its own
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -251,6 +252,12 @@ class App(Entry):
         """Those of its styles by the names of the styles, and FAST_LORA."""
         loras = {name: style.lora for name, style in self.styles.items() if style.lora is not None}
         return loras if self.fast is None or self.fast.lora is None else loras | {FAST_LORA: self.fast.lora}
+
+    @property
+    def named_files(self) -> set[str]:
+        """Those of its downloads that it names by their paths."""
+        decoder = None if self.fast is None else self.fast.decoder
+        return {lora.file for lora in self.loras.values()} | ({decoder} if decoder is not None else set())
 
     @property
     def qualities(self) -> tuple[Quality, ...]:
@@ -318,7 +325,7 @@ class Catalog:
         for app_id, app in apps.items():
             if missing := set(app.downloads) - downloads.keys():
                 raise ValueError(f"app {app_id}: there is no download {', '.join(sorted(missing))}")
-            if missing := {lora.file for lora in app.loras.values()} - {file.path for file in self.files([app_id])}:
+            if missing := app.named_files - {file.path for file in self.files([app_id])}:
                 raise ValueError(f"app {app_id}: none of its downloads brings {', '.join(sorted(missing))}")
         _check_fallbacks(apps)
 

@@ -236,6 +236,7 @@ class TaskExecution:
             speed_lora=_lora(request.app_id, app, None if preset is None else FAST_LORA),
             sampler=None if preset is None else preset.sampler,
             begun=begun,
+            decoder=None if preset is None or preset.decoder is None else request.app_id,
         )
 
 

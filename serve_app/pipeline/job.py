@@ -54,6 +54,7 @@ class AvatarJob:
     speed_lora: str | None = None  # likewise; the one of its quality
     sampler: SamplerName | None = None  # None: the model's own
     begun: bool = False  # some of it may have been drawn before
+    decoder: str | None = None  # of the model's; None: its VAE
 
     @property
     def deadline(self) -> float:
@@ -88,6 +89,7 @@ class AvatarJob:
             lora=self.lora,
             speed_lora=self.speed_lora,
             sampler=self.sampler,
+            decoder=self.decoder,
             task_id=self.task_id,
             image_index=index,
             submitted_at=self.submitted_at,

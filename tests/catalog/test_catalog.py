@@ -436,6 +436,11 @@ def test_a_fast_preset_says_how_it_draws_and_brings_its_lora(tmp_path: Path) -> 
     assert mine.model_dump()["fast"].keys() == {"num_inference_steps", "guidance_scale", "negative_prompt"}
     with pytest.raises(ValueError, match="none of its downloads brings"):
         Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(fast=FAST)})])
+    tiny = {"num_inference_steps": 4, "decoder": "d/tiny.safetensors"}
+    with pytest.raises(ValueError, match=r"none of its downloads brings d/tiny\.safetensors"):
+        Catalog.read(
+            [written(tmp_path / "c.yaml", apps={"mine": app(fast=tiny, downloads=["d"])}, downloads=downloads)]
+        )
     with pytest.raises(ValueError, match="fast"):
         Catalog.read([written(tmp_path / "c.yaml", apps={"mine": app(fast=FAST | {"sampler": "heun"})})])
 

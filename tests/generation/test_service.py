@@ -528,7 +528,7 @@ def test_a_fast_request_is_drawn_as_the_preset_of_its_app_says(at: Callable[...,
     catalogue = yaml.safe_load((CATALOGUES / "embedded.yaml").read_text())
     lora = {"file": "d/fast.safetensors"}
     catalogue["apps"]["face-avatar"] |= {
-        "fast": {"num_inference_steps": 3, "sampler": "euler-trailing", "lora": lora},
+        "fast": {"num_inference_steps": 3, "sampler": "euler-trailing", "lora": lora, "decoder": lora["file"]},
         "downloads": ["d"],
     }
     known = {"url": "https://models.example/{revision}", "revision": "1", "licence_url": "https://models.example"}
@@ -556,9 +556,10 @@ def test_a_fast_request_is_drawn_as_the_preset_of_its_app_says(at: Callable[...,
         assert (asked.quality, asked.num_inference_steps, asked.guidance_scale) == ("fast", 3, 1.0)
         spec = ingress.pipeline.jobs[-1].avatar_spec(0)
         assert (spec.sampler, spec.speed_lora) == ("euler-trailing", "face-avatar/quality=fast")
+        assert spec.decoder == "face-avatar"
         assert (await ingress.send(Caller("bob"), guidance_scale=2).answer).task.request.quality == "standard"
         spec = ingress.pipeline.jobs[-1].avatar_spec(0)
-        assert (spec.sampler, spec.speed_lora) == (None, None)
+        assert (spec.sampler, spec.speed_lora, spec.decoder) == (None, None, None)
         (app,) = ingress.service.apps()
         assert (app["qualities"], app["fast"]["num_inference_steps"]) == (["standard", "fast"], 3)
 

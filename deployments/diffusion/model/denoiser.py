@@ -1,13 +1,14 @@
 """The denoiser: Stable Diffusion 1.5 and SDXL with an IP-Adapter, built from diffusers' pipelines."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deployments.config import CompileScope, DiffusionModelConfig
+from deployments.config import CompileScope, DiffusionModelConfig, model_path
 from deployments.diffusion.model.batch_sharding import use_threads
 from deployments.diffusion.model.blank_samples import blank_samples
 from deployments.diffusion.model.compiled_network import left_out_without_memory
@@ -27,10 +28,12 @@ from deployments.diffusion.model.lora_file import read_loras, styles_of
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.pictures import decoded
+from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.row_lora import NOTHING, LoraSlots, Worn
 from deployments.diffusion.model.row_samplers import RowSamplers
 from deployments.diffusion.model.sampler import Positions
 from deployments.diffusion.model.timeline import Mark, TimedStep, timeline_of
+from deployments.diffusion.model.tiny_decoder import read_tiny_decoder
 from deployments.diffusion.model.transfer import to_device
 from deployments.diffusion.model.unet import LatentSize, RowUNet
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels, SamplerName
@@ -53,6 +56,7 @@ class Sample:
     ready: Mark  # when the latents are computed
     worn: Worn = NOTHING
     sampler: SamplerName | None = None
+    decoder: str | None = None
     noise: Sequence[Tensor] = ()  # (1, c, h, w) each: what the steps but the last add, where the sampler does
     steps_done: int = 0
 
@@ -92,6 +96,7 @@ class FaceDiffusionModel:
         compile_scope: CompileScope = "unet",
         loras: LoraSlots | None = None,
         guidance_interval: tuple[float, float] | None = None,
+        decoders: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
         self._pipeline = pipeline
@@ -99,6 +104,7 @@ class FaceDiffusionModel:
         self._prompts = pipeline.prompt_encoder()
         self._samplers = RowSamplers(pipeline.scheduler.config)
         self._guidance_interval = guidance_interval
+        self._decoders = decoders
         self._timeline = timeline_of(self.device)
         self._colours = colours_of(pipeline.family, pipeline.vae.config.latent_channels)
         self._threads = threads
@@ -123,9 +129,14 @@ class FaceDiffusionModel:
         faces = load_face_encoder(pipeline, config)
         with timed("lora"):
             loras = LoraSlots(pipeline.unet, read_loras(config.loras, pipeline.unet), styles_of(config.loras))
+        channels, dtype = pipeline.vae.config.latent_channels, dtype_of(config)
+        decoders = {
+            name: read_tiny_decoder(model_path(file), channels, dtype, pipeline.device)
+            for name, file in config.decoders.items()
+        }
         return cls(
             pipeline, faces, config.threads, batch_invariant, on_compile_failure, config.compile_scope, loras,
-            config.guidance_interval,
+            config.guidance_interval, decoders,
         )  # fmt: skip
 
     @property
@@ -157,8 +168,11 @@ class FaceDiffusionModel:
     def start(self, spec: AvatarSpec, face: FaceEmbedding) -> Sample:
         """A sample before its first step.
 
-        Raises: OutOfMemoryError; ValueError where `face` lacks what it needs, or the model the LoRA or the sampler.
+        Raises: OutOfMemoryError; ValueError where `face` lacks what it needs, or the model the LoRA, the sampler or the
+            decoder.
         """
+        if spec.decoder is not None and spec.decoder not in self._decoders:
+            raise ValueError(f"the model has no decoder {spec.decoder!r}")
         use_threads(self._threads)
         plan = self._samplers.plan(spec.sampler, spec.num_inference_steps)
         first, *noise = self._noise(spec, len(plan.steps) if self._samplers[spec.sampler].adds_noise else 1)
@@ -176,8 +190,9 @@ class FaceDiffusionModel:
         previous, ready = torch.zeros_like(latents), self._timeline.mark()
         worn = self._loras.worn_by(spec.lora, spec.speed_lora)
         return Sample(
-            plan, latents, previous, spec.guidance_scale, conditions, against, guided, ready, worn, spec.sampler, noise
-        )
+            plan, latents, previous, spec.guidance_scale, conditions, against, guided, ready, worn, spec.sampler,
+            spec.decoder, noise,
+        )  # fmt: skip
 
     @on_device
     @torch.inference_mode()
@@ -236,7 +251,7 @@ class FaceDiffusionModel:
             return self._colours.picture(estimate)
 
     def _decoded(self, sample: Sample) -> Pixels:
-        vae = self._pipeline.vae
+        vae = self._pipeline.vae if sample.decoder is None else self._decoders[sample.decoder]
         return decoded(vae, _unscaled(sample.latents, vae.config).to(vae.dtype))
 
     def compile(self, size: tuple[int, int], batch_size: int, backend: str = "inductor") -> None:

@@ -42,6 +42,6 @@ def check_files(config: DiffusionModelConfig) -> None:
     family(config)
     safety = None if config.safety is None else config.safety.path
     worn = [lora.file for lora in config.loras.values()]
-    for path in (config.ip_adapter, config.image_encoder, config.lora, *worn, safety):
+    for path in (config.ip_adapter, config.image_encoder, config.lora, *worn, *config.decoders.values(), safety):
         if path is not None and not model_path(path).exists():
             raise FileNotFoundError(f"{model_path(path)} is missing")

@@ -109,8 +109,9 @@ class KleinModel:
         for name, value in (("ip_adapter", config.ip_adapter), ("lora", config.lora)):
             if value is not None:
                 raise ValueError(f"FLUX.2 klein takes no `{name}`")
-        if config.guidance_interval is not None:
-            raise ValueError("FLUX.2 klein takes no `guidance_interval`")
+        for name in ("guidance_interval", "decoders"):
+            if getattr(config, name):
+                raise ValueError(f"FLUX.2 klein takes no `{name}`")
         if config.fp8_weights and config.compile:
             raise ValueError("a model with `fp8_weights` cannot be compiled: torch has no graph of their conversion")
         pipeline = read_pipeline(Flux2KleinPipeline, config)

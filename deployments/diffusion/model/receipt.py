@@ -19,6 +19,8 @@ from deployments.types import AvatarSpec, GenerationMetadata
 
 PARTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
 WORN = "lora/"  # before the names of LoRAs that rows may wear
+DECODERS = "decoder/"  # before those of tiny VAEs that may decode in the place of the model's own
+OWN_DECODER = "vae/"
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
@@ -51,15 +53,18 @@ def weight_files(config: DiffusionModelConfig) -> Iterator[tuple[str, Path]]:
             yield path.name, path
     for name, lora in config.loras.items():
         yield f"{WORN}{name}", model_path(lora.file)
+    for name, decoder in config.decoders.items():
+        yield f"{DECODERS}{name}", model_path(decoder)
     if config.image_encoder is not None:
         for path in sorted(model_path(config.image_encoder).glob("*.safetensors")):
             yield f"image_encoder/{path.name}", path
 
 
 def of_image(metadata: GenerationMetadata, config: DiffusionModelConfig, spec: AvatarSpec) -> GenerationMetadata:
-    """Of one image of a model: without the weights of LoRAs that it does not wear, and with its own sampler."""
-    worn = {f"{WORN}{name}" for name in (spec.lora, spec.speed_lora)}
-    weights = {name: digest for name, digest in metadata.weights.items() if not name.startswith(WORN) or name in worn}
+    """Of one image of a model: without LoRAs and decoders that it was not drawn with, and with its own sampler."""
+    used = {f"{WORN}{name}" for name in (spec.lora, spec.speed_lora)} | {f"{DECODERS}{spec.decoder}"}
+    others = (WORN, DECODERS) if spec.decoder is None else (WORN, DECODERS, OWN_DECODER)
+    weights = {name: digest for name, digest in metadata.weights.items() if name in used or not name.startswith(others)}
     if spec.sampler is None:
         return replace(metadata, weights=weights)
     sampler, schedule = _named(distilled_sampler(spec.sampler, _scheduler(config)))
