@@ -81,21 +81,21 @@ def test_a_sampler_that_there_is_not_is_an_error() -> None:
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny model, with a LoRA for few steps."""
+    """A tiny model, with a LoRA for few steps and one of a style."""
 
     family: Family
     config: DiffusionModelConfig
-
-    @property
-    def lora(self) -> Path:
-        return self.config.loras["fast"].file
 
     def latents_by_library(self, spec: AvatarSpec, guidance: Sequence[float] = ()) -> torch.Tensor:
         """Those of diffusers' own pipeline, which draws nothing else; `guidance` is that of each step."""
         pipeline = library_pipeline(LIBRARY[self.family], self.config)
         pipeline.scheduler = library_scheduler(spec.sampler, pipeline.scheduler.config)
-        if spec.speed_lora is not None:
-            pipeline.load_lora_weights(self.lora.parent, weight_name=self.lora.name)
+        worn = [name for name in (spec.lora, spec.speed_lora) if name is not None]
+        for name in worn:
+            file = self.config.loras[name].file
+            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+        if worn:
+            pipeline.set_adapters(worn)
         vector = torch.from_numpy(random_face(spec.seed).vector)[None, None]
         faces = torch.cat([torch.zeros_like(vector), vector]) if spec.guidance_scale > 1 else vector
         scales = [*(guidance or [spec.guidance_scale] * spec.num_inference_steps), spec.guidance_scale]
@@ -118,10 +118,13 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder, family = tmp_path_factory.mktemp(request.param), request.param
     write_tiny_model(folder / "model", family)
     adapter = write_faceid_adapter(folder, family, "safetensors", lora=False)
-    lora = LoraConfig(file=write_lora(folder / "fast.safetensors", tiny_unet(family), "kohya"))
-    config = DiffusionModelConfig(
-        path=folder / "model", ip_adapter=adapter, threads=1, dtype="float32", loras={"fast": lora}
-    )
+    loras = {
+        "fast": LoraConfig(file=write_lora(folder / "fast.safetensors", tiny_unet(family), "kohya")),
+        "style": LoraConfig(
+            file=write_lora(folder / "style.safetensors", tiny_unet(family), "kohya", rank=2, seed=2), is_style=True
+        ),
+    }
+    config = DiffusionModelConfig(path=folder / "model", ip_adapter=adapter, threads=1, dtype="float32", loras=loras)
     return Tiny(family, config)
 
 
@@ -150,12 +153,14 @@ def test_rows_with_different_samplers_in_one_step_are_those_of_the_library_alone
                 {"num_inference_steps": 3, "guidance_scale": 1.0},
                 {"num_inference_steps": 3, "sampler": "lcm", **FAST, "guidance_scale": 2.0},
                 {"num_inference_steps": 1, "sampler": "euler-trailing", **FAST},
+                {"num_inference_steps": 3, "sampler": "euler-trailing", **FAST, "lora": "style"},
+                {"num_inference_steps": 2, "guidance_scale": 3.0, "lora": "style"},
             ],
             1,
         )
     ]
     model = FaceDiffusionModel.load(tiny.config)
-    for spec, sample in zip(specs, drawn(model, specs, joins_at=(0, 0, 1, 1, 2, 2)), strict=True):
+    for spec, sample in zip(specs, drawn(model, specs, joins_at=(0, 0, 1, 1, 2, 2, 0, 1)), strict=True):
         expected = tiny.latents_by_library(spec)
         assert tolerance.relative(sample.latents, expected) <= tolerance.through(model._pipeline.unet)
 
