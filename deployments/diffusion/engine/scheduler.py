@@ -10,6 +10,7 @@ requests.
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 from deployments.common.fair_share import FairShare
@@ -41,9 +42,12 @@ class Row:
     memory_errors: int = 0  # in a row, while it was alone in its step
     future: "Future[GeneratedImage]" = field(default_factory=Future)
     sizes: Sequence[int] = field(init=False)  # rows of the denoiser's batch, in each of its steps
+    alike: Sequence[int] = field(init=False)  # how many steps from each one on take as many as it
 
     def __post_init__(self) -> None:
         self.sizes = tuple(self.denoiser.batch_sizes(self.spec))
+        runs = [len(list(run)) for _, run in groupby(self.sizes)]
+        self.alike = tuple(left for run in runs for left in range(run, 0, -1))
 
     @property
     def steps_left(self) -> int:
@@ -54,11 +58,6 @@ class Row:
     def batch_size(self) -> int:
         """Rows of the denoiser's batch in the next step, after the last one in that."""
         return self.sizes[min(self.steps_done, len(self.sizes) - 1)]
-
-    def steps_alike(self, step: int) -> int:
-        """How many steps from this one on, counted from 0, take as many rows of the denoiser's batch as it."""
-        size, following = self.sizes[step], self.sizes[step:]
-        return next((count for count, other in enumerate(following) if other != size), len(following))
 
     def alone_s(self, costs: "StepCosts", step: int) -> float:
         """Seconds of its steps from this one on, counted from 0, where nothing shares them."""
@@ -252,7 +251,7 @@ def finish_times_s(order: Sequence[Row], first: Sequence[Row], costs: StepCosts)
     ends: dict[Row, float] = {}
     now_s, together = 0.0, first
     while steps_done:
-        steps = min(row.steps_alike(steps_done[row]) for row in together)
+        steps = min(row.alike[steps_done[row]] for row in together)
         batch_size = sum(row.sizes[steps_done[row]] for row in together)
         now_s += steps * costs.step_s(together[0].bucket, batch_size)
         for row in together:
@@ -280,7 +279,7 @@ def _total_wait_s(batch: Sequence[Row], near: Sequence[Row], rows: int, costs: S
     bucket, batch_size = batch[0].bucket, batch_size_of(batch)
     cap = max(batch_size, costs.cap(bucket))
     wasted_s = costs.step_s(bucket, batch_size) - costs.step_s(bucket, cap) * batch_size / cap
-    steps = min(row.steps_alike(row.steps_done) for row in batch)
+    steps = min(row.alike[row.steps_done] for row in batch)
     return sum(ends) + (rows - len(near)) * max(ends) + EXPECTED_ARRIVALS * rows * steps * wasted_s
 
 
