@@ -5,6 +5,7 @@ AvatarError
 │   ├── UnauthorizedError, ForbiddenError, NotFoundError, MethodNotAllowedError
 │   ├── TooLargeError, MediaTypeError, InvalidRequestError, ConflictError
 │   ├── UnknownTaskError   no such task, or it belongs to another token
+│   ├── UnknownBatchError  the same of a batch
 │   └── OverloadedError    can be retried later
 │       ├── StoreError, RateLimitError
 │       └── BrokerError
@@ -102,8 +103,12 @@ class UnknownTaskError(RequestError):
     """No record of the task, or it belongs to another token."""
 
 
+class UnknownBatchError(RequestError):
+    """No record of the batch, or it belongs to another token."""
+
+
 class ConflictError(RequestError):
-    """The idempotency key was used with a different body before."""
+    """The idempotency key was used with a different body before, or the batch takes no more requests."""
 
 
 Reason = Literal[

@@ -20,12 +20,14 @@ from serve_app.api.metrics import RequestMetrics
 from serve_app.api.openai.routes import add_openai_routes
 from serve_app.api.playground import add_playground
 from serve_app.api.routes.avatars import add_avatar_routes
+from serve_app.api.routes.batches import add_batch_routes
 from serve_app.api.routes.images import add_image_routes
 from serve_app.api.routes.service import StageStates, add_service_routes, add_status_routes
 from serve_app.api.routes.tasks import add_event_route, add_task_routes
 from serve_app.api.security_headers import with_headers
 from serve_app.api.settings import IngressSettings
 from serve_app.auth.access import Access
+from serve_app.batches.service import BatchService
 from serve_app.generation.service import AvatarService
 
 
@@ -64,6 +66,9 @@ def build_http(service: AvatarService, access: Access, settings: IngressSettings
     add_avatar_routes(api, service, settings, bodies, may_create)
     add_task_routes(api, service, settings, bodies, may_read=may_read, may_cancel=may_cancel)
     add_event_route(api, service, access, settings, may_read=may_read)
+    add_batch_routes(
+        api, BatchService(service), settings, bodies, may_create=may_create, may_read=may_read, may_cancel=may_cancel
+    )
     add_openai_routes(api, service, settings, bodies, token=token, may_create=may_create)
     mcp = add_mcp_route(api, settings, bodies, token=token)
     add_image_routes(api, service, bodies, may_create)

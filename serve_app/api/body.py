@@ -1,31 +1,32 @@
 """Reads request bodies within limits, as JSON or a form, and validates them against a model."""
 
 import asyncio
-from codecs import BOM_UTF8
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from deployments.errors import DeadlineError
 from serve_app.api.body_budget import BodyBudget, BodyCharge
 from serve_app.api.body_buffer import BodyBuffer
+from serve_app.api.chunk import JSON_LINES, form_lines, json_lines
 from serve_app.api.dependencies import RequestProgress
 from serve_app.api.form import PHOTO, FormPhoto, parse_form
+from serve_app.api.json_body import parse_json
 from serve_app.api.loop_lag import LoopLag
+from serve_app.batches.models import NewRequest
+from serve_app.batches.requests import parsed_chunk
 from serve_app.errors import InvalidRequestError, MediaTypeError, TooLargeError
-from serve_app.photos.source import photos_of
+from serve_app.photos.source import PhotoSource, photos_of
 from serve_app.schemas.errors import invalid_fields
 
 JSON, FORM = "application/json", "multipart/form-data"
 COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})  # RFC 9110, 8.4.1
 BODY_TIMEOUT_S = 30
-MAX_STRUCTURE = 20_000  # brackets, braces and commas; prompts have at most 2,000 characters
 MAX_INLINE_BYTES = 256 * 1024  # parsed on the event loop, in 3 ms at most; larger bodies in a thread
 
 M = TypeVar("M", bound=BaseModel)
@@ -61,29 +62,48 @@ class BodyReader:
         Raises: MediaTypeError; InvalidRequestError; ImageUrlError; what `read` raises.
         """
         has_photo = photo.field in model.model_fields
-        content_type = request.headers.get("content-type", "")
-        kind = content_type.partition(";")[0].strip().lower()
-        accepted = [JSON, FORM] if has_photo else [JSON]
-        if kind not in accepted:
-            raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted=" or ".join(accepted))
-        named = request.headers.get("content-encoding", "").lower().replace(",", " ").split()
-        if compressed := COMPRESSIONS.intersection(named):
-            message = f"The body is compressed ({', '.join(sorted(compressed))}): send it as it is."
-            raise MediaTypeError(message, accepted="identity")
+        kind = _accepted_kind(request, [JSON, FORM] if has_photo else [JSON])
         if has_photo:
             self._lag.check()
+        form = partial(parse_form, content_type=request.headers["content-type"], model=model, photo=photo)
+        read = partial(_validated, parse=form if kind == FORM else parse_json, model=model, progress=progress)
+        async with self._held(request, read, photos_of if has_photo else None) as parsed:
+            yield parsed
+
+    @asynccontextmanager
+    async def chunk(self, request: Request, defaults: dict[str, Any]) -> AsyncIterator[list[NewRequest]]:
+        """Requests of a batch with these defaults: lines of JSON, or a form. Uploaded photos are held as in `model`.
+
+        Raises: MediaTypeError; InvalidRequestError, by line; what `read` raises.
+        """
+        kind = _accepted_kind(request, [*JSON_LINES, FORM])
+        self._lag.check()
+        lines = partial(form_lines, content_type=request.headers["content-type"]) if kind == FORM else json_lines
+
+        def parsed(body: bytes) -> list[NewRequest]:
+            return parsed_chunk(lines(body), defaults)
+
+        def photos(requests: list[NewRequest]) -> Sequence[PhotoSource]:
+            return [photo for new in requests for photo in new.request.photos]
+
+        async with self._held(request, parsed, photos) as requests:
+            yield requests
+
+    @asynccontextmanager
+    async def _held(
+        self, request: Request, parse: Callable[[bytes], T], photos: Callable[[T], Sequence[PhotoSource]] | None
+    ) -> AsyncIterator[T]:
+        """The parsed body, with its photos held while the block runs. Raises: what `read` and `parse` raise."""
         with ExitStack() as charged:
             charge = self._budget.open(request.state.owner)
             charged.callback(charge.close)
             buffer = BodyBuffer(self._max_bytes)
             charged.callback(buffer.clear)  # else the traceback of an error keeps it
             await self.read(request, buffer, charge)
-            form = partial(parse_form, content_type=content_type, model=model, photo=photo)
-            parse = form if kind == FORM else parse_json
-            parsed = await self._off_the_loop(buffer.size, partial(_validated, buffer, parse, model, progress))
-            if has_photo:
+            parsed = await self._off_the_loop(buffer.size, partial(_taken, buffer, parse))
+            if photos is not None:
                 charged.pop_all()  # from here on the photos hold what was charged
-                sources = photos_of(parsed)
+                sources = photos(parsed)
                 charge.keep(sum(source.held_bytes for source in sources))
                 for source in sources:
                     source.on_drop(partial(charge.give_back, source.held_bytes))
@@ -144,27 +164,29 @@ class BodyReader:
         return TooLargeError(f"The body is larger than {self._max_bytes} bytes.", max_bytes=self._max_bytes)
 
 
-def _validated(
-    buffer: BodyBuffer, parse: Callable[[bytes], Any], model: type[M], progress: RequestProgress | None
-) -> M:
+def _accepted_kind(request: Request, accepted: Sequence[str]) -> str:
+    """The content type of a request. Raises: MediaTypeError where it is none of these, or compressed."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in accepted:
+        raise MediaTypeError(f"The content type is {kind or 'missing'}.", accepted=" or ".join(accepted))
+    named = request.headers.get("content-encoding", "").lower().replace(",", " ").split()
+    if compressed := COMPRESSIONS.intersection(named):
+        message = f"The body is compressed ({', '.join(sorted(compressed))}): send it as it is."
+        raise MediaTypeError(message, accepted="identity")
+    return kind
+
+
+def _taken(buffer: BodyBuffer, parse: Callable[[bytes], T]) -> T:
+    """No name holds the body, which a traceback would keep."""
+    return parse(buffer.take())
+
+
+def _validated(body: bytes, *, parse: Callable[[bytes], Any], model: type[M], progress: RequestProgress | None) -> M:
     """Raises: InvalidRequestError; ImageUrlError."""
-    data = parse(buffer.take())
+    data = parse(body)
     if progress is not None and isinstance(data, dict) and isinstance(data.get("app_id"), str):
         progress.app_id = data["app_id"][:64]
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise invalid_fields(error, model) from None
-
-
-def parse_json(body: bytes) -> Any:
-    """Raises: InvalidRequestError."""
-    # Counting takes milliseconds; parsing 16 MB of nested lists takes seconds.
-    if sum(map(body.count, (b"[", b"{", b","))) > MAX_STRUCTURE:
-        problem = {"field": "body", "message": "more brackets, braces and commas than any request has"}
-        raise InvalidRequestError("The body is not valid.", fields=[problem])
-    try:
-        return from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
-    except ValueError as error:
-        problem = {"field": "body", "message": f"not valid JSON: {error}"}
-        raise InvalidRequestError("The body is not valid JSON.", fields=[problem]) from None

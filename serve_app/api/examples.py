@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from serve_app.batches.requests import BatchRequest
 from serve_app.schemas.errors import ANSWERS, ErrorAnswer
 from serve_app.schemas.faces import FacesRequest, PictureRequest
 from serve_app.schemas.receipts import Receipt
@@ -45,6 +46,7 @@ REQUESTS: dict[type, dict[str, Any]] = {
     AvatarRequest: {"short": SHORT_REQUEST, "several photos": SEVERAL_PHOTOS, "every field": WHOLE_REQUEST},
     StatusRequest: {"short": {"id": TASK_ID}},
     PictureRequest: {"short": {"file_url": PHOTO}},
+    BatchRequest: {"short": {"defaults": {"app_id": "face-avatar", "gender": "female"}, "ref_id": "order 1234"}},
     FacesRequest: {"short": {"file_url": PHOTO}, "for an app": {"app_id": "face-avatar", "file_url": PHOTO}},
 }
 
@@ -119,6 +121,7 @@ ERROR_DATA: dict[str, dict[str, Any]] = {
     "Not Found": {"message": "There is nothing at /nowhere."},
     "Unknown App": {"message": "There is no app 'face'.", "accepted": ["face-avatar"]},
     "Unknown Task": {"message": "There is no task with this id.", "task_id": TASK_ID},
+    "Unknown Batch": {"message": "There is no batch with this id.", "batch_id": TASK_ID},
     "Method Not Allowed": {"message": "/getImage does not take GET.", "accepted": "POST"},
     "Conflict": {"message": "This idempotency key came with another request before.", "task_id": TASK_ID},
     "Request Too Large": {"message": "The body is larger than 16777216 bytes.", "max_bytes": 16777216},

@@ -47,13 +47,8 @@ PHOTO = FormPhoto("file_url", ("file",), "file_urls")
 
 def parse_form(body: bytes, content_type: str, model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, Any]:
     """A form as the equivalent JSON body, with the files as the photos. Raises: InvalidRequestError."""
-    boundary = _boundary(content_type)
-    _check_structure(body, boundary)
     parts = _Parts(body, _known_names(model), photo, photo.most(model))
-    try:
-        parts.parse(boundary)
-    except FormParserError:
-        raise _refused("body", "not a valid multipart form") from None
+    parts.read(content_type)
     return _with_photos(parts, model, photo)
 
 
@@ -71,24 +66,35 @@ def form_schema(model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, A
     return {**schema, "properties": {photo.parts[0]: file, **others}, "required": required}
 
 
-class _Parts:
-    """The texts of a form by name, of an unknown name only that it is there; and its files, which are photos.
+class FormReader:
+    """Reads the parts of a form; a subclass says in `wants` which of them it takes, and gets these in `take`.
 
-    The field for several photos may come more than once: its value is a list. The parser gets the body in chunks, in
-    each of which it searches in C: other threads run in between.
+    The parser gets the body in chunks, in each of which it searches in C: other threads run in between.
     """
 
-    def __init__(self, body: bytes, known_names: frozenset[str], photo: FormPhoto, most_photos: int) -> None:
-        self.values: dict[str, str | list[str] | None] = {}
-        self.files: list[bytes] = []
-        self._photos = 0
-        self._most_photos = most_photos
+    def __init__(self, body: bytes) -> None:
+        self._whole = body
         self._body = memoryview(body)
-        self._known_names = known_names.union(photo.parts)
-        self._photo = photo
         self._begin_part()
 
-    def parse(self, boundary: bytes) -> None:
+    def read(self, content_type: str, most_parts: int = MAX_FIELDS) -> None:
+        """Raises: InvalidRequestError."""
+        boundary = _boundary(content_type)
+        _check_structure(self._whole, boundary, most_parts)
+        try:
+            self._parse(boundary)
+        except FormParserError:
+            raise refused("body", "not a valid multipart form") from None
+
+    def wants(self, name: str, *, is_file: bool) -> bool:
+        """Whether the content of a part is to be kept. Raises: InvalidRequestError."""
+        raise NotImplementedError
+
+    def take(self, name: str, content: bytes, *, is_file: bool) -> None:
+        """A part that is wanted, at its end."""
+        raise NotImplementedError
+
+    def _parse(self, boundary: bytes) -> None:
         """Raises: FormParserError; InvalidRequestError."""
         parser = MultipartParser(
             boundary,
@@ -108,7 +114,7 @@ class _Parts:
     def _begin_part(self) -> None:
         self._header_name = self._header_value = self._disposition = b""
         self._name = ""
-        self._is_file = self._is_known = False
+        self._is_file = self._is_wanted = False
         self._content = BytesIO()
 
     def _add_to_header_name(self, data: bytes, start: int, end: int) -> None:
@@ -125,44 +131,66 @@ class _Parts:
     def _check_headers(self) -> None:
         options = parse_options_header(self._disposition)[1]
         if b"name" not in options:
-            raise _refused("body", "a part has no name: Content-Disposition: form-data; name=... is expected")
-        self._name = _text(options[b"name"])
-        self._is_file = b"filename" in options
-        self._is_known = self._name in self._known_names
-        photo = self._photo.parts[0]
-        if self._name in self._photo.parts:
-            self._count_photo()
-        elif self._is_file:
-            raise _refused(photo, f"the photo is the field {photo}; no other one is a file")
-        elif self._is_known and self._name == self._photo.several:
-            self.values.setdefault(self._name, [])
-        elif self._name in self.values:
-            raise _refused(self._name, "given more than once")
-        else:
-            self.values[self._name] = None
-
-    def _count_photo(self) -> None:
-        if not self._is_file:
-            raise _refused(self._photo.parts[0], "not a file: a form's part with a file name is expected")
-        self._photos += 1
-        if self._photos > self._most_photos:
-            most = "given more than once" if self._most_photos == 1 else f"more than {self._most_photos} photos"
-            raise _refused(self._photo.parts[0], most)
+            raise refused("body", "a part has no name: Content-Disposition: form-data; name=... is expected")
+        self._name, self._is_file = text_of(options[b"name"]), b"filename" in options
+        self._is_wanted = self.wants(self._name, is_file=self._is_file)
 
     def _add_to_content(self, data: bytes, start: int, end: int) -> None:
-        if self._is_known:
+        if self._is_wanted:
             self._content.write(data[start:end])
 
     def _end_part(self) -> None:
-        if self._is_known:
-            content = self._content.getvalue()  # no copy
-            value = self.values.get(self._name)
-            if self._is_file:
-                self.files.append(content)
-            elif isinstance(value, list):
-                value += [_text(content)] if content else []  # an empty text: not given
-            else:
-                self.values[self._name] = _text(content)
+        if self._is_wanted:
+            self.take(self._name, self._content.getvalue(), is_file=self._is_file)  # no copy
+
+
+class _Parts(FormReader):
+    """The texts of a form by name, of an unknown name only that it is there; and its files, which are photos.
+
+    The field for several photos may come more than once: its value is a list.
+    """
+
+    def __init__(self, body: bytes, known_names: frozenset[str], photo: FormPhoto, most_photos: int) -> None:
+        super().__init__(body)
+        self.values: dict[str, str | list[str] | None] = {}
+        self.files: list[bytes] = []
+        self._photos = 0
+        self._most_photos = most_photos
+        self._known_names = known_names.union(photo.parts)
+        self._photo = photo
+
+    def wants(self, name: str, *, is_file: bool) -> bool:
+        """Whether the model knows it."""
+        photo, is_known = self._photo.parts[0], name in self._known_names
+        if name in self._photo.parts:
+            self._count_photo(is_file)
+        elif is_file:
+            raise refused(photo, f"the photo is the field {photo}; no other one is a file")
+        elif is_known and name == self._photo.several:
+            self.values.setdefault(name, [])
+        elif name in self.values:
+            raise refused(name, "given more than once")
+        else:
+            self.values[name] = None
+        return is_known
+
+    def take(self, name: str, content: bytes, *, is_file: bool) -> None:
+        """Keeps it."""
+        value = self.values.get(name)
+        if is_file:
+            self.files.append(content)
+        elif isinstance(value, list):
+            value += [text_of(content)] if content else []  # an empty text: not given
+        else:
+            self.values[name] = text_of(content)
+
+    def _count_photo(self, is_file: bool) -> None:
+        if not is_file:
+            raise refused(self._photo.parts[0], "not a file: a form's part with a file name is expected")
+        self._photos += 1
+        if self._photos > self._most_photos:
+            most = "given more than once" if self._most_photos == 1 else f"more than {self._most_photos} photos"
+            raise refused(self._photo.parts[0], most)
 
 
 def _known_names(model: type[BaseModel]) -> frozenset[str]:
@@ -177,17 +205,17 @@ def _boundary(content_type: str) -> bytes:
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not BOUNDARY.fullmatch(boundary):
-        raise _refused("body", "the content type names no boundary, or not a valid one")
+        raise refused("body", "the content type names no boundary, or not a valid one")
     return boundary
 
 
-def _check_structure(body: bytes, boundary: bytes) -> None:
+def _check_structure(body: bytes, boundary: bytes, most_parts: int) -> None:
     """Refuses forms that the parser, which is Python, would take seconds for. Raises: InvalidRequestError."""
-    ends = list(islice(_delimiter_ends(body, b"\r\n--" + boundary), MAX_FIELDS + 1))
-    if len(ends) > MAX_FIELDS:
-        raise _refused("body", "more parts than any form has")
+    ends = list(islice(_delimiter_ends(body, b"\r\n--" + boundary), most_parts + 1))
+    if len(ends) > most_parts:
+        raise refused("body", "more parts than any form has")
     if any(not body[end : end + MAX_PADDING].strip(b" \t") for end in ends if end + MAX_PADDING < len(body)):
-        raise _refused("body", "blanks after a boundary")
+        raise refused("body", "blanks after a boundary")
 
 
 def _delimiter_ends(body: bytes, delimiter: bytes) -> Iterator[int]:
@@ -211,7 +239,7 @@ def _with_photos(parts: _Parts, model: type[BaseModel], photo: FormPhoto) -> dic
     if not parts.files:
         return typed
     if named := typed.keys() & {photo.field, photo.several, *ALIASES.get(photo.field, ())}:
-        raise _refused(photo.parts[0], f"comes beside a {min(named)}: send one of them")
+        raise refused(photo.parts[0], f"comes beside a {min(named)}: send one of them")
     photos = [PhotoSource(file) for file in parts.files]
     return {**typed, photo.field: photos[0]} if len(photos) == 1 else {**typed, photo.several: photos}
 
@@ -231,12 +259,14 @@ def _typed(text: str, schema: dict[str, Any]) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else text
 
 
-def _text(data: bytes) -> str:
+def text_of(data: bytes) -> str:
+    """The text of a part or its name, as UTF-8, or else as Latin-1."""
     try:
         return data.decode()
     except UnicodeDecodeError:
         return data.decode("latin-1")
 
 
-def _refused(name: str, message: str) -> InvalidRequestError:
+def refused(name: str, message: str) -> InvalidRequestError:
+    """The error for a form that is not accepted."""
     return InvalidRequestError("The form is not valid.", fields=[{"field": name[:64], "message": message}])

@@ -5,9 +5,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from serve_app.api.body import FORM, JSON
+from serve_app.api.chunk import JSON_LINES, chunk_schema
 from serve_app.api.dependencies import MAX_IDEMPOTENCY_CHARS
 from serve_app.api.examples import answer_examples, request_examples
 from serve_app.api.form import PHOTO, FormPhoto, form_schema
+from serve_app.batches.requests import MAX_CUSTOM_ID
+from serve_app.schemas.requests import AvatarRequest
 from serve_app.schemas.responses import Envelope
 
 IDEMPOTENCY_PARAMETER = {
@@ -25,6 +28,22 @@ EVENT_STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": EVENT}}},
     204: {"description": "`Last-Event-ID` was the last event."},
 }
+CUSTOM_ID = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_CUSTOM_ID,
+    "description": "Your name of the request, unique in its batch.",
+}
+BATCH_LINE = {
+    "type": "object",
+    "description": "Each line.",
+    "properties": {
+        "index": {"type": "integer", "description": "Counts the lines from 1."},
+        "custom_id": {"type": "string"},
+        "envelope": {"$ref": "#/components/schemas/Envelope"},
+    },
+}
+BATCH_RESULTS: dict[int | str, dict[str, Any]] = {200: {"content": {JSON_LINES[0]: {"schema": BATCH_LINE}}}}
 # What Python 3.13 words otherwise than 3.11: the document is the same on both.
 PHRASES = {413: {"description": "Request Entity Too Large"}, 422: {"description": "Unprocessable Entity"}}
 
@@ -43,4 +62,17 @@ def body_of(model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, Any]:
     content = {JSON: {"schema": schema, "examples": request_examples(model)}}
     if photo.field in model.model_fields:
         content[FORM] = {"schema": form_schema(model, photo)}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def chunk_body() -> dict[str, Any]:
+    """The request body that adds requests to a batch."""
+    line = {
+        **AvatarRequest.model_json_schema(),
+        "description": "Each line; what the batch's defaults say may be left out.",
+    }
+    line["properties"] = {"custom_id": CUSTOM_ID, **line["properties"]}
+    line["required"] = ["custom_id"]
+    del line["anyOf"]
+    content = {JSON_LINES[0]: {"schema": line}, FORM: {"schema": chunk_schema()}}
     return {"requestBody": {"required": True, "content": content}}

@@ -155,6 +155,14 @@ class TokenStore:
         self._seen.set(digest, found)
         return found
 
+    async def by_id(self, token_id: str) -> Token | None:
+        """The token with this id, unless it is revoked or expired. Raises: BrokerError."""
+        token = self._own.token if self._own is not None else None
+        if token is None or token.id != token_id:
+            value: Any = await self._redis.hget(self._key, token_id)
+            token = None if value is None else Token.model_validate_json(value)
+        return None if token is None or token.expired(time.time()) else token
+
     async def is_current(self, token: Token) -> bool:
         """Whether a token that `find` returned earlier still counts; true while the broker is unavailable."""
         if token.expired(time.time()):

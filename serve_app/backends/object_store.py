@@ -27,10 +27,10 @@ from deployments.types import OutputFormat
 from serve_app.errors import ForbiddenError, NotFoundError, StoreError
 
 KEY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/[0-9]\.(thumb\.webp|png|webp|jpeg)")
-PHOTO_KEY = re.compile(r"photos/[0-9a-f-]{36}(\.[1-9])?\.webp")
+PHOTO_KEY = re.compile(r"photos/[0-9a-f-]{36}((\.[1-9])?\.webp|\.json)")
 FILES_ROUTE = "/files"
 FOLDER = "results"  # of the data directory
-PHOTOS = "photos"  # folder of the photos of queued tasks
+PHOTOS = "photos"  # folder of the photos of queued tasks, and of the requests of batches that are not queued yet
 PROBE = ".ready"  # not the key of a result, so never served
 
 OBJECT_STORE = re.compile(
@@ -91,6 +91,11 @@ def photo_keys(task_id: str, photos: int) -> list[str]:
     return [photo_key(task_id, photo) for photo in range(photos)]
 
 
+def request_key(task_id: str) -> str:
+    """The key of a request that becomes a queued task later; never served, and deleted as photos are."""
+    return f"{PHOTOS}/{task_id}.json"
+
+
 def task_of(key: str) -> str:
     """The id of the task that a file belongs to."""
     folder, _, name = key.partition("/")
@@ -98,8 +103,9 @@ def task_of(key: str) -> str:
 
 
 def media_type(key: str) -> str:
-    """`image/png`, `image/webp` or `image/jpeg`, by the key's suffix."""
-    return f"image/{key.rpartition('.')[2]}"
+    """`image/png`, `image/webp` or `image/jpeg`, by the key's suffix; `application/json`."""
+    suffix = key.rpartition(".")[2]
+    return "application/json" if suffix == "json" else f"image/{suffix}"
 
 
 class Results:

@@ -9,7 +9,7 @@ from serve_app.errors import UnknownTaskError
 from serve_app.generation.container import Container
 from serve_app.generation.creation import TaskCreation
 from serve_app.generation.envelope import IN_PROGRESS, effective_record, envelope_of
-from serve_app.generation.execution import CANCELLED
+from serve_app.generation.execution import CANCELLED, TaskExecution
 from serve_app.generation.pictures import PhotoIntake, PictureInspection
 from serve_app.generation.queue_eta import QueueEta
 from serve_app.generation.settings import GenerationSettings
@@ -37,6 +37,21 @@ class AvatarService:
         self.creation = TaskCreation(settings, container, self._execution, self._intake, self._queue_eta, stages)
         self.inspection = PictureInspection(settings, self._intake, container.pipeline, container.use)
         self.changes = ChangeStream(container.redis)
+
+    @property
+    def container(self) -> Container:
+        """What it is built on, for what is built beside it."""
+        return self._container
+
+    @property
+    def execution(self) -> TaskExecution:
+        """How tasks of this replica are run and ended."""
+        return self._execution
+
+    @property
+    def intake(self) -> PhotoIntake:
+        """Where photos of this replica come in."""
+        return self._intake
 
     def apps(self) -> list[dict[str, Any]]:
         """The apps of the catalogue as clients see them."""

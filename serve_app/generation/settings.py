@@ -43,6 +43,16 @@ class QueueSettings(Config):
     dead_ttl_s: int = Field(DEAD_TTL_S, ge=60)  # how long a dead letter may be requeued
 
 
+class BatchSettings(Config):
+    """The limits of batches, which all ingress replicas and workers share."""
+
+    max_requests: int = Field(1000, ge=1, le=10_000)  # of one batch
+    max_unfinished: int = Field(8, ge=1)  # batches of one owner at once
+    max_bytes: int = Field(4 * 1024**3, ge=1024**2)  # of the photos and requests of one batch, as they are stored
+    queued_at_once: int = Field(64, ge=1)  # unfinished queued tasks of an owner with which its batches wait
+    deadline_s: float = Field(24 * 3600, ge=60, le=7 * 24 * 3600)  # what is not queued so long after its opening fails
+
+
 class GenerationSettings(BaseModel):
     """What the ingress and the worker need to run tasks; an unknown name is an error."""
 
@@ -58,6 +68,7 @@ class GenerationSettings(BaseModel):
     store: StoreSettings = StoreSettings()
     admission: AdmissionSettings = AdmissionSettings()
     queue: QueueSettings = QueueSettings()
+    batches: BatchSettings = BatchSettings()
     tokens: TokenSettings = TokenSettings()
     fetch: FetchSettings = FetchSettings()
     photo: PhotoSettings = PhotoSettings()

@@ -28,6 +28,7 @@ from serve_app.errors import (
     TooLargeError,
     UnauthorizedError,
     UnknownAppError,
+    UnknownBatchError,
     UnknownTaskError,
 )
 from serve_app.schemas.requests import ALIASES
@@ -49,6 +50,7 @@ ANSWERS: dict[type[AvatarError], ErrorAnswer] = {
     NotFoundError: ErrorAnswer(404, "Not Found"),
     UnknownAppError: ErrorAnswer(404, "Unknown App"),
     UnknownTaskError: ErrorAnswer(404, "Unknown Task"),
+    UnknownBatchError: ErrorAnswer(404, "Unknown Batch"),
     MethodNotAllowedError: ErrorAnswer(405, "Method Not Allowed"),
     ConflictError: ErrorAnswer(409, "Conflict"),
     TooLargeError: ErrorAnswer(413, "Request Too Large"),

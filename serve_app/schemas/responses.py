@@ -68,3 +68,44 @@ class AvatarOutput(BaseModel):
     attempts: list[list[Attempt]] = Field(description="All that was drawn for each image, by `min_similarity`.")
     receipts: list[Receipt | None] = Field(description="What each image was drawn with; null where it is not known.")
     warnings: list[PhotoWarning] = Field([], description="What to know about the photo; not one entry an image.")
+
+
+class BatchCounts(BaseModel):
+    """How many requests of a batch are in each state."""
+
+    total: int = 0
+    waiting: int = Field(0, description="To be queued, or in the queue.")
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class BatchView(BaseModel):
+    """`output.batch` of an answer about a batch; times are unix seconds."""
+
+    batch_id: str
+    state: Literal["open", "running", "finished", "cancelled"] = Field(
+        description="open: more requests may be added; running: closed, and some have not ended."
+    )
+    counts: BatchCounts
+    created_at: float
+    deadline: float = Field(description="What is not queued by then fails.")
+    finished_at: float | None = Field(None, description="When the last of its requests had ended.")
+    defaults: dict[str, Any] = {}
+    ref_id: str | None = None
+    metadata: dict[str, str] = {}
+
+    @property
+    def status(self) -> Status:
+        """As tasks have it."""
+        statuses: dict[str, Status] = {"open": "PENDING", "running": "STARTED", "finished": "SUCCESS"}
+        return statuses.get(self.state, "CANCELLED")
+
+
+class BatchLine(BaseModel):
+    """A line of the results of a batch: a request that ended."""
+
+    index: int = Field(description="Counts the lines from 1; `after` takes the last one that you have.")
+    custom_id: str
+    envelope: Envelope

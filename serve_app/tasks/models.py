@@ -129,6 +129,18 @@ class Queued(NamedTuple):
     next_one: Priority
 
 
+class QueueMove(NamedTuple):
+    """Where a request that becomes a queued task waits, and where it goes: a member of two sorted sets.
+
+    `reserved` is a sorted set of the tasks that are not recorded yet, but whose files are needed.
+    """
+
+    waiting: str
+    queued: str
+    reserved: str
+    member: str
+
+
 class TaskRecord(Recorded):
     """A task, its state and its outcome, as `record_from` reads them."""
 

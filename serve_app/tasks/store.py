@@ -1,8 +1,8 @@
 """The records of tasks, which are authoritative for their requests, states and outcomes.
 
 A record is a hash in Redis, and each change of it an atomic Lua script: of two processes that try the same, one wins.
-All but `create` also work when the broker's memory is full, so that tasks can end then. The process that works on a
-task owns its lease, a key that expires soon after the process dies. Photos and their URLs are never recorded.
+All but those that create one also work when the broker's memory is full, so that tasks can end then. The process that
+works on a task owns its lease, a key that expires soon after the process dies. Photos and their URLs are not recorded.
 """
 
 import json
@@ -28,6 +28,7 @@ from serve_app.tasks.models import (
     Claim,
     Delivery,
     Outcome,
+    QueueMove,
     StoredAvatar,
     Task,
     TaskRecord,
@@ -37,6 +38,7 @@ from serve_app.tasks.models import (
 from serve_app.tasks.progress import MAX_CHANGES
 
 LUA = Path(__file__).with_name("lua")
+CREATING = ("create", "create_queued")  # refused when the broker's memory is full
 MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
 AT_ONCE = 500  # records read in one call
@@ -110,6 +112,22 @@ class TaskStore:
         """
         fields: Any = await self._run("enqueue", task_id, behind=int(behind))
         return record_from(dict(zip(fields[::2], fields[1::2], strict=True)), is_leased=False) if fields else None
+
+    async def create_queued(self, task: Task, move: QueueMove) -> bool:
+        """Record a task of low priority and queue it, in one step; false where `move.member` waits no more.
+
+        Raises: BrokerFullError.
+        """
+        created = await self._run(
+            "create_queued",
+            task.task_id,
+            task=task.model_dump_json(),
+            ttl_s=self._record_ttl_s(task),
+            has_webhook=int(task.webhook is not None),
+            task_owner=task.owner,
+            **move._asdict(),
+        )
+        return bool(created)
 
     async def claim(self, task_id: str, status: Status = "STARTED") -> Claim:
         """Lease a task, to run it (STARTED) or to put it into the queue (PENDING)."""
@@ -262,7 +280,7 @@ class TaskStore:
     ) -> object:
         if change not in self._scripts:
             files = LUA / "task.lua", LUA / f"{change}.lua"
-            self._scripts[change] = Script(self._redis, *files, when_full=change != "create")
+            self._scripts[change] = Script(self._redis, *files, when_full=change not in CREATING)
         return await self._scripts[change](
             client,
             **self._keys.of_task(task_id),

@@ -6,11 +6,15 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.auth.tokens import OwnToken
+from serve_app.batches.feeder import BatchFeeder
+from serve_app.batches.store import BatchStore
 from serve_app.errors import BrokerError
 from serve_app.generation.container import Container
 from serve_app.policies import TASKS
 from serve_app.provenance.signing import Provenance
 from serve_app.tasks.stream import TaskQueue
+from serve_app.worker.batches import Batches
 from serve_app.worker.certificate_metrics import CertificateMetrics
 from serve_app.worker.consumer import TaskWorker
 from serve_app.worker.late_starts import LateStarts
@@ -38,14 +42,16 @@ class AvatarWorker:
         self._container = container
         self._queue = queue = TaskQueue(container.redis, container.lease_owner)
         self._grace_s = settings.worker.grace_s
-        self._worker = TaskWorker(
-            container.tasks, queue, container.execution(queue), container.results, settings.worker.concurrency
-        )
+        execution = container.execution(queue)
+        self._worker = TaskWorker(container.tasks, queue, execution, container.results, settings.worker.concurrency)
         self._webhooks = WebhookSender(container.tasks, container.results, container.signing_key, settings.fetch)
+        batches = BatchStore(container.redis, settings.batches, settings.result_ttl_s)
+        own = OwnToken(settings.data_dir) if settings.broker.url is None else None
         periodic = (
+            Batches(container.redis, BatchFeeder(settings, container, execution, batches, own)),
             Recovery(container.redis, container.tasks, queue, container.results, settings.queue.dead_ttl_s),
-            Retention(container.redis, container.tasks, container.results, settings.result_ttl_s),
-            QueueMetrics(container.redis),
+            Retention(container.redis, container.tasks, batches, container.results, settings.result_ttl_s),
+            QueueMetrics(container.redis, batches),
             LateStarts(container.redis, container.tasks, self._worker),
             CertificateMetrics(Provenance(settings.provenance, settings.broker, settings.data_dir)),
             self._webhooks,

@@ -1,6 +1,7 @@
 """Retention: deletes orphaned photos and expired results. One worker at a time runs it.
 
-A photo whose task is finished is orphaned: the process that should have deleted it died. A result expires with its
+A photo whose task is finished is orphaned: the process that should have deleted it died. So is one of a request that
+was never added to its batch, or was cancelled there; those of requests that wait are needed. A result expires with its
 record.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator
 
 from serve_app.backends.object_store import PHOTOS, Results, task_of
 from serve_app.backends.redis import Redis
+from serve_app.batches.store import BatchStore
 from serve_app.generation.envelope import OVERDUE_S
 from serve_app.tasks.models import TaskRecord
 from serve_app.tasks.store import TaskStore
@@ -29,9 +31,12 @@ class Retention:
     name = "retention"
     every_s = 20.0
 
-    def __init__(self, redis: Redis, tasks: TaskStore, results: Results, result_ttl_s: int) -> None:
+    def __init__(
+        self, redis: Redis, tasks: TaskStore, batches: BatchStore, results: Results, result_ttl_s: int
+    ) -> None:
         self._redis = redis
         self._tasks = tasks
+        self._batches = batches
         self._results = results
         self._result_ttl_s = result_ttl_s
 
@@ -44,12 +49,15 @@ class Retention:
             await asyncio.to_thread(self._results.delete_parts)
 
     async def _orphans(self) -> AsyncIterator[str]:
-        now = time.time()
-        async for key in self._results.older(YOUNG_S, PHOTOS):
-            record = await self._tasks.get(task_of(key))
-            if record is None or not _needs_photo(record, now):
-                log.warning("task %s: its orphaned photo is deleted", task_of(key))
-                yield key
+        async for keys in _in_groups(self._results.older(YOUNG_S, PHOTOS)):
+            now = time.time()
+            # First: what is reserved no more is recorded by then, or needed by nobody.
+            reserved = await self._batches.reserved([task_of(key) for key in keys])
+            for key in (key for key, is_reserved in zip(keys, reserved, strict=True) if not is_reserved):
+                record = await self._tasks.get(task_of(key))
+                if record is None or not _needs_photo(record, now):
+                    log.warning("task %s: its orphaned photo is deleted", task_of(key))
+                    yield key
 
     async def _expired(self) -> AsyncIterator[str]:
         now = time.time()
@@ -62,13 +70,20 @@ class Retention:
         return not record.dead and record.finished_at is not None and record.finished_at + self._result_ttl_s < now
 
     async def _delete(self, keys: AsyncIterator[str]) -> None:
-        batch: list[str] = []
-        async for key in keys:
-            batch.append(key)
-            if len(batch) == AT_ONCE:
-                await self._results.delete(batch)
-                batch.clear()
-        await self._results.delete(batch)
+        async for group in _in_groups(keys):
+            await self._results.delete(group)
+
+
+async def _in_groups(keys: AsyncIterator[str]) -> AsyncIterator[list[str]]:
+    """Lists of up to AT_ONCE keys."""
+    group: list[str] = []
+    async for key in keys:
+        group.append(key)
+        if len(group) == AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _needs_photo(record: TaskRecord, now: float) -> bool:

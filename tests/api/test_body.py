@@ -15,10 +15,11 @@ from starlette.requests import Request
 
 from deployments.errors import DeadlineError
 from serve_app.api import body as bodies
-from serve_app.api import body_budget
-from serve_app.api.body import FORM, MAX_INLINE_BYTES, MAX_STRUCTURE, BodyReader, parse_json
+from serve_app.api import body_budget, json_body
+from serve_app.api.body import FORM, MAX_INLINE_BYTES, BodyReader
 from serve_app.api.body_budget import BodyBudget
 from serve_app.api.body_buffer import SMALL_BYTES, BodyBuffer
+from serve_app.api.json_body import MAX_STRUCTURE, parse_json
 from serve_app.errors import (
     ImageUrlError,
     InvalidRequestError,
@@ -255,7 +256,7 @@ def test_a_large_body_is_parsed_and_its_photo_decoded_off_the_event_loop(
 def test_a_body_with_more_structure_than_any_request_has_is_not_parsed(
     bomb: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bodies, "from_json", lambda *_args, **_options: pytest.fail("it was parsed"))
+    monkeypatch.setattr(json_body, "from_json", lambda *_args, **_options: pytest.fail("it was parsed"))
     with pytest.raises(InvalidRequestError, match="not valid"):
         parse_json(bomb)
 
