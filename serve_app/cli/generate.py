@@ -13,6 +13,7 @@ from rich.console import Console
 from deployments.types import OutputFormat
 from serve_app.catalog.catalog import Quality
 from serve_app.cli.console import console, errors
+from serve_app.cli.folder import FolderRequest, run_folder
 from serve_app.cli.options import (
     AVATARS,
     DEFAULT_URL,
@@ -35,7 +36,10 @@ def generate(
     context: typer.Context,
     photo: Annotated[
         list[str] | None,
-        typer.Argument(help="A photo of a face, or up to four of one person: files, or http(s) URLs."),
+        typer.Argument(
+            help="A photo of a face, or up to four of one person: files, or http(s) URLs. Or a folder: avatars of each "
+            "photo in it, as a batch; the same command goes on where it was left."
+        ),
     ] = None,
     output: OutputOption = AVATARS,
     # Options named like a field of the request set that field; `requested` takes them from the context.
@@ -87,10 +91,39 @@ def generate(
         raise typer.BadParameter("give either a photo or --task")
     if task is not None and (no_wait or parameters):
         raise typer.BadParameter("--task fetches what was made: nothing can be asked of it")
+    folder = folder_named(photo or [], output)
+    if folder is not None:
+        if as_json:
+            raise typer.BadParameter("--json prints the envelope of one request: a folder is many")
+        folder_request = FolderRequest(folder, output, parameters, receipts, not no_wait)
+        with FaceAvatarClient(url, read_token(token, token_file)) as client:
+            generate_folder(client, folder_request)
+        return
     photos = photos_named(photo or [])
     request = GenerateRequest(photos, task, parameters, not no_wait, receipts, output, url)
     with FaceAvatarClient(url, read_token(token, token_file)) as client:
         run_request(client, request, console, errors, as_json=as_json)
+
+
+def folder_named(arguments: Sequence[str], output: Path) -> Path | None:
+    """The folder that the arguments name; None where they name photos. Raises: BadParameter."""
+    folders = [Path(argument) for argument in arguments if not is_url(argument) and Path(argument).is_dir()]
+    if not folders:
+        return None
+    if len(arguments) > 1:
+        raise typer.BadParameter("give one folder, or photos of one person")
+    if folders[0].resolve() == output.resolve():
+        raise typer.BadParameter("the avatars need another folder than the photos: -o")
+    return folders[0]
+
+
+def generate_folder(client: FaceAvatarClient, request: FolderRequest) -> None:
+    """Raises: ClientError; InterruptedWaitError after ctrl-C."""
+    try:
+        run_folder(client, request, console, errors)
+    except KeyboardInterrupt:
+        message = "The batch goes on. The same command sends what it lacks, and fetches its avatars."
+        raise InterruptedWaitError(message) from None
 
 
 def photos_named(arguments: Sequence[str]) -> list[Photo]:

@@ -1,23 +1,28 @@
 """The client for an event loop: the same methods, awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Unpack
 
 import httpx
 
+from serve_app.client.batches import BatchRequests
 from serve_app.client.connection import AsyncConnection
 from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests, Resource
 from serve_app.client.values import (
     AppInfo,
     AvatarImage,
     AvatarParameters,
+    Batch,
+    BatchItem,
+    BatchResult,
     Faces,
     Photo,
     Photos,
     Task,
     Verdict,
+    batch_id_of,
     task_id_of,
 )
 
@@ -39,6 +44,7 @@ class AsyncFaceAvatarClient:
         self._requests = requests = Requests(url, token, timeout_s, retries)
         self._connection = AsyncConnection(sleep, transport)
         self.avatars = AsyncAvatars(requests, self._connection)
+        self.batches = AsyncBatches(requests, self._connection)
         self.faces = AsyncFaceFinder(requests, self._connection)
         self.apps = AsyncApps(requests, self._connection)
 
@@ -104,6 +110,52 @@ class AsyncAvatars(Resource[AsyncConnection]):
         Raises: WithheldError.
         """
         return await self._connection.run(self._requests.download(image))
+
+
+class AsyncBatches(Resource[AsyncConnection]):
+    """`client.batches`: the methods of `serve_app.client.blocking.Batches`."""
+
+    def __init__(self, requests: Requests, connection: AsyncConnection) -> None:
+        super().__init__(requests, connection)
+        self._batches = BatchRequests(requests)
+
+    async def create(
+        self,
+        defaults: AvatarParameters | None = None,
+        *,
+        ref_id: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Batch:
+        """Open a batch; `defaults` hold for all its requests that do not say otherwise."""
+        return await self._connection.run(self._batches.create(defaults, ref_id, metadata))
+
+    async def add(self, batch: Batch | str, items: Iterable[BatchItem]) -> int:
+        """Add up to 100 requests, all or none; returns how many the batch did not have yet."""
+        # In a thread, because it reads the photos' files.
+        return await self._connection.run(await asyncio.to_thread(self._batches.add, batch_id_of(batch), items))
+
+    async def close(self, batch: Batch | str) -> Batch:
+        """Say that all requests are added."""
+        return await self._connection.run(self._batches.close(batch_id_of(batch)))
+
+    async def get(self, batch: Batch | str) -> Batch:
+        """The current state of a batch."""
+        return await self._connection.run(self._batches.get(batch_id_of(batch)))
+
+    async def list(self) -> tuple[Batch, ...]:
+        """The newest batches of the token's owner, the newest first."""
+        return await self._connection.run(self._batches.list())
+
+    async def results(self, batch: Batch | str, *, after: int = 0) -> AsyncIterator[BatchResult]:
+        """The results that there are, in the order in which requests ended; use `aclosing` to leave early."""
+        async with aclosing(self._connection.values(self._batches.results(batch_id_of(batch), after))) as found:
+            async for result in found:
+                if result is not None:  # the end
+                    yield result
+
+    async def cancel(self, batch: Batch | str) -> Batch:
+        """Cancel what has not ended; the results that there are stay."""
+        return await self._connection.run(self._batches.cancel(batch_id_of(batch)))
 
 
 class AsyncFaceFinder(Resource[AsyncConnection]):

@@ -1,20 +1,25 @@
 """The blocking client."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Unpack
 
+from serve_app.client.batches import BatchRequests
 from serve_app.client.connection import Connection
 from serve_app.client.requests import RETRIES, TIMEOUT_S, WAIT_S, Requests, Resource
 from serve_app.client.values import (
     AppInfo,
     AvatarImage,
     AvatarParameters,
+    Batch,
+    BatchItem,
+    BatchResult,
     Faces,
     Photo,
     Photos,
     Task,
     Verdict,
+    batch_id_of,
     task_id_of,
 )
 
@@ -39,6 +44,7 @@ class FaceAvatarClient:
         self._requests = requests = Requests(url, token, timeout_s, retries)
         self._connection = Connection(sleep)
         self.avatars = Avatars(requests, self._connection)
+        self.batches = Batches(requests, self._connection)
         self.faces = FaceFinder(requests, self._connection)
         self.apps = Apps(requests, self._connection)
 
@@ -95,6 +101,53 @@ class Avatars(Resource[Connection]):
     def download(self, image: AvatarImage | str) -> bytes:
         """The bytes of an image, by itself or by one of its URLs: PNG, WebP or JPEG, at most MAX_IMAGE_BYTES."""
         return self._connection.run(self._requests.download(image))
+
+
+class Batches(Resource[Connection]):
+    """`client.batches`: many requests whose results are read together."""
+
+    def __init__(self, requests: Requests, connection: Connection) -> None:
+        super().__init__(requests, connection)
+        self._batches = BatchRequests(requests)
+
+    def create(
+        self,
+        defaults: AvatarParameters | None = None,
+        *,
+        ref_id: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Batch:
+        """Open a batch; `defaults` hold for all its requests that do not say otherwise."""
+        return self._connection.run(self._batches.create(defaults, ref_id, metadata))
+
+    def add(self, batch: Batch | str, items: Iterable[BatchItem]) -> int:
+        """Add up to 100 requests, all or none; returns how many the batch did not have yet.
+
+        Raises: ServiceError, whose `error_data["fields"]` names the `custom_id` of each problem.
+        """
+        return self._connection.run(self._batches.add(batch_id_of(batch), items))
+
+    def close(self, batch: Batch | str) -> Batch:
+        """Say that all requests are added."""
+        return self._connection.run(self._batches.close(batch_id_of(batch)))
+
+    def get(self, batch: Batch | str) -> Batch:
+        """The current state of a batch."""
+        return self._connection.run(self._batches.get(batch_id_of(batch)))
+
+    def list(self) -> tuple[Batch, ...]:
+        """The newest batches of the token's owner, the newest first."""
+        return self._connection.run(self._batches.list())
+
+    def results(self, batch: Batch | str, *, after: int = 0) -> Iterator[BatchResult]:
+        """The results that there are, in the order in which requests ended; `after`: the last index that you have."""
+        for result in self._connection.values(self._batches.results(batch_id_of(batch), after)):
+            if result is not None:  # the end
+                yield result
+
+    def cancel(self, batch: Batch | str) -> Batch:
+        """Cancel what has not ended; the results that there are stay."""
+        return self._connection.run(self._batches.cancel(batch_id_of(batch)))
 
 
 class FaceFinder(Resource[Connection]):

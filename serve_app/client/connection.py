@@ -17,6 +17,7 @@ from serve_app.client.exchange import Answer, Body, Flow, Outcome, Read, Report,
 CONNECT_TIMEOUT_S = 10
 MIN_TIMEOUT_S = 0.001
 EVENT_STREAM = "text/event-stream"
+JSON_LINES = "application/x-ndjson"
 
 T = TypeVar("T")
 Pool = TypeVar("Pool", httpx.Client, httpx.AsyncClient)
@@ -162,9 +163,9 @@ class _AsyncResponse(contextlib.AsyncExitStack):
 
 
 def _is_open_stream(step: Send, response: httpx.Response) -> bool:
-    """Whether the flow reads this response itself, event by event."""
+    """Whether the flow reads this response itself, part by part."""
     content_type = response.headers.get("content-type", "")
-    return step.streams and response.status_code == 200 and content_type.startswith(EVENT_STREAM)
+    return step.streams and response.status_code == 200 and content_type.startswith((EVENT_STREAM, JSON_LINES))
 
 
 def _pool_for(step: Send, pools: dict[bool, Pool], make: Callable[..., Pool]) -> Pool:

@@ -87,7 +87,8 @@ Outcome = Answer | httpx.RequestError
 class Send:
     """Send a call and read its answer: an Outcome. `deadline` is by the monotonic clock.
 
-    With `streams`, an event stream is left to `Read`; the time left until `deadline` is then its longest silence.
+    With `streams`, a stream of events or lines is left to `Read`; the time left until `deadline` is then its longest
+    silence.
     """
 
     call: Call
@@ -97,7 +98,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read more of the current event stream: bytes, None at its end, or the error that ended it."""
+    """Read more of the current stream: bytes, None at its end, or the error that ended it."""
 
 
 @dataclass(frozen=True, slots=True)

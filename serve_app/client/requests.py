@@ -64,7 +64,7 @@ class Requests:
         self._base = str(address).rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
         self._timeout_s = timeout_s
-        self._retries = retries
+        self.retries = retries
 
     def create(self, photos: Photos, parameters: AvatarParameters) -> Flow[Task]:
         """A request that is answered when its avatars are made; waits at least `deadline_s` and GRACE_S for that.
@@ -80,27 +80,27 @@ class Requests:
 
     def get(self, task_id: str) -> Flow[Task]:
         """The state of a task, once; that of a failed one is no error."""
-        return self._task(self._call("GET", _task_path(task_id)), self._timeout_s)
+        return self._task(self.call("GET", _task_path(task_id)), self._timeout_s)
 
     def cancel(self, task_id: str) -> Flow[Task]:
         """Cancels an unfinished task, or deletes the results of a finished one; its new state."""
-        return self._task(self._call("DELETE", _task_path(task_id)), self._timeout_s)
+        return self._task(self.call("DELETE", _task_path(task_id)), self._timeout_s)
 
     def apps(self) -> Flow[tuple[AppInfo, ...]]:
         """The apps that `app_id` can name. The flow raises: UnexpectedAnswerError where they are malformed."""
-        listed = self._output(self._call("GET", "/api/v1/apps"), APPS, "the answer is not a list of apps")
+        listed = self.output(self.call("GET", "/api/v1/apps"), APPS, "the answer is not a list of apps")
         return (yield from listed).apps
 
     def inspect(self, photo: Photo, app_id: str | None = None) -> Flow[Faces]:
         """The faces of a photo, as an app sees it; reads the photo's file now. Raises: PhotoFileError."""
         body = {"file_url": photo_url(photo)} | ({} if app_id is None else {"app_id": app_id})
-        call = self._call("POST", "/api/v1/faces", body)
-        return self._output(call, FACES, "the answer does not tell what a photo shows")
+        call = self.call("POST", "/api/v1/faces", body)
+        return self.output(call, FACES, "the answer does not tell what a photo shows")
 
     def verify(self, picture: Photo) -> Flow[Verdict]:
         """The verdict on a picture; reads its file now. Raises: PhotoFileError."""
-        call = self._call("POST", "/api/v1/verify", {"file_url": photo_url(picture)})
-        return self._output(call, VERDICT, "the answer is no verdict on a picture")
+        call = self.call("POST", "/api/v1/verify", {"file_url": photo_url(picture)})
+        return self.output(call, VERDICT, "the answer is no verdict on a picture")
 
     def download(self, image: AvatarImage | str) -> Flow[bytes]:
         """The bytes of an image, at most MAX_IMAGE_BYTES, whose first bytes are those of a PNG, WebP or JPEG.
@@ -114,7 +114,7 @@ class Requests:
         if address is None:
             raise UnexpectedAnswerError(f"{url!r} is not the http(s) URL of an image")
         # Without the token: the URL is signed, and may belong to another host.
-        answer = yield from send_with_retries(Call("GET", address, {}, MAX_IMAGE_BYTES), self._timeout_s, self._retries)
+        answer = yield from send_with_retries(Call("GET", address, {}, MAX_IMAGE_BYTES), self._timeout_s, self.retries)
         data = answer.require_success().body
         if image_format(data) is None:
             raise UnexpectedAnswerError(f"what came from {origin(address)} is not a PNG, WebP or JPEG")
@@ -133,8 +133,8 @@ class Requests:
                     pauses_s, state.received_event = _poll_pauses_s(), False
             if not state.finished:
                 left_s = max(deadline - time.monotonic(), CONNECT_TIMEOUT_S)
-                call = self._call("GET", _task_path(task_id))
-                poll = self._task(call, min(self._timeout_s, left_s), max(self._retries, POLL_RETRIES))
+                call = self.call("GET", _task_path(task_id))
+                poll = self._task(call, min(self._timeout_s, left_s), max(self.retries, POLL_RETRIES))
                 yield from state.update((yield from poll))
             if state.task is not None and state.finished:
                 return state.task
@@ -145,7 +145,7 @@ class Requests:
 
     def _listen(self, task_id: str, state: "_FollowState", deadline: float) -> Flow[None]:
         """Report the events of a task until the stream ends."""
-        call = self._call("GET", f"{_task_path(task_id)}/events", accept=EVENT_STREAM)
+        call = self.call("GET", f"{_task_path(task_id)}/events", accept=EVENT_STREAM)
         if state.last_id:
             call.headers["Last-Event-ID"] = state.last_id
         opened: Outcome = yield Send(call, time.monotonic() + min(SILENCE_S, self._timeout_s), streams=True)
@@ -164,21 +164,32 @@ class Requests:
     def _create_call(self, photos: Photos, parameters: AvatarParameters, *, queued: bool) -> Call:
         given = {name: value for name, value in parameters.items() if value is not None}
         body = {"app_id": DEFAULT_APP, **given, **photo_fields(photos), "celery": queued}
-        call = self._call("POST", "/getImageToImage", body)
+        call = self.call("POST", "/getImageToImage", body)
         call.headers["Idempotency-Key"] = str(uuid.uuid4())  # the same in every retry
         return call
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None, accept: str = "*/*") -> Call:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        accept: str = "*/*",
+        *,
+        content: bytes | None = None,
+        kind: str = "application/json",
+    ) -> Call:
+        """A call with the token, and with a JSON body or other content."""
         headers = self._headers | {"Accept": accept}
         if body is not None:
-            headers["Content-Type"] = "application/json"
-        content = None if body is None else json.dumps(body).encode()
+            content = json.dumps(body).encode()
+        if content is not None:
+            headers["Content-Type"] = kind
         return Call(method, httpx.URL(self._base + path), headers, MAX_ENVELOPE_BYTES, content)
 
     def _task(self, call: Call, timeout_s: float, retries: int | None = None) -> Flow[Task]:
         return Task.from_envelope((yield from self._envelope(call, timeout_s, retries)))
 
-    def _output(self, call: Call, kind: TypeAdapter[T], problem: str) -> Flow[T]:
+    def output(self, call: Call, kind: TypeAdapter[T], problem: str) -> Flow[T]:
         """The `output` of an answer. Raises: UnexpectedAnswerError with `problem` where it does not fit."""
         envelope = yield from self._envelope(call)
         try:
@@ -188,7 +199,7 @@ class Requests:
 
     def _envelope(self, call: Call, timeout_s: float | None = None, retries: int | None = None) -> Flow[Envelope]:
         """The envelope of a successful answer. Raises: ServiceError, UnexpectedAnswerError, ConnectionFailedError."""
-        tries = self._retries if retries is None else retries
+        tries = self.retries if retries is None else retries
         answer: Answer = yield from send_with_retries(call, timeout_s or self._timeout_s, tries)
         envelope = answer.require_success().envelope
         if envelope is None:

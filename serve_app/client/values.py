@@ -217,6 +217,86 @@ class Task:
         raise ServiceError(200, self.error or self.status, data, self.task_id)
 
 
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """How many requests of a batch are in each state."""
+
+    total: int
+    waiting: int
+    running: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+    @property
+    def ended(self) -> int:
+        """Those that have results."""
+        return self.succeeded + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The latest known state of a batch: open, running, finished or cancelled. Times are unix seconds."""
+
+    batch_id: str
+    state: str
+    counts: BatchCounts
+    created_at: float
+    deadline: float
+    finished_at: float | None = None
+    defaults: dict[str, Any] = field(default_factory=dict)
+    ref_id: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every request has its result, and none is added any more."""
+        return self.state in ("finished", "cancelled") and self.counts.ended == self.counts.total
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """A request to be added: its name in the batch, its photos, and what the batch's defaults do not say."""
+
+    custom_id: str
+    photos: Photos
+    parameters: AvatarParameters = field(default_factory=lambda: AvatarParameters())
+
+    def fields(self) -> dict[str, Any]:
+        """As a line of JSON has it; reads the photos' files. Raises: PhotoFileError."""
+        given = {name: value for name, value in self.parameters.items() if value is not None}
+        return {"custom_id": self.custom_id, **given, **photo_fields(self.photos)}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """How a request of a batch ended; `index` counts the results in the order of these ends."""
+
+    index: int
+    custom_id: str
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutput:
+    """`output` of an answer about a batch."""
+
+    batch: Batch
+    added: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BatchList:
+    """`output` of the list of batches."""
+
+    batches: tuple[Batch, ...]
+
+
+def batch_id_of(batch: Batch | str) -> str:
+    """The id of a batch that is given as a value or by its id."""
+    return batch if isinstance(batch, str) else batch.batch_id
+
+
 def task_id_of(task: Task | str) -> str:
     """The id of a task that is given as a value or by its id."""
     return task if isinstance(task, str) else task.task_id

@@ -92,8 +92,8 @@ def test_a_chunk_is_added_whole_or_not_at_all_and_each_problem_names_its_line(at
         answer = await added(client, batch_id, b"\n\n".join(json.dumps(line).encode() for line in bad))
         told = [(each["line"], each["custom_id"], each["field"]) for each in answer.json()["error_data"]["fields"]]
         assert told == [
-            (3, "b", "nonsense"),
             (3, "b", "batch"),
+            (3, "b", "nonsense"),
             (7, "a", "custom_id"),
             (9, "", "custom_id"),
             (11, "d", "file_url"),

@@ -3,18 +3,21 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenStore
+from serve_app.backends.object_store import result_key
 from serve_app.batches.feeder import BatchFeeder
 from serve_app.batches.models import BatchItem
 from serve_app.batches.store import BatchStore
 from serve_app.tasks.models import Claim, Outcome, Task
 from serve_app.tasks.stream import TaskQueue
 from serve_app.worker.retention import Retention
+from tests.support.fake_service import picture
 from tests.support.ingresses import Ingress
 from tests.support.tasks import AVATAR
 
@@ -57,7 +60,10 @@ class Press:
 
     async def finish(self, task: Task) -> None:
         self.drawn[str(task.request.ref_id)] += 1
-        assert await self.ingress.tasks.finish(task, "SUCCESS", Outcome(avatars=(AVATAR,)))
+        key = result_key(task.task_id, 0, "png")
+        await self.ingress.results.put(key, picture(task.request.seed))
+        avatar = replace(AVATAR, key=key, thumbnail_key=key, seed=task.request.seed)
+        assert await self.ingress.tasks.finish(task, "SUCCESS", Outcome(avatars=(avatar,)))
 
     async def run(self, rounds: int = 20) -> None:
         """Feed and draw until nothing is left to do."""
