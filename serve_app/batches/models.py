@@ -82,9 +82,9 @@ class BatchItem(NamedTuple):
 
 
 class EndedItem(NamedTuple):
-    """A request that ended; `index` counts them in the order of their ends, from 1."""
+    """A request that ended; `position` counts them in the order of their ends, from 1."""
 
-    index: int
+    position: int
     ending: Ending
     item: BatchItem
 

@@ -44,7 +44,7 @@ class ResultFile:
         while ended := await self._store.ended(batch_id, after, AT_ONCE):
             lines = await asyncio.gather(*(self._line(each, base_url) for each in ended))
             yield b"".join(line.model_dump_json().encode() + b"\n" for line in lines)
-            after = ended[-1].index
+            after = ended[-1].position
 
     async def _line(self, ended: EndedItem, base_url: str) -> BatchLine:
         record = await self._tasks.get(ended.item.task_id)
@@ -52,4 +52,4 @@ class ResultFile:
             envelope = WITHOUT_TASK[ended.ending].model_copy(update={"task_id": ended.item.task_id})
         else:
             envelope = await envelope_of(record, self._results, base_url)
-        return BatchLine(index=ended.index, custom_id=ended.item.custom_id, envelope=envelope)
+        return BatchLine(index=ended.position, custom_id=ended.item.custom_id, envelope=envelope)

@@ -65,7 +65,7 @@ class BatchStore:
 
     async def of_owner(self, owner: str) -> list[BatchRecord]:
         """The newest MAX_LISTED of an owner, the newest first."""
-        ids = await self._redis.zrange(self._keys.of_owner(owner), 0, MAX_LISTED - 1, desc=True)
+        ids: Any = await self._redis.zrange(self._keys.of_owner(owner), 0, MAX_LISTED - 1, desc=True)
         return [record for batch_id in ids if (record := await self.get(batch_id)) is not None]
 
     async def reserve(self, batch: Batch, items: Sequence[BatchItem]) -> Verdict:
@@ -92,23 +92,25 @@ class BatchStore:
 
     async def waiting(self, batch_id: str, most: int) -> list[BatchItem]:
         """The next requests to be queued."""
-        return await self._items(batch_id, await self._redis.zrange(self._keys.waiting(batch_id), 0, most - 1))
+        custom_ids: Any = await self._redis.zrange(self._keys.waiting(batch_id), 0, most - 1)
+        return await self._items(batch_id, custom_ids)
 
     async def queued(self, batch_id: str) -> list[BatchItem]:
         """Those that are tasks now, or were and were not settled yet."""
-        return await self._items(batch_id, await self._redis.zrange(self._keys.queued(batch_id), 0, -1))
+        custom_ids: Any = await self._redis.zrange(self._keys.queued(batch_id), 0, -1)
+        return await self._items(batch_id, custom_ids)
 
     async def ended(self, batch_id: str, after: int, most: int) -> list[EndedItem]:
         """The requests that ended after the one with this index, in that order."""
-        members = await self._redis.zrange(
+        members: Any = await self._redis.zrange(
             self._keys.ended(batch_id), f"({after}", "+inf", byscore=True, offset=0, num=most, withscores=True
         )
         parts = [str(member).partition(" ") for member, _ in members]
         items = await self._items(batch_id, [custom_id for _, _, custom_id in parts])
-        indexes = [int(score) for _, score in members]
+        positions = [int(score) for _, score in members]
         return [
-            EndedItem(index, Ending(ending), item)
-            for index, (ending, _, _), item in zip(indexes, parts, items, strict=True)
+            EndedItem(position, Ending(ending), item)
+            for position, (ending, _, _), item in zip(positions, parts, items, strict=True)
         ]
 
     async def active(self) -> list[str]:
@@ -122,23 +124,10 @@ class BatchStore:
         else:
             await self._redis.zadd(self._keys.active, {batch_id: time.time()}, xx=True)
 
-    async def count_waiting(self) -> int:
-        """The requests of all batches that are not queued yet."""
-        pipe = self._redis.pipeline(transaction=False)
-        for batch_id in await self.active():
-            pipe.zcard(self._keys.waiting(batch_id))
-        return sum(await pipe.execute())
-
     def move(self, batch_id: str, custom_id: str) -> QueueMove:
         """What `TaskStore.create_queued` does to a request of a batch."""
         keys = self._keys
         return QueueMove(keys.waiting(batch_id), keys.queued(batch_id), keys.reserved, custom_id)
-
-    async def reserved(self, task_ids: Sequence[str]) -> list[bool]:
-        """Which tasks are not recorded yet although their files are needed."""
-        now = time.time()
-        scores = await self._redis.zmscore(self._keys.reserved, [*task_ids]) if task_ids else []
-        return [score is not None and float(score) > now for score in scores]
 
     async def _chunk(self, batch: Batch, items: Sequence[tuple[BatchItem, int]], *, adds: bool) -> Verdict:
         found: Any = await self._run(

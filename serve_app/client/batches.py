@@ -81,8 +81,8 @@ class BatchRequests:
         listed = self._requests.output(self._requests.call("GET", BATCHES), BATCHES_LISTED, NO_BATCH)
         return (yield from listed).batches
 
-    def results(self, batch_id: str, after: int) -> Flow[None]:
-        """Reports the results after the one with this index; goes on where a connection breaks off.
+    def results(self, batch_id: str, after: int) -> Flow[BatchResult | None]:
+        """Reports the results after the one with this index, and returns none; goes on where a connection breaks off.
 
         The flow raises: ServiceError; ConnectionFailedError; UnexpectedAnswerError.
         """
@@ -96,7 +96,7 @@ class BatchRequests:
                 before = after
                 after, broken = yield from self._lines(after)
                 if broken is None:
-                    return
+                    return None
                 outcome, failures = broken, failures if after == before else 0
             pause_s = repeat_pause_s(outcome, failures)
             if pause_s is None or failures >= self._requests.retries:

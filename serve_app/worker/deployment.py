@@ -50,8 +50,8 @@ class AvatarWorker:
         periodic = (
             Batches(container.redis, BatchFeeder(settings, container, execution, batches, own)),
             Recovery(container.redis, container.tasks, queue, container.results, settings.queue.dead_ttl_s),
-            Retention(container.redis, container.tasks, batches, container.results, settings.result_ttl_s),
-            QueueMetrics(container.redis, batches),
+            Retention(container.redis, container.tasks, container.results, settings.result_ttl_s),
+            QueueMetrics(container.redis),
             LateStarts(container.redis, container.tasks, self._worker),
             CertificateMetrics(Provenance(settings.provenance, settings.broker, settings.data_dir)),
             self._webhooks,

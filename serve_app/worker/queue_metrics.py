@@ -9,7 +9,7 @@ from ray.serve import metrics
 
 from serve_app.backends.broker_memory import read_memory
 from serve_app.backends.redis import Redis
-from serve_app.batches.store import BatchStore
+from serve_app.batches.waiting import WaitingRequests
 from serve_app.generation.queue_eta import Forecast
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.queue_snapshot import QueueReader
@@ -31,9 +31,9 @@ class QueueMetrics:
     name = "queue metrics"
     every_s = 5.0  # Ray forgets a gauge that was not set for 20 s
 
-    def __init__(self, redis: Redis, batches: BatchStore) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._batches = batches
+        self._batch_requests = WaitingRequests(redis)
         self._keys = TaskKeys(redis.prefix)
         self._queue = QueueReader(redis)
         self._count = metrics.Gauge("avatar_queue_tasks", "Queued tasks by state; dead: given up.", ("state",))
@@ -47,7 +47,7 @@ class QueueMetrics:
         state = await self.state()
         for name, count in (("waiting", state.waiting), ("running", state.running), ("dead", state.dead)):
             self._count.set(count, {"state": name})
-        self._batched.set(await self._batches.count_waiting())
+        self._batched.set(await self._batch_requests.count())
         self._webhooks.set(state.webhooks_due)
         memory = await read_memory(self._redis)
         self._memory.set(memory.used_bytes, {"kind": "used"})

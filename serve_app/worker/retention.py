@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 
 from serve_app.backends.object_store import PHOTOS, Results, task_of
 from serve_app.backends.redis import Redis
-from serve_app.batches.store import BatchStore
+from serve_app.batches.waiting import WaitingRequests
 from serve_app.generation.envelope import OVERDUE_S
 from serve_app.tasks.models import TaskRecord
 from serve_app.tasks.store import TaskStore
@@ -31,12 +31,10 @@ class Retention:
     name = "retention"
     every_s = 20.0
 
-    def __init__(
-        self, redis: Redis, tasks: TaskStore, batches: BatchStore, results: Results, result_ttl_s: int
-    ) -> None:
+    def __init__(self, redis: Redis, tasks: TaskStore, results: Results, result_ttl_s: int) -> None:
         self._redis = redis
         self._tasks = tasks
-        self._batches = batches
+        self._waiting = WaitingRequests(redis)
         self._results = results
         self._result_ttl_s = result_ttl_s
 
@@ -52,7 +50,7 @@ class Retention:
         async for keys in _in_groups(self._results.older(YOUNG_S, PHOTOS)):
             now = time.time()
             # First: what is reserved no more is recorded by then, or needed by nobody.
-            reserved = await self._batches.reserved([task_of(key) for key in keys])
+            reserved = await self._waiting.reserved([task_of(key) for key in keys])
             for key in (key for key, is_reserved in zip(keys, reserved, strict=True) if not is_reserved):
                 record = await self._tasks.get(task_of(key))
                 if record is None or not _needs_photo(record, now):

@@ -272,6 +272,10 @@ def test_the_avatars_of_an_earlier_task_are_called_after_it(generate: Generate, 
         ["--task", "t", "--seed", "0"],
         ["--task", "t", "--no-wait"],
         ["me.png", "--format", "gif"],
+        [".", "me.png"],
+        [".", "--task", "t"],
+        [".", "--json"],
+        [".", "-o", "."],
     ],
 )
 def test_what_generate_cannot_mean_is_refused(generate: Generate, fake: FakeService, arguments: list[str]) -> None:

@@ -1,23 +1,20 @@
 """A whole service that ends, politely or not, and starts again on its data."""
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.photos import data_url, photo_files
-from tests.support.service_process import running_service, submit
+from tests.support.service_process import STOP_S, kill_everything, running_service, submit
 
 pytestmark = pytest.mark.slow
 
 BODY = {"app_id": "face-avatar", "file_url": data_url(photo_files()["astronaut.png"])}
 LONG = {"num_inference_steps": 50, "batch": 2, "width": 256, "height": 256}
-STOP_S = 60
 Poll = Callable[..., Any]
 
 
@@ -67,9 +64,3 @@ def check_done(client: httpx.Client, poll: Poll, tasks: list[str]) -> None:
         poll(lambda task_id=task_id: client.get(f"/api/v1/tasks/{task_id}").json()["status"] == "SUCCESS", 120)
         for url in client.get(f"/api/v1/tasks/{task_id}").json()["output"]["result"]:
             assert httpx.get(url).status_code == 200
-
-
-def kill_everything(process: psutil.Popen) -> None:
-    for member in [process, *process.children(recursive=True)]:
-        os.kill(member.pid, signal.SIGKILL)
-    process.wait(STOP_S)

@@ -1,6 +1,8 @@
 """Batches on one broker and one store: clients that fill them, a feeder, and a worker that draws nothing."""
 
 import json
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +18,7 @@ from serve_app.batches.models import BatchItem
 from serve_app.batches.store import BatchStore
 from serve_app.tasks.models import Claim, Outcome, Task
 from serve_app.tasks.stream import TaskQueue
-from serve_app.worker.retention import Retention
+from serve_app.worker.retention import YOUNG_S, Retention
 from tests.support.fake_service import picture
 from tests.support.ingresses import Ingress
 from tests.support.tasks import AVATAR
@@ -36,7 +38,7 @@ class Press:
         self.own = OwnToken(data_dir)
         self.queue = TaskQueue(ingress.redis, "worker")
         self.drawn: Counter[str] = Counter()  # by `ref_id`
-        self.retention = Retention(ingress.redis, ingress.tasks, self.store, ingress.results, 60)
+        self.retention = Retention(ingress.redis, ingress.tasks, ingress.results, 60)
         self.feeder = self.new_feeder()
 
     def new_feeder(self) -> BatchFeeder:
@@ -76,7 +78,10 @@ class Press:
     async def waiting(self, batch_id: str) -> list[BatchItem]:
         return await self.store.waiting(batch_id, 1000)
 
-    async def sweep(self) -> None:
+    async def sweep(self, old: Iterable[Path] = ()) -> None:
+        """Retention, for which these files are old."""
+        for path in old:
+            os.utime(path, (time.time() - YOUNG_S - 1,) * 2)
         await self.ingress.redis.delete(self.ingress.redis.key("sweeper", "photos"))
         await self.retention.run_once()
 

@@ -1,5 +1,6 @@
 """A service as a process of its own, started as an operator starts it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import psutil
 from serve_app.client import data_url
 from serve_app.launcher import free_port
 from serve_app.photos.sample import sample_photo
+
+STOP_S = 60
 
 
 @contextmanager
@@ -32,7 +35,14 @@ def running_service(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)  # as `docker stop` and systemd do
-            assert process.wait(60) == 0
+            assert process.wait(STOP_S) == 0
+
+
+def kill_everything(process: psutil.Popen) -> None:
+    """`kill -9` of a service with its broker, its replicas and Ray."""
+    for member in [process, *process.children(recursive=True)]:
+        os.kill(member.pid, signal.SIGKILL)
+    process.wait(STOP_S)
 
 
 def answers(client: httpx.Client) -> bool:
