@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.backends.object_store import FOLDER, photo_key, request_key
+from serve_app.backends.object_store import photo_key, request_key
 from serve_app.batches.models import Ending
 from serve_app.errors import ImageUrlError
 from serve_app.photos.source import PhotoSource
@@ -121,7 +121,7 @@ def test_a_photo_that_cannot_be_used_keeps_its_chunk_out_and_leaves_no_file(at: 
         (told,) = answer.json()["error_data"]["fields"]
         assert (told["line"], told["custom_id"], told["field"], told["reason"]) == (2, "b", "file_url", "broken")
         assert (await view(client, batch_id))["counts"]["total"] == 0
-        assert photos_of(press) == []
+        assert press.files() == []
 
     at(scenario)
 
@@ -143,7 +143,7 @@ def test_a_chunk_that_comes_again_adds_nothing_and_a_changed_request_is_refused(
         assert press.drawn == {"a": 1, "b": 1, "c": 1}
         assert [line["custom_id"] for line in await results(client, batch_id)] == ["a", "b", "c"]
         # No request is left, nor the files of an attempt that added nothing; this worker deletes no photos.
-        assert [path.suffix for path in photos_of(press)] == [".webp"] * 3
+        assert [path.suffix for path in press.files()] == [".webp"] * 3
 
     at(scenario)
 
@@ -256,22 +256,18 @@ def test_photos_stay_while_their_requests_wait_and_no_longer(at: Callable[..., N
         (first, second) = await press.waiting(batch_id)
         results = press.ingress.results
         await results.put(photo_key("01a2048f-977f-7c63-ae41-e05892df70f1"), b"of a chunk whose ingress died")
-        await press.sweep(photos_of(press))
-        assert len([*photos_of(press)]) == 4
+        await press.sweep(press.files())
+        assert len(press.files()) == 4
         await press.feed()
-        await press.sweep(photos_of(press))
+        await press.sweep(press.files())
         assert await exists(results, photo_key(first.task_id))
         await press.draw()
         await press.feed()
-        await press.sweep(photos_of(press))
-        assert [*photos_of(press)] == []
+        await press.sweep(press.files())
+        assert press.files() == []
         assert not await exists(results, request_key(second.task_id))
 
     at(scenario)
-
-
-def photos_of(press: Press) -> list[Path]:
-    return [*(press.settings.data_dir / FOLDER / "photos").glob("*")]
 
 
 def test_a_batch_is_bounded_in_requests_and_an_owner_in_batches(at: Callable[..., None]) -> None:
@@ -294,7 +290,7 @@ def test_a_batch_is_bounded_in_bytes(at: Callable[..., None]) -> None:
         await press.ingress.redis.hset(press.ingress.redis.key("batch", batch_id), "bytes", str(1024**2))
         answer = await added(client, batch_id, lines("a"))
         assert (answer.status_code, answer.json()["error_data"]["max_bytes"]) == (413, 1024**2)
-        assert photos_of(press) == []
+        assert press.files() == []
 
     at(scenario, batches={"max_bytes": 1024**2})
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from serve_app.api.chunk import json_lines
 from serve_app.backends.lua import Script
-from serve_app.backends.object_store import FOLDER, Results
+from serve_app.backends.object_store import Results
 from serve_app.batches.models import BatchState
 from serve_app.batches.requests import BatchRequest, parsed_chunk
 from serve_app.batches.service import BatchService
@@ -89,7 +89,14 @@ def test_each_request_is_drawn_once_whatever_dies_between_two_calls(
 ) -> None:
     runner, executioner = scenario_runner(valkey, tmp_path, monkeypatch), Executioner(monkeypatch)
 
-    @settings(max_examples=10, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=10,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],  # an example takes too long to be shrunk
+        suppress_health_check=list(HealthCheck),
+    )
     @given(rounds=st.lists(ROUNDS, min_size=1, max_size=4))
     def check(rounds: list[Round]) -> None:
         async def scenario(make: Callable[..., Ingress]) -> None:
@@ -135,7 +142,6 @@ async def play(press: Press, executioner: Executioner, rounds: list[Round]) -> N
 
 async def check_files(press: Press) -> None:
     """Chunks that were cut off left files, which go when their reservation is over."""
-    folder = press.settings.data_dir / FOLDER / "photos"
     await press.ingress.redis.delete(press.ingress.redis.key("batches", "reserved"))
-    await press.sweep(folder.iterdir())
-    assert [*folder.iterdir()] == []
+    await press.sweep(press.files())
+    assert press.files() == []

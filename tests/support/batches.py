@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from serve_app.auth.tokens import Limits, OwnToken, TokenGrant, TokenStore
-from serve_app.backends.object_store import result_key
+from serve_app.backends.object_store import FOLDER, result_key
 from serve_app.batches.feeder import BatchFeeder
 from serve_app.batches.models import BatchItem
 from serve_app.batches.store import BatchStore
@@ -74,6 +74,10 @@ class Press:
             if not await self.draw():
                 await self.feed()
                 return
+
+    def files(self) -> list[Path]:
+        """What the store has of photos and of requests that are not queued."""
+        return [*(self.settings.data_dir / FOLDER / "photos").glob("*")]
 
     async def waiting(self, batch_id: str) -> list[BatchItem]:
         return await self.store.waiting(batch_id, 1000)
