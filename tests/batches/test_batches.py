@@ -12,7 +12,8 @@ import pytest
 
 from serve_app.backends.object_store import photo_key, request_key
 from serve_app.batches.models import Ending
-from serve_app.errors import ImageUrlError
+from serve_app.batches.store import BatchStore
+from serve_app.errors import BrokerError, ImageUrlError
 from serve_app.photos.source import PhotoSource
 from tests.support.batches import BATCHES, DEFAULTS, NDJSON, Press, added, lines, opened, results, view
 from tests.support.http_clients import browsing
@@ -333,5 +334,25 @@ def test_other_kinds_of_bodies_are_refused(at: Callable[..., None]) -> None:
         assert (await client.post(url, content=b"", headers=NDJSON)).status_code == 422
         assert (await client.post(url, files=[("a", ("a.png", b"x"))] * 5)).status_code == 422
         assert (await client.post(url, files={"b": ("b.png", b"x")}, data={"a": "text"})).status_code == 422
+
+    at(scenario)
+
+
+def test_a_chunk_whose_answer_of_the_broker_is_lost_keeps_its_files(
+    at: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(client: httpx.AsyncClient, press: Press) -> None:
+        batch_id, add = await opened(client), BatchStore.add
+
+        async def add_without_answer(*arguments: Any) -> Any:
+            await add(*arguments)
+            raise BrokerError("The broker does not answer.", 1)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchStore, "add", add_without_answer)
+            assert (await added(client, batch_id, lines("ab"))).status_code == 503
+        assert (await added(client, batch_id, lines("ab"))).json()["output"]["added"] == 0
+        await press.run()
+        assert press.drawn == {"a": 1, "b": 1}
 
     at(scenario)
