@@ -34,6 +34,12 @@ CUSTOM_ID = {
     "maxLength": MAX_CUSTOM_ID,
     "description": "Your name of the request, unique in its batch.",
 }
+AFTER_PARAMETER = {
+    "name": "after",
+    "in": "query",
+    "description": "The `index` of the last line that you have: only the ones after it.",
+    "schema": {"type": "integer", "minimum": 0, "maximum": 2**31, "default": 0},
+}
 BATCH_LINE = {
     "type": "object",
     "description": "Each line.",

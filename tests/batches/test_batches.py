@@ -331,6 +331,8 @@ def test_other_kinds_of_bodies_are_refused(at: Callable[..., None]) -> None:
         batch_id = await opened(client)
         url = f"{BATCHES}/{batch_id}/requests"
         assert (await client.post(url, json={"custom_id": "a"})).status_code == 415
+        answer = await client.get(f"{BATCHES}/{batch_id}/results", params={"after": "-1"})
+        assert (answer.status_code, answer.json()["error"]) == (422, "Invalid Request")
         assert (await client.post(url, content=b"", headers=NDJSON)).status_code == 422
         assert (await client.post(url, files=[("a", ("a.png", b"x"))] * 5)).status_code == 422
         assert (await client.post(url, files={"b": ("b.png", b"x")}, data={"a": "text"})).status_code == 422

@@ -1,19 +1,22 @@
 """Routes of batches: many requests whose results are read as one file."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Request, Response
 from starlette.responses import JSONResponse, StreamingResponse
 
 from serve_app.api.body import BodyReader
 from serve_app.api.chunk import JSON_LINES
 from serve_app.api.dependencies import base_url, envelope_response, idempotency_key
-from serve_app.api.openapi import BATCH_RESULTS, IDEMPOTENCY_PARAMETER, body_of, chunk_body, envelopes
+from serve_app.api.openapi import AFTER_PARAMETER, BATCH_RESULTS, IDEMPOTENCY_PARAMETER, body_of, chunk_body, envelopes
 from serve_app.api.settings import IngressSettings
 from serve_app.batches.requests import BatchRequest
 from serve_app.batches.service import BatchService
+from serve_app.errors import InvalidRequestError
 from serve_app.generation.validation import Caller
 from serve_app.schemas.responses import BatchView, Envelope
+
+MAX_AFTER_DIGITS = 12
 
 
 def add_batch_routes(
@@ -101,14 +104,15 @@ def add_batch_routes(
         dependencies=[may_read],
         response_class=StreamingResponse,
         responses=envelopes(401, 403, 404, 422, 429, 503) | BATCH_RESULTS,
+        openapi_extra={"parameters": [AFTER_PARAMETER]},
     )
-    async def results(request: Request, batch_id: str, after: Annotated[int, Query(ge=0, le=2**31)] = 0) -> Response:
+    async def results(request: Request, batch_id: str) -> Response:
         """A line of JSON for each request that has ended, in the order of their ends, with its envelope.
 
         Of a batch that goes on these are the ones so far: ask again with the last `index` as `after`.
         """
         record = await batches.find(batch_id, request.state.owner)
-        lines = batches.lines(record, after, base_url(request, settings))
+        lines = batches.lines(record, _after(request), base_url(request, settings))
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(lines, media_type=JSON_LINES[0], headers=headers)
 
@@ -121,3 +125,12 @@ def add_batch_routes(
     async def cancel_batch(request: Request, batch_id: str) -> JSONResponse:
         """Cancel what has not ended; the results that there are stay. May be repeated."""
         return answer(await batches.cancel(await batches.find(batch_id, request.state.owner)))
+
+
+def _after(request: Request) -> int:
+    """The index of the last line that a client has. Raises: InvalidRequestError."""
+    text = request.query_params.get("after", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < MAX_AFTER_DIGITS):
+        problem = {"field": "after", "message": "the index of the last line that you have", "accepted": {"minimum": 0}}
+        raise InvalidRequestError("The request is not valid.", fields=[problem])
+    return int(text)
