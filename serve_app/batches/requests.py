@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError, to_json
 
 from deployments.errors import AvatarError
 from serve_app.batches.models import NewRequest
+from serve_app.catalog.catalog import NO_FALLBACK
 from serve_app.errors import ImageUrlError, InvalidRequestError
 from serve_app.schemas.errors import invalid_fields
 from serve_app.schemas.requests import ALIASES, AvatarRequest, unaliased
@@ -20,7 +21,11 @@ MAX_TOLD = 100  # errors of one chunk
 MAX_CUSTOM_ID_SHOWN = 64
 PHOTO_FIELDS = ("file_url", "file_urls", "image")
 # What all requests of a batch have; they may say so themselves, as a copied body does.
-FIXED = {"celery": True, "priority": "low"}
+FIXED = {
+    "celery": True,
+    "priority": "low",
+    "fallback_app_id": NO_FALLBACK,
+}  # they wait, rather than be drawn by another
 SOME_PHOTO = "https://example.org/photo.jpg"  # stands for the photo where only the other fields are checked
 
 Text = Annotated[str, StringConstraints(max_length=512)]
@@ -116,7 +121,9 @@ def parsed_request(fields: dict[str, Any]) -> AvatarRequest:
     """A queued request of low priority. Raises: InvalidRequestError; ImageUrlError."""
     for name, value in FIXED.items():
         if fields.get(name) not in (None, value):
-            message = f"the requests of a batch are queued, with low priority: leave it out, or send {value!r}"
+            message = (
+                f"the requests of a batch wait, with low priority, for their own app: leave it out, or send {value!r}"
+            )
             raise _invalid(name, message)
     try:
         return AvatarRequest.model_validate({**fields, **FIXED})

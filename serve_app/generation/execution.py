@@ -174,6 +174,7 @@ class TaskExecution:
         """Take the images of a queued task, of which none was drawn, off those of its token's day."""
         if self._quota is not None:
             await self._quota.give_back(task.token, task.request.batch, task.submitted_at)
+
     async def cancel(self, task: Task) -> bool:
         """End an unfinished task and delete its files; false where it was finished, whose images stay.
 
