@@ -7,7 +7,7 @@ AvatarError
 │   ├── UnknownTaskError   no such task, or it belongs to another token
 │   ├── UnknownBatchError  the same of a batch
 │   └── OverloadedError    can be retried later
-│       ├── StoreError, RateLimitError
+│       ├── StoreError, RateLimitError, TooLateError
 │       └── BrokerError
 │           └── BrokerFullError   Redis takes no more writes
 ├── InterruptedWorkError   the worker process died
@@ -77,6 +77,10 @@ class RateLimitError(OverloadedError):
     def __init__(self, message: str, retry_after_s: int, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(message, retry_after_s)
         self.headers = headers
+
+
+class TooLateError(OverloadedError):
+    """A task that is queued now would miss its deadline."""
 
 
 class BrokerError(OverloadedError):

@@ -25,7 +25,14 @@ from serve_app.batches.ending import BatchEndings
 from serve_app.batches.intake import delete_files
 from serve_app.batches.models import Batch, BatchItem, BatchState, Ending
 from serve_app.batches.store import BatchStore
-from serve_app.errors import BrokerError, BrokerFullError, NotFoundError, OverloadedError, UnknownTaskError
+from serve_app.errors import (
+    BrokerError,
+    BrokerFullError,
+    NotFoundError,
+    OverloadedError,
+    TooLateError,
+    UnknownTaskError,
+)
 from serve_app.generation.container import Container
 from serve_app.generation.execution import TaskExecution
 from serve_app.generation.queue_eta import QueueEta
@@ -97,8 +104,11 @@ class BatchFeeder:
                 log.error("batch %s: a request is lost from the store", batch.batch_id)
                 await self._store.settle(batch.batch_id, [(item.custom_id, Ending.FAILED)])
                 continue
-            if not await self._has_room(task, token) or not await self._queue(batch, item, task, token):
-                return
+            try:
+                if not await self._has_room(task, token) or not await self._queue(batch, item, task, token):
+                    return
+            except TooLateError:  # those behind it have more time, perhaps
+                await self._store.defer(batch.batch_id, item.custom_id)
 
     async def _task(self, item: BatchItem) -> Task:
         """As if it came now: its deadline counts from here. Raises: NotFoundError; StoreError."""
@@ -106,13 +116,13 @@ class BatchFeeder:
         return task.model_copy(update={"submitted_at": time.time()})
 
     async def _has_room(self, task: Task, token: Token) -> bool:
-        """Whether the queue takes the task now. Raises: BrokerError."""
+        """Whether the queue takes the task now. Raises: TooLateError where it would miss its deadline; BrokerError."""
         most, queued = self._settings.batches.queued_at_once, token.limits.queued
         if queued:  # half of it stays for what its owner sends besides
             most = min(most, max(1, queued // 2))
         try:
             await self._queue_eta.check_load(task, most)
-        except BrokerError:
+        except (BrokerError, TooLateError):
             raise
         except OverloadedError:  # or its owner has enough there
             return False

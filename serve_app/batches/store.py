@@ -95,6 +95,10 @@ class BatchStore:
         custom_ids: Any = await self._redis.zrange(self._keys.waiting(batch_id), 0, most - 1)
         return await self._items(batch_id, custom_ids)
 
+    async def defer(self, batch_id: str, custom_id: str) -> None:
+        """Put a request that waits behind all others of its batch."""
+        await self._redis.zadd(self._keys.waiting(batch_id), {custom_id: time.time()}, xx=True)
+
     async def queued(self, batch_id: str) -> list[BatchItem]:
         """Those that are tasks now, or were and were not settled yet."""
         custom_ids: Any = await self._redis.zrange(self._keys.queued(batch_id), 0, -1)

@@ -268,7 +268,7 @@ def run_folder(client: FaceAvatarClient, request: FolderRequest, out: Console, e
     with FolderView(err, len(photos)) as view:
         run = FolderRun(client, request, state, photos, view)
         run.run()
-    if request.waits:
+    if request.waits or state.batch_id is None:
         out.print(f"avatars of {len(run.made)} of {len(photos)} photos are in {request.output}", markup=False)
     else:
         out.print(f"batch {state.batch_id}: the same command without --no-wait fetches its avatars", markup=False)

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError
+from serve_app.errors import MAX_RETRY_AFTER_S, OverloadedError, RateLimitError, TooLateError
 from serve_app.generation.envelope import QueuePosition
 from serve_app.generation.settings import GenerationSettings
 from serve_app.tasks.models import Task, TaskRecord, Throughput
@@ -62,7 +62,7 @@ class QueueEta:
             refusal = OverloadedError("The queue is full.", forecast.retry_after_s() if forecast else retry_after_s)
         elif forecast and (late := _lateness(task, queue, forecast)):
             message, late_s = late
-            refusal = OverloadedError(message, forecast.retry_after_s(late_s))
+            refusal = TooLateError(message, forecast.retry_after_s(late_s))
         else:
             return
         if not await self._tasks.knows(task):

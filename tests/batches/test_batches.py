@@ -189,6 +189,22 @@ def test_a_batch_waits_for_the_limits_of_its_token(at: Callable[..., None], limi
     at(scenario)
 
 
+def test_a_request_that_would_miss_its_deadline_holds_up_no_other(at: Callable[..., None]) -> None:
+    async def scenario(client: httpx.AsyncClient, press: Press) -> None:
+        pace = {"task_s": "20", "image_s": "20"}
+        await press.ingress.redis.hset(press.ingress.keys.throughput, mapping=pace)
+        batch_id = await opened(client)
+        await added(client, batch_id, lines("a", deadline_s=5) + lines("bc"))
+        await press.feed()
+        assert [item.custom_id for item in await press.waiting(batch_id)] == ["a"]
+        await press.draw()
+        await press.ingress.redis.delete(press.ingress.keys.throughput)
+        await press.run()
+        assert press.drawn == {"a": 1, "b": 1, "c": 1}
+
+    at(scenario)
+
+
 def test_a_cancelled_batch_ends_what_waits_and_runs_and_keeps_what_is_done(at: Callable[..., None]) -> None:
     async def scenario(client: httpx.AsyncClient, press: Press) -> None:
         batch_id = await opened(client)
