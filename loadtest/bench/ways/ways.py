@@ -1,4 +1,4 @@
-"""Each way into the service, the service's own part of it, and what base64 and the store take of it."""
+"""Each way into the service, the same without that way, and what base64 and the store take of it."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from loadtest.bench.ways.stub import KEY, THUMBNAIL, StubService, answer_to, reference_photo
+from loadtest.bench.ways.stub import KEY, THUMBNAIL_SIDE, StubService, answer_to, picture, reference_photo
 from serve_app.generation.validation import Caller
 from serve_app.photos.source import PhotoSource
 from serve_app.schemas.requests import AvatarRequest
@@ -21,11 +21,11 @@ Work = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Way:
-    """A request, `service`: what the service does for it without HTTP, `data`: its base64 and reads of the store."""
+    """A request, `without`: the same without this way, `data`: its base64 and reads of the store."""
 
     name: str
     request: Work
-    service: Work
+    without: Work
     data: Work
 
 
@@ -53,11 +53,13 @@ def ways_of(stub: StubService, photo_url: str) -> list[Way]:
     async def nothing() -> None:
         pass
 
+    thumbnail = picture("WEBP", THUMBNAIL_SIDE)
+
     async def picture_in_base64() -> None:
         base64.b64encode(await stub.results.get(KEY)).decode()
 
     async def thumbnail_in_base64() -> None:
-        base64.b64encode(await stub.results.get(THUMBNAIL)).decode()
+        base64.b64encode(thumbnail).decode()
 
     make = "/getImageToImage"
     return [
@@ -81,20 +83,21 @@ def made(stub: StubService, photo: bytes) -> Work:
 
 
 def followed(stub: StubService, photo_url: str) -> Work:
-    """A request that is queued, and followed until its avatar is there."""
+    """The three requests of an agent's call as any client makes them: queue, follow, fetch the thumbnail."""
+    body = json.dumps({"app_id": "face-avatar", "file_url": photo_url, "celery": True}).encode()
+
+    async def ask(method: str, url: str, sent: bytes = b"") -> bytes:
+        scope = scope_of(url, sent, "application/json", stub.token) | {"method": method}
+        status, answer = await answer_to(stub.app, scope, sent)
+        if status not in (200, 202):
+            raise RuntimeError(f"{url}: {status} {answer[:500]!r}")
+        return answer
 
     async def follow() -> None:
-        request = AvatarRequest(app_id="face-avatar", file_url=PhotoSource(photo_url), celery=True)
-        caller = await caller_of(stub)
-        record = await stub.service.creation.create(stub.service.validator.task(request, caller), request, caller)
-        assert caller.token is not None
-        async with stub.service.changes.listen(record.task.task_id, caller.owner, caller.token.id) as changed:
-            while not record.finished:
-                changed.clear()
-                record = await stub.service.find(record.task.task_id, caller.owner)
-                await stub.service.envelope(record, LINKS)
-                if not record.finished:
-                    await changed.wait()
+        task = json.loads(await ask("POST", "/getImageToImage", body))
+        events = await ask("GET", f"/api/v1/tasks/{task['task_id']}/events")
+        done = json.loads(events.rpartition(b"data: ")[2])
+        await ask("GET", done["output"]["low_res_urls"][0].removeprefix(LINKS))
 
     return follow
 
@@ -115,8 +118,9 @@ def form(photo: str, **fields: str) -> bytes:
     return b"".join([*parts, head, reference_photo(), f"\r\n--{BOUNDARY}--\r\n".encode()])
 
 
-def scope_of(path: str, body: bytes, content_type: str, token: str) -> Scope:
+def scope_of(target: str, body: bytes, content_type: str, token: str) -> Scope:
     """The head of a POST, as a server hands it over."""
+    path, _, query = target.partition("?")
     headers: dict[str, Any] = {
         "host": HOST,
         "authorization": f"Bearer {token}",
@@ -132,7 +136,7 @@ def scope_of(path: str, body: bytes, content_type: str, token: str) -> Scope:
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "server": ("127.0.0.1", 8000),
