@@ -174,7 +174,6 @@ class TaskStore:
             frees_key=int(retryable and task.idempotency is not None),
             is_dead=int(dead),
             images=task.request.batch,
-            app=task.request.app_id,
             **self._kept_failure(task),
         )
         return bool(finished)

@@ -1,5 +1,6 @@
 """The contract over real HTTP, on a real local Serve, with the embedded models."""
 
+import asyncio
 import base64
 import contextlib
 import io
@@ -22,8 +23,10 @@ from typer.testing import CliRunner
 
 from deployments.types import Pixels
 from serve_app.api.settings import BODY_BYTES
+from serve_app.backends.redis import BrokerSettings, connect
 from serve_app.catalog.catalog import DEFAULT_PROMPT
 from serve_app.cli.root import cli
+from serve_app.tasks.loaded_models import LoadedModels
 from tests.support.envelopes import KEYS, QUICK, failure
 from tests.support.photos import data_url, photo_files, png
 from tests.support.service import MAX_IMAGES, Service
@@ -537,6 +540,17 @@ def test_what_has_not_begun_by_its_start_deadline_is_a_timeout_and_draws_nothing
     assert service.make(start_deadline_s=60, **QUICK)["input"]["start_deadline_s"] == 60
     (problem,) = failure(service.post(start_deadline_s=9, deadline_s=5), 422, "Invalid Request")["fields"]
     assert (problem["field"], problem["accepted"]) == ("start_deadline_s", {"maximum": 5.0})
+
+
+def test_the_generators_tell_which_models_they_have_in_memory(service: Service, poll: Callable[..., Any]) -> None:
+    async def load_s() -> list[float]:
+        redis = connect(BrokerSettings(), service.data_dir)
+        try:
+            return await LoadedModels(redis).load_s(["embedded", "absent"], usual_s=99)
+        finally:
+            await redis.aclose()
+
+    poll(lambda: asyncio.run(load_s()) == [0, 99])
 
 
 def test_an_app_to_fall_back_on_has_to_be_there(service: Service) -> None:

@@ -24,7 +24,8 @@ from serve_app.errors import (
 from serve_app.generation.envelope import effective_record, receipt
 from serve_app.generation.validation import ANYBODY, Caller
 from serve_app.tasks.loaded_models import LoadedModels
-from serve_app.tasks.models import StoredAvatar, TaskRecord
+from serve_app.tasks.models import Outcome, StoredAvatar, TaskRecord
+from serve_app.tasks.queue_snapshot import QueueReader
 from tests.support.ingresses import KEYED, Ingress, ScenarioRunner, scenario_runner
 from tests.support.tasks import task
 
@@ -179,6 +180,22 @@ def test_a_task_that_would_be_late_is_drawn_by_the_other_app_which_every_answer_
         assert (again.task.task_id, again.task.request.app_id) == (record.task.task_id, QUICK)
         other = await ingress.send(ANYBODY, **asked).answer
         assert (other.task.request.app_id, other.task.request.fallback_from) == (SLOW, None)
+
+    at(scenario)
+
+
+def test_the_time_of_an_image_is_measured_for_the_app_that_drew_it(at: ScenarioRunner) -> None:
+    async def scenario(make: Make) -> None:
+        ingress = make("picture")
+        drawn = task("drawn", batch=2)
+        await ingress.tasks.create(drawn, "PENDING")
+        await ingress.tasks.enqueue("drawn")
+        await ingress.tasks.claim("drawn")
+        await ingress.redis.hset(ingress.keys.record("drawn"), "started_at", time.time() - 100)
+        assert await ingress.tasks.finish(drawn, "SUCCESS", Outcome())
+        for app, image_s in ((SLOW, pytest.approx(50, abs=5)), (QUICK, None)):
+            throughput = (await QueueReader(ingress.redis).snapshot(app_id=app)).throughput
+            assert throughput == (pytest.approx(100, abs=10), pytest.approx(50, abs=5), image_s)
 
     at(scenario)
 

@@ -1,14 +1,13 @@
--- Records how a task ended. `frees_key`, `is_dead`: 0 or 1; `app`: the one that drew its `images`; the last three are
--- those of `keep_failure`.
+-- Records how a task ended. `frees_key`, `is_dead`: 0 or 1; the last three are those of `keep_failure`.
 
-local final, outcome, ttl_s, frees_key, is_dead, images, app, short_task, short_ttl_s, max_failures = unpack(ARGV, 6)
+local final, outcome, ttl_s, frees_key, is_dead, images, short_task, short_ttl_s, max_failures = unpack(ARGV, 6)
 
 if not may_write() then return 0 end
 if final == 'SUCCESS' and redis.call('HGET', record, 'attempts') == '1' then  -- by a worker, at the first attempt
     local seconds = now - redis.call('HGET', record, 'started_at')
     measured('task_s', seconds)
     measured('image_s', seconds / images)
-    measured('image_s:' .. app, seconds / images)
+    measured('image_s:' .. cjson.decode(redis.call('HGET', record, 'task')).request.app_id, seconds / images)
 end
 redis.call('HSET', record, 'outcome', outcome)
 finish(final, ttl_s)
