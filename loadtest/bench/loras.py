@@ -115,8 +115,9 @@ class XLBlock(nn.Module):
 def xl_steps(kind: Kind, dtype: torch.dtype) -> tuple[Step, Step, nn.Module]:
     """Without LoRAs and with them in memory, and the network that has them."""
     torch.manual_seed(0)
-    without = XLBlock(nn.Conv2d in kind.layers).to(dtype, memory_format=torch.channels_last).eval()
-    network = XLBlock(nn.Conv2d in kind.layers).to(dtype, memory_format=torch.channels_last).eval()
+    without, network = (XLBlock(nn.Conv2d in kind.layers).to(dtype).eval() for _ in range(2))
+    for each in (without, network):
+        each.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     network.load_state_dict(without.state_dict())
     generator = torch.Generator().manual_seed(1)
     names = [name for name, layer in network.named_modules() if isinstance(layer, kind.layers)]
@@ -191,11 +192,11 @@ def measure(kind: Kind, rounds: int, dtype: str, folder: Path) -> Iterator[Cost]
     lora_mb = sum(buffer.nbytes for buffer in held) / 1e6
     seconds: dict[str, list[float]] = {case: [] for case in CASES}
     ratios: dict[str, list[float]] = {case: [] for case in CASES}
-    for number in range(-1, rounds):  # the first warms up
+    for number in range(rounds + 1):  # the first warms up
         alone_s = without(NONE, number)
         for case in CASES:
             step_s = with_loras(worn_in(case), number)
-            if number >= 0:
+            if number:
                 seconds[case].append(step_s)
                 ratios[case].append(step_s / alone_s)
     for case in CASES:
@@ -212,7 +213,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     table = Table("network", "LoRAs", "MB of nine", "worn by 8 images", "processor, ms a step", "ratio", "of 8 at most")
-    costs = []
+    costs: list[Cost] = []
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             costs += measure(kind, options.rounds, options.dtype, Path(folder))

@@ -90,8 +90,12 @@ class FlowTransformer:
         return predicted
 
     def _predict(self, transformer: Any, grids: Grids, inputs: Tensors) -> Tensor:
-        has_worn = self._loras is not None and "lora_slots" in inputs
-        with self._loras.worn(inputs["lora_slots"]) if has_worn else nullcontext():
+        wearing = (
+            nullcontext()
+            if self._loras is None or "lora_slots" not in inputs
+            else self._loras.worn(inputs["lora_slots"])
+        )
+        with wearing:
             flow: Tensor = transformer(
                 hidden_states=inputs["tokens"],
                 timestep=inputs["times"],

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import accumulate, combinations, groupby
+from itertools import accumulate, combinations, groupby, product
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
     rows: slice
     ranks: Tensor  # (rows, ranks): where they are among those of a layer
-    alike: tuple[int, ...] | None  # how many rows one after the other wear the same; None: not known in a graph
+    is_uniform: bool  # whether it is all rows of the batch, and they wear the same
 
 
 class LoraSlots:
@@ -97,7 +97,7 @@ class LoraSlots:
     def runs(self, table: "RankTable", rows: int) -> Sequence[Run]:
         """Of the batch that is computed, which has so many rows; none where no row wears a LoRA of such a layer."""
         if torch.compiler.is_compiling():
-            return [Run(slice(rows), table.in_graphs[:rows], None)]
+            return [Run(slice(rows), table.in_graphs[:rows], is_uniform=False)]
         runs: dict[RankTable, Sequence[Run]] = getattr(self._here, "runs", {})
         return runs.get(table, ())
 
@@ -122,12 +122,14 @@ class RankTable:
 
     def runs(self, batch: Sequence[Worn]) -> Sequence[Run]:
         """The runs of a batch, without rows that wear nothing here."""
+        ranks = [self._of(worn) for worn in batch]
+        is_uniform = all(each == ranks[0] for each in ranks)
         found, begin = [], 0
-        for count, group in groupby(map(self._of, batch), len):
+        for count, group in groupby(ranks, len):
             rows = list(group)
-            alike = tuple(len(list(same)) for _, same in groupby(rows))
             if count:
-                found.append(Run(slice(begin, begin + len(rows)), to_device(torch.tensor(rows), self._device), alike))
+                where = to_device(torch.tensor(rows), self._device)
+                found.append(Run(slice(begin, begin + len(rows)), where, is_uniform))
             begin += len(rows)
         return found
 
@@ -153,14 +155,17 @@ class RowLoraLayer(nn.Module):
         self._table = table
         # The ranks of all follow each other, with no gaps: one of many costs those of few no memory.
         down, up = torch.cat([each.down for each in loras]), torch.cat([each.up.mT for each in loras])
-        self.down = nn.Buffer(_after_zeros(down).to(base.weight.device, dtype))  # (1 + ranks, in…)
+        places = down.flatten(2).mT if down.ndim > 2 else down  # of a kernel
+        self.down = nn.Buffer(_after_zeros(places).to(base.weight.device, dtype))  # (1 + ranks, in), or a place more
         self.up = nn.Buffer(_after_zeros(up).to(base.weight.device, dtype))  # (1 + ranks, out)
 
     def forward(self, values: Tensor) -> Tensor:
         """(rows, …) as the layer that it replaces."""
+        runs = self._slots.runs(self._table, len(values))
+        if self._is_convolution and runs and runs[0].is_uniform:
+            return self._convolved_at_once(values, runs[0].ranks[0])
         output: Tensor = self.base(values)
-        if self.is_worn(len(values)):
-            self.add(values, output)
+        self.add(values, output)
         return output
 
     def is_worn(self, rows: int) -> bool:
@@ -169,32 +174,61 @@ class RowLoraLayer(nn.Module):
 
     def add(self, values: Tensor, output: Tensor) -> None:
         """Adds what the LoRAs make of the layer's input to its output, in place."""
-        rows, is_picture = len(values), self.down.ndim > 2
-        flat = output.view(rows, output.shape[1], -1).mT if is_picture else output.view(rows, -1, output.shape[-1])
-        for run in self._slots.runs(self._table, rows):
-            worn = values[run.rows]
-            between = self._convolved(worn, run) if is_picture else self._multiplied(worn, run)
-            flat[run.rows].baddbmm_(between, self.up[run.ranks])
+        size = output.shape[2:]
+        flat = output.view(*output.shape[:2], -1).mT if self._is_convolution else _with_three_dimensions(output)
+        for run in self._slots.runs(self._table, len(values)):
+            if self._is_convolution:
+                between = self._convolved(values[run.rows], run.ranks, size)
+            else:
+                between = torch.bmm(_with_three_dimensions(values[run.rows]), _taken(self.down, run.ranks).mT)
+            flat[run.rows].baddbmm_(between, _taken(self.up, run.ranks))
 
-    def _multiplied(self, values: Tensor, run: Run) -> Tensor:
-        """(rows, …, in) to (rows, …, ranks), with one dimension between."""
-        return torch.bmm(values.reshape(len(values), -1, values.shape[-1]), self.down[run.ranks].mT)
+    @property
+    def _is_convolution(self) -> bool:
+        return self.down.ndim > 2
 
-    def _convolved(self, picture: Tensor, run: Run) -> Tensor:
-        """(rows, in, h, w) to (rows, h' * w', ranks)."""
-        how = {name: getattr(self.base, name) for name in ("stride", "padding", "dilation")}
-        rows, ranks = run.ranks.shape
-        if run.alike is None:
-            kernels = self.down[run.ranks].flatten(0, 1)
-            grouped = picture.reshape(1, -1, *picture.shape[2:])
-            between = nn.functional.conv2d(grouped, kernels, groups=rows, **how).view(rows, ranks, -1)
-            return between.mT
-        firsts = accumulate(run.alike[:-1], initial=0)
-        parts = [
-            nn.functional.conv2d(part, self.down[run.ranks[first]], **how).flatten(2).mT
-            for first, part in zip(firsts, picture.split(run.alike), strict=True)
-        ]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+    def _convolved(self, picture: Tensor, ranks: Tensor, size: Sequence[int]) -> Tensor:
+        """(rows, in, h, w) to (rows, h' * w', ranks): a product for each place of the kernel, of all rows at once.
+
+        Convolutions with other kernels for each row would be slower, one by one and in groups.
+        """
+        kernels = _taken(self.down, ranks).flatten(1, 2)  # (rows, ranks * places, in)
+        products = torch.bmm(kernels, picture.flatten(2)).view(*ranks.shape, *self.base.kernel_size, *picture.shape[2:])
+        between = products.new_zeros(*ranks.shape, *size)
+        for row, column in product(*map(range, self.base.kernel_size)):
+            (to_y, from_y), (to_x, from_x) = (
+                self._seen(axis, place, picture, size) for axis, place in enumerate((row, column))
+            )
+            between[:, :, to_y, to_x] += products[:, :, row, column, from_y, from_x]
+        return between.flatten(2).mT
+
+    def _seen(self, axis: int, place: int, picture: Tensor, size: Sequence[int]) -> tuple[slice, slice]:
+        """Of an axis of the picture: which pixels of the output a place of the kernel sees, and where."""
+        stride = self.base.stride[axis]
+        offset = place * self.base.dilation[axis] - self.base.padding[axis]
+        first = max(0, -(offset // stride))
+        count = min(size[axis], (picture.shape[2 + axis] - 1 - offset) // stride + 1) - first
+        start = first * stride + offset
+        return slice(first, first + count), slice(start, start + stride * (count - 1) + 1, stride)
+
+    def _convolved_at_once(self, picture: Tensor, ranks: Tensor) -> Tensor:
+        """All rows by one kernel, into which the LoRAs are added: the cost is that of the layer alone."""
+        base = self.base
+        kernel = base.weight.permute(0, 2, 3, 1)  # (out, height, width, in), as the LoRAs have theirs
+        merged = torch.addmm(kernel.flatten(1), self.up[ranks].mT, self.down[ranks].flatten(1)).view(kernel.shape)
+        return nn.functional.conv2d(
+            picture, merged.permute(0, 3, 1, 2), base.bias, base.stride, base.padding, base.dilation
+        )
+
+
+def _with_three_dimensions(values: Tensor) -> Tensor:
+    """(rows, …, channels), as a view."""
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
+def _taken(pool: Tensor, ranks: Tensor) -> Tensor:
+    """(all ranks, …) to (rows, ranks, …): as `pool[ranks]`, which takes twice the time."""
+    return pool.index_select(0, ranks.flatten()).unflatten(0, ranks.shape)
 
 
 def _after_zeros(ranks: Tensor) -> Tensor:
