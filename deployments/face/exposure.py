@@ -67,7 +67,7 @@ def light_lacking(light: FaceLight) -> float:
     )
     whites = on_light + max(seen, red) * (on_dark - on_light)
     lacking = min(max(whites / light.whites, 1.0), MAX_GAIN)
-    return lacking ** (1 - red * (1 - seen) * (1 - SHARE_OF_DARK_PHOTO * dark_photo))
+    return float(lacking ** (1 - red * (1 - seen) * (1 - SHARE_OF_DARK_PHOTO * dark_photo)))
 
 
 def corrected(crop: Pixels, correction: Correction) -> Pixels:
@@ -80,7 +80,7 @@ def corrected(crop: Pixels, correction: Correction) -> Pixels:
         linear = (linear @ LUMINANCE)[..., None] * hue / (hue @ LUMINANCE)
     over = np.maximum(linear - SHOULDER, 0) / (1 - SHOULDER)
     linear = np.where(over > 0, SHOULDER + (1 - SHOULDER) * (1 - np.exp(-over)), linear)
-    return np.interp(linear, LINEAR, np.arange(256)).round().astype(np.uint8)
+    return np.asarray(np.interp(linear, LINEAR, np.arange(256)).round(), np.uint8)
 
 
 def _skin_hue(luminance: float) -> Cast:

@@ -91,7 +91,7 @@ def thumbnail(pixels: Pixels) -> Linear:
     """(h, w, 3): the photo with a longer side of at most THUMBNAIL pixels."""
     small = Image.fromarray(pixels)
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return LINEAR[np.asarray(small)]
+    return np.asarray(LINEAR[np.asarray(small)], np.float32)
 
 
 def light_colour(face: Linear, photo: Linear) -> Cast:

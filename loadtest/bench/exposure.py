@@ -53,10 +53,11 @@ class Scene:
     wall: Linear
     share: Linear
 
-    def lit(self, light: Sequence[float] | float = 1.0, wall: Linear | float | None = None) -> Linear:
+    def lit(self, light: Sequence[float] | float = 1.0, wall: float | None = None) -> Linear:
         """The photo with the figure in this light, and by default the wall, too; the camera clips."""
-        behind = self.wall * np.float32(light) if wall is None else np.broadcast_to(np.float32(wall), self.wall.shape)
-        return np.clip(self.figure * np.float32(light) * self.share + behind * (1 - self.share), 0, 1)
+        much = np.asarray(light, np.float32)
+        behind = self.wall * much if wall is None else np.full_like(self.wall, wall)
+        return np.asarray(np.clip(self.figure * much * self.share + behind * (1 - self.share), 0, 1), np.float32)
 
 
 def levels(linear: Linear) -> Pixels:
@@ -165,7 +166,7 @@ def scene_of(person: Portrait, seed: int, eyes: float) -> tuple[Scene, Box]:
     look = Look(eye_scale=eyes, light=(float(rng.uniform(-0.6, 0.6)), -0.5))
     picture, alpha = render(sitting, SIDE, look)
     wall = Image.fromarray(rng.integers(40, 220, (2, 2, 3), dtype=np.uint8)).resize(picture.size)
-    share = np.asarray(alpha, np.float32)[..., None] / 255
+    share = np.asarray(np.asarray(alpha)[..., None] / 255, np.float32)
     return Scene(LINEAR[np.asarray(picture)], LINEAR[np.asarray(wall)], share), face_box(sitting, SIDE)
 
 

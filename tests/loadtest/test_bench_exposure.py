@@ -1,6 +1,6 @@
 """The measure of light, with one person."""
 
-from dataclasses import asdict
+import io
 
 import pytest
 from rich.console import Console
@@ -24,8 +24,7 @@ def test_each_light_is_measured_on_both_sides(rows: dict[str, Row]) -> None:
 
 
 def test_the_table_has_a_line_for_each(rows: dict[str, Row]) -> None:
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(table(list(rows.values())))
     shown = console.export_text()
     assert all(name in shown for name in rows)
-    assert asdict(rows["grey"]).keys() >= {"light", "tone", "before", "after"}
