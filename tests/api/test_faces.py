@@ -111,7 +111,7 @@ def test_an_answer_warns_of_the_light_as_the_preflight_does(service: Service) ->
     made = service.make(file_url=f"{service.photos}/astronaut.png", **QUICK)
     assert made["output"]["warnings"] == []
     assert service.make(file_url=url, **QUICK)["output"]["warnings"] == preflight
-    both = service.make(file_urls=[data_url(PHOTO[1]), url], **QUICK)["output"]["warnings"]
+    both = service.make(file_url=..., file_urls=[data_url(PHOTO[1]), url], **QUICK)["output"]["warnings"]
     assert both == [{**preflight[0], "photo": 1}]
 
 
