@@ -1,11 +1,16 @@
 """Routes requests to generator replicas that have the model in memory, as long as one of them accepts."""
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
+from random import Random
+from typing import TypeVar
 
 from ray.serve.request_router import FIFOMixin, MultiplexMixin, PendingRequest, RequestRouter, RunningReplica
 
 STATS_KEY = "models"
+ASKED_AT_ONCE = 2  # power of two choices
+RANDOM = Random()
+
+R = TypeVar("R")
 
 
 class ModelRouter(FIFOMixin, MultiplexMixin, RequestRouter):  # type: ignore[misc]  # ray has no types
@@ -20,10 +25,13 @@ class ModelRouter(FIFOMixin, MultiplexMixin, RequestRouter):  # type: ignore[mis
     ) -> list[list[RunningReplica]]:
         """Groups of replicas, best first; Serve tries the next where none of a group accepts the request."""
         model = pending_request.metadata.multiplexed_model_id if pending_request else ""
-        ready = [each for each in candidate_replicas if model in each.routing_stats.get(STATS_KEY, ())]
-        others = [each for each in candidate_replicas if each not in ready]
-        return [group for group in (_two_of(ready), _two_of(others)) if group]
+        return groups_to_ask(candidate_replicas, model, lambda each: each.routing_stats.get(STATS_KEY, ()), RANDOM)
 
 
-def _two_of(replicas: Sequence[RunningReplica]) -> list[RunningReplica]:
-    return random.sample(replicas, min(2, len(replicas)))
+def groups_to_ask(
+    replicas: Sequence[R], model: str, models_of: Callable[[R], Container[str]], random: Random
+) -> list[list[R]]:
+    """Two replicas that have the model in memory, then two of the others; groups that would be empty are left out."""
+    ready = [each for each in replicas if model in models_of(each)]
+    others = [each for each in replicas if each not in ready] if len(ready) < len(replicas) else []
+    return [random.sample(group, min(ASKED_AT_ONCE, len(group))) for group in (ready, others) if group]
