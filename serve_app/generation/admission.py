@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from serve_app.auth.image_quota import ImageQuota
-from serve_app.auth.owner_use import OwnerUse
 from serve_app.backends.broker_memory import MemoryWatch
 from serve_app.backends.lua import Script
 from serve_app.backends.redis import FULL_RETRY_AFTER_S, Redis
@@ -27,6 +27,13 @@ from serve_app.tasks.models import LEASE_S, Task
 SLOTS_TTL_S = 2 * 3600  # longer than any request lasts
 
 
+class RefusalMeter(Protocol):
+    """Counts refused requests as use of their owners."""
+
+    def charge_refusal(self, owner: str) -> None:
+        """Count one."""
+
+
 class FairSlots:
     """The concurrency slots of one replica for one kind of work, in shares by owner.
 
@@ -35,7 +42,7 @@ class FairSlots:
     and all together hold at most about twice as many as there are slots.
     """
 
-    def __init__(self, slots: int, what: str, retry_after_s: int, use: OwnerUse) -> None:
+    def __init__(self, slots: int, what: str, retry_after_s: int, use: RefusalMeter) -> None:
         """`what` is held, for messages: "images are being made". Refusals are charged to `use`."""
         self._slots = slots
         self._what = what
