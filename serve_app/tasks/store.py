@@ -202,12 +202,26 @@ class TaskStore:
     async def counts(self) -> Counter[str]:
         """The number of records by status. Reads every record, so it is for operators only."""
         counts: Counter[str] = Counter()
-        records = [name async for name in self._redis.scan_iter(self._keys.record("*"), count=1000)]
-        prefix = len(self._keys.record(""))
-        for first in range(0, len(records), AT_ONCE):
-            statuses = await self.statuses([name[prefix:] for name in records[first : first + AT_ONCE]])
-            counts.update(status for status in statuses if status is not None)
+        for task_ids in await self._all_ids():
+            counts.update(status for status in await self.statuses(task_ids) if status is not None)
         return counts
+
+    async def all_tasks(self) -> list[Task]:
+        """The tasks of all records, in order of submission. Reads every record, so it is for operators only."""
+        tasks: list[Task] = []
+        for task_ids in await self._all_ids():
+            pipe = self._redis.pipeline(transaction=False)
+            for task_id in task_ids:
+                pipe.hget(self._keys.record(task_id), "task")
+            tasks += [Task.model_validate_json(text) for text in await pipe.execute() if text is not None]
+        return sorted(tasks, key=lambda task: task.submitted_at)
+
+    async def _all_ids(self) -> list[list[str]]:
+        """The ids of all records, as many together as are read in one call."""
+        prefix = len(self._keys.record(""))
+        names = [name async for name in self._redis.scan_iter(self._keys.record("*"), count=1000)]
+        task_ids = [name[prefix:] for name in names]
+        return [task_ids[first : first + AT_ONCE] for first in range(0, len(task_ids), AT_ONCE)]
 
     async def requeue(self, record: TaskRecord) -> bool:
         """Requeue a dead letter as if it were new, with all its attempts; false where it is none."""
