@@ -32,7 +32,7 @@ def as_html(figures: Figures, setting: Setting) -> str:
             for name, value in table.summary(figures).items()
         ),
         problems=_problems(figures),
-        plots="".join(map(_figure, plots(figures))),
+        plots="".join(map(figure_of, plots(figures))),
         table=_table(figures),
         setting=_setting(figures, setting),
         settings=_settings(setting),
@@ -58,7 +58,8 @@ def _problems(figures: Figures) -> str:
     return f"<section><h2>What was wrong</h2><ul>{items}</ul></section>"
 
 
-def _figure(plot: Plot) -> str:
+def figure_of(plot: Plot) -> str:
+    """HTML: the plot with its title and its legend."""
     caption = f"<figcaption><b>{escape(plot.title)}</b><small>{escape(plot.shows)}</small></figcaption>"
     return f'<figure>{caption}<div class="legend">{legend_of(plot)}</div>{plot.svg}</figure>'
 

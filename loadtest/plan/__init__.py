@@ -1,0 +1,12 @@
+"""How many GPUs a load needs, and what they cost: the service in simulated time.
+
+simulation    a load against the service, from arrivals to answers; `clock` is the heap of what happens when
+generators    Serve's handle with the router's choice, and the calls in each `replica` (models, engine)
+engine        DiffusionEngine's loop around the real scheduler; steps that are alike are made at once
+fleet         GPU nodes and replicas: starts, drains, deaths, what is paid
+autoscaling   Serve's autoscaler around the service's policies; `cpu_replicas` are ingresses and workers
+queue         whose task a worker takes next
+loads         requests, drawn or from a trace, which `trace` writes; `curves` are step times
+service       what a config file deploys, durations of starts, prices; all together are a `scenario`
+ledger        what became of the requests; `answers` are its figures, `page` shows them, `search` improves them
+"""

@@ -1,0 +1,101 @@
+"""Serve's autoscaler around the service's policies, in simulated time."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ray.serve._private.autoscaling_state import _resolve_policy_callable
+from ray.serve._private.common import DeploymentID
+from ray.serve.autoscaling_policy import (
+    _apply_delay_logic,
+    _apply_scaling_factors,
+    _get_cold_start_scale_up_replicas,
+)
+from ray.serve.config import AutoscalingConfig, AutoscalingContext
+
+Policy = Callable[[Any], tuple[int | float, dict[str, Any]]]
+
+
+class TimeMean:
+    """The mean over time of a count that changes in jumps."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._changed_at = self._since = 0.0
+        self._area = 0.0  # since `_since`, up to `_changed_at`
+
+    def add(self, change: int, now: float) -> None:
+        """The count changes by `change`."""
+        self._area += self.value * (now - self._changed_at)
+        self._changed_at = now
+        self.value += change
+
+    def take(self, now: float) -> float:
+        """The mean since the last call."""
+        self.add(0, now)
+        mean = self._area / (now - self._since) if now > self._since else float(self.value)
+        self._since, self._area = now, 0.0
+        return mean
+
+
+class Autoscaler:
+    """How many replicas of a deployment Serve aims for.
+
+    As `ray.serve.autoscaling_policy._apply_autoscaling_config` of Ray 2.60, which reads the clock of the machine: here
+    `now` is given. The bounds are those of the config.
+    """
+
+    def __init__(self, name: str, config: AutoscalingConfig) -> None:
+        self.config = config
+        self.target: int = config.initial_replicas if config.initial_replicas is not None else config.min_replicas
+        self._id = DeploymentID(name=name)
+        self._policy: Policy = _resolve_policy_callable(config.policy)
+        self._state: dict[str, Any] = {}
+
+    @property
+    def look_back_s(self) -> float:
+        """Seconds over which load is averaged, and between two decisions here: Serve decides ten times a second."""
+        return float(self.config.look_back_period_s)
+
+    def decide(
+        self, now: float, running: int, total: float, queued: float = 0.0, reported: dict[str, float] | None = None
+    ) -> int:
+        """The new `target`. `total` and `queued` are calls, means over the look-back period, `reported` by metric."""
+        wanted = self._decide(self._context(running, total, queued, reported or {}), now)
+        self.target = max(self.config.min_replicas, min(self.config.max_replicas, math.ceil(wanted)))
+        return self.target
+
+    def _decide(self, context: AutoscalingContext, now: float) -> float:
+        cold: int | None = _get_cold_start_scale_up_replicas(context)
+        if cold is not None:
+            return cold
+        desired, _ = self._policy(context)
+        scaled: int = _apply_scaling_factors(desired, context.current_num_replicas, context.config)
+        if context.current_num_replicas == 0 and scaled > 0:
+            return scaled
+        decided: int
+        decided, self._state = _apply_delay_logic(
+            max(0, scaled), context.target_num_replicas, context.config, self._state, _now=now
+        )
+        return decided
+
+    def _context(self, running: int, total: float, queued: float, reported: dict[str, float]) -> AutoscalingContext:
+        return AutoscalingContext(
+            deployment_id=self._id,
+            deployment_name=self._id.name,
+            app_name=self._id.app_name,
+            current_num_replicas=running,
+            target_num_replicas=self.target,
+            running_replicas=[],
+            total_num_requests=total,
+            total_queued_requests=queued,
+            aggregated_metrics={name: {"": value} for name, value in reported.items()},
+            raw_metrics={},
+            capacity_adjusted_min_replicas=self.config.min_replicas,
+            capacity_adjusted_max_replicas=self.config.max_replicas,
+            policy_state={},
+            last_scale_up_time=None,
+            last_scale_down_time=None,
+            current_time=None,
+            config=self.config,
+        )
