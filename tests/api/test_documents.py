@@ -76,6 +76,8 @@ BY_OTHERS = {
     "face-avatar token": "tests/cli/test_operators.py",
     "face-avatar verify": "tests/provenance/test_provenance.py",
     "python -m loadtest.bench.": "loadtest/bench",
+    "python -m loadtest.plan": "tests/loadtest/test_plan.py",
+    ".venv/bin/python -m loadtest.plan": "tests/loadtest/test_plan.py",
     "python -m loadtest": "tests/loadtest/test_loadtest.py",
     ".venv/bin/python -m loadtest": "tests/loadtest/test_loadtest.py",
     "python -m tests.chaos": "tests/e2e/test_chaos.py",
