@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray.serve._private.autoscaling_state import DeploymentAutoscalingState
 from ray.serve._private.common import (
@@ -73,7 +73,7 @@ POLICIES = ("serve_app.policies:RowsPolicy", "serve_app.policies:TasksPolicy", "
 looks = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40), st.integers(-1, 1)), min_size=1, max_size=40)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policy=st.sampled_from(POLICIES), delays=st.sampled_from([(0, 0), (3, 5)]), looks=looks)
 def test_the_autoscaler_decides_as_serves_controller(
     policy: str, delays: tuple[int, int], looks: Sequence[tuple[int, int, int]]
@@ -114,7 +114,7 @@ def test_the_autoscaler_decides_as_serves_controller(
             assert ours.decide(second, len(replicas), queued_calls, queued_calls, metrics) == target
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=20))
 def test_models_are_kept_and_evicted_as_in_the_real_cache(moves: list[tuple[str, bool]]) -> None:
     """A move leases a model; with True it is held until the next one."""
@@ -126,7 +126,7 @@ def test_models_are_kept_and_evicted_as_in_the_real_cache(moves: list[tuple[str,
         for name, is_held in moves:
             async with cache.lease(name):
                 if is_held:
-                    async with asyncio.timeout(10):
+                    async with asyncio.timeout(60):
                         async with cache.lease("a" if name != "c" else "c"):
                             pass
             seen.append(cache.loaded)
@@ -263,7 +263,7 @@ def day(parts: Sequence[dict[str, Any]]) -> Load:
     return Load("day", requests, at_s + 600.0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(parts=requests_of_a_day, seed=st.integers(0, 5), deaths_a_day=st.sampled_from([400.0, 4000.0]))
 def test_no_image_is_lost_or_drawn_twice_when_replicas_die_and_nodes_go(
     service: Service, curves: Curves, parts: list[dict[str, Any]], seed: int, deaths_a_day: float

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployments.diffusion.engine import engine as engine_module
@@ -24,7 +24,7 @@ from tests.support.fakes import FOREVER, avatar_spec, face
 MOST = 8  # rows of a batch
 SIZES = (4, 8)
 AGEING = 0.25
-WAIT_S = 10
+WAIT_S = 60
 
 
 def step_s(size: int, batch_size: int) -> float:
@@ -185,7 +185,7 @@ requests = st.tuples(
 
 
 @pytest.mark.parametrize("is_asynchronous", [False, True], ids=["on the host", "launched ahead"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=st.lists(requests, min_size=1, max_size=14))
 def test_rows_join_end_and_expire_when_they_do_in_the_real_engine(
     is_asynchronous: bool, drawn: list[tuple[float, int, int, bool, str, float | None]]
