@@ -49,9 +49,9 @@ class NoDenoiser:
         """Images of one size share steps."""
         return spec.width, spec.height
 
-    def batch_size(self, spec: AvatarSpec) -> int:
-        """Two rows with guidance, one without."""
-        return 2 if spec.guidance_scale > 1 else 1
+    def batch_sizes(self, spec: AvatarSpec) -> Sequence[int]:
+        """Two rows in each step with guidance, one without."""
+        return [2 if spec.guidance_scale > 1 else 1] * spec.num_inference_steps
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """Takes no time."""

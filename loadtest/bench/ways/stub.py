@@ -151,7 +151,9 @@ async def lifespan_of(app: ASGIApp) -> AsyncIterator[None]:
     """The application between its start and its end, as a server runs it."""
     received: asyncio.Queue[Message] = asyncio.Queue()
     sent: asyncio.Queue[Message] = asyncio.Queue()
-    running = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}}, received.get, sent.put))  # type: ignore[arg-type]
+    running: asyncio.Task[None] = asyncio.create_task(
+        app({"type": "lifespan", "asgi": {"version": "3.0"}}, received.get, sent.put)
+    )  # type: ignore[arg-type]
     await received.put({"type": "lifespan.startup"})
     await sent.get()
     yield

@@ -87,7 +87,7 @@ def followed(stub: StubService, photo_url: str) -> Work:
     body = json.dumps({"app_id": "face-avatar", "file_url": photo_url, "celery": True}).encode()
 
     async def ask(method: str, url: str, sent: bytes = b"") -> bytes:
-        scope = scope_of(url, sent, "application/json", stub.token) | {"method": method}
+        scope = {**scope_of(url, sent, "application/json", stub.token), "method": method}
         status, answer = await answer_to(stub.app, scope, sent)
         if status not in (200, 202):
             raise RuntimeError(f"{url}: {status} {answer[:500]!r}")
