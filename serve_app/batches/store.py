@@ -1,6 +1,6 @@
 """The records of batches. Each change is one atomic script, so that a process that dies leaves no half of it.
 
-The broker has of each request only its `custom_id`, a digest and the id of its task, about 150 bytes: the request and
+The broker has of each request only its `custom_id`, a digest and the id of its task, about 500 bytes: the request and
 its photos are in the object store until it is queued, and only as many are queued as keep the workers busy.
 """
 
