@@ -28,6 +28,7 @@ JSON, FORM = "application/json", "multipart/form-data"
 COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})  # RFC 9110, 8.4.1
 BODY_TIMEOUT_S = 30
 MAX_INLINE_BYTES = 256 * 1024  # parsed on the event loop, in 3 ms at most; larger bodies in a thread
+CHUNK_INLINE_BYTES = 4 * 1024  # the same of a chunk, each line of which is validated as a whole request is
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -86,12 +87,16 @@ class BodyReader:
         def photos(requests: list[NewRequest]) -> Sequence[PhotoSource]:
             return [photo for new in requests for photo in new.request.photos]
 
-        async with self._held(request, parsed, photos) as requests:
+        async with self._held(request, parsed, photos, CHUNK_INLINE_BYTES) as requests:
             yield requests
 
     @asynccontextmanager
     async def _held(
-        self, request: Request, parse: Callable[[bytes], T], photos: Callable[[T], Sequence[PhotoSource]] | None
+        self,
+        request: Request,
+        parse: Callable[[bytes], T],
+        photos: Callable[[T], Sequence[PhotoSource]] | None,
+        max_inline_bytes: int = MAX_INLINE_BYTES,
     ) -> AsyncIterator[T]:
         """The parsed body, with its photos held while the block runs. Raises: what `read` and `parse` raise."""
         with ExitStack() as charged:
@@ -100,7 +105,7 @@ class BodyReader:
             buffer = BodyBuffer(self._max_bytes)
             charged.callback(buffer.clear)  # else the traceback of an error keeps it
             await self.read(request, buffer, charge)
-            parsed = await self._off_the_loop(buffer.size, partial(_taken, buffer, parse))
+            parsed = await self._off_the_loop(buffer.size, partial(_taken, buffer, parse), max_inline_bytes)
             if photos is not None:
                 charged.pop_all()  # from here on the photos hold what was charged
                 sources = photos(parsed)
@@ -153,9 +158,9 @@ class BodyReader:
             charge.add(len(chunk))
             buffer.append(chunk)
 
-    async def _off_the_loop(self, size: int, validated: "partial[T]") -> T:
+    async def _off_the_loop(self, size: int, validated: "partial[T]", max_inline_bytes: int = MAX_INLINE_BYTES) -> T:
         """Small bodies are parsed at once, since a thread would take longer."""
-        if size <= MAX_INLINE_BYTES:
+        if size <= max_inline_bytes:
             return validated()
         async with self._parsing:
             return await asyncio.get_running_loop().run_in_executor(self._threads, validated)
