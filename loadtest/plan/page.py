@@ -31,11 +31,14 @@ def as_html(setting: Setting, runs: Sequence[Figures]) -> str:
     }
     return Template(TEMPLATE.read_text()).substitute(
         title="Face Avatar, planned",
+        heading="Face Avatar, planned",
         headline=escape(f"{setting.load} · {setting.config} · simulated"),
         numbers="".join(f"<div><b>{value}</b>{escape(name)}</div>" for name, value in numbers.items()),
         problems="",
         plots="".join(map(figure_of, _plots(first.windows))),
+        table_title="Figures",
         table=_table(setting, runs),
+        setting_title="What it rests on",
         setting="".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items()),
         settings="",
     )

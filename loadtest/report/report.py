@@ -26,6 +26,7 @@ def as_html(figures: Figures, setting: Setting) -> str:
     ended = ", interrupted" if setting.interrupted else ""
     return Template(TEMPLATE.read_text()).substitute(
         title=f"Face Avatar under load, {date}",
+        heading="Face Avatar under load",
         headline=escape(f"{date} · {_load(setting.load)}{ended} · {setting.service}"),
         numbers="".join(
             f'<div class="{"bad" if name == "wrong" and figures.wrong else ""}"><b>{value}</b>{name}</div>'
@@ -33,7 +34,9 @@ def as_html(figures: Figures, setting: Setting) -> str:
         ),
         problems=_problems(figures),
         plots="".join(map(figure_of, plots(figures))),
+        table_title="By kind",
         table=_table(figures),
+        setting_title="What it ran on",
         setting=_setting(figures, setting),
         settings=_settings(setting),
     )
