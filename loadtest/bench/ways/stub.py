@@ -151,9 +151,12 @@ async def lifespan_of(app: ASGIApp) -> AsyncIterator[None]:
     """The application between its start and its end, as a server runs it."""
     received: asyncio.Queue[Message] = asyncio.Queue()
     sent: asyncio.Queue[Message] = asyncio.Queue()
-    running: asyncio.Task[None] = asyncio.create_task(
-        app({"type": "lifespan", "asgi": {"version": "3.0"}}, received.get, sent.put)
-    )  # type: ignore[arg-type]
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}}
+
+    async def run() -> None:
+        await app(scope, received.get, sent.put)
+
+    running = asyncio.create_task(run())
     await received.put({"type": "lifespan.startup"})
     await sent.get()
     yield
