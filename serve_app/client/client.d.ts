@@ -16,6 +16,7 @@ export interface AvatarParameters {
   batch?: number | null;
   height?: number | null;
   width?: number | null;
+  quality?: "standard" | "fast" | null;
   num_inference_steps?: number | null;
   guidance_scale?: number | null;
   ip_adapter_scale?: number | null;
@@ -30,6 +31,8 @@ export interface AvatarParameters {
   consent?: boolean | null;
   priority?: "normal" | "low" | null;
   deadline_s?: number | null;
+  start_deadline_s?: number | null;
+  fallback_app_id?: string | null;
 }
 
 /** Every answer of the service: these eight keys. `error_data` is empty text where there was no error. */
@@ -94,6 +97,7 @@ export interface Receipt {
   weights: Record<string, string>;
   prompt: string;
   style: string | null;
+  quality: "standard" | "fast";
   negative_prompt: string;
   seed: number;
   num_inference_steps: number;
@@ -112,6 +116,7 @@ export interface Receipt {
   output_format: "png" | "webp" | "jpeg";
   precision: string;
   device: string;
+  fallback_from: string | null;
   photos: number;
   versions: Record<string, string>;
 }
@@ -169,6 +174,10 @@ export interface AppInfo {
   defaults: Record<string, any>;
   prompt: string;
   styles: Record<string, { title: string; [detail: string]: any }>;
+  qualities: ("standard" | "fast")[];
+  /** What requests of the quality `fast` have in place of these fields; null where there is none. */
+  fast: { num_inference_steps: number; guidance_scale: number; negative_prompt: string } | null;
+  fallback_app_id: string | null;
   has_guidance: boolean;
   licences: Record<string, any>[];
   available: boolean;
@@ -246,6 +255,7 @@ export type ServiceErrorName =
   | "Not Found"
   | "Unknown App"
   | "Unknown Task"
+  | "Unknown Batch"
   | "Method Not Allowed"
   | "Conflict"
   | "Request Too Large"

@@ -97,7 +97,7 @@ def test_an_answer_has_the_fields_of_the_contract_and_their_types(name: str) -> 
 def test_an_envelope_has_its_eight_keys_and_an_app_what_the_list_shows() -> None:
     assert interface("Envelope").keys() == Envelope.model_fields.keys()
     shown = App.__pydantic_serializer__.to_python(Catalog.read(["embedded"])["face-avatar"]).keys()
-    assert interface("AppInfo").keys() == {"app_id", *shown, "licences", "available", "unavailable_reason"}
+    assert interface("AppInfo").keys() == {"app_id", *shown, "qualities", "licences", "available", "unavailable_reason"}
     assert "require_consent" in GenerationSettings.model_fields  # shown as `consent_required`
     assert interface("AppList").keys() == {"apps", "consent_required"}
 
