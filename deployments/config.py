@@ -59,13 +59,18 @@ def model_path(path: Path) -> Path:
 
 
 class CascadeFaceModelConfig(Config):
-    """An ONNX encoder of aligned faces; `providers` by their onnxruntime names; the first one must be available."""
+    """A search for faces, and an ONNX encoder of upright ones.
+
+    `providers` of the encoder by their onnxruntime names; the first one must be available.
+    """
 
     vector_length: ClassVar[int] = FACE_VECTOR
     tells_identity: ClassVar[bool] = False  # it reads traits, in which photos of one person may differ
 
     kind: Literal["cascade"] = "cascade"
     encoder: Path = Path("embedded:face/encoder.onnx")
+    finder: Path = Path("embedded:face/finder.onnx")  # proposes faces at any angle, beside the cascade
+    verifier: Path = Path("embedded:face/verifier.onnx")  # looks again at each proposal, turned level
     threads: int = Field(1, ge=1)
     min_face_px: int = Field(48, ge=1)  # pixels of the photo
     avatar_face: tuple[Share, Share, Share, Share] | None = None

@@ -97,13 +97,15 @@ class FoundFace:
 class FoundFaces:
     """All faces of a photo, the largest first. That one is embedded, unless `refusal` says why it cannot be.
 
-    `warnings` are codes of FACE_WARNINGS, of the face that is embedded.
+    `warnings` are codes of FACE_WARNINGS, of the face that is embedded. `uncertain`: there is none, but something that
+    may be one.
     """
 
     faces: tuple[FoundFace, ...]
     min_face_px: int
     refusal: Literal["no_face", "face_too_small"] | None = None
     warnings: tuple[str, ...] = ()
+    uncertain: bool = False
 
     __setstate__ = _restore
 

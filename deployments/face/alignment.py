@@ -1,8 +1,12 @@
 """The input crop of the embedded face encoder: the detector's box, enlarged to include hair and chin."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from deployments.face.upright import level_square
 
 CROP_SIZE = 112  # pixels
 ENLARGEMENT = 1.9  # side of the crop over the longer side of the detector's box
@@ -30,6 +34,17 @@ def crop_face(image: NDArray[np.uint8], box: tuple[float, float, float, float]) 
         (CROP_SIZE, CROP_SIZE), Image.Resampling.BOX if side > CROP_SIZE else Image.Resampling.BILINEAR
     )
     return np.asarray(resized, dtype=np.uint8)
+
+
+def crop_turned_face(
+    image: NDArray[np.uint8], box: tuple[float, float, float, float], turn: float
+) -> NDArray[np.uint8]:
+    """As `crop_face`, of a face that is turned by `turn` radians, clockwise: the crop shows it upright."""
+    x0, y0, x1, y1 = box
+    longer = max(x1 - x0, y1 - y0)
+    up = UPWARD_SHIFT * longer
+    middle = (x0 + x1) / 2 + up * math.sin(turn), (y0 + y1) / 2 - up * math.cos(turn)
+    return np.asarray(level_square(Image.fromarray(image), middle, longer * ENLARGEMENT, turn, CROP_SIZE))
 
 
 def encoder_input(crops: NDArray[np.uint8]) -> NDArray[np.float32]:

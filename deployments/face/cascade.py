@@ -22,7 +22,7 @@ from PIL import Image
 from skimage.data import lbp_frontal_face_cascade_filename
 from skimage.feature import Cascade
 
-from deployments.face.detection import Detection
+from deployments.face.detection import Candidate, Detection
 from deployments.types import Box, Pixels
 
 WINDOW = 24  # pixels; the cascade's own
@@ -41,6 +41,7 @@ SKIN_SHARE = 0.3  # with less, a coloured patch needs more support; a grey one d
 UNLIKELY_HUE = 0.4  # weight of its support then
 GREY_SATURATION = 0.12  # mean of (max - min) / max of the channels
 
+ENOUGH_SUPPORT = 15.0  # in luminance: warmth is not asked
 CERTAIN_SCORE = 0.95  # a face with this score ends the search
 
 Gray = npt.NDArray[np.uint8]
@@ -124,6 +125,66 @@ def _search(photo: Image.Image, scan: Scan) -> list[Detection]:
                 continue  # in the margin
             faces.append(Detection(_box((x - margin) / shrink, (y - margin) / shrink, side / shrink), score))
     return faces
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What the cascade says of one level square: its support there, in which plane, and how much of it is skin."""
+
+    support: float
+    plane: Literal["luminance", "warmth"]
+    skin: float
+    saturation: float
+
+
+def proposals(photo: Image.Image, scan: Scan) -> list[Candidate]:
+    """Where windows pass on the photo as the scan turns it; nothing is checked yet, and the score is 0."""
+    small, shrink, margin = _shrunk(photo, scan.side)
+    turned = small.rotate(scan.degrees, Image.Resampling.BILINEAR) if scan.degrees else small
+    plane = _plane(turned, scan.plane)
+    places = []
+    for left, top, side in _candidates(plane, scan.min_window, scan.max_window):
+        x, y = _rotated_back(left + side / 2, top + side / 2, turned.size, scan.degrees)
+        if margin <= x < turned.width - margin and margin <= y < turned.height - margin:
+            middle = (x - margin) / shrink, (y - margin) / shrink
+            places.append(Candidate(*middle, side / shrink, math.radians(scan.degrees), 0.0))
+    return places
+
+
+def witness(level: Image.Image, window: Window) -> Witness:
+    """Of the window of a level square, in the plane that supports it more."""
+    skin, saturation = skin_share(level, window)
+    luminance, _ = _evidence(Image.fromarray(_plane(level, "luminance")), window)
+    if luminance < ENOUGH_SUPPORT and skin >= SKIN_SHARE_OF_WARM_FACES:
+        warm, _ = _evidence(Image.fromarray(_plane(level, "warmth")), window)
+        if warm > luminance:
+            return Witness(warm, "warmth", skin, saturation)
+    return Witness(luminance, "luminance", skin, saturation)
+
+
+def settled(level: Image.Image, window: Window, plane: Literal["luminance", "warmth"]) -> Window | None:
+    """The window as the cascade frames the face; None where no window passes there."""
+    source = Image.fromarray(_plane(level, plane))
+    support, framed = _support(_patch(source, window), window)
+    if support < MIN_SUPPORT:
+        return None
+    for _ in range(SETTLING_ROUNDS - 1):
+        _, framed = _support(_patch(source, framed), framed)
+    return framed
+
+
+def _plane(picture: Image.Image, plane: Literal["luminance", "warmth"]) -> Gray:
+    return np.asarray(picture.convert("L") if plane == "luminance" else warmth(np.asarray(picture)))
+
+
+def _shrunk(photo: Image.Image, side: int) -> tuple[Image.Image, float, int]:
+    """The photo at most `side` pixels large, with a margin: a face that fills the photo needs one. Factor, margin."""
+    shrink = min(1.0, side / max(photo.size))
+    size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
+    margin = max(size) // 8
+    small = np.asarray(photo.resize(size, Image.Resampling.BOX if shrink < 1 else Image.Resampling.NEAREST))
+    padded = np.pad(small, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return Image.fromarray(padded), shrink, margin
 
 
 def warmth(rgb: Pixels) -> Image.Image:

@@ -9,6 +9,7 @@ import onnxruntime
 from deployments.common.checksums import sha256_by_name
 from deployments.common.onnx_session import lost_provider_errors, provider_list, require_provider, session_options
 from deployments.config import (
+    CPU,
     CascadeFaceModelConfig,
     FaceModelConfig,
     InsightFaceModelConfig,
@@ -16,13 +17,14 @@ from deployments.config import (
     model_path,
 )
 from deployments.errors import NoFaceError
-from deployments.face.alignment import crop_face, encoder_input
-from deployments.face.cascade import find_faces, find_largest
+from deployments.face.alignment import crop_face, crop_turned_face, encoder_input
 from deployments.face.detection import Detection, largest_face
 from deployments.face.exposure import in_good_light
+from deployments.face.finder import FaceFinder
 from deployments.face.quality import inspected
+from deployments.face.search import FaceSearch
 from deployments.face.similarity import normalised
-from deployments.types import Box, FaceEmbedding, FoundFaces, Photo, Pixels, Vector
+from deployments.types import FaceEmbedding, FoundFaces, Photo, Pixels, Vector
 
 
 class FaceModel(Protocol):
@@ -54,26 +56,28 @@ def load_face_model(config: FaceModelConfig) -> FaceModel:
 
 
 class CascadeFaceModel:
-    """scikit-image's cascade detects the face, an ONNX encoder embeds it: (n, 3, 112, 112) in -1..1 -> (n, 512)."""
+    """A search for faces at any angle, and an ONNX encoder that embeds them: (n, 3, 112, 112) in -1..1 -> (n, 512)."""
 
     def __init__(self, config: CascadeFaceModelConfig) -> None:
         self._min_face_px = config.min_face_px
         self._avatar_face = config.avatar_face
         self._encoder = open_encoder(config)
+        self._search = open_search(config)
         self._providers = config.providers
-        encoder = model_path(config.encoder)
-        self._weights = sha256_by_name([(f"face/{encoder.name}", encoder)])
+        files = [model_path(path) for path in (config.encoder, config.finder, config.verifier)]
+        self._weights = sha256_by_name((f"face/{file.name}", file) for file in files)
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
-        """As `FaceModel.embed`, without landmarks; on square avatars `avatar_face`, where set, replaces detection."""
+        """As `FaceModel.embed`; on square avatars `avatar_face`, where set, replaces detection.
+
+        A face that is turned is embedded as if it were upright.
+        """
         found = [self._face(photo) for photo in photos]
-        crops = [
-            _crop(photo, face.box) for photo, face in zip(photos, found, strict=True) if isinstance(face, Detection)
-        ]
+        crops = [_crop(photo, face) for photo, face in zip(photos, found, strict=True) if isinstance(face, Detection)]
         with lost_provider_errors([self._encoder], self._providers):
             vectors = iter(self._encode(crops))
         return [
-            FaceEmbedding(next(vectors), face.box, face.score, weights=self._weights)
+            FaceEmbedding(next(vectors), face.box, face.score, face.landmarks, self._weights)
             if isinstance(face, Detection)
             else face
             for face in found
@@ -81,14 +85,16 @@ class CascadeFaceModel:
 
     def inspect(self, photo: Photo) -> FoundFaces:
         """As `FaceModel.inspect`, by the full search: `embed` ends its own at the first large face that is certain."""
-        return inspected(photo.pixels, find_faces(photo.pixels), self._min_face_px)
+        found = self._search.find(photo.pixels)
+        return inspected(photo.pixels, found.faces, self._min_face_px, uncertain=found.uncertain)
 
     def _face(self, photo: Photo) -> Detection | NoFaceError:
         height, width = photo.pixels.shape[:2]
         if photo.is_generated and self._avatar_face is not None and height == width:
             left, top, right, bottom = (share * width for share in self._avatar_face)
             return Detection((left, top, right, bottom), score=1.0)
-        return largest_face(find_largest(photo.pixels), self._min_face_px)
+        found = self._search.find_largest(photo.pixels)
+        return largest_face(found.faces, self._min_face_px, uncertain=found.uncertain)
 
     def _encode(self, crops: Sequence[np.ndarray]) -> list[Vector]:
         """One by one: on a CPU batching gains nothing, and a vector must not depend on the other faces."""
@@ -99,10 +105,21 @@ class CascadeFaceModel:
         return normalised(np.asarray(embedding[0], dtype=np.float32))
 
 
-def _crop(photo: Photo, box: Box) -> Pixels:
+def _crop(photo: Photo, face: Detection) -> Pixels:
     """The encoder's input, in good light: it reads the colours of skin and hair. An avatar has the light it should."""
-    crop = crop_face(photo.pixels, box)
-    return crop if photo.is_generated else in_good_light(crop, photo.pixels, box)
+    pixels = photo.pixels
+    crop = crop_turned_face(pixels, face.box, face.turn) if face.turn else crop_face(pixels, face.box)
+    return crop if photo.is_generated else in_good_light(crop, pixels, face.box)
+
+
+def open_search(config: CascadeFaceModelConfig) -> FaceSearch:
+    """The search for faces, which runs on the CPU. Raises: FileNotFoundError or onnxruntime's errors."""
+    options, cpu = session_options(config.threads), list(CPU)
+    finder, verifier = (
+        onnxruntime.InferenceSession(str(model_path(path)), options, providers=cpu)
+        for path in (config.finder, config.verifier)
+    )
+    return FaceSearch(FaceFinder(finder, verifier))
 
 
 def open_encoder(config: CascadeFaceModelConfig) -> onnxruntime.InferenceSession:

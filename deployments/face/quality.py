@@ -20,15 +20,15 @@ BACKLIT = 4.0  # how many times brighter than the lit side of a face in shade it
 TILTED = math.radians(20)  # of the line between the eyes; people hold their heads at up to about 15 degrees
 
 
-def inspected(pixels: Pixels, faces: Sequence[Detection], min_face_px: int) -> FoundFaces:
-    """The detected faces of an (h, w, 3) RGB photo."""
+def inspected(pixels: Pixels, faces: Sequence[Detection], min_face_px: int, *, uncertain: bool = False) -> FoundFaces:
+    """The detected faces of an (h, w, 3) RGB photo; `uncertain` as in `largest_face`."""
     found = tuple(
         FoundFace(face.box, face.score, sharpness(pixels, face.box))
         for face in sorted(faces, key=lambda face: -face.area)
     )
     if isinstance(used := largest_face(faces, min_face_px), Detection):
         return FoundFaces(found, min_face_px, warnings=face_warnings(pixels, used.box, used.landmarks))
-    return FoundFaces(found, min_face_px, "face_too_small" if found else "no_face")
+    return FoundFaces(found, min_face_px, "face_too_small" if found else "no_face", uncertain=uncertain and not found)
 
 
 def face_warnings(pixels: Pixels, box: Box, landmarks: Landmarks | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.face.detection import UNCERTAIN
 from deployments.types import Box, FoundFaces, Photo
 from serve_app.photos.source import PhotoSource
 from serve_app.schemas.requests import given, unaliased
@@ -113,6 +114,8 @@ def _clipped(box: Box, width: int, height: int) -> Box:
 def _refusal_message(found: FoundFaces) -> str:
     if found.refusal is None:
         return ""
+    if found.uncertain:
+        return UNCERTAIN
     if found.refusal == "no_face":
         return "No face was found. A face seen from the front, in even light and not covered, is found best."
     left, top, right, bottom = found.faces[0].box

@@ -7,10 +7,12 @@ from pathlib import Path
 import torch
 
 from deployments.embedded.training.data.dataset import draw_avatars, draw_large, draw_photos, draw_set
+from deployments.embedded.training.data.faces import draw_face_set
 from deployments.embedded.training.data.words import caption_corpus, save_tokenizer, train_tokenizer
 from deployments.embedded.training.evaluate import figures
 from deployments.embedded.training.evaluate.judge import train_judge
 from deployments.embedded.training.train.decoder import train_decoder
+from deployments.embedded.training.train.detector import Length, train_finder
 from deployments.embedded.training.train.diffusion import start
 from deployments.embedded.training.train.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
 from deployments.embedded.training.train.face import train_face_encoder
@@ -19,6 +21,8 @@ from deployments.embedded.training.train.networks import MattingNet, build_text_
 from deployments.embedded.training.train.plan import Plan, run_diffusion
 from deployments.embedded.training.train.preview import fit_preview
 from deployments.embedded.training.train.text import train_text_encoder
+from deployments.embedded.training.train.verifier import train_verifier
+from deployments.face.finder import LOOK_SIDE
 
 
 def run_data(plan: Plan) -> None:
@@ -37,6 +41,23 @@ def run_face(plan: Plan) -> None:
     """Trains the face encoder on the photos from scratch, and saves `face.pt`."""
     encoder = train_face_encoder(plan.data.array("photos"), plan.data.portraits("photos"), plan.face_steps, plan.seed)
     torch.save(encoder.state_dict(), plan.cache / "face.pt")
+
+
+def run_scenes(plan: Plan) -> None:
+    """Draws heads, and pastes them into scenes, for the face detector; training may begin before it ends."""
+    draw_face_set(plan.faces_in_scenes, plan.scenes, plan.seed + 3, plan.heads, plan.canvases, plan.workers)
+
+
+def run_finder(plan: Plan) -> None:
+    """Trains the finder of faces, from the checkpoint `finder.pt` where it exists."""
+    length = Length(plan.finder_steps, plan.finder_minutes)
+    train_finder(plan.faces_in_scenes, length, plan.seed, plan.cache / "finder.pt")
+
+
+def run_verifier(plan: Plan) -> None:
+    """Trains the second look at what the finder finds, from the checkpoint `verifier.pt` where it exists."""
+    length = Length(plan.verifier_steps, plan.verifier_minutes)
+    train_verifier(plan.finder(), plan.faces_in_scenes, length, plan.seed, plan.cache / "verifier.pt")
 
 
 def run_decoder(plan: Plan) -> None:
@@ -70,6 +91,10 @@ def run_export(plan: Plan) -> None:
     if (plan.cache / "face.pt").exists():
         path = plan.weights / "face" / "encoder.onnx"
         export_onnx(plan.face_encoder(), torch.zeros(1, 3, 112, 112), ("input", "embedding"), path)
+    if (plan.cache / "verifier.pt").exists():
+        finder, verifier = plan.weights / "face" / "finder.onnx", plan.weights / "face" / "verifier.onnx"
+        export_onnx(plan.finder(), torch.zeros(1, 3, 64, 64), ("picture", "maps"), finder, sides=True)
+        export_onnx(plan.verifier(), torch.zeros(1, 3, LOOK_SIDE, LOOK_SIDE), ("crop", "told"), verifier)
     if (plan.cache / "matting.pt").exists():
         matting = MattingNet()
         matting.load_state_dict(torch.load(plan.cache / "matting.pt", weights_only=True))
@@ -119,6 +144,9 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "data": run_data,
     "tokenizer": run_tokenizer,
     "face": run_face,
+    "scenes": run_scenes,
+    "finder": run_finder,
+    "verifier": run_verifier,
     "decoder": run_decoder,
     "matting": run_matting,
     "text": run_text,
@@ -151,6 +179,13 @@ def main() -> None:
     parser.add_argument("--diffusion-steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, help="of generator training, in place of its steps")
     parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--heads", type=int, default=3000, help="persons that the face detector sees")
+    parser.add_argument("--canvases", type=int, default=20_000, help="pictures that the face detector sees")
+    parser.add_argument("--scenes", type=Path, help="a folder of pictures without people, besides those of packages")
+    parser.add_argument("--finder-steps", type=int, default=5000)
+    parser.add_argument("--finder-minutes", type=float, help="in place of its steps")
+    parser.add_argument("--verifier-steps", type=int, default=4000)
+    parser.add_argument("--verifier-minutes", type=float, help="in place of its steps")
     parser.add_argument("--figures", type=Path, help="for the card: what loadtest.bench.avatars wrote with --json")
     parser.add_argument("--light", type=Path, help="for the card: what loadtest.bench.exposure wrote with --json")
     parser.add_argument("--note", help="for the card, in place of its own account of the training")

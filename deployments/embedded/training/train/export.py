@@ -75,12 +75,15 @@ def export_diffusion(
     write_folder(folder, write)
 
 
-def export_onnx(network: nn.Module, example: torch.Tensor, names: tuple[str, str], path: Path) -> None:
+def export_onnx(
+    network: nn.Module, example: torch.Tensor, names: tuple[str, str], path: Path, *, sides: bool = False
+) -> None:
     """An ONNX file of opset 17 for any batch size, with large weights in float16; `names`: of input and output.
 
-    `network` is put into evaluation mode.
+    `sides`: height and width of pictures may differ from the example's. `network` is put into evaluation mode.
     """
     network.eval()
+    free = {0: "n", 2: "height", 3: "width"} if sides else {0: "n"}
 
     def write(draft: Path) -> None:
         torch.onnx.export(
@@ -89,7 +92,7 @@ def export_onnx(network: nn.Module, example: torch.Tensor, names: tuple[str, str
             str(draft / path.name),
             input_names=[names[0]],
             output_names=[names[1]],
-            dynamic_axes={names[0]: {0: "n"}, names[1]: {0: "n"}},
+            dynamic_axes={names[0]: free, names[1]: free},
             opset_version=17,
             dynamo=False,
         )

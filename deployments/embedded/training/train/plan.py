@@ -10,8 +10,10 @@ from transformers import CLIPTokenizer
 
 from deployments.embedded.training.data.dataset import Folder, person_of
 from deployments.embedded.training.renderer.appearance import embeddings_of
+from deployments.embedded.training.train.detector import FaceFinder
 from deployments.embedded.training.train.diffusion import Examples, train_diffusion
 from deployments.embedded.training.train.face_encoder import FaceEncoder
+from deployments.embedded.training.train.verifier import FaceVerifier
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Plan:
     diffusion_steps: int
     minutes: float | None
     batch: int
+    heads: int
+    canvases: int
+    scenes: Path | None
+    finder_steps: int
+    finder_minutes: float | None
+    verifier_steps: int
+    verifier_minutes: float | None
     figures: Path | None
     light: Path | None
     note: str | None
@@ -46,6 +55,23 @@ class Plan:
     def checkpoint(self) -> Path:
         """Of the generator; it need not exist."""
         return self.cache / "diffusion.pt"
+
+    @property
+    def faces_in_scenes(self) -> Path:
+        """The folder of the face detector's training pictures."""
+        return self.cache / "data" / "faces"
+
+    def finder(self) -> FaceFinder:
+        """The trained one, in evaluation mode. Raises: FileNotFoundError before it was trained."""
+        finder = FaceFinder()
+        finder.load_state_dict(torch.load(self.cache / "finder.pt", weights_only=True)["network"])
+        return finder.eval()
+
+    def verifier(self) -> FaceVerifier:
+        """The trained one, in evaluation mode. Raises: FileNotFoundError before it was trained."""
+        verifier = FaceVerifier()
+        verifier.load_state_dict(torch.load(self.cache / "verifier.pt", weights_only=True)["network"])
+        return verifier.eval()
 
     def tokenizer(self) -> CLIPTokenizer:
         """The one that `run_tokenizer` saved. Raises: OSError where there is none."""
