@@ -10,10 +10,11 @@ import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
+from deployments.config import CascadeFaceModelConfig
 from deployments.embedded.training.renderer.drawing import Look
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.portrait import random_portrait
-from deployments.face.cascade import find_faces
+from deployments.face.model import open_search
 from loadtest.load.own_service import own_service
 from serve_app.cli.signals import end_on_signals
 from serve_app.client import FaceAvatarClient
@@ -39,7 +40,9 @@ def references(folder: Path, drawn: int) -> Iterator[tuple[Path, str]]:
     """The astronaut, then rendered portraits in human proportions that are not in the training set."""
     yield sample_photo(), "woman"
     people = (random_portrait(np.random.default_rng(seed)) for seed in itertools.count(HELD_OUT))
-    seen = ((person, picture) for person in people if find_faces(np.asarray(picture := render(person, 384, Look())[0])))
+    drawings = ((person, render(person, 384, Look())[0]) for person in people)
+    find = open_search(CascadeFaceModelConfig()).find
+    seen = ((person, picture) for person, picture in drawings if find(np.asarray(picture)).faces)
     for number, (person, picture) in enumerate(itertools.islice(seen, drawn)):
         path = folder / f"drawn-{number}.png"
         picture.save(path)

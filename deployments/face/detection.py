@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from deployments.errors import NoFaceError
 from deployments.types import Box
+
+Plane = Literal["luminance", "warmth"]
 
 UNCERTAIN = (
     "Something on the photo may be a face, but not surely enough to draw from. Try a photo with the whole face seen "
@@ -41,13 +44,19 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What may be a face: middle and side in pixels of the photo, `turn` in radians clockwise, `score` in 0..1."""
+    """What may be a face: middle and side in pixels of the photo, `turn` in radians clockwise.
+
+    `heat` is the score of the finder, 0 to 1, `windows` how many of the cascade pass in `plane`, each 0 where the other
+    proposed the place.
+    """
 
     x: float
     y: float
     side: float
     turn: float
-    score: float
+    heat: float = 0.0
+    windows: int = 0
+    plane: Plane = "luminance"
 
     @property
     def middle(self) -> tuple[float, float]:

@@ -3,15 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from PIL import Image
 
 from deployments.face.detection import Candidate
-from deployments.face.upright import Landmarks, level_square, turn_of, turned_points
+from deployments.face.upright import Landmarks, Pyramid, turned_points, wrapped
 
 STRIDE, UNIT = 8, 32.0  # pixels: of a cell of the maps; sides are told as the logarithm of so many
 STEP = 32  # the network's sides are multiples of it
@@ -35,21 +33,19 @@ class FaceFinder:
     def __init__(self, finder: onnxruntime.InferenceSession, verifier: onnxruntime.InferenceSession) -> None:
         self._finder, self._verifier = finder, verifier
 
-    def candidates(self, photo: Image.Image, side: int, lowest: float, most: int) -> list[Candidate]:
-        """The best `most` of a score of at least `lowest` on the photo shrunk to `side` pixels, the best first."""
-        shrink = min(1.0, side / max(photo.size))
-        size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
-        small = photo.resize(size, Image.Resampling.BOX if shrink < 1 else Image.Resampling.BILINEAR)
+    def candidates(self, photo: Pyramid, side: int, lowest: float, most: int) -> list[Candidate]:
+        """The best `most` of a heat of at least `lowest` on the photo shrunk to `side` pixels, the best first."""
+        small, _ = photo.shrunk(side)
         (maps,) = self._finder.run(None, {"picture": finder_input(np.asarray(small))})
-        found = [c for c in peaks(maps[0], lowest) if c.side < LARGEST_SIDE * max(side, max(size))][: 2 * most]
+        found = [one for one in peaks(maps[0], lowest) if one.side < LARGEST_SIDE * max(side, *small.size)]
         apart: list[Candidate] = []
-        for one in found:
+        for one in found[: 2 * most]:
             if not any(other.contains(one.x, one.y) for other in apart):
                 apart.append(one)
-        x, y = photo.width / size[0], photo.height / size[1]
-        return [Candidate(c.x * x, c.y * y, c.side * (x + y) / 2, c.turn, c.score) for c in apart[:most]]
+        x, y = photo.size[0] / small.width, photo.size[1] / small.height
+        return [replace(one, x=one.x * x, y=one.y * y, side=one.side * (x + y) / 2) for one in apart[:most]]
 
-    def second_looks(self, photo: Image.Image, faces: Sequence[Candidate]) -> list[SecondLook]:
+    def second_looks(self, photo: Pyramid, faces: Sequence[Candidate]) -> list[SecondLook]:
         """At the square about each candidate, turned level; the better one of that and of its other quarter turns."""
         if not faces:
             return []
@@ -59,15 +55,15 @@ class FaceFinder:
         quarters = [replace(face, turn=face.turn + k * math.pi / 2) for face, k in zip(faces, best, strict=True)]
         return [read_look(told[4 * i + k], face) for i, (k, face) in enumerate(zip(best, quarters, strict=True))]
 
-    def upright_look(self, photo: Image.Image, face: Candidate) -> SecondLook:
+    def upright_look(self, photo: Pyramid, face: Candidate) -> SecondLook:
         """At the square about a face as it is turned, and in no other way."""
         (told,) = self._verifier.run(None, {"crop": verifier_input(level_crop(photo, face))})
         return read_look(told[0], face)
 
 
-def level_crop(photo: Image.Image, face: Candidate) -> NDArray[np.uint8]:
+def level_crop(photo: Pyramid, face: Candidate) -> NDArray[np.uint8]:
     """(64, 64, 3): the verifier's part of a photo."""
-    return np.asarray(level_square(photo, face.middle, face.side * LOOK_REACH, face.turn, LOOK_SIDE))
+    return np.asarray(photo.level_square(face.middle, face.side * LOOK_REACH, face.turn, LOOK_SIDE))
 
 
 def quarter_turns(crop: NDArray[np.uint8]) -> Maps:
@@ -113,20 +109,8 @@ def read_look(told: Maps, face: Candidate) -> SecondLook:
     side = face.side * math.exp(float(np.clip(told[3], -0.7, 0.7)))
     cos, sin = math.cos(face.turn), math.sin(face.turn)
     x, y = (float(v) * face.side for v in told[1:3])
-    turn = face.turn + math.atan2(float(told[5]), float(told[4]))
-    better = Candidate(face.x + x * cos - y * sin, face.y + x * sin + y * cos, side, turn, face.score)
+    turn = wrapped(face.turn + math.atan2(float(told[5]), float(told[4])))
+    better = replace(face, x=face.x + x * cos - y * sin, y=face.y + x * sin + y * cos, side=side, turn=turn)
     level = (told[6:16].reshape(5, 2) / LOOK_REACH + 0.5) * LOOK_SIDE
     points = turned_points(level, face.middle, face.side * LOOK_REACH, face.turn, LOOK_SIDE)
     return SecondLook(float(told[0]), better, points)
-
-
-def levelled(look: SecondLook) -> Candidate:
-    """The face that a second look saw, turned by what its landmarks say."""
-    return Candidate(look.face.x, look.face.y, look.face.side, turn_of(look.landmarks), look.face.score)
-
-
-def open_finder(folder: Path, options: onnxruntime.SessionOptions, providers: list[str]) -> FaceFinder:
-    """`finder.onnx` and `verifier.onnx` of a folder."""
-    sessions = (onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), options, providers=providers)
-                for name in ("finder", "verifier"))  # fmt: skip
-    return FaceFinder(*sessions)

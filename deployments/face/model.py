@@ -93,7 +93,7 @@ class CascadeFaceModel:
         if photo.is_generated and self._avatar_face is not None and height == width:
             left, top, right, bottom = (share * width for share in self._avatar_face)
             return Detection((left, top, right, bottom), score=1.0)
-        found = self._search.find_largest(photo.pixels)
+        found = self._search.find(photo.pixels)
         return largest_face(found.faces, self._min_face_px, uncertain=found.uncertain)
 
     def _encode(self, crops: Sequence[np.ndarray]) -> list[Vector]:

@@ -1,51 +1,50 @@
 """The search for faces at any angle: many looks propose, and each proposal is judged by all evidence there is of it.
 
-The finder (`finder.py`) and scikit-image's cascade (`cascade.py`) propose places. Each place is turned level and seen
-by three witnesses: the finder's heat, the verifier, and how many windows of the cascade pass there. Finder and verifier
-learnt from drawings, the cascade from photos: what deceives one seldom deceives the others. A look that finds
-something uncertain does not end the search, and what stays uncertain is no face.
+The finder (`finder.py`) and scikit-image's cascade (`cascade.py`) propose places. Each place is turned level as the
+verifier sees it, and then two witnesses count: the verifier, and how many windows of the cascade pass. Finder and
+verifier learnt from drawings, the cascade from photos: what deceives one seldom deceives the others. A look
+that finds something uncertain does not end the search, and what stays uncertain is no face.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from deployments.face.cascade import Scan, Witness, proposals, settled, witness
+from deployments.face.cascade import LEVEL_SIDE, LEVEL_WINDOW, LevelSquare, Scan, proposals
 from deployments.face.detection import Candidate, Detection
-from deployments.face.finder import FaceFinder, SecondLook, levelled
-from deployments.face.upright import level_square, square_about, turned_points, wrapped
+from deployments.face.finder import FaceFinder, SecondLook
+from deployments.face.upright import Pyramid, square_about, turned_points
 from deployments.types import Pixels
 
 SEEN = 1024  # pixels of the longer side of what all looks see
-FINDER_SIDES = (320, 640)  # pixels that the finder's photo is shrunk to
-HOPELESS = -4.0  # the verifier's logit below which the cascade is not asked
-LOWEST_HEAT, MOST_FOUND = 0.08, 8  # of the finder's proposals
-JUDGED = 6  # proposals of a pass, the verifier's best ones, that the cascade is asked about
-LEVEL, REACH = 216, 3.0  # pixels of the square that the cascade sees, and its side over the face's
-NEARLY_LEVEL = math.radians(8)  # a face is turned no more than that is left as it is
+FINDER_SIDES = (320, 640)  # pixels that the finder's photo is shrunk to, in turn
+LOWEST_HEAT, MOST_FOUND = 0.12, 8  # of the finder's proposals
+REACH = LEVEL_SIDE / LEVEL_WINDOW[2]  # of a level square, over the face's side
+LOOKED_AT, JUDGED = 16, 5  # proposals of a pass that the verifier sees, and the best of those, which the cascade sees
+HOPELESS = -3.0  # the verifier's logit below which the cascade is not asked
+FEW_WINDOWS = 10.0  # in luminance: warmth is asked too
+NEARLY_LEVEL = math.radians(8)  # a face that is turned no more than that is left as it is
+LARGE = 0.2  # of the photo's longer side
 CERTAIN, LIKELY, POSSIBLE = 0.95, 0.5, 0.2  # scores: ends the search; is a face; is spoken of
-TURNS = tuple(range(30, 360, 30))  # degrees of the coarse scans of turned photos
+TILTS, QUARTERS = (24, -24, 48, -48), (90, 180, 270)  # degrees of the coarse scans of turned photos
 
-PASSES: tuple[tuple[Scan, ...], ...] = (
-    (Scan("luminance", 256), Scan("warmth", 256)),
-    (Scan("luminance", 576, max_window=72),),
-    tuple(Scan("luminance", 144, degrees) for degrees in TURNS),
+SCANS: tuple[tuple[Scan, ...], ...] = (
+    (Scan("luminance", 256), Scan("warmth", 192)),
+    tuple(Scan("luminance", 160, degrees) for degrees in (*TILTS, *QUARTERS)),
 )
-LARGE_ONLY = Scan("luminance", 256, min_window=48)
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A place, what each witness says of it, and the score of all of it together."""
+    """A face as the verifier levels it, what each witness says of it, and the score of all together."""
 
     face: Candidate
     look: SecondLook
-    windows: Witness
+    evidence: float  # of the cascade
     score: float
-    settled: Candidate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,68 +61,57 @@ class FaceSearch:
     def __init__(self, finder: FaceFinder) -> None:
         self._finder = finder
 
-    def find_largest(self, pixels: Pixels) -> Found:
-        """As `find`, but only large upright faces if one is certain: the other looks take longer."""
-        photo = shrunk(pixels)
-        large = self._judge(photo, proposals(photo, LARGE_ONLY))
-        certain = [one for one in large if one.score >= CERTAIN]
-        return found_of(photo, certain or self.judged(photo), max(pixels.shape[:2]) / max(photo.size))
-
     def find(self, pixels: Pixels) -> Found:
-        """The faces of an (h, w, 3) RGB picture, largest first; small or turned ones only if there are no others."""
-        photo = shrunk(pixels)
+        """The faces of an (h, w, 3) RGB picture, largest first; the longer looks only while no face is certain."""
+        photo = looked_at(pixels)
         return found_of(photo, self.judged(photo), max(pixels.shape[:2]) / max(photo.size))
 
-    def judged(self, photo: Image.Image) -> list[Judgement]:
-        """All places that were judged until one was certain, the best first, one for each face."""
+    def judged(self, photo: Pyramid) -> list[Judgement]:
+        """All places that were judged until one was certain, the best first, one for each face.
+
+        The first look ends the search only with a large face: beside a small one there may be others.
+        """
         found: list[Judgement] = []
-        for number, scans in enumerate(PASSES):
-            places = [place for scan in scans for place in proposals(photo, scan)]
-            if number == 0:
-                for side in FINDER_SIDES:
-                    places += self._finder.candidates(photo, side, LOWEST_HEAT, MOST_FOUND)
+        for number, places in enumerate(self._proposals(photo)):
             found = distinct([*found, *self._judge(photo, places)])
-            if found and found[0].score >= CERTAIN:
+            certain = [one.face.side for one in found if one.score >= CERTAIN]
+            if (number and certain) or max(certain, default=0) >= LARGE * max(photo.size):
                 break
         return found
 
-    def _judge(self, photo: Image.Image, places: Sequence[Candidate]) -> list[Judgement]:
-        looks = self._finder.second_looks(photo, places)
-        best = sorted(zip(places, looks, strict=True), key=lambda both: -both[1].logit)
-        apart: list[tuple[Candidate, SecondLook]] = []
-        for place, look in best:
-            if look.logit > HOPELESS and not any(same_place(look.face, other.face) for _, other in apart):
-                apart.append((place, look))
-        return distinct([self._judge_one(photo, place, look) for place, look in apart[:JUDGED]])
+    def _proposals(self, photo: Pyramid) -> Iterator[list[Candidate]]:
+        """Of one look after the other: the finder's, which take little time, then the cascade's."""
+        for side in FINDER_SIDES:
+            yield self._finder.candidates(photo, side, LOWEST_HEAT, MOST_FOUND)
+        for scans in SCANS:
+            places = [place for scan in scans for place in proposals(photo, scan)]
+            yield sorted(places, key=lambda place: -place.windows)[:LOOKED_AT]
 
-    def _judge_one(self, photo: Image.Image, place: Candidate, first: SecondLook) -> Judgement:
-        face = levelled(first)
+    def _judge(self, photo: Pyramid, places: Sequence[Candidate]) -> list[Judgement]:
+        apart: list[SecondLook] = []
+        for look in sorted(self._finder.second_looks(photo, places), key=lambda look: -look.logit):
+            if look.logit > HOPELESS and not any(same_place(look.face, other.face) for other in apart):
+                apart.append(look)
+        return distinct([self._judge_one(photo, look.face) for look in apart[:JUDGED]])
+
+    def _judge_one(self, photo: Pyramid, face: Candidate) -> Judgement:
         look = self._finder.upright_look(photo, face)
-        level = level_square(photo, face.middle, face.side * REACH, face.turn, LEVEL)
-        windows = witness(level, (LEVEL / REACH, LEVEL / REACH, LEVEL / REACH))
-        return Judgement(face, look, windows, score(place.score, first.logit, look.logit, windows))
+        square = level(photo, look.face)
+        evidence = square.evidence("luminance")
+        if evidence < FEW_WINDOWS:
+            evidence = max(evidence, square.evidence("warmth"))
+        return Judgement(look.face, look, evidence, score(face.heat, evidence, look.logit))
 
 
-def shrunk(pixels: Pixels) -> Image.Image:
+def looked_at(pixels: Pixels) -> Pyramid:
     """The photo at no more than SEEN pixels a side: no look needs more of it."""
-    photo = Image.fromarray(pixels)
-    shrink = min(1.0, SEEN / max(photo.size))
-    size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
-    return photo if size == photo.size else photo.resize(size, Image.Resampling.BOX)
+    photo, _ = Pyramid(Image.fromarray(pixels)).shrunk(SEEN)
+    return Pyramid(photo)
 
 
-def found_of(photo: Image.Image, judged: Sequence[Judgement], scale: float) -> Found:
-    """Those that are likely, in pixels `scale` times as small; next to a certain face, others are more likely none."""
-    certain = [one for one in judged if one.score >= CERTAIN]
-    likely = certain or [one for one in judged if one.score >= LIKELY]
-    faces = sorted((scaled(detection(photo, one), scale) for one in likely), key=lambda face: -face.side)
-    return Found(faces, not faces and any(one.score >= POSSIBLE for one in judged))
-
-
-def scaled(face: Detection, scale: float) -> Detection:
-    """In the pixels of a photo that is `scale` times as large."""
-    x0, y0, x1, y1 = (value * scale for value in face.box)
-    return replace(face, box=(x0, y0, x1, y1), landmarks=None if face.landmarks is None else face.landmarks * scale)
+def level(photo: Pyramid, face: Candidate) -> LevelSquare:
+    """What the cascade sees of a place."""
+    return LevelSquare(photo.level_square(face.middle, face.side * REACH, face.turn, LEVEL_SIDE))
 
 
 def same_place(one: Candidate, other: Candidate) -> bool:
@@ -140,22 +128,34 @@ def distinct(found: Sequence[Judgement]) -> list[Judgement]:
     return kept
 
 
-def score(heat: float, first: float, second: float, windows: Witness) -> float:
-    """0..1 of all evidence: a logistic regression, fitted to drawn scenes."""
-    evidence = 0.6 * second + 0.2 * first + 0.25 * (windows.support - 10.0) + 2.0 * heat - 1.0
-    return 1 / (1 + math.exp(-max(-50.0, min(50.0, evidence))))
+def score(heat: float, evidence: float, logit: float) -> float:
+    """0..1 of all evidence."""
+    together = 0.8 * logit + (evidence - 10.0) / 4.0
+    return 1 / (1 + math.exp(-max(-50.0, min(50.0, together))))
 
 
-def detection(photo: Image.Image, one: Judgement) -> Detection:
-    """The face as the cascade's windows frame it, where they see it, and else as the verifier does."""
-    turn = one.look.face.turn if abs(wrapped(one.look.face.turn)) > NEARLY_LEVEL else 0.0
-    face = replace(one.look.face, turn=turn)
-    level = level_square(photo, face.middle, face.side * REACH, turn, LEVEL)
-    framed = settled(level, (LEVEL / REACH,) * 3, one.windows.plane)
+def found_of(photo: Pyramid, judged: Sequence[Judgement], scale: float) -> Found:
+    """Those that are likely, in pixels `scale` times as small; next to a certain face, others are more likely none."""
+    certain = [one for one in judged if one.score >= CERTAIN]
+    likely = certain or [one for one in judged if one.score >= LIKELY]
+    faces = sorted((scaled(detection(photo, one), scale) for one in likely), key=lambda face: -face.side)
+    return Found(faces, not faces and any(one.score >= POSSIBLE for one in judged))
+
+
+def detection(photo: Pyramid, one: Judgement) -> Detection:
+    """The face as the cascade's windows frame it, where any pass, and else as the finder does."""
+    face = one.face if abs(one.face.turn) > NEARLY_LEVEL else replace(one.face, turn=0.0)
+    square = level(photo, face)
+    framed = square.framed("luminance") or square.framed("warmth")
     if framed is not None:
         left, top, side = framed
-        middle = turned_points(
-            np.float32([[left + side / 2, top + side / 2]]), face.middle, face.side * REACH, turn, LEVEL
-        )
-        face = replace(face, x=float(middle[0, 0]), y=float(middle[0, 1]), side=side * face.side * REACH / LEVEL)
-    return Detection(square_about(face.middle, face.side), one.score, one.look.landmarks, wrapped(turn))
+        middle = np.array([[left + side / 2, top + side / 2]], dtype=np.float32)
+        ((x, y),) = turned_points(middle, face.middle, face.side * REACH, face.turn, LEVEL_SIDE)
+        face = replace(face, x=float(x), y=float(y), side=side * face.side * REACH / LEVEL_SIDE)
+    return Detection(square_about(face.middle, face.side), one.score, one.look.landmarks, face.turn)
+
+
+def scaled(face: Detection, scale: float) -> Detection:
+    """In the pixels of a photo that is `scale` times as large."""
+    x0, y0, x1, y1 = (value * scale for value in face.box)
+    return replace(face, box=(x0, y0, x1, y1), landmarks=None if face.landmarks is None else face.landmarks * scale)

@@ -34,6 +34,37 @@ def level_square(photo: Image.Image, middle: tuple[float, float], side: float, t
     return small.transform((size, size), Image.Transform.AFFINE, place, Image.Resampling.BILINEAR)
 
 
+class Pyramid:
+    """A photo in its own size and halved again and again, each made once: a large square needs few of its pixels."""
+
+    def __init__(self, photo: Image.Image) -> None:
+        self._halves = [photo]
+        self._shrunk: dict[int, Image.Image] = {}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the photo, pixels."""
+        return self._halves[0].size
+
+    def shrunk(self, side: int) -> tuple[Image.Image, float]:
+        """The photo at no more than `side` pixels of its longer side, and what it was multiplied by."""
+        photo = self._halves[0]
+        shrink = min(1.0, side / max(photo.size))
+        if side not in self._shrunk:
+            size = max(1, round(photo.width * shrink)), max(1, round(photo.height * shrink))
+            self._shrunk[side] = photo if size == photo.size else photo.resize(size, Image.Resampling.BOX)
+        return self._shrunk[side], shrink
+
+    def level_square(self, middle: tuple[float, float], side: float, turn: float, size: int) -> Image.Image:
+        """As the function of that name."""
+        halvings = max(0, int(math.log2(max(side / size, 1.0))))
+        while len(self._halves) <= halvings and min(self._halves[-1].size) > 1:
+            self._halves.append(self._halves[-1].reduce(2))
+        halvings = min(halvings, len(self._halves) - 1)
+        scale = 2**halvings
+        return level_square(self._halves[halvings], (middle[0] / scale, middle[1] / scale), side / scale, turn, size)
+
+
 def edge_padded(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     """A part of a photo, which may reach beyond it: there its last pixels go on."""
     left, top, right, bottom = box
@@ -46,7 +77,7 @@ def edge_padded(photo: Image.Image, box: tuple[int, int, int, int]) -> Image.Ima
     part = np.asarray(photo.crop((inside[0], inside[1], max(inside[2], inside[0] + 1), max(inside[3], inside[1] + 1))))
     rows = np.clip(np.arange(top, bottom) - inside[1], 0, part.shape[0] - 1)
     columns = np.clip(np.arange(left, right) - inside[0], 0, part.shape[1] - 1)
-    return Image.fromarray(np.ascontiguousarray(part[rows[:, None], columns]))
+    return Image.fromarray(part.take(rows, 0).take(columns, 1))
 
 
 def turned_points(points: Landmarks, middle: tuple[float, float], side: float, turn: float, size: int) -> Landmarks:

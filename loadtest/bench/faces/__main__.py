@@ -22,12 +22,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 from deployments.config import CascadeFaceModelConfig
-from deployments.face.cascade import find_faces, find_largest
 from deployments.face.detection import Detection
 from deployments.face.model import open_search
 from deployments.face.upright import wrapped
 from deployments.types import Pixels
 from loadtest.bench.avatars.photos import ASTRONAUT, FACES, photo_of
+from loadtest.bench.faces.cascade_alone import find_faces, find_largest
 from loadtest.bench.faces.pictures import Case, drawn_cases, faceless, held_back, real_cases
 
 ANGLES = {0: None, 20: 0.97, -20: 0.97, 30: 0.97, -30: 0.97, 45: 0.9, -45: 0.9, 90: 0.95, -90: 0.95, 180: 0.95}  # bars
@@ -174,7 +174,7 @@ def main() -> None:
     both: tuple[Find, Find] = (lambda photo: search.find(photo).faces, find_faces)
     shown: list[Image.Image] = []
     real, drawn = list(real_cases()), list(drawn_cases(options.faces, held_back(options.pictures)))
-    rows = [row_of_a_large_face((lambda photo: search.find_largest(photo).faces, find_largest))]
+    rows = [row_of_a_large_face((lambda photo: search.find(photo).faces, find_largest))]
     rows += rows_of_angles("real", real, both)
     rows += rows_of_angles("drawn", drawn, both)
     rows += rows_of_scenes(list(faceless(options.scenes, options.pictures)), both, shown)

@@ -25,8 +25,9 @@ UNIT = 32.0  # pixels: sides are told as the logarithm of so many
 MAPS = 16  # of the output: score, side, place of the middle (2), turn (2), landmarks (10)
 SHARP = 0.12  # deviation of the heat about a middle, of the face's side
 LEARNT = 0.5  # cells that are so hot learn box, turn and landmarks
-SIZES = (160, 192, 224, 256)  # pixels that a training picture is scaled to
-MATRIX_RATE, OTHER_RATE, WARM_STEPS = 3e-3, 2e-3, 100
+CROP = 192  # pixels of the part of a picture that half of the batches show; the others show the whole, half as large
+TINY = 14.0  # pixels: a smaller face is neither to be found nor wrong to find
+MATRIX_RATE, OTHER_RATE, WARM_STEPS = 3e-3, 2e-3, 40
 SAVE_EVERY = 200  # steps
 RELOAD_EVERY = 100  # steps: while pictures are still being drawn
 PLACE_SHARE = 1.0
@@ -102,7 +103,6 @@ def turned(faces: Tensor, side: int, quarters: int, mirror: bool) -> Tensor:
 
 def targets(faces: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of (n, faces, 14) in pixels: heat (n, cells, cells), the maps after it, and how much each cell learns of them."""
-    n = len(faces)
     at = (torch.arange(cells) + 0.5) * STRIDE
     there = ~faces[..., 0].isnan()
     faces = faces.nan_to_num(1.0)
@@ -113,7 +113,8 @@ def targets(faces: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     heat = torch.exp(-far / (2 * wide[..., None, None] ** 2))  # (n, faces, cells, cells)
     highest, owner = heat.max(1)
     # The hottest cell of each face is wholly its own.
-    peak = (heat >= heat.amax((2, 3), keepdim=True) - 1e-6) & there[..., None, None]
+    large = there & (faces[..., 2] >= TINY)
+    peak = (heat >= heat.amax((2, 3), keepdim=True) - 1e-6) & (heat > LEARNT) & large[..., None, None]
     highest = torch.where(peak.any(1), 1.0, highest)
     chosen = torch.gather(faces, 1, owner.flatten(1)[..., None].expand(-1, -1, 14)).unflatten(1, (cells, cells))
     side = chosen[..., 2:3]
@@ -122,14 +123,15 @@ def targets(faces: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     points = ((chosen[..., 4:].unflatten(-1, (5, 2)) - grid[..., None, :]) / side[..., None]).flatten(-2)
     turn = torch.stack([chosen[..., 3].cos(), chosen[..., 3].sin()], -1)
     maps = torch.cat([(side / UNIT).log(), middle, turn, points], -1).permute(0, 3, 1, 2)
-    return highest.reshape(n, cells, cells), maps, (highest * (highest >= LEARNT))[:, None]
+    learnt = highest * (highest >= LEARNT) * torch.gather(large, 1, owner.flatten(1)).unflatten(1, (cells, cells))
+    return highest, maps, learnt[:, None]
 
 
 def finder_loss(out: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Focal loss of the heat (Law and Deng 2018), and the distance of all else where faces are."""
     heat, maps, weight = targets(faces, out.shape[2])
     score = out[:, 0]
-    own = heat >= 0.999
+    own = (heat >= 0.999) & (weight[:, 0] > 0)
     hit = F.softplus(-score) * torch.sigmoid(-score) ** 2 * own
     miss = F.softplus(score) * torch.sigmoid(score) ** 2 * (1 - heat) ** 4 * ~own
     count = own.sum().clamp(min=1)
@@ -141,18 +143,21 @@ def finder_loss(out: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
 def as_batch(
     pictures: NDArray[np.uint8], faces: NDArray[np.float32], generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """A batch in -1..1 at one of SIZES, turned by quarters, mirrored, in other colours; and its faces."""
-    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    quarters, mirror, size = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2, len(SIZES)))
-    x = torch.rot90(x, quarters, (2, 3))
-    x = x.flip(3) if mirror else x
-    told = turned(torch.from_numpy(faces), pictures.shape[1], quarters, bool(mirror))
-    x = recoloured(x, generator).clamp(-1, 1)
-    scale = SIZES[size] / pictures.shape[1]
-    if scale != 1:
-        x = F.interpolate(x, size=(SIZES[size], SIZES[size]), mode="bilinear", antialias=scale < 1)
-        told = torch.cat([told[..., :3] * scale, told[..., 3:4], told[..., 4:] * scale], -1)
-    return x, told
+    """A batch in -1..1, cropped or halved, turned by quarters, mirrored, in other colours; and its faces."""
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    told = torch.from_numpy(faces)
+    quarters, mirror, halved = (int(torch.randint(n, (1,), generator=generator)) for n in (4, 2, 2))
+    left, top = (int(torch.randint(pictures.shape[1] - CROP + 1, (1,), generator=generator)) for _ in range(2))
+    if halved:
+        x = F.avg_pool2d(x.float(), 2)
+        told = torch.cat([told[..., :3] / 2, told[..., 3:4], told[..., 4:] / 2], -1)
+    else:
+        x = x[:, :, top : top + CROP, left : left + CROP].float()
+        moved = torch.tensor([left, top], dtype=torch.float32)
+        told = torch.cat([told[..., :2] - moved, told[..., 2:4], told[..., 4:] - moved.repeat(5)], -1)
+    x = torch.rot90(x / 127.5 - 1, quarters, (2, 3))
+    told = turned(told, x.shape[2], quarters, bool(mirror))
+    return recoloured(x.flip(3) if mirror else x, generator).clamp(-1, 1), told
 
 
 @dataclass(frozen=True, slots=True)

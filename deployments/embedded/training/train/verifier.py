@@ -1,6 +1,6 @@
 """Trains the second look: whether a level square shows an upright face, and where in it the face is.
 
-Its negatives are what the finder takes for a face and is none, faces that are not upright, and other things.
+Its negatives are what finder or cascade take for a face and is none, faces that are not upright, and other things.
 """
 
 import math
@@ -20,14 +20,15 @@ from deployments.embedded.training.data.faces import CANVAS, FaceSet
 from deployments.embedded.training.train.detector import MAPS, FaceFinder, Length, Residual, block, save
 from deployments.embedded.training.train.face import recoloured
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
+from deployments.face.cascade import Scan, proposals
 from deployments.face.detection import Candidate
 from deployments.face.finder import LOOK_REACH, LOOK_SIDE, finder_input, peaks
-from deployments.face.upright import level_square, wrapped
+from deployments.face.upright import Pyramid, level_square, wrapped
 
 UPRIGHT = math.radians(24)  # so far from level a face is still one to find
 WRONG_WAY = math.radians(42)  # from here on it is none
 DOUBTED = 0.1  # the finder's score from which its mistakes are taken
-MINED = 4000  # pictures that the finder is tried on
+MINED = 2000  # pictures that the finder is tried on
 MATRIX_RATE, OTHER_RATE = 3e-3, 2e-3
 Squares = NDArray[np.float32]  # (n, 5): picture, middle x and y, side, turn
 
@@ -52,15 +53,16 @@ class FaceVerifier(nn.Module):
 
 @torch.no_grad()
 def mistakes(finder: FaceFinder, data: FaceSet, count: int, rng: np.random.Generator) -> Squares:
-    """What the finder takes for faces on `count` of the pictures, and is none, or is turned another way."""
+    """What finder and cascade take for faces on `count` of the pictures, and is none, or is turned another way."""
     wrong = []
     for picture in tqdm(rng.choice(len(data), size=min(count, len(data)), replace=False), "mining", mininterval=20):
         pixels, faces = data.batch(np.array([picture]))
         maps = finder(torch.from_numpy(finder_input(pixels[0])))[0].numpy()
+        found = [*peaks(maps, DOUBTED), *proposals(Pyramid(Image.fromarray(pixels[0])), Scan("luminance", CANVAS))]
         wrong += [
-            (picture, found.x, found.y, found.side, found.turn)
-            for found in peaks(maps, DOUBTED)
-            if found.side < CANVAS and not any(is_it(found, face) for face in faces[0])
+            (picture, one.x, one.y, one.side, one.turn)
+            for one in found
+            if one.side < CANVAS and not any(is_it(one, face) for face in faces[0])
         ]
     return np.array(wrong, dtype=np.float32).reshape(-1, 5)
 
