@@ -195,7 +195,7 @@ def test_where_commerce_is_meant_apps_that_forbid_it_are_refused_with_the_reason
 
 def test_the_embedded_app_may_be_used_for_everything() -> None:
     catalog = Catalog.read(["embedded"])
-    assert len(catalog.licences("face-avatar")) == 4  # diffusion, face encoder, matting, face detector
+    assert len(catalog.licences("face-avatar")) == 5  # diffusion, face encoder, finder and verifier, matting, cascade
     catalog.check_licences("commercial")
 
 

@@ -108,8 +108,8 @@ def test_an_uncertain_place_does_not_end_the_search(search: FaceSearch, monkeypa
         yield [Candidate(145, 398, 106, 0.0)]
         raise AssertionError("a certain face ends the search")
 
-    def wall_is_likely(heat: float, evidence: float, logit: float) -> float:
-        return score(heat, evidence, logit) if evidence else 0.8
+    def wall_is_likely(evidence: float, logit: float) -> float:
+        return score(evidence, logit) if evidence else 0.8
 
     monkeypatch.setattr(search, "_proposals", looks_in_turn)
     monkeypatch.setattr("deployments.face.search.HOPELESS", -100.0)
@@ -121,7 +121,7 @@ def test_an_uncertain_place_does_not_end_the_search(search: FaceSearch, monkeypa
     assert len(search.find(np.asarray(wall)).faces) == 1
 
 
-@given(st.floats(0, 1), st.floats(0, 60), st.floats(-8, 8), st.floats(0.1, 10))
-def test_what_speaks_for_a_face_raises_its_score(heat: float, evidence: float, logit: float, more: float) -> None:
-    assert score(heat, evidence, logit) <= score(heat, evidence + more, logit)
-    assert score(heat, evidence, logit) <= score(heat, evidence, logit + more)
+@given(st.floats(0, 60), st.floats(-8, 8), st.floats(0.1, 10))
+def test_what_speaks_for_a_face_raises_its_score(evidence: float, logit: float, more: float) -> None:
+    assert score(evidence, logit) <= score(evidence + more, logit)
+    assert score(evidence, logit) <= score(evidence, logit + more)
