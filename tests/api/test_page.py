@@ -411,7 +411,7 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
     page.get_by_text("More settings").click()
     expect(page.get_by_label("Steps")).to_be_visible()
     page.get_by_label("Steps").fill("9")
-    page.get_by_text("Fast", exact=True).check()
+    page.get_by_role("radio", name="Fast").press("Space")
     expect(page.get_by_label("Steps")).to_be_hidden()
     expect(page.locator("#python")).to_contain_text('quality="fast"')
     expect(page.locator("#python")).not_to_contain_text("num_inference_steps")
