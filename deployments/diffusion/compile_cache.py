@@ -1,5 +1,6 @@
 """Where compiled kernels are kept from one start of a replica to the next. Imports torch in its functions only."""
 
+import hashlib
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ log = logging.getLogger("ray.serve")  # the logger whose lines Serve keeps
 def cache_key(device: str) -> str:
     """What kernels depend on: versions of torch, its CUDA and Triton, and the architecture of the device.
 
-    Such as `torch-2.13.0-cuda-13.0-triton-3.7.0-sm_89`.
+    Such as `torch-2.13.0-cuda-13.0-triton-3.7.0-sm_89`; instruction sets of a CPU are hashed.
     """
     import torch
 
@@ -33,8 +34,9 @@ def _architecture(device: str) -> str:
     if device.startswith("cuda"):
         major, minor = torch.cuda.get_device_capability(device)
         return f"sm_{major}{minor}"
-    capabilities = torch.cpu.get_capabilities()
-    return "-".join(["cpu", *sorted(name for name, has in capabilities.items() if has is True)])
+    sets = sorted(name for name, has in torch.cpu.get_capabilities().items() if has is True)
+    # Their names would be too long for a folder on a processor that has many.
+    return f"cpu-{hashlib.sha256('-'.join(sets).encode()).hexdigest()[:12]}"
 
 
 def use_compile_cache(root: Path, device: str) -> bool:

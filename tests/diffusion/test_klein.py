@@ -27,9 +27,9 @@ from deployments.errors import PromptTooLongError
 from loadtest.bench.random_face import random_face
 from tests.support.klein_folders import LATENT_CHANNELS, write_tiny_klein
 from tests.support.klein_rows import (
-    CLOSE,
     SIZE,
     apart,
+    close,
     config_of,
     drawn,
     drawn_by_library,
@@ -64,7 +64,7 @@ def test_a_row_equals_the_librarys_own_pipeline(
     spec, face = spec_of(1, **changes), person(*photos)
     latents, image = drawn_by_library(folder, spec, face)
     (sample,) = drawn(model, (spec, face))
-    assert apart(sample.latents, latents) <= CLOSE
+    assert apart(sample.latents, latents) <= close(model)
     assert image.std() > 10  # a picture with something on it
     assert np.abs(model.decode(sample).astype(int) - image).max() <= ONE_LEVEL
 
@@ -77,7 +77,7 @@ def test_rows_amid_others_that_come_and_go_equal_the_librarys_own_pipeline(folde
     ]
     assert len({model.bucket(spec, face) for spec, face in rows}) == 1
     for sample, (spec, face) in zip(drawn(model, *rows, joins_at=(0, 1, 3)), rows, strict=True):
-        assert apart(sample.latents, drawn_by_library(folder, spec, face)[0]) <= CLOSE
+        assert apart(sample.latents, drawn_by_library(folder, spec, face)[0]) <= close(model)
 
 
 def test_after_the_last_step_a_preview_shows_the_image_itself_a_pixel_for_each_cell(
@@ -109,7 +109,7 @@ def test_two_people_in_one_step_never_share_a_token(model: KleinModel) -> None:
         (specs[0], one, together[0]), (specs[1], other, together[1]),
         (specs[0], other, swapped[0]), (specs[1], one, swapped[1]),
     ]:  # fmt: skip
-        assert apart(sample.latents, drawn(model, (spec, face))[0].latents) <= CLOSE
+        assert apart(sample.latents, drawn(model, (spec, face))[0].latents) <= close(model)
     assert min(apart(a.latents, b.latents) for a, b in zip(together, swapped, strict=True)) > 0.001
 
 
@@ -124,7 +124,7 @@ def test_the_distilled_model_has_no_guidance_and_the_other_has(folder: Path, mod
     assert [set(undistilled.batch_sizes(spec)) for spec in (plain, guided)] == [{1}, {2}]
     rows = [(replace(guided, negative_prompt=""), person(1)), (plain, person(2))]
     for sample, (spec, face) in zip(drawn(undistilled, *rows), rows, strict=True):
-        assert apart(sample.latents, drawn_by_library(base, spec, face)[0]) <= CLOSE
+        assert apart(sample.latents, drawn_by_library(base, spec, face)[0]) <= close(undistilled, guided.guidance_scale)
 
 
 def test_a_row_of_a_batch_invariant_model_is_the_row_alone_to_the_last_bit(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_new_prompts_of_one_moment_are_encoded_in_one_pass_and_each_as_alone(
     assert counts == [3]
     for spec in specs:
         ours, alone = (each.start(spec, person(1)).prompt for each in (encoded, model))
-        assert apart(ours, alone) <= CLOSE
+        assert apart(ours, alone) <= close(model)
     assert counts == [3]
 
 
@@ -288,7 +288,7 @@ def test_rows_of_any_number_equal_themselves_uncompiled_and_nothing_is_compiled_
     several = [(spec_of(number, num_inference_steps=number), person(number, side=HEAD_SIDE)) for number in (1, 2, 3)]
     for rows in (several[:1], several):  # 3, 2 and 1 rows
         for ours, theirs in zip(drawn(compiled.model, *rows), drawn(model, *rows), strict=True):
-            assert apart(ours.latents, theirs.latents) <= CLOSE
+            assert apart(ours.latents, theirs.latents) <= close(model)
     assert (graphs(), compiled.failures) == (before, [])
 
 
@@ -299,7 +299,7 @@ def test_what_no_graph_was_compiled_for_is_drawn_without_one(compiled: Compiled,
     many = [(spec_of(number, num_inference_steps=1), person(number, side=HEAD_SIDE)) for number in range(4)]
     for each in (other_size, two_photos, many):
         for ours, theirs in zip(drawn(compiled.model, *each), drawn(model, *each), strict=True):
-            assert apart(ours.latents, theirs.latents) <= CLOSE
+            assert apart(ours.latents, theirs.latents) <= close(model)
     assert graphs() == before
 
 
@@ -314,7 +314,7 @@ def test_a_shape_whose_compiler_fails_is_drawn_without_a_graph_and_counted_once(
     broken.model.compile(SHAPE, 1, fails)  # type: ignore[arg-type]  # torch.compile takes both
     row = spec_of(1, num_inference_steps=2), person(1, side=HEAD_SIDE)
     for _ in range(2):
-        assert apart(drawn(broken.model, row)[0].latents, drawn(model, row)[0].latents) <= CLOSE
+        assert apart(drawn(broken.model, row)[0].latents, drawn(model, row)[0].latents) <= close(model)
     assert len(broken.failures) == 1
     (said,) = [record.message for record in caplog.records if "run uncompiled" in record.message]
     assert said == "5 x 4 tokens beside references of 32 x 32 in batches of 1 run uncompiled from now on"
@@ -329,7 +329,7 @@ def test_a_shape_that_memory_is_too_short_to_compile_is_left_out(folder: Path, m
 
     short.model.compile(SHAPE, 1, no_memory)  # type: ignore[arg-type]
     row = spec_of(1, num_inference_steps=2), person(1, side=HEAD_SIDE)
-    assert apart(drawn(short.model, row)[0].latents, drawn(model, row)[0].latents) <= CLOSE
+    assert apart(drawn(short.model, row)[0].latents, drawn(model, row)[0].latents) <= close(model)
     assert short.failures == []
     torch._dynamo.reset()
 
@@ -343,7 +343,7 @@ def test_compiled_blocks_draw_the_same_and_what_was_not_compiled_compiles_nothin
     assert after - blocks.graphs == 2  # blocks of a kind share one
     for row in ((spec_of(1), person(1, side=HEAD_SIDE)), (spec_of(1, width=96), person(1))):
         ours, theirs = (drawn(each, row)[0].latents for each in (blocks.model, model))
-        assert apart(ours, theirs) <= CLOSE
+        assert apart(ours, theirs) <= close(model)
     assert (graphs(), blocks.failures) == (after, [])
     torch._dynamo.reset()
 

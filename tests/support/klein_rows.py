@@ -16,10 +16,10 @@ from deployments.config import DiffusionModelConfig
 from deployments.diffusion.model.klein import KleinModel, KleinSample
 from deployments.types import AvatarSpec, FaceEmbedding
 from loadtest.bench.random_face import random_face
+from tests.support import tolerance
 from tests.support.fakes import avatar_spec
 
 SIZE: dict[str, Any] = {"num_inference_steps": 4, "width": 64, "height": 80, "guidance_scale": 1.0}
-CLOSE = 1e-5  # of the largest latent: float32 sums in another order
 
 
 def head(number: int, side: int = 64) -> bytes:
@@ -77,6 +77,11 @@ def drawn_by_library(
         output_type="np",
     ).images[0]
     return last["latents"], (image * 255).round().astype(np.uint8)
+
+
+def close(model: KleinModel, guidance_scale: float = 1.0) -> float:
+    """How far latents may be apart of the largest one: float32 sums in another order, which guidance magnifies."""
+    return tolerance.through(model._pipeline.transformer) * guidance_scale
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:

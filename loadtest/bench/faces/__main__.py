@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
@@ -69,14 +71,14 @@ def rows_of_angles(name: str, cases: Sequence[Case], both: Sequence[Find]) -> li
                 hits[which, place, number] = any(is_hit(turned, face) for face in found)
                 upside = any(is_hit(turned, face, 9) and not is_hit(turned, face, WRONG_WAY) for face in found)
                 wrong[which, number * len(ANGLES) + place] = upside
-    rows = [Row(f"{name}: found upright", *(float(one[0].mean()) for one in hits), note=f"{len(cases)} faces")]
+    rows = [Row(f"{name}: found upright", mean(hits[0, 0]), mean(hits[1, 0]), note=f"{len(cases)} faces")]
     for angle in dict.fromkeys(abs(angle) for angle in ANGLES if angle):
         places = [place for place, degrees in enumerate(ANGLES) if abs(degrees) == angle]
-        shares = [float(one[places][:, one[0]].mean()) if one[0].any() else 0.0 for one in hits]
-        rows.append(Row(f"{name}: of those, at {angle} degrees", *shares, bar=ANGLES[angle]))
+        search, cascade = (mean(one[places][:, one[0]]) if one[0].any() else 0.0 for one in hits)
+        rows.append(Row(f"{name}: of those, at {angle} degrees", search, cascade, ANGLES[angle]))
     return [
         *rows,
-        Row(f"{name}: accepted the wrong way up", *(float(one.mean()) for one in wrong), bar=0.0, at_most=True),
+        Row(f"{name}: accepted the wrong way up", mean(wrong[0]), mean(wrong[1]), 0.0, at_most=True),
     ]
 
 
@@ -92,17 +94,17 @@ def rows_of_scenes(pictures: Sequence[tuple[str, Pixels]], both: Sequence[Find],
             if found and which == 0:
                 hits.append(framed(picture, found, name))
     note = f"{len(pictures)} scenes"
+    false, most = alarms.sum(1, dtype=float), seconds.max(1)
     return [
-        Row(
-            "scenes without people: false alarms",
-            *(float(one.sum()) for one in alarms),
-            bar=0.0,
-            at_most=True,
-            note=note,
-        ),
-        Row("of them, processor s, most", *(float(one.max()) for one in seconds), bar=MOST_CPU_S, at_most=True),
-        Row("of them, processor s, mean", *(float(one.mean()) for one in seconds)),
+        Row("scenes without people: false alarms", false[0], false[1], 0.0, at_most=True, note=note),
+        Row("of them, processor s, most", most[0], most[1], MOST_CPU_S, at_most=True),
+        Row("of them, processor s, mean", mean(seconds[0]), mean(seconds[1])),
     ]
+
+
+def mean(values: NDArray[Any]) -> float:
+    """Of all of them."""
+    return float(values.mean())
 
 
 def row_of_a_large_face(both: Sequence[Find], rounds: int = 15) -> Row:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,7 @@ def landmarks(sitting: Portrait, size: int) -> Points:
     ]
     placed = np.asarray(sketch.place([*drawn, (FACE_X, y + NECK)]), dtype=np.float32) / 2
     x0, y0, x1, y1 = face_box(sitting, size)
-    middle = np.float32([[(x0 + x1) / 2, (y0 + y1) / 2]])
+    middle = np.array([[(x0 + x1) / 2, (y0 + y1) / 2]], dtype=np.float32)
     return np.concatenate([placed[:5], middle, placed[5:]])
 
 
@@ -98,9 +99,9 @@ def draw_heads(folder: Path, seed: int, start: int) -> None:
     write_whole(path, pictures=pictures, points=points)
 
 
-def write_whole(path: Path, **arrays: NDArray[np.generic]) -> None:
+def write_whole(path: Path, **arrays: NDArray[Any]) -> None:
     """An uncompressed .npz that nobody sees half-written."""
     draft = path.with_suffix(".draft")
     with draft.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     draft.rename(path)

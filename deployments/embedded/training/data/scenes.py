@@ -56,7 +56,7 @@ def opened(path: Path) -> Pixels:
 
 def part_of(pictures: Sequence[Pixels], size: int, rng: np.random.Generator) -> Pixels:
     """(size, size, 3): some square of some picture, mirrored or in other colours at times."""
-    picture = pictures[rng.integers(len(pictures))]
+    picture = pictures[int(rng.integers(len(pictures)))]
     height, width = picture.shape[:2]
     side = int(min(height, width) * rng.uniform(0.25, 1.0))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
@@ -221,7 +221,7 @@ def carving(size: int, rng: np.random.Generator) -> Pixels:
     slope_y, slope_x = np.gradient(height)
     shade = 1 + depth / 10 * (slope_x * np.cos(angle) + slope_y * np.sin(angle)) + rng.uniform(0, 0.3) * height
     colour = np.array(any_colour(rng) if rng.random() < 0.6 else random_skin(rng), dtype=np.float64)
-    return (colour * shade.clip(0.1, 2)[..., None]).clip(0, 255).astype(np.uint8)
+    return np.asarray((colour * shade.clip(0.1, 2)[..., None]).clip(0, 255), dtype=np.uint8)
 
 
 def drawn_scene(size: int, rng: np.random.Generator) -> Pixels:
@@ -236,7 +236,7 @@ def drawn_scene(size: int, rng: np.random.Generator) -> Pixels:
     if rng.random() < 0.6:
         draft = draft.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, size / 90))))
     shade = 1 + rng.uniform(0, 0.2) * fractal(size, rng, rng.uniform(0.3, 2.0))
-    return (np.asarray(draft) * shade.clip(0.2, 2)[..., None]).clip(0, 255).astype(np.uint8)
+    return np.asarray((np.asarray(draft) * shade.clip(0.2, 2)[..., None]).clip(0, 255), dtype=np.uint8)
 
 
 def scene(size: int, rng: np.random.Generator, pictures: Sequence[Pixels]) -> Pixels:

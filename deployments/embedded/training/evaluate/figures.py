@@ -127,7 +127,7 @@ photograph of anyone, no foreign weights and no foreign data took part. Licence:
 | `diffusion/ip-adapter-faceid.safetensors` | IP-Adapter FaceID: a 512-d face embedding to 4 tokens |
 | `face/encoder.onnx` | a crop by `face/alignment.py`, (n, 3, 112, 112) RGB in -1..1 -> (n, 512), of length 1 |
 | `face/finder.onnx` | (n, 3, h, w) RGB in -1..1, sides multiples of 32 -> (n, 16, h / 8, w / 8): where faces may be |
-| `face/verifier.onnx` | (n, 3, 64, 64) of mean 0 and deviation 1 -> (n, 16): whether an upright face is there, and where |
+| `face/verifier.onnx` | (n, 3, 64, 64) of mean 0 and deviation 1 -> (n, 16): whether an upright face is there, where |
 | `matting/u2net.onnx` | for rembg's `u2net_custom`: 320x320 in, mask out |
 
 Trained on: {trained}. Written {day:%Y-%m-%d}.

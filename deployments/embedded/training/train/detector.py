@@ -89,7 +89,7 @@ class FaceFinder(nn.Module):
 def turned(faces: Tensor, side: int, quarters: int, mirror: bool) -> Tensor:
     """(n, faces, 14) of pictures of `side` pixels, after `torch.rot90` of so many quarters and then a flip."""
     faces = faces.clone()
-    points = torch.cat([faces[..., :2], faces[..., 4:]], -1).unflatten(-1, (6, 2))
+    points = torch.cat([faces[..., :2], faces[..., 4:]], -1).reshape(*faces.shape[:-1], 6, 2)
     turn = faces[..., 3]
     for _ in range(quarters):  # anticlockwise, as rot90 of rows and columns is
         points = torch.stack([points[..., 1], side - points[..., 0]], -1)
@@ -116,14 +116,14 @@ def targets(faces: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     large = there & (faces[..., 2] >= TINY)
     peak = (heat >= heat.amax((2, 3), keepdim=True) - 1e-6) & (heat > LEARNT) & large[..., None, None]
     highest = torch.where(peak.any(1), 1.0, highest)
-    chosen = torch.gather(faces, 1, owner.flatten(1)[..., None].expand(-1, -1, 14)).unflatten(1, (cells, cells))
+    chosen = torch.gather(faces, 1, owner.flatten(1)[..., None].expand(-1, -1, 14)).reshape(-1, cells, cells, 14)
     side = chosen[..., 2:3]
     grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)  # (cells, cells, 2): x, y
     middle = (chosen[..., :2] - grid) / side
-    points = ((chosen[..., 4:].unflatten(-1, (5, 2)) - grid[..., None, :]) / side[..., None]).flatten(-2)
+    points = ((chosen[..., 4:].reshape(-1, cells, cells, 5, 2) - grid[..., None, :]) / side[..., None]).flatten(-2)
     turn = torch.stack([chosen[..., 3].cos(), chosen[..., 3].sin()], -1)
     maps = torch.cat([(side / UNIT).log(), middle, turn, points], -1).permute(0, 3, 1, 2)
-    learnt = highest * (highest >= LEARNT) * torch.gather(large, 1, owner.flatten(1)).unflatten(1, (cells, cells))
+    learnt = highest * (highest >= LEARNT) * torch.gather(large, 1, owner.flatten(1)).reshape(-1, cells, cells)
     return highest, maps, learnt[:, None]
 
 

@@ -104,7 +104,7 @@ def drawn_examples(
         if not len(there):
             side = math.exp(rng.uniform(math.log(16), math.log(CANVAS)))
             yield (
-                Candidate(*rng.uniform(0, CANVAS, 2), side, rng.uniform(-math.pi, math.pi), 0.0),
+                Candidate(rng.uniform(0, CANVAS), rng.uniform(0, CANVAS), side, rng.uniform(-math.pi, math.pi), 0.0),
                 picture,
                 0.0,
                 nothing,
