@@ -145,7 +145,7 @@ def test_a_call_ends_when_it_is_aborted_or_out_of_time(service: FakeService, run
         """
     )
     assert told == ["enough", "Unreachable", 0, "enough"]
-    assert len(service.seen) == 2
+    assert len(service.seen) <= 2  # neither is sent again; on a busy machine one may end before it is sent
 
 
 def test_waiting_ends_when_it_is_aborted_or_out_of_time(service: FakeService, run: Run) -> None:
