@@ -1,6 +1,7 @@
 """An edit as a stream of events, from previews that a generator sends through a real Valkey."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -21,6 +22,8 @@ from serve_app.tasks.models import Failure
 from serve_app.tasks.progress import ProgressReporter
 from tests.support.http_clients import browsing
 from tests.support.ingresses import Ingress, ScenarioRunner, scenario_runner
+from tests.support.photos import png
+from tests.support.pipelines import PIXELS
 from tests.support.polling import eventually
 
 At = Callable[..., None]
@@ -83,7 +86,7 @@ def test_previews_on_the_way_become_partial_images_and_the_file_the_last_event(
         ingress.pipeline.gate.set()
         last = await anext(events)
         assert isinstance(last, EditCompleted)
-        assert last.b64_json == "cGljdHVyZQ=="
+        assert last.b64_json == base64.b64encode(png(PIXELS)).decode()
         assert last.usage.total_tokens == 32 * 32
         assert not await is_subscribed(ingress)
         assert [event async for event in events] == []
