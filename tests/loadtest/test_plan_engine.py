@@ -108,8 +108,8 @@ class Device:
     def bucket(self, spec: AvatarSpec, _face: FaceEmbedding) -> Hashable:
         return spec.width, spec.height
 
-    def batch_size(self, spec: AvatarSpec) -> int:
-        return 2 if spec.guidance_scale > 1 else 1
+    def batch_sizes(self, spec: AvatarSpec) -> list[int]:
+        return [2 if spec.guidance_scale > 1 else 1] * spec.num_inference_steps
 
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """Takes no time."""
@@ -118,7 +118,7 @@ class Device:
         return spec
 
     def step(self, samples: Sequence[AvatarSpec]) -> DeviceStep:
-        seconds = step_s(samples[0].width, sum(map(self.batch_size, samples)))
+        seconds = step_s(samples[0].width, sum(self.batch_sizes(spec)[0] for spec in samples))
         ends_at = self.free_at = max(self.now, self.free_at) + seconds
         for spec in samples:
             self.left[spec.seed] -= 1

@@ -25,6 +25,7 @@ UNIT = 32.0  # pixels: sides are told as the logarithm of so many
 MAPS = 16  # of the output: score, side, place of the middle (2), turn (2), landmarks (10)
 SHARP = 0.12  # deviation of the heat about a middle, of the face's side
 LEARNT = 0.5  # cells that are so hot learn box, turn and landmarks
+NEAREST = 0.25  # less than the heat of the cell nearest to a middle that lies on the picture
 CROP = 192  # pixels of the part of a picture that half of the batches show; the others show the whole, half as large
 TINY = 14.0  # pixels: a smaller face is neither to be found nor wrong to find
 MATRIX_RATE, OTHER_RATE, WARM_STEPS = 3e-3, 2e-3, 40
@@ -114,7 +115,7 @@ def targets(faces: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     highest, owner = heat.max(1)
     # The hottest cell of each face is wholly its own.
     large = there & (faces[..., 2] >= TINY)
-    peak = (heat >= heat.amax((2, 3), keepdim=True) - 1e-6) & (heat > LEARNT) & large[..., None, None]
+    peak = (heat >= heat.amax((2, 3), keepdim=True) - 1e-6) & (heat > NEAREST) & large[..., None, None]
     highest = torch.where(peak.any(1), 1.0, highest)
     chosen = torch.gather(faces, 1, owner.flatten(1)[..., None].expand(-1, -1, 14)).reshape(-1, cells, cells, 14)
     side = chosen[..., 2:3]
