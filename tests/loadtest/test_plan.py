@@ -114,8 +114,8 @@ def test_the_autoscaler_decides_as_serves_controller(
             assert ours.decide(second, len(replicas), queued_calls, queued_calls, metrics) == target
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=20))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=10))
 def test_models_are_kept_and_evicted_as_in_the_real_cache(moves: list[tuple[str, bool]]) -> None:
     """A move leases a model; with True it is held until the next one."""
     sizes_gb = {"a": 4.0, "b": 4.0, "c": 7.0}
