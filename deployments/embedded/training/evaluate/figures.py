@@ -119,7 +119,8 @@ CARD = """# Weights of the embedded profile
 
 Small models that let the whole service run without a GPU and without a network. They were trained from
 scratch by this project, only on portraits that it draws itself (`deployments/embedded/training`): no
-photograph of anyone, no foreign weights and no foreign data took part. Licence: Apache-2.0.
+photograph of anyone and no foreign weights took part; the face finder also saw pictures without people.
+Licence: Apache-2.0.
 
 | file | what it is |
 |---|---|
