@@ -10,7 +10,6 @@ processors, so the table shows the CPU time of each process.
 import argparse
 import asyncio
 import base64
-import http.server
 import io
 import json
 import statistics
@@ -24,6 +23,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.bench.photo_handler import handler_of
 from loadtest.bench.processes import cpu_s
 from loadtest.load.own_service import own_service, photo_server
 from serve_app.launcher import RunningService
@@ -62,25 +62,6 @@ def photo(side: int) -> bytes:
     file = io.BytesIO()
     Image.open(sample_photo()).convert("RGB").resize((side, side)).save(file, "JPEG", quality=90)
     return file.getvalue()
-
-
-def handler_of(data: bytes) -> type[http.server.BaseHTTPRequestHandler]:
-    """A handler that serves this photo under every path."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", "image/jpeg")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return Handler
 
 
 async def send(running: RunningService, file_url: str, seconds: float) -> list[float]:

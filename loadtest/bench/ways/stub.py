@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.types import Photo
+from loadtest.bench.photo_handler import handler_of
 from serve_app.api.app import build_http
 from serve_app.auth.access import Access
 from serve_app.auth.owner_use import OwnerUse
@@ -117,24 +118,6 @@ async def _work(data_dir: Path) -> None:
     await TaskWorker(container.tasks, queue, container.execution(queue), container.results, concurrency=4).run()
 
 
-class PhotoHandler(http.server.BaseHTTPRequestHandler):
-    """Serves the photo under every path."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        """Answer with the photo."""
-        data = reference_photo()
-        self.send_response(200)
-        self.send_header("Content-Type", "image/jpeg")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @functools.cache
 def reference_photo() -> bytes:
     """The photo of every request."""
@@ -143,7 +126,7 @@ def reference_photo() -> bytes:
 
 def serve_photo(port: int) -> None:
     """The photo on a port of this machine, until the process is ended."""
-    http.server.ThreadingHTTPServer(("127.0.0.1", port), PhotoHandler).serve_forever()
+    http.server.ThreadingHTTPServer(("127.0.0.1", port), handler_of(reference_photo())).serve_forever()
 
 
 @asynccontextmanager
