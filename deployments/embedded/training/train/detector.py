@@ -182,12 +182,7 @@ def train_finder(folder: Path, length: Length, seed: int, checkpoint: Path, batc
     torch.manual_seed(seed)
     network = FaceFinder()
     optimiser = MatrixOptimiser(network, MATRIX_RATE, OTHER_RATE)
-    done: dict[str, Any] = {"step": 0, "seconds": 0.0}
-    if checkpoint.exists():
-        done = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(done["network"])
-        optimiser.load_state_dict(done["optimiser"])
-    step, before, start = done["step"], done["seconds"], time.monotonic()
+    (step, before), start = restored(checkpoint, network, optimiser), time.monotonic()
     rng, generator = np.random.default_rng((seed, step)), torch.Generator().manual_seed(seed + step)
     data, shown = FaceSet.load(folder), [0.0, 0.0]
     with tqdm(desc="finder", initial=step, mininterval=20) as bar:
@@ -210,6 +205,16 @@ def train_finder(folder: Path, length: Length, seed: int, checkpoint: Path, batc
                 save(checkpoint, network, optimiser, step, seconds)
     save(checkpoint, network, optimiser, step, before + time.monotonic() - start)
     return network.eval()
+
+
+def restored(path: Path, network: nn.Module, optimiser: MatrixOptimiser) -> tuple[int, float]:
+    """Steps and seconds of a checkpoint of `save`, which is loaded; none where there is no such file."""
+    if not path.exists():
+        return 0, 0.0
+    done: dict[str, Any] = torch.load(path, weights_only=True)
+    network.load_state_dict(done["network"])
+    optimiser.load_state_dict(done["optimiser"])
+    return done["step"], done["seconds"]
 
 
 def save(path: Path, network: nn.Module, optimiser: MatrixOptimiser, step: int, seconds: float) -> None:

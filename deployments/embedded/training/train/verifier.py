@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.data.faces import CANVAS, FaceSet
-from deployments.embedded.training.train.detector import MAPS, FaceFinder, Length, Residual, block, save
+from deployments.embedded.training.train.detector import MAPS, FaceFinder, Length, Residual, block, restored, save
 from deployments.embedded.training.train.face import recoloured
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
 from deployments.face.cascade import Scan, proposals
@@ -160,12 +160,7 @@ def train_verifier(
     torch.manual_seed(seed)
     data, network = FaceSet.load(folder), FaceVerifier()
     optimiser = MatrixOptimiser(network, MATRIX_RATE, OTHER_RATE)
-    step, before = 0, 0.0
-    if checkpoint.exists():
-        done = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(done["network"])
-        optimiser.load_state_dict(done["optimiser"])
-        step, before = done["step"], done["seconds"]
+    step, before = restored(checkpoint, network, optimiser)
     rng, generator = np.random.default_rng((seed, step)), torch.Generator().manual_seed(seed + step)
     wrong = mistakes(finder, data, MINED, rng)
     start, seconds, shown = time.monotonic(), before, [0.0, 0.0]
