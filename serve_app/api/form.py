@@ -1,6 +1,7 @@
 """Multipart forms: the photo as a file, the other fields as text."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
@@ -66,7 +67,7 @@ def form_schema(model: type[BaseModel], photo: FormPhoto = PHOTO) -> dict[str, A
     return {**schema, "properties": {photo.parts[0]: file, **others}, "required": required}
 
 
-class FormReader:
+class FormReader(ABC):
     """Reads the parts of a form; a subclass says in `wants` which of them it takes, and gets these in `take`.
 
     The parser gets the body in chunks, in each of which it searches in C: other threads run in between.
@@ -86,13 +87,13 @@ class FormReader:
         except FormParserError:
             raise refused("body", "not a valid multipart form") from None
 
+    @abstractmethod
     def wants(self, name: str, *, is_file: bool) -> bool:
         """Whether the content of a part is to be kept. Raises: InvalidRequestError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, name: str, content: bytes, *, is_file: bool) -> None:
         """A part that is wanted, at its end."""
-        raise NotImplementedError
 
     def _parse(self, boundary: bytes) -> None:
         """Raises: FormParserError; InvalidRequestError."""
