@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from deployments.model_memory import ModelMemory
 
 WEIGHTS = Path(__file__).parent / "embedded" / "weights"
 EMBEDDED = "embedded:"
@@ -226,6 +228,9 @@ class DiffusionModelConfig(Config):
     device: str = "cpu"
     threads: int = Field(2, ge=1)
     memory_gb: float = Field(0, ge=0)  # of the device: weights, steps, a picture, the safety checker; without `loras`
+    # Of `memory_gb`, what stays while another model draws: the steps and pictures of all models are made in the same
+    # memory. None: all of it, as if each model had memory of its own for them.
+    weights_gb: float | None = Field(None, ge=0)
     safety: SafetyConfig | None = None  # checks every image on the same device; flagged ones are withheld
     # FLUX.2 klein: keep the transformer's weights as float8_e4m3fn, half of bfloat16's memory; it computes in `dtype`,
     # and cannot be compiled.
@@ -243,10 +248,18 @@ class DiffusionModelConfig(Config):
     # preset of few steps without it, or `guidance_interval` is set.
     compile_single: bool | None = None
 
-    def device_gb(self) -> float:
-        """`memory_gb`, and what the files of its `loras` have: they are all in memory with it. A missing one has 0."""
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights_gb is not None and self.weights_gb > self.memory_gb:
+            raise ValueError("weights_gb is a part of memory_gb, and cannot be more")
+        return self
+
+    def memory(self) -> ModelMemory:
+        """`memory_gb`, and the files of its `loras`, which are all in memory with the weights. A missing one has 0."""
         files = [model_path(lora.file) for lora in self.loras.values()]
-        return self.memory_gb + sum(file.stat().st_size for file in files if file.is_file()) / 1e9
+        loras_gb = sum(file.stat().st_size for file in files if file.is_file()) / 1e9
+        weights_gb = self.memory_gb if self.weights_gb is None else self.weights_gb
+        return ModelMemory(weights_gb + loras_gb, self.memory_gb - weights_gb)
 
     @property
     def takes_pictures(self) -> bool:

@@ -57,8 +57,8 @@ class AvatarGenerator:
             await asyncio.to_thread(files.check)
         self._config = config
         self._latency_model = LatencyModel(max_batch_size=2 * config.max_rows)
-        sizes_gb = {name: model.device_gb() for name, model in config.models.items()}
-        self._models = ModelCache(self._load, sizes_gb, config.memory_gb)
+        sizes = {name: model.memory() for name, model in config.models.items()}
+        self._models = ModelCache(self._load, sizes, config.memory_gb)
         self._metrics = EngineMetrics()
         self._is_started = False
         self._watched_gpus: set[str] = set()

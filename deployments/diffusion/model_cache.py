@@ -3,13 +3,14 @@
 import asyncio
 import gc
 import logging
-import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from deployments.model_memory import ModelMemory, together_gb
 
 M = TypeVar("M")
 log = logging.getLogger(__name__)
@@ -32,12 +33,12 @@ class CacheEntry(Generic[M]):
 class ModelCache(Generic[M]):
     """Models by name. A leased model stays; otherwise the least recently used one is evicted.
 
-    `load` is called on its own thread. `sizes_gb` and `budget_gb` are of the device's memory; without a budget nothing
-    is evicted.
+    `load` is called on its own thread. `sizes` and `budget_gb` are of the device's memory; without a budget nothing is
+    evicted.
     """
 
     load: Callable[[str], M]
-    sizes_gb: Mapping[str, float]
+    sizes: Mapping[str, ModelMemory]
     budget_gb: float | None = None
     _entries: dict[str, CacheEntry[M]] = field(default_factory=dict)  # the most recently used last
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -45,8 +46,9 @@ class ModelCache(Generic[M]):
     _load_s: dict[str, float] = field(default_factory=dict)  # of the last load of each
 
     def __post_init__(self) -> None:
-        for name, size_gb in self.sizes_gb.items():
-            if self.budget_gb is not None and size_gb > self.budget_gb:
+        for name in self.sizes:
+            if not self._fit([name]):
+                size_gb = self.sizes[name].total_gb
                 raise ValueError(f"model {name} takes {size_gb:g} GB, more than the {self.budget_gb:g} GB there are")
 
     @property
@@ -60,10 +62,10 @@ class ModelCache(Generic[M]):
         return {name: self._load_s[name] for name in self.loaded}
 
     def fitting(self) -> list[str]:
-        """The first models, in the order of `sizes_gb`, that fit into memory together."""
+        """The first models, in the order of `sizes`, that fit into memory together."""
         names: list[str] = []
-        for name in self.sizes_gb:
-            if self.budget_gb is None or sum(map(self.sizes_gb.__getitem__, [*names, name])) <= self.budget_gb:
+        for name in self.sizes:
+            if self._fit([*names, name]):
                 names.append(name)
         return names
 
@@ -83,36 +85,33 @@ class ModelCache(Generic[M]):
 
     async def preload(self, name: str) -> None:
         """Load a model unless it is there or would not fit beside those that are. Raises: what `load` raises."""
-        if name not in self._entries and self._used_gb() + self.sizes_gb[name] <= (self.budget_gb or math.inf):
+        if name not in self._entries and self._fit([*self._entries, name]):
             async with self.lease(name):
                 pass
 
-    def _used_gb(self) -> float:
-        return sum(self.sizes_gb[name] for name in self._entries)
+    def _fit(self, names: Iterable[str]) -> bool:
+        return self.budget_gb is None or together_gb(self.sizes[name] for name in names) <= self.budget_gb
 
     async def _take(self, name: str) -> CacheEntry[M]:
-        size_gb = self.sizes_gb[name]
+        if name not in self.sizes:
+            raise KeyError(name)
         async with self._changed:
-            while name not in self._entries and not self._evict_for(size_gb):
+            while name not in self._entries and not self._evict_for(name):
                 await self._changed.wait()
             entry = self._entries.pop(name, None) or CacheEntry(asyncio.create_task(self._load(name)))
             self._entries[name] = entry
             entry.leases += 1
             return entry
 
-    def _evict_for(self, size_gb: float) -> bool:
+    def _evict_for(self, new: str) -> bool:
         """Evict unleased models until the new one fits; False where the leased ones leave too little memory."""
-        if self.budget_gb is None:
-            return True
-        used_gb = self._used_gb()
         idle = [name for name, entry in self._entries.items() if not entry.leases]
-        while used_gb + size_gb > self.budget_gb and idle:
+        while not self._fit([*self._entries, new]) and idle:
             name = idle.pop(0)
-            used_gb -= self.sizes_gb[name]
             del self._entries[name]
             self._has_garbage = True
             log.info("evicted model %s", name)
-        return used_gb + size_gb <= self.budget_gb
+        return self._fit([*self._entries, new])
 
     async def _load(self, name: str) -> M:
         if self._has_garbage:

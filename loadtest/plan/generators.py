@@ -39,7 +39,7 @@ class Generators:
         self._clock, self._starts, self._curves, self._costs, self._outcomes = clock, starts, curves, costs, outcomes
         self._settings = service.settings.generator
         used = {name: model for name, model in self._settings.models.items() if name in curves.models}
-        self._sizes_gb = {name: model.memory_gb for name, model in used.items()}
+        self._sizes = {name: model.memory() for name, model in used.items()}
         self._decodes_s: dict[Bucket, float] = {}
         self._max_ongoing = service.max_ongoing_requests
         self._random = Random(seed)
@@ -91,7 +91,7 @@ class Generators:
         self.fleet.aim_for(target, self._first_load_s)
 
     def _make(self, number: int, node: Node) -> GeneratorReplica:
-        models = LoadedModels(self._sizes_gb, self._settings.memory_gb)
+        models = LoadedModels(self._sizes, self._settings.memory_gb)
         engine = SimulatedEngine(self._costs, self._settings.ageing, self._decode_s)
         return GeneratorReplica(number, node, models, engine)
 
@@ -103,7 +103,7 @@ class Generators:
         return known
 
     def _load_s(self, model: str) -> float:
-        return self._sizes_gb[model] * self._starts.load_s_per_gb + self._starts.warm_s
+        return self._sizes[model].total_gb * self._starts.load_s_per_gb + self._starts.warm_s
 
     def _first_load_s(self, replica: GeneratorReplica) -> float:
         return self._load_s(replica.models.fitting()[0])

@@ -1,11 +1,12 @@
 """A generator replica in simulated time: its models, its engine, and what it is busy with."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deployments.diffusion.engine.scheduler import Row
+from deployments.model_memory import ModelMemory, together_gb
 from deployments.types import AvatarSpec
 from loadtest.plan.engine import SimulatedEngine
 
@@ -23,8 +24,8 @@ class Entry:
 class LoadedModels:
     """`ModelCache` without its event loop: who loads tells it when a model is there."""
 
-    def __init__(self, sizes_gb: Mapping[str, float], budget_gb: float | None) -> None:
-        self._sizes_gb = sizes_gb
+    def __init__(self, sizes: Mapping[str, ModelMemory], budget_gb: float | None) -> None:
+        self._sizes = sizes
         self._budget_gb = math.inf if budget_gb is None else budget_gb
         self._entries: dict[str, Entry] = {}  # the most recently used last
         self.loads = 0
@@ -42,8 +43,8 @@ class LoadedModels:
     def fitting(self) -> list[str]:
         """The first models that fit into memory together."""
         names: list[str] = []
-        for name in self._sizes_gb:
-            if sum(map(self._sizes_gb.__getitem__, [*names, name])) <= self._budget_gb:
+        for name in self._sizes:
+            if self._fit([*names, name]):
                 names.append(name)
         return names
 
@@ -53,13 +54,13 @@ class LoadedModels:
 
     def fits_beside(self, name: str) -> bool:
         """Whether it would fit beside those that are there."""
-        return self._used_gb() + self._sizes_gb[name] <= self._budget_gb
+        return self._fit([*self._entries, name])
 
     def lease(self, name: str) -> bool:
         """Keep a model in memory; one that is not known begins to load. False where leased ones leave no room."""
         entry = self._entries.pop(name, None)
         if entry is None:
-            if not self._evict_for(self._sizes_gb[name]):
+            if not self._evict_for(name):
                 return False
             entry = Entry()
             self.loads += 1
@@ -76,17 +77,14 @@ class LoadedModels:
         """The load of a model has ended."""
         self._entries[name].is_loaded = True
 
-    def _used_gb(self) -> float:
-        return sum(self._sizes_gb[name] for name in self._entries)
+    def _fit(self, names: Iterable[str]) -> bool:
+        return together_gb(self._sizes[name] for name in names) <= self._budget_gb
 
-    def _evict_for(self, size_gb: float) -> bool:
-        used_gb = self._used_gb()
+    def _evict_for(self, new: str) -> bool:
         idle = [name for name, entry in self._entries.items() if not entry.leases]
-        while used_gb + size_gb > self._budget_gb and idle:
-            name = idle.pop(0)
-            used_gb -= self._sizes_gb[name]
-            del self._entries[name]
-        return used_gb + size_gb <= self._budget_gb
+        while not self._fit([*self._entries, new]) and idle:
+            del self._entries[idle.pop(0)]
+        return self._fit([*self._entries, new])
 
 
 @dataclass(slots=True, eq=False)

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from deployments.diffusion.model_cache import ModelCache
+from deployments.model_memory import ModelMemory
 
-SIZES_GB = {"a": 4.0, "b": 4.0, "c": 6.0}
+SIZES = {"a": ModelMemory(4), "b": ModelMemory(4), "c": ModelMemory(6)}
 
 
 class Disk:
@@ -40,7 +41,7 @@ def at(scenario: Callable[[Disk], Awaitable[None]]) -> None:
 
 def test_a_model_is_loaded_once_for_all_who_ask() -> None:
     async def scenario(disk: Disk) -> None:
-        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
+        cache = ModelCache(disk.load, SIZES, budget_gb=8)
 
         async def use() -> str:
             async with cache.lease("a") as model:
@@ -56,7 +57,7 @@ def test_a_model_is_loaded_once_for_all_who_ask() -> None:
 
 def test_the_one_unused_for_longest_makes_room() -> None:
     async def scenario(disk: Disk) -> None:
-        cache = ModelCache(disk.load, SIZES_GB, budget_gb=10)
+        cache = ModelCache(disk.load, SIZES, budget_gb=10)
         for name in ("a", "b", "a", "c"):
             async with cache.lease(name):
                 pass
@@ -67,7 +68,7 @@ def test_the_one_unused_for_longest_makes_room() -> None:
 
 def test_a_model_that_is_in_use_is_never_put_out() -> None:
     async def scenario(disk: Disk) -> None:
-        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
+        cache = ModelCache(disk.load, SIZES, budget_gb=8)
         async with cache.lease("a"), cache.lease("b"):
             waiting = asyncio.create_task(_use(cache, "c"))
             await asyncio.sleep(0.05)
@@ -86,7 +87,7 @@ async def _use(cache: ModelCache[str], name: str) -> str:
 
 def test_while_one_model_loads_another_is_used() -> None:
     async def scenario(disk: Disk) -> None:
-        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
+        cache = ModelCache(disk.load, SIZES, budget_gb=8)
         assert await _use(cache, "a") == "A"
         disk.gate.clear()
         loading = asyncio.create_task(_use(cache, "b"))
@@ -100,7 +101,7 @@ def test_while_one_model_loads_another_is_used() -> None:
 
 def test_whoever_gives_up_waiting_stops_no_load_for_the_others() -> None:
     async def scenario(disk: Disk) -> None:
-        cache = ModelCache(disk.load, SIZES_GB)
+        cache = ModelCache(disk.load, SIZES)
         disk.gate.clear()
         impatient, patient = asyncio.create_task(_use(cache, "a")), asyncio.create_task(_use(cache, "a"))
         await asyncio.sleep(0.05)
@@ -115,7 +116,7 @@ def test_whoever_gives_up_waiting_stops_no_load_for_the_others() -> None:
 
 def test_a_load_that_failed_is_tried_again_by_the_next() -> None:
     async def scenario(disk: Disk) -> None:
-        cache = ModelCache(disk.load, SIZES_GB)
+        cache = ModelCache(disk.load, SIZES)
         disk.broken = True
         with pytest.raises(OSError, match="no such file"):
             await _use(cache, "a")
@@ -127,25 +128,37 @@ def test_a_load_that_failed_is_tried_again_by_the_next() -> None:
 
 def test_a_model_that_can_never_fit_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="model c takes 6 GB"):
-        ModelCache(Disk().load, SIZES_GB, budget_gb=5)
+        ModelCache(Disk().load, SIZES, budget_gb=5)
 
 
 def test_the_first_ones_that_fit_are_there_from_the_start() -> None:
-    assert ModelCache(Disk().load, SIZES_GB, budget_gb=9).fitting() == ["a", "b"]
-    assert ModelCache(Disk().load, SIZES_GB).fitting() == ["a", "b", "c"]
-    assert ModelCache(Disk().load, {"a": 4, "c": 6, "b": 2}, budget_gb=6).fitting() == ["a", "b"]
+    assert ModelCache(Disk().load, SIZES, budget_gb=9).fitting() == ["a", "b"]
+    assert ModelCache(Disk().load, SIZES).fitting() == ["a", "b", "c"]
+    assert ModelCache(Disk().load, {name: SIZES[name] for name in "acb"}, budget_gb=8).fitting() == ["a", "b"]
+
+
+def test_models_share_the_memory_of_their_steps() -> None:
+    async def scenario(disk: Disk) -> None:
+        sizes = {"a": ModelMemory(4, 2), "b": ModelMemory(3, 5), "c": ModelMemory(4)}
+        cache = ModelCache(disk.load, sizes, budget_gb=12)
+        assert cache.fitting() == ["a", "b"]  # 7 of weights, and 5 for the steps of either
+        for name in ("a", "b", "a", "c"):
+            assert await _use(cache, name) == name.upper()
+        assert (disk.loads, cache.loaded) == (["a", "b", "c"], ["a", "c"])
+
+    at(scenario)
 
 
 def test_what_is_loaded_ahead_makes_nobody_leave() -> None:
     async def scenario(disk: Disk) -> None:
-        cache = ModelCache(disk.load, SIZES_GB, budget_gb=8)
+        cache = ModelCache(disk.load, SIZES, budget_gb=8)
         assert await _use(cache, "a") == "A"
         for name in ("a", "c", "b"):
             await cache.preload(name)
         assert (disk.loads, cache.loaded) == (["a", "b"], ["a", "b"])
         disk.broken = True
         with pytest.raises(OSError, match="no such file"):
-            await ModelCache(disk.load, SIZES_GB).preload("c")
+            await ModelCache(disk.load, SIZES).preload("c")
 
     at(scenario)
 
@@ -166,7 +179,7 @@ def test_an_evicted_model_is_freed_before_the_next_is_loaded() -> None:
         return Cyclic(name)
 
     async def scenario() -> None:
-        cache = ModelCache(load, SIZES_GB, budget_gb=6)
+        cache = ModelCache(load, SIZES, budget_gb=6)
         async with cache.lease("a") as model:
             evicted.append(weakref.ref(model))
         del model

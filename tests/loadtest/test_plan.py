@@ -26,6 +26,7 @@ from ray.serve._private.common import (
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments.diffusion.model_cache import ModelCache
+from deployments.model_memory import ModelMemory
 from loadtest.plan import __main__ as plan
 from loadtest.plan import trace
 from loadtest.plan.answers import Figures
@@ -118,10 +119,10 @@ def test_the_autoscaler_decides_as_serves_controller(
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=10))
 def test_models_are_kept_and_evicted_as_in_the_real_cache(moves: list[tuple[str, bool]]) -> None:
     """A move leases a model; with True it is held until the next one."""
-    sizes_gb = {"a": 4.0, "b": 4.0, "c": 7.0}
+    sizes = {"a": ModelMemory(4.0), "b": ModelMemory(3.0, 2.0), "c": ModelMemory(6.0, 1.0)}
 
     async def real() -> list[list[str]]:
-        cache = ModelCache(lambda name: name, sizes_gb, 9.0)
+        cache = ModelCache(lambda name: name, sizes, 9.0)
         seen = []
         for name, is_held in moves:
             async with cache.lease(name):
@@ -132,7 +133,7 @@ def test_models_are_kept_and_evicted_as_in_the_real_cache(moves: list[tuple[str,
             seen.append(cache.loaded)
         return seen
 
-    models, seen = LoadedModels(sizes_gb, 9.0), []
+    models, seen = LoadedModels(sizes, 9.0), []
     for name, is_held in moves:
         names = [name, "a" if name != "c" else "c"] if is_held else [name]
         for each in names:
@@ -145,7 +146,7 @@ def test_models_are_kept_and_evicted_as_in_the_real_cache(moves: list[tuple[str,
 
 
 def test_a_model_waits_for_room_that_leased_ones_have() -> None:
-    models = LoadedModels({"a": 4.0, "b": 4.0}, 5.0)
+    models = LoadedModels({"a": ModelMemory(4.0), "b": ModelMemory(4.0)}, 5.0)
     assert models.lease("a")
     assert not models.lease("b")
     models.release("a")

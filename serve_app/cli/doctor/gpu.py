@@ -11,6 +11,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.common.gpu_share import CONTEXT_GB, arenas_gb
 from deployments.config import AvatarGeneratorConfig, CascadeFaceModelConfig, FaceModelConfig
+from deployments.model_memory import together_gb
 from serve_app.cli.doctor.files import loaded_faces, loaded_generator
 from serve_app.cli.doctor.finding import Finding, fail, ok, warn
 from serve_app.settings import Settings
@@ -186,12 +187,12 @@ def judge_models(settings: Settings) -> list[Finding]:
     return [
         fail(
             "GPU memory",
-            f"model {name} takes {model.device_gb():.1f} GB with its LoRAs, more than generator.memory_gb,"
+            f"model {name} takes {model.memory().total_gb:.1f} GB with its LoRAs, more than generator.memory_gb,"
             f" {generator.memory_gb:g}",
             "Raise generator.memory_gb, or take LoRAs out of the apps.",
         )
         for name, model in generator.models.items()
-        if generator.memory_gb is not None and model.device_gb() > generator.memory_gb
+        if generator.memory_gb is not None and model.memory().total_gb > generator.memory_gb
     ]
 
 
@@ -209,7 +210,7 @@ def gpu_needs(schema: ServeDeploySchema, settings: Settings) -> list[GpuNeed]:
     generator = _generator(settings)
     on_gpu = [model for model in generator.models.values() if model.device.startswith("cuda")]
     if on_gpu:
-        models_gb = generator.memory_gb or sum(model.device_gb() for model in on_gpu)
+        models_gb = generator.memory_gb or together_gb(model.memory() for model in on_gpu)
         memory_gb = models_gb + CONTEXT_GB if models_gb else None
         needs.append(GpuNeed("AvatarGenerator", shares.get("AvatarGenerator", 0), memory_gb))
     if CUDA_PROVIDER in settings.background.model.providers:
