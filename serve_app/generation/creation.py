@@ -107,7 +107,7 @@ class TaskCreation:
 
     async def _make_leased(self, task: Task, request: AvatarRequest, caller: Caller, begun: bool) -> TaskRecord:
         # A refusal ends the task too, so that a repeat may try again.
-        async with self._execution.answering(task), self._limits.synchronous(task, caller):
+        async with self._execution.answering(task, begun=begun), self._limits.synchronous(task, caller):
             return await self._run(task, request, begun=begun)
 
     async def _run(
@@ -134,15 +134,19 @@ class TaskCreation:
         with self._limits.queueing(task):
             if task.idempotency is not None:
                 return await self._runs.once(
-                    task, "PENDING", request, lambda leased, _begun: self._enqueue_leased(leased, request, caller)
+                    task, "PENDING", request, lambda leased, begun: self._enqueue_leased(leased, request, caller, begun)
                 )
             await self._container.tasks.create(task, "PENDING")
-            return await self._enqueue_leased(task, request, caller)
+            return await self._enqueue_leased(task, request, caller, begun=False)
 
-    async def _enqueue_leased(self, task: Task, request: AvatarRequest, caller: Caller) -> TaskRecord:
+    async def _enqueue_leased(self, task: Task, request: AvatarRequest, caller: Caller, begun: bool) -> TaskRecord:
         """Fetch the photos, store them, and put the task into the queue."""
         tasks, use = self._container.tasks, self._container.use
-        async with self._execution.answering(task), self._limits.images(task, caller), within_deadline(task):
+        async with (
+            self._execution.answering(task, begun=begun),
+            self._limits.images(task, caller),
+            within_deadline(task),
+        ):
             async with begins_in_time(task):
                 photos = await self._intake.photos(request.photos, task.owner)
             keys = photo_keys(task.task_id, len(photos))

@@ -97,9 +97,13 @@ class TaskExecution:
             raise
 
     @asynccontextmanager
-    async def answering(self, task: Task) -> AsyncIterator[None]:
-        """As `leased`, of a task that was just accepted; a block that fails or is cancelled ends the task."""
-        self.metrics.accepted(task)
+    async def answering(self, task: Task, *, begun: bool = False) -> AsyncIterator[None]:
+        """As `leased`, of a task that was just accepted; a block that fails or is cancelled ends the task.
+
+        `begun`: a process that died had accepted it, and counted it.
+        """
+        if not begun:
+            self.metrics.accepted(task)
         async with self.leased(task):
             try:
                 yield

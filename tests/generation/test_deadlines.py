@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve import metrics
 
 from deployments.errors import AvatarError, NotBegunError
 from deployments.types import GenerationMetadata
@@ -27,6 +28,7 @@ from serve_app.tasks.loaded_models import LoadedModels
 from serve_app.tasks.models import Outcome, StoredAvatar, TaskRecord
 from serve_app.tasks.queue_snapshot import QueueReader
 from tests.support.ingresses import KEYED, Ingress, ScenarioRunner, scenario_runner
+from tests.support.polling import eventually
 from tests.support.tasks import task
 
 Make = Callable[..., Ingress]
@@ -298,6 +300,27 @@ def test_a_repeat_gets_the_app_of_the_first_also_where_its_ingress_died(
         record = await alive.send(KEYED, deadline_s=60).answer
         assert (record.task.task_id, record.task.request.app_id) == (first.task.task_id, QUICK)
         assert record.task.request.fallback_from == SLOW
+
+    at(scenario)
+
+
+@pytest.mark.parametrize("celery", [False, True])
+def test_a_fallback_counts_once_also_where_a_repeat_takes_over_from_a_dead_ingress(
+    at: ScenarioRunner, two_apps: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, celery: bool
+) -> None:
+    counted: list[dict[str, str]] = []
+    monkeypatch.setattr(metrics.Counter, "inc", lambda _self, _by, tags: counted.append(tags))
+
+    async def scenario(make: Make) -> None:
+        dead, alive = make(None, **two_apps(fallback_app_id=QUICK)), make("picture", **two_apps(fallback_app_id=QUICK))
+        await LoadedModels(dead.redis).report({"other": 3})
+        dead.gate.clear()  # its photo does not come
+        first = dead.send(KEYED, deadline_s=60, celery=celery)
+        await eventually(lambda: dead.tasks.get(first.task.task_id))
+        await dead.die()
+        record = await alive.send(KEYED, deadline_s=60, celery=celery).answer
+        assert (record.task.task_id, record.task.request.fallback_from) == (first.task.task_id, SLOW)
+        assert [tags for tags in counted if "drawn" in tags] == [{"asked": SLOW, "drawn": QUICK}]
 
     at(scenario)
 
