@@ -12,6 +12,10 @@ class BatchKeys:
         # A sorted set of the tasks that are not recorded yet but whose files are needed, by until when (unix seconds).
         self.reserved = redis.key("batches", "reserved")
 
+        # Sorted sets: finished batches whose webhooks are due, by the time of the next attempt; owners, as of tasks.
+        self.webhooks = redis.key("batches", "webhooks")
+        self.webhook_owners = redis.key("batches", "webhooks", "owners")
+
     def record(self, batch_id: str) -> str:
         """A hash: the batch, its status and its counts."""
         return self._redis.key("batch", batch_id)
@@ -46,4 +50,5 @@ class BatchKeys:
             "ended": self.ended(batch_id),
             "active": self.active,
             "reserved": self.reserved,
+            "webhooks": self.webhooks,
         }

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from serve_app.schemas.requests import AvatarRequest
-from serve_app.tasks.models import Recorded
+from serve_app.tasks.models import Delivery, Recorded, Webhook
 
 DIGEST_CHARS = 32  # of the SHA-256 of a request: repeats of one owner's own requests are told apart by it
 
@@ -38,6 +38,7 @@ class Batch(Recorded):
     defaults: dict[str, Any]
     ref_id: str | None
     metadata: dict[str, str]
+    webhook: Webhook | None = None
 
 
 class BatchRecord(NamedTuple):
@@ -51,6 +52,7 @@ class BatchRecord(NamedTuple):
     succeeded: int
     failed: int
     cancelled: int
+    delivery: Delivery | None  # of its webhook, where it has one
 
 
 class NewRequest(NamedTuple):

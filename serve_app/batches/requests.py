@@ -47,6 +47,13 @@ class BatchRequest(BaseModel):
         {}, max_length=MAX_METADATA, description="What else you want to find again with the batch."
     )
 
+    webhook_url: str | None = Field(
+        None,
+        max_length=2048,
+        description="An http(s) URL that gets the batch as a signed POST once all of its requests have ended.",
+        examples=["https://example.org/batch-is-done"],
+    )
+
     @field_validator("defaults")
     @classmethod
     def _of_a_request(cls, defaults: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from serve_app.batches.models import Batch, BatchRecord, BatchState, Ending, New
 from serve_app.batches.requests import BatchRequest
 from serve_app.batches.results import ResultFile
 from serve_app.batches.store import BatchStore
+from serve_app.batches.views import batch_view
 from serve_app.errors import OverloadedError, UnknownBatchError
 from serve_app.generation.admission import FairSlots
 from serve_app.generation.service import AvatarService
 from serve_app.generation.validation import Caller, new_task_id
-from serve_app.schemas.responses import BatchCounts, BatchView
+from serve_app.schemas.responses import BatchView
 
 
 class BatchService:
@@ -41,9 +42,10 @@ class BatchService:
     async def open(self, request: BatchRequest, caller: Caller) -> BatchView:
         """Open a batch; with an idempotency key, the same one for all that repeat the request.
 
-        Raises: ConflictError; RateLimitError; OverloadedError.
+        Raises: InvalidRequestError; ConflictError; RateLimitError; OverloadedError.
         """
         await self._check_memory()
+        webhook = self._service.validator.webhook(request.webhook_url, caller)
         if "app_id" in request.defaults:
             self._service.validator.app(request.defaults["app_id"])
         now = time.time()
@@ -56,6 +58,7 @@ class BatchService:
             defaults=request.defaults,
             ref_id=request.ref_id,
             metadata=request.metadata,
+            webhook=webhook,
         )
         await self._store.open(batch, request.digest())
         return await self.view(await self.find(batch.batch_id, caller.owner))
@@ -101,27 +104,9 @@ class BatchService:
 
     async def view(self, record: BatchRecord) -> BatchView:
         """A batch as clients see it, with what its tasks do just now."""
-        batch = record.batch
-        queued = await self._store.queued(batch.batch_id)
-        now = Counter(await self._tasks.statuses([item.task_id for item in queued]) if queued else [])
-        return BatchView(
-            batch_id=batch.batch_id,
-            state=record.state,
-            counts=BatchCounts(
-                total=record.total,
-                waiting=record.waiting + now["PENDING"],
-                running=now["STARTED"],
-                succeeded=record.succeeded + now["SUCCESS"],
-                failed=record.failed + now["FAILED"] + now[None],
-                cancelled=record.cancelled + now["CANCELLED"],
-            ),
-            created_at=batch.created_at,
-            deadline=batch.deadline,
-            finished_at=record.finished_at,
-            defaults=batch.defaults,
-            ref_id=batch.ref_id,
-            metadata=batch.metadata,
-        )
+        queued = await self._store.queued(record.batch.batch_id)
+        statuses = await self._tasks.statuses([item.task_id for item in queued]) if queued else []
+        return batch_view(record, Counter(statuses))
 
     async def _view_again(self, record: BatchRecord) -> BatchView:
         return await self.view(await self.find(record.batch.batch_id, record.batch.owner))

@@ -6,7 +6,7 @@ its photos are in the object store until it is queued, and only as many are queu
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from serve_app.batches.keys import BatchKeys
 from serve_app.batches.models import Batch, BatchItem, BatchRecord, BatchState, EndedItem, Ending, Verdict
 from serve_app.errors import ConflictError, RateLimitError
 from serve_app.generation.settings import BatchSettings
-from serve_app.tasks.models import QueueMove
+from serve_app.tasks.due_webhooks import DueWebhooks
+from serve_app.tasks.models import Delivery, QueueMove
 
 LUA = Path(__file__).with_name("lua")
 RESERVED_S = 600  # the files of a chunk that is being added are kept so long; longer than adding one takes
@@ -33,6 +34,8 @@ class BatchStore:
         self._settings = settings
         self._kept_s = result_ttl_s
         self._open = Script(redis, LUA / "open.lua", when_full=False)
+        keys = self._keys
+        self._due = DueWebhooks(redis, keys.webhooks, keys.webhook_owners, keys.record(""))
         self._scripts: dict[str, Script] = {}
 
     async def open(self, batch: Batch, digest: str) -> None:
@@ -51,6 +54,8 @@ class BatchStore:
             now=batch.created_at,
             ttl_s=round(self._settings.deadline_s) + self._kept_s,
             most=most,
+            owner=batch.owner,
+            has_webhook=int(batch.webhook is not None),
         )
         if known == "full":
             raise RateLimitError(f"You have {most} batches that are not finished.", RETRY_AFTER_S)
@@ -128,6 +133,17 @@ class BatchStore:
         else:
             await self._redis.zadd(self._keys.active, {batch_id: time.time()}, xx=True)
 
+    async def due_webhooks(
+        self, count: int, of_owner: int, calls: Mapping[str, int], lease_s: float
+    ) -> list[tuple[str, str]]:
+        """As `DueWebhooks.lease`, of batches that are over."""
+        return await self._due.lease(count, of_owner, calls, lease_s)
+
+    async def note_delivery(self, batch_id: str, delivery: Delivery, again_at: float | None) -> None:
+        """Record an attempt; the next one is at `again_at` (unix seconds), None where there is none."""
+        again = "" if again_at is None else again_at
+        await self._run("note_delivery", batch_id, delivery=delivery.model_dump_json(), again_at=again)
+
     def move(self, batch_id: str, custom_id: str) -> QueueMove:
         """What `TaskStore.create_queued` does to a request of a batch."""
         keys = self._keys
@@ -161,7 +177,7 @@ class BatchStore:
 
 
 def _record(fields: dict[str, str], waiting: int) -> BatchRecord:
-    status, finished_at = fields["status"], fields.get("finished_at")
+    status, finished_at, delivery = fields["status"], fields.get("finished_at"), fields.get("delivery")
     if status == "CANCELLED":
         state = BatchState.CANCELLED
     elif status == "OPEN":
@@ -178,4 +194,5 @@ def _record(fields: dict[str, str], waiting: int) -> BatchRecord:
         succeeded=endings[Ending.SUCCESS],
         failed=endings[Ending.FAILED] + endings[Ending.EXPIRED],
         cancelled=endings[Ending.CANCELLED],
+        delivery=None if delivery is None else Delivery.model_validate_json(delivery),
     )

@@ -36,6 +36,7 @@ from serve_app.client.values import (
     Task,
     TaskProgress,
     Verdict,
+    WebhookDelivery,
     data_url,
     image_format,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "TaskProgress",
     "UnexpectedAnswerError",
     "Verdict",
+    "WebhookDelivery",
     "WithheldError",
     "data_url",
     "image_format",

@@ -125,9 +125,10 @@ class AsyncBatches(Resource[AsyncConnection]):
         *,
         ref_id: str | None = None,
         metadata: dict[str, str] | None = None,
+        webhook_url: str | None = None,
     ) -> Batch:
         """Open a batch; `defaults` hold for all its requests that do not say otherwise."""
-        return await self._connection.run(self._batches.create(defaults, ref_id, metadata))
+        return await self._connection.run(self._batches.create(defaults, ref_id, metadata, webhook_url))
 
     async def add(self, batch: Batch | str, items: Iterable[BatchItem]) -> int:
         """Add up to 100 requests, all or none; returns how many the batch did not have yet."""

@@ -49,11 +49,17 @@ class BatchRequests:
         self._requests = requests
 
     def create(
-        self, defaults: AvatarParameters | None, ref_id: str | None, metadata: dict[str, str] | None
+        self,
+        defaults: AvatarParameters | None,
+        ref_id: str | None,
+        metadata: dict[str, str] | None,
+        webhook_url: str | None,
     ) -> Flow[Batch]:
         """Opens a batch; retries open no second one."""
         given = {name: value for name, value in (defaults or {}).items() if value is not None}
         body = {"defaults": {"app_id": DEFAULT_APP, **given}, "ref_id": ref_id, "metadata": metadata or {}}
+        if webhook_url is not None:
+            body["webhook_url"] = webhook_url
         call = self._requests.call("POST", BATCHES, body)
         call.headers["Idempotency-Key"] = str(uuid.uuid4())  # the same in every retry
         return self._batch(call)

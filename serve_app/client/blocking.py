@@ -116,9 +116,10 @@ class Batches(Resource[Connection]):
         *,
         ref_id: str | None = None,
         metadata: dict[str, str] | None = None,
+        webhook_url: str | None = None,
     ) -> Batch:
         """Open a batch; `defaults` hold for all its requests that do not say otherwise."""
-        return self._connection.run(self._batches.create(defaults, ref_id, metadata))
+        return self._connection.run(self._batches.create(defaults, ref_id, metadata, webhook_url))
 
     def add(self, batch: Batch | str, items: Iterable[BatchItem]) -> int:
         """Add up to 100 requests, all or none; returns how many the batch did not have yet.

@@ -235,6 +235,17 @@ class BatchCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookDelivery:
+    """How a webhook was told; `status` (HTTP) and `error` are those of the last attempt."""
+
+    attempts: int = 0
+    delivered_at: float | None = None  # unix seconds
+    given_up: bool = False
+    status: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The latest known state of a batch: open, running, finished or cancelled. Times are unix seconds."""
 
@@ -247,6 +258,7 @@ class Batch:
     defaults: dict[str, Any] = field(default_factory=dict)
     ref_id: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+    webhook: WebhookDelivery | None = None
 
     @property
     def finished(self) -> bool:

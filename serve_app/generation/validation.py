@@ -67,7 +67,7 @@ class RequestValidator:
             request=effective.model_copy(update={"fallback_app_id": None if fallback is None else fallback.app_id}),
             submitted_at=time.time(),
             idempotency=None if key is None else idempotency_digest(caller.owner, key),
-            webhook=self._webhook(request, caller),
+            webhook=self.webhook(request.webhook_url, caller),
             token=caller.token.id if caller.token else "",
             fallback=fallback,
         )
@@ -125,15 +125,15 @@ class RequestValidator:
         if self._terms.refuse(prompt):
             raise _invalid(field=field, message="has a word that this service refuses")
 
-    def _webhook(self, request: AvatarRequest, caller: Caller) -> Webhook | None:
-        """Raises: InvalidRequestError where its URL may not be called."""
-        if request.webhook_url is None:
+    def webhook(self, url: str | None, caller: Caller) -> Webhook | None:
+        """The webhook of a task or a batch. Raises: InvalidRequestError where its URL may not be called."""
+        if url is None:
             return None
         try:
-            check_url(request.webhook_url, self._settings.fetch)
+            check_url(url, self._settings.fetch)
         except ImageUrlError as error:
             raise _invalid(field="webhook_url", message=str(error), accepted="an http or https URL") from None
-        return Webhook(url=request.webhook_url, base_url=caller.base_url)
+        return Webhook(url=url, base_url=caller.base_url)
 
 
 def _check_style(style: str | None, app: App) -> None:

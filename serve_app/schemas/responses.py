@@ -81,6 +81,16 @@ class BatchCounts(BaseModel):
     cancelled: int = 0
 
 
+class WebhookDelivery(BaseModel):
+    """How a webhook was told; `status` (HTTP) and `error` are those of the last attempt."""
+
+    attempts: int = 0
+    delivered_at: float | None = Field(None, description="Unix seconds.")
+    given_up: bool = False
+    status: int | None = None
+    error: str = ""
+
+
 class BatchView(BaseModel):
     """`output.batch` of an answer about a batch; times are unix seconds."""
 
@@ -95,6 +105,7 @@ class BatchView(BaseModel):
     defaults: dict[str, Any] = {}
     ref_id: str | None = None
     metadata: dict[str, str] = {}
+    webhook: WebhookDelivery | None = Field(None, description="null: it has none.")
 
     @property
     def status(self) -> Status:

@@ -5,7 +5,6 @@ All but those that create one also work when the broker's memory is full, so tha
 works on a task owns its lease, a key that expires soon after the process dies. Photos and their URLs are not recorded.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from serve_app.backends.lua import Script
 from serve_app.backends.redis import BrokerPipeline, Redis
 from serve_app.errors import ConflictError
 from serve_app.schemas.responses import Status
+from serve_app.tasks.due_webhooks import DueWebhooks
 from serve_app.tasks.keys import TaskKeys
 from serve_app.tasks.models import (
     AVATAR,
@@ -42,7 +42,6 @@ CREATING = ("create", "create_queued")  # refused when the broker's memory is fu
 MAX_OPEN_S = 7200  # a queued task has ended long before, unless its record was lost
 DEAD_MARGIN_S = 3600  # a dead letter's record outlives its list entry, so that the purge finds it
 AT_ONCE = 500  # records read in one call
-WEBHOOK_IN_LINE_S = 3600.0  # a webhook that waits in the line of its owner comes due again if the line was lost by then
 
 
 class TaskStore:
@@ -66,7 +65,8 @@ class TaskStore:
         self._lease_ms = round(lease_s * 1000)
         self._dead_ttl_s = dead_ttl_s
         self._scripts: dict[str, Script] = {}
-        self._due = Script(redis, LUA / "due_webhooks.lua")
+        keys = self._keys
+        self._due = DueWebhooks(redis, keys.webhooks, keys.webhook_owners, keys.record(""))
 
     async def create(self, task: Task, status: Status, body_digest: str = "") -> str:
         """Record a task, leased by this process; returns its id, or that of the task that has its idempotency key.
@@ -237,24 +237,8 @@ class TaskStore:
     async def due_webhooks(
         self, count: int, of_owner: int, calls: Mapping[str, int], lease_s: float
     ) -> list[tuple[str, str]]:
-        """Lease at most `count` tasks whose webhooks are due, for `lease_s`; after that another process may take them.
-
-        Owners take turns, and none gets more than `of_owner`, with the `calls` that it has in this process already.
-        Returns ids and owners.
-        """
-        now = time.time()
-        due = await self._due(
-            webhooks=self._keys.webhooks,
-            owners=self._keys.webhook_owners,
-            now=now,
-            leased_until=now + lease_s,
-            most=count,
-            most_of_owner=of_owner,
-            record_prefix=self._keys.record(""),
-            in_line_until=now + WEBHOOK_IN_LINE_S,
-            calls_of_owners=json.dumps(calls),
-        )
-        return [(task_id, owner) for task_id, owner in due]
+        """As `DueWebhooks.lease`, of finished tasks."""
+        return await self._due.lease(count, of_owner, calls, lease_s)
 
     async def note_delivery(self, task_id: str, delivery: Delivery, again_at: float | None) -> None:
         """Record an attempt; the next one is at `again_at` (unix seconds), None where there is none."""

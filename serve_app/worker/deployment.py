@@ -23,6 +23,7 @@ from serve_app.worker.queue_metrics import QueueMetrics
 from serve_app.worker.recovery import Recovery
 from serve_app.worker.retention import Retention
 from serve_app.worker.settings import AvatarWorkerSettings
+from serve_app.worker.webhook_messages import BatchWebhooks, TaskWebhooks
 from serve_app.worker.webhooks import WebhookSender
 
 CLOSE_S = 4.0  # for webhooks that are being called; after that another worker calls them again
@@ -44,8 +45,9 @@ class AvatarWorker:
         self._grace_s = settings.worker.grace_s
         execution = container.execution(queue)
         self._worker = TaskWorker(container.tasks, queue, execution, container.results, settings.worker.concurrency)
-        self._webhooks = WebhookSender(container.tasks, container.results, container.signing_key, settings.fetch)
         batches = BatchStore(container.redis, settings.batches, settings.result_ttl_s)
+        sources = BatchWebhooks(batches), TaskWebhooks(container.tasks, container.results)
+        self._webhooks = WebhookSender(sources, container.signing_key, settings.fetch)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
         periodic = (
             Batches(container.redis, BatchFeeder(settings, container, execution, batches, own)),

@@ -1,7 +1,7 @@
-"""Webhooks: the final envelope of a task as a signed POST to its client, delivered at least once.
+"""Webhooks: the final envelope of a task or a batch as a signed POST to its client, delivered at least once.
 
 They follow Standard Webhooks 1.0 (standardwebhooks.com), whose libraries verify the signature. The script that records
-the end of a task also marks its webhook as due, so a process that dies delays a delivery but loses none. `webhook-id`
+the end of one also marks its webhook as due, so a process that dies delays a delivery but loses none. `webhook-id`
 is the same in every attempt, so that a receiver can drop repeats.
 """
 
@@ -10,19 +10,18 @@ import logging
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from aiohttp.abc import AbstractResolver
 from ray.serve import metrics
 
 from serve_app.auth.webhook_signature import signature, webhook_key
-from serve_app.backends.object_store import Results
 from serve_app.errors import BrokerError, ImageUrlError, StoreError
-from serve_app.generation.envelope import envelope_of
 from serve_app.photos.fetch import RefusedAddressError, ResolverOf, guarded_session
 from serve_app.photos.resolver import NameLookups
 from serve_app.photos.urls import CLIENT_ERRORS, FetchSettings, check_url
-from serve_app.tasks.models import Delivery, TaskRecord
-from serve_app.tasks.store import TaskStore
+from serve_app.tasks.models import Delivery
+from serve_app.worker.webhook_messages import Message, WebhookSource
 
 MAX_ATTEMPTS = 10  # over about an hour
 FIRST_PAUSE_S, MAX_PAUSE_S = 5.0, 3600.0
@@ -41,14 +40,13 @@ class WebhookSender:
 
     def __init__(
         self,
-        tasks: TaskStore,
-        results: Results,
+        sources: Sequence[WebhookSource],
         signing_key: bytes,
         settings: FetchSettings,
         resolver_of: ResolverOf | None = None,
     ) -> None:
-        self._tasks = tasks
-        self._results = results
+        """`sources` are asked in this order."""
+        self._sources = sources
         self._signing_key = signing_key
         self._settings = settings
         self._resolver_of = resolver_of or NameLookups(settings.name_servers).of_owner
@@ -57,56 +55,53 @@ class WebhookSender:
 
     async def run_once(self) -> None:
         """Start calling the webhooks that are due. Raises: BrokerError."""
-        free, calls = AT_ONCE - len(self._calling), Counter(self._calling.values())
-        for task_id, owner in await self._tasks.due_webhooks(free, AT_ONCE_OF_OWNER, calls, LEASE_S):
-            calling = asyncio.create_task(self._call(task_id))
-            self._calling[calling] = owner
-            calling.add_done_callback(self._calling.pop)
+        for source in self._sources:
+            free, calls = AT_ONCE - len(self._calling), Counter(self._calling.values())
+            for record_id, owner in await source.due_webhooks(free, AT_ONCE_OF_OWNER, calls, LEASE_S):
+                calling = asyncio.create_task(self._call(source, record_id))
+                self._calling[calling] = owner
+                calling.add_done_callback(self._calling.pop)
 
     async def wait(self) -> None:
         """Wait for the calls that are in progress."""
         await asyncio.gather(*self._calling)
 
-    async def _call(self, task_id: str) -> None:
+    async def _call(self, source: WebhookSource, record_id: str) -> None:
         try:
-            record = await self._tasks.get(task_id)
-            if record is None or record.delivery is None or not record.finished:  # expired or requeued
-                await self._tasks.note_delivery(task_id, Delivery(), None)
+            message = await source.message(record_id)
+            if message is None:
+                await source.note_delivery(record_id, Delivery(), None)
                 return
-            delivery = await self._attempt(record)
+            delivery = await self._attempt(message)
             self._calls.inc(1, {"outcome": delivery_outcome(delivery)})
             again_at = None
             if delivery.delivered_at is None and not delivery.given_up:
                 again_at = time.time() + pause_s(delivery.attempts)
-            await self._tasks.note_delivery(task_id, delivery, again_at)
+            await source.note_delivery(record_id, delivery, again_at)
         except (BrokerError, StoreError) as error:
-            log.warning("the webhook of task %s is delayed: %s", task_id, error.__cause__)
+            log.warning("the webhook of %s is delayed: %s", record_id, error.__cause__)
         except Exception:
-            log.exception("the webhook of task %s: the worker has a bug", task_id)
+            log.exception("the webhook of %s: the worker has a bug", record_id)
 
-    async def _attempt(self, record: TaskRecord) -> Delivery:
-        """Call a webhook once. Raises: StoreError."""
-        webhook, before = record.task.webhook, record.delivery
-        assert webhook is not None
-        assert before is not None
-        body = (await envelope_of(record, self._results, webhook.base_url)).model_dump_json().encode()
-        attempts = before.attempts + 1
-        resolver = self._resolver_of(record.task.owner)
-        status, error = await self._post(webhook.url, body, self._headers(record, body), resolver)
+    async def _attempt(self, message: Message) -> Delivery:
+        """Call a webhook once."""
+        body = message.envelope.model_dump_json().encode()
+        attempts = message.before.attempts + 1
+        resolver = self._resolver_of(message.owner)
+        status, error = await self._post(message.webhook.url, body, self._headers(message, body), resolver)
         if status is not None and 200 <= status < 300:
             return Delivery(attempts=attempts, delivered_at=time.time(), status=status)
         given_up = status == GONE or attempts >= MAX_ATTEMPTS
         return Delivery(attempts=attempts, given_up=given_up, status=status, error=error)
 
-    def _headers(self, record: TaskRecord, body: bytes) -> dict[str, str]:
-        message_id = f"{record.task.task_id}.{round((record.finished_at or 0) * 1000)}"
+    def _headers(self, message: Message, body: bytes) -> dict[str, str]:
         timestamp = str(int(time.time()))
-        key = webhook_key(self._signing_key, record.task.owner)
+        key = webhook_key(self._signing_key, message.owner)
         return {
             "Content-Type": "application/json",
-            "webhook-id": message_id,
+            "webhook-id": message.webhook_id,
             "webhook-timestamp": timestamp,
-            "webhook-signature": signature(key, message_id, timestamp, body),
+            "webhook-signature": signature(key, message.webhook_id, timestamp, body),
         }
 
     async def _post(

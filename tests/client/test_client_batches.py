@@ -18,6 +18,7 @@ from serve_app.client import (
     FaceAvatarClient,
     ServiceError,
     UnexpectedAnswerError,
+    WebhookDelivery,
 )
 from serve_app.client.batches import BatchRequests
 from serve_app.client.exchange import Answer, Read, Report, Send, Sleep
@@ -40,7 +41,7 @@ def test_both_clients_fill_a_batch_and_read_its_results(
 
     def blocking(url: str, token: str) -> str:
         with FaceAvatarClient(url, token) as client:
-            batch = client.batches.create({"gender": "female"}, ref_id="order")
+            batch = client.batches.create({"gender": "female"}, ref_id="order", webhook_url="https://example.org/done")
             assert client.batches.add(batch, items) == 2
             assert client.batches.add(batch, items) == 0
             with pytest.raises(ServiceError, match="none was added") as refused:
@@ -57,7 +58,7 @@ def test_both_clients_fill_a_batch_and_read_its_results(
             await press.run()
             async with AsyncFaceAvatarClient(url, token) as client:
                 batch = await client.batches.get(batch_id)
-                assert (batch.finished, batch.counts.succeeded) == (True, 2)
+                assert (batch.finished, batch.counts.succeeded, batch.webhook) == (True, 2, WebhookDelivery())
                 found = [result async for result in client.batches.results(batch)]
                 assert [(result.index, result.custom_id) for result in found] == [(1, "a"), (2, "b")]
                 assert await client.avatars.download(found[0].task.images[0])

@@ -2,13 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import standardwebhooks
-from aiohttp import web
 from aiohttp.abc import AbstractResolver
 
 import serve_app
@@ -19,41 +16,12 @@ from serve_app.photos.urls import FetchSettings
 from serve_app.schemas.responses import Status
 from serve_app.tasks.models import Delivery, Outcome, TaskRecord, Webhook
 from serve_app.worker.periodic import PeriodicTasks
+from serve_app.worker.webhook_messages import TaskWebhooks
 from serve_app.worker.webhooks import AT_ONCE, AT_ONCE_OF_OWNER, MAX_ATTEMPTS, WebhookSender, pause_s
 from tests.support.polling import eventually
 from tests.support.resolvers import FixedResolver
 from tests.support.tasks import AVATAR, Office, task
-
-LOOPBACK = FetchSettings(allow_private=True, timeout_s=2)
-KEY = b"the service's own key"
-
-
-class Receiver:
-    """A client's server. Gives the prepared statuses one after the other, the last one for ever; None hangs up."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.statuses: list[int | None] = [200]
-        self.got: list[tuple[Mapping[str, str], bytes]] = []
-        self.slow = asyncio.Event()  # set once slow calls are to be answered
-        self.slow_calls = 0
-
-    async def receive(self, request: web.Request) -> web.Response:
-        self.got.append((request.headers.copy(), await request.read()))
-        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        if status is None:
-            assert request.transport is not None
-            request.transport.close()
-        return web.Response(status=status or 200, headers={"Location": self.url})
-
-    async def receive_slowly(self, request: web.Request) -> web.Response:
-        self.slow_calls += 1
-        await self.slow.wait()
-        return await self.receive(request)
-
-    def order(self) -> list[str]:
-        """The ids of the tasks that it was told of."""
-        return [json.loads(body)["task_id"] for _headers, body in self.got]
+from tests.support.webhooks import KEY, LOOPBACK, Receiver, receiving, verified
 
 
 class Post(Office):
@@ -70,7 +38,7 @@ class Post(Office):
     def send(self, settings: FetchSettings = LOOPBACK, resolver: AbstractResolver | None = None) -> None:
         store = self.store(f"sender{len(self.senders)}")
         resolver_of = None if resolver is None else lambda _owner: resolver
-        self.senders.append(WebhookSender(store, self.results, KEY, settings, resolver_of))
+        self.senders.append(WebhookSender([TaskWebhooks(store, self.results)], KEY, settings, resolver_of))
         self.loops.append(asyncio.create_task(self.rounds.run(self.senders[-1])))
 
     async def finished(
@@ -100,22 +68,6 @@ class Post(Office):
 Scenario = Callable[[Post, Receiver], Awaitable[None]]
 
 
-@asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    app = web.Application()
-    app.router.add_post("/hook", receiver.receive)
-    app.router.add_post("/slow", receiver.receive_slowly)
-    runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield receiver
-    finally:
-        await runner.cleanup()
-
-
 @pytest.fixture
 def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
     monkeypatch.setattr(WebhookSender, "every_s", 0.02)
@@ -135,15 +87,6 @@ def at(valkey: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], No
         asyncio.run(within())
 
     return run
-
-
-def verified(headers: Mapping[str, str], body: bytes, secret: str) -> bool:
-    """As a receiver checks it with the library that the operators' page names."""
-    try:
-        standardwebhooks.Webhook(secret).verify(body, dict(headers))
-    except standardwebhooks.WebhookVerificationError:
-        return False
-    return True
 
 
 def test_the_final_envelope_is_posted_once_and_signed_with_the_owners_secret(at: Callable[[Scenario], None]) -> None:
@@ -295,7 +238,7 @@ def test_owners_take_turns_and_each_ones_webhooks_are_called_in_order(
 def test_a_webhook_whose_line_is_lost_comes_due_again(
     at: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.tasks.store.WEBHOOK_IN_LINE_S", 0.3)
+    monkeypatch.setattr("serve_app.tasks.due_webhooks.IN_LINE_S", 0.3)
 
     async def scenario(post: Post, receiver: Receiver) -> None:
         await post.finished()

@@ -12,6 +12,7 @@ from serve_app.api.openapi import AFTER_PARAMETER, BATCH_RESULTS, IDEMPOTENCY_PA
 from serve_app.api.settings import IngressSettings
 from serve_app.batches.requests import BatchRequest
 from serve_app.batches.service import BatchService
+from serve_app.batches.views import batch_envelope
 from serve_app.errors import InvalidRequestError
 from serve_app.generation.validation import Caller
 from serve_app.schemas.responses import BatchView, Envelope
@@ -35,7 +36,7 @@ def add_batch_routes(
         return Caller(request.state.owner, key, base_url(request, settings), request.state.token)
 
     def answer(view: BatchView, **more: Any) -> JSONResponse:
-        return envelope_response(Envelope(output={"batch": view.model_dump(), **more}, status=view.status))
+        return envelope_response(batch_envelope(view, **more))
 
     @api.post(
         "/api/v1/batches",

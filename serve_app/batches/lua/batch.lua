@@ -1,6 +1,6 @@
 -- Comes before each script that changes a batch: the steps of the changes.
 
-local record, items, waiting, queued, ended, active, reserved = unpack(KEYS)
+local record, items, waiting, queued, ended, active, reserved, webhooks = unpack(KEYS)
 local batch_id, now, kept_s = unpack(ARGV)  -- kept_s: for how long a batch stays after its end
 local status = redis.call('HGET', record, 'status')
 
@@ -22,5 +22,6 @@ local function finish_if_done()
     if redis.call('EXISTS', waiting, queued) > 0 then return end
     redis.call('HSET', record, 'finished_at', now)
     redis.call('ZREM', active, batch_id)
+    if redis.call('HEXISTS', record, 'delivery') == 1 then redis.call('ZADD', webhooks, now, batch_id) end
     for _, key in ipairs({record, items, ended}) do redis.call('EXPIRE', key, kept_s) end
 end
