@@ -128,6 +128,60 @@ export interface PhotoWarning {
   message: string;
 }
 
+/** What a batch is opened with: `defaults` are of all its requests, `webhook_url` is told when all have ended. */
+export interface BatchRequest {
+  defaults?: AvatarParameters | null;
+  ref_id?: string | null;
+  metadata?: Record<string, string> | null;
+  webhook_url?: string | null;
+}
+
+/** A request to be added: its name in the batch, its photos, and what the batch's defaults do not say. */
+export interface BatchItem extends AvatarParameters {
+  custom_id: string;
+  photos: Photos;
+}
+
+/** The latest known state of a batch. Times are unix seconds. */
+export interface Batch {
+  batch_id: string;
+  state: "open" | "running" | "finished" | "cancelled";
+  counts: BatchCounts;
+  created_at: number;
+  deadline: number;
+  finished_at: number | null;
+  defaults: Record<string, any>;
+  ref_id: string | null;
+  metadata: Record<string, string>;
+  webhook: WebhookDelivery | null;
+}
+
+/** How many requests of a batch are in each state. */
+export interface BatchCounts {
+  total: number;
+  waiting: number;
+  running: number;
+  succeeded: number;
+  failed: number;
+  cancelled: number;
+}
+
+/** How a request of a batch ended; `index` counts the results in the order of these ends. */
+export interface BatchResult {
+  index: number;
+  custom_id: string;
+  envelope: Task;
+}
+
+/** How a webhook was told; `status` (HTTP) and `error` are those of the last attempt. */
+export interface WebhookDelivery {
+  attempts: number;
+  delivered_at: number | null;
+  given_up: boolean;
+  status: number | null;
+  error: string;
+}
+
 /** The faces of an upright photo of `width` x `height` pixels, the largest first; avatars use `faces[used]`. */
 export interface FoundFaces {
   width: number;
@@ -216,6 +270,7 @@ export interface WaitOptions extends CallOptions {
 export class FaceAvatarClient {
   constructor(options: ClientOptions);
   readonly avatars: Avatars;
+  readonly batches: Batches;
   readonly faces: Faces;
   readonly apps: Apps;
   /** Whether this service made a picture, and whether it is unchanged. */
@@ -237,6 +292,22 @@ export interface Avatars {
   cancel(task: Task | string, options?: CallOptions): Promise<Task>;
   /** An image by one of its URLs. Rejects where it is null: that image was withheld. */
   download(url: string | null, options?: CallOptions): Promise<Blob>;
+}
+
+export interface Batches {
+  /** Open a batch; repeats open no second one. */
+  create(request?: BatchRequest, options?: CallOptions): Promise<Batch>;
+  /** Add up to 100 requests, all or none; how many are new. The same ones once more add nothing. */
+  add(batch: Batch | string, items: readonly BatchItem[], options?: CallOptions): Promise<number>;
+  /** Say that all requests are added. */
+  close(batch: Batch | string, options?: CallOptions): Promise<Batch>;
+  get(batch: Batch | string, options?: CallOptions): Promise<Batch>;
+  /** Your newest batches, the newest first. */
+  list(options?: CallOptions): Promise<Batch[]>;
+  /** The results that there are, after the one with the index `after`. Reconnects when the stream breaks. */
+  results(batch: Batch | string, options?: CallOptions & { after?: number }): AsyncGenerator<BatchResult, void, undefined>;
+  /** Cancel what has not ended; the results that there are stay. */
+  cancel(batch: Batch | string, options?: CallOptions): Promise<Batch>;
 }
 
 export interface Faces {

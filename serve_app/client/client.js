@@ -25,6 +25,8 @@ const FIRST_PAUSE_MS = 250;
 const MAX_PAUSE_MS = 60_000;
 const SILENCE_MS = 25_000; // longest gap in an event stream; the service sends a heartbeat every 10 s
 const MAX_TIMER_MS = 2 ** 31 - 1;
+const BATCHES = "/api/v1/batches";
+const JSON_LINES = "application/x-ndjson";
 const FINISHED = ["SUCCESS", "FAILED", "CANCELLED"];
 
 /**
@@ -60,6 +62,7 @@ export class FaceAvatarClient {
   constructor(options) {
     this.#connection = new Connection(options);
     this.avatars = new Avatars(this.#connection);
+    this.batches = new Batches(this.#connection);
     this.faces = new Faces(this.#connection);
     this.apps = new Apps(this.#connection);
   }
@@ -195,6 +198,109 @@ class Avatars {
     const call = this.#connection.call("POST", "/getImageToImage", body);
     call.headers["Idempotency-Key"] = key; // the same in every retry
     return call;
+  }
+}
+
+/** @implements {types.Batches} */
+class Batches {
+  #connection;
+
+  /** @param {Connection} connection */
+  constructor(connection) {
+    this.#connection = connection;
+  }
+
+  /**
+   * @param {types.BatchRequest} [request]
+   * @param {types.CallOptions} [options]
+   * @returns {Promise<types.Batch>}
+   */
+  create(request = {}, options) {
+    const body = { ...given(request), defaults: { app_id: DEFAULT_APP, ...given(request.defaults ?? {}) } };
+    const call = this.#connection.call("POST", BATCHES, JSON.stringify(body));
+    call.headers["Idempotency-Key"] = randomKey(); // the same in every retry
+    return this.#batch(call, options);
+  }
+
+  /**
+   * @param {types.Batch | string} batch
+   * @param {readonly types.BatchItem[]} items
+   * @param {types.CallOptions} [options]
+   * @returns {Promise<number>}
+   */
+  async add(batch, items, options) {
+    const lines = await Promise.all(
+      items.map(async ({ photos, ...fields }) => {
+        const urls = await urlsOf(Array.isArray(photos) ? photos : [photos]);
+        return `${JSON.stringify({ ...given(fields), ...urls })}\n`;
+      }),
+    );
+    const call = this.#connection.call("POST", `${pathOfBatch(batch)}/requests`, lines.join(""));
+    call.headers["Content-Type"] = JSON_LINES;
+    return (await this.#connection.envelope(call, options)).output.added;
+  }
+
+  /**
+   * @param {types.Batch | string} batch
+   * @param {types.CallOptions} [options]
+   * @returns {Promise<types.Batch>}
+   */
+  close(batch, options) {
+    return this.#batch(this.#connection.call("POST", `${pathOfBatch(batch)}/close`), options);
+  }
+
+  /**
+   * @param {types.Batch | string} batch
+   * @param {types.CallOptions} [options]
+   * @returns {Promise<types.Batch>}
+   */
+  get(batch, options) {
+    return this.#batch(this.#connection.call("GET", pathOfBatch(batch)), options);
+  }
+
+  /**
+   * @param {types.Batch | string} batch
+   * @param {types.CallOptions} [options]
+   * @returns {Promise<types.Batch>}
+   */
+  cancel(batch, options) {
+    return this.#batch(this.#connection.call("DELETE", pathOfBatch(batch)), options);
+  }
+
+  /**
+   * @param {types.CallOptions} [options]
+   * @returns {Promise<types.Batch[]>}
+   */
+  async list(options) {
+    return (await this.#connection.envelope(this.#connection.call("GET", BATCHES), options)).output.batches;
+  }
+
+  /**
+   * @param {types.Batch | string} batch
+   * @param {types.CallOptions & { after?: number }} [options]
+   * @returns {AsyncGenerator<types.BatchResult, void, undefined>}
+   */
+  async *results(batch, { after = 0, signal, timeoutMs = WAIT_MS, retries = this.#connection.retries } = {}) {
+    const ends = performance.now() + timeoutMs;
+    const stream = new ResultStream(this.#connection, `${pathOfBatch(batch)}/results`, after);
+    for (let failures = 0; ; failures += 1) {
+      const before = stream.after;
+      const error = yield* stream.results(ends, signal);
+      if (error === null) return;
+      if (stream.after !== before) failures = 0;
+      const pauseMs = pauseBefore(error, failures);
+      if (pauseMs === null || failures >= retries || performance.now() + pauseMs >= ends) throw error;
+      await pause(pauseMs, signal);
+    }
+  }
+
+  /**
+   * @param {Call} call
+   * @param {types.CallOptions} [options]
+   * @returns {Promise<types.Batch>}
+   */
+  async #batch(call, options) {
+    return (await this.#connection.envelope(call, options)).output.batch;
   }
 }
 
@@ -361,20 +467,62 @@ class EventStream {
       const kind = answer.headers.get("content-type") ?? "";
       this.#exists = answer.status === 200 && kind.startsWith("text/event-stream");
       if (!this.#exists || !answer.body) return;
-      const [reader, decoder] = [answer.body.getReader(), new TextDecoder()];
-      for (let [text, part] = ["", await reader.read()]; !part.done; part = await reader.read()) {
-        listen();
-        const blocks = (text + decoder.decode(part.value, { stream: true })).split(/\r?\n\r?\n/);
-        text = /** @type {string} */ (blocks.pop());
-        for (const { id, data } of blocks.map(eventOf)) {
-          const state = parsed(data);
-          if (!state?.output) continue; // a comment
-          this.#last = id;
-          yield state;
-        }
+      for await (const block of partsOf(answer.body, /\r?\n\r?\n/, listen)) {
+        const { id, data } = eventOf(block);
+        const state = parsed(data);
+        if (!state?.output) continue; // a comment
+        this.#last = id;
+        yield state;
       }
     } catch (cause) {
       unreachable(this.#path, cause, signal); // it ended; only an abort is passed on
+    } finally {
+      limit.end();
+    }
+  }
+}
+
+/** The results of one batch, connection by connection: each goes on after the one that came last, `after`. */
+class ResultStream {
+  #connection;
+  #path;
+
+  /**
+   * @param {Connection} connection
+   * @param {string} path
+   * @param {number} after
+   */
+  constructor(connection, path, after) {
+    this.#connection = connection;
+    this.#path = path;
+    this.after = after;
+  }
+
+  /**
+   * What one connection tells; returns the error that ended it, null where all came.
+   * @param {number} ends
+   * @param {AbortSignal} [signal]
+   * @returns {AsyncGenerator<types.BatchResult, FaceAvatarError | null, undefined>}
+   */
+  async *results(ends, signal) {
+    const { url, headers } = this.#connection.call("GET", `${this.#path}?after=${this.after}`);
+    const limit = new Limit(signal);
+    const listen = () => limit.allow(Math.min(SILENCE_MS, ends - performance.now()));
+    try {
+      listen();
+      const answer = await fetch(url, { headers, signal: limit.signal });
+      if (!answer.ok) return errorOf(answer.status, answer.headers, await answer.text());
+      const kind = answer.headers.get("content-type") ?? "";
+      if (!kind.startsWith(JSON_LINES) || !answer.body) return noResults(url, answer.status);
+      for await (const line of partsOf(answer.body, "\n", listen)) {
+        const result = parsed(line);
+        if (!result?.envelope) return noResults(url, answer.status);
+        this.after = result.index;
+        yield result;
+      }
+      return null;
+    } catch (cause) {
+      return unreachable(url, cause, signal);
     } finally {
       limit.end();
     }
@@ -473,6 +621,15 @@ function unreachable(url, cause, signal) {
 }
 
 /**
+ * @param {string} url
+ * @param {number} status
+ */
+function noResults(url, status) {
+  const message = `${new URL(url).origin} does not answer with the results of a batch`;
+  return new FaceAvatarError("Unexpected Answer", message, { status });
+}
+
+/**
  * One line, and one more for each invalid field.
  * @param {string} name
  * @param {types.ErrorData} data
@@ -505,8 +662,13 @@ async function bodyOf(photos, fields) {
     for (const photo of photos) form.append("file", photo);
     return form;
   }
+  return JSON.stringify({ ...fields, ...(await urlsOf(photos)) });
+}
+
+/** @param {readonly types.Photo[]} photos */
+async function urlsOf(photos) {
   const urls = await Promise.all(photos.map(urlOf));
-  return JSON.stringify({ ...fields, ...(urls.length === 1 ? { file_url: urls[0] } : { file_urls: urls }) });
+  return urls.length === 1 ? { file_url: urls[0] } : { file_urls: urls };
 }
 
 /** @param {types.Photo} photo */
@@ -516,6 +678,23 @@ async function urlOf(photo) {
   const parts = [];
   for (let at = 0; at < data.length; at += 0x8000) parts.push(String.fromCharCode(...data.subarray(at, at + 0x8000)));
   return `data:${photo.type || "image/jpeg"};base64,${btoa(parts.join(""))}`;
+}
+
+/**
+ * The parts of a text that a separator ends, as they come; `heard` is called for whatever comes.
+ * @param {ReadableStream<Uint8Array>} body
+ * @param {string | RegExp} separator
+ * @param {() => void} heard
+ * @returns {AsyncGenerator<string, void, undefined>}
+ */
+async function* partsOf(body, separator, heard) {
+  const [reader, decoder] = [body.getReader(), new TextDecoder()];
+  for (let [text, chunk] = ["", await reader.read()]; !chunk.done; chunk = await reader.read()) {
+    heard();
+    const parts = (text + decoder.decode(chunk.value, { stream: true })).split(separator);
+    text = /** @type {string} */ (parts.pop());
+    yield* parts;
+  }
 }
 
 /** @param {string} block */
@@ -555,6 +734,11 @@ function idOf(task) {
 /** @param {types.Task | string} task */
 function pathOf(task) {
   return `/api/v1/tasks/${encodeURIComponent(idOf(task))}`;
+}
+
+/** @param {types.Batch | string} batch */
+function pathOfBatch(batch) {
+  return `${BATCHES}/${encodeURIComponent(typeof batch === "string" ? batch : batch.batch_id)}`;
 }
 
 /** `crypto.randomUUID` is not there over plain HTTP. */

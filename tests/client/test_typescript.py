@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from serve_app.api.playground import CLIENT, PAGE
+from serve_app.batches.requests import BatchRequest
 from serve_app.catalog.catalog import App, Catalog
 from serve_app.generation.settings import GenerationSettings
 from serve_app.provenance.verify import VerifyOutput
@@ -19,7 +20,17 @@ from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR
 from serve_app.schemas.faces import FacesOutput, ShownFace
 from serve_app.schemas.receipts import Receipt
 from serve_app.schemas.requests import AvatarRequest
-from serve_app.schemas.responses import Attempt, AvatarOutput, Envelope, Progress, TimeRequired
+from serve_app.schemas.responses import (
+    Attempt,
+    AvatarOutput,
+    BatchCounts,
+    BatchLine,
+    BatchView,
+    Envelope,
+    Progress,
+    TimeRequired,
+    WebhookDelivery,
+)
 from serve_app.schemas.warnings import PhotoWarning
 
 DECLARED = (CLIENT / "client.d.ts").read_text()
@@ -29,6 +40,9 @@ PHOTOS = {"file_url", "file_urls", "celery"}  # an argument of their own; a meth
 ANSWERED: dict[str, type[BaseModel]] = {
     "Attempt": Attempt,
     "AvatarOutput": AvatarOutput,
+    "Batch": BatchView,
+    "BatchCounts": BatchCounts,
+    "BatchResult": BatchLine,
     "Face": ShownFace,
     "FoundFaces": FacesOutput,
     "PhotoWarning": PhotoWarning,
@@ -36,8 +50,9 @@ ANSWERED: dict[str, type[BaseModel]] = {
     "Receipt": Receipt,
     "TimeRequired": TimeRequired,
     "Verdict": VerifyOutput,
+    "WebhookDelivery": WebhookDelivery,
 }
-NAMES = {"ShownFace": "Face"}  # of a model whose interface has another one
+NAMES = {"ShownFace": "Face", "Envelope": "Task"}  # of a model whose interface has another one
 WORDS = {int: "number", float: "number", str: "string", bool: "boolean", type(None): "null"}
 PACKAGES = ("typescript@7.0.2", "@types/node@20")
 PROGRAMS = re.compile(r"^```ts\n(.*?)^```$", re.M | re.S)
@@ -85,6 +100,10 @@ def test_a_request_has_the_fields_of_the_contract_and_their_types() -> None:
     fields = {name: field for name, field in AvatarRequest.model_fields.items() if name not in PHOTOS}
     expected = {f"{name}?": in_typescript(field.annotation).removesuffix(" | null") for name, field in fields.items()}
     assert interface("AvatarParameters") == {name: f"{kind} | null" for name, kind in expected.items()}
+
+
+def test_a_batch_is_opened_with_the_fields_of_the_contract() -> None:
+    assert interface("BatchRequest").keys() == {f"{name}?" for name in BatchRequest.model_fields}
 
 
 @pytest.mark.parametrize("name", sorted(ANSWERED))
