@@ -54,6 +54,10 @@ class LackingModelError(ClientError):
     """No app of the service draws with what the receipt was drawn with."""
 
 
+class OtherPresetError(ClientError):
+    """The quality of the receipt is drawn with other values now."""
+
+
 class OtherPixelsError(ClientError):
     """The new image differs from that of the receipt."""
 
@@ -77,6 +81,7 @@ def replay(
     with err.status("asking what the service draws with"):
         apps = client.apps.list()
         served = with_its_app(receipt, apps)
+        check_preset(served, apps)
         request = parameters(served, consent=consent)
         if any(app.app_id == served.app_id and app.fallback_app_id for app in apps):
             request["fallback_app_id"] = NO_FALLBACK  # another app would draw another picture
@@ -139,6 +144,25 @@ def with_its_app(receipt: Receipt, apps: Sequence[AppInfo]) -> Receipt:
     if not having and receipt.app_id not in named:
         raise LackingModelError(needs(receipt))
     return receipt.model_copy(update={"app_id": having[0]}) if having else receipt
+
+
+def check_preset(receipt: Receipt, apps: Sequence[AppInfo]) -> None:
+    """Raises: OtherPresetError where the app draws the quality with other values: requests may not say theirs then."""
+    app = next((app for app in apps if app.app_id == receipt.app_id), None)
+    if receipt.quality == "standard" or app is None:
+        return
+    if app.fast is None:
+        raise OtherPresetError(f"{app.app_id} has no preset for {receipt.quality} here, which the receipt needs")
+    changed = [
+        f"\n  {name}: {getattr(receipt, name)!r} then, {value!r} now"
+        for name, value in app.fast.items()
+        if name in Receipt.model_fields and getattr(receipt, name) != value
+    ]
+    if changed:
+        raise OtherPresetError(
+            f"{app.app_id} draws {receipt.quality} otherwise now, and takes no other values for it:{''.join(changed)}"
+            "\nA service whose catalogue has these values of then, as `fast` of the app, draws it again."
+        )
 
 
 def needs(receipt: Receipt) -> str:

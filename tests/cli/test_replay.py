@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from tests.support.fake_service import TOKEN, FakeService, picture
 from tests.support.photos import png
 
 Replay = Callable[..., tuple[object, str, str]]
+FAST = RECEIPT.model_copy(update={"quality": "fast", "num_inference_steps": 4})
+PRESET = FAST.model_dump(include={"num_inference_steps", "guidance_scale", "negative_prompt"})
 
 
 @pytest.fixture
@@ -63,12 +66,34 @@ def test_what_the_receipt_says_is_asked_for_again(replay: Replay, fake: FakeServ
 
 
 def test_of_a_fast_image_the_steps_of_its_preset_are_asked_for(replay: Replay, fake: FakeService) -> None:
-    fast = RECEIPT.model_copy(update={"quality": "fast", "num_inference_steps": 4})
-    Path("receipt.json").write_text(fast.model_dump_json())
+    Path("receipt.json").write_text(FAST.model_dump_json())
+    fake.fast = PRESET
     assert replay()[0] == 0
     probe, asked = (seen.fields for seen in fake.seen if seen.method == "POST")
     assert (probe["quality"], probe["num_inference_steps"]) == ("fast", 4)
     assert (asked["quality"], asked["num_inference_steps"]) == ("fast", 4)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (
+            PRESET | {"num_inference_steps": 8, "negative_prompt": "hats"},
+            ["num_inference_steps: 4 then, 8 now", "'hats'"],
+        ),
+        (None, ["face-avatar has no preset for fast here"]),
+    ],
+)
+def test_a_preset_that_has_changed_is_named_and_nothing_is_asked_for(
+    replay: Replay, fake: FakeService, now: dict[str, Any] | None, said: list[str]
+) -> None:
+    Path("receipt.json").write_text(FAST.model_dump_json())
+    fake.fast = now
+    code, _, err = replay()
+    assert code == 1
+    assert all(words in err for words in said)
+    assert "guidance_scale" not in err
+    assert not [seen for seen in fake.seen if seen.method == "POST"]
 
 
 @pytest.mark.parametrize(("fallback", "asked"), [(None, None), ("quick", "none")])

@@ -115,6 +115,7 @@ class FakeService:
     receipt: dict[str, Any] = field(default_factory=dict)  # but for the seed
     models: dict[str, str] = field(default_factory=lambda: {"face-avatar": "embedded"})  # what each app draws with
     fallback_app_id: str | None = None  # of each app
+    fast: dict[str, Any] | None = None  # the preset of each app
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
     reads: dict[str, int] = field(default_factory=dict)
@@ -137,7 +138,12 @@ class FakeService:
             return self._create(seen)
         if path == "/api/v1/apps":
             app = {"title": "Avatar", "licence": "free", "native_sizes": [[256, 256]]}
-            app |= {"defaults": {"width": 256}, "prompt": "new", "fallback_app_id": self.fallback_app_id}
+            app |= {
+                "defaults": {"width": 256},
+                "prompt": "new",
+                "fallback_app_id": self.fallback_app_id,
+                "fast": self.fast,
+            }
             return Answer(
                 200,
                 envelope(
