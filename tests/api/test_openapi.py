@@ -4,6 +4,7 @@ import collections
 import contextlib
 import copy
 import io
+import json
 import math
 import re
 import warnings
@@ -27,6 +28,7 @@ from schemathesis.specs.openapi.checks import (
 
 from serve_app.photos.sample import sample_photo
 from serve_app.schemas.requests import MAX_SEED
+from tests.frozen import surface
 from tests.support.photos import data_url
 from tests.support.service import Service
 
@@ -151,6 +153,18 @@ def test_every_answer_is_one_that_the_description_names(
     sent = sum(statuses.total() for statuses in found.values())
     assert sent >= wanted, found
     assert service.client.get("/readyz").status_code == 200
+
+
+def test_operations_have_ids_of_their_own_and_summaries_in_words_not_names_of_functions() -> None:
+    paths = json.loads(surface.openapi())["paths"]
+    operations = [(method, each) for methods in paths.values() for method, each in methods.items()]
+    ids = [operation["operationId"] for _, operation in operations]
+    assert len({each.lower() for each in ids}) == len(ids) > 20
+    for method, operation in operations:
+        assert re.fullmatch("[A-Za-z_]+", operation["operationId"])
+        assert not operation["operationId"].endswith(f"_{method}")
+        assert operation["summary"] != operation["summary"].title()
+        assert operation["description"]
 
 
 def test_the_description_is_a_schema_of_every_body_and_answer(description: dict[str, Any]) -> None:

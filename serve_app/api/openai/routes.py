@@ -86,7 +86,11 @@ def add_openai_routes(
         raise InvalidRequestError(message, fields=[{"field": "image", "message": "a photo of a face"}])
 
     @api.get(
-        "/v1/models", summary="List the apps as OpenAI's models", dependencies=[token], responses=_errors(401, 429, 503)
+        "/v1/models",
+        operation_id="openai_list_models",
+        summary="List the apps as OpenAI's models",
+        dependencies=[token],
+        responses=_errors(401, 429, 503),
     )
     async def models() -> JSONResponse:
         """The apps, as models."""
@@ -94,6 +98,7 @@ def add_openai_routes(
 
     @api.get(
         "/v1/models/{model}",
+        operation_id="openai_get_model",
         summary="Get an app as one of OpenAI's models",
         dependencies=[token],
         responses=_errors(401, 404, 422, 429, 503),

@@ -17,15 +17,17 @@ from serve_app.tasks.models import TaskRecord
 
 CREATE_ROUTES = {
     "/getImageToImage": (
+        "getImageToImage",
         "Generate avatars of the face on a photo",
         "Waits for the images; with `celery: true` queues the request, and answers 202 with a `task_id`.",
     ),
     "/getImagetoImage": (
+        "getImageToImageAlias",  # not by case alone: programs that are made from the document would clash
         "Generate avatars: another spelling of /getImageToImage",
         "The same route. The API that this one is compatible with spells it both ways, and so do its clients.",
     ),
 }
-"""Paths, with their summaries and descriptions."""
+"""Paths, with the ids, summaries and descriptions of their operations."""
 
 
 def add_avatar_routes(
@@ -47,13 +49,13 @@ def add_avatar_routes(
             request.state.outcome = record.outcome.failure.error
         return envelope_response(await service.envelope(record, links), status, headers)
 
-    for path, (summary, description) in CREATE_ROUTES.items():
+    for path, (operation_id, summary, description) in CREATE_ROUTES.items():
         api.post(
             path,
             dependencies=[token],
             summary=summary,
             description=description,
-            operation_id=path.lstrip("/"),
+            operation_id=operation_id,
             response_model=Envelope,
             responses=envelopes(200, 202, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503, 504),
             openapi_extra={"parameters": [IDEMPOTENCY_PARAMETER], **body_of(AvatarRequest)},

@@ -40,6 +40,8 @@ def add_batch_routes(
 
     @api.post(
         "/api/v1/batches",
+        operation_id="openBatch",
+        summary="Open a batch of requests",
         dependencies=[may_create],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 409, 413, 415, 422, 429, 503),
@@ -53,6 +55,8 @@ def add_batch_routes(
 
     @api.get(
         "/api/v1/batches",
+        operation_id="listBatches",
+        summary="List your newest batches",
         dependencies=[may_read],
         response_model=Envelope,
         responses=envelopes(401, 403, 429, 503),
@@ -64,6 +68,8 @@ def add_batch_routes(
 
     @api.post(
         "/api/v1/batches/{batch_id}/requests",
+        operation_id="addBatchRequests",
+        summary="Add requests to a batch",
         dependencies=[may_create],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 409, 413, 415, 422, 429, 503, 504),
@@ -82,6 +88,8 @@ def add_batch_routes(
 
     @api.post(
         "/api/v1/batches/{batch_id}/close",
+        operation_id="closeBatch",
+        summary="Close a batch: all requests are added",
         dependencies=[may_create],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 422, 429, 503),
@@ -92,6 +100,8 @@ def add_batch_routes(
 
     @api.get(
         "/api/v1/batches/{batch_id}",
+        operation_id="getBatch",
+        summary="Get a batch",
         dependencies=[may_read],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 422, 429, 503),
@@ -102,6 +112,8 @@ def add_batch_routes(
 
     @api.get(
         "/api/v1/batches/{batch_id}/results",
+        operation_id="getBatchResults",
+        summary="Get the results of a batch, as lines of JSON",
         dependencies=[may_read],
         response_class=StreamingResponse,
         responses=envelopes(401, 403, 404, 422, 429, 503) | BATCH_RESULTS,
@@ -119,6 +131,8 @@ def add_batch_routes(
 
     @api.delete(
         "/api/v1/batches/{batch_id}",
+        operation_id="cancelBatch",
+        summary="Cancel a batch",
         dependencies=[may_cancel],
         response_model=Envelope,
         responses=envelopes(401, 403, 404, 422, 429, 503),

@@ -21,6 +21,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
 
     @api.post(
         "/api/v1/faces",
+        operation_id="inspectFaces",
         summary="Check a photo before generating",
         dependencies=[token],
         response_model=Envelope,
@@ -37,6 +38,7 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
 
     @api.post(
         "/api/v1/verify",
+        operation_id="verifyPicture",
         summary="Verify a picture's content credentials",
         dependencies=[token],
         response_model=Envelope,
@@ -51,7 +53,12 @@ def add_image_routes(api: FastAPI, service: AvatarService, bodies: BodyReader, t
         return envelope_response(verification.envelope(body.file_url, time.perf_counter() - progress.started))
 
     @api.head(FILES_ROUTE + "/{key:path}", include_in_schema=False)
-    @api.get(FILES_ROUTE + "/{key:path}", summary="Download a result", responses=envelopes(403, 404, 422, 503))
+    @api.get(
+        FILES_ROUTE + "/{key:path}",
+        operation_id="downloadResult",
+        summary="Download a result",
+        responses=envelopes(403, 404, 422, 503),
+    )
     async def files(key: str, expires: str = "", signature: str = "") -> Response:
         """A result or thumbnail, under the URL that an answer gave."""
         service.results.check_signature(key, expires, signature)

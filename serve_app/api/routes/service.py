@@ -24,6 +24,7 @@ def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None
 
     @api.get(
         "/api/v1/apps",
+        operation_id="listApps",
         summary="List the apps",
         dependencies=[token],
         response_model=Envelope,
@@ -37,6 +38,7 @@ def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None
 
     @api.get(
         "/api/v1/webhook-secret",
+        operation_id="getWebhookSecret",
         summary="Get the secret that signs webhooks",
         dependencies=[token],
         response_model=Envelope,
@@ -53,13 +55,19 @@ def add_status_routes(api: FastAPI, service: AvatarService, stage_states: StageS
     """Add `/healthz` and `/readyz`, which need no token."""
 
     @api.head("/healthz", include_in_schema=False)
-    @api.get("/healthz", summary="Whether the process lives", response_model=Envelope)
+    @api.get("/healthz", operation_id="getLiveness", summary="Whether the process lives", response_model=Envelope)
     async def healthz() -> JSONResponse:
         """The process lives."""
         return envelope_response(Envelope(output={"healthy": True}))
 
     @api.head("/readyz", include_in_schema=False)
-    @api.get("/readyz", summary="Whether requests can be served", response_model=Envelope, responses=envelopes(503))
+    @api.get(
+        "/readyz",
+        operation_id="getReadiness",
+        summary="Whether requests can be served",
+        response_model=Envelope,
+        responses=envelopes(503),
+    )
     async def readyz() -> JSONResponse:
         """The ingress, the broker and the store answer; lists the stages, which may be at zero replicas."""
         try:

@@ -33,6 +33,7 @@ def add_task_routes(
 
     @api.get(
         "/api/v1/tasks/{task_id}",
+        operation_id="getTask",
         summary="Get a task",
         dependencies=[may_read],
         response_model=Envelope,
@@ -44,6 +45,7 @@ def add_task_routes(
 
     @api.post(
         "/getImage",
+        operation_id="getImage",
         summary="Get a task by the id in the body",
         dependencies=[may_read],
         response_model=Envelope,
@@ -57,6 +59,7 @@ def add_task_routes(
 
     @api.delete(
         "/api/v1/tasks/{task_id}",
+        operation_id="cancelTask",
         summary="Cancel a task, or delete its results",
         dependencies=[may_cancel],
         response_model=Envelope,
@@ -74,6 +77,7 @@ def add_event_route(
 
     @api.get(
         "/api/v1/tasks/{task_id}/events",
+        operation_id="followTask",
         summary="Follow a task as server-sent events",
         dependencies=[may_read],
         response_class=StreamingResponse,
