@@ -31,13 +31,16 @@ def add_batch_routes(
     may_cancel: Any,
 ) -> None:
     """Add the routes of batches; the last three are dependencies that require these rights."""
+    _add_opening(api, batches, settings, bodies, may_create)
+    _add_filling(api, batches, settings, bodies, may_create)
+    _add_reading(api, batches, may_read)
+    _add_results(api, batches, settings, may_read)
+    _add_cancelling(api, batches, may_cancel)
 
-    def caller_of(request: Request, key: str | None = None) -> Caller:
-        return Caller(request.state.owner, key, base_url(request, settings), request.state.token)
 
-    def answer(view: BatchView, **more: Any) -> JSONResponse:
-        return envelope_response(batch_envelope(view, **more))
-
+def _add_opening(
+    api: FastAPI, batches: BatchService, settings: IngressSettings, bodies: BodyReader, may_create: Any
+) -> None:
     @api.post(
         "/api/v1/batches",
         operation_id="openBatch",
@@ -49,23 +52,26 @@ def add_batch_routes(
     )
     async def open_batch(request: Request) -> JSONResponse:
         """Open a batch of up to 1,000 requests, which are queued with low priority within the limits of the token."""
-        caller = caller_of(request, idempotency_key(request))
+        caller = _caller(request, settings, idempotency_key(request))
         async with bodies.model(BatchRequest, request) as body:
-            return answer(await batches.open(body, caller))
+            return _answer(await batches.open(body, caller))
 
-    @api.get(
-        "/api/v1/batches",
-        operation_id="listBatches",
-        summary="List your newest batches",
-        dependencies=[may_read],
+    @api.post(
+        "/api/v1/batches/{batch_id}/close",
+        operation_id="closeBatch",
+        summary="Close a batch: all requests are added",
+        dependencies=[may_create],
         response_model=Envelope,
-        responses=envelopes(401, 403, 429, 503),
+        responses=envelopes(401, 403, 404, 422, 429, 503),
     )
-    async def list_batches(request: Request) -> JSONResponse:
-        """Your newest batches, the newest first."""
-        views = await batches.of_owner(request.state.owner)
-        return envelope_response(Envelope(output={"batches": [view.model_dump() for view in views]}))
+    async def close_batch(request: Request, batch_id: str) -> JSONResponse:
+        """Say that all requests are added; may be repeated. The batch is finished when all of them have ended."""
+        return _answer(await batches.close(await batches.find(batch_id, request.state.owner)))
 
+
+def _add_filling(
+    api: FastAPI, batches: BatchService, settings: IngressSettings, bodies: BodyReader, may_create: Any
+) -> None:
     @api.post(
         "/api/v1/batches/{batch_id}/requests",
         operation_id="addBatchRequests",
@@ -83,20 +89,23 @@ def add_batch_routes(
         """
         record = await batches.find(batch_id, request.state.owner)
         async with bodies.chunk(request, record.batch.defaults) as requests:
-            view, added = await batches.add(record, requests, caller_of(request))
-        return answer(view, added=added)
+            view, added = await batches.add(record, requests, _caller(request, settings))
+        return _answer(view, added=added)
 
-    @api.post(
-        "/api/v1/batches/{batch_id}/close",
-        operation_id="closeBatch",
-        summary="Close a batch: all requests are added",
-        dependencies=[may_create],
+
+def _add_reading(api: FastAPI, batches: BatchService, may_read: Any) -> None:
+    @api.get(
+        "/api/v1/batches",
+        operation_id="listBatches",
+        summary="List your newest batches",
+        dependencies=[may_read],
         response_model=Envelope,
-        responses=envelopes(401, 403, 404, 422, 429, 503),
+        responses=envelopes(401, 403, 429, 503),
     )
-    async def close_batch(request: Request, batch_id: str) -> JSONResponse:
-        """Say that all requests are added; may be repeated. The batch is finished when all of them have ended."""
-        return answer(await batches.close(await batches.find(batch_id, request.state.owner)))
+    async def list_batches(request: Request) -> JSONResponse:
+        """Your newest batches, the newest first."""
+        views = await batches.of_owner(request.state.owner)
+        return envelope_response(Envelope(output={"batches": [view.model_dump() for view in views]}))
 
     @api.get(
         "/api/v1/batches/{batch_id}",
@@ -108,8 +117,10 @@ def add_batch_routes(
     )
     async def batch(request: Request, batch_id: str) -> JSONResponse:
         """A batch and how many of its requests wait, run, succeeded, failed or were cancelled."""
-        return answer(await batches.view(await batches.find(batch_id, request.state.owner)))
+        return _answer(await batches.view(await batches.find(batch_id, request.state.owner)))
 
+
+def _add_results(api: FastAPI, batches: BatchService, settings: IngressSettings, may_read: Any) -> None:
     @api.get(
         "/api/v1/batches/{batch_id}/results",
         operation_id="getBatchResults",
@@ -129,6 +140,8 @@ def add_batch_routes(
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(lines, media_type=JSON_LINES[0], headers=headers)
 
+
+def _add_cancelling(api: FastAPI, batches: BatchService, may_cancel: Any) -> None:
     @api.delete(
         "/api/v1/batches/{batch_id}",
         operation_id="cancelBatch",
@@ -139,7 +152,15 @@ def add_batch_routes(
     )
     async def cancel_batch(request: Request, batch_id: str) -> JSONResponse:
         """Cancel what has not ended; the results that there are stay. May be repeated."""
-        return answer(await batches.cancel(await batches.find(batch_id, request.state.owner)))
+        return _answer(await batches.cancel(await batches.find(batch_id, request.state.owner)))
+
+
+def _caller(request: Request, settings: IngressSettings, key: str | None = None) -> Caller:
+    return Caller(request.state.owner, key, base_url(request, settings), request.state.token)
+
+
+def _answer(view: BatchView, **more: Any) -> JSONResponse:
+    return envelope_response(batch_envelope(view, **more))
 
 
 def _after(request: Request) -> int:
