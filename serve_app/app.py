@@ -19,7 +19,8 @@ from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.api.deployment import AvatarIngress
 from serve_app.backends.embedded_valkey import EmbeddedValkey
-from serve_app.catalog.catalog import App, Catalog, lora_name
+from serve_app.catalog.apps import App, lora_name
+from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.pins import UnpublishedFiles
 from serve_app.provenance.signing import Provenance
 from serve_app.settings import Settings

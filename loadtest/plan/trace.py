@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from loadtest.plan.loads import Request, trace_line
-from serve_app.catalog.catalog import App, Catalog
+from serve_app.catalog.apps import App
+from serve_app.catalog.catalog import Catalog
 from serve_app.cli.connected_service import ConnectedService, with_service
 from serve_app.errors import BrokerError
 from serve_app.launcher import CONFIG

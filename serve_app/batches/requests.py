@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError, to_json
 
 from deployments.errors import AvatarError
 from serve_app.batches.models import NewRequest
-from serve_app.catalog.catalog import NO_FALLBACK
+from serve_app.catalog.apps import NO_FALLBACK
 from serve_app.errors import ImageUrlError, InvalidRequestError
 from serve_app.schemas.errors import invalid_fields
 from serve_app.schemas.requests import ALIASES, AvatarRequest, unaliased

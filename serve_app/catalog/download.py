@@ -22,7 +22,7 @@ import httpx
 
 from deployments.common.checksums import file_sha256
 from serve_app.catalog.bucket import BucketError, ModelBucket
-from serve_app.catalog.catalog import HUB, ModelFile
+from serve_app.catalog.model_files import HUB, ModelFile
 from serve_app.catalog.pins import HOW_TO_PIN, Pin, Pins
 
 PART = ".part"  # suffix of a file that is being fetched

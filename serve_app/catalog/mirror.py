@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from serve_app.catalog.bucket import BucketError, ModelBucket
-from serve_app.catalog.catalog import ModelFile
 from serve_app.catalog.download import PrefetchError, Report
+from serve_app.catalog.model_files import ModelFile
 from serve_app.catalog.pins import Pins
 
 FILES_AT_ONCE = 4

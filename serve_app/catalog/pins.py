@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 
 from deployments.common.checksums import file_sha256
 from deployments.config import Config
-from serve_app.catalog.catalog import Entry, ModelFile, Sha256
+from serve_app.catalog.model_files import Entry, ModelFile, Sha256
 
 LOCK_FILE = "sha256.lock.yaml"  # in the models folder
 HOW_TO_PIN = "`face-avatar models prefetch --pin`"

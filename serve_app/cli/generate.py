@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from deployments.types import OutputFormat
-from serve_app.catalog.catalog import Quality
+from serve_app.catalog.apps import Quality
 from serve_app.cli.console import console, errors
 from serve_app.cli.folder import FolderRequest, run_folder
 from serve_app.cli.options import (

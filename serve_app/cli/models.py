@@ -15,10 +15,11 @@ from deployments.config import model_path
 from deployments.diffusion.precompilation import precompile
 from serve_app.app import generator_of_apps
 from serve_app.catalog.bucket import BucketError, ModelBucket
-from serve_app.catalog.catalog import HUB, Catalog, Download, ModelFile
+from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.download import Report, missing, prefetch
 from serve_app.catalog.kernels import FOLDER, fetch_kernels, upload_kernels
 from serve_app.catalog.mirror import mirror as copy_to_bucket
+from serve_app.catalog.model_files import HUB, Download, ModelFile
 from serve_app.catalog.pins import LOCK_FILE, Pins
 from serve_app.cli.console import console
 from serve_app.cli.options import ConfigOption

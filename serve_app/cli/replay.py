@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
-from serve_app.catalog.catalog import NO_FALLBACK
+from serve_app.catalog.apps import NO_FALLBACK
 from serve_app.catalog.lookup import apps_with
 from serve_app.cli.console import console, errors
 from serve_app.cli.generate import photos_named

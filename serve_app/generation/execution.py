@@ -16,7 +16,8 @@ from serve_app.auth.image_quota import ImageQuota
 from serve_app.auth.owner_use import OwnerUse
 from serve_app.auth.usage import UsageBook
 from serve_app.backends.object_store import Results
-from serve_app.catalog.catalog import FAST_LORA, App, Catalog, lora_name
+from serve_app.catalog.apps import FAST_LORA, App, lora_name
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import BrokerError, StoreError
 from serve_app.pipeline.calls import detach
 from serve_app.pipeline.job import AvatarJob

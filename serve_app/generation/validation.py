@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from deployments.errors import AvatarError
 from serve_app.auth.tokens import UNLIMITED, Limits, Token
-from serve_app.catalog.catalog import NO_FALLBACK, App, Catalog
+from serve_app.catalog.apps import NO_FALLBACK, App
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import ForbiddenError, ImageUrlError, InvalidRequestError
 from serve_app.generation.prompt_filter import PromptFilter
 from serve_app.generation.settings import GenerationSettings

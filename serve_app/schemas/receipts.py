@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.types import OutputFormat
-from serve_app.catalog.catalog import Quality
+from serve_app.catalog.apps import Quality
 
 
 class Receipt(BaseModel):

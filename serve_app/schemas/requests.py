@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, to_json
 
 from deployments.types import OutputFormat
-from serve_app.catalog.catalog import App, Quality
+from serve_app.catalog.apps import App, Quality
 from serve_app.photos.source import PhotoSource, PhotoSources, photos_of
 from serve_app.photos.urls import describe_url
 from serve_app.schemas.gender import gender_word

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from deployments.types import Pixels
 from serve_app.api.settings import BODY_BYTES
 from serve_app.backends.redis import BrokerSettings, connect
-from serve_app.catalog.catalog import DEFAULT_PROMPT
+from serve_app.catalog.apps import DEFAULT_PROMPT
 from serve_app.cli.root import cli
 from serve_app.tasks.loaded_models import LoadedModels
 from tests.support.envelopes import KEYS, QUICK, failure

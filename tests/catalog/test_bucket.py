@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from serve_app.catalog import bucket as buckets
 from serve_app.catalog.bucket import BucketError, ModelBucket
-from serve_app.catalog.catalog import ModelFile
 from serve_app.catalog.download import PrefetchError, prefetch
 from serve_app.catalog.mirror import mirror
+from serve_app.catalog.model_files import ModelFile
 from serve_app.catalog.pins import LOCK_FILE
 from serve_app.cli.root import cli
 from tests.support.object_stores import ACCESS_KEY, BUCKET, PREFIX, REGION, S3, SECRET_KEY, Gate, served

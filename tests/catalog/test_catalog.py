@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from deployments.config import FaceEmbedderConfig
-from serve_app.catalog.catalog import Catalog, Download, ModelFile
+from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.model_files import Download, ModelFile
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "ab" * 32

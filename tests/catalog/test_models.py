@@ -29,8 +29,9 @@ from deployments.config import AvatarGeneratorConfig, BackgroundRemoverConfig, F
 from deployments.diffusion.deployment import AvatarGenerator
 from deployments.face.deployment import FaceEmbedder
 from serve_app.app import build_app
-from serve_app.catalog.catalog import CATALOGUES, HUB, ModelFile
+from serve_app.catalog.catalog import CATALOGUES
 from serve_app.catalog.download import ATTEMPTS, PrefetchError, missing, prefetch
+from serve_app.catalog.model_files import HUB, ModelFile
 from serve_app.catalog.pins import LOCK_FILE, Pins, UnpublishedFiles, UnreadablePinsError
 from serve_app.cli.models import hub_token
 from serve_app.cli.root import cli

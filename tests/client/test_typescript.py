@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from serve_app.api.playground import CLIENT, PAGE
 from serve_app.batches.requests import BatchRequest
-from serve_app.catalog.catalog import App, Catalog
+from serve_app.catalog.apps import App
+from serve_app.catalog.catalog import Catalog
 from serve_app.generation.settings import GenerationSettings
 from serve_app.provenance.verify import VerifyOutput
 from serve_app.schemas.errors import ANSWERS, INTERNAL_ERROR

@@ -7,7 +7,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.config import model_path
 from deployments.diffusion.model.prompt_encoder import CACHED_CHUNKS, PromptEncoder, TextEncoder, XLPromptEncoder
-from serve_app.catalog.catalog import DEFAULT_PROMPT
+from serve_app.catalog.apps import DEFAULT_PROMPT
 from tests.support import tolerance
 from tests.support.diffusion_folders import write_tiny_sdxl
 

@@ -7,7 +7,8 @@ import pytest
 
 from deployments.types import AvatarSpec, PostprocessSpec
 from serve_app.api.examples import WHOLE_REQUEST
-from serve_app.catalog.catalog import Catalog, Style
+from serve_app.catalog.apps import Style
+from serve_app.catalog.catalog import Catalog
 from serve_app.pipeline.job import AvatarJob
 from serve_app.schemas.requests import AvatarRequest, EffectiveRequest
 

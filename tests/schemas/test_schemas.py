@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from serve_app.catalog.catalog import App, Catalog
+from serve_app.catalog.apps import App
+from serve_app.catalog.catalog import Catalog
 from serve_app.errors import ImageUrlError, UnknownAppError
 from serve_app.schemas.errors import invalid_fields
 from serve_app.schemas.gender import WORDS, gender_word
