@@ -135,7 +135,7 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
     check_apps(load, service.models)
     if not load.requests:
         raise ValueError("this load has no requests: ask for more images or days")
-    curves = _curves({service.models[request.app] for request in load.requests}, dict(options.curve))
+    curves = _curves({service.models[kind.app] for kind in load.columns.kinds}, dict(options.curve))
     assumed += [f"step times of {name}" for name, times in curves.models.items() if times.is_assumed]
     prices = Prices.read(options.prices)
     if options.node not in prices.nodes:

@@ -4,8 +4,9 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -73,17 +74,71 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """The requests of a load as arrays, in order of time."""
+
+    at_s: npt.NDArray[np.float64]
+    kind: npt.NDArray[np.intp]  # of `kinds`
+    tenant: npt.NDArray[np.intp]  # of `tenants`
+    kinds: Sequence[Request]  # requests without their moment and their tenant
+    tenants: Sequence[str]
+
+    @classmethod
+    def of(cls, requests: Sequence[Request]) -> "Columns":
+        """Those of a list."""
+        kinds: dict[Request, int] = {}
+        tenants: dict[str, int] = {}
+        kind = [kinds.setdefault(replace(each, at_s=0.0, tenant=""), len(kinds)) for each in requests]
+        tenant = [tenants.setdefault(each.tenant, len(tenants)) for each in requests]
+        moments = np.array([each.at_s for each in requests], float)
+        return cls(moments, np.array(kind, np.intp), np.array(tenant, np.intp), list(kinds), list(tenants))
+
+    @property
+    def images(self) -> npt.NDArray[np.intp]:
+        """How many images each request asks for."""
+        batches = np.array([kind.batch for kind in self.kinds], np.intp)
+        return batches[self.kind] if len(batches) else batches
+
+
+class DrawnRequests(Sequence[Request]):
+    """Requests that are made of their columns when they are asked for: 30 million of them fit into memory so."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(self.columns.at_s)
+
+    @overload
+    def __getitem__(self, index: int) -> Request: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Request]: ...
+    def __getitem__(self, index: int | slice) -> Request | Sequence[Request]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        columns = self.columns
+        kind, tenant = columns.kinds[columns.kind[index]], columns.tenants[columns.tenant[index]]
+        return _request(float(columns.at_s[index]), tenant, kind)
+
+
+@dataclass(frozen=True)
 class Load:
-    """The requests of `seconds`, in order of time. `images_per_day` is what they come to on average."""
+    """The requests of `seconds`, in order of time."""
 
     name: str
     requests: Sequence[Request]
     seconds: float
 
-    @property
+    @cached_property
+    def columns(self) -> Columns:
+        """The requests as arrays."""
+        requests = self.requests
+        return requests.columns if isinstance(requests, DrawnRequests) else Columns.of(requests)
+
+    @cached_property
     def images(self) -> int:
         """How many images they ask for."""
-        return sum(request.batch for request in self.requests)
+        return int(self.columns.images.sum())
 
 
 def rates_of(shape: Shape) -> tuple[Rates, float]:
@@ -126,14 +181,14 @@ def drawn(shape: Shape, images_per_day: float, days: float, mix: Mix, seed: int)
     kinds = random.choice(len(mix.kinds), len(moments), p=shares)
     weights = 1 / np.arange(1, mix.tenants + 1) ** TENANT_SKEW
     tenants = random.choice(mix.tenants, len(moments), p=weights / weights.sum())
-    images = np.empty(len(moments), int)
-    for index, (sizes, chances) in enumerate(batches):
+    alike: list[Request] = []
+    numbers = np.empty(len(moments), np.intp)
+    for index, (kind, (sizes, chances)) in enumerate(zip(mix.kinds, batches, strict=True)):
         of_kind = kinds == index
-        images[of_kind] = random.choice(sizes, int(of_kind.sum()), p=chances)
-    names = [f"t{number}" for number in range(mix.tenants)]
-    columns = zip(moments.tolist(), kinds.tolist(), tenants.tolist(), images.tolist(), strict=True)
-    requests = [_request(at_s, names[tenant], mix.kinds[kind], batch) for at_s, kind, tenant, batch in columns]
-    return Load(f"{shape}, {images_per_day:,.0f} images a day", requests, seconds)
+        numbers[of_kind] = len(alike) + random.choice(len(sizes), int(of_kind.sum()), p=chances)
+        alike += [_kind_of(kind, batch) for batch in sizes]
+    columns = Columns(moments, numbers, tenants, alike, [f"t{number}" for number in range(mix.tenants)])
+    return Load(f"{shape}, {images_per_day:,.0f} images a day", DrawnRequests(columns), seconds)
 
 
 def _normed(batch: Mapping[int, float]) -> tuple[list[int], npt.NDArray[np.float64]]:
@@ -141,9 +196,16 @@ def _normed(batch: Mapping[int, float]) -> tuple[list[int], npt.NDArray[np.float
     return list(batch), chances / chances.sum()
 
 
-def _request(at_s: float, tenant: str, kind: Kind, batch: int) -> Request:
+def _kind_of(kind: Kind, batch: int) -> Request:
     return Request(
-        at_s, tenant, kind.app, kind.width, kind.height, kind.steps, kind.guided, batch, kind.queued, kind.low,
+        0.0, "", kind.app, kind.width, kind.height, kind.steps, kind.guided, batch, kind.queued, kind.low,
+        kind.deadline_s,
+    )  # fmt: skip
+
+
+def _request(at_s: float, tenant: str, kind: Request) -> Request:
+    return Request(
+        at_s, tenant, kind.app, kind.width, kind.height, kind.steps, kind.guided, kind.batch, kind.queued, kind.low,
         kind.deadline_s,
     )  # fmt: skip
 

@@ -75,7 +75,7 @@ class Simulation:
         self.clock = clock = Clock()
         self.ledger = Ledger()
         self.windows = [Window() for _ in range(math.ceil(load.seconds / WINDOW_S))]
-        sizes = {(service.models[each.app], (each.width, each.height)) for each in load.requests}
+        sizes = {(service.models[each.app], (each.width, each.height)) for each in load.columns.kinds}
         costs = scenario.curves.costs(sorted(sizes), 2 * self._settings.generator.max_rows)
         outcomes = Outcomes(self._drawn, self._late)
         self.generators = Generators(clock, scenario, costs, outcomes)
@@ -253,5 +253,5 @@ class Simulation:
 
 def check_apps(load: Load, models: Mapping[str, str]) -> None:
     """Raises: ValueError where a load asks for an app without a model."""
-    if unknown := {request.app for request in load.requests} - models.keys():
+    if unknown := {kind.app for kind in load.columns.kinds} - models.keys():
         raise ValueError(f"the service has no app {', '.join(sorted(unknown))}; it has {', '.join(models)}")
