@@ -28,10 +28,11 @@ from loadtest.plan.answers import Figures, Setting, as_json, basis, over_time, s
 from loadtest.plan.curves import Curves, ModelTimes, assumed_for, read_measured
 from loadtest.plan.loads import ASSUMED_MIX, Load, Mix, drawn, read_trace
 from loadtest.plan.page import as_html
+from loadtest.plan.scaled_service import check_apps
 from loadtest.plan.scenario import Scenario
 from loadtest.plan.search import Target, cheapest
 from loadtest.plan.service import PRICES, Prices, Service, Starts
-from loadtest.plan.simulation import Simulation, check_apps
+from loadtest.plan.simulation import Simulation
 from serve_app.local_ray import StartError
 
 PRODUCTION = Path(__file__).parents[2] / "serve_app" / "config" / "production.yaml"

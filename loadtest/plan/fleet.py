@@ -18,6 +18,7 @@ class FleetEvents:
     """What the owner of a fleet is told."""
 
     runs: Callable[[GeneratorReplica], None]  # it takes calls from now on
+    drains: Callable[[GeneratorReplica], bool]  # it takes no more calls; whether it has some to end
     left: Callable[[GeneratorReplica], None]  # it has ended, with or without calls
     died: Callable[[GeneratorReplica], None]  # with its calls
 
@@ -35,6 +36,7 @@ class Fleet:
         self._random = Random(scenario.seed + 1)  # of deaths
         self._made = 0
         self.nodes: list[Node] = []  # also those that went
+        self._paid_nodes: list[Node] = []  # those that did not
         self.starting: list[GeneratorReplica] = []
         self.running: list[GeneratorReplica] = []
         self.draining: list[GeneratorReplica] = []
@@ -69,7 +71,7 @@ class Fleet:
     @property
     def nodes_now(self) -> int:
         """Nodes that are ordered or there."""
-        return sum(node.released_at is None for node in self.nodes)
+        return len(self._paid_nodes)
 
     def _start(self, load_s: Callable[[GeneratorReplica], float], *, is_there: bool = False) -> None:
         clock, starts = self._clock, self._starts
@@ -89,11 +91,12 @@ class Fleet:
 
     def _node_with_room(self, node_s: float) -> Node:
         """One that is there, else one that is ordered."""
-        there = [node for node in self.nodes if node.released_at is None and len(node.replicas) < node.gpus]
+        there = [node for node in self._paid_nodes if len(node.replicas) < node.gpus]
         if there:
             return min(there, key=lambda node: node.ready_at)
         node = Node(self._price.gpus, self._clock.now, self._clock.now + node_s)
         self.nodes.append(node)
+        self._paid_nodes.append(node)
         if self._price.interruptions_per_day:
             lives_s = self._random.expovariate(self._price.interruptions_per_day / DAY_S)
             self._clock.at(node.ready_at + lives_s, self._interrupt, node)
@@ -117,7 +120,7 @@ class Fleet:
         replica.state = "draining"
         self.running.remove(replica)
         self.draining.append(replica)
-        if replica.ongoing:
+        if self._events.drains(replica):
             self._clock.at(self._clock.now + self._graceful_shutdown_s, self._end_by_force, replica)
         else:
             self._leave(replica)
@@ -129,7 +132,7 @@ class Fleet:
     def _interrupt(self, node: Node) -> None:
         """A spot node goes without a word."""
         if node.released_at is None:
-            node.released_at = self._clock.now
+            self._give_back(node)
             for replica in sorted(node.replicas, key=lambda replica: replica.number):
                 self._die(replica)
 
@@ -154,4 +157,8 @@ class Fleet:
 
     def _release(self, node: Node, idle_since: float) -> None:
         if node.idle_since == idle_since and not node.replicas and node.released_at is None:
-            node.released_at = self._clock.now
+            self._give_back(node)
+
+    def _give_back(self, node: Node) -> None:
+        node.released_at = self._clock.now
+        self._paid_nodes.remove(node)

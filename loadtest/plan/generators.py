@@ -11,13 +11,11 @@ import numpy as np
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.diffusion.router import groups_to_ask
 from deployments.types import FaceEmbedding
-from loadtest.plan.autoscaling import Autoscaler, TimeMean
 from loadtest.plan.clock import Clock
 from loadtest.plan.engine import KnownCosts, NoDenoiser, SimulatedEngine
-from loadtest.plan.fleet import Fleet, FleetEvents
 from loadtest.plan.replica import GeneratorReplica, Image, LoadedModels, Node
+from loadtest.plan.scaled_generators import ScaledGenerators
 from loadtest.plan.scenario import Scenario
-from serve_app.policies import ROWS
 
 NOBODY = FaceEmbedding(np.zeros(0, np.float32), (0, 0, 1, 1), 1.0)
 DENOISER = NoDenoiser()
@@ -31,37 +29,22 @@ class Outcomes:
     late: Callable[[Image], None]
 
 
-class Generators:
+class Generators(ScaledGenerators):
     """The deployment of generators, with those calls that wait at its handles."""
 
     def __init__(self, clock: Clock, scenario: Scenario, costs: KnownCosts, outcomes: Outcomes) -> None:
-        service, starts, curves, seed = scenario.service, scenario.starts, scenario.curves, scenario.seed
-        self._clock, self._starts, self._curves, self._costs, self._outcomes = clock, starts, curves, costs, outcomes
-        self._settings = service.settings.generator
-        used = {name: model for name, model in self._settings.models.items() if name in curves.models}
-        self._sizes = {name: model.memory() for name, model in used.items()}
+        self._curves, self._costs, self._outcomes = scenario.curves, costs, outcomes
         self._decodes_s: dict[Bucket, float] = {}
-        self._max_ongoing = service.max_ongoing_requests
-        self._random = Random(seed)
+        self._random = Random(scenario.seed)
         self._waiting: deque[Image] = deque()
         self._first_deadline = math.inf  # of the waiting calls: none is earlier
-        self._ongoing, self._queued = TimeMean(), TimeMean()
-        self._wakers = 0  # calls that wait for the first replica and ask nothing of it
         self._busy_s = 0.0  # of replicas that ended
-        self.model_loads = 0
-        self.fleet = Fleet(clock, scenario, self._make, FleetEvents(self._runs, self._left, self._died))
-        self.scaler = Autoscaler("AvatarGenerator", service.scaling["AvatarGenerator"])
-        self.fleet.start_warm(self.scaler.target, self._first_load_s)
+        super().__init__(clock, scenario)
 
     @property
     def waiting(self) -> int:
         """Calls at handles."""
         return len(self._waiting)
-
-    @property
-    def ongoing(self) -> int:
-        """Calls at handles and in replicas."""
-        return self._ongoing.value - self._wakers
 
     @property
     def busy_s(self) -> float:
@@ -74,22 +57,6 @@ class Generators:
         self._ongoing.add(1, self._clock.now)
         self._route(image)
 
-    def wake_up(self) -> None:
-        """A call that only brings the first replica: `AvatarGenerator.scale_from_zero`."""
-        if not self._wakers:
-            self._wakers = 1
-            self._ongoing.add(1, self._clock.now)
-            self._queued.add(1, self._clock.now)
-
-    def scale(self) -> None:
-        """One decision of the autoscaler; calls that waited past their deadline are given up."""
-        now = self._clock.now
-        if self._first_deadline <= now:
-            self._give_up_late(now)
-        total, queued = self._ongoing.take(now), self._queued.take(now)
-        target = self.scaler.decide(now, len(self.fleet.running), total, queued, {ROWS: total - queued})
-        self.fleet.aim_for(target, self._first_load_s)
-
     def _make(self, number: int, node: Node) -> GeneratorReplica:
         models = LoadedModels(self._sizes, self._settings.memory_gb)
         engine = SimulatedEngine(self._costs, self._settings.ageing, self._decode_s)
@@ -101,39 +68,6 @@ class Generators:
             known = self._curves.decode_s(row.spec.model, (row.spec.width, row.spec.height))
             self._decodes_s[row.bucket] = known
         return known
-
-    def _load_s(self, model: str) -> float:
-        return self._sizes[model].total_gb * self._starts.load_s_per_gb + self._starts.warm_s
-
-    def _first_load_s(self, replica: GeneratorReplica) -> float:
-        return self._load_s(replica.models.fitting()[0])
-
-    def _runs(self, replica: GeneratorReplica) -> None:
-        first, *others = replica.models.fitting()
-        replica.models.lease(first)
-        replica.models.has_loaded(first)
-        replica.models.release(first)
-        if self._wakers:
-            self._wakers = 0
-            self._ongoing.add(-1, self._clock.now)
-            self._queued.add(-1, self._clock.now)
-        self._preload(replica, others)
-        self._refill(replica)
-
-    def _preload(self, replica: GeneratorReplica, names: Sequence[str]) -> None:
-        """One by one, while images are drawn."""
-        for index, name in enumerate(names):
-            if not replica.models.is_known(name) and replica.models.fits_beside(name):
-                replica.models.lease(name)
-                self._clock.at(self._clock.now + self._load_s(name), self._preloaded, replica, name, names[index + 1 :])
-                return
-
-    def _preloaded(self, replica: GeneratorReplica, name: str, others: Sequence[str]) -> None:
-        if replica.state != "ended":
-            self._loaded(replica, name)
-            replica.models.release(name)
-            self._lease_again(replica)
-            self._preload(replica, others)
 
     def _route(self, image: Image) -> None:
         if not self._waiting:
@@ -179,7 +113,7 @@ class Generators:
             replica.loading.setdefault(name, []).append(image)
         return True
 
-    def _lease_again(self, replica: GeneratorReplica) -> None:
+    def _has_room(self, replica: GeneratorReplica) -> None:
         """A lease ended: models that had no room may have some."""
         unleased, replica.unleased = replica.unleased, []
         for image in unleased:
@@ -227,17 +161,20 @@ class Generators:
         del replica.ongoing[image.number]
         self._ongoing.add(-1, self._clock.now)
         if replica.models.release(image.spec.model) and replica.unleased:
-            self._lease_again(replica)
-        self._refill(replica)
+            self._has_room(replica)
+        self._takes_calls(replica)
         if replica.state == "draining" and not replica.ongoing:
             self.fleet.ended(replica)
         tell(image)
 
-    def _refill(self, replica: GeneratorReplica) -> None:
+    def _takes_calls(self, replica: GeneratorReplica) -> None:
         """A waiting call takes the place that became free: the handle asks again and again."""
         while self._waiting and replica.state == "running" and len(replica.ongoing) < self._max_ongoing:
             self._queued.add(-1, self._clock.now)
             self._assign(self._waiting.popleft(), replica)
+
+    def _drains(self, replica: GeneratorReplica) -> bool:
+        return bool(replica.ongoing)
 
     def _left(self, replica: GeneratorReplica) -> None:
         self._busy_s += replica.engine.busy_s
@@ -248,6 +185,8 @@ class Generators:
             self._route(image)
 
     def _give_up_late(self, now: float) -> None:
+        if self._first_deadline > now:
+            return
         late = [image for image in self._waiting if image.spec.deadline <= now]
         self._waiting = deque(image for image in self._waiting if image.spec.deadline > now)
         self._first_deadline = min((image.spec.deadline for image in self._waiting), default=math.inf)

@@ -1,27 +1,20 @@
 """A load against the service in simulated time, from the arrival of each request to its answer."""
 
-import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from deployments.common.fair_share import FairShare
 from deployments.types import AvatarSpec
-from loadtest.plan.autoscaling import Autoscaler
 from loadtest.plan.clock import Clock
-from loadtest.plan.cpu_replicas import CpuReplicas
 from loadtest.plan.generators import Generators, Outcomes
-from loadtest.plan.ledger import WINDOW_S, Ledger, Window
 from loadtest.plan.loads import Load, Request
 from loadtest.plan.queue import SimulatedQueue
 from loadtest.plan.replica import Image
+from loadtest.plan.scaled_service import LONGEST_WORK_S, ScaledService
 from loadtest.plan.scenario import Scenario
 from serve_app.auth.owner_use import MAX_REFUSED_S, REFUSED_S
 from serve_app.errors import OverloadedError
 from serve_app.generation.admission import FairSlots
-from serve_app.policies import TASKS
-
-LONGEST_WORK_S = 3600.0  # between two looks at deadlines: a load of a model, the steps of a batch
 
 
 @dataclass(slots=True, eq=False)
@@ -63,58 +56,30 @@ class TenantUse:
             self._shared.charge([(owner, seconds)], self._clock.now)
 
 
-class Simulation:
-    """One run."""
+class Simulation(ScaledService[Generators, FairSlots]):
+    """One run, image by image."""
 
     def __init__(self, load: Load, scenario: Scenario) -> None:
         """Raises: ValueError where the load asks for an app that the service does not have."""
-        service, starts = scenario.service, scenario.starts
-        check_apps(load, service.models)
-        self._load, self._scenario, self._starts = load, scenario, starts
-        self._settings, self._models = service.settings, service.models
-        self.clock = clock = Clock()
-        self.ledger = Ledger()
-        self.windows = [Window() for _ in range(math.ceil(load.seconds / WINDOW_S))]
-        sizes = {(service.models[each.app], (each.width, each.height)) for each in load.columns.kinds}
-        costs = scenario.curves.costs(sorted(sizes), 2 * self._settings.generator.max_rows)
-        outcomes = Outcomes(self._drawn, self._late)
-        self.generators = Generators(clock, scenario, costs, outcomes)
+        clock = Clock()
         self._use = TenantUse(clock)
-        scaling = {name: Autoscaler(name, service.scaling[name]) for name in ("AvatarIngress", "AvatarWorker")}
-        self._ingresses = CpuReplicas(clock, starts.cpu_replica_s, scaling["AvatarIngress"], self._slots)
-        self._workers = CpuReplicas(clock, starts.cpu_replica_s, scaling["AvatarWorker"], object)
+        super().__init__(load, scenario, clock, self._slots)
+        sizes = {(self._models[each.app], (each.width, each.height)) for each in load.columns.kinds}
+        costs = scenario.curves.costs(sorted(sizes), 2 * self._settings.generator.max_rows)
+        self.generators = Generators(clock, scenario, costs, Outcomes(self._drawn, self._late))
         self._queue: SimulatedQueue[Job] = SimulatedQueue()
         self._queued_images = 0
-        self._tasks_running = 0
-        self._open = 0  # jobs under way
-        self._ends_by = 0.0  # when every job so far has ended
         self._turn = 0  # of the ingress
         self._numbers = 0  # of images
 
-    def run(self) -> "Simulation":
-        """From the first request to the last answer; returns itself.
+    @property
+    def queued_images(self) -> int:
+        """Images of tasks that no worker has taken."""
+        return self._queued_images
 
-        Raises: AssertionError where requests are open long after their deadlines: images would be lost.
-        """
-        clock = self.clock
-        for scale in (self._scale_ingresses, self._scale_workers, self._scale_generators):
-            clock.at(0.0, scale)
+    def _begin(self) -> None:
         if self._load.requests:
-            clock.at(self._load.requests[0].at_s, self._arrive, 0)
-        clock.run_while(lambda: clock.now < self._load.seconds or (self._open > 0 and clock.now < self._ends_by))
-        if self._open:
-            raise AssertionError(f"{self._open} requests have neither images nor an error")
-        return self
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPUs of nodes that are paid, hours."""
-        return self._scenario.price.gpus * self.generators.fleet.paid_node_s(self._load.seconds) / 3600
-
-    @property
-    def cost(self) -> float:
-        """What the nodes cost."""
-        return self._scenario.price.per_hour * self.generators.fleet.paid_node_s(self._load.seconds) / 3600
+            self.clock.at(self._load.requests[0].at_s, self._arrive, 0)
 
     def _slots(self) -> FairSlots:
         admission = self._settings.admission
@@ -227,31 +192,3 @@ class Simulation:
         latency_s = now - request.at_s
         (self.ledger.queued_s if request.queued else self.ledger.synchronous_s).append(latency_s)
         self._window().latencies_s.append(latency_s)
-
-    def _window(self) -> Window:
-        return self.windows[min(int(self.clock.now / WINDOW_S), len(self.windows) - 1)]
-
-    def _scale_ingresses(self) -> None:
-        self._ingresses.scale()
-        self.clock.at(self.clock.now + self._ingresses.scaler.look_back_s, self._scale_ingresses)
-
-    def _scale_workers(self) -> None:
-        self._workers.scale(TASKS)
-        self._take_tasks()
-        self.clock.at(self.clock.now + self._workers.scaler.look_back_s, self._scale_workers)
-
-    def _scale_generators(self) -> None:
-        self.generators.scale()
-        if self.clock.now < self._load.seconds:
-            window = self._window()
-            window.samples += 1
-            window.running += len(self.generators.fleet.running)
-            window.nodes += self.generators.fleet.nodes_now
-            window.waiting += self.generators.waiting + self._queued_images
-        self.clock.at(self.clock.now + self.generators.scaler.look_back_s, self._scale_generators)
-
-
-def check_apps(load: Load, models: Mapping[str, str]) -> None:
-    """Raises: ValueError where a load asks for an app without a model."""
-    if unknown := {kind.app for kind in load.columns.kinds} - models.keys():
-        raise ValueError(f"the service has no app {', '.join(sorted(unknown))}; it has {', '.join(models)}")
