@@ -20,8 +20,8 @@ from deployments.config import AvatarGeneratorConfig, model_path
 from deployments.diffusion.compilation import compile_at_start, compile_when_idle, compiled_batch_sizes
 from deployments.diffusion.compile_cache import use_compile_cache
 from deployments.diffusion.engine.denoiser import Denoiser
-from deployments.diffusion.engine.engine import DiffusionEngine
-from deployments.diffusion.engine.latency_model import LatencyModel
+from deployments.diffusion.engine.engine import DiffusionEngine, Launch
+from deployments.diffusion.engine.latency_model import SHORTEST_STEP_S, LatencyModel
 from deployments.diffusion.engine.progress import ProgressSink, keep_reporting
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.diffusion.model_cache import ModelCache
@@ -207,6 +207,13 @@ class EngineMetrics:
         self._step_s = metrics.Histogram("avatar_step_seconds", "Time of a denoising step.", SECONDS, model)
         self._rows = metrics.Histogram("avatar_step_rows", "Images that share a step.", list(range(1, 17)), model)
         self._join_s = metrics.Histogram("avatar_join_seconds", "From arrival to the first step.", SECONDS, model)
+        shape = (
+            "model",
+            "size",
+            "batch_size",
+        )  # of the denoiser's batch, in which an image with guidance takes two rows
+        self._steps = metrics.Counter("avatar_denoising_steps_total", "Denoising steps.", shape)
+        self._steps_s = metrics.Counter("avatar_denoising_seconds_total", "Time of those steps.", shape)
         self._unfinished = metrics.Gauge("avatar_rows", "Images that wait or are being drawn.", ("model", "size"))
         self._compile_failures = metrics.Counter(
             "avatar_compile_failures_total", "Shapes that run uncompiled because their compiler or graph failed.", model
@@ -223,11 +230,15 @@ class EngineMetrics:
             if row.joined_at is not None:
                 self._join_s.observe(max(0.0, row.joined_at - row.arrived_at), {"model": row.spec.model})
 
-    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+    def stepped(self, launch: Launch, seconds: float, waiting: Mapping[Bucket, int]) -> None:
         """As `Observer.stepped`; emptied buckets are set to 0."""
-        tags = {"model": rows[0].spec.model}
+        model, size = launch.rows[0].bucket
+        tags = {"model": model}
         self._step_s.observe(seconds, tags)
-        self._rows.observe(len(rows), tags)
+        self._rows.observe(len(launch.rows), tags)
+        shape = tags | {"size": str(size), "batch_size": str(launch.batch_size)}
+        self._steps.inc(tags=shape)
+        self._steps_s.inc(max(seconds, SHORTEST_STEP_S), shape)
         self._buckets |= waiting.keys()
         for bucket in self._buckets:
             self._unfinished.set(waiting.get(bucket, 0), {"model": bucket[0], "size": str(bucket[1])})

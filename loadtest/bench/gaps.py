@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.engine import DiffusionEngine, Launch
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.types import AvatarSpec, FaceEmbedding, Pixels
@@ -164,9 +164,9 @@ class StepLog:
         """Counts them."""
         self.joined_images += len(rows)
 
-    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+    def stepped(self, launch: Launch, seconds: float, waiting: Mapping[Bucket, int]) -> None:
         """Counts the step's images."""
-        self.images.append(len(rows))
+        self.images.append(len(launch.rows))
 
 
 class Witness:

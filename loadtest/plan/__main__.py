@@ -5,8 +5,9 @@
 
 It runs the service's own scheduler, admission, autoscaling policies and router with the settings of a config file, and
 compares them with the smallest fixed fleet that is as good: whose p95 is at most that of the autoscaled one, or
-`--p95`, and that fails no more images. Step times are those of `python -m loadtest.bench.gpu --json`, or assumed;
-everything that is assumed is named in the output. Clients that are refused do not come back.
+`--p95`, and that fails no more images. Step times are those of `python -m loadtest.bench.gpu --json`, those that a
+running service exports for Prometheus (`--curves`), or assumed; everything that is assumed is named in the output.
+Clients that are refused do not come back.
 
     python -m loadtest.plan --search --target "p95<10s" --minutes 10
 
@@ -32,6 +33,7 @@ from loadtest.plan.scaled_service import check_apps
 from loadtest.plan.scenario import Scenario
 from loadtest.plan.search import Target, cheapest
 from loadtest.plan.service import PRICES, Prices, Service, Starts
+from loadtest.plan.service_metrics import read_page, served_times
 from loadtest.plan.simulation import Simulation
 from serve_app.local_ray import StartError
 
@@ -136,8 +138,10 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
     check_apps(load, service.models)
     if not load.requests:
         raise ValueError("this load has no requests: ask for more images or days")
-    curves = _curves({service.models[kind.app] for kind in load.columns.kinds}, dict(options.curve))
-    assumed += [f"step times of {name}" for name, times in curves.models.items() if times.is_assumed]
+    served = served_times([(read_page(source), source) for source in options.curves])
+    curves = _curves({service.models[kind.app] for kind in load.columns.kinds}, dict(options.curve), served)
+    for name, times in curves.models.items():
+        assumed += [f"{what} of {name}" for what in times.assumed]
     prices = Prices.read(options.prices)
     if options.node not in prices.nodes:
         raise ValueError(f"{options.prices} has no node {options.node!r}; it has {', '.join(prices.nodes)}")
@@ -158,11 +162,11 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
     return Plan(load, other_load, scenario), setting
 
 
-def _curves(models: set[str], files: Mapping[str, tuple[Path, str]]) -> Curves:
+def _curves(models: set[str], files: Mapping[str, tuple[Path, str]], served: Mapping[str, ModelTimes]) -> Curves:
     """Raises: OSError; ValueError where a model has none."""
     found: dict[str, ModelTimes] = {}
     for model in sorted(models):
-        times = read_measured(*files[model]) if model in files else assumed_for(model)
+        times = read_measured(*files[model]) if model in files else served.get(model) or assumed_for(model)
         if times is None:
             raise ValueError(f"no step times are assumed for {model}: give --curve {model}=FILE:NAME")
         found[model] = times
@@ -182,6 +186,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--curve", type=_curve, action="append", default=[], metavar="MODEL=FILE:NAME",
         help="step times of a model: NAME (sdxl, sd15) in a file of python -m loadtest.bench.gpu --json",
+    )  # fmt: skip
+    parser.add_argument(
+        "--curves", action="append", default=[], metavar="URL-OR-FILE",
+        help="step times of all models that a running service drew with: a page of its metrics, one for each node",
     )  # fmt: skip
     parser.add_argument("--max-replicas", type=_count, help="of generators, instead of the config's")
     parser.add_argument(

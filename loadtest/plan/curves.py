@@ -42,7 +42,7 @@ class ModelTimes:
 
     sizes: tuple[SizeTimes, ...]
     source: str
-    is_assumed: bool
+    assumed: tuple[str, ...] = ()  # what of it nobody has measured
 
     def at(self, size: Size) -> SizeTimes:
         """The times at a size: those of the nearest known one, by its share of the pixels."""
@@ -61,7 +61,7 @@ def _assumed(device: str, *sizes: tuple[Curve, int, float]) -> ModelTimes:
         )
         for curve, pixels, decode_s in sizes
     ]
-    return ModelTimes(tuple(times), f"assumed: {device}", is_assumed=True)
+    return ModelTimes(tuple(times), f"assumed: {device}", ("step times",))
 
 
 # As `loadtest.bench.engine` assumes them, where it says how: klein's for an H200. A VAE has about 2.5 TFLOP at 512
@@ -103,7 +103,7 @@ def read_measured(path: Path, subject: str) -> ModelTimes:
     )
     if not sizes:
         raise ValueError(f"{path}: no step of {subject!r} fitted into memory")
-    return ModelTimes(sizes, f"measured: {subject} on {device}, {path.name}", False)
+    return ModelTimes(sizes, f"measured: {subject} on {device}, {path.name}")
 
 
 @dataclass(frozen=True, slots=True)

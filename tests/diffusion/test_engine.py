@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from deployments.diffusion.engine import engine as engine_module
 from deployments.diffusion.engine import hang_detector
 from deployments.diffusion.engine.denoiser import OutOfMemoryError
-from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.engine import DiffusionEngine, Launch
 from deployments.diffusion.engine.hang_detector import HangDetector
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
@@ -38,9 +38,9 @@ class Log:
     def joined(self, rows: Sequence[Row]) -> None:
         self.joins += [row.spec.seed for row in rows]
 
-    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+    def stepped(self, launch: Launch, seconds: float, waiting: Mapping[Bucket, int]) -> None:
         assert seconds >= 0
-        self.steps.append(([row.spec.seed for row in rows], waiting))
+        self.steps.append(([row.spec.seed for row in launch.rows], waiting))
 
 
 class Unmoved(LatencyModel):

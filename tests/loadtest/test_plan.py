@@ -373,7 +373,7 @@ def test_measured_step_times_are_read_from_the_benchmark_and_not_called_assumed(
     file = tmp_path / "gpu.json"
     file.write_text(json.dumps({"setting": {"device": "NVIDIA X"}, "figures": figures}))
     times = read_measured(file, "sdxl")
-    assert not times.is_assumed
+    assert not times.assumed
     assert "NVIDIA X" in times.source
     at = times.at((512, 512))
     assert [at.step_s(rows) for rows in (2, 3, 4, 16)] == pytest.approx([0.015, 0.0175, 0.02, 0.05])

@@ -35,8 +35,8 @@ class Observer(Protocol):
     def joined(self, rows: Sequence[Row]) -> None:
         """The first step of these rows was launched."""
 
-    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
-        """These rows made a step together; `waiting` counts all rows with steps left by bucket."""
+    def stepped(self, launch: "Launch", seconds: float, waiting: Mapping[Bucket, int]) -> None:
+        """A step has ended; `waiting` counts all rows with steps left by bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +361,7 @@ class DiffusionEngine:
             waiting = self._scheduler.waiting()
             is_lost = self._lost is not None
         if self._observer is not None and not is_lost:
-            self._observer.stepped(rows, seconds, waiting)
+            self._observer.stepped(launch, seconds, waiting)
 
     def _step_alone(self, rows: Sequence[Row], error: Exception) -> None:
         if len(rows) == 1:

@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.engine.denoiser import Denoiser, StepInFlight
-from deployments.diffusion.engine.engine import DiffusionEngine
+from deployments.diffusion.engine.engine import DiffusionEngine, Launch
 from deployments.diffusion.engine.latency_model import LatencyModel
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
@@ -86,11 +86,11 @@ class Meter:
             waits_s = [row.joined_at - row.arrived_at for row in rows if row.joined_at is not None]
             self.joins += [wait_s / self.steps_s[-1] for wait_s in waits_s]
 
-    def stepped(self, rows: Sequence[Row], seconds: float, waiting: Mapping[Bucket, int]) -> None:
+    def stepped(self, launch: Launch, seconds: float, waiting: Mapping[Bucket, int]) -> None:
         """The engine calls it after each step."""
         self.steps_s.append(seconds)
         self._waiting = sum(waiting.values())
-        self._undecoded += sum(not row.steps_left for row in rows)
+        self._undecoded += sum(not row.steps_left for row in launch.rows)
 
     @contextmanager
     def _inside(self) -> Iterator[None]:

@@ -3,12 +3,12 @@
 An application for a Serve config file: only the loading of the generator's model differs from the service.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from ray import serve
 
 from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
-from deployments.types import Pixels
+from deployments.types import AvatarSpec, FaceEmbedding, Pixels
 from loadtest.bench.engine.queues import EndedStep, SleepingDenoiser
 from loadtest.bench.peers.painters import CURVE, SIDES, picture
 from serve_app.app import graph
@@ -17,6 +17,10 @@ from serve_app.settings import Settings
 
 class SleepingModel(SleepingDenoiser):
     """Returns the same image as the peers, with the step times of the same curve."""
+
+    def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
+        """Images of one size share steps, as those of a model that computes."""
+        return spec.width, spec.height
 
     def decode(self, sample: None, overlapped: bool = False) -> Pixels:
         """The picture that the peers with the same curve send, (512, 512, 3); takes no time."""
