@@ -1,5 +1,6 @@
 """GPU nodes and the generator replicas on them: starts by part, drains, deaths, and what is paid."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -31,6 +32,7 @@ class Fleet:
         self._starts = scenario.starts
         self._price = scenario.price
         self._graceful_shutdown_s = scenario.service.graceful_shutdown_s
+        self._drain_look_s = scenario.service.drain_look_s
         self._make = make
         self._events = events
         self._random = Random(scenario.seed + 1)  # of deaths
@@ -57,8 +59,13 @@ class Fleet:
             self._stop_one()
 
     def ended(self, replica: GeneratorReplica) -> None:
-        """A draining replica has no more calls."""
-        self._leave(replica)
+        """A draining replica has no more calls: it ends when it looks for some the next time.
+
+        As a replica of Serve, which looks in intervals, the first time not at once.
+        """
+        drained_s, look_s = self._clock.now - replica.drains_since, self._drain_look_s
+        ends_s = look_s * max(1, math.ceil(drained_s / look_s)) if look_s else drained_s
+        self._clock.at(replica.drains_since + ends_s, self._end_drained, replica)
 
     def paid_node_s(self, until: float) -> float:
         """Seconds of nodes up to a moment, each at least as long as is billed."""
@@ -117,12 +124,16 @@ class Fleet:
             return
         fewest = min(len(replica.node.replicas) for replica in self.running)
         replica = next(each for each in reversed(self.running) if len(each.node.replicas) == fewest)
-        replica.state = "draining"
+        replica.state, replica.drains_since = "draining", self._clock.now
         self.running.remove(replica)
         self.draining.append(replica)
         if self._events.drains(replica):
             self._clock.at(self._clock.now + self._graceful_shutdown_s, self._end_by_force, replica)
         else:
+            self.ended(replica)
+
+    def _end_drained(self, replica: GeneratorReplica) -> None:
+        if replica.state == "draining":
             self._leave(replica)
 
     def _end_by_force(self, replica: GeneratorReplica) -> None:

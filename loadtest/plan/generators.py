@@ -34,6 +34,7 @@ class Generators(ScaledGenerators):
 
     def __init__(self, clock: Clock, scenario: Scenario, costs: KnownCosts, outcomes: Outcomes) -> None:
         self._curves, self._costs, self._outcomes = scenario.curves, costs, outcomes
+        self._launched_ahead = scenario.launched_ahead
         self._decodes_s: dict[Bucket, float] = {}
         self._random = Random(scenario.seed)
         self._waiting: deque[Image] = deque()
@@ -59,7 +60,8 @@ class Generators(ScaledGenerators):
 
     def _make(self, number: int, node: Node) -> GeneratorReplica:
         models = LoadedModels(self._sizes, self._settings.memory_gb)
-        engine = SimulatedEngine(self._costs, self._settings.ageing, self._decode_s)
+        ahead = self._launched_ahead
+        engine = SimulatedEngine(self._costs, self._settings.ageing, self._decode_s, launched_ahead=ahead)
         return GeneratorReplica(number, node, models, engine)
 
     def _decode_s(self, row: Row) -> float:

@@ -119,6 +119,7 @@ class GeneratorReplica:
     engine: SimulatedEngine
     state: State = "starting"
     ready_at: float = 0.0
+    drains_since: float = 0.0
     ongoing: dict[int, Image] = field(default_factory=dict)
     rows: dict[Row, Image] = field(default_factory=dict)  # those that reached the engine
     loading: dict[str, list[Image]] = field(default_factory=dict)  # those that wait for a model, by its name

@@ -15,6 +15,7 @@ class Scenario:
     starts: Starts
     price: NodePrice
     seed: int = 0
+    launched_ahead: bool = True  # steps run on a device of their own, as a GPU's
 
     def serving(self, service: Service) -> "Scenario":
         """The same with other settings of the service."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
+from ray.serve._private.constants import DEFAULT_GRACEFUL_SHUTDOWN_WAIT_LOOP_S
 from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import DeploymentSchema
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.launcher import ServiceOptions, read_config
@@ -75,6 +77,7 @@ class Service:
     scaling: Mapping[str, AutoscalingConfig]  # of the deployments of `SCALED`
     max_ongoing_requests: int  # of a generator
     graceful_shutdown_s: float  # likewise
+    drain_look_s: float  # likewise: between two looks of a draining replica whether it has calls
     models: Mapping[str, str]  # of the apps, by their id
 
     @classmethod
@@ -91,6 +94,7 @@ class Service:
             {name: _scaling(deployments[name].autoscaling_config, deployments[name].num_replicas) for name in SCALED},
             int(generator.max_ongoing_requests),
             float(generator.graceful_shutdown_timeout_s),
+            _drain_look_s(generator),
             {app_id: app.model for app_id, app in apps.items()},
         )
 
@@ -111,6 +115,12 @@ class Service:
             for name, config in self.scaling.items()
         }
         return replace(self, scaling=scaling)
+
+
+def _drain_look_s(generator: DeploymentSchema) -> float:
+    """Serve's default where the file says nothing."""
+    told_s = generator.graceful_shutdown_wait_loop_s
+    return float(told_s if isinstance(told_s, int | float) else DEFAULT_GRACEFUL_SHUTDOWN_WAIT_LOOP_S)
 
 
 def _scaling(config: object, replicas: object) -> AutoscalingConfig:

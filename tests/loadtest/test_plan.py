@@ -303,6 +303,21 @@ def test_a_larger_fleet_waits_less_and_costs_more(service: Service, curves: Curv
     assert large.idle_share > small.idle_share
 
 
+@pytest.mark.parametrize("look_s", [0.0, 2.0, 7.0])
+def test_a_generator_that_is_told_to_end_is_paid_until_it_looks_whether_it_has_calls(
+    service: Service, curves: Curves, look_s: float
+) -> None:
+    scaling = AutoscalingConfig(min_replicas=1, initial_replicas=2, max_replicas=2, downscale_delay_s=5)
+    told = replace(service.with_generator_scaling(scaling), drain_look_s=look_s)
+    starts = SHORT.model_copy(update={"node_idle_s": 0.0})
+    run = Simulation(Load("one", [request()], 100.0), Scenario(told, curves, starts, HOUR)).run()
+    [ended] = [node.released_at for node in run.generators.fleet.nodes if node.released_at is not None]
+    told_at = ended - look_s
+    assert told_at % Autoscaler("AvatarGenerator", scaling).look_back_s == 0
+    assert 5 <= told_at < 60
+    assert run.generators.fleet.paid_node_s(100.0) == pytest.approx(100.0 + ended)
+
+
 # Loads, curves and commands.
 
 
