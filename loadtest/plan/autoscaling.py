@@ -1,6 +1,7 @@
 """Serve's autoscaler around the service's policies, in simulated time."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,11 @@ Policy = Callable[[Any], tuple[int | float, dict[str, Any]]]
 
 
 class TimeMean:
-    """The mean over time of a count that changes in jumps."""
+    """The mean over time of a count that changes in jumps, over the time since so many calls of `take` ago."""
 
-    def __init__(self) -> None:
+    def __init__(self, takes: int = 1) -> None:
         self.value = 0
+        self._taken: deque[tuple[float, float]] = deque(maxlen=takes)  # areas and seconds between the last calls
         self._changed_at = self._since = 0.0
         self._area = 0.0  # since `_since`, up to `_changed_at`
 
@@ -31,11 +33,12 @@ class TimeMean:
         self.value += change
 
     def take(self, now: float) -> float:
-        """The mean since the last call."""
+        """The mean up to now."""
         self.add(0, now)
-        mean = self._area / (now - self._since) if now > self._since else float(self.value)
+        self._taken.append((self._area, now - self._since))
         self._since, self._area = now, 0.0
-        return mean
+        areas, seconds = map(sum, zip(*self._taken, strict=True))
+        return areas / seconds if seconds else float(self.value)
 
 
 class Autoscaler:
@@ -54,8 +57,20 @@ class Autoscaler:
 
     @property
     def look_back_s(self) -> float:
-        """Seconds over which load is averaged, and between two decisions here: Serve decides ten times a second."""
+        """Seconds over which load is averaged; those between two decisions here about ingresses and workers."""
         return float(self.config.look_back_period_s)
+
+    @property
+    def report_s(self) -> float:
+        """Seconds between two reports of the load, and so between two decisions here about generators.
+
+        Serve decides ten times a second, but knows no more between two reports.
+        """
+        return min(float(self.config.metrics_interval_s), self.look_back_s)
+
+    def sliding_mean(self) -> TimeMean:
+        """Of a count that is taken with every report, over the look-back period."""
+        return TimeMean(max(1, round(self.look_back_s / self.report_s)))
 
     def decide(
         self, now: float, running: int, total: float, queued: float = 0.0, reported: dict[str, float] | None = None

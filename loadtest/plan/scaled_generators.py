@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from loadtest.plan.autoscaling import Autoscaler, TimeMean
+from loadtest.plan.autoscaling import Autoscaler
 from loadtest.plan.clock import Clock
 from loadtest.plan.fleet import Fleet, FleetEvents
 from loadtest.plan.replica import GeneratorReplica, Node
@@ -21,12 +21,12 @@ class ScaledGenerators(ABC):
         used = {name: model for name, model in self._settings.models.items() if name in scenario.curves.models}
         self._sizes = {name: model.memory() for name, model in used.items()}
         self._max_ongoing = service.max_ongoing_requests
-        self._ongoing, self._queued = TimeMean(), TimeMean()
         self._wakers = 0  # calls that wait for the first replica and ask nothing of it
         self.model_loads = 0
+        self.scaler = Autoscaler("AvatarGenerator", service.scaling["AvatarGenerator"])
+        self._ongoing, self._queued = self.scaler.sliding_mean(), self.scaler.sliding_mean()
         events = FleetEvents(self._runs, self._drains, self._left, self._died)
         self.fleet = Fleet(clock, scenario, self._make, events)
-        self.scaler = Autoscaler("AvatarGenerator", service.scaling["AvatarGenerator"])
         self.fleet.start_warm(self.scaler.target, self._first_load_s)
 
     @property

@@ -101,7 +101,7 @@ class ScaledService(ABC, Generic[G, S]):
             window.running += len(self.generators.fleet.running)
             window.nodes += self.generators.fleet.nodes_now
             window.waiting += self.generators.waiting + self.queued_images
-        self.clock.at(self.clock.now + self.generators.scaler.look_back_s, self._scale_generators)
+        self.clock.at(self.clock.now + self.generators.scaler.report_s, self._scale_generators)
 
 
 def check_apps(load: Load, models: Mapping[str, str]) -> None:
