@@ -8,5 +8,6 @@ autoscaling   Serve's autoscaler around the service's policies; `cpu_replicas` a
 queue         whose task a worker takes next
 loads         requests, drawn or from a trace, which `trace` writes; `curves` are step times
 service       what a config file deploys, durations of starts, prices; all together are a `scenario`
+reality       a real service and the simulator with the same arrivals; `service_metrics` are step times of a service
 ledger        what became of the requests; `answers` are its figures, `page` shows them, `search` improves them
 """
