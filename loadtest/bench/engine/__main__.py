@@ -2,6 +2,7 @@
 
     python -m loadtest.bench.engine --json engine.json --plot engine.svg
     python -m loadtest.bench.engine --klein
+    python -m loadtest.bench.engine --styles
 
 Queues are simulated in virtual time (`queues`) with the step times of a GPU, so a cell is the median of several seeds
 with more than a thousand images each. One cell is repeated in real time, by the engine's own thread with a denoiser
@@ -9,7 +10,8 @@ that sleeps, and printed next to the simulation of the same arrivals. A load is 
 throughput of the baseline. Decoding takes no time there, for all servers.
 
 FLUX.2 klein is simulated with two curves that are assumed, whatever the others are: requests of four steps, which
-hardly ever join others. With `--klein` nothing else is done.
+hardly ever join others. With `--klein` nothing else is done, nor with `--styles`: requests of five styles, each with a
+LoRA, and of none, against a pipeline that swaps LoRAs between its batches, and a GPU for each style (`styles`).
 
 On the CPU, with the embedded model: images a second against the bare pipeline in the same process, how soon a new image
 takes its first step, and the overhead of the engine's thread.
@@ -31,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.engine.live import Embedded, embedded, run
+from loadtest.bench.engine.lora_costs import lora_costs
 from loadtest.bench.engine.queues import (
     ASSUMED,
     GENERATOR,
@@ -49,6 +52,7 @@ from loadtest.bench.engine.queues import (
     grouped,
     poisson,
 )
+from loadtest.bench.engine.styles import STYLES, Styles, compare, tables
 from loadtest.report.svg import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Linear, axes, picture, polyline, round_up, text
 
 ENGINE = "engine"
@@ -81,10 +85,13 @@ class Extent:
     embedded_steps: tuple[int, ...]
     embedded_rounds: int
     embedded_images: int
+    style_images: int
+    style_seeds: int
+    style_rounds: int  # of what LoRAs cost
 
 
-WHOLE = Extent(2000, 7, 100, 1, (8, 20), 3, 40)
-QUICK = Extent(60, 1, 12, 4, (2, 3), 1, 4)
+WHOLE = Extent(2000, 7, 100, 1, (8, 20), 3, 40, 500, 3, 5)
+QUICK = Extent(60, 1, 12, 4, (2, 3), 1, 4, 30, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +318,7 @@ def plot(cells: Sequence[Cell]) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}">{STYLE}{drawn}</svg>\n'
 
 
-def as_json(report: Report) -> str:
+def as_json(report: Report | Styles) -> str:
     """All figures, and whether each bar is met."""
 
     def with_met(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -337,13 +344,21 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where an SVG goes")
     parser.add_argument("--curves", type=Path, help="measured step times instead of the assumed ones; " + FORM)
     parser.add_argument("--klein", action="store_true", help="simulate FLUX.2 klein, and no more")
+    parser.add_argument("--styles", action="store_true", help="simulate requests of several styles, and no more")
     parser.add_argument("--quick", action="store_true", help="too few images to mean anything")
     options = parser.parse_args()
-    if options.klein and (options.plot or options.curves):
-        parser.error("--klein is simulated with assumed curves, and not drawn")
-    curves, extent = read_curves(options.curves) if options.curves else ASSUMED, QUICK if options.quick else WHOLE
+    if (options.klein or options.styles) and (options.plot or options.curves):
+        parser.error("--klein and --styles are simulated with assumed curves, and not drawn")
+    console, extent = Console(width=140), QUICK if options.quick else WHOLE
+    if options.styles:
+        styles = compare(lora_costs(STYLES, extent.style_rounds), extent.style_images, extent.style_seeds)
+        console.print(*tables(styles))
+        if options.json:
+            options.json.write_text(as_json(styles))
+        return
+    curves = read_curves(options.curves) if options.curves else ASSUMED
     report = simulate(KLEIN, extent) if options.klein else measure(curves, extent)
-    show(report, Console(width=140))
+    show(report, console)
     if options.json:
         options.json.write_text(as_json(report))
     if options.plot:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -139,10 +140,43 @@ class Arrival:
 
     at_s: float  # after the start
     steps: int
+    style: str | None = None  # whose LoRA it wears
 
 
 Server = Callable[[Sequence[Arrival], Curve], list[float]]
 """Seconds from each arrival to its image. Arrivals are in order of time."""
+
+Slowdown = Callable[[Sequence[str | None]], float]
+"""Of the styles of the images of a step: how many times as long it takes as without LoRAs."""
+
+
+class Machine(Protocol):
+    """A server in virtual time, with the images of some arrivals."""
+
+    def __len__(self) -> int:
+        """How many images are here."""
+        ...
+
+    def add(self, index: int, at_s: float) -> None:
+        """The arrival of this index is here since `at_s`."""
+        ...
+
+    def work(self, now_s: float) -> tuple[float, Sequence[int]]:
+        """What it does next: when it ends, and which images leave then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Seconds from each arrival to its image, and from the start to the last one."""
+
+    latencies_s: list[float]
+    end_s: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Over the whole."""
+        return len(self.latencies_s) / self.end_s
 
 
 def poisson(images: int, per_s: float, random: Random, steps: Sequence[int] = STEPS) -> list[Arrival]:
@@ -167,9 +201,74 @@ def _arrivals(times_s: Times, random: Random, steps: Sequence[int]) -> list[Arri
     return [Arrival(float(at_s), int(count)) for at_s, count in zip(times_s, counts, strict=True)]
 
 
+def served(arrivals: Sequence[Arrival], machine: Machine, in_flight: int | None = None) -> Served:
+    """All arrivals by one machine. With `in_flight` one comes when another is done, whatever its time says."""
+    coming, at_s = deque(range(len(arrivals))), [arrival.at_s for arrival in arrivals]
+    latencies_s, now_s = [0.0] * len(arrivals), 0.0
+    while len(machine) or coming:
+        if in_flight is not None:
+            for _ in range(min(len(coming), in_flight - len(machine))):
+                at_s[coming[0]] = now_s
+                machine.add(coming.popleft(), now_s)
+        elif not len(machine):
+            now_s = max(now_s, at_s[coming[0]])
+        while in_flight is None and coming and at_s[coming[0]] <= now_s:
+            machine.add(coming[0], at_s[coming.popleft()])
+        now_s, done = machine.work(now_s)
+        for index in done:
+            latencies_s[index] = now_s - at_s[index]
+    return Served(latencies_s, now_s)
+
+
+def unworn(styles: Sequence[str | None]) -> float:
+    """No LoRA is worn, or all are merged: 1."""
+    return 1.0
+
+
+Choice = Callable[[Sequence[int], str | None], Sequence[int]]
+"""Of the waiting images, oldest first, and the style that is loaded: those of the next batch."""
+
+
+class Batches:
+    """A batch runs to its end before the next is chosen."""
+
+    def __init__(
+        self,
+        arrivals: Sequence[Arrival],
+        curve: Curve,
+        choose: Choice,
+        slowdown: Slowdown = unworn,
+        swap_s: float = 0.0,
+    ) -> None:
+        """`swap_s` is what it takes to load another style than that of the batch before."""
+        self._arrivals = arrivals
+        self._curve = curve
+        self._choose = choose
+        self._slowdown = slowdown
+        self._swap_s = swap_s
+        self._waiting: list[int] = []
+        self._style: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, index: int, at_s: float) -> None:
+        """As `Machine.add`."""
+        self._waiting.append(index)
+
+    def work(self, now_s: float) -> tuple[float, Sequence[int]]:
+        """A batch, with as many steps as its longest image has."""
+        batch = self._choose(self._waiting, self._style)
+        styles = [self._arrivals[index].style for index in batch]
+        swap_s = self._swap_s if styles[0] != self._style else 0.0
+        self._style, self._waiting = styles[0], [index for index in self._waiting if index not in batch]
+        steps = max(self._arrivals[index].steps for index in batch)
+        return now_s + swap_s + steps * self._curve.step_s(len(batch)) * self._slowdown(styles), batch
+
+
 def one_at_a_time(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
     """Every image alone, in the order of arrival."""
-    return _in_groups(arrivals, curve, lambda waiting: waiting[:1])
+    return served(arrivals, Batches(arrivals, curve, lambda waiting, _style: waiting[:1])).latencies_s
 
 
 def grouped(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
@@ -178,57 +277,60 @@ def grouped(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
     It does not wait for more requests, the setting of `batch_wait_timeout_s` with the best latency.
     """
 
-    def choose(waiting: list[int]) -> list[int]:
+    def choose(waiting: Sequence[int], _style: str | None) -> list[int]:
         steps = arrivals[waiting[0]].steps
         return [index for index in waiting if arrivals[index].steps == steps][: curve.images]
 
-    return _in_groups(arrivals, curve, choose)
+    return served(arrivals, Batches(arrivals, curve, choose)).latencies_s
 
 
 def padded(arrivals: Sequence[Arrival], curve: Curve) -> list[float]:
     """`@serve.batch` over all requests: a batch takes the steps of its longest request."""
-    return _in_groups(arrivals, curve, lambda waiting: waiting[: curve.images])
+    return served(arrivals, Batches(arrivals, curve, lambda waiting, _style: waiting[: curve.images])).latencies_s
 
 
-def _in_groups(arrivals: Sequence[Arrival], curve: Curve, choose: Callable[[list[int]], list[int]]) -> list[float]:
-    """A batch runs to its end before the next is chosen from the waiting indices, oldest first."""
-    coming = deque(range(len(arrivals)))
-    waiting: list[int] = []
-    latencies_s = [0.0] * len(arrivals)
-    now = 0.0
-    while waiting or coming:
-        if not waiting:
-            now = max(now, arrivals[coming[0]].at_s)
-        while coming and arrivals[coming[0]].at_s <= now:
-            waiting.append(coming.popleft())
-        group = choose(waiting)
-        now += max(arrivals[index].steps for index in group) * curve.step_s(len(group))
-        for index in group:
-            latencies_s[index] = now - arrivals[index].at_s
-        waiting = [index for index in waiting if index not in group]
-    return latencies_s
-
-
-def continuous(arrivals: Sequence[Arrival], curve: Curve, ageing: float = GENERATOR.ageing) -> list[float]:
+class Engine:
     """DiffusionEngine's loop with its scheduler and a latency model that knows the whole curve."""
-    scheduler, times, denoiser = RowScheduler(ageing), latency_model_of(curve), SleepingDenoiser(curve)
-    rows = [Row(spec_of(each.steps), NOBODY, denoiser, BUCKET, each.at_s) for each in arrivals]
-    coming = deque(rows)
-    ended_at: dict[Row, float] = {}
-    now = 0.0
-    while len(scheduler) or coming:
-        if not len(scheduler):
-            now = max(now, coming[0].arrived_at)
-        while coming and coming[0].arrived_at <= now:
-            scheduler.add(coming.popleft())
-        batch = scheduler.next_batch(now, times)
-        now += curve.step_s(len(batch))
+
+    def __init__(
+        self,
+        arrivals: Sequence[Arrival],
+        curve: Curve,
+        ageing: float = GENERATOR.ageing,
+        slowdown: Slowdown = unworn,
+    ) -> None:
+        self._arrivals = arrivals
+        self._curve = curve
+        self._slowdown = slowdown
+        self._scheduler, self._times = RowScheduler(ageing), latency_model_of(curve)
+        self._denoiser = SleepingDenoiser(curve)
+        self._index_of: dict[Row, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._scheduler)
+
+    def add(self, index: int, at_s: float) -> None:
+        """As `Machine.add`."""
+        row = Row(spec_of(self._arrivals[index].steps), NOBODY, self._denoiser, BUCKET, at_s)
+        self._index_of[row] = index
+        self._scheduler.add(row)
+
+    def work(self, now_s: float) -> tuple[float, Sequence[int]]:
+        """A step."""
+        batch = self._scheduler.next_batch(now_s, self._times)
         for row in batch:
             row.steps_done += 1
         done = [row for row in batch if not row.steps_left]
-        ended_at |= dict.fromkeys(done, now)
-        scheduler.remove(done)
-    return [ended_at[row] - row.arrived_at for row in rows]
+        styles = [self._arrivals[self._index_of[row]].style for row in batch]
+        self._scheduler.remove(done)
+        return now_s + self._curve.step_s(len(batch)) * self._slowdown(styles), [
+            self._index_of.pop(row) for row in done
+        ]
+
+
+def continuous(arrivals: Sequence[Arrival], curve: Curve, ageing: float = GENERATOR.ageing) -> list[float]:
+    """Continuous batching, by the engine's own scheduler."""
+    return served(arrivals, Engine(arrivals, curve, ageing)).latencies_s
 
 
 def latency_model_of(curve: Curve) -> LatencyModel:
