@@ -187,7 +187,10 @@ SafetyConfig = Annotated[ConceptCheckerConfig | ClassifierConfig, Field(discrimi
 
 
 class LoraConfig(Config):
-    """A LoRA that rows of a model may wear: a .safetensors file for its UNet or transformer, and how much it counts."""
+    """A LoRA that rows of a model may wear, and how much it counts.
+
+    The .safetensors file is for its UNet and text encoders, or its transformer.
+    """
 
     file: Path
     scale: float = Field(1.0, ge=-2, le=2)

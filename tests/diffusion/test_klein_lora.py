@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from deployments.config import LoraConfig
 from deployments.diffusion.model.face_encoder import HEAD_SIDE
 from deployments.diffusion.model.klein import KleinModel
-from deployments.diffusion.model.lora_file import read_lora
+from deployments.diffusion.model.lora_file import TRANSFORMER, read_parts
 from deployments.diffusion.model.receipt import generation_metadata, of_image
 from tests.support import tolerance
 from tests.support.klein_folders import write_tiny_klein
@@ -116,4 +116,4 @@ def test_layers_that_the_library_would_leave_out_are_refused_by_name(
     path = tmp_path / "lora.safetensors"
     save_file({**load_file(tiny.files[file_format]), name: torch.zeros(1, 1)}, path)
     with pytest.raises(ValueError, match=name.removeprefix("diffusion_model.").removeprefix("transformer.")):
-        read_lora(path, tiny.transformer(), 1.0)
+        read_parts(path, {TRANSFORMER: tiny.transformer()}, 1.0)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from deployments.config import DiffusionModelConfig, LoraConfig
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
-from deployments.diffusion.model.lora_file import LoraFactors, read_lora
+from deployments.diffusion.model.lora_file import UNET, LoraFactors, read_parts
 from deployments.diffusion.model.row_lora import LoraSlots
 from deployments.types import AvatarSpec
 from loadtest.bench.full_size.library import library_pipeline
@@ -156,7 +156,7 @@ class UNetRows:
             how = {"endings": lora["endings"], "rank": lora["rank"], "seed": lora["rank"]}
             path = write_lora(folder / f"{name}.safetensors", self.unet, lora["file_format"], **how)
             save_file({key: weight.to(lora["dtype"]) for key, weight in load_file(path).items()}, path)
-            read[name] = read_lora(path, self.unet, scale)
+            read[name] = read_parts(path, {UNET: self.unet}, scale)[UNET]
             converted, alphas = StableDiffusionXLPipeline.lora_state_dict(
                 folder, weight_name=path.name, unet_config=self.unet.config
             )
@@ -243,21 +243,21 @@ def test_what_is_no_lora_of_the_unet_is_refused_by_its_name(tmp_path: Path, name
     path = write_lora(tmp_path / "lora.safetensors", tiny_unet("sd"), "kohya", endings=ATTENTION)
     save_file({**load_file(path), name: torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=rf"{kind} \({name}\)"):
-        read_lora(path, tiny_unet("sd"), 1.0)
+        read_parts(path, {UNET: tiny_unet("sd")}, 1.0)
 
 
 def test_a_lora_of_another_model_or_a_broken_file_is_an_error_of_its_file(tmp_path: Path) -> None:
     path = write_lora(tmp_path / "lora.safetensors", tiny_unet("sdxl"), "diffusers")
     with pytest.raises(ValueError, match="was made for another model"):
-        read_lora(path, tiny_unet("sd"), 1.0)
+        read_parts(path, {UNET: tiny_unet("sd")}, 1.0)
     half = {name: weight for name, weight in load_file(path).items() if not name.endswith("proj_in.lora.up.weight")}
     save_file(half, path)
     with pytest.raises(ValueError, match=r"is not a LoRA: .*proj_in\.lora_B"):
-        read_lora(path, tiny_unet("sdxl"), 1.0)
+        read_parts(path, {UNET: tiny_unet("sdxl")}, 1.0)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(OSError, match="not a file of weights"):
-        read_lora(path, tiny_unet("sdxl"), 1.0)
+        read_parts(path, {UNET: tiny_unet("sdxl")}, 1.0)
     with pytest.raises(OSError, match="lacking"):
-        read_lora(tmp_path / "lacking.safetensors", tiny_unet("sdxl"), 1.0)
+        read_parts(tmp_path / "lacking.safetensors", {UNET: tiny_unet("sdxl")}, 1.0)
     with pytest.raises(ValueError, match="safetensors files only"):
-        read_lora(tmp_path / "lora.pt", tiny_unet("sdxl"), 1.0)
+        read_parts(tmp_path / "lora.pt", {UNET: tiny_unet("sdxl")}, 1.0)

@@ -1,5 +1,6 @@
 """LoRA files for the UNet of a tiny model, in the formats of those that are published."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,8 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.training_utils import _collate_lora_metadata
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from loadtest.bench.random_lora import random_factors
@@ -16,6 +18,7 @@ from loadtest.bench.random_lora import random_factors
 LoraFormat = Literal["kohya", "peft", "diffusers"]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LINEAR = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+CLIP = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 ALL = (*LINEAR, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
 
 
@@ -38,6 +41,34 @@ def write_lora(
             weights |= {f"unet.{name}.lora.down.weight": down, f"unet.{name}.lora.up.weight": up}
     save_file(weights, path)
     return path
+
+
+def add_text_lora(
+    path: Path, encoders: Mapping[str, Any], file_format: LoraFormat, endings: tuple[str, ...], rank: int, seed: int
+) -> None:
+    """Adds random weights for these text encoders, by the names that pipelines have for them, to a file."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = load_file(path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    for part, encoder in encoders.items():
+        for name in layers_of(encoder, endings):
+            down, up = random_factors(encoder.get_submodule(name), rank, generator)
+            published = f"text_model.{name.removeprefix('text_model.')}"
+            if file_format == "kohya":
+                short = "lora_te2" if part == "text_encoder_2" else "lora_te1" if len(encoders) > 1 else "lora_te"
+                own = f"{short}_{published.replace('.', '_')}"
+                weights |= {f"{own}.lora_down.weight": down, f"{own}.lora_up.weight": up}
+                weights[f"{own}.alpha"] = torch.tensor(rank / 2)
+            else:
+                own = f"{part}.{published}"
+                ends = (
+                    ("lora_A", "lora_B")
+                    if file_format == "peft"
+                    else ("lora_linear_layer.down", "lora_linear_layer.up")
+                )
+                weights |= {f"{own}.{end}.weight": each for end, each in zip(ends, (down, up), strict=True)}
+    save_file(weights, path, metadata)
 
 
 def layers_of(unet: Any, endings: tuple[str, ...]) -> list[str]:

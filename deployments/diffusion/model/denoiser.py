@@ -17,14 +17,16 @@ from deployments.diffusion.model.face_encoder import FaceEncoder
 from deployments.diffusion.model.guidance import guided, guided_steps
 from deployments.diffusion.model.latent_colours import colours_of
 from deployments.diffusion.model.loader import (
+    NO_LORAS,
     FacePipeline,
     Tensors,
     Timed,
     load_face_encoder,
+    load_loras,
     load_pipeline,
     untimed,
 )
-from deployments.diffusion.model.lora_file import read_loras, styles_of
+from deployments.diffusion.model.lora_file import UNET
 from deployments.diffusion.model.noise_schedule import Plan, Step
 from deployments.diffusion.model.optimized_layers import replace_layers
 from deployments.diffusion.model.pictures import decoded
@@ -94,14 +96,17 @@ class FaceDiffusionModel:
         batch_invariant: bool = False,
         on_compile_failure: Callable[[], None] = lambda: None,
         compile_scope: CompileScope = "unet",
-        loras: LoraSlots | None = None,
+        loras: Mapping[str, LoraSlots] = NO_LORAS,
         guidance_interval: tuple[float, float] | None = None,
         decoders: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled."""
+        """`on_compile_failure` is called for each shape whose compiler or graph failed: it then runs uncompiled.
+
+        `loras` are by the names of the pipeline's networks.
+        """
         self._pipeline = pipeline
         self.device: torch.device = pipeline.device  # diffusers searches all modules for it
-        self._prompts = pipeline.prompt_encoder()
+        self._prompts = pipeline.prompt_encoder(loras)
         self._samplers = RowSamplers(pipeline.scheduler.config)
         self._guidance_interval = guidance_interval
         self._decoders = decoders
@@ -109,7 +114,7 @@ class FaceDiffusionModel:
         self._colours = colours_of(pipeline.family, pipeline.vae.config.latent_channels)
         self._threads = threads
         self._batch_invariant = batch_invariant
-        self._loras = loras or LoraSlots(pipeline.unet, {})
+        self._loras = loras.get(UNET) or LoraSlots(pipeline.unet, {})
         for network in (pipeline.unet, pipeline.vae):
             replace_layers(network)
         self._unet = RowUNet(pipeline.unet, threads, batch_invariant, on_compile_failure, compile_scope, self._loras)
@@ -128,7 +133,7 @@ class FaceDiffusionModel:
         pipeline = load_pipeline(config, timed)
         faces = load_face_encoder(pipeline, config)
         with timed("lora"):
-            loras = LoraSlots(pipeline.unet, read_loras(config.loras, pipeline.unet), styles_of(config.loras))
+            loras = load_loras(pipeline, config)
         channels, dtype = pipeline.vae.config.latent_channels, dtype_of(config)
         decoders = {
             name: read_tiny_decoder(model_path(file), channels, dtype, pipeline.device)
@@ -182,13 +187,14 @@ class FaceDiffusionModel:
         scale = self._unet.adapter_scale if spec.ip_adapter_scale is None else spec.ip_adapter_scale
         alike = {"adapter_scale": torch.full((1, 1, 1), scale, device=self.device), **size}
         face_tokens = self._unet.face_tokens(self._faces.encode(face))
-        conditions = {**self._prompts.encode(spec.prompt, chunks), "face_tokens": face_tokens, **alike}
+        worn = self._loras.worn_by(spec.lora, spec.speed_lora)
+        prompt = self._prompts.encode(spec.prompt, chunks, spec.lora, spec.speed_lora)
+        conditions = {**prompt, "face_tokens": face_tokens, **alike}
         against, guided = None, self._guided_steps(spec)
         if any(guided):
-            negative = self._prompts.encode_negative(spec.negative_prompt, chunks)
+            negative = self._prompts.encode_negative(spec.negative_prompt, chunks, spec.lora, spec.speed_lora)
             against = {**negative, "face_tokens": self._no_face.repeat(1, self._faces.photos(face), 1), **alike}
         previous, ready = torch.zeros_like(latents), self._timeline.mark()
-        worn = self._loras.worn_by(spec.lora, spec.speed_lora)
         return Sample(
             plan, latents, previous, spec.guidance_scale, conditions, against, guided, ready, worn, spec.sampler,
             spec.decoder, noise,

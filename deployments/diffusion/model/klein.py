@@ -25,7 +25,7 @@ from deployments.diffusion.model.flow_transformer import FlowTransformer, Grid, 
 from deployments.diffusion.model.guidance import guided
 from deployments.diffusion.model.latent_colours import colours_of
 from deployments.diffusion.model.loader import read_pipeline
-from deployments.diffusion.model.lora_file import read_loras, styles_of
+from deployments.diffusion.model.lora_file import TRANSFORMER, read_loras, styles_of
 from deployments.diffusion.model.pictures import decoded
 from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.qwen_prompts import QwenPrompts
@@ -117,7 +117,7 @@ class KleinModel:
         pipeline = read_pipeline(Flux2KleinPipeline, config)
         if config.fp8_weights:
             pipeline.transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=dtype_of(config))
-        read = read_loras(config.loras, pipeline.transformer)
+        read = read_loras(config.loras, {TRANSFORMER: pipeline.transformer})[TRANSFORMER]
         loras = LoraSlots(pipeline.transformer, read, styles_of(config.loras), dtype_of(config))
         return cls(pipeline, config.threads, batch_invariant, on_compile_failure, config.compile_scope, loras)
 

@@ -14,13 +14,17 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from deployments.config import DiffusionModelConfig, model_path
 from deployments.diffusion.model.face_encoder import FaceEncoder, FaceVectors, HeadPictures
 from deployments.diffusion.model.ip_adapter import IPAdapter
+from deployments.diffusion.model.lora_file import UNET, read_loras, styles_of
 from deployments.diffusion.model.precision import dtype_of
 from deployments.diffusion.model.prompt_encoder import PromptEncoder, TextEncoder, XLPromptEncoder
+from deployments.diffusion.model.row_lora import LoraSlots
 
 Tensors = Mapping[str, torch.Tensor]
 LoadPart = Literal["weights", "adapter", "lora"]
 Timed = Callable[[LoadPart], AbstractContextManager[None]]
 """Measures the time of a part of loading a model, the block."""
+
+NO_LORAS: Mapping[str, LoraSlots] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,7 @@ class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffuser
     """Stable Diffusion 1.5 and models of its architecture."""
 
     family = "StableDiffusionPipeline"
+    text_encoders = ("text_encoder",)
 
     # Only the face vector conditions the model, so a folder need not have these parts.
     left_out: ClassVar[dict[str, Any]] = {
@@ -38,9 +43,9 @@ class SDFacePipeline(StableDiffusionPipeline):  # type: ignore[misc]  # diffuser
         "image_encoder": None,
     }
 
-    def prompt_encoder(self) -> PromptEncoder:
-        """A new encoder with an empty cache, on this pipeline's tokenizer and text encoder."""
-        return PromptEncoder(TextEncoder(self.tokenizer, self.text_encoder))
+    def prompt_encoder(self, loras: Mapping[str, LoraSlots] = NO_LORAS) -> PromptEncoder:
+        """A new encoder with an empty cache, on this pipeline's text encoder, by whose name `loras` are."""
+        return PromptEncoder(TextEncoder(self.tokenizer, self.text_encoder, loras.get("text_encoder")))
 
     def size_condition(self, width: int, height: int) -> Tensors:
         """Empty: these models are not told the size of the image."""
@@ -51,15 +56,19 @@ class SDXLFacePipeline(StableDiffusionXLPipeline):  # type: ignore[misc]
     """SDXL."""
 
     family = "StableDiffusionXLPipeline"
+    text_encoders = ("text_encoder", "text_encoder_2")
 
     # Otherwise an invisible watermark would depend on whether a package happens to be installed.
     left_out: ClassVar[dict[str, Any]] = {"feature_extractor": None, "image_encoder": None, "add_watermarker": False}
 
-    def prompt_encoder(self) -> PromptEncoder:
-        """A new encoder with an empty cache, on both text encoders; the folder says if an empty prompt is zeros."""
+    def prompt_encoder(self, loras: Mapping[str, LoraSlots] = NO_LORAS) -> PromptEncoder:
+        """A new encoder with an empty cache, on both text encoders, by whose names `loras` are.
+
+        The folder says if an empty prompt is zeros.
+        """
         return XLPromptEncoder(
-            TextEncoder(self.tokenizer, self.text_encoder),
-            TextEncoder(self.tokenizer_2, self.text_encoder_2),
+            TextEncoder(self.tokenizer, self.text_encoder, loras.get("text_encoder")),
+            TextEncoder(self.tokenizer_2, self.text_encoder_2, loras.get("text_encoder_2")),
             zeros_for_empty=self.config.force_zeros_for_empty_prompt,
         )
 
@@ -188,6 +197,13 @@ def load_face_encoder(pipeline: FacePipeline, config: DiffusionModelConfig) -> F
             f" {config.image_encoder} gives {encoder.width}"
         )
     return encoder
+
+
+def load_loras(pipeline: FacePipeline, config: DiffusionModelConfig) -> dict[str, LoraSlots]:
+    """Those that rows may wear, by the names of the UNet and the text encoders. Raises: as `read_loras`."""
+    networks = {name: getattr(pipeline, name) for name in (UNET, *pipeline.text_encoders)}
+    read, styles = read_loras(config.loras, networks), styles_of(config.loras)
+    return {name: LoraSlots(network, read[name], styles) for name, network in networks.items()}
 
 
 def use_channels_last(pipeline: FacePipeline) -> None:

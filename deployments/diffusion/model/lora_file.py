@@ -1,4 +1,4 @@
-"""LoRA files for a UNet or FLUX.2's transformer, read by diffusers' own conversions.
+"""LoRA files for a UNet and its text encoders, or FLUX.2's transformer, read by diffusers' own conversions.
 
 Formats: kohya's, those of peft and diffusers, and for FLUX.2 also the original names of its layers, as ai-toolkit has.
 """
@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import Flux2Transformer2DModel
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from diffusers.loaders.lora_pipeline import Flux2LoraLoaderMixin
-from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+from diffusers.utils.state_dict_utils import (
+    StateDictType,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -28,10 +31,11 @@ REFUSED = {
     "lora_magnitude_vector": "DoRA",
     "hada_": "LoHa",
     "lokr_": "LoKr",
-    "lora_te": "a LoRA of a text encoder",
-    "text_encoder": "a LoRA of a text encoder",
     "lora_B.bias": "a LoRA with biases",
 }
+OF_TEXT_ENCODERS = dict.fromkeys(("lora_te", "text_encoder"), "a LoRA of a text encoder")
+TEXT_NAMES = StateDictType.DIFFUSERS_OLD  # they include those of kohya's files, and the newer ones of the MLP's layers
+UNET, TRANSFORMER = "unet", "transformer"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,10 +57,14 @@ class LoraFactors:
 Alphas = Callable[[str, int], float]
 """Of a layer's name and rank: its alpha, by which the factors count `alpha / rank`."""
 
+Lora = Mapping[str, LoraFactors]
+"""By the names of a network's layers."""
 
-def read_loras(loras: Mapping[str, LoraConfig], network: Any) -> dict[str, dict[str, LoraFactors]]:
-    """Those of a model by their names. Raises: as `read_lora`."""
-    return {name: read_lora(model_path(lora.file), network, lora.scale) for name, lora in loras.items()}
+
+def read_loras(loras: Mapping[str, LoraConfig], networks: Mapping[str, Any]) -> dict[str, dict[str, Lora]]:
+    """By the names of the networks, then of the LoRAs. Raises: as `read_parts`."""
+    read = {name: read_parts(model_path(lora.file), networks, lora.scale) for name, lora in loras.items()}
+    return {part: {name: parts[part] for name, parts in read.items()} for part in networks}
 
 
 def styles_of(loras: Mapping[str, LoraConfig]) -> frozenset[str]:
@@ -64,15 +72,23 @@ def styles_of(loras: Mapping[str, LoraConfig]) -> frozenset[str]:
     return frozenset(name for name, lora in loras.items() if lora.is_style)
 
 
-def read_lora(path: Path, network: Any, scale: float) -> dict[str, LoraFactors]:
-    """The factors of a LoRA by the names of the network's layers. Nothing is executed: safetensors only.
+def read_parts(path: Path, networks: Mapping[str, Any], scale: float) -> dict[str, Lora]:
+    """The factors of a LoRA by the networks of its pipeline and their layers. Nothing is executed: safetensors only.
 
-    Raises: OSError where the file is missing or broken; ValueError where it is no LoRA for this network, or has parts
+    `networks` has those that may have a part, which may be empty, by the names that the pipeline has for them.
+
+    Raises: OSError where the file is missing or broken; ValueError where it is no LoRA for these networks, or has parts
     that are not supported, which are named.
     """
-    _check_kind(path)
-    is_flux = isinstance(network, Flux2Transformer2DModel)
-    weights, alpha_of = _for_flux(path) if is_flux else _for_unet(path, network.config)
+    _check_kind(path, REFUSED if len(networks) > 1 else REFUSED | OF_TEXT_ENCODERS)
+    parts = _for_flux(path) if TRANSFORMER in networks else _for_unet(path, networks)
+    read = {name: _factors(path, network, *parts[name], scale) for name, network in networks.items()}
+    if not any(read.values()):
+        raise ValueError(f"{path} is not a LoRA: it has no weights")
+    return read
+
+
+def _factors(path: Path, network: Any, weights: Mapping[str, Tensor], alpha_of: Alphas, scale: float) -> Lora:
     factors, layers = {}, dict(network.named_modules())
     for name in _layers(path, weights):
         down, up = weights[name + DOWN], weights[name + UP].flatten(1)
@@ -83,17 +99,33 @@ def read_lora(path: Path, network: Any, scale: float) -> dict[str, LoraFactors]:
     return factors
 
 
-def _for_unet(path: Path, config: Any) -> tuple[dict[str, Tensor], Alphas]:
-    """Weights by peft's names; kohya's files have an alpha for each layer."""
-    weights, alphas, metadata = _converted(StableDiffusionXLLoraLoaderMixin, path, unet_config=config)
-    if metadata or not alphas:
-        return _renamed(weights, "unet."), _alphas_of_peft(metadata, "unet.")
-    named = _renamed({name.removesuffix(".alpha"): alpha for name, alpha in alphas.items()}, "unet.")
-    known = {name.removesuffix(DOWN): alpha for name, alpha in named.items()}
-    return _renamed(weights, "unet."), lambda name, rank: known.get(name, rank)
+Part = tuple[dict[str, Tensor], Alphas]
+"""Weights of a network by peft's names."""
 
 
-def _for_flux(path: Path) -> tuple[dict[str, Tensor], Alphas]:
+def _for_unet(path: Path, networks: Mapping[str, Any]) -> dict[str, Part]:
+    """Kohya's files have an alpha for each layer. What is of no text encoder is taken for the UNet's."""
+    weights, alphas, metadata = _converted(StableDiffusionXLLoraLoaderMixin, path, unet_config=networks[UNET].config)
+    encoders = networks.keys() - {UNET}
+
+    def part_of(key: str) -> str:
+        return next((name for name in encoders if key.startswith(f"{name}.")), UNET)
+
+    parts: dict[str, Part] = {}
+    for name, network in networks.items():
+        prefix, rename = f"{name}.", _renamed if name == UNET else _renamed_text(network)
+        own = {key: weight for key, weight in weights.items() if part_of(key) == name}
+        given = {key.removesuffix(".alpha"): alpha for key, alpha in (alphas or {}).items() if part_of(key) == name}
+        known = {key.removesuffix(DOWN): alpha for key, alpha in rename(given, prefix).items()}
+        parts[name] = rename(own, prefix), _alphas_of_kohya(known) if known else _alphas_of_peft(metadata, prefix)
+    return parts
+
+
+def _alphas_of_kohya(known: Mapping[str, float]) -> Alphas:
+    return lambda name, rank: known.get(name, rank)
+
+
+def _for_flux(path: Path) -> dict[str, Part]:
     """Weights by peft's names; the alphas of kohya's files are multiplied in already.
 
     Raises: ValueError where kohya's format has layers that diffusers does not know, and would leave out.
@@ -104,11 +136,12 @@ def _for_flux(path: Path) -> tuple[dict[str, Tensor], Alphas]:
         Flux2LoraLoaderMixin.lora_state_dict(given)  # it takes out of the dict what it understands
         if given:
             raise ValueError(f"{path} has layers that are not supported: {', '.join(sorted(given)[:3])}")
-    return _renamed(weights, "transformer."), _alphas_of_peft(metadata, "transformer.")
+    prefix = f"{TRANSFORMER}."
+    return {TRANSFORMER: (_renamed(weights, prefix), _alphas_of_peft(metadata, prefix))}
 
 
-def _check_kind(path: Path) -> None:
-    """Raises: OSError; ValueError where a name says that it is something else than a LoRA of the network."""
+def _check_kind(path: Path, refused: Mapping[str, str]) -> None:
+    """Raises: OSError; ValueError where a name says that it is something else than a LoRA of the networks."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: LoRAs are read from .safetensors files only")
     try:
@@ -116,7 +149,7 @@ def _check_kind(path: Path) -> None:
             names = list(file.keys())
     except SafetensorError as error:
         raise OSError(f"{path} is not a file of weights: {error}") from error
-    for part, kind in REFUSED.items():
+    for part, kind in refused.items():
         if found := next((name for name in names if part in name), None):
             raise ValueError(f"{path} has {kind} ({found}), which is not supported")
 
@@ -126,9 +159,8 @@ def _layers(path: Path, weights: Mapping[str, Tensor]) -> Iterable[str]:
     pairs = {name.removesuffix(DOWN).removesuffix(UP) for name in weights if name.endswith((DOWN, UP))}
     left_over = weights.keys() - {pair + way for pair in pairs for way in (DOWN, UP)}
     lacking = {pair + way for pair in pairs for way in (DOWN, UP)} - weights.keys()
-    if left_over or lacking or not pairs:
-        wrong = ", ".join(sorted(left_over | lacking)[:3]) or "it has no weights"
-        raise ValueError(f"{path} is not a LoRA: {wrong}")
+    if left_over or lacking:
+        raise ValueError(f"{path} is not a LoRA: {', '.join(sorted(left_over | lacking)[:3])}")
     return sorted(pairs)
 
 
@@ -158,6 +190,19 @@ def _renamed(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     renamed: dict[str, Any] = convert_unet_state_dict_to_peft(
         {name.removeprefix(prefix): value for name, value in values.items()}
     )
+    return renamed
+
+
+def _renamed_text(encoder: Any) -> Callable[[Mapping[str, Any], str], dict[str, Any]]:
+    """As `_renamed`, for the layers of a CLIP text encoder, as diffusers' pipelines do it."""
+
+    def renamed(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        own = {name.removeprefix(prefix): value for name, value in values.items()}
+        own = convert_state_dict_to_peft(own, TEXT_NAMES)
+        # Newer versions of transformers have no `text_model` in an encoder without a projection.
+        inner = "" if hasattr(encoder, "text_model") else "text_model."
+        return {name.removeprefix(inner): value for name, value in own.items()}
+
     return renamed
 
 

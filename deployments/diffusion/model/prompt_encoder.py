@@ -2,12 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from threading import Lock
 from typing import Any
 
 import torch
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from deployments.diffusion.model.row_lora import NOTHING, LoraSlots, Worn
 from deployments.diffusion.model.transfer import to_device
 
 CACHED_CHUNKS = 128  # total windows of the cached prompts
@@ -25,7 +27,14 @@ class TextEncoder:
     begin and end tokens. Thread-safe.
     """
 
-    def __init__(self, tokenizer: CLIPTokenizer, model: CLIPTextModel | CLIPTextModelWithProjection) -> None:
+    def __init__(
+        self,
+        tokenizer: CLIPTokenizer,
+        model: CLIPTextModel | CLIPTextModelWithProjection,
+        loras: LoraSlots | None = None,
+    ) -> None:
+        """`loras` are those of the encoder, whose layers they have replaced."""
+        self.loras = loras or LoraSlots(model, {})
         self._tokenizer = tokenizer
         self._model = model
         self._window = tokenizer.model_max_length
@@ -36,8 +45,11 @@ class TextEncoder:
         return len(self._split(prompt))
 
     @torch.inference_mode()
-    def encode(self, prompt: str, chunks: int) -> Any:
-        """The model's output for (chunks, window) tokens; shorter prompts are padded with empty windows."""
+    def encode(self, prompt: str, chunks: int, worn: Worn = NOTHING) -> Any:
+        """The model's output for (chunks, window) tokens; shorter prompts are padded with empty windows.
+
+        All windows wear the LoRAs of the slots `worn`.
+        """
         windows = self._split(prompt)
         windows += [[] for _ in range(chunks - len(windows))]
         begin, end, pad = (
@@ -46,7 +58,9 @@ class TextEncoder:
             self._tokenizer.pad_token_id,
         )
         ids = [[begin, *window, end] + [pad] * (self._window - 2 - len(window)) for window in windows]
-        return self._model(to_device(torch.tensor(ids), self._model.device), output_hidden_states=True)
+        tokens = to_device(torch.tensor(ids), self._model.device)
+        with nullcontext() if worn == NOTHING else self.loras.worn(torch.tensor([worn] * chunks)):
+            return self._model(tokens, output_hidden_states=True)
 
     def _split(self, prompt: str) -> list[list[int]]:
         with self._lock:
@@ -60,30 +74,35 @@ class PromptEncoder:
 
     def __init__(self, *encoders: TextEncoder) -> None:
         self._encoders = encoders
-        self._cache: OrderedDict[tuple[str, int], PromptEmbedding] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int, tuple[Worn, ...]], PromptEmbedding] = OrderedDict()
         self._lock = Lock()
 
     def chunks(self, prompt: str) -> int:
         """The number of windows that the prompt fills, at least 1."""
         return max(encoder.chunks(prompt) for encoder in self._encoders)
 
-    def encode(self, prompt: str, chunks: int) -> PromptEmbedding:
-        """The prompt in `chunks` windows, concatenated."""
-        key = (prompt, chunks)
+    def encode(self, prompt: str, chunks: int, *loras: str | None) -> PromptEmbedding:
+        """The prompt in `chunks` windows, concatenated; the encoders wear these LoRAs, two at most.
+
+        Raises: as `LoraSlots.worn_by`.
+        """
+        worn = tuple(encoder.loras.worn_by(*loras) for encoder in self._encoders)
+        key = (prompt, chunks, worn)
         with self._lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-        embedding = self._embedding([encoder.encode(prompt, chunks) for encoder in self._encoders])
+        outputs = [encoder.encode(prompt, chunks, own) for encoder, own in zip(self._encoders, worn, strict=True)]
+        embedding = self._embedding(outputs)
         with self._lock:
             self._cache[key] = embedding
-            while sum(chunks for _, chunks in self._cache) > CACHED_CHUNKS:
+            while sum(chunks for _, chunks, _ in self._cache) > CACHED_CHUNKS:
                 self._cache.popitem(last=False)
         return embedding
 
-    def encode_negative(self, prompt: str, chunks: int) -> PromptEmbedding:
+    def encode_negative(self, prompt: str, chunks: int, *loras: str | None) -> PromptEmbedding:
         """The same for a negative prompt, which may be empty."""
-        return self.encode(prompt, chunks)
+        return self.encode(prompt, chunks, *loras)
 
     def _embedding(self, outputs: Sequence[Any]) -> PromptEmbedding:
         (output,) = outputs
@@ -100,9 +119,9 @@ class XLPromptEncoder(PromptEncoder):
         super().__init__(first, second)
         self._zeros_for_empty = zeros_for_empty
 
-    def encode_negative(self, prompt: str, chunks: int) -> PromptEmbedding:
+    def encode_negative(self, prompt: str, chunks: int, *loras: str | None) -> PromptEmbedding:
         """The same for a negative prompt; SDXL was trained with zeros for an empty one."""
-        embedding = self.encode(prompt, chunks)
+        embedding = self.encode(prompt, chunks, *loras)
         if prompt or not self._zeros_for_empty:
             return embedding
         return {name: torch.zeros_like(tensor) for name, tensor in embedding.items()}

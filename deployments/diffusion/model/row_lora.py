@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deployments.diffusion.model.lora_file import LoraFactors
+from deployments.diffusion.model.lora_file import Lora, LoraFactors
 from deployments.diffusion.model.transfer import to_device
 
 MAX_ROWS = 256  # of a batch of a compiled graph
 BATCHES = 16  # of which the runs are kept: that of a step is mostly that of the step before
-
-Lora = Mapping[str, LoraFactors]
-"""By the names of the layers."""
 
 Worn = tuple[int, int]
 """The slots of the two LoRAs that a row may wear; 0 is none."""
@@ -48,13 +45,16 @@ class LoraSlots:
     ) -> None:
         """Replaces the layers of the network that a LoRA changes; its weights have their final device and dtype.
 
-        No row wears two of the `styles`. `dtype` is that in which the network computes, where its weights have another.
+        A LoRA that changes none has the slot 0. No row wears two of the `styles`. `dtype` is that in which the network
+        computes, where its weights have another.
         """
-        names = sorted(loras, key=lambda name: max(factors.rank for factors in loras[name].values()))
-        self._slot_of = {name: slot for slot, name in enumerate(names, 1)}
-        self._styles = {self._slot_of[name] for name in styles}
-        pairs = [(0, slot) for slot in self._slot_of.values()]
-        pairs += [pair for pair in combinations(self._slot_of.values(), 2) if not self._styles.issuperset(pair)]
+        heard = filter(loras.__getitem__, loras)
+        names = sorted(heard, key=lambda name: max(factors.rank for factors in loras[name].values()))
+        slots = range(1, 1 + len(names))
+        self._slot_of = dict.fromkeys(loras, 0) | dict(zip(names, slots, strict=True))
+        self._styles = {self._slot_of[name] for name in styles} - {0}
+        pairs = [(0, slot) for slot in slots]
+        pairs += [pair for pair in combinations(slots, 2) if not self._styles.issuperset(pair)]
         self._here = threading.local()  # rows of a batch are spread over threads
         self._tables: dict[tuple[int, ...], RankTable] = {}
         self._runs = lru_cache(BATCHES)(self._runs_of_batch)
@@ -69,7 +69,7 @@ class LoraSlots:
             row_layer = RowLoraLayer(base, given, self, self._tables[ranks], dtype or base.weight.dtype)
             setattr(network.get_submodule(parent), name, row_layer)
 
-    def worn_by(self, lora: str | None, speed_lora: str | None = None) -> Worn:
+    def worn_by(self, lora: str | None = None, speed_lora: str | None = None) -> Worn:
         """The slots of a row that wears these. Raises: ValueError for a name that there is not, or two styles."""
         for name in (lora, speed_lora):
             if name is not None and name not in self._slot_of:
