@@ -10,4 +10,5 @@ loads         requests, drawn or from a trace, which `trace` writes; `curves` ar
 service       what a config file deploys, durations of starts, prices; all together are a `scenario`
 reality       a real service and the simulator with the same arrivals; `service_metrics` are step times of a service
 ledger        what became of the requests; `answers` are its figures, `page` shows them, `search` improves them
+oracle        the cheapest fleet that knows the load, which policies are held against
 """

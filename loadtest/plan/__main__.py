@@ -13,6 +13,12 @@ Clients that are refused do not come back.
 
 tries other settings of the generator's autoscaler on another day of the same load, and prints the cheapest that meet
 the target as YAML for the config file.
+
+    python -m loadtest.plan --oracle --target "p95<10s" \\
+        --beside 'steady={policy: {policy_function: "serve_app.policies:SteadyRowsPolicy"}}'
+
+shows other settings of it beside those of the config file, and the oracle: the cheapest fleet that knows the load
+before it comes, and meets the target in every ten minutes.
 """
 
 import argparse
@@ -22,12 +28,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import yaml
 from rich.console import Console
 
-from loadtest.plan.answers import Figures, Setting, as_json, basis, over_time, summary
+from loadtest.plan.answers import ORACLE, Figures, Setting, as_json, basis, over_time, summary
 from loadtest.plan.curves import Curves, ModelTimes, assumed_for, read_measured
 from loadtest.plan.loads import ASSUMED_MIX, Load, Mix, drawn, read_trace
+from loadtest.plan.oracle import oracle
 from loadtest.plan.page import as_html
 from loadtest.plan.scaled_service import check_apps
 from loadtest.plan.scenario import Scenario
@@ -52,7 +61,7 @@ class Plan:
     def run(self, name: str = "autoscaled", service: Service | None = None) -> Figures:
         """The service, or other settings of it, with the load."""
         scenario = self.scenario if service is None else self.scenario.serving(service)
-        return Figures.of(name, Simulation(self.load, scenario).run())
+        return Figures.of(name, self._simulate(scenario))
 
     def run_other(self, service: Service) -> Figures:
         """Other settings with the other load."""
@@ -72,6 +81,16 @@ class Plan:
                 low = middle + 1
         return best
 
+    def oracle(self, target: Target, console: Console) -> Figures:
+        """The cheapest fleet that knows the load and meets the target in every ten minutes."""
+        found = oracle(self.load, self.scenario, self._simulate, target.share, target.below_s)
+        if found.missed:
+            console.print(f"The oracle misses the target in {found.missed} of {len(found.run.windows)} windows.")
+        return Figures.of(ORACLE, found.run)
+
+    def _simulate(self, scenario: Scenario) -> Simulation:
+        return Simulation(self.load, scenario).run()
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """`arguments` of None: those of the process."""
@@ -80,15 +99,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it names each policy that is made
     console = Console(width=140)
     try:
-        if options.search:
+        if options.search or options.oracle:
             options.target = Target.parse(options.target, options.failed)
         plan, setting = _plan(options)
-    except (OSError, ValueError, StartError) as error:
+        others = {name: plan.scenario.service.with_generator_changes(changes) for name, changes in options.beside}
+    except (OSError, ValueError, ImportError, AttributeError, StartError) as error:  # also of a policy that is none
         parser.error(str(error))
     began_s = time.process_time()
     autoscaled = plan.run()
     cpu_s = time.process_time() - began_s
-    runs = [autoscaled, *_compared(plan, autoscaled, options, console)]
+    runs = [autoscaled, *(plan.run(name, service) for name, service in others.items())]
+    runs += _compared(plan, autoscaled, options, console)
     console.print(summary(setting, runs), over_time(autoscaled), *basis(setting), sep="\n", highlight=False)
     console.print(f"{autoscaled.images:,} images were simulated in {cpu_s:.1f} s of one core.", highlight=False)
     if options.json:
@@ -98,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _compared(plan: Plan, autoscaled: Figures, options: argparse.Namespace, console: Console) -> Iterator[Figures]:
-    """What else is simulated: a fixed fleet, and the settings that a search finds."""
+    """What else is simulated: a fixed fleet, the oracle, and the settings that a search finds."""
     if options.fixed:
         target_s = options.p95 or autoscaled.synchronous.p95_s or autoscaled.queued.p95_s
         fixed = None if target_s is None else plan.smallest_fixed(target_s, autoscaled.failed_share)
@@ -106,6 +127,8 @@ def _compared(plan: Plan, autoscaled: Figures, options: argparse.Namespace, cons
             console.print("No fixed fleet of the size that the config allows is as good.")
         else:
             yield fixed
+    if options.oracle:
+        yield plan.oracle(options.target, console)
     if options.search:
         found = cheapest(
             plan.scenario.service,
@@ -200,6 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--node", default="one-gpu", help="a node of that file (one-gpu)")
     parser.add_argument("--p95", type=_positive, help="seconds of synchronous requests that a fixed fleet has to reach")
     parser.add_argument("--no-fixed", dest="fixed", action="store_false", help="no comparison with a fixed fleet")
+    parser.add_argument(
+        "--beside", type=_beside, action="append", default=[], metavar="NAME=YAML",
+        help="also with changes of the generator's autoscaling_config, such as 'slow={downscale_delay_s: 900}'",
+    )  # fmt: skip
+    parser.add_argument("--oracle", action="store_true", help="also the cheapest fleet that knows the load (16 runs)")
     parser.add_argument("--search", action="store_true", help="find the cheapest settings that meet the target")
     parser.add_argument("--target", default="p95<10s", help="of synchronous requests, such as p95<10s (the default)")
     parser.add_argument("--failed", type=_share, default=0.01, help="images that may be refused or late (0.01)")
@@ -242,6 +270,17 @@ def _curve(text: str) -> tuple[str, tuple[Path, str]]:
     if not (equals and colon and model and file and name):
         raise argparse.ArgumentTypeError(f"{text!r} is not MODEL=FILE:NAME")
     return model, (Path(file), name)
+
+
+def _beside(text: str) -> tuple[str, dict[str, Any]]:
+    name, _, changes = text.partition("=")
+    try:
+        values = yaml.safe_load(changes)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not (name and isinstance(values, dict)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME={{SETTING: VALUE}}")
+    return name, values
 
 
 def _start(text: str) -> tuple[str, float]:

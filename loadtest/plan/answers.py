@@ -8,9 +8,10 @@ import numpy as np
 from rich.table import Table
 
 from loadtest.plan.ledger import WINDOW_S
-from loadtest.plan.simulation import Simulation
+from loadtest.plan.scaled_service import ScaledService
 
 SHOWN_WINDOWS = 24
+ORACLE = "oracle"  # the name of the run that others are held against
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Figures:
     windows: Sequence[WindowFigures]
 
     @classmethod
-    def of(cls, fleet: str, run: Simulation) -> "Figures":
+    def of(cls, fleet: str, run: ScaledService[Any, Any]) -> "Figures":
         """The figures of a simulation that has ended."""
         ledger, generators = run.ledger, run.generators
         windows = [
@@ -124,9 +125,11 @@ def rows(setting: Setting, runs: Sequence[Figures]) -> dict[str, list[str]]:
         f"cost, {setting.currency}": [f"{run.cost:,.2f}" for run in runs],
         f"cost of 1,000 images, {setting.currency}": [_number(run.cost_per_1000) for run in runs],
         "GPU time idle": [f"{run.idle_share:.0%}" for run in runs],
+        **_against_oracle(runs),
         "replicas, most in ten minutes": [f"{run.most_replicas:.1f}" for run in runs],
         "requests, s: p50 / p95 / p99": [_latency(run.synchronous) for run in runs],
         "queued ones, s": [_latency(run.queued) for run in runs],
+        "p95 of ten minutes, s: median / highest": [_p95_of_windows(run) for run in runs],
         "images": [f"{run.images:,}" for run in runs],
         "refused": [_refused(run) for run in runs],
         "late": [f"{run.late:,}" for run in runs],
@@ -134,6 +137,12 @@ def rows(setting: Setting, runs: Sequence[Figures]) -> dict[str, list[str]]:
         "starts of replicas / deaths": [f"{run.replica_starts:,} / {run.deaths:,}" for run in runs],
         "models loaded for a request": [f"{run.model_loads:,}" for run in runs],
     }
+
+
+def _against_oracle(runs: Sequence[Figures]) -> dict[str, list[str]]:
+    """A line, where there is an oracle."""
+    oracle = next((run for run in runs if run.fleet == ORACLE), None)
+    return {"cost, times the oracle's": [f"{run.cost / oracle.cost:.2f}" for run in runs]} if oracle else {}
 
 
 def summary(setting: Setting, runs: Sequence[Figures]) -> Table:
@@ -184,6 +193,11 @@ def _latency(latency: Latency) -> str:
     if latency.p50_s is None:
         return "-"
     return " / ".join(f"{value:.1f}" for value in (latency.p50_s, latency.p95_s, latency.p99_s) if value is not None)
+
+
+def _p95_of_windows(run: Figures) -> str:
+    p95_s = [window.p95_s for window in run.windows if window.p95_s is not None]
+    return f"{np.median(p95_s):.1f} / {max(p95_s):.1f}" if p95_s else "-"
 
 
 def _refused(run: Figures) -> str:

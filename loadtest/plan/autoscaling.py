@@ -10,6 +10,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.autoscaling_policy import (
     _apply_delay_logic,
     _apply_scaling_factors,
+    _extract_internal_policy_state,
     _get_cold_start_scale_up_replicas,
 )
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
@@ -76,7 +77,7 @@ class Autoscaler:
         self, now: float, running: int, total: float, queued: float = 0.0, reported: dict[str, float] | None = None
     ) -> int:
         """The new `target`. `total` and `queued` are calls, means over the look-back period, `reported` by metric."""
-        wanted = self._decide(self._context(running, total, queued, reported or {}), now)
+        wanted = self._decide(self._context(now, running, total, queued, reported or {}), now)
         self.target = max(self.config.min_replicas, min(self.config.max_replicas, math.ceil(wanted)))
         return self.target
 
@@ -84,17 +85,20 @@ class Autoscaler:
         cold: int | None = _get_cold_start_scale_up_replicas(context)
         if cold is not None:
             return cold
-        desired, _ = self._policy(context)
+        desired, kept = self._policy(context)
+        delays = _extract_internal_policy_state(self._state)
         scaled: int = _apply_scaling_factors(desired, context.current_num_replicas, context.config)
-        if context.current_num_replicas == 0 and scaled > 0:
-            return scaled
-        decided: int
-        decided, self._state = _apply_delay_logic(
-            max(0, scaled), context.target_num_replicas, context.config, self._state, _now=now
-        )
+        decided = scaled
+        if context.current_num_replicas > 0 or scaled <= 0:
+            decided, delays = _apply_delay_logic(
+                max(0, scaled), context.target_num_replicas, context.config, delays, _now=now
+            )
+        self._state = kept | delays
         return decided
 
-    def _context(self, running: int, total: float, queued: float, reported: dict[str, float]) -> AutoscalingContext:
+    def _context(
+        self, now: float, running: int, total: float, queued: float, reported: dict[str, float]
+    ) -> AutoscalingContext:
         return AutoscalingContext(
             deployment_id=self._id,
             deployment_name=self._id.name,
@@ -108,9 +112,9 @@ class Autoscaler:
             raw_metrics={},
             capacity_adjusted_min_replicas=self.config.min_replicas,
             capacity_adjusted_max_replicas=self.config.max_replicas,
-            policy_state={},
+            policy_state=dict(self._state),
             last_scale_up_time=None,
             last_scale_down_time=None,
-            current_time=None,
+            current_time=now,
             config=self.config,
         )

@@ -13,6 +13,7 @@ class Window:
     running: int = 0  # generators
     nodes: int = 0
     waiting: int = 0  # images without a place in a replica, and images of queued tasks
+    failed: int = 0  # requests that were refused or late
     latencies_s: list[float] = field(default_factory=list)
 
 

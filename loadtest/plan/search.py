@@ -2,12 +2,11 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from ray.serve.config import AutoscalingConfig
 
 from loadtest.plan.answers import Figures
 from loadtest.plan.service import Service
@@ -35,6 +34,11 @@ class Target:
         if found is None:
             raise ValueError(f"{text!r} is not a target such as p95<10s, of p50, p95 or p99")
         return cls(found[1], float(found[2]), failed_share)
+
+    @property
+    def share(self) -> float:
+        """The share of requests that the percentile is of."""
+        return int(self.percentile[1:]) / 100
 
     def miss(self, figures: Figures) -> float:
         """How many times too much, of the worse of both; at most 1 where the target is met."""
@@ -97,20 +101,15 @@ def _neighbours(service: Service) -> Iterator[Service]:
     least = config.min_replicas
     for replicas in {least - 1, least + 1, 2 * least, least // 2, 0}:
         if 0 <= replicas <= config.max_replicas and replicas != least:
-            yield _changed(service, {"min_replicas": replicas})
+            yield service.with_generator_changes({"min_replicas": replicas})
     for factor in FACTORS:
-        yield _changed(service, {"target_ongoing_requests": config.get_target_ongoing_requests() * factor})
+        yield service.with_generator_changes({"target_ongoing_requests": config.get_target_ongoing_requests() * factor})
     for delay_s in DOWNSCALE_DELAYS_S:
-        yield _changed(service, {"downscale_delay_s": delay_s})
+        yield service.with_generator_changes({"downscale_delay_s": delay_s})
     if config.policy.policy_function.endswith(":RowsPolicy"):
         for spare in SPARES:
             policy = {"policy_function": config.policy.policy_function, "policy_kwargs": {"spare": spare}}
-            yield _changed(service, {"policy": policy})
-
-
-def _changed(service: Service, changes: Mapping[str, Any]) -> Service:
-    config = service.scaling[GENERATOR]
-    return service.with_generator_scaling(AutoscalingConfig(**config.model_dump() | changes))
+            yield service.with_generator_changes({"policy": policy})
 
 
 def _key(service: Service) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -105,6 +106,11 @@ class Service:
     def with_generator_scaling(self, config: AutoscalingConfig) -> "Service":
         """The same with another autoscaler of the generators."""
         return replace(self, scaling={**self.scaling, "AvatarGenerator": config})
+
+    def with_generator_changes(self, changes: Mapping[str, Any]) -> "Service":
+        """The same with other values of some settings of the generators' autoscaler. Raises: ValueError."""
+        config = self.scaling["AvatarGenerator"]
+        return self.with_generator_scaling(AutoscalingConfig(**config.model_dump() | changes))
 
     def with_up_to(self, generators: int) -> "Service":
         """The same with so many generators at most, and as many more of the others at most."""

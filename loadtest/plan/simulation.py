@@ -136,6 +136,7 @@ class Simulation(ScaledService[Generators, FairSlots]):
 
     def _refuse(self, job: Job, reason: str) -> None:
         self.ledger.refuse(reason, job.left)
+        self._window().failed += 1
 
     def _take_tasks(self) -> None:
         """The workers take what they have room for."""
@@ -188,6 +189,7 @@ class Simulation(ScaledService[Generators, FairSlots]):
             self._workers.load.add(-1, now)
             self._take_tasks()
         if job.is_late:
+            self._window().failed += 1
             return
         latency_s = now - request.at_s
         (self.ledger.queued_s if request.queued else self.ledger.synchronous_s).append(latency_s)
