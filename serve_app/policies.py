@@ -14,10 +14,17 @@ from typing import Any, Protocol
 TASKS = "tasks"  # queued and running; every worker reports the total
 ROWS = "rows"  # images queued and running in an engine; every generator reports its own
 SPARE = 0.2
+MEAN, SEEN_AT = "mean_rows", "seen_at"  # in the state of `SteadyRowsPolicy`
+CLIP = 2.0  # a moment's images count as at most so many times what the running replicas should have
+BURST = 2.0  # so many times what the replicas draw at once: a backlog that no mean of minutes may wait for
 
 
 class Context(Protocol):
     """The part of `ray.serve.config.AutoscalingContext` that the policies read."""
+
+    @property
+    def current_num_replicas(self) -> int:
+        """The number of replicas that run."""
 
     @property
     def target_num_replicas(self) -> int:
@@ -34,6 +41,14 @@ class Context(Protocol):
     @property
     def aggregated_metrics(self) -> Mapping[str, Mapping[Any, float]] | None:
         """The values of `record_autoscaling_stats` by name, then replica, aggregated over the look-back period."""
+
+    @property
+    def policy_state(self) -> Mapping[str, Any]:
+        """What the policy returned as its state last time; empty at first, and when the controller has started anew."""
+
+    @property
+    def current_time(self) -> float:
+        """Seconds."""
 
     @property
     def config(self) -> Any:
@@ -81,8 +96,45 @@ class TasksPolicy(DemandPolicy):
 class RowsPolicy(DemandPolicy):
     """For `AvatarGenerator`: images queued at callers or in engines, and images being generated."""
 
-    def work(self, context: Context) -> float | None:
+    def work(self, context: Context) -> float:
         """The larger of Serve's count of the images and the generators' own, with those that are queued at handles."""
         reported = (context.aggregated_metrics or {}).get(ROWS, {})
         # Serve's request counts are the same images. Either count may lag; the larger one is safe.
         return max(context.total_num_requests, context.total_queued_requests + sum(reported.values()))
+
+
+class SteadyRowsPolicy(RowsPolicy):
+    """For `AvatarGenerator` under a load that lasts: by the images of some minutes, not of a moment.
+
+    A replica has `rows` images, running and waiting, on average over `window_s` (an exponentially weighted mean). What
+    piles up while replicas start is cut off (`CLIP`), else it would bring more of them than the load needs. A burst
+    does not wait for the mean: with `BURST` times `target_ongoing_requests` images a replica, there are as many as
+    `RowsPolicy` has. One replica or none is up to `RowsPolicy`, too, so that the last one goes when nobody asks.
+
+    The mean is in the state that Serve's controller keeps. A controller that starts anew has none; the mean begins then
+    with what the replicas should have that it aims for, so their number changes only as far as the load asks for it.
+    """
+
+    def __init__(self, rows: float = 2.0, window_s: float = 300.0, spare: float = 0.05) -> None:
+        super().__init__(spare)
+        if rows <= 0 or window_s <= 0:
+            raise ValueError(f"rows and window_s are above 0, not {rows} and {window_s}")
+        self._rows = rows
+        self._window_s = window_s
+
+    def __call__(self, context: Context) -> tuple[int, dict[str, Any]]:
+        """The number of replicas for Serve's controller, and the mean so far."""
+        work, now = self.work(context), context.target_num_replicas
+        mean = self._mean(context, work)
+        state = {MEAN: mean, SEEN_AT: context.current_time}
+        steady, at_once = replicas_for(mean, self._rows, now, self._spare), context.config.get_target_ongoing_requests()
+        if steady > 1 and work <= BURST * at_once * now:
+            return steady, state
+        return max(steady if steady > 1 else 0, replicas_for(work, at_once, now, self._spare)), state
+
+    def _mean(self, context: Context, work: float) -> float:
+        before = context.policy_state.get(MEAN, self._rows * context.target_num_replicas)
+        passed_s = max(0.0, context.current_time - context.policy_state.get(SEEN_AT, context.current_time))
+        weight = 1 - math.exp(-passed_s / self._window_s)
+        counted = min(work, CLIP * self._rows * max(1, context.current_num_replicas))
+        return float(before + (counted - before) * weight)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
 from ray.serve._private.common import DeploymentID
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
-from serve_app.policies import ROWS, TASKS, RowsPolicy, TasksPolicy, replicas_for
+from serve_app.policies import ROWS, TASKS, RowsPolicy, SteadyRowsPolicy, TasksPolicy, replicas_for
 
 MOST = 8
 
@@ -22,6 +24,7 @@ def context(
     calls: float = 0,
     queued: float = 0,
     state: dict[str, Any] | None = None,
+    at_s: float = 0,
     **config: Any,
 ) -> AutoscalingContext:
     """`now` replicas run; each number in `reported` is that of one of them."""
@@ -42,7 +45,7 @@ def context(
         policy_state=state or {},
         last_scale_up_time=None,
         last_scale_down_time=None,
-        current_time=0,
+        current_time=at_s,
         config=AutoscalingConfig(min_replicas=0, max_replicas=MOST, target_ongoing_requests=4, **config),
     )
 
@@ -103,7 +106,7 @@ def test_a_share_that_is_none_is_refused(spare: float) -> None:
         TasksPolicy(spare)
 
 
-@pytest.mark.parametrize("name", ["TasksPolicy", "RowsPolicy"])
+@pytest.mark.parametrize("name", ["TasksPolicy", "RowsPolicy", "SteadyRowsPolicy"])
 def test_serve_makes_a_policy_of_its_name_and_arguments(name: str) -> None:
     policy = AutoscalingPolicy(policy_function=f"serve_app.policies:{name}", policy_kwargs={"spare": 0.5})
     made = _resolve_policy_callable(policy)
@@ -124,3 +127,62 @@ def test_serves_delays_hold_for_our_policies(monkeypatch: pytest.MonkeyPatch) ->
         replicas, state = decide(context(1, TASKS, [16], state=state, upscale_delay_s=5))
         decided.append(replicas)
     assert decided == [1, 1, 1, 1, 1, 4, 1, 1]  # asked again each time as if it had not been done
+
+
+def steady(loads: Sequence[float], now: int, state: dict[str, Any] | None = None, **config: Any) -> list[int]:
+    """What Serve decides about a load that is seen each second, where replicas start at once."""
+    decide = _apply_autoscaling_config(SteadyRowsPolicy(rows=2, window_s=60, spare=0.05))  # type: ignore[arg-type]
+    state, decided = state or {}, []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for second, load in enumerate(loads):
+            monkeypatch.setattr("ray.serve.autoscaling_policy.time.time", lambda second=second: second)
+            now, state = decide(context(now, calls=load, state=state, at_s=second, **config))
+            decided.append(now)
+    return decided
+
+
+def test_a_moments_images_move_no_replica_and_those_that_last_do() -> None:
+    at_once: dict[str, Any] = {"upscale_delay_s": 0, "downscale_delay_s": 0}
+    assert set(steady([12, 2] * 120, 4, **at_once)) == {4}
+    assert steady([12] * 600, 4, **at_once)[-1] == 6
+    assert steady([3.6] * 600, 4, **at_once)[-1] == 2
+
+
+def test_a_backlog_that_lasts_brings_twice_as_many_in_a_window_and_not_as_many_as_it_has_images_for() -> None:
+    decide = SteadyRowsPolicy(rows=2, window_s=60)
+    state: dict[str, Any] = {}
+    for second in range(600):  # the replicas that are to come do not run yet
+        replicas, state = decide(context(4, calls=30, state=state, at_s=second))
+    assert replicas == 8
+
+
+def test_a_burst_brings_what_draws_it_as_soon_as_serve_lets_it() -> None:
+    loads = [4, 4] + [100] * 8
+    assert steady(loads, 2, upscale_delay_s=5)[-3:] == [25, 25, 25]
+    assert steady([2, 2, 2, 100, 2, 2, 2, 2, 2], 2, upscale_delay_s=5) == [2] * 9
+
+
+def test_the_last_replica_goes_when_nobody_asks_and_the_first_comes_with_an_image() -> None:
+    delays: dict[str, Any] = {"downscale_delay_s": 5, "downscale_to_zero_delay_s": 20}
+    assert steady([0] * 30, 1, **delays)[18:] == [1] * 2 + [0] * 10
+    assert steady([0, 1, 1], 0, upscale_delay_s=30) == [0, 1, 1]
+
+
+@given(now=st.integers(1, 8), load=st.floats(0, 100))
+def test_a_controller_that_starts_anew_begins_with_the_replicas_that_it_aims_for(now: int, load: float) -> None:
+    replicas, state = SteadyRowsPolicy(rows=2)(context(now, calls=min(load, 8 * now), at_s=1e9))
+    assert replicas == now or now == 1
+    later, _ = SteadyRowsPolicy(rows=2)(context(now, calls=2.0 * now, state=state, at_s=1e9 + 1))
+    assert later == now
+
+
+def test_a_clock_that_is_set_back_changes_no_mean() -> None:
+    _, state = SteadyRowsPolicy()(context(3, calls=6, at_s=100))
+    _, later = SteadyRowsPolicy()(context(3, calls=12, state=state, at_s=50))
+    assert later["mean_rows"] == state["mean_rows"]
+
+
+@pytest.mark.parametrize("values", [{"rows": 0}, {"window_s": -1}, {"spare": 1}])
+def test_a_mean_over_nothing_is_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        SteadyRowsPolicy(**values)

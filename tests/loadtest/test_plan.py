@@ -87,7 +87,7 @@ def test_calls_that_are_there_for_a_look_back_period_are_seen_whenever_they_came
     assert sum(seen) == pytest.approx(9 * scaler.look_back_s / scaler.report_s)
 
 
-POLICIES = ("serve_app.policies:RowsPolicy", "serve_app.policies:TasksPolicy", "default")
+POLICIES = (*(f"serve_app.policies:{name}" for name in ("RowsPolicy", "SteadyRowsPolicy", "TasksPolicy")), "default")
 looks = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 40), st.integers(-1, 1)), min_size=1, max_size=40)
 
 
