@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ from loadtest.plan.service import Service
 FACTORS = (0.5, 0.75, 1.5, 2.0)
 DOWNSCALE_DELAYS_S = (60.0, 120.0, 300.0, 600.0, 1200.0)
 SPARES = (0.0, 0.1, 0.2, 0.4)
+POLICY_KWARGS: Mapping[str, Mapping[str, Sequence[float]]] = {  # that are tried, by the name of the policy
+    "RowsPolicy": {"spare": SPARES},
+    "SteadyRowsPolicy": {"spare": SPARES, "rows": (1.0, 1.5, 2.0, 2.5, 3.0), "window_s": (120.0, 300.0, 600.0)},
+}
 GENERATOR = "AvatarGenerator"
 
 Evaluate = Callable[[Service], Figures]
@@ -106,9 +110,10 @@ def _neighbours(service: Service) -> Iterator[Service]:
         yield service.with_generator_changes({"target_ongoing_requests": config.get_target_ongoing_requests() * factor})
     for delay_s in DOWNSCALE_DELAYS_S:
         yield service.with_generator_changes({"downscale_delay_s": delay_s})
-    if config.policy.policy_function.endswith(":RowsPolicy"):
-        for spare in SPARES:
-            policy = {"policy_function": config.policy.policy_function, "policy_kwargs": {"spare": spare}}
+    function, kwargs = config.policy.policy_function, config.policy.policy_kwargs
+    for name, values in POLICY_KWARGS.get(function.rpartition(":")[2], {}).items():
+        for value in values:
+            policy = {"policy_function": function, "policy_kwargs": kwargs | {name: value}}
             yield service.with_generator_changes({"policy": policy})
 
 

@@ -504,6 +504,19 @@ def test_a_search_ends_when_its_time_is_over(service: Service, curves: Curves) -
     assert found.tried == 3
 
 
+def test_a_search_changes_one_argument_of_a_policy_and_keeps_the_others(service: Service, curves: Curves) -> None:
+    policy = {"policy_function": "serve_app.policies:SteadyRowsPolicy", "policy_kwargs": {"window_s": 77.0}}
+    tried: list[dict[str, Any]] = []
+
+    def evaluate(each: Service) -> Figures:
+        tried.append(dict(each.scaling["AvatarGenerator"].policy.policy_kwargs))
+        return Figures.of("", Simulation(Load("one", [request()], 600.0), Scenario(each, curves, SHORT, HOUR)).run())
+
+    cheapest(service.with_generator_changes({"policy": policy}), Target("p95", 10.0, 0.0), evaluate, math.inf)
+    assert {"window_s": 77.0, "rows": 3.0} in tried
+    assert {"window_s": 600.0} in tried
+
+
 @pytest.mark.parametrize("text", ["p95", "p90<3s", "p95<fast", "p95>3s"])
 def test_what_is_no_target_is_said(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
