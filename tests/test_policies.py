@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
 from ray.serve._private.common import DeploymentID
@@ -168,6 +168,7 @@ def test_the_last_replica_goes_when_nobody_asks_and_the_first_comes_with_an_imag
     assert steady([0, 1, 1], 0, upscale_delay_s=30) == [0, 1, 1]
 
 
+@settings(deadline=None)
 @given(now=st.integers(1, 8), load=st.floats(0, 100))
 def test_a_controller_that_starts_anew_begins_with_the_replicas_that_it_aims_for(now: int, load: float) -> None:
     replicas, state = SteadyRowsPolicy(rows=2)(context(now, calls=min(load, 8 * now), at_s=1e9))
