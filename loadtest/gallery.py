@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from deployments.config import CascadeFaceModelConfig
 from deployments.embedded.training.renderer.drawing import Look
 from deployments.embedded.training.renderer.figure import render
-from deployments.embedded.training.renderer.portrait import random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
 from deployments.face.model import open_search
 from loadtest.load.own_service import own_service
 from serve_app.cli.signals import end_on_signals

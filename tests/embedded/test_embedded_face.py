@@ -19,7 +19,8 @@ from deployments.embedded.training.renderer.photo import (
     labelled_views,
     render_photo,
 )
-from deployments.embedded.training.renderer.portrait import Portrait, random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
+from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.renderer.relief import height, normals, shaded
 from deployments.embedded.training.renderer.relight import BEARD, CLASSES, GLASSES, HAIR, LIT, SKIN, FaceFrame
 from deployments.embedded.training.train.export import export_onnx

@@ -14,7 +14,7 @@ from deployments.embedded.training.data import faces, heads
 from deployments.embedded.training.data.faces import BOX_PX, CANVAS, FaceSet, canvas_of, hidden_by, paste, placed_points
 from deployments.embedded.training.data.heads import HEAD_SIDE, MIDDLE, Heads, cut_out
 from deployments.embedded.training.data.scenes import HELD_BACK, PICTURES, drawn_scene, installed, scene
-from deployments.embedded.training.renderer.portrait import random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
 from deployments.embedded.training.train.detector import (
     STRIDE,
     UNIT,

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from deployments.config import CascadeFaceModelConfig
 from deployments.embedded.training.renderer.drawing import Look
 from deployments.embedded.training.renderer.figure import render
-from deployments.embedded.training.renderer.portrait import random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
 from deployments.errors import NoFaceError
 from deployments.face.cascade import warmth
 from deployments.face.detection import Detection

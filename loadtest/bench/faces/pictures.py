@@ -15,7 +15,7 @@ from deployments.embedded.training.data.heads import cut_out
 from deployments.embedded.training.data.scenes import HELD_BACK, drawn_scene, installed, opened, part_of, scene
 from deployments.embedded.training.evaluate.figures import HELD_OUT
 from deployments.embedded.training.renderer.camera import through_a_camera
-from deployments.embedded.training.renderer.portrait import random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
 from deployments.face.upright import turn_of
 from deployments.types import Pixels
 from loadtest.bench.avatars.photos import installed as photos_of_faces

@@ -30,8 +30,10 @@ OPENINGS = (
     "picture of {}",
 )
 AGES: dict[Age, tuple[str, ...]] = {
+    "child": ("young", "little"),
     "young": ("young",),
-    "adult": ("adult", "middle-aged"),
+    "adult": ("adult",),
+    "middle-aged": ("adult", "middle-aged"),
     "old": ("old", "elderly", "senior"),
 }
 HAIR_WORDS = {
@@ -67,6 +69,9 @@ STYLE_WORDS: dict[HairStyle, tuple[str, ...]] = {
     "long": ("long hair", "long straight hair", "straight hair"),
     "wavy": ("wavy hair", "long wavy hair", "long hair"),
     "braids": ("braids", "braided hair", "long braids"),
+    "crew cut": ("crew cut", "short hair", "very short hair"),
+    "locs": ("locs", "dreadlocks"),
+    "long curly": ("long curly hair", "curly hair", "curls"),
 }
 BEARDS: dict[Beard, tuple[str, ...]] = {
     "none": ("clean-shaven", "no beard", "without a beard"),
@@ -123,7 +128,7 @@ def subject(portrait: Portrait, word: str, rng: np.random.Generator) -> str:
         told.append("happy")
     if rng.random() < 0.1:
         told.append("nice")
-    if rng.random() < 0.3 and (portrait.age_name == "young" or word not in CHILDREN):
+    if rng.random() < 0.3 and (portrait.age_name in ("child", "young") or word not in CHILDREN):
         told.append(pick(AGES[portrait.age_name], rng))
     phrase = " ".join([*told, word])
     return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
@@ -139,6 +144,13 @@ def hair_told(portrait: Portrait, rng: np.random.Generator) -> str:
     return (f"{colour} hair", style, f"{colour} {style}")[rng.choice(3, p=[0.5, 0.3, 0.2])]
 
 
+def glasses_words(portrait: Portrait) -> tuple[str, ...]:
+    """Of a person who wears some."""
+    if portrait.glasses == "sun":
+        return ("sunglasses", "dark glasses", "wearing sunglasses")
+    return ("glasses", "wearing glasses", f"{portrait.glasses} glasses", "with glasses")
+
+
 def head_told(portrait: Portrait, rng: np.random.Generator) -> list[str]:
     """Phrases for hair, glasses, beard, hat and earrings: a random part of them, in this order."""
     told = []
@@ -148,11 +160,12 @@ def head_told(portrait: Portrait, rng: np.random.Generator) -> list[str]:
         if rng.random() < 0.1:
             told.append(pick(NO_GLASSES, rng))
     elif rng.random() < 0.6:
-        told.append(pick(("glasses", "wearing glasses", f"{portrait.glasses} glasses", "with glasses"), rng))
+        told.append(pick(glasses_words(portrait), rng))
     if portrait.gender == "man" and rng.random() < (0.12 if portrait.beard == "none" else 0.5):
         told.append(pick(BEARDS[portrait.beard], rng))
     if portrait.hat != "none" and rng.random() < 0.7:
-        hat = pick((portrait.hat, f"{portrait.hat_name} {portrait.hat}"), rng)
+        kind = "hat" if portrait.hat == "brimmed" else portrait.hat
+        hat = pick((kind, f"{portrait.hat_name} {kind}"), rng)
         told.append(pick(("with a {}", "wearing a {}"), rng).format(hat))
     if portrait.earrings and rng.random() < 0.4:
         told.append(pick(("earrings", "with earrings", "wearing earrings"), rng))

@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
-from deployments.embedded.training.renderer.portrait import Gender, Portrait, as_gender, avatar_sitting, random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
+from deployments.embedded.training.renderer.portrait import Gender, Portrait, as_gender, avatar_sitting
+from deployments.embedded.training.renderer.simplified import simplified
 
 CHUNK = 100  # persons drawn by one call in a worker
 VIEWS = 2  # photos of a person; an avatar is a third
@@ -47,7 +49,7 @@ def person_of(seed: int, index: int) -> tuple[Portrait, np.random.Generator]:
 
 def avatar_of(person: Portrait, rng: np.random.Generator, default: bool) -> Portrait:
     """What the generator should draw of the person; a quarter of the time the prompt asks for the other gender."""
-    sitting = replace(avatar_sitting(person, rng), parting=abs(person.parting))
+    sitting = replace(avatar_sitting(simplified(person), rng), parting=abs(person.parting))
     if default:
         expression = sitting.expression if sitting.expression in ("smiling", "laughing") else "smiling"
         sitting = replace(sitting, background_name="black", expression=expression)

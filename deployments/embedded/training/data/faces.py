@@ -25,7 +25,7 @@ from deployments.embedded.training.renderer.backdrop import any_colour
 from deployments.embedded.training.renderer.camera import through_a_camera
 from deployments.embedded.training.renderer.drawing import UNITS, ZOOM
 from deployments.embedded.training.renderer.photo import BOX_SIDE
-from deployments.embedded.training.renderer.portrait import random_hair, random_skin
+from deployments.embedded.training.renderer.population import random_hair, random_skin
 from deployments.face.upright import turn_of
 
 CANVAS = 256  # pixels of a training picture's side

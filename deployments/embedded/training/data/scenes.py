@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from deployments.embedded.training.renderer.backdrop import any_colour, backdrop, fractal, gradient_field
-from deployments.embedded.training.renderer.portrait import Colour, random_hair, random_skin
+from deployments.embedded.training.renderer.population import random_hair, random_skin
+from deployments.embedded.training.renderer.portrait import Colour
 
 Pixels = NDArray[np.uint8]
 SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789&%?!@#:;()[]{}<>*+=-"

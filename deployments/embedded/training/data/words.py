@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from deployments.embedded.training.data.captions import custom_caption, default_caption
-from deployments.embedded.training.renderer.portrait import random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WINDOW = 77

@@ -22,7 +22,8 @@ from deployments.embedded.training.evaluate.inference import (
 )
 from deployments.embedded.training.renderer.appearance import read_embedding
 from deployments.embedded.training.renderer.photo import face_views
-from deployments.embedded.training.renderer.portrait import Portrait, random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
+from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.train.export import sha256_of, weight_files
 from deployments.embedded.training.train.face import triples_right
 

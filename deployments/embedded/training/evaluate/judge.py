@@ -28,15 +28,16 @@ from deployments.embedded.training.renderer.portrait import (
     Hat,
     Portrait,
 )
+from deployments.embedded.training.renderer.simplified import GLASSES, HATS, STYLES, simplified
 from deployments.embedded.training.train.face import batches
 
 SIDE = 64
 HEADS: dict[str, tuple[str, ...]] = {  # field of a Portrait -> its values
     "gender": get_args(Gender),
-    "glasses": get_args(Glasses),
+    "glasses": tuple(kind for kind in get_args(Glasses) if kind not in GLASSES),
     "beard": get_args(Beard),
-    "hair_style": get_args(HairStyle),
-    "hat": get_args(Hat),
+    "hair_style": tuple(style for style in get_args(HairStyle) if style not in STYLES),
+    "hat": tuple(hat for hat in get_args(Hat) if hat not in HATS),
 }
 LOGITS = sum(map(len, HEADS.values()))
 LAB_MIDDLE, LAB_UNIT = (50.0, 10.0, 15.0), 20.0
@@ -203,6 +204,7 @@ class Labels:
     @classmethod
     def of(cls, portraits: Sequence[Portrait]) -> Self:
         """What the judge should read of the portraits' pictures, in their order."""
+        portraits = [simplified(person) for person in portraits]
         values = [[HEADS[head].index(getattr(person, head)) for head in HEADS] for person in portraits]
         colours = np.array([[person.skin, person.hair] for person in portraits], dtype=np.float64) / 255
         lab = ((rgb2lab(colours) - LAB_MIDDLE) / LAB_UNIT).reshape(-1, 6).astype(np.float32)

@@ -19,6 +19,7 @@ from deployments.embedded.training.renderer.portrait import (
     Colour,
     Portrait,
 )
+from deployments.embedded.training.renderer.simplified import STYLES, simplified
 
 WIDTH = 512
 LAB_RANGES = ((5.0, 95.0), (-12.0, 36.0), (-15.0, 55.0))
@@ -72,7 +73,7 @@ class Choice:
 TRAITS: dict[str, Scale | Choice] = {
     **{f"skin {axis}": Scale(0.7, *span) for axis, span in zip("Lab", LAB_RANGES, strict=True)},
     **{f"hair {axis}": Scale(0.7, *span) for axis, span in zip("Lab", LAB_RANGES, strict=True)},
-    "hair style": Choice(1.0, tuple(HAIR_LENGTH)),
+    "hair style": Choice(1.0, tuple(style for style in HAIR_LENGTH if style not in STYLES)),
     "hair length": Scale(0.4),
     "beard": Choice(0.8, tuple(BEARD_AMOUNT)),
     "glasses": Choice(0.9, ("none", "round", "square")),
@@ -82,7 +83,7 @@ TRAITS: dict[str, Scale | Choice] = {
     "jaw": Scale(0.3),
     "face length": Scale(0.3),
     "brows": Scale(0.25),
-    "eyes": Choice(0.35, EYE_COLOURS),
+    "eyes": Choice(0.35, EYE_COLOURS[:5]),
     "eye size": Scale(0.15),
     "nose": Scale(0.15),
     "lips": Scale(0.2),
@@ -107,6 +108,7 @@ def lab(colour: Colour) -> Array:
 
 def traits_of(person: Portrait) -> dict[str, Any]:
     """A bald head has no colour of hair, and who wears no glasses no frame."""
+    person = simplified(person)
     skin, hair = lab(person.skin), lab(person.hair)
     bald = person.hair_style == "bald"
     return {

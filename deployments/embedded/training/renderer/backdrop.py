@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from deployments.embedded.training.renderer.portrait import Colour, random_hair, random_skin
+from deployments.embedded.training.renderer.population import random_hair, random_skin
+from deployments.embedded.training.renderer.portrait import Colour
 
 Field = NDArray[np.float64]
 

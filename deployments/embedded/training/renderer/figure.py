@@ -13,6 +13,7 @@ from deployments.embedded.training.renderer.hats import draw_hat
 from deployments.embedded.training.renderer.head import draw_earrings, draw_ears, draw_face, draw_nose
 from deployments.embedded.training.renderer.mouth import draw_mouth
 from deployments.embedded.training.renderer.portrait import Portrait
+from deployments.embedded.training.renderer.simplified import simplified
 
 RIM_LIGHT = (196, 206, 228)
 RIM_DEPTH = 3.6  # how far inwards the rim light fades, in drawing units
@@ -20,7 +21,7 @@ RIM_DEPTH = 3.6  # how far inwards the rim light fades, in drawing units
 
 def render(portrait: Portrait, size: int = 256, look: Look = CARTOON) -> tuple[Image.Image, Image.Image]:
     """The picture (RGB) and the person's alpha (L)."""
-    sketch = Sketch(portrait, size, look)
+    sketch = Sketch(simplified(portrait), size, look)
     draw_figure(sketch)
     small = (size, size)
     return sketch.picture.resize(small, Image.Resampling.BOX), sketch.alpha.resize(small, Image.Resampling.BOX)

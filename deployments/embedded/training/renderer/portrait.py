@@ -8,15 +8,15 @@ import numpy as np
 Colour = tuple[int, int, int]
 HairStyle = Literal[
     "bald", "buzz", "receding", "undercut", "parted", "quiff", "swept", "fringe", "pixie", "curly", "short afro",
-    "afro", "bun", "ponytail", "bob", "side part", "long", "wavy", "braids",
+    "afro", "bun", "ponytail", "bob", "side part", "long", "wavy", "braids", "crew cut", "locs", "long curly",
 ]  # fmt: skip
-Hat = Literal["none", "beanie", "cap"]
+Hat = Literal["none", "beanie", "cap", "headscarf", "brimmed"]
 Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
-Glasses = Literal["none", "round", "square"]
+Glasses = Literal["none", "round", "square", "sun"]
 Expression = Literal["serious", "neutral", "smiling", "laughing", "surprised"]
 Clothes = Literal["t-shirt", "v-neck", "shirt", "hoodie", "blazer", "turtleneck", "dungarees"]
 Gender = Literal["man", "woman"]
-Age = Literal["young", "adult", "old"]
+Age = Literal["child", "young", "adult", "middle-aged", "old"]
 FaceShape = Literal["round", "oval", "square", "long"]
 
 HAIR_LENGTH: dict[HairStyle, float] = {
@@ -39,7 +39,11 @@ HAIR_LENGTH: dict[HairStyle, float] = {
     "long": 1.0,
     "wavy": 1.0,
     "braids": 1.0,
+    "crew cut": 0.3,
+    "locs": 0.9,
+    "long curly": 1.0,
 }
+AGE_ENDS: dict[Age, float] = {"child": 0.1, "young": 0.4, "adult": 0.58, "middle-aged": 0.75}
 BEARD_AMOUNT: dict[Beard, float] = {"none": 0.0, "stubble": 0.4, "moustache": 0.5, "goatee": 0.7, "full": 1.0}
 
 SKIN_RAMP: tuple[Colour, ...] = (
@@ -84,7 +88,14 @@ NAMED_COLOURS: dict[str, Colour] = {
     "beige": (226, 208, 180),
     "brown": (112, 76, 50),
 }
-EYE_COLOURS: tuple[Colour, ...] = ((62, 38, 24), (84, 54, 30), (70, 110, 160), (92, 130, 96), (110, 118, 124))
+EYE_COLOURS: tuple[Colour, ...] = (
+    (62, 38, 24),
+    (84, 54, 30),
+    (70, 110, 160),
+    (92, 130, 96),
+    (110, 118, 124),
+    (122, 92, 50),  # hazel
+)
 # dark frames first: on dark skin only those that stand out are worn
 FRAMES: tuple[Colour, ...] = (
     (26, 24, 28),
@@ -96,17 +107,6 @@ FRAMES: tuple[Colour, ...] = (
     (222, 224, 230),
     (64, 170, 190),
 )
-UNDER_NO_HAT: tuple[HairStyle, ...] = ("bun", "ponytail", "afro")
-STYLES_OF: dict[Gender, tuple[HairStyle, ...]] = {
-    "man": (
-        "bald", "buzz", "buzz", "receding", "undercut", "undercut", "parted", "parted", "quiff", "quiff", "swept",
-        "swept", "fringe", "fringe", "curly", "short afro", "afro", "long", "wavy", "bun", "braids", "bob",
-    ),
-    "woman": (
-        "bob", "bob", "side part", "side part", "long", "long", "wavy", "wavy", "ponytail", "ponytail", "bun", "braids",
-        "pixie", "pixie", "curly", "short afro", "afro", "fringe",
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,21 @@ class Portrait:
     nose_size: float
     lips: float
     brows: float
+    cheeks: float
+    mouth_width: float
+    volume: float  # of the hair
+    recession: float  # of the hairline
+    wrinkles: float
+    frame_weight: float  # of glasses: 0 is wire, 1 thick acetate
     parting: float  # -1..1
     yaw: float  # -1..1
     tilt: float
     shift: tuple[float, float]  # of the picture's side
     scale: float
     texture: int  # seed of a photo's strands
+    identity: (
+        int  # seed of what no trait names, the same in all sittings: a nose's exact shape, freckles, how hair falls
+    )
 
     @property
     def background(self) -> Colour:
@@ -159,8 +168,8 @@ class Portrait:
 
     @property
     def age_name(self) -> Age:
-        """Young below 0.4, old from 0.75."""
-        return "young" if self.age < 0.4 else "adult" if self.age < 0.75 else "old"
+        """A child below 0.1 (12 years), young below 0.4 (35), middle-aged from 0.58 (47), old from 0.75 (60)."""
+        return next((name for name, end in AGE_ENDS.items() if self.age < end), "old")
 
     @property
     def face_shape(self) -> FaceShape:
@@ -185,88 +194,15 @@ def between(first: Colour, second: Colour, share: float) -> Colour:
     return r, g, b
 
 
-def random_skin(rng: np.random.Generator) -> Colour:
-    """Evenly along SKIN_RAMP, from light to dark, with a little noise."""
-    position = rng.uniform(0, len(SKIN_RAMP) - 1)
-    index = min(int(position), len(SKIN_RAMP) - 2)
-    return jittered(between(SKIN_RAMP[index], SKIN_RAMP[index + 1], position - index), rng, 0.03)
-
-
-def random_hair(rng: np.random.Generator, age: float = 0.5) -> Colour:
-    """Grey is for the old, though not for all of them."""
-    names = list(HAIR_COLOURS)
-    weights = np.array([4.5, 4, 4, 3, 3, 3, 2, 2.5, 2, 1.0, 0.5])
-    if age < 0.4:
-        weights[-2:] = 0.1
-    elif age > 0.75:
-        weights[-2:] = 9.0
-    first, second = rng.choice(len(names), size=2, p=weights / weights.sum())
-    return jittered(between(HAIR_COLOURS[names[first]], HAIR_COLOURS[names[second]], rng.uniform(0, 0.3)), rng, 0.04)
-
-
-def random_beard(gender: Gender, rng: np.random.Generator) -> Beard:
-    """Women have none, and neither have 45% of men."""
-    if gender == "woman":
-        return "none"
-    kinds: tuple[Beard, ...] = ("none", "stubble", "moustache", "goatee", "full")
-    return kinds[rng.choice(5, p=[0.45, 0.14, 0.08, 0.1, 0.23])]
-
-
 def brightness(colour: Colour) -> float:
     """0..255, weighted as luma of Rec. 601."""
     r, g, b = colour
     return 0.3 * r + 0.59 * g + 0.11 * b
 
 
-def random_frame(skin: Colour, rng: np.random.Generator) -> Colour:
-    """A colour of glasses that stands out from the skin."""
-    fit = [frame for frame in FRAMES if abs(brightness(frame) - brightness(skin)) > 62]
-    return fit[rng.integers(len(fit))]
-
-
 def pick(options: list[str] | tuple[str, ...], rng: np.random.Generator) -> str:
     """One of the options, all equally likely."""
     return options[int(rng.integers(len(options)))]
-
-
-def random_portrait(rng: np.random.Generator) -> Portrait:
-    """A person as the training sets have them, in a random sitting; the same generator state gives the same person."""
-    gender: Gender = "man" if rng.random() < 0.5 else "woman"
-    hats: tuple[Hat, ...] = ("none", "beanie", "cap")
-    skin, age = random_skin(rng), float(rng.random())
-    style = STYLES_OF[gender][rng.integers(len(STYLES_OF[gender]))]
-    hat = "none" if style in UNDER_NO_HAT else hats[rng.choice(3, p=[0.924, 0.038, 0.038])]
-    person = Portrait(
-        gender=gender,
-        skin=skin,
-        hair=random_hair(rng, age),
-        hair_style=style,
-        beard=random_beard(gender, rng),
-        glasses=("none", "round", "square")[rng.choice(3, p=[0.68, 0.16, 0.16])],
-        glasses_colour=random_frame(skin, rng),
-        hat=hat,
-        hat_name=pick(list(NAMED_COLOURS), rng),
-        earrings=bool(rng.random() < (0.4 if gender == "woman" else 0.05)),
-        eyes=EYE_COLOURS[rng.choice(5, p=[0.35, 0.25, 0.18, 0.12, 0.1])],
-        expression="smiling",
-        age=age,
-        clothes="t-shirt",
-        clothes_name="blue",
-        background_name="black",
-        jaw=float(np.clip(rng.normal(0.62 if gender == "man" else 0.35, 0.16), 0, 1)),
-        face_length=float(rng.random()),
-        eye_size=float(rng.random()),
-        nose_size=float(rng.random()),
-        lips=float(rng.random()),
-        brows=float(rng.random()),
-        parting=float(rng.uniform(-1, 1)),
-        yaw=0.0,
-        tilt=0.0,
-        shift=(0.0, 0.0),
-        scale=1.0,
-        texture=int(rng.integers(1 << 30)),
-    )
-    return another_sitting(person, rng)
 
 
 def redressed(person: Portrait, rng: np.random.Generator) -> Portrait:

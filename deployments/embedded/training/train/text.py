@@ -20,7 +20,8 @@ from deployments.embedded.training.data.captions import (
     gender_word,
 )
 from deployments.embedded.training.data.words import tokenize
-from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Portrait, random_portrait
+from deployments.embedded.training.renderer.population import random_portrait
+from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Portrait
 from deployments.embedded.training.train.networks import TEXT_WIDTH
 
 COLOURS = list(NAMED_COLOURS)
