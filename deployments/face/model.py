@@ -56,12 +56,13 @@ def load_face_model(config: FaceModelConfig) -> FaceModel:
 
 
 class CascadeFaceModel:
-    """A search for faces at any angle, and an ONNX encoder that embeds them: (n, 3, 112, 112) in -1..1 -> (n, 512)."""
+    """A search for faces at any angle, and an ONNX encoder that embeds them: (n, 3, side, side) in -1..1 -> (n, 512)."""
 
     def __init__(self, config: CascadeFaceModelConfig) -> None:
         self._min_face_px = config.min_face_px
         self._avatar_face = config.avatar_face
         self._encoder = open_encoder(config)
+        self._side: int = self._encoder.get_inputs()[0].shape[2]  # pixels
         self._search = open_search(config)
         self._providers = config.providers
         files = [model_path(path) for path in (config.encoder, config.finder, config.verifier)]
@@ -73,7 +74,8 @@ class CascadeFaceModel:
         A face that is turned is embedded as if it were upright.
         """
         found = [self._face(photo) for photo in photos]
-        crops = [_crop(photo, face) for photo, face in zip(photos, found, strict=True) if isinstance(face, Detection)]
+        both = zip(photos, found, strict=True)
+        crops = [_crop(photo, face, self._side) for photo, face in both if isinstance(face, Detection)]
         with lost_provider_errors([self._encoder], self._providers):
             vectors = iter(self._encode(crops))
         return [
@@ -105,10 +107,10 @@ class CascadeFaceModel:
         return normalised(np.asarray(embedding[0], dtype=np.float32))
 
 
-def _crop(photo: Photo, face: Detection) -> Pixels:
-    """The encoder's input, in good light: it reads the colours of skin and hair. An avatar has the light it should."""
+def _crop(photo: Photo, face: Detection, size: int) -> Pixels:
+    """The encoder's input (size, size, 3), in good light: it reads the colours of skin and hair. An avatar has the light it should."""
     pixels = photo.pixels
-    crop = crop_turned_face(pixels, face.box, face.turn) if face.turn else crop_face(pixels, face.box)
+    crop = crop_turned_face(pixels, face.box, face.turn, size) if face.turn else crop_face(pixels, face.box, size)
     return crop if photo.is_generated else in_good_light(crop, pixels, face.box)
 
 
