@@ -1,0 +1,1 @@
+"""The photo look: a head as a height field with albedo and strand hair, lit, turned and photographed."""
