@@ -8,7 +8,7 @@ from PIL import Image
 
 from deployments.face.upright import level_square
 
-CROP_SIZE = 112  # pixels of a side, of the embedded encoder
+CROP_SIZE = 192  # pixels of a side, of the embedded encoder
 ENLARGEMENT = 1.9  # side of the crop over the longer side of the detector's box
 UPWARD_SHIFT = 0.08  # of the box's side: more hair, less chest
 

@@ -20,6 +20,7 @@ from deployments.embedded.training.renderer.drawing import (
     tinted,
 )
 from deployments.embedded.training.renderer.hats import cloth
+from deployments.embedded.training.renderer.parts import SKIN
 from deployments.embedded.training.renderer.portrait import Colour
 
 
@@ -31,7 +32,7 @@ def draw_body(sketch: Sketch) -> None:
     column = body_mask(sketch, [(-neck, 130.0), (neck, 130.0), (neck, 192.0), (-neck, 192.0)])
     field = light_field(sketch, FACE_X, 196, 64, 74, 0.7 * sketch.look.contrast)
     field -= 0.34 * sketch.look.contrast * bump(FACE_X, 176, 34, 12)
-    sketch.fill(ImageChops.lighter(column, wardrobe.torso), tinted(person.skin, field))
+    sketch.fill(ImageChops.lighter(column, wardrobe.torso), tinted(person.skin, field), part=SKIN)
     wardrobe.dress()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from deployments.embedded.training.renderer.parts import BACKGROUND
 from deployments.embedded.training.renderer.portrait import Colour, Portrait, between, brightness
 
 UNITS = 256  # the drawing's own coordinates
@@ -16,6 +17,7 @@ CARTOON_Y = 104.0  # where a cartoon's is
 CARTOON_SKULL = (1.3, 1.16)  # a cartoon's head against a photo's, across and down
 THINNEST = 4.0  # line of a cartoon: one pixel of the generator's picture
 DARKEST_HAIR = 36.0  # brightness of a cartoon's black hair
+OVER_HALF = [255 * (value > 127) for value in range(256)]
 Array = NDArray[np.float32]
 Points = list[tuple[float, float]]
 
@@ -132,6 +134,8 @@ class Sketch:
         self.unit = self.side / UNITS
         self.picture = Image.new("RGB", (self.side, self.side), portrait.background)
         self.alpha = Image.new("L", (self.side, self.side), 0)
+        self.labels = Image.new("L", (self.side, self.side), BACKGROUND)
+        self.part = BACKGROUND  # what is being drawn, a value of `labels`
         self.rim = Image.new("L", (self.side, self.side), 0)  # how much of a rim light each pixel takes
         angle = np.deg2rad(portrait.tilt)
         self._turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -178,8 +182,11 @@ class Sketch:
             self._line(draw, self.place(line, head), 255, width)
         return mask
 
-    def fill(self, mask: Image.Image, paint: Image.Image | Colour, solid: bool = True) -> None:
-        """Paints under the mask; a picture as `paint` is of the shading grid. `solid` adds the mask to the alpha."""
+    def fill(self, mask: Image.Image, paint: Image.Image | Colour, solid: bool = True, part: int | None = None) -> None:
+        """Paints under the mask; a picture as `paint` is of the shading grid. `solid` adds the mask to the alpha.
+
+        What is solid, or names a `part`, is labelled.
+        """
         box = mask.getbbox()
         if box is None:
             return
@@ -191,6 +198,8 @@ class Sketch:
             self.picture.paste(paint, box[:2], cut)
         else:
             self.picture.paste(paint, box, cut)
+        if solid or part is not None:
+            self.labels.paste(self.part if part is None else part, box, cut.point(OVER_HALF))
         if solid:
             self.alpha.paste(255, box, cut)
 
@@ -199,12 +208,14 @@ class Sketch:
         placed = self.place(points, head)
         ImageDraw.Draw(self.picture).polygon(placed, fill=colour)
         ImageDraw.Draw(self.alpha).polygon(placed, fill=255)
+        ImageDraw.Draw(self.labels).polygon(placed, fill=self.part)
 
     def stroke(self, points: Points, colour: Colour, width: float, head: bool = True) -> None:
         """An open line with round ends on the person; `width` as in `line_mask`."""
         placed = self.place(points, head)
         self._line(ImageDraw.Draw(self.picture), placed, colour, width)
         self._line(ImageDraw.Draw(self.alpha), placed, 255, width)
+        self._line(ImageDraw.Draw(self.labels), placed, self.part, width)
 
     def _line(self, draw: ImageDraw.ImageDraw, placed: Points, colour: Colour | int, width: float) -> None:
         if self.look.cartoon:

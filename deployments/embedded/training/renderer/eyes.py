@@ -12,6 +12,7 @@ from deployments.embedded.training.renderer.drawing import (
     smooth,
     spline,
 )
+from deployments.embedded.training.renderer.parts import IRIS, SCLERA, SKIN
 from deployments.embedded.training.renderer.portrait import Expression, between
 
 APART, BELOW = 25.0, 3.0  # of an eye's centre from the face's
@@ -40,7 +41,7 @@ def draw_eyes(sketch: Sketch) -> None:
         x, y = sketch.feature_x(side * APART), sketch.face_y + BELOW
         outline = spline(shifted(upper + lower, x, y))
         white = sketch.mask(outline)
-        sketch.fill(white, (221, 216, 221), solid=False)
+        sketch.fill(white, (221, 216, 221), solid=False, part=SCLERA)
         sketch.fill(ImageChops.multiply(white, sketch.mask(shifted(outline, 0, 4.5))), (252, 251, 249), solid=False)
         draw_iris(sketch, x + 2.5 * sketch.person.yaw, y - 0.5, white)
         sketch.stroke(smooth(shifted(upper, x, y)), lid, 4.6)
@@ -58,11 +59,13 @@ def draw_iris(sketch: Sketch, x: float, y: float, white: Image.Image) -> None:
     def disc(down: float, wide: float, high: float) -> Image.Image:
         return ImageChops.multiply(sketch.mask(ellipse(x, y + down, wide, high)), white)
 
-    sketch.fill(disc(0, radius, radius), darker(colour, 0.45), solid=False)
+    sketch.fill(disc(0, radius, radius), darker(colour, 0.45), solid=False, part=IRIS)
     sketch.fill(disc(0.6, radius - 2, radius - 2), colour, solid=False)
     sketch.fill(disc(4.0, radius * 0.6, radius * 0.36), lighter(colour, 0.32), solid=False)
     sketch.fill(disc(0, radius * 0.54, radius * 0.54), (16, 12, 14), solid=False)
+    sketch.part = IRIS
     sketch.shape(ellipse(x - 3.4, y - 4.0, 3.0, 3.0, 16), (255, 255, 255))
+    sketch.part = SKIN
 
 
 def draw_brows(sketch: Sketch) -> None:

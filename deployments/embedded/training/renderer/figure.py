@@ -12,6 +12,7 @@ from deployments.embedded.training.renderer.hair import draw_back_hair, draw_fro
 from deployments.embedded.training.renderer.hats import draw_hat
 from deployments.embedded.training.renderer.head import draw_earrings, draw_ears, draw_face, draw_nose
 from deployments.embedded.training.renderer.mouth import draw_mouth
+from deployments.embedded.training.renderer.parts import BACKGROUND, BEARD, BROW, FRAME, HAIR, HAT, LIPS, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.renderer.simplified import simplified
 
@@ -21,34 +22,62 @@ RIM_DEPTH = 3.6  # how far inwards the rim light fades, in drawing units
 
 def render(portrait: Portrait, size: int = 256, look: Look = CARTOON) -> tuple[Image.Image, Image.Image]:
     """The picture (RGB) and the person's alpha (L)."""
+    picture, alpha, _ = render_labelled(portrait, size, look)
+    return picture, alpha
+
+
+def render_labelled(
+    portrait: Portrait, size: int = 256, look: Look = CARTOON
+) -> tuple[Image.Image, Image.Image, Image.Image]:
+    """As `render`, and what each pixel shows (L, the values of `parts`)."""
     sketch = Sketch(simplified(portrait), size, look)
     draw_figure(sketch)
     small = (size, size)
-    return sketch.picture.resize(small, Image.Resampling.BOX), sketch.alpha.resize(small, Image.Resampling.BOX)
+    return (
+        sketch.picture.resize(small, Image.Resampling.BOX),
+        sketch.alpha.resize(small, Image.Resampling.BOX),
+        sketch.labels.resize(small, Image.Resampling.NEAREST),
+    )
 
 
 def draw_figure(sketch: Sketch) -> None:
     """Draws all of the person, each part over the ones before, onto the sketch; ears under hair are left out."""
+    sketch.part = HAIR
     draw_back_hair(sketch)
+    sketch.part = BACKGROUND
     draw_body(sketch)
+    sketch.part = SKIN
     if not shape_of(sketch).over_ears:
         draw_ears(sketch)
     face = draw_face(sketch)
+    sketch.part = SKIN if sketch.person.beard == "stubble" else BEARD
     draw_beard(sketch, face)
-    if sketch.look.cartoon:
-        draw_eyes(sketch)
-        draw_nose(sketch, face)
-        draw_mouth(sketch, face)
-        draw_brows(sketch)
-    else:
-        fine_features.draw_features(sketch)
+    draw_features(sketch, face)
+    sketch.part = HAIR
     draw_front_hair(sketch, face)
+    sketch.part = HAT
     draw_hat(sketch)
+    sketch.part = BACKGROUND
     if sketch.person.earrings:
         draw_earrings(sketch)
+    sketch.part = FRAME
     draw_glasses(sketch)
     if sketch.look.cartoon:
         draw_rim_light(sketch)
+
+
+def draw_features(sketch: Sketch, face: Image.Image) -> None:
+    """Eyes, nose, mouth and brows within the face's mask."""
+    sketch.part = SKIN
+    if not sketch.look.cartoon:
+        fine_features.draw_features(sketch)
+        return
+    draw_eyes(sketch)
+    draw_nose(sketch, face)
+    sketch.part = LIPS
+    draw_mouth(sketch, face)
+    sketch.part = BROW
+    draw_brows(sketch)
 
 
 def draw_rim_light(sketch: Sketch) -> None:

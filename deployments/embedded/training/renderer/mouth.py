@@ -3,6 +3,7 @@
 from PIL import Image, ImageChops
 
 from deployments.embedded.training.renderer.drawing import Points, Sketch, darker, ellipse, lighter, smooth, spline
+from deployments.embedded.training.renderer.parts import TEETH
 from deployments.embedded.training.renderer.portrait import Colour, Expression, between
 
 BELOW = 45.0  # of the mouth's middle from the face's
@@ -54,7 +55,7 @@ def draw_laugh(sketch: Sketch, x: float, y: float) -> None:
     lips = grown(x, y, half + full, full)
     sketch.shape(lips, lip_colour(sketch))
     opening = sketch.mask(grown(x, y, half, 0.0))
-    sketch.fill(opening, INSIDE, solid=False)
+    sketch.fill(opening, INSIDE, solid=False, part=TEETH)
     tongue = sketch.mask(ellipse(x, y + 17, 11, 6))
     sketch.fill(ImageChops.multiply(tongue, opening), (222, 108, 112), solid=False)
     band: Points = smooth([(x - half, y - 3.0), (x, y + 2.5), (x + half, y - 3.0)])
@@ -76,6 +77,6 @@ def draw_gasp(sketch: Sketch, x: float, y: float) -> None:
     half = HALF["surprised"]
     sketch.shape(spline(ellipse(x, y + 2, half + full, 10 + full, 12)), lip_colour(sketch))
     opening = sketch.mask(ellipse(x, y + 2, half, 10))
-    sketch.fill(opening, INSIDE, solid=False)
+    sketch.fill(opening, INSIDE, solid=False, part=TEETH)
     tongue = sketch.mask(ellipse(x, y + 11, 7, 5))
     sketch.fill(ImageChops.multiply(tongue, opening), (222, 108, 112), solid=False)

@@ -10,10 +10,12 @@ from scipy.ndimage import map_coordinates
 from deployments.embedded.training.renderer.backdrop import any_colour, backdrop, fractal
 from deployments.embedded.training.renderer.camera import compressed, through_a_camera
 from deployments.embedded.training.renderer.drawing import CARTOON, FACE_X, FACE_Y, UNITS, Look, Sketch
-from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.figure import render, render_labelled
+from deployments.embedded.training.renderer.lifelike.shot import BOX_SIDE as SHOT_BOX_SIDE
+from deployments.embedded.training.renderer.lifelike.shot import Place, Shot, take
 from deployments.embedded.training.renderer.portrait import Colour, Portrait, another_sitting, avatar_sitting
-from deployments.embedded.training.renderer.relight import BEARD, GLASSES, HAIR, SKIN, UNTOLD, FaceFrame, relit
-from deployments.face.alignment import CROP_SIZE, crop_face, crop_square
+from deployments.embedded.training.renderer.relight import BEARD, GLASSES, HAIR, SKIN, FaceFrame, relit
+from deployments.face.alignment import CROP_SIZE, ENLARGEMENT, UPWARD_SHIFT, crop_face, crop_square
 
 BOX_SIDE = 98.0  # of the cascade's square, in drawing units; measured on renders and on photos
 BOX_BELOW = 6.0  # of its centre, below the face's
@@ -23,17 +25,19 @@ PROBES: tuple[tuple[Colour, Colour, Colour], ...] = (  # skin, glasses, hair: ea
     ((200, 150, 150), (150, 200, 150), (150, 150, 200)),
     ((100, 150, 150), (150, 100, 150), (150, 150, 100)),
 )
+FACE_SHARE = 0.4  # of a photo's side: the detector's box
 Box = tuple[float, float, float, float]
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class View:
-    """One reference photo, where the detector would see the face, and what each pixel shows (`relight.SKIN`, ...)."""
+    """One reference photo, where the detector would see the face, what each pixel shows, and landmarks."""
 
     picture: Image.Image
     box: Box
-    labels: Pixels
+    labels: Pixels  # values of `parts`
+    landmarks: NDArray[np.float32]  # (5, 2): eyes, nose, mouth's corners, each pair from the left; pixels
 
 
 def face_box(portrait: Portrait, size: int) -> Box:
@@ -147,23 +151,31 @@ def cut_off(picture: Pixels, labels: Pixels, box: Box, rng: np.random.Generator)
 
 
 def render_photo(portrait: Portrait, rng: np.random.Generator, size: int = 128) -> View:
-    """The person on another day, amid things; the camera's part is done on the crop."""
-    sitting, look = another_sitting(portrait, rng), random_look(rng)
-    drawn, alpha = render(sitting, size, look)
-    labels, box = label_picture(sitting, size, look), face_box(sitting, size)
-    picture = relit(np.asarray(drawn, dtype=np.float64), labels, sitting, face_frame(sitting, size), rng)
-    place = distortion(size, box, rng)
-    channels = [*np.moveaxis(picture, 2, 0), np.asarray(alpha, dtype=np.float64) / 255]
-    *colours, cover = (map_coordinates(channel, place, order=1, mode="nearest") for channel in channels)
-    labels = map_coordinates(labels, place, order=0, mode="nearest")
-    share = cover[..., None]
-    picture = np.stack(colours, -1) * share + backdrop(size, rng) * (1 - share)
-    if rng.random() < 0.3:
-        occluded(picture, labels, box, rng)
-    pixels = picture.clip(0, 255).astype(np.uint8)
+    """The person on another day, amid things, at times turned and far aside; the camera's part is done on the crop."""
+    sitting = another_sitting(portrait, rng)
+    middle = size / 2 + rng.normal(0, 0.02, 2) * size
+    roll = np.deg2rad(np.clip(rng.normal(0, 8), -25, 25))
+    unit = size * FACE_SHARE / SHOT_BOX_SIDE * rng.uniform(0.9, 1.1)
+    shot = take(sitting, Place(middle[0], middle[1] + 0.03 * size, unit, float(roll)), size, rng)
+    pixels, labels = before(shot, rng), shot.labels
     if rng.random() < 0.15:
-        pixels, labels = cut_off(pixels, labels, box, rng)
-    return View(Image.fromarray(pixels), box, labels)
+        pixels, labels = cut_off(pixels, labels, shot.box, rng)
+    return View(Image.fromarray(pixels), shot.box, labels, shot.landmarks)
+
+
+def before(shot: Shot, rng: np.random.Generator) -> Pixels:
+    """(size, size, 3): the shot in front of something, with something before it at times; its labels change then."""
+    size, share = len(shot.labels), shot.cover[..., None]
+    behind = (backdrop(size, rng).clip(0, 255) / 255) ** 2.2 * rng.uniform(0.4, 1.3)
+    picture = 255 * rolled_off(shot.light * share + behind * (1 - share)) ** (1 / 2.2)
+    if rng.random() < 0.15:
+        occluded(picture, shot.labels, shot.box, rng)
+    return np.asarray(picture.clip(0, 255), dtype=np.uint8)
+
+
+def rolled_off(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear light up to 1, above which a camera's curve bends: what is far brighter still has a shade."""
+    return np.asarray(light / (1 + np.clip(light, 0, None) ** 5) ** 0.2).clip(0, 1)
 
 
 def jittered_box(box: Box, rng: np.random.Generator, side_share: float = 0.15, shift: float = 0.08) -> Box:
@@ -174,44 +186,52 @@ def jittered_box(box: Box, rng: np.random.Generator, side_share: float = 0.15, s
     return float(x - side / 2), float(y - side / 2), float(x + side / 2), float(y + side / 2)
 
 
-def cropped_labels(labels: Pixels, box: Box) -> Pixels:
-    """(112, 112), beside `crop_face`; beyond the picture there is nothing."""
-    left, top, side = crop_square(box)
-    places = ((np.arange(CROP_SIZE) + 0.5) * side / CROP_SIZE).astype(int)
-    rows, columns, last = places + top, places + left, len(labels) - 1
-    inside = ((rows >= 0) & (rows <= last))[:, None] & ((columns >= 0) & (columns <= last))[None]
-    return np.where(inside, labels[np.ix_(rows.clip(0, last), columns.clip(0, last))], 0).astype(np.uint8)
+def crop_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
+    """(CROP_SIZE, CROP_SIZE, 4): a photo's levelled crop through a camera, as the detector's error leaves it, and parts."""
+    side = CROP_SIZE / ENLARGEMENT  # of the detector's box, in pixels
+    sitting = another_sitting(portrait, rng)
+    unit = side / SHOT_BOX_SIDE / rng.uniform(0.85, 1.15)
+    x = CROP_SIZE / 2 + side * rng.uniform(-0.08, 0.08)
+    y = CROP_SIZE / 2 + side * (UPWARD_SHIFT + rng.uniform(-0.08, 0.08))
+    shot = take(sitting, Place(x, y, unit, 0.0), CROP_SIZE, rng)
+    pixels, labels = before(shot, rng), shot.labels
+    if rng.random() < 0.12:
+        pixels, labels = cut_off(pixels, labels, shot.box, rng)
+    view = np.concatenate([through_a_camera(pixels, rng), labels[..., None]], -1)
+    return view[:, ::-1] if rng.random() < 0.5 else view
 
 
 def labelled_views(portrait: Portrait, rng: np.random.Generator, count: int) -> list[Pixels]:
-    """Crops as the encoder sees them and, as a fourth channel, what each pixel shows: (112, 112, 4) each."""
-    crops = []
-    for _ in range(count):
-        view = render_photo(portrait, rng)
-        box = jittered_box(view.box, rng)
-        crop = through_a_camera(crop_face(np.asarray(view.picture), box), rng)
-        crop = np.concatenate([crop, cropped_labels(view.labels, box)[..., None]], -1)
-        crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
-    return crops
+    """Crops as the encoder sees them and, as a fourth channel, what each pixel shows: (CROP_SIZE, CROP_SIZE, 4) each."""
+    return [crop_view(portrait, rng) for _ in range(count)]
 
 
 def avatar_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
-    """The person's avatar, which should read as the person: (112, 112, 4), its parts untold."""
+    """The person's avatar, which should read as the person: (CROP_SIZE, CROP_SIZE, 4), with its parts."""
     size = UNITS // 2
-    picture, _ = render(avatar_sitting(portrait, rng), size, CARTOON)
+    picture, _, labels = render_labelled(avatar_sitting(portrait, rng), size, CARTOON)
     small = picture.resize((size // 2, size // 2), Image.Resampling.BOX) if rng.random() < 0.5 else picture
     pixels = np.asarray(small.resize((UNITS, UNITS), Image.Resampling.BICUBIC))
-    crop = crop_face(pixels, jittered_box(AVATAR_BOX, rng))
-    return np.concatenate([crop, np.full((CROP_SIZE, CROP_SIZE, 1), UNTOLD, dtype=np.uint8)], -1)
+    left, top, side = crop_square(jittered_box(AVATAR_BOX, rng))
+    crop = Image.fromarray(edged(pixels, left, top, side)).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR)
+    parts = edged(np.asarray(labels.resize((UNITS, UNITS), Image.Resampling.NEAREST)), left, top, side)
+    parts = np.asarray(Image.fromarray(parts).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.NEAREST))
+    return np.concatenate([np.asarray(crop), parts[..., None]], -1)
+
+
+def edged(pixels: Pixels, left: int, top: int, side: int) -> Pixels:
+    """A square of a picture, which may reach beyond it: there its last pixels go on."""
+    places = np.arange(side)
+    return pixels[np.ix_((places + top).clip(0, len(pixels) - 1), (places + left).clip(0, pixels.shape[1] - 1))]
 
 
 def face_views(portrait: Portrait, rng: np.random.Generator, count: int) -> list[Pixels]:
-    """Crops as the encoder sees them, (112, 112, 3) each."""
+    """Crops as the encoder sees them, (CROP_SIZE, CROP_SIZE, 3) each."""
     return [view[..., :3] for view in labelled_views(portrait, rng, count)]
 
 
 def augmented_crops(photo: Pixels, box: Box, rng: np.random.Generator, count: int) -> list[Pixels]:
-    """Views of a true photo, (112, 112, 3) each: box jitter, up to 10 degrees, light and JPEG."""
+    """Views of a true photo, (CROP_SIZE, CROP_SIZE, 3) each: box jitter, up to 10 degrees, light and JPEG."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     crops = []
     for _ in range(count):

@@ -8,7 +8,7 @@ from deployments.embedded.training.renderer.lifelike.grid import MIDDLE, SIDE, U
 from deployments.embedded.training.renderer.lifelike.mouth import mouth_lines
 from deployments.embedded.training.renderer.lifelike.skin import noise
 from deployments.embedded.training.renderer.lifelike.strands import Curves, pictured
-from deployments.embedded.training.renderer.parts import BEARD, BROW
+from deployments.embedded.training.renderer.parts import BEARD, BROW, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait, brightness
 
 POINTS = 6  # of a strand
@@ -67,6 +67,12 @@ def beard_field(person: Portrait, face: Anatomy) -> Field:
     return np.maximum(lip, full_field(face, own))
 
 
+def chin_line(face: Anatomy) -> Field:
+    """(SIDE, SIDE): the lower rim of a beard's roots, at the jaw."""
+    jaw = face.outline[face.outline[:, 0] > 0.2][::-1]
+    return np.interp(abs(U), jaw[:, 1], jaw[:, 0]).astype(np.float32) + np.float32(0.03)
+
+
 def beard_strands(person: Portrait, face: Anatomy, field: Field, z: Field, own: np.random.Generator) -> Curves:
     """(n, POINTS, 3): down and outwards, longer at the chin."""
     tries = 26000
@@ -96,7 +102,7 @@ def draw_facial_hair(canvas: Canvas, person: Portrait, face: Anatomy) -> None:
     if person.beard == "stubble":
         draw_stubble(canvas, person, face, own)
     elif person.beard != "none":
-        field = beard_field(person, face)
+        field = beard_field(person, face) * ((canvas.labels == SKIN) & (V < chin_line(face)))
         skin = linear(person.hair) * 0.5
         canvas.lay(field * np.float32(0.55) * (canvas.labels > 0), skin.astype(np.float32), None)
         curves.append(beard_strands(person, face, field, canvas.z, own))
@@ -111,7 +117,7 @@ def draw_facial_hair(canvas: Canvas, person: Portrait, face: Anatomy) -> None:
     canvas.lay(seen.cover * upper * faint, colour, BROW, z=canvas.z + np.float32(0.01), gloss=0.05)
     if len(curves) > 1:
         canvas.lay(seen.cover * ~upper, colour, BEARD, z=seen.z, gloss=0.08, strand=seen.way)
-        part = (field > 0.5) & (canvas.labels == 1)
+        part = (field > 0.5) & (canvas.labels == SKIN)
         canvas.labels[part] = BEARD
 
 

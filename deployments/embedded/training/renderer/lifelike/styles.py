@@ -31,7 +31,7 @@ SHORT = Tuft(15, 0.05, 0.3, wave=0.012, turns=1.0, frizz=0.006)
 STYLES: dict[HairStyle, Style] = {
     "bald": Style("out", 0.0, 0.0, SHORT, guides=0),
     "buzz": Style("out", 0.04, 0.03, Tuft(10, 0.06, 0.0, frizz=0.003), 150, bend=0.0, lift=0.0, cropped=0.85),
-    "crew cut": Style("up", 0.24, 0.07, Tuft(14, 0.05, 0.1, frizz=0.008), 240, bend=0.03, lift=0.03, cropped=0.75),
+    "crew cut": Style("up", 0.17, 0.06, Tuft(14, 0.05, 0.1, frizz=0.008), 240, bend=0.03, lift=0.03, cropped=0.75),
     "receding": Style("back", 0.34, 0.2, SHORT, 230, bend=0.1, lift=0.03, cropped=0.5),
     "undercut": Style("aside", 0.85, 0.05, SHORT, 230, bend=0.14, lift=0.16, cropped=0.7),
     "parted": Style("aside", 0.7, 0.3, SHORT, 230, bend=0.22, lift=0.08, cropped=0.4),
