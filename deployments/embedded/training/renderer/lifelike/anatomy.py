@@ -9,7 +9,7 @@ from deployments.embedded.training.renderer.drawing import spline
 from deployments.embedded.training.renderer.portrait import Expression, Portrait, brightness
 
 SMILE: dict[Expression, float] = {"serious": -0.15, "neutral": 0.1, "smiling": 0.8, "laughing": 1.0, "surprised": 0.0}
-GAPE: dict[Expression, float] = {"serious": 0.0, "neutral": 0.0, "smiling": 0.035, "laughing": 0.1, "surprised": 0.11}
+GAPE: dict[Expression, float] = {"serious": 0.0, "neutral": 0.0, "smiling": 0.06, "laughing": 0.12, "surprised": 0.11}
 LIFT: dict[Expression, float] = {"serious": -0.05, "neutral": 0.0, "smiling": 0.01, "laughing": 0.03, "surprised": 0.1}
 OPEN: dict[Expression, float] = {"serious": 0.9, "neutral": 1.0, "smiling": 0.85, "laughing": 0.66, "surprised": 1.25}
 
@@ -68,7 +68,7 @@ def anatomy_of(person: Portrait, rng: np.random.Generator) -> Anatomy:
     own = np.random.default_rng((person.identity, 1))
     youth = float(np.clip((0.17 - person.age) / 0.17, 0, 1))
     woman, dark = person.gender == "woman", 1 - brightness(person.skin) / 230
-    chin = 1.5 + 0.24 * person.face_length - 0.14 * youth
+    chin = 1.42 + 0.22 * person.face_length - 0.12 * youth
     top = -1.56 - 0.12 * youth + own.normal(0, 0.03)
     tension = float(np.clip(rng.normal(1, 0.15), 0.6, 1.4))
     smile, gape = SMILE[person.expression] * tension, GAPE[person.expression] * tension
@@ -76,6 +76,8 @@ def anatomy_of(person: Portrait, rng: np.random.Generator) -> Anatomy:
         gape = 0.0
     opened = OPEN[person.expression] * np.clip(rng.normal(1, 0.1), 0.55, 1.2)
     open_wide = (0.145 + 0.045 * person.eye_size + 0.02 * youth + (0.008 if woman else 0)) * opened
+    if rng.random() < 0.05:
+        open_wide *= rng.uniform(0.05, 0.4)  # a blink
     plump = 0.062 + 0.06 * person.lips + 0.035 * dark - 0.025 * person.wrinkles
     plump *= 0.78 if smile > 0.5 else 1.0
     nose_wide = 0.2 + 0.06 * person.nose_size + 0.05 * dark + own.normal(0, 0.012) - (0.012 if woman else 0)
@@ -85,7 +87,7 @@ def anatomy_of(person: Portrait, rng: np.random.Generator) -> Anatomy:
         chin=chin,
         top=top,
         eye_x=0.445 + own.normal(0, 0.018),
-        eye_wide=0.198 + 0.026 * person.eye_size + 0.02 * youth + own.normal(0, 0.006),
+        eye_wide=0.208 + 0.028 * person.eye_size + 0.02 * youth + own.normal(0, 0.006),
         lid_up=open_wide * 0.56,
         lid_low=open_wide * 0.44,
         canthus=own.normal(0.02, 0.022),
@@ -96,10 +98,10 @@ def anatomy_of(person: Portrait, rng: np.random.Generator) -> Anatomy:
         arch=0.05 + (0.03 if woman else 0) + own.normal(0, 0.015),
         nose_tip=0.5 + 0.08 * person.nose_size - 0.1 * youth + own.normal(0, 0.025) + 0.03 * max(person.age - 0.6, 0),
         nose_wide=nose_wide - 0.02 * youth,
-        nose_rise=0.27 + 0.1 * person.nose_size - 0.07 * dark - 0.1 * youth + own.normal(0, 0.03),
+        nose_rise=0.23 + 0.09 * person.nose_size - 0.07 * dark - 0.1 * youth + own.normal(0, 0.03),
         bridge=own.normal(0.55, 0.12) - 0.2 * dark - 0.2 * youth,
         hook=own.normal(0, 0.03),
-        mouth=0.62 * chin - 0.04 * youth + own.normal(0, 0.02) - (0.02 if smile > 0.5 else 0),
+        mouth=0.65 * chin - 0.04 * youth + own.normal(0, 0.02) - (0.02 if smile > 0.5 else 0),
         mouth_half=(0.28 + 0.12 * person.mouth_width - 0.03 * youth)
         * (1 + 0.2 * max(smile, 0) - (0.25 if person.expression == "surprised" else 0)),
         upper_lip=plump * (0.8 + own.normal(0, 0.1)),

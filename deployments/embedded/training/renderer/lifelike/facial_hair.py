@@ -75,8 +75,11 @@ def chin_line(face: Anatomy) -> Field:
 
 def beard_strands(person: Portrait, face: Anatomy, field: Field, z: Field, own: np.random.Generator) -> Curves:
     """(n, POINTS, 3): down and outwards, longer at the chin."""
-    tries = 26000
-    column, row = own.integers(int(SIDE * 0.2), int(SIDE * 0.8), tries), own.integers(150, 275, tries)
+    tries = 17000
+    column, row = (
+        own.integers(int(SIDE * 0.27), int(SIDE * 0.73), tries),
+        own.integers(int(MIDDLE[1]), int(MIDDLE[1] + 2 * UNIT), tries),
+    )
     kept = (own.random(tries) < field[row, column] * 0.75) & (z[row, column] > 0.1)
     column, row = column[kept] + own.random(kept.sum()), row[kept] + own.random(kept.sum())
     x, y = (column - MIDDLE[0]) / UNIT, (row - MIDDLE[1]) / UNIT

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
-SIDE = 320  # pixels of the canvas
-UNIT = 58.0  # pixels of a length of 1
-MIDDLE = 160.0, 150.0  # the origin's pixel
+SIDE = 288  # pixels of the canvas
+UNIT = 50.0  # pixels of a length of 1
+MIDDLE = 144.0, 126.0  # the origin's pixel
 
 u_axis: Field = ((np.arange(SIDE) + 0.5 - MIDDLE[0]) / UNIT).astype(np.float32)
 v_axis: Field = ((np.arange(SIDE) + 0.5 - MIDDLE[1]) / UNIT).astype(np.float32)

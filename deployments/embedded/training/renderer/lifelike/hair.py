@@ -64,11 +64,16 @@ def starts(person: Portrait, style: Style, roots: Curves, rng: np.random.Generat
     if style.flow == "aside":
         return np.stack([side, -0.2 * one, -0.1 * one], 1) + 0.35 * out, np.zeros((n, 3))
     if style.flow == "tied":
-        aim = knot_of(person, style) * np.where((style.tail == "braids") & (x[:, None] < 0), [[-1, 1, 1]], [[1, 1, 1]])
-        way = aim - roots
+        way = aims(person, style, roots) - roots
         way = way / np.linalg.norm(way, axis=1, keepdims=True)
         return way + 0.25 * out, way * 1.5 - [[0, style.down, 0]]
     return out + rng.normal(0, 0.3, (n, 3)), np.zeros((n, 3))
+
+
+def aims(person: Portrait, style: Style, roots: Curves) -> Curves:
+    """(guides, 3): the knot that each is tied into."""
+    mirrored = (style.tail == "braids") & (roots[:, :1] < 0)
+    return np.asarray(knot_of(person, style) * np.where(mirrored, [[-1, 1, 1]], [[1, 1, 1]]), dtype=np.float32)
 
 
 def short_starts(person: Portrait, style: Style, roots: Curves) -> tuple[Curves, Curves]:
@@ -108,6 +113,8 @@ def strands_of(person: Portrait, face: Anatomy, rng: np.random.Generator) -> Str
     scale = own.uniform(0.85, 1.15) if long else own.uniform(0.75, 1.2)
     length = (style.side + (style.top - style.side) * share) * scale
     length = (length * own.uniform(0.85, 1.1, len(roots))).astype(np.float32)
+    if style.flow == "tied":
+        length = np.linalg.norm(aims(person, style, roots) - roots, axis=1).astype(np.float32) * np.float32(1.12)
     start, comb = starts(person, style, roots, own)
     parted = np.where(roots[:, 0] > parting_of(person), 1, -1).astype(np.float32)
     growth = Growth(
@@ -126,7 +133,7 @@ def strands_of(person: Portrait, face: Anatomy, rng: np.random.Generator) -> Str
         guides = np.concatenate([guides, fringe_guides(person, line, guides.shape[1], own)])
         length = np.concatenate([length, np.full(len(guides) - len(length), 0.8, dtype=np.float32)])
     curves = tufted(guides, style.tuft, length, own)
-    tone = np.exp(own.normal(0, 0.16, len(guides)))[:, None] * np.exp(own.normal(0, 0.28, (1, style.tuft.count)))
+    tone = np.exp(own.normal(0, 0.13, len(guides)))[:, None] * np.exp(own.normal(0, 0.16, (1, style.tuft.count)))
     tone = tone.reshape(-1).astype(np.float32)
     behind = np.repeat(guides[:, 0, 2] < BEHIND, style.tuft.count)
     back, back_tone, front, front_tone = curves[behind], tone[behind], curves[~behind], tone[~behind]

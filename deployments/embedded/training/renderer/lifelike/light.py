@@ -35,7 +35,7 @@ def random_light(rng: np.random.Generator) -> Light:
     """From flat clouds to a low lamp at the side; mostly from above the camera."""
     aside, up = float(np.clip(rng.normal(0, 0.65), -1.7, 1.7)), float(np.clip(rng.normal(0.5, 0.35), -0.5, 1.3))
     towards = np.array([np.sin(aside) * np.cos(up), -np.sin(up), np.cos(aside) * np.cos(up)])
-    share = float(rng.beta(1.6, 1.6)) * 0.82 + 0.08  # of the lamp in all light
+    share = float(rng.beta(1.5, 1.9)) * 0.8 + 0.08  # of the lamp in all light
     lean = rng.normal(0, 0.12)
     fill = (1 - share) * coloured(rng, 0.12)
     return Light(

@@ -4,7 +4,7 @@ import numpy as np
 
 from deployments.embedded.training.renderer.lifelike.anatomy import Anatomy
 from deployments.embedded.training.renderer.lifelike.canvas import Canvas
-from deployments.embedded.training.renderer.lifelike.grid import Field, U, V, inside, linear
+from deployments.embedded.training.renderer.lifelike.grid import UNIT, Field, U, V, inside, linear
 from deployments.embedded.training.renderer.parts import LIPS, TEETH
 from deployments.embedded.training.renderer.portrait import Portrait, brightness
 
@@ -66,7 +66,9 @@ def draw_teeth(
     white = np.array([0.72, 0.66, 0.54]) * own.uniform(0.75, 1.0) * (1 - 0.2 * person.wrinkles)
     length = np.minimum(0.11 - 0.03 * abs(U) / face.mouth_half, 0.12) * (1.0 if face.smile > 0.3 else 0.5)
     row = (
-        gap * np.clip(0.5 + (upper_low + length - V) * 58, 0, 1) * np.clip((face.mouth_half * 0.93 - abs(U)) * 30, 0, 1)
+        gap
+        * np.clip(0.5 + (upper_low + length - V) * UNIT, 0, 1)
+        * np.clip((face.mouth_half * 0.93 - abs(U)) * 30, 0, 1)
     )
     width = 0.062 * (1 + 0.2 * np.exp(-((U / 0.12) ** 2)))
     between = 1 - 0.28 * np.exp(-(((abs(U) % width - 0) / 0.006) ** 2))

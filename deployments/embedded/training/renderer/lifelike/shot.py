@@ -24,8 +24,8 @@ from deployments.embedded.training.renderer.lifelike.surface import head_cover, 
 from deployments.embedded.training.renderer.parts import SKIN
 from deployments.embedded.training.renderer.portrait import Portrait
 
-BOX_Y, BOX_Z = 0.36, 0.9  # the middle of the detector's box on a head that looks into the camera
-BOX_SIDE = 2.55  # of the box, in units
+BOX_Y, BOX_Z = 0.3, 0.9  # the middle of the detector's box on a head that looks into the camera
+BOX_SIDE = 2.5  # of the box, in units
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 

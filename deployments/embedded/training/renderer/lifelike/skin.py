@@ -6,7 +6,7 @@ import numpy as np
 
 from deployments.embedded.training.renderer.backdrop import fractal
 from deployments.embedded.training.renderer.lifelike.anatomy import Anatomy
-from deployments.embedded.training.renderer.lifelike.grid import SIDE, Field, U, V, both, hill, linear
+from deployments.embedded.training.renderer.lifelike.grid import MIDDLE, SIDE, UNIT, Field, U, V, both, hill, linear
 from deployments.embedded.training.renderer.portrait import Portrait, brightness
 
 
@@ -44,7 +44,7 @@ def freckled(field: Field, own: np.random.Generator) -> Field:
     count = int(own.integers(60, 300))
     x, y = own.normal(0, 0.42, count), own.normal(0.38, 0.22, count)
     for i in range(count):
-        column, row = int((x[i] * 58) + 160), int(y[i] * 58 + 150)
+        column, row = int(x[i] * UNIT + MIDDLE[0]), int(y[i] * UNIT + MIDDLE[1])
         if 1 < row < SIDE - 2 and 1 < column < SIDE - 2:
             field[row : row + 2, column : column + int(own.integers(1, 3))] *= own.uniform(0.6, 0.9)
     return field

@@ -26,8 +26,8 @@ class Style:
     tail: Literal["", "bun", "ponytail", "braids"] = ""
 
 
-STRAIGHT = Tuft(16, 0.055, 0.75, wave=0.012, turns=0.6, frizz=0.004)
-SHORT = Tuft(15, 0.05, 0.3, wave=0.012, turns=1.0, frizz=0.006)
+STRAIGHT = Tuft(16, 0.055, 0.75, wave=0.012, turns=0.6, frizz=0.002)
+SHORT = Tuft(15, 0.05, 0.3, wave=0.012, turns=1.0, frizz=0.003)
 STYLES: dict[HairStyle, Style] = {
     "bald": Style("out", 0.0, 0.0, SHORT, guides=0),
     "buzz": Style("out", 0.04, 0.03, Tuft(10, 0.06, 0.0, frizz=0.003), 150, bend=0.0, lift=0.0, cropped=0.85),

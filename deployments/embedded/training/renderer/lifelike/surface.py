@@ -47,12 +47,12 @@ def nose(face: Anatomy) -> Field:
     along = np.clip((v_axis + 0.12) / (tip + 0.12), 0, 1)
     rise = face.nose_rise * (face.bridge * 0.55 + (1 - face.bridge * 0.55) * along**1.3) * step((v_axis + 0.2) * 16)
     rise = rise + face.hook * bell(v_axis, tip * 0.45, 0.15)
-    rise = rise * step((tip + 0.07 - v_axis) * 26)
-    breadth = 0.105 + 0.06 * along
-    ridge = rise[:, None] * np.exp(-((abs(U) / breadth[:, None]) ** 2.3))
-    ball = 0.07 * hill(0, tip - 0.01, wide * 0.5, 0.095)
-    wings = 0.17 * both(wide * 0.78, tip + 0.03, wide * 0.36, 0.085)
-    creases = 0.05 * both(wide * 1.12, tip + 0.02, 0.035, 0.09)
+    rise = rise * step((tip + 0.07 - v_axis) * 20)
+    breadth = 0.12 + 0.07 * along
+    ridge = rise[:, None] * np.exp(-((abs(U) / breadth[:, None]) ** 2.0))
+    ball = 0.065 * hill(0, tip - 0.01, wide * 0.5, 0.095)
+    wings = 0.14 * both(wide * 0.78, tip + 0.03, wide * 0.36, 0.085)
+    creases = 0.035 * both(wide * 1.12, tip + 0.02, 0.035, 0.09)
     return np.asarray(ridge + ball + wings - creases, dtype=np.float32)
 
 
