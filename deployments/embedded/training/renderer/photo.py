@@ -167,6 +167,7 @@ def before(shot: Shot, rng: np.random.Generator) -> Pixels:
     """(size, size, 3): the shot in front of something, with something before it at times; its labels change then."""
     size, share = len(shot.labels), shot.cover[..., None]
     behind = (backdrop(size, rng).clip(0, 255) / 255) ** 2.2 * rng.uniform(0.4, 1.3)
+    behind += (behind.mean(-1, keepdims=True) - behind) * rng.uniform(0, 0.85)
     picture = 255 * rolled_off(shot.light * share + behind * (1 - share)) ** (1 / 2.2)
     if rng.random() < 0.15:
         occluded(picture, shot.labels, shot.box, rng)

@@ -94,7 +94,7 @@ def anatomy_of(person: Portrait, rng: np.random.Generator) -> Anatomy:
         hooded=float(np.clip(own.normal(0.35, 0.3) + 0.35 * person.wrinkles, 0, 1)),
         iris=0.086 + own.normal(0, 0.003),
         brow=-0.27 - (0.03 if woman else 0) - LIFT[person.expression] + own.normal(0, 0.02),
-        brow_thick=(0.04 + 0.055 * person.brows) * (0.75 if woman else 1.0),
+        brow_thick=(0.03 + 0.055 * person.brows) * (0.75 if woman else 1.0),
         arch=0.05 + (0.03 if woman else 0) + own.normal(0, 0.015),
         nose_tip=0.5 + 0.08 * person.nose_size - 0.1 * youth + own.normal(0, 0.025) + 0.03 * max(person.age - 0.6, 0),
         nose_wide=nose_wide - 0.02 * youth,

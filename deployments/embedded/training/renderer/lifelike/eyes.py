@@ -57,7 +57,7 @@ def iris_paint(person: Portrait, at: Socket, x: float, y: float, radius: float, 
     angle = np.arctan2(dv, du)
     rays = sum(np.sin(angle * n + own.uniform(0, 6.3)) for n in own.integers(7, 40, 4)) * 0.06
     ring = np.exp(-(((far - 0.5) / 0.22) ** 2))
-    colour = linear(person.eyes) * (1.25 + rays + 0.1 * ring + own.normal(0, 0.12))[..., None]
+    colour = linear(person.eyes) * (1.0 + rays + 0.1 * ring + own.normal(0, 0.12))[..., None]
     inner = np.array([1.0, 0.72, 0.45]) * linear(person.eyes).max() * own.uniform(0.6, 1.1)
     colour = colour + (inner - colour) * (0.45 * own.random() * ring)[..., None]
     colour = colour * (1 - 0.7 * np.clip((far - 0.74) / 0.2, 0, 1))[..., None]

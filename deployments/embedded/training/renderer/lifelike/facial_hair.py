@@ -127,7 +127,7 @@ def draw_facial_hair(canvas: Canvas, person: Portrait, face: Anatomy) -> None:
 def draw_stubble(canvas: Canvas, person: Portrait, face: Anatomy, own: np.random.Generator) -> None:
     """Fine dots, and a bluish or brownish shade, where a full beard would grow; the labels stay."""
     field = np.maximum(moustache_field(face), full_field(face, own)) * (canvas.skin > 0.5)
-    dots = np.clip(0.55 + 0.5 * noise(own, -0.2), 0, 1.3) * own.uniform(0.35, 0.75)
+    dots = np.clip(0.6 + 0.3 * noise(own, -0.2), 0, 1.2) * own.uniform(0.35, 0.75)
     hair = linear(person.hair) * 0.6 + np.array([0.0, 0.002, 0.006])
     canvas.lay(
         (field * dots).clip(0, 0.85).astype(np.float32), hair.astype(np.float32), None, z=None, skin=1.0, gloss=0.2

@@ -127,6 +127,7 @@ def strands_of(person: Portrait, face: Anatomy, rng: np.random.Generator) -> Str
         comb=comb.astype(np.float32),
         parted=parted if long and style.flow == "aside" else None,
         reach=0.98 + 0.25 * person.volume,
+        hold=0.0 if style.flow in ("out", "up") else 0.3,
     )
     guides = grown(roots, growth)
     if long and style.flow == "aside" and bangs(person):
@@ -135,6 +136,9 @@ def strands_of(person: Portrait, face: Anatomy, rng: np.random.Generator) -> Str
     curves = tufted(guides, style.tuft, length, own)
     tone = np.exp(own.normal(0, 0.13, len(guides)))[:, None] * np.exp(own.normal(0, 0.16, (1, style.tuft.count)))
     tone = tone.reshape(-1).astype(np.float32)
+    if person.hair_style == "locs":
+        off = np.linalg.norm((curves[:, 0] - np.repeat(guides[:, 0], style.tuft.count, 0))[:, :2], axis=1)
+        tone = tone * np.float32(1.5) * np.exp(-((off / (1.2 * style.tuft.wide)) ** 2)).astype(np.float32)
     behind = np.repeat(guides[:, 0, 2] < BEHIND, style.tuft.count)
     back, back_tone, front, front_tone = curves[behind], tone[behind], curves[~behind], tone[~behind]
     if style.tail:

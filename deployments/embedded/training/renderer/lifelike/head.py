@@ -25,7 +25,7 @@ def draw_ears(canvas: Canvas, face: Anatomy, skin: Field, grown: float) -> None:
 
 def draw_face(canvas: Canvas, person: Portrait, face: Anatomy, skin: Field, folds: Field) -> None:
     """Over neck and ears."""
-    z = head_height(face) - np.float32(0.022) * folds
+    z = head_height(face) - np.float32(0.034) * folds
     oily = 0.35 + 0.5 * (hill(0, 0.35, 0.18, 0.35) + hill(0, -0.6, 0.45, 0.25) + 0.6 * both(0.5, 0.35, 0.2, 0.15))
     own = np.random.default_rng((person.identity, 8))
     gloss = (oily * own.uniform(0.3, 1.2)).astype(np.float32)

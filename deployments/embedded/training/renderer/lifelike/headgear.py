@@ -129,7 +129,8 @@ def draw_headscarf(canvas: Canvas, person: Portrait, face: Anatomy, rng: np.rand
     middle, tall = (opening + face.chin) / 2, (face.chin - opening) / 2
     hole = (np.sqrt((U / rng.uniform(0.84, 0.93)) ** 2 + (abs(V - middle) / tall) ** 2.2) - 1) * 0.85
     gone = outer > 0
-    canvas.cover[gone & (canvas.labels == 2)] = 0
+    bare = gone & (face.chin > V)
+    canvas.cover[bare], canvas.labels[bare], canvas.z[bare] = 0, 0, 0
     cover = np.minimum(inside(outer), inside(-hole))
     z = 1.25 * np.sqrt(np.clip(1 - (U / (drape + 0.05)) ** 2, 0, 1)) * np.clip(1.1 - 0.35 * abs(V + 0.1), 0.25, 1)
     z = z + folds + 0.05 * np.exp(-((hole / 0.06) ** 2))

@@ -37,13 +37,13 @@ def random_light(rng: np.random.Generator) -> Light:
     towards = np.array([np.sin(aside) * np.cos(up), -np.sin(up), np.cos(aside) * np.cos(up)])
     share = float(rng.beta(1.5, 1.9)) * 0.8 + 0.08  # of the lamp in all light
     lean = rng.normal(0, 0.12)
-    fill = (1 - share) * coloured(rng, 0.12)
+    fill = (1 - share) * coloured(rng, 0.08)
     return Light(
         towards=towards / np.linalg.norm(towards),
-        key=np.float32(share * 1.25) * coloured(rng, 0.14),
+        key=np.float32(share * 1.25) * coloured(rng, 0.09),
         sky=fill * np.float32(1 + rng.uniform(0, 0.5)),
         ground=fill * np.float32(rng.uniform(0.3, 1.0)),
-        side=(coloured(rng, 0.15) * np.float32(lean * (1 - share))).astype(np.float32),
+        side=(coloured(rng, 0.12) * np.float32(lean * (1 - share))).astype(np.float32),
         soft=float(rng.uniform(0.0, 1.0)),
     )
 

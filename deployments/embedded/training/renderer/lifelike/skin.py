@@ -70,7 +70,7 @@ def skin_colour(person: Portrait, face: Anatomy, folds: Field, rng: np.random.Ge
     shade = spotted(shade.astype(np.float32), own, person.wrinkles)
     shade *= 1 - (0.1 + 0.14 * own.random() + 0.1 * person.wrinkles) * both(face.eye_x - 0.04, 0.12, 0.22, 0.09)
     shade *= 1 - own.uniform(0, 0.14) * both(face.eye_x, -0.09, 0.24, 0.07)
-    shade *= 1 - 0.22 * np.clip(folds, 0, 1.2)
+    shade *= 1 - 0.3 * np.clip(folds, 0, 1.2)
     red = ruddiness(face, own) * (0.4 + 0.6 * light) * rng.uniform(0.6, 1.5) + 0.03 * noise(own, 0.8)
     warm = np.stack([1 + 0.15 * red, 1 - 0.75 * red, 1 - 0.7 * red], -1)
     return np.asarray(base * shade[..., None] * warm, dtype=np.float32)

@@ -39,6 +39,7 @@ class Growth:
     comb: Curves | None = None  # (guides, 3): where hair is drawn to at first, beside gravity
     parted: Curves | None = None  # (guides,) -1 or 1: the side of the face that hair must fall on
     reach: float = 1.12  # how far from the middle it hangs
+    hold: float = 0.0  # how much of what stands off the skull lies down at each step
 
 
 def grown(roots: Curves, growth: Growth) -> Curves:
@@ -56,6 +57,9 @@ def grown(roots: Curves, growth: Growth) -> Curves:
         from_centre = (place - CENTRE) / RADII
         radius = np.linalg.norm(from_centre, axis=1, keepdims=True)
         pushed = CENTRE + from_centre / radius * high * RADII
+        if growth.hold:
+            lain = growth.hold * ((radius > high) & (place[:, 1:2] < -0.25))
+            place = place + lain * (pushed - place)
         deep = (radius < high) & (place[:, 1:2] < 0.9)
         place = np.where(deep, pushed, place)
         out = outwards(place)
@@ -97,7 +101,7 @@ def tufted(guides: Curves, tuft: Tuft, length: Curves, rng: np.random.Generator)
     shape = number, tuft.count, 1, 3
     along = np.linspace(0, 1, points, dtype=np.float32)[None, None, :, None]
     offset = rng.normal(0, tuft.wide, shape).astype(np.float32) * (1 - tuft.gather * along)
-    cut = rng.uniform(0.75, 1.0, (number, tuft.count, 1, 1)).astype(np.float32)
+    cut = rng.uniform(0.84, 1.0, (number, tuft.count, 1, 1)).astype(np.float32)
     curves = guides[:, None]
     curves = curves[:, :, :1] + (curves - curves[:, :, :1]) * cut + offset
     if tuft.wave:
