@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import map_coordinates
 
 from deployments.embedded.training.renderer.backdrop import any_colour, backdrop, fractal
 from deployments.embedded.training.renderer.camera import compressed, through_a_camera
@@ -14,7 +13,7 @@ from deployments.embedded.training.renderer.figure import render, render_labelle
 from deployments.embedded.training.renderer.lifelike.shot import BOX_SIDE as SHOT_BOX_SIDE
 from deployments.embedded.training.renderer.lifelike.shot import Place, Shot, take
 from deployments.embedded.training.renderer.portrait import Colour, Portrait, another_sitting, avatar_sitting
-from deployments.embedded.training.renderer.relight import BEARD, GLASSES, HAIR, SKIN, FaceFrame, relit
+from deployments.embedded.training.renderer.relight import BEARD, GLASSES, HAIR, SKIN, FaceFrame
 from deployments.face.alignment import CROP_SIZE, ENLARGEMENT, UPWARD_SHIFT, crop_face, crop_square
 
 BOX_SIDE = 98.0  # of the cascade's square, in drawing units; measured on renders and on photos
@@ -223,7 +222,9 @@ def avatar_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
 def edged(pixels: Pixels, left: int, top: int, side: int) -> Pixels:
     """A square of a picture, which may reach beyond it: there its last pixels go on."""
     places = np.arange(side)
-    return pixels[np.ix_((places + top).clip(0, len(pixels) - 1), (places + left).clip(0, pixels.shape[1] - 1))]
+    return np.asarray(
+        pixels[np.ix_((places + top).clip(0, len(pixels) - 1), (places + left).clip(0, pixels.shape[1] - 1))]
+    )
 
 
 def face_views(portrait: Portrait, rng: np.random.Generator, count: int) -> list[Pixels]:

@@ -10,7 +10,7 @@ from deployments.embedded.training.renderer.lifelike.grid import MIDDLE, UNIT, F
 from deployments.embedded.training.renderer.parts import IRIS, SCLERA
 from deployments.embedded.training.renderer.portrait import Portrait
 
-WHITE = np.array([0.54, 0.5, 0.47], dtype=np.float32)
+WHITE = np.array([0.46, 0.42, 0.39], dtype=np.float32)
 REACH = 0.36, 0.3  # of an eye with its lids from its middle, across and down
 
 

@@ -19,10 +19,16 @@ def brow_strands(face: Anatomy, own: np.random.Generator, frown: float) -> Curve
     count = int(150 + 1500 * face.brow_thick)
     along = own.beta(1.0, 1.15, count)
     x = 0.15 + along * 0.56
-    arch = face.brow + 0.03 - face.arch * np.sin(np.clip(along * 1.25, 0, 1) * np.pi * 0.9) + 0.06 * along**3
+    arch = (
+        face.brow
+        + 0.03
+        - face.arch * np.sin(np.clip(along * 1.25, 0, 1) * np.pi * 0.9)
+        + 0.06 * along**3
+        + 0.05 * (1 - along) ** 3
+    )
     spread = face.brow_thick * (1 - 0.65 * along**1.5) * np.minimum(1, 0.55 + along * 3)
     y = arch + own.normal(0, 0.42, count) * spread + frown * (0.05 - 0.09 * along)
-    angle = -1.0 + 1.15 * np.minimum(along * 1.6, 1) + own.normal(0, 0.22, count)
+    angle = -0.6 + 0.75 * np.minimum(along * 1.6, 1) + own.normal(0, 0.22, count)
     length = own.uniform(0.05, 0.11, count) * (1 - 0.35 * along)
     steps = np.linspace(0, 1, POINTS)
     side = own.choice([-1, 1], count)[:, None]
@@ -36,14 +42,14 @@ def moustache_field(face: Anatomy) -> Field:
     upper_top = mouth_lines(face)[0]
     top = face.nose_tip + 0.13 + 0.09 * (abs(U) / face.mouth_half) ** 2
     wide = step((face.mouth_half * 1.12 - abs(U)) * 40)
-    return step((V - top) * 40) * step((upper_top + 0.012 - V) * 60) * wide
+    return np.asarray(step((V - top) * 40) * step((upper_top + 0.012 - V) * 60) * wide, dtype=np.float32)
 
 
 def chin_field(face: Anatomy, wide: float) -> Field:
     """(SIDE, SIDE): about the mouth and below it, `wide` to each side."""
     lower = mouth_lines(face)[3]
     below = step((V - lower - 0.06) * 40) + step((abs(U) - face.mouth_half - 0.02) * 40)
-    ring = step((wide - abs(U) - 0.25 * np.clip(V - face.chin + 0.1, 0, 1)) * 30)
+    ring = step((wide - abs(U) - np.float32(0.25) * np.clip(V - face.chin + 0.1, 0, 1)) * 30)
     return np.clip(below, 0, 1) * ring * step((V - face.nose_tip - 0.16) * 30)
 
 
@@ -105,7 +111,7 @@ def draw_facial_hair(canvas: Canvas, person: Portrait, face: Anatomy) -> None:
     if person.beard == "stubble":
         draw_stubble(canvas, person, face, own)
     elif person.beard != "none":
-        field = beard_field(person, face) * ((canvas.labels == SKIN) & (V < chin_line(face)))
+        field = beard_field(person, face) * ((canvas.labels == SKIN) & (chin_line(face) > V))
         skin = linear(person.hair) * 0.5
         canvas.lay(field * np.float32(0.55) * (canvas.labels > 0), skin.astype(np.float32), None)
         curves.append(beard_strands(person, face, field, canvas.z, own))

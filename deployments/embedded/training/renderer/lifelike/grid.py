@@ -1,9 +1,12 @@
 """Coordinates of the drawn head: 1 is half of a grown face's width (70 mm); the origin lies between the eyes."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
+Numbers = NDArray[np.floating[Any]]
 SIDE = 288  # pixels of the canvas
 UNIT = 50.0  # pixels of a length of 1
 MIDDLE = 144.0, 126.0  # the origin's pixel
@@ -28,12 +31,12 @@ def both(x: float, y: float, wide: float, high: float) -> Field:
     return np.outer(bell(v_axis, y, high), bell(u_axis, x, wide) + bell(u_axis, -x, wide))
 
 
-def step(x: Field) -> Field:
+def step(x: Numbers) -> Field:
     """The logistic function: 0 far below 0, 1 far above."""
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))), dtype=np.float32)
 
 
-def inside(distance: Field, blur: float = 0.5) -> Field:
+def inside(distance: Numbers, blur: float = 0.5) -> Field:
     """Cover of what reaches to where `distance` (in units, negative within) is 0; `blur`: half of the edge, pixels."""
     return np.asarray(np.clip(0.5 - distance * UNIT / (2 * blur), 0, 1), dtype=np.float32)
 

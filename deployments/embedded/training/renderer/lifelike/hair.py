@@ -6,7 +6,7 @@ import numpy as np
 
 from deployments.embedded.training.renderer.lifelike.anatomy import Anatomy
 from deployments.embedded.training.renderer.lifelike.canvas import Canvas
-from deployments.embedded.training.renderer.lifelike.grid import Field, linear
+from deployments.embedded.training.renderer.lifelike.grid import Field, Numbers, linear
 from deployments.embedded.training.renderer.lifelike.scalp import (
     Hairline,
     bare_crown,
@@ -49,7 +49,7 @@ def topness(roots: Curves) -> Curves:
     return np.asarray(np.clip((-0.72 - roots[:, 1]) / 0.42, 0, 1), dtype=np.float32)
 
 
-def starts(person: Portrait, style: Style, roots: Curves, rng: np.random.Generator) -> tuple[Curves, Curves]:
+def starts(person: Portrait, style: Style, roots: Curves, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
     """(guides, 3) each: the first direction, and where hair is combed to."""
     out, n = outwards(roots), len(roots)
     x = roots[:, 0]
@@ -76,7 +76,7 @@ def aims(person: Portrait, style: Style, roots: Curves) -> Curves:
     return np.asarray(knot_of(person, style) * np.where(mirrored, [[-1, 1, 1]], [[1, 1, 1]]), dtype=np.float32)
 
 
-def short_starts(person: Portrait, style: Style, roots: Curves) -> tuple[Curves, Curves]:
+def short_starts(person: Portrait, style: Style, roots: Curves) -> tuple[Numbers, Numbers]:
     """As `starts`, of short hair on top."""
     out, x, one = outwards(roots), roots[:, 0], np.ones(len(roots))
     zero, part = 0 * one, np.sign(person.parting + 1e-9)

@@ -4,7 +4,7 @@ import numpy as np
 
 from deployments.embedded.training.renderer.lifelike.anatomy import Anatomy
 from deployments.embedded.training.renderer.lifelike.canvas import Canvas
-from deployments.embedded.training.renderer.lifelike.grid import Field, U, V, both, hill, inside
+from deployments.embedded.training.renderer.lifelike.grid import Field, U, both, hill, inside
 from deployments.embedded.training.renderer.lifelike.skin import ear_distance, nostrils
 from deployments.embedded.training.renderer.lifelike.surface import head_cover, head_height
 from deployments.embedded.training.renderer.parts import SKIN

@@ -25,7 +25,7 @@ def band_of(face: Anatomy, rng: np.random.Generator) -> float:
 
 def clear_above(canvas: Canvas, line: Field) -> None:
     """Takes away the hair that would stand out above a hat's rim."""
-    gone = V < line
+    gone = line > V
     canvas.cover[gone], canvas.z[gone], canvas.labels[gone] = 0, 0, 0
     canvas.glow[gone], canvas.strand[gone], canvas.skin[gone] = 0, 0, 0
 
@@ -53,7 +53,7 @@ def draw_beanie(canvas: Canvas, person: Portrait, face: Anatomy, rng: np.random.
     clear_above(canvas, band - 0.04)
     cover, z = dome(face, band, rng.uniform(0.08, 0.4), 1.1)
     fold = rng.uniform(0.25, 0.4)
-    edge = (V > band - fold) & (rng.random() < 0.8)
+    edge = (band - fold < V) & (rng.random() < 0.8)
     ribs = 0.018 * np.sin(U * rng.uniform(45, 80) * (1 + 0.25 * np.clip(-V - 0.8, 0, 1)))
     z = z + 0.07 * edge + ribs * (0.5 + 0.5 * edge)
     colour = cloth_of(person, rng) * (1 + 6 * ribs)[..., None]

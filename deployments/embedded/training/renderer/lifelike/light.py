@@ -28,7 +28,7 @@ class Light:
 def coloured(rng: np.random.Generator, spread: float) -> Field:
     """(3,) about 1: warmer or colder, a little green or magenta."""
     warm, green = rng.normal(0, spread), rng.normal(0, spread * 0.3)
-    return np.exp(np.array([warm, green, -warm])).astype(np.float32)
+    return np.asarray(np.exp([warm, green, -warm]), dtype=np.float32)
 
 
 def random_light(rng: np.random.Generator) -> Light:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.embedded.training.renderer.lifelike.anatomy import Anatomy
-from deployments.embedded.training.renderer.lifelike.grid import Field, U, V, inside
+from deployments.embedded.training.renderer.lifelike.grid import Field, Numbers, U, V, inside
 from deployments.embedded.training.renderer.lifelike.strands import CENTRE, RADII, Curves
 from deployments.embedded.training.renderer.portrait import Portrait
 
@@ -18,7 +18,7 @@ class Hairline:
     across: NDArray[np.float64]
     height: NDArray[np.float64]
 
-    def at(self, x: Field) -> Field:
+    def at(self, x: Numbers) -> Field:
         """The height at distances from the middle line."""
         return np.interp(x, self.across, self.height).astype(np.float32)
 
@@ -42,7 +42,7 @@ def hairline_of(person: Portrait, face: Anatomy) -> Hairline:
 def grows(points: Curves, line: Hairline) -> NDArray[np.bool_]:
     """Whether hair grows at points of the skull (n, 3): before the ears above the hairline, else down to the nape."""
     x, y, z = points.T
-    return np.where(z > 0.12, y < line.at(abs(x)), y < 0.75)
+    return np.asarray(np.where(z > 0.12, y < line.at(abs(x)), y < 0.75), dtype=bool)
 
 
 def scattered_roots(line: Hairline, count: int, rng: np.random.Generator, front: float = 0.75) -> Curves:

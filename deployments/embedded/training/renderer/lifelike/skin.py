@@ -9,7 +9,6 @@ from deployments.embedded.training.renderer.lifelike.anatomy import Anatomy
 from deployments.embedded.training.renderer.lifelike.grid import MIDDLE, SIDE, UNIT, Field, U, V, both, hill, linear
 from deployments.embedded.training.renderer.portrait import Portrait, brightness
 
-
 SLOPES = (-0.2, 0.0, 0.3, 0.6, 1.0, 1.6)
 BANK = 6  # fields of each slope
 
@@ -26,7 +25,7 @@ def noise(rng: np.random.Generator, slope: float) -> Field:
     fields = bank()[min(SLOPES, key=lambda known: abs(known - slope))]
     field = np.roll(fields[rng.integers(BANK)], rng.integers(SIDE, size=2), (0, 1))
     field = field[:, ::-1] if rng.random() < 0.5 else field
-    return field.T if rng.random() < 0.5 and slope < 1.6 else field
+    return np.asarray(field.T if rng.random() < 0.5 and slope < 1.6 else field, dtype=np.float32)
 
 
 def ruddiness(face: Anatomy, own: np.random.Generator) -> Field:

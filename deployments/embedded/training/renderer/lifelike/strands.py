@@ -59,7 +59,7 @@ def grown(roots: Curves, growth: Growth) -> Curves:
         pushed = CENTRE + from_centre / radius * high * RADII
         if growth.hold:
             lain = growth.hold * ((radius > high) & (place[:, 1:2] < -0.25))
-            place = place + lain * (pushed - place)
+            place = np.asarray(place + lain * (pushed - place), dtype=np.float32)
         deep = (radius < high) & (place[:, 1:2] < 0.9)
         place = np.where(deep, pushed, place)
         out = outwards(place)

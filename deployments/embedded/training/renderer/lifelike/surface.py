@@ -13,7 +13,6 @@ from deployments.embedded.training.renderer.lifelike.grid import (
     hill,
     inside,
     step,
-    u_axis,
     v_axis,
 )
 
