@@ -65,7 +65,7 @@ def small_picture(portrait: Portrait) -> NDArray[np.uint8]:
 
 
 def draw_photos(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]:
-    """Crops with what each pixel shows, (n, VIEWS + 1, 112, 112, 4)."""
+    """Crops with what each pixel shows, (n, VIEWS + 1, CROP_SIZE, CROP_SIZE, 4); the last is the cartoon."""
     seed, start = job
     persons, views = [], []
     for index in range(start, start + CHUNK):

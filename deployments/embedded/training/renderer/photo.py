@@ -187,7 +187,7 @@ def jittered_box(box: Box, rng: np.random.Generator, side_share: float = 0.15, s
 
 
 def crop_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
-    """(CROP_SIZE, CROP_SIZE, 4): a photo's levelled crop through a camera, as the detector's error leaves it, and parts."""
+    """(CROP_SIZE, CROP_SIZE, 4): a photo's levelled crop through a camera, as the detector's error leaves it."""
     side = CROP_SIZE / ENLARGEMENT  # of the detector's box, in pixels
     sitting = another_sitting(portrait, rng)
     unit = side / SHOT_BOX_SIDE / rng.uniform(0.85, 1.15)
@@ -202,7 +202,7 @@ def crop_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
 
 
 def labelled_views(portrait: Portrait, rng: np.random.Generator, count: int) -> list[Pixels]:
-    """Crops as the encoder sees them and, as a fourth channel, what each pixel shows: (CROP_SIZE, CROP_SIZE, 4) each."""
+    """Crops as the encoder sees them and, in a fourth channel, their parts: (CROP_SIZE, CROP_SIZE, 4) each."""
     return [crop_view(portrait, rng) for _ in range(count)]
 
 

@@ -50,7 +50,7 @@ def chin_field(face: Anatomy, wide: float) -> Field:
     lower = mouth_lines(face)[3]
     below = step((V - lower - 0.06) * 40) + step((abs(U) - face.mouth_half - 0.02) * 40)
     ring = step((wide - abs(U) - np.float32(0.25) * np.clip(V - face.chin + 0.1, 0, 1)) * 30)
-    return np.clip(below, 0, 1) * ring * step((V - face.nose_tip - 0.16) * 30)
+    return np.asarray(np.clip(below, 0, 1) * ring * step((V - face.nose_tip - 0.16) * 30), dtype=np.float32)
 
 
 def full_field(face: Anatomy, own: np.random.Generator) -> Field:

@@ -53,7 +53,7 @@ def random_pose(person: Portrait, rng: np.random.Generator) -> Pose:
 
 
 def origins(screen: NDArray[np.float64], z: Field, pose: Pose) -> NDArray[np.float64]:
-    """(2, h, w): rows and columns of the canvas that show at places (h, w, 2) of the picture, in units, without roll."""
+    """(2, h, w): rows and columns of the canvas seen at places (h, w, 2) of the picture, in units, without roll."""
     smooth = gaussian_filter(z, 2.5)
     at = screen / [1.0, pose.stretch]
     centre = pose.seen(np.array([0.0, 0.3, 1.2])) - [0.0, 0.3]

@@ -28,7 +28,7 @@ def outwards(points: Curves) -> Curves:
 
 @dataclass(frozen=True)
 class Growth:
-    """How guides run: `down` is gravity's pull, `bend` how fast a strand gives in to it, `lift` its height above skin."""
+    """How guides run: `down` is gravity's pull, `bend` how fast a strand gives in to it, `lift` how high it lies."""
 
     length: Curves  # (guides,)
     start: Curves  # (guides, 3) directions
@@ -44,7 +44,8 @@ class Growth:
 
 def grown(roots: Curves, growth: Growth) -> Curves:
     """(guides, points, 3): each step leans to gravity and comb, and stays off the skull."""
-    place, way = roots.copy(), normalised(growth.start)
+    place: Curves = roots.copy()
+    way = normalised(growth.start)
     gravity = np.array([0, growth.down, 0], dtype=np.float32)
     comb = np.zeros_like(roots) if growth.comb is None else growth.comb
     line = [place]
@@ -59,7 +60,7 @@ def grown(roots: Curves, growth: Growth) -> Curves:
         pushed = CENTRE + from_centre / radius * high * RADII
         if growth.hold:
             lain = growth.hold * ((radius > high) & (place[:, 1:2] < -0.25))
-            place = np.asarray(place + lain * (pushed - place), dtype=np.float32)
+            place = place + lain * (pushed - place)
         deep = (radius < high) & (place[:, 1:2] < 0.9)
         place = np.where(deep, pushed, place)
         out = outwards(place)
@@ -142,7 +143,7 @@ def pixels_along(curves: Curves, apart: float = 1.15) -> tuple[Curves, Curves, N
 
 
 def pictured(curves: Curves, tone: Curves, wide: float, head: Field | None = None) -> Hair:
-    """Strands of relative brightness `tone` (n,), `wide` pixels each; the nearer hide the others, and `head` what is behind."""
+    """Strands of relative brightness `tone` (n,), `wide` pixels each; the nearer ones, and `head`, hide the rest."""
     places, ways, owner = pixels_along(curves)
     column = np.floor(places[:, 0] * UNIT + MIDDLE[0]).astype(np.int64)
     row = np.floor(places[:, 1] * UNIT + MIDDLE[1]).astype(np.int64)

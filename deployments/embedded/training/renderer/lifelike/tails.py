@@ -31,7 +31,7 @@ def tail_curves(person: Portrait, style: Style, own: np.random.Generator) -> tup
 def bun(knot: np.ndarray[tuple[int], np.dtype[np.float64]], own: np.random.Generator) -> Curves:
     """Arcs about a ball behind the crown, or low behind the neck, where the head hides most of it."""
     count, size = 420, own.uniform(0.28, 0.42)
-    axis = own.normal(0, 1, (count, 3)) + [0, 1.2, 0]
+    axis = own.normal((0, 1.2, 0), 1, (count, 3))
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     first = np.cross(axis, own.normal(0, 1, (count, 3)))
     first /= np.linalg.norm(first, axis=1, keepdims=True)
@@ -39,7 +39,7 @@ def bun(knot: np.ndarray[tuple[int], np.dtype[np.float64]], own: np.random.Gener
     angle = np.linspace(0, 2.4, 14)[None, :, None]
     ring = first[:, None] * np.cos(angle) + second[:, None] * np.sin(angle)
     radius = own.uniform(0.75, 1.0, (count, 1, 1)) * size
-    centre = knot + [own.normal(0, 0.06), -0.14 if knot[1] < -1 else 0.25, 0]
+    centre = knot + np.array([own.normal(0, 0.06), -0.14 if knot[1] < -1 else 0.25, 0])
     return np.asarray(centre + ring * radius * [1.15, 0.9, 1.0] + own.normal(0, 0.01, ring.shape), dtype=np.float32)
 
 
