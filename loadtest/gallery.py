@@ -11,9 +11,9 @@ import typer
 from PIL import Image, ImageDraw
 
 from deployments.config import CascadeFaceModelConfig
-from deployments.embedded.training.renderer.drawing import Look
-from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.photo import plain_photo, stored
 from deployments.embedded.training.renderer.population import random_portrait
+from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.face.model import open_search
 from loadtest.load.own_service import own_service
 from serve_app.cli.signals import end_on_signals
@@ -40,13 +40,20 @@ def references(folder: Path, drawn: int) -> Iterator[tuple[Path, str]]:
     """The astronaut, then rendered portraits in human proportions that are not in the training set."""
     yield sample_photo(), "woman"
     people = (random_portrait(np.random.default_rng(seed)) for seed in itertools.count(HELD_OUT))
-    drawings = ((person, render(person, 384, Look())[0]) for person in people)
+    drawings = ((person, before_a_wall(person)) for person in people)
     find = open_search(CascadeFaceModelConfig()).find
     seen = ((person, picture) for person, picture in drawings if find(np.asarray(picture)).faces)
     for number, (person, picture) in enumerate(itertools.islice(seen, drawn)):
         path = folder / f"drawn-{number}.png"
         picture.save(path)
         yield path, person.gender
+
+
+def before_a_wall(person: Portrait) -> Image.Image:
+    """A photo-like picture of 384 pixels a side, on the portrait's background colour."""
+    shot = plain_photo(person, np.random.default_rng(person.texture), 384)
+    share = shot.cover[..., None]
+    return Image.fromarray((stored(shot.light) * share + np.array(person.background) * (1 - share)).astype(np.uint8))
 
 
 def row(client: FaceAvatarClient, photo: Path, gender: str) -> list[Image.Image]:

@@ -27,9 +27,7 @@ from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
 from deployments.embedded.training.evaluate.inference import contact_sheet
 from deployments.embedded.training.renderer.appearance import lab, read_embedding
 from deployments.embedded.training.renderer.camera import compressed
-from deployments.embedded.training.renderer.drawing import Look
-from deployments.embedded.training.renderer.figure import render
-from deployments.embedded.training.renderer.photo import face_box
+from deployments.embedded.training.renderer.photo import plain_photo, stored
 from deployments.embedded.training.renderer.portrait import Portrait, another_sitting
 from deployments.face.alignment import crop_face, encoder_input
 from deployments.face.exposure import in_good_light
@@ -78,7 +76,7 @@ class Light:
     name: str
     photo: Callable[[Scene], Pixels]
     warning: str | None = None
-    eyes: float = 0.75  # how far open
+    eyes: float = 1.0  # how far open
 
 
 def coloured(red: float, green: float, blue: float) -> Callable[[Scene], Pixels]:
@@ -163,11 +161,9 @@ def scene_of(person: Portrait, seed: int, eyes: float) -> tuple[Scene, Box]:
     """The person on another day in front of a wall of any colours, and the face's box."""
     rng = np.random.default_rng(seed)
     sitting = another_sitting(person, rng)
-    look = Look(eye_scale=eyes, light=(float(rng.uniform(-0.6, 0.6)), -0.5))
-    picture, alpha = render(sitting, SIDE, look)
-    wall = Image.fromarray(rng.integers(40, 220, (2, 2, 3), dtype=np.uint8)).resize(picture.size)
-    share = np.asarray(np.asarray(alpha)[..., None] / 255, np.float32)
-    return Scene(LINEAR[np.asarray(picture)], LINEAR[np.asarray(wall)], share), face_box(sitting, SIDE)
+    shot = plain_photo(sitting, rng, SIDE, eyes)
+    wall = Image.fromarray(rng.integers(40, 220, (2, 2, 3), dtype=np.uint8)).resize((SIDE, SIDE))
+    return Scene(LINEAR[stored(shot.light)], LINEAR[np.asarray(wall)], shot.cover[..., None]), shot.box
 
 
 def read(photo: Pixels, box: Box, person: Portrait, encoder: Encoder) -> Reading:

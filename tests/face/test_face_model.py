@@ -11,8 +11,7 @@ from onnx import TensorProto, helper
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from deployments.config import CascadeFaceModelConfig
-from deployments.embedded.training.renderer.drawing import Look
-from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.photo import render_photo
 from deployments.embedded.training.renderer.population import random_portrait
 from deployments.errors import NoFaceError
 from deployments.face.cascade import warmth
@@ -168,7 +167,7 @@ def test_drawn_portraits_of_every_skin_are_seen() -> None:
     found = []
     for seed in range(16):
         portrait = random_portrait(np.random.default_rng(seed))
-        faces = find_faces(np.asarray(render(portrait, 256, Look())[0].convert("RGB")))
+        faces = find_faces(np.asarray(render_photo(portrait, np.random.default_rng(seed), 256).picture))
         found.append((sum(portrait.skin) < 330, bool(faces)))
     assert np.mean([seen for _, seen in found]) >= 0.8
     assert np.mean([seen for dark, seen in found if dark]) >= 0.7  # luminance alone sees a third of these

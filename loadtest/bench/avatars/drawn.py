@@ -12,9 +12,8 @@ from deployments.embedded.training.data.dataset import avatar_of
 from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
 from deployments.embedded.training.evaluate.inference import Studio
 from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings, shows_beard, shows_hair
-from deployments.embedded.training.renderer.drawing import Look
 from deployments.embedded.training.renderer.figure import render
-from deployments.embedded.training.renderer.photo import face_box, jittered_box
+from deployments.embedded.training.renderer.photo import jittered_box, plain_photo, stored
 from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
 from deployments.errors import NoFaceError
 from deployments.face.alignment import crop_face
@@ -82,13 +81,12 @@ def reference_crop(person: Portrait, rng: np.random.Generator) -> Picture:
 
     Without the augmentations of the training (odd light, occlusions), which would hide the traits.
     """
-    look = Look(eye_scale=float(rng.uniform(0.6, 0.9)), light=(float(rng.uniform(-0.6, 0.6)), -0.5))
-    sitting = another_sitting(person, rng)
-    picture, alpha = render(sitting, PHOTO_SIDE, look)
-    wall = Image.fromarray(rng.integers(40, 220, (2, 2, 3), dtype=np.uint8)).resize(picture.size)
-    photo = Image.composite(picture, wall, alpha)
-    box = jittered_box(face_box(sitting, PHOTO_SIDE), rng, side_share=0.06, shift=0.04)
-    return crop_face(np.asarray(photo, dtype=np.uint8), box)
+    shot = plain_photo(another_sitting(person, rng), rng, PHOTO_SIDE)
+    wall = Image.fromarray(rng.integers(40, 220, (2, 2, 3), dtype=np.uint8)).resize((PHOTO_SIDE, PHOTO_SIDE))
+    share = shot.cover[..., None]
+    photo = stored(shot.light) * share + np.asarray(wall) * (1 - share)
+    box = jittered_box(shot.box, rng, side_share=0.06, shift=0.04)
+    return crop_face(photo.astype(np.uint8), box)
 
 
 def draw_cases(studio: Studio, count: int) -> Iterator[Case]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from deployments.embedded.training.data.dataset import CHUNK
 from deployments.embedded.training.data.heads import (
+    BOX_PX,
     HEAD_SIDE,
     MIDDLE,
     NECK_POINT,
@@ -23,14 +24,11 @@ from deployments.embedded.training.data.heads import (
 from deployments.embedded.training.data.scenes import PICTURES, Pixels, installed, opened, scene
 from deployments.embedded.training.renderer.backdrop import any_colour
 from deployments.embedded.training.renderer.camera import through_a_camera
-from deployments.embedded.training.renderer.drawing import UNITS, ZOOM
-from deployments.embedded.training.renderer.photo import BOX_SIDE
 from deployments.embedded.training.renderer.population import random_hair, random_skin
 from deployments.face.upright import turn_of
 
 CANVAS = 256  # pixels of a training picture's side
 MOST_FACES = 4
-BOX_PX = BOX_SIDE * ZOOM * HEAD_SIDE / UNITS  # of a cut-out's face: the side of the cascade's box
 FACE_VALUES = 14  # of a stored face: middle x and y, side, angle in radians, then x and y of five landmarks
 MOST_HIDDEN = 0.25  # of a face's middle, by another person
 SMALLEST, LARGEST = 17.0, 235.0  # sides of faces, in pixels of the canvas

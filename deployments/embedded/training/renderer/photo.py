@@ -1,6 +1,7 @@
 """Photo-like reference pictures of a portrait, for the face encoder: varied light, camera, day and background."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from deployments.embedded.training.renderer.backdrop import any_colour, backdrop
 from deployments.embedded.training.renderer.camera import compressed, through_a_camera
 from deployments.embedded.training.renderer.drawing import CARTOON, FACE_X, FACE_Y, UNITS, Look, Sketch
 from deployments.embedded.training.renderer.figure import render, render_labelled
+from deployments.embedded.training.renderer.lifelike.light import plain_light
 from deployments.embedded.training.renderer.lifelike.shot import BOX_SIDE as SHOT_BOX_SIDE
 from deployments.embedded.training.renderer.lifelike.shot import Place, Shot, take
 from deployments.embedded.training.renderer.portrait import Colour, Portrait, another_sitting, avatar_sitting
@@ -162,6 +164,17 @@ def render_photo(portrait: Portrait, rng: np.random.Generator, size: int = 128) 
     return View(Image.fromarray(pixels), shot.box, labels, shot.landmarks)
 
 
+def plain_photo(sitting: Portrait, rng: np.random.Generator, size: int, eyes: float = 1.0) -> Shot:
+    """In soft white light, with nothing in the way; `eyes` as of `take`."""
+    unit = size * FACE_SHARE / SHOT_BOX_SIDE
+    return take(sitting, Place(size / 2, size * 0.53, unit, 0.0), size, rng, plain_light(rng), eyes)
+
+
+def stored(light: NDArray[np.floating[Any]]) -> Pixels:
+    """Linear light as bytes, by a power of 2.2."""
+    return np.asarray(255 * rolled_off(light) ** (1 / 2.2), dtype=np.uint8)
+
+
 def before(shot: Shot, rng: np.random.Generator) -> Pixels:
     """(size, size, 3): the shot in front of something, with something before it at times; its labels change then."""
     size, share = len(shot.labels), shot.cover[..., None]
@@ -173,7 +186,7 @@ def before(shot: Shot, rng: np.random.Generator) -> Pixels:
     return np.asarray(picture.clip(0, 255), dtype=np.uint8)
 
 
-def rolled_off(light: NDArray[np.float64]) -> NDArray[np.float64]:
+def rolled_off(light: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Linear light up to 1, above which a camera's curve bends: what is far brighter still has a shade."""
     return np.asarray(light / (1 + np.clip(light, 0, None) ** 5) ** 0.2).clip(0, 1)
 

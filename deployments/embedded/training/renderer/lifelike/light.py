@@ -48,6 +48,16 @@ def random_light(rng: np.random.Generator) -> Light:
     )
 
 
+def plain_light(rng: np.random.Generator) -> Light:
+    """A soft lamp before the face and much fill, without a tint."""
+    towards = np.array([rng.uniform(-0.6, 0.6), -0.5, 1.0])
+    white = np.ones(3, dtype=np.float32)
+    fill = np.float32(0.6) * white
+    return Light(
+        towards / np.linalg.norm(towards), np.float32(0.5) * white, fill, np.float32(0.8) * fill, 0 * fill, 1.0
+    )
+
+
 def normals(z: Field) -> Field:
     """(SIDE, SIDE, 3) of length 1."""
     down, across = np.gradient(z * np.float32(UNIT))

@@ -1,6 +1,6 @@
 """One photo of a person: drawn, lit, turned and set before something."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,12 +79,20 @@ class Shot:
     cover: Field
     labels: Pixels
     landmarks: NDArray[np.float32]  # (5, 2): eyes, nose, mouth's corners, each pair from the left; pixels
+    neck: NDArray[np.float32]  # (2,): below the chin
     box: Box
 
 
-def take(person: Portrait, place: Place, size: int, rng: np.random.Generator) -> Shot:
-    """A photo of `size` pixels a side; `rng` stands for lamp, lens and moment."""
-    face, light = anatomy_of(person, rng), random_light(rng)
+def take(
+    person: Portrait, place: Place, size: int, rng: np.random.Generator, light: Light | None = None, eyes: float = 1.0
+) -> Shot:
+    """A photo of `size` pixels a side; `rng` stands for lens, moment and, without a `light`, the lamp.
+
+    `eyes`: how far open, of what the expression makes them.
+    """
+    face = anatomy_of(person, rng)
+    face = replace(face, lid_up=face.lid_up * eyes, lid_low=face.lid_low * eyes)
+    light = random_light(rng) if light is None else light
     pose = random_pose(person, rng)
     canvas = composed(person, face, light, rng)
     received = lit(canvas, bumps(person, rng), light, rng)
@@ -100,9 +108,10 @@ def take(person: Portrait, place: Place, size: int, rng: np.random.Generator) ->
     *colours, cover = (map_coordinates(layer, at, order=1, mode="nearest") for layer in layers)
     labels = map_coordinates(canvas.labels, at, order=0, mode="nearest")
     points = (pose.seen(landmarks_of(face, canvas.z)) - middle) @ turn * place.unit + [place.x, place.y]
+    points = points.astype(np.float32)
     half = BOX_SIDE / 2 * place.unit * pose.distance / (pose.distance + 0.8 - BOX_Z)
     box = place.x - half, place.y - half, place.x + half, place.y + half
-    return Shot(np.stack(colours, -1), cover, labels, points.astype(np.float32), box)
+    return Shot(np.stack(colours, -1), cover, labels, points[:5], points[5], box)
 
 
 def exposure(canvas: Canvas, received: Field, rng: np.random.Generator) -> float:
@@ -113,8 +122,8 @@ def exposure(canvas: Canvas, received: Field, rng: np.random.Generator) -> float
 
 
 def landmarks_of(face: Anatomy, z: Field) -> NDArray[np.float64]:
-    """(5, 3) of the canvas."""
+    """(6, 3) of the canvas: eyes, nose, corners of the mouth, neck."""
     flat = [(-face.eye_x, 0.0), (face.eye_x, 0.0), (0.0, face.nose_tip), (-face.mouth_half, face.mouth),
-            (face.mouth_half, face.mouth)]  # fmt: skip
+            (face.mouth_half, face.mouth), (0.0, face.chin + 0.15)]  # fmt: skip
     rows = [(x, y, z[int(y * UNIT + MIDDLE[1]), int(x * UNIT + MIDDLE[0])]) for x, y in flat]
     return np.array(rows, dtype=np.float64)
