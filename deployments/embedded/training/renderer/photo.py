@@ -1,31 +1,24 @@
 """Photo-like reference pictures of a portrait, for the face encoder: varied light, camera, day and background."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.embedded.training.renderer.backdrop import any_colour, backdrop, fractal
+from deployments.embedded.training.renderer.backdrop import any_colour, backdrop
 from deployments.embedded.training.renderer.camera import compressed, through_a_camera
 from deployments.embedded.training.renderer.drawing import CARTOON, FACE_X, FACE_Y, UNITS, Look, Sketch
-from deployments.embedded.training.renderer.figure import render, render_labelled
+from deployments.embedded.training.renderer.figure import render_labelled
 from deployments.embedded.training.renderer.lifelike.light import plain_light
-from deployments.embedded.training.renderer.lifelike.shot import BOX_SIDE as SHOT_BOX_SIDE
-from deployments.embedded.training.renderer.lifelike.shot import Place, Shot, take
-from deployments.embedded.training.renderer.portrait import Colour, Portrait, another_sitting, avatar_sitting
-from deployments.embedded.training.renderer.relight import BEARD, GLASSES, HAIR, SKIN, FaceFrame
+from deployments.embedded.training.renderer.lifelike.shot import BOX_SIDE, Place, Shot, take
+from deployments.embedded.training.renderer.portrait import Portrait, another_sitting, avatar_sitting
 from deployments.face.alignment import CROP_SIZE, ENLARGEMENT, UPWARD_SHIFT, crop_face, crop_square
 
-BOX_SIDE = 98.0  # of the cascade's square, in drawing units; measured on renders and on photos
+FLAT_SIDE = 98.0  # of the detector's square on a flat drawing in human proportions, in drawing units
 BOX_BELOW = 6.0  # of its centre, below the face's
-FACE_HALF = 42.5  # of the face's width, in drawing units
 AVATAR_BOX = (51.7, 45.7, 205.3, 199.3)  # where the cascade sees a cartoon's face, in drawing units
-PROBES: tuple[tuple[Colour, Colour, Colour], ...] = (  # skin, glasses, hair: each differs in a channel of its own
-    ((200, 150, 150), (150, 200, 150), (150, 150, 200)),
-    ((100, 150, 150), (150, 100, 150), (150, 150, 100)),
-)
 FACE_SHARE = 0.4  # of a photo's side: the detector's box
 Box = tuple[float, float, float, float]
 Pixels = NDArray[np.uint8]
@@ -42,24 +35,16 @@ class View:
 
 
 def face_box(portrait: Portrait, size: int) -> Box:
-    """Where the cascade sees the face of a photo of `size` pixels: an upright square, before distortion."""
+    """Where the detector sees the face of a flat drawing of `size` pixels in human proportions: an upright square."""
     sketch = Sketch(portrait, size, Look())
     ((x, y),) = sketch.place([(FACE_X, FACE_Y + BOX_BELOW)])
-    ((left, _), (right, _)) = sketch.place([(0.0, 0.0), (BOX_SIDE, 0.0)], head=False)
+    ((left, _), (right, _)) = sketch.place([(0.0, 0.0), (FLAT_SIDE, 0.0)], head=False)
     x, y, half = x / 2, y / 2, (right - left) / 4
     return x - half, y - half, x + half, y + half
 
 
-def face_frame(portrait: Portrait, size: int) -> FaceFrame:
-    """Place, width and tilt of the face of a photo of `size` pixels, before distortion."""
-    sketch = Sketch(portrait, size, Look())
-    (x, y), (side_x, side_y) = sketch.place([(FACE_X, FACE_Y), (FACE_X + FACE_HALF, FACE_Y)])
-    across, down = (side_x - x) / 2, (side_y - y) / 2
-    return FaceFrame(x / 2, y / 2, float(np.hypot(across, down)), float(np.arctan2(down, across)))
-
-
 def random_look(rng: np.random.Generator) -> Look:
-    """Light from above at a random angle and strength, contrast, strands; one in five squints."""
+    """Of a flat drawing: light from above at a random angle and strength, contrast, strands; one in five squints."""
     angle = rng.uniform(0, 2 * np.pi)
     strength = rng.uniform(0.2, 1.4)
     return Look(
@@ -68,55 +53,6 @@ def random_look(rng: np.random.Generator) -> Look:
         light=(float(np.cos(angle) * strength), float(-abs(np.sin(angle)) * strength)),
         strands=float(rng.uniform(0.3, 2.2)),
     )
-
-
-def label_picture(sitting: Portrait, size: int, look: Look) -> Pixels:
-    """(size, size): what each pixel shows, found by drawing the person in two sets of colours."""
-    flat = replace(look, contrast=0.4)
-    first, second = (
-        np.asarray(render(replace(sitting, skin=s, glasses_colour=g, hair=h), size // 2, flat)[0], dtype=np.float64)
-        for s, g, h in PROBES
-    )
-    shares = ((first - second) / 100).clip(0, 1)
-    shares = np.asarray(
-        [Image.fromarray(share).resize((size, size), Image.Resampling.BILINEAR) for share in np.moveaxis(shares, 2, 0)]
-    )
-    skin, frames, hair = shares
-    labels = np.where(np.maximum(skin, hair) > 0.33, np.where(skin > hair, SKIN, HAIR), 0)
-    labels = np.where(frames > 0.15, GLASSES, labels).astype(np.uint8)
-    return told_apart(labels, sitting, face_frame(sitting, size))
-
-
-def told_apart(labels: Pixels, sitting: Portrait, frame: FaceFrame) -> Pixels:
-    """Brows and beard are drawn in the hair's colour: a beard is what is below the eyes.
-
-    Brows, eyes and mouth belong to the skin here: photos show them in more ways than drawings, and where they lie in
-    the face is clear.
-    """
-    u, v = frame.fields(len(labels))
-    brows = (labels == HAIR) & (abs(u) < 0.8) & (v > -0.56) & (v < 0.1)
-    features = (labels == 0) & ((u / 0.85) ** 2 + ((v - 0.4) / 0.85) ** 2 < 1)
-    labels = np.where(brows | features, SKIN, labels).astype(np.uint8)
-    if sitting.beard in ("none", "stubble"):
-        return labels
-    beard = (labels == HAIR) & (abs(u) < 0.92) & (v > 0.1) & (v < 1.75)
-    return np.where(beard, BEARD, labels).astype(np.uint8)
-
-
-def distortion(size: int, box: Box, rng: np.random.Generator) -> NDArray[np.float64]:
-    """(2, size, size): rows and columns that the pixels come from: turned, stretched, sheared, in perspective, bent."""
-    x, y, side = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0]
-    u, v = np.meshgrid((np.arange(size) + 0.5 - x) / side, (np.arange(size) + 0.5 - y) / side)
-    near = 1 + rng.normal(0, 0.06) * u + rng.normal(0, 0.06) * v
-    u, v = u / near, v / near
-    angle = np.deg2rad(np.clip(rng.normal(0, 10), -28, 28))
-    u = u + rng.normal(0, 0.06) * np.exp(-6 * (u * u + v * v))  # turned aside: the features move, the outline stays
-    u, v = u + rng.normal(0, 0.05) * v + rng.normal(0, 0.06) * v * v, v + rng.normal(0, 0.04) * u
-    u, v = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
-    bend = rng.uniform(0, 0.022)
-    columns = x - 0.5 + side * (u * rng.uniform(0.9, 1.15) + bend * fractal(size, rng, 2.2))
-    rows = y - 0.5 + side * (v * rng.uniform(0.9, 1.1) + bend * fractal(size, rng, 2.2))
-    return np.stack([rows, columns])
 
 
 def occluded(picture: NDArray[np.float64], labels: Pixels, box: Box, rng: np.random.Generator) -> None:
@@ -156,7 +92,7 @@ def render_photo(portrait: Portrait, rng: np.random.Generator, size: int = 128) 
     sitting = another_sitting(portrait, rng)
     middle = size / 2 + rng.normal(0, 0.02, 2) * size
     roll = np.deg2rad(np.clip(rng.normal(0, 8), -25, 25))
-    unit = size * FACE_SHARE / SHOT_BOX_SIDE * rng.uniform(0.9, 1.1)
+    unit = size * FACE_SHARE / BOX_SIDE * rng.uniform(0.9, 1.1)
     shot = take(sitting, Place(middle[0], middle[1] + 0.03 * size, unit, float(roll)), size, rng)
     pixels, labels = before(shot, rng), shot.labels
     if rng.random() < 0.15:
@@ -166,7 +102,7 @@ def render_photo(portrait: Portrait, rng: np.random.Generator, size: int = 128) 
 
 def plain_photo(sitting: Portrait, rng: np.random.Generator, size: int, eyes: float = 1.0) -> Shot:
     """In soft white light, with nothing in the way; `eyes` as of `take`."""
-    unit = size * FACE_SHARE / SHOT_BOX_SIDE
+    unit = size * FACE_SHARE / BOX_SIDE
     return take(sitting, Place(size / 2, size * 0.53, unit, 0.0), size, rng, plain_light(rng), eyes)
 
 
@@ -203,7 +139,7 @@ def crop_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
     """(CROP_SIZE, CROP_SIZE, 4): a photo's levelled crop through a camera, as the detector's error leaves it."""
     side = CROP_SIZE / ENLARGEMENT  # of the detector's box, in pixels
     sitting = another_sitting(portrait, rng)
-    unit = side / SHOT_BOX_SIDE / rng.uniform(0.85, 1.15)
+    unit = side / BOX_SIDE / rng.uniform(0.85, 1.15)
     x = CROP_SIZE / 2 + side * rng.uniform(-0.08, 0.08)
     y = CROP_SIZE / 2 + side * (UPWARD_SHIFT + rng.uniform(-0.08, 0.08))
     shot = take(sitting, Place(x, y, unit, 0.0), CROP_SIZE, rng)
