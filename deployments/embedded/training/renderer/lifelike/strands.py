@@ -49,7 +49,7 @@ def grown(roots: Curves, growth: Growth) -> Curves:
     gravity = np.array([0, growth.down, 0], dtype=np.float32)
     comb = np.zeros_like(roots) if growth.comb is None else growth.comb
     line = [place]
-    stride = (growth.length / (growth.points - 1))[:, None]
+    stride = np.asarray(growth.length / (growth.points - 1), dtype=np.float32)[:, None]
     for number in range(growth.points - 1):
         way = normalised(way + growth.bend * (gravity + comb + kept_aside(place, growth)))
         comb = comb * 0.85
