@@ -22,7 +22,7 @@ CompileScope = Literal["unet", "blocks"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Similarity = Annotated[float, Field(ge=-1, le=1)]  # cosine
 SAME_FACE = 0.2  # below it are different people, says InsightFace's demo of buffalo_l (web-demos/src_recognition)
-SAME_TRAITS = 0.65  # below it are 1.3% of the pairs of one drawn person, and 57% of those of two
+SAME_TRAITS = 0.75  # below it are none of 80 pairs of one drawn person, and 79% of those of two
 
 
 class Config(BaseModel):

@@ -56,7 +56,7 @@ def load_face_model(config: FaceModelConfig) -> FaceModel:
 
 
 class CascadeFaceModel:
-    """A search for faces at any angle, and an ONNX encoder that embeds them: (n, 3, side, side) in -1..1 -> (n, 512)."""
+    """A search for faces at any angle, and an ONNX encoder: (n, 3, side, side) in -1..1 -> (n, 512)."""
 
     def __init__(self, config: CascadeFaceModelConfig) -> None:
         self._min_face_px = config.min_face_px
@@ -108,7 +108,10 @@ class CascadeFaceModel:
 
 
 def _crop(photo: Photo, face: Detection, size: int) -> Pixels:
-    """The encoder's input (size, size, 3), in good light: it reads the colours of skin and hair. An avatar has the light it should."""
+    """The encoder's input (size, size, 3), in good light: it reads the colours of skin and hair.
+
+    An avatar has the light it should.
+    """
     pixels = photo.pixels
     crop = crop_turned_face(pixels, face.box, face.turn, size) if face.turn else crop_face(pixels, face.box, size)
     return crop if photo.is_generated else in_good_light(crop, pixels, face.box)

@@ -140,7 +140,7 @@ class Encoder:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def skin(self, crop: Pixels) -> Numbers:
-        """(3,): CIE Lab of the skin, read from a crop (112, 112, 3)."""
+        """(3,): CIE Lab of the skin, read from a crop by `crop_face`."""
         (embeddings,) = self._session.run(None, {"input": encoder_input(crop[None])})
         return lab(read_embedding(np.asarray(embeddings[0], np.float32))["skin"])
 

@@ -11,14 +11,16 @@ from deployments.embedded.training.data.faces import draw_face_set
 from deployments.embedded.training.data.words import caption_corpus, save_tokenizer, train_tokenizer
 from deployments.embedded.training.evaluate import figures
 from deployments.embedded.training.evaluate.judge import train_judge
+from deployments.embedded.training.train.checkpoint import Length
 from deployments.embedded.training.train.decoder import train_decoder
-from deployments.embedded.training.train.detector import Length, train_finder
+from deployments.embedded.training.train.detector import train_finder
 from deployments.embedded.training.train.diffusion import start
 from deployments.embedded.training.train.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
-from deployments.embedded.training.train.face import train_face_encoder
-from deployments.embedded.training.train.matting import SIDE, train_matting
+from deployments.embedded.training.train.matting import SIDE as MATTING_SIDE
+from deployments.embedded.training.train.matting import train_matting
 from deployments.embedded.training.train.networks import MattingNet, build_text_encoder, build_vae
-from deployments.embedded.training.train.plan import Plan, run_diffusion
+from deployments.embedded.training.train.parsers import SIDE
+from deployments.embedded.training.train.plan import Plan, run_diffusion, run_face
 from deployments.embedded.training.train.preview import fit_preview
 from deployments.embedded.training.train.text import train_text_encoder
 from deployments.embedded.training.train.verifier import train_verifier
@@ -35,12 +37,6 @@ def run_data(plan: Plan) -> None:
 def run_tokenizer(plan: Plan) -> None:
     """Trains the tokenizer on 3,000 captions and 300 default prompts, and saves it in `tokenizer/` of the cache."""
     save_tokenizer(train_tokenizer(caption_corpus(3000, plan.seed)), plan.cache / "tokenizer")
-
-
-def run_face(plan: Plan) -> None:
-    """Trains the face encoder on the photos from scratch, and saves `face.pt`."""
-    encoder = train_face_encoder(plan.data.array("photos"), plan.data.portraits("photos"), plan.face_steps, plan.seed)
-    torch.save(encoder.state_dict(), plan.cache / "face.pt")
 
 
 def run_scenes(plan: Plan) -> None:
@@ -90,7 +86,7 @@ def run_export(plan: Plan) -> None:
     """Everything that has a checkpoint; the generator from its running average."""
     if (plan.cache / "face.pt").exists():
         path = plan.weights / "face" / "encoder.onnx"
-        export_onnx(plan.face_encoder(), torch.zeros(1, 3, 112, 112), ("input", "embedding"), path)
+        export_onnx(plan.face_encoder(), torch.zeros(1, 3, SIDE, SIDE), ("input", "embedding"), path)
     if (plan.cache / "verifier.pt").exists():
         finder, verifier = plan.weights / "face" / "finder.onnx", plan.weights / "face" / "verifier.onnx"
         export_onnx(plan.finder(), torch.zeros(1, 3, 64, 64), ("picture", "maps"), finder, sides=True)
@@ -99,7 +95,7 @@ def run_export(plan: Plan) -> None:
         matting = MattingNet()
         matting.load_state_dict(torch.load(plan.cache / "matting.pt", weights_only=True))
         path = plan.weights / "matting" / "u2net.onnx"
-        export_onnx(matting, torch.zeros(1, 3, SIDE, SIDE), ("input", "mask"), path)
+        export_onnx(matting, torch.zeros(1, 3, MATTING_SIDE, MATTING_SIDE), ("input", "mask"), path)
     if plan.checkpoint.exists():
         average = start(plan.tokenizer(), plan.checkpoint, plan.seed).average
         vae = build_vae()
@@ -133,7 +129,7 @@ def run_card(plan: Plan) -> None:
     print("\n".join(f"{name}: {value}" for name, value in measured.items()))
     progress = start(plan.tokenizer(), plan.checkpoint, plan.seed)
     trained = plan.note or (
-        f"{plan.persons} drawn persons; face encoder {plan.face_steps} steps of 64 pictures; decoder "
+        f"{plan.persons} drawn persons; face encoder {plan.face_steps} steps of 48 pictures; decoder "
         f"{plan.decoder_steps} steps; matting {plan.matting_steps} steps; generator {progress.step} steps of "
         f"{plan.batch * plan.workers} pictures in {progress.seconds / 60:.0f} minutes on {plan.workers} CPU cores"
     )
@@ -171,7 +167,8 @@ def main() -> None:
     parser.add_argument("--persons", type=int, default=12_000)
     parser.add_argument("--faces", type=int, default=6000, help="persons whose photos the face encoder sees")
     parser.add_argument("--large", type=int, default=1200)
-    parser.add_argument("--face-steps", type=int, default=1400)
+    parser.add_argument("--face-steps", type=int, default=2400)
+    parser.add_argument("--face-minutes", type=float, help="of face encoder training, in place of its steps")
     parser.add_argument("--decoder-steps", type=int, default=2900)
     parser.add_argument("--matting-steps", type=int, default=700)
     parser.add_argument("--text-steps", type=int, default=320)

@@ -77,7 +77,7 @@ def coloured_prompt(word: str, colour: str) -> str:
 
 
 def reference_crop(person: Portrait, rng: np.random.Generator) -> Picture:
-    """(112, 112, 3): the encoder's crop of a plain photo of the person on another day, in front of a wall.
+    """(CROP_SIZE, CROP_SIZE, 3): the encoder's crop of a plain photo of the person on another day, in front of a wall.
 
     Without the augmentations of the training (odd light, occlusions), which would hide the traits.
     """

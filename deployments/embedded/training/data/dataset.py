@@ -14,13 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.flat import flat_view
 from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
 from deployments.embedded.training.renderer.population import random_portrait
 from deployments.embedded.training.renderer.portrait import Gender, Portrait, as_gender, avatar_sitting
 from deployments.embedded.training.renderer.simplified import simplified
 
 CHUNK = 100  # persons drawn by one call in a worker
-VIEWS = 2  # photos of a person; an avatar is a third
+VIEWS = 2  # photos of a person; a flat drawing and an avatar follow
 AVATARS = 2  # the first is for the default prompt, the second for others
 
 
@@ -65,13 +66,13 @@ def small_picture(portrait: Portrait) -> NDArray[np.uint8]:
 
 
 def draw_photos(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]:
-    """Crops with what each pixel shows, (n, VIEWS + 1, CROP_SIZE, CROP_SIZE, 4); the last is the cartoon."""
+    """Crops with what each pixel shows, (n, VIEWS + 2, CROP_SIZE, CROP_SIZE, 4)."""
     seed, start = job
     persons, views = [], []
     for index in range(start, start + CHUNK):
         person, rng = person_of(seed, index)
         persons.append(person)
-        views.append(np.stack([*labelled_views(person, rng, VIEWS), avatar_view(person, rng)]))
+        views.append(np.stack([*labelled_views(person, rng, VIEWS), flat_view(person, rng), avatar_view(person, rng)]))
     return persons, np.stack(views)
 
 

@@ -46,7 +46,7 @@ def held_out(count: int, start: int = HELD_OUT + 100) -> list[Portrait]:
     return [random_portrait(np.random.default_rng(start + i)) for i in range(count)]
 
 
-def triples_figure(studio: Studio, count: int = 60) -> float:
+def triples_figure(studio: Studio, count: int = 40) -> float:
     """`triples_right` of two photo-like views each of `count` held-out persons, 0..1."""
     rng = np.random.default_rng(HELD_OUT + 7)
     views = np.stack([np.stack(face_views(person, rng, 2)) for person in held_out(count)])
@@ -54,7 +54,7 @@ def triples_figure(studio: Studio, count: int = 60) -> float:
     return triples_right(embeddings)
 
 
-def same_person_figures(studio: Studio, count: int = 120) -> tuple[float, float]:
+def same_person_figures(studio: Studio, count: int = 40) -> tuple[float, float]:
     """The share of pairs of photos whose cosine is below SAME_TRAITS: those of one held-out person, and of two."""
     rng = np.random.default_rng(HELD_OUT + 7)
     views = np.stack([np.stack(face_views(person, rng, 4)) for person in held_out(count)])
@@ -119,15 +119,17 @@ def draw_sheet(weights: Path, path: Path, steps: int = STEPS, guidance: float = 
 CARD = """# Weights of the embedded profile
 
 Small models that let the whole service run without a GPU and without a network. They were trained from
-scratch by this project, only on portraits that it draws itself (`deployments/embedded/training`): no
-photograph of anyone and no foreign weights took part; the face finder also saw pictures without people.
-Licence: Apache-2.0.
+scratch by this project on portraits that it draws itself (`deployments/embedded/training`): no
+photograph of anyone and no foreign weights took part. The face finder and verifier also learnt what is no
+face, from pictures without people: those that installed packages ship (`training/data/scenes.py`) and
+Debian's wallpapers of gnome, lomiri, mate, sway and ukui (CC0, CC-BY, CC-BY-SA, GPL-2+), none of which is
+in this repository. Licence: Apache-2.0.
 
 | file | what it is |
 |---|---|
 | `diffusion/` | a `StableDiffusionPipeline`: latents 12x32x32 (64x64 pixels, unshuffled), native 256x256 |
 | `diffusion/ip-adapter-faceid.safetensors` | IP-Adapter FaceID: a 512-d face embedding to 4 tokens |
-| `face/encoder.onnx` | a crop by `face/alignment.py`, (n, 3, 112, 112) RGB in -1..1 -> (n, 512), of length 1 |
+| `face/encoder.onnx` | a crop by `face/alignment.py`, (n, 3, 192, 192) RGB in -1..1 -> (n, 512), of length 1 |
 | `face/finder.onnx` | (n, 3, h, w) RGB in -1..1, sides multiples of 32 -> (n, 16, h / 8, w / 8): where faces may be |
 | `face/verifier.onnx` | (n, 3, 64, 64) of mean 0 and deviation 1 -> (n, 16): whether an upright face is there, where |
 | `matting/u2net.onnx` | for rembg's `u2net_custom`: 320x320 in, mask out |

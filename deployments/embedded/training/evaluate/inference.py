@@ -30,7 +30,7 @@ class Reference:
 
     @property
     def crop(self) -> NDArray[np.uint8]:
-        """The face encoder's input crop, (112, 112, 3)."""
+        """The face encoder's input crop, (CROP_SIZE, CROP_SIZE, 3)."""
         return crop_face(self.photo, self.box)
 
 
@@ -78,7 +78,7 @@ class Studio:
         self.pipeline.set_progress_bar_config(disable=True)
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops (n, 112, 112, 3) -> (n, 512), each of length 1."""
+        """Crops (n, CROP_SIZE, CROP_SIZE, 3) -> (n, 512), each of length 1."""
         (embeddings,) = self.encoder.run(None, {"input": encoder_input(crops)})
         return np.asarray(embeddings, dtype=np.float32)
 

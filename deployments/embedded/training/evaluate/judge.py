@@ -4,7 +4,7 @@ It has no part in the service and none in the training of other models. It sees 
 generator's latents hold, so that it cannot be won over by the decoder's texture.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, get_args
@@ -29,7 +29,6 @@ from deployments.embedded.training.renderer.portrait import (
     Portrait,
 )
 from deployments.embedded.training.renderer.simplified import GLASSES, HATS, STYLES, simplified
-from deployments.embedded.training.train.face import batches
 
 SIDE = 64
 HEADS: dict[str, tuple[str, ...]] = {  # field of a Portrait -> its values
@@ -238,6 +237,17 @@ def disturbed(x: Tensor) -> Tensor:
     blurred = F.avg_pool2d(F.pad(moved, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     mixed = torch.lerp(moved, blurred, torch.rand(n, 1, 1, 1) ** 2)
     return mixed + 0.12 * torch.rand(n, 1, 1, 1) * torch.randn_like(mixed)
+
+
+def batches(count: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """`steps` batches of `size` sorted indices below `count`; each epoch has a new order, and drops its remainder."""
+    order = rng.permutation(count)
+    place = 0
+    for _ in range(steps):
+        if place + size > count:
+            order, place = rng.permutation(count), 0
+        yield np.sort(order[place : place + size])
+        place += size
 
 
 def train_judge(pictures: Picture, portraits: Sequence[Portrait], steps: int, seed: int, batch: int = 64) -> Judge:

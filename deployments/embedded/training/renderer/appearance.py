@@ -1,11 +1,12 @@
 """The target embedding of a face: a fixed code of a portrait's traits, as a vector (512,) of length 1.
 
 The space is written down, not learned: the face encoder learns to give a photo the code of its traits, the generator
-learns to draw from codes. So either can be trained anew alone, and a vector can be read back.
+learns to draw from codes. So either can be trained anew alone, and a vector can be read back. How long a trait's part
+of the code is says how sure it is: a scale's part shrinks with doubt, a choice's is shared among its options.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,10 @@ from deployments.embedded.training.renderer.portrait import (
     FRAMES,
     HAIR_LENGTH,
     Colour,
+    Glasses,
+    Hat,
     Portrait,
 )
-from deployments.embedded.training.renderer.simplified import STYLES, simplified
 
 WIDTH = 512
 LAB_RANGES = ((5.0, 95.0), (-12.0, 36.0), (-15.0, 55.0))
@@ -73,23 +75,29 @@ class Choice:
 TRAITS: dict[str, Scale | Choice] = {
     **{f"skin {axis}": Scale(0.7, *span) for axis, span in zip("Lab", LAB_RANGES, strict=True)},
     **{f"hair {axis}": Scale(0.7, *span) for axis, span in zip("Lab", LAB_RANGES, strict=True)},
-    "hair style": Choice(1.0, tuple(style for style in HAIR_LENGTH if style not in STYLES)),
+    "hair style": Choice(1.0, tuple(HAIR_LENGTH)),
     "hair length": Scale(0.4),
     "beard": Choice(0.8, tuple(BEARD_AMOUNT)),
-    "glasses": Choice(0.9, ("none", "round", "square")),
+    "glasses": Choice(0.9, get_args(Glasses)),
     "frame": Choice(0.4, tuple(dict.fromkeys(FRAMES))),
     "gender": Choice(0.6, ("man", "woman")),
     "age": Scale(0.4),
     "jaw": Scale(0.3),
     "face length": Scale(0.3),
     "brows": Scale(0.25),
-    "eyes": Choice(0.35, EYE_COLOURS[:5]),
+    "eyes": Choice(0.35, EYE_COLOURS),
     "eye size": Scale(0.15),
     "nose": Scale(0.15),
     "lips": Scale(0.2),
     "parting": Scale(0.2),
-    "hat": Choice(0.6, ("none", "beanie", "cap")),
+    "hat": Choice(0.6, get_args(Hat)),
     "earrings": Choice(0.3, (True, False)),
+    "cheeks": Scale(0.2),
+    "mouth width": Scale(0.15),
+    "wrinkles": Scale(0.25),
+    "volume": Scale(0.3),
+    "recession": Scale(0.25),
+    "frame weight": Scale(0.25),
 }
 CODE_WIDTH = sum(trait.width for trait in TRAITS.values())
 
@@ -107,10 +115,9 @@ def lab(colour: Colour) -> Array:
 
 
 def traits_of(person: Portrait) -> dict[str, Any]:
-    """A bald head has no colour of hair, and who wears no glasses no frame."""
-    person = simplified(person)
+    """A bald head has no colour and no volume of hair, and who wears no glasses no frame."""
     skin, hair = lab(person.skin), lab(person.hair)
-    bald = person.hair_style == "bald"
+    bald, glasses = person.hair_style == "bald", person.glasses != "none"
     return {
         **{f"skin {axis}": value for axis, value in zip("Lab", skin, strict=True)},
         **{f"hair {axis}": None if bald else value for axis, value in zip("Lab", hair, strict=True)},
@@ -118,7 +125,7 @@ def traits_of(person: Portrait) -> dict[str, Any]:
         "hair length": person.hair_length,
         "beard": person.beard,
         "glasses": person.glasses,
-        "frame": None if person.glasses == "none" else person.glasses_colour,
+        "frame": person.glasses_colour if glasses else None,
         "gender": person.gender,
         "age": person.age,
         "jaw": person.jaw,
@@ -131,11 +138,17 @@ def traits_of(person: Portrait) -> dict[str, Any]:
         "parting": abs(person.parting),
         "hat": person.hat,
         "earrings": person.earrings,
+        "cheeks": person.cheeks,
+        "mouth width": person.mouth_width,
+        "wrinkles": person.wrinkles,
+        "volume": None if bald else person.volume,
+        "recession": None if bald else person.recession,
+        "frame weight": person.frame_weight if glasses else None,
     }
 
 
 def code_of(person: Portrait) -> NDArray[np.float32]:
-    """(CODE_WIDTH,), about 2.4 long."""
+    """(CODE_WIDTH,), about 2.6 long."""
     told = traits_of(person)
     parts = [np.zeros(trait.width) if told[name] is None else trait.code(told[name]) for name, trait in TRAITS.items()]
     return np.concatenate(parts).astype(np.float32)

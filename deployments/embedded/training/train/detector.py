@@ -5,9 +5,7 @@ A centre-point detector (Zhou, Wang and Krähenbühl 2019) of one map, at an eig
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.data.faces import FaceSet
-from deployments.embedded.training.train.face import recoloured
+from deployments.embedded.training.train.augment import recoloured
+from deployments.embedded.training.train.checkpoint import Length, restored, save
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
 
 STRIDE = 8  # pixels of a cell
@@ -28,7 +27,7 @@ LEARNT = 0.5  # cells that are so hot learn box, turn and landmarks
 NEAREST = 0.25  # less than the heat of the cell nearest to a middle that lies on the picture
 CROP = 192  # pixels of the part of a picture that half of the batches show; the others show the whole, half as large
 TINY = 14.0  # pixels: a smaller face is neither to be found nor wrong to find
-MATRIX_RATE, OTHER_RATE, WARM_STEPS = 3e-3, 2e-3, 40
+MATRIX_RATE, OTHER_RATE = 3e-3, 2e-3
 SAVE_EVERY = 200  # steps
 RELOAD_EVERY = 100  # steps: while pictures are still being drawn
 PLACE_SHARE = 1.0
@@ -161,22 +160,6 @@ def as_batch(
     return recoloured(x.flip(3) if mirror else x, generator).clamp(-1, 1), told
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
-    """How long a training is, with what earlier runs did from the same checkpoint: by steps, or else by minutes."""
-
-    steps: int
-    minutes: float | None = None
-
-    def done(self, step: int, seconds: float) -> float:
-        """The share that is done; it ends at 1."""
-        return step / self.steps if self.minutes is None else seconds / (60 * self.minutes)
-
-    def rate(self, step: int, seconds: float) -> float:
-        """Of the peak learning rates: a short rise, then half a cosine."""
-        return min((step + 1) / WARM_STEPS, (1 + math.cos(math.pi * self.done(step, seconds))) / 2)
-
-
 def train_finder(folder: Path, length: Length, seed: int, checkpoint: Path, batch: int = 32) -> FaceFinder:
     """Trains on what `draw_face_set` has drawn so far, from the checkpoint where there is one."""
     torch.manual_seed(seed)
@@ -205,21 +188,3 @@ def train_finder(folder: Path, length: Length, seed: int, checkpoint: Path, batc
                 save(checkpoint, network, optimiser, step, seconds)
     save(checkpoint, network, optimiser, step, before + time.monotonic() - start)
     return network.eval()
-
-
-def restored(path: Path, network: nn.Module, optimiser: MatrixOptimiser) -> tuple[int, float]:
-    """Steps and seconds of a checkpoint of `save`, which is loaded; none where there is no such file."""
-    if not path.exists():
-        return 0, 0.0
-    done: dict[str, Any] = torch.load(path, weights_only=True)
-    network.load_state_dict(done["network"])
-    optimiser.load_state_dict(done["optimiser"])
-    return done["step"], done["seconds"]
-
-
-def save(path: Path, network: nn.Module, optimiser: MatrixOptimiser, step: int, seconds: float) -> None:
-    """A checkpoint, written whole or not at all."""
-    draft = path.with_suffix(".draft")
-    state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds}
-    torch.save(state, draft)
-    draft.rename(path)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0
 from numpy.typing import NDArray
@@ -34,6 +33,7 @@ from deployments.embedded.training.train.networks import (
     random_adapter,
 )
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
+from deployments.embedded.training.train.together import Together
 
 SNR_CAP = 5.0  # Hang et al. 2023
 LEAST_WEIGHT = 0.3  # at pure noise, where the words decide the background's colour
@@ -218,28 +218,6 @@ def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int, text: Path | No
     if checkpoint.exists():
         progress.load(checkpoint)
     return progress
-
-
-class Together:
-    """Processes that train one model on different batches; alone, all of this does nothing."""
-
-    def __init__(self) -> None:
-        joined = dist.is_initialized()
-        self.rank, self.count = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
-
-    def average(self, model: nn.Module, seconds: float) -> float:
-        """Means of the gradients, in place, and of the time, so that all stay alike to the bit."""
-        if self.count == 1:
-            return seconds
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([seconds])])
-        dist.all_reduce(flat)
-        flat /= self.count
-        place = 0
-        for gradient in gradients:
-            gradient.copy_(flat[place : place + gradient.numel()].view_as(gradient))
-            place += gradient.numel()
-        return float(flat[-1])
 
 
 def train_diffusion(

@@ -1,7 +1,7 @@
-"""Trains the face encoder on rendered photos: the parts of a face and the traits of its person."""
+"""Trains the face encoder on rendered photos and avatars: the parts of a face and the traits of its person."""
 
-import math
-from collections.abc import Iterator
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,25 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.renderer.appearance import TRAITS, Choice, Scale, traits_of
+from deployments.embedded.training.renderer.parts import BEARD, BROW, FRAME, IRIS, PARTS, SCLERA, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait
-from deployments.embedded.training.renderer.relight import BEARD, CLASSES, GLASSES, SKIN
-from deployments.embedded.training.train.face_encoder import PARSED, FaceEncoder, shares
+from deployments.embedded.training.renderer.simplified import simplified
+from deployments.embedded.training.train.augment import jittered, mirrored, recoloured, smudged
+from deployments.embedded.training.train.certainty import Reading, embedded
+from deployments.embedded.training.train.checkpoint import Length, restored, save
+from deployments.embedded.training.train.face_encoder import FaceEncoder
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
+from deployments.embedded.training.train.parsers import CELLS, EYE_CELLS, eye_strip, shares
+from deployments.embedded.training.train.together import Together
+from deployments.face.alignment import encoder_input
 
-PART_WEIGHTS = {GLASSES: 2.0, BEARD: 1.5}
-SMUDGES = 4  # on a face, at most
-MATRIX_RATE, OTHER_RATE, WARM_STEPS = 3e-3, 2e-3, 60
+PART_WEIGHTS = {FRAME: 3.0, BEARD: 1.5, IRIS: 2.0, SCLERA: 2.0, BROW: 1.5}
+MATRIX_RATE, OTHER_RATE = 3e-3, 2e-3
 PARTS_SHARE = 2.0  # of the loss of parts against that of traits
+SAME_SHARE = 1.0  # of that of one person read in two ways
+DOUBT_SHARE = 0.15  # of a scale's deviation against its place
+SAVE_EVERY = 100  # steps
+DRAWINGS = 2  # of a person's views, the last ones: a flat drawing and an avatar
 UNKNOWN = -1.0  # in place of a trait that a person does not have
 
 
@@ -41,129 +51,117 @@ def target(trait: Scale | Choice, told: Any) -> float:
     return float(np.clip((told - trait.low) / (trait.high - trait.low), 0, 1))
 
 
+def view_targets(persons: list[Portrait], views: int) -> Tensor:
+    """(persons, views, traits): the last DRAWINGS of the views show the nearest options that a drawing has."""
+    photo = np.stack([targets_of(person) for person in persons])
+    drawn = np.stack([targets_of(simplified(person)) for person in persons])
+    return torch.from_numpy(np.stack([*[photo] * (views - DRAWINGS), *[drawn] * DRAWINGS], 1))
+
+
 def as_input(crops: NDArray[np.uint8]) -> Tensor:
-    """(n, 112, 112, 3 or 4) -> (n, 3, 112, 112) in -1..1; labels, where there are any, are left out."""
-    return torch.from_numpy(np.array(crops[..., :3])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """(n, side, side, 3 or 4) -> (n, 3, side, side) in -1..1; labels, where there are any, are left out."""
+    return torch.from_numpy(encoder_input(crops[..., :3]))
 
 
-def as_parts(crops: NDArray[np.uint8]) -> Tensor:
-    """(n, 112, 112, 4) -> (n, CLASSES, 28, 28): the share of each part in each cell, none where it is untold."""
-    n, side = len(crops), crops.shape[1] // PARSED
-    cells = crops[..., 3].reshape(n, PARSED, side, PARSED, side)
-    return torch.from_numpy(np.stack([(cells == part).mean((2, 4), np.float32) for part in range(CLASSES)], 1))
+def as_parts(labels: Tensor, down: int, across: int) -> Tensor:
+    """(n, h, w) -> (n, PARTS, down, across): the share of each part in each cell, none where it is untold."""
+    n, height, width = labels.shape
+    rows, columns = torch.arange(height) * down // height, torch.arange(width) * across // width
+    cells = torch.arange(n)[:, None, None] * (down * across) + (rows[:, None] * across + columns)
+    told = torch.bincount(
+        (cells * (PARTS + 1) + labels.clamp(max=PARTS)).flatten(), minlength=n * down * across * (PARTS + 1)
+    )
+    parts = told.reshape(n, down, across, PARTS + 1)[..., :PARTS].permute(0, 3, 1, 2)
+    return parts.float() * (down * across / (height * width))
 
 
-def jittered(x: Tensor, parts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Gain, a slope of light and a mirror for each picture, so that a stored view differs from epoch to epoch."""
-    n, side = x.shape[0], x.shape[2]
-    gain = 1 + 0.07 * torch.randn(n, 1, 1, 1, generator=generator) + 0.02 * torch.randn(n, 3, 1, 1, generator=generator)
-    ramp = torch.linspace(-0.12, 0.12, side)
-    slope = torch.randn(2, n, 1, 1, 1, generator=generator)
-    gain = gain + slope[0] * ramp[:, None] + slope[1] * ramp
-    mirror = (torch.rand(n, generator=generator) < 0.5)[:, None, None, None]
-    x, parts = torch.where(mirror, x.flip(3), x), torch.where(mirror, parts.flip(3), parts)
-    return ((x + 1) * gain - 1).clamp(-1, 1), parts
-
-
-def smudged(x: Tensor, skin: Tensor, generator: torch.Generator) -> Tensor:
-    """Spots, folds and shadows on the skin that the renderer does not know: what lies on skin is not a beard yet."""
-    n, side = x.shape[0], x.shape[2]
-    down, across = skin.float().sum(2), skin.float().sum(1)  # (n, side) each
-    y0, x0 = (torch.multinomial(mass + 1e-6, SMUDGES, True, generator=generator) for mass in (down, across))
-    angle = 0.4 * torch.randn(n, SMUDGES, generator=generator)
-    wide, high = (torch.rand(n, SMUDGES, generator=generator) * span + 1.5 for span in (11.0, 4.0))
-    colour = torch.tensor([-0.4, -0.6, -0.65]) + 0.4 * torch.randn(n, SMUDGES, 3, generator=generator)
-    strength = torch.rand(n, SMUDGES, generator=generator) * (torch.rand(n, SMUDGES, generator=generator) < 0.5)
-    places = torch.arange(side, dtype=torch.float32)
-    for k in range(SMUDGES):
-        v, u = places[:, None] - y0[:, k, None, None], places - x0[:, k, None, None]
-        cos, sin = angle[:, k, None, None].cos(), angle[:, k, None, None].sin()
-        along, away = (u * cos + v * sin) / wide[:, k, None, None], (v * cos - u * sin) / high[:, k, None, None]
-        share = strength[:, k, None, None] * torch.exp(-(along**2) - away**2) * skin
-        x = x + share[:, None] * (colour[:, k, :, None, None] - x)
-    return x
-
-
-def recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
-    """What the parser sees of half of the pictures: channels mixed anew, other contrast; the shapes stay."""
-    n = x.shape[0]
-    mix = torch.eye(3) + 0.25 * torch.randn(n, 3, 3, generator=generator)
-    contrast = torch.exp(0.3 * torch.randn(n, 1, 1, 1, generator=generator))
-    other = torch.einsum("nij,njhw->nihw", mix, x) * contrast + 0.15 * torch.randn(n, 3, 1, 1, generator=generator)
-    chosen = (torch.rand(n, generator=generator) < 0.5)[:, None, None, None]
-    return torch.where(chosen, other.clamp(-1.5, 1.5), x)
-
-
-def batches(count: int, size: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """`steps` batches of `size` sorted indices below `count`; each epoch has a new order, and drops its remainder."""
-    order = rng.permutation(count)
-    place = 0
-    for _ in range(steps):
-        if place + size > count:
-            order, place = rng.permutation(count), 0
-        yield np.sort(order[place : place + size])
-        place += size
-
-
-def traits_loss(told: dict[str, Tensor], targets: Tensor) -> Tensor:
-    """Each trait by its weight in the embedding: distance along scales, cross entropy of choices."""
+def traits_loss(told: Reading, targets: Tensor) -> Tensor:
+    """Each trait by its weight in the embedding: distance and likelihood along scales, cross entropy of choices."""
     losses = []
     for (name, trait), wanted in zip(TRAITS.items(), targets.T, strict=True):
         known = (wanted != UNKNOWN).float()
         if isinstance(trait, Choice):
             wrong = 0.5 * F.cross_entropy(told[name], wanted.clamp(min=0).long(), reduction="none")
         else:
-            wrong = 6 * F.smooth_l1_loss(told[name][:, 0], wanted, reduction="none", beta=0.05)
+            place, deviation = told[name].T
+            wrong = 6 * F.smooth_l1_loss(place, wanted, reduction="none", beta=0.05)
+            apart = (place.detach() - wanted) / deviation.exp()
+            wrong = wrong + DOUBT_SHARE * (apart**2 / 2 + deviation)
         losses.append(trait.weight * (known * wrong).mean())
     return torch.stack(losses).sum()
 
 
 def parts_loss(logits: Tensor, parts: Tensor) -> Tensor:
     """Cross entropy with the parts' shares; small parts weigh more."""
-    weight = torch.ones(CLASSES)
-    for part, more in PART_WEIGHTS.items():
-        weight[part] = more
+    weight = torch.tensor([PART_WEIGHTS.get(part, 1.0) for part in range(PARTS)])
     return -(weight[:, None, None] * parts * F.log_softmax(logits, 1)).sum(1).mean()
 
 
-def losses(
-    encoder: FaceEncoder, crops: NDArray[np.uint8], targets: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Of traits and of parts; the parser sees the pictures recoloured, colours are those of the pictures themselves.
+def same_loss(told: Reading, encoder: FaceEncoder, views: int) -> Tensor:
+    """How far the embeddings of one person's views lie from their mean; views of a person follow each other."""
+    vectors = embedded(told, encoder.basis).reshape(-1, views, encoder.basis.shape[1])
+    return ((vectors - vectors.mean(1, keepdim=True)) ** 2).sum(2).mean()
 
-    Traits do not teach the parser: it would bend the parts of drawings to their use, and lose those of photos.
+
+def losses(
+    encoder: FaceEncoder, crops: NDArray[np.uint8], targets: Tensor, views: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of traits, of parts, and of one person's views; the parsers see the pictures recoloured.
+
+    Traits do not teach the parsers: they would bend the parts of drawings to their use, and lose those of photos.
     """
-    x = smudged(as_input(crops), torch.from_numpy(crops[..., 3] == SKIN), generator)
-    x, parts = jittered(x, as_parts(crops), generator)
+    x, labels = mirrored(as_input(crops), torch.from_numpy(crops[..., 3]), generator)
+    x = jittered(smudged(x, labels == SKIN, generator), generator)
+    other = recoloured(x, generator)
     with torch.autocast("cpu", torch.bfloat16):
-        coarse, parsed = encoder.parse(recoloured(x, generator).to(memory_format=torch.channels_last))
-    told = encoder.read(x, coarse.float(), shares(parsed.float()).detach())
-    return traits_loss(told, targets), parts_loss(parsed.float(), parts)
+        coarse, middle, whole = encoder.whole(other.contiguous(memory_format=torch.channels_last))
+        near, eyes = encoder.eyes(eye_strip(other).contiguous(memory_format=torch.channels_last))
+    looked, whole, eyes = (coarse.float(), middle.float(), near.float()), whole.float(), eyes.float()
+    told = encoder.read(x, looked, shares(whole).detach(), shares(eyes).detach())
+    of_parts = parts_loss(whole, as_parts(labels, CELLS, CELLS))
+    of_parts = of_parts + parts_loss(eyes, as_parts(eye_strip(labels[:, None])[:, 0], *EYE_CELLS))
+    return traits_loss(told, targets), of_parts, same_loss(told, encoder, views)
 
 
 def train_face_encoder(
-    photos: NDArray[np.uint8], persons: list[Portrait], steps: int, seed: int, batch: int = 96
+    photos: NDArray[np.uint8], persons: list[Portrait], length: Length, seed: int, checkpoint: Path, batch: int = 16
 ) -> FaceEncoder:
-    """`photos`: (persons, views, 112, 112, 4), crops with their labels."""
+    """From the checkpoint where there is one; `photos`: (persons, views, side, side, 4), crops with their labels.
+
+    The last DRAWINGS of the views are drawings. In each process a batch has `batch` persons: all photos and a drawing.
+    """
     torch.manual_seed(seed)
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    encoder, views = FaceEncoder(), photos.shape[1]
-    targets = torch.from_numpy(np.stack([targets_of(person) for person in persons]))
+    encoder, views, targets = FaceEncoder(), photos.shape[1], view_targets(persons, photos.shape[1])
     optimiser = MatrixOptimiser(encoder, MATRIX_RATE, OTHER_RATE)
-    bar = tqdm(batches(len(persons) * views, batch, steps, rng), "face", steps, mininterval=5)
-    for step, index in enumerate(bar):
-        crops = np.stack([photos[i // views, i % views] for i in index])
-        of_traits, of_parts = losses(encoder, crops, targets[index // views], generator)
-        torch.autograd.backward(of_traits + PARTS_SHARE * of_parts)
-        nn.utils.clip_grad_norm_(encoder.parameters(), 3.0)
-        optimiser.step(min((step + 1) / WARM_STEPS, (1 + math.cos(math.pi * step / steps)) / 2))
-        bar.set_postfix(traits=f"{of_traits.item():.3f}", parts=f"{of_parts.item():.3f}", refresh=False)
+    (step, seconds), together = restored(checkpoint, encoder, optimiser), Together()
+    rng = np.random.default_rng((seed, step, together.rank))
+    generator, started = torch.Generator().manual_seed(int(rng.integers(1 << 62))), time.monotonic()
+    shown: list[float] = []
+    with tqdm(desc="face", initial=step, mininterval=20, disable=together.rank > 0) as bar:
+        while length.done(step, seconds) < 1:
+            index = np.sort(rng.choice(len(persons), min(batch, len(persons)), replace=False))
+            chosen = [*range(views - DRAWINGS), int(rng.integers(views - DRAWINGS, views))]
+            crops = photos[index][:, chosen].reshape(-1, *photos.shape[2:])
+            wanted = targets[index][:, chosen].flatten(0, 1)
+            each = losses(encoder, crops, wanted, len(chosen), generator)
+            torch.autograd.backward(each[0] + PARTS_SHARE * each[1] + SAME_SHARE * each[2])
+            before, started = started, time.monotonic()
+            seconds = together.average(encoder, seconds + started - before)
+            nn.utils.clip_grad_norm_(encoder.parameters(), 3.0)
+            optimiser.step(length.rate(step, seconds))
+            step += 1
+            now = [float(loss.detach()) for loss in each]
+            shown = [a + 0.02 * (b - a) for a, b in zip(shown or now, now, strict=True)]
+            bar.update()
+            bar.set_postfix(traits=f"{shown[0]:.3f}", parts=f"{shown[1]:.3f}", same=f"{shown[2]:.3f}", refresh=False)
+            if together.rank == 0 and (step % SAVE_EVERY == 0 or length.done(step, seconds) >= 1):
+                save(checkpoint, encoder, optimiser, step, seconds)
     return encoder.eval()
 
 
 @torch.no_grad()
 def embed(encoder: FaceEncoder, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Crops (n, 112, 112, 3 or 4) -> (n, 512), each of length 1, in batches of 64."""
+    """Crops (n, side, side, 3 or 4) -> (n, 512), each of length 1, in batches of 64."""
     parts = [encoder(as_input(crops[i : i + 64])) for i in range(0, len(crops), 64)]
     return torch.cat(parts).numpy().astype(np.float32)
 

@@ -1,18 +1,20 @@
 """Sizes and paths of the training, and its longest part: the generator, in one process a core."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
 from transformers import CLIPTokenizer
 
 from deployments.embedded.training.data.dataset import Folder, person_of
 from deployments.embedded.training.renderer.appearance import embeddings_of
+from deployments.embedded.training.train.checkpoint import Length
 from deployments.embedded.training.train.detector import FaceFinder
 from deployments.embedded.training.train.diffusion import Examples, train_diffusion
+from deployments.embedded.training.train.face import train_face_encoder
 from deployments.embedded.training.train.face_encoder import FaceEncoder
+from deployments.embedded.training.train.together import run_together
 from deployments.embedded.training.train.verifier import FaceVerifier
 
 
@@ -28,6 +30,7 @@ class Plan:
     faces: int
     large: int
     face_steps: int
+    face_minutes: float | None
     decoder_steps: int
     matting_steps: int
     text_steps: int
@@ -57,6 +60,11 @@ class Plan:
         return self.cache / "diffusion.pt"
 
     @property
+    def meeting(self) -> Path:
+        """The file through which processes that train together find each other."""
+        return self.cache / "rendezvous"
+
+    @property
     def faces_in_scenes(self) -> Path:
         """The folder of the face detector's training pictures."""
         return self.cache / "data" / "faces"
@@ -80,7 +88,7 @@ class Plan:
     def face_encoder(self) -> FaceEncoder:
         """The trained one, in evaluation mode. Raises: FileNotFoundError before it was trained."""
         encoder = FaceEncoder()
-        encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True))
+        encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True)["network"])
         return encoder.eval()
 
     def examples(self) -> Examples:
@@ -90,24 +98,20 @@ class Plan:
 
 
 def run_diffusion(plan: Plan) -> None:
-    """One process a core beats one process with many threads where other work shares the machine."""
-    meeting = plan.cache / "rendezvous"
-    meeting.unlink(missing_ok=True)
-    if plan.workers == 1:
-        train_with(plan)
-    else:
-        spawn(train_as_one_of, (plan, torch.get_num_threads()), nprocs=plan.workers)  # type: ignore[no-untyped-call]
+    """Trains the generator, in one process a worker."""
+    run_together(plan.workers, plan.meeting, partial(train_with, plan))
 
 
-def train_as_one_of(rank: int, plan: Plan, threads: int) -> None:
-    """One process of `plan.workers`, which meet through a file in the cache; `threads` are those of all together."""
-    torch.set_num_threads(max(1, threads // plan.workers))
-    torch.set_flush_denormal(True)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{plan.cache / 'rendezvous'}", rank=rank, world_size=plan.workers
-    )
-    train_with(plan)
-    dist.destroy_process_group()
+def run_face(plan: Plan) -> None:
+    """Trains the face encoder on the photos, from the checkpoint `face.pt` where it exists, in one process a worker."""
+    run_together(plan.workers, plan.meeting, partial(train_face, plan))
+
+
+def train_face(plan: Plan) -> None:
+    """Trains the face encoder in this process, which may be one of several that average their gradients."""
+    length = Length(plan.face_steps, plan.face_minutes)
+    photos, persons = plan.data.array("photos"), plan.data.portraits("photos")
+    train_face_encoder(photos, persons, length, plan.seed, plan.cache / "face.pt")
 
 
 def train_with(plan: Plan) -> None:

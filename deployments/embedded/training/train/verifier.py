@@ -17,8 +17,9 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.data.faces import CANVAS, FaceSet
-from deployments.embedded.training.train.detector import MAPS, FaceFinder, Length, Residual, block, restored, save
-from deployments.embedded.training.train.face import recoloured
+from deployments.embedded.training.train.augment import recoloured
+from deployments.embedded.training.train.checkpoint import Length, restored, save
+from deployments.embedded.training.train.detector import MAPS, FaceFinder, Residual, block
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
 from deployments.face.cascade import Scan, proposals
 from deployments.face.detection import Candidate
