@@ -19,7 +19,7 @@ PRIOR: dict[str, dict[object, float]] = {  # photos show these less often, or mo
     "frame": {FRAMES[0]: 0.7},
     "beard": {"none": 0.8},
     "hat": {"none": 0.7},
-    "hair style": {"braids": -1.3, "locs": -1.0},
+    "hair style": {"braids": -1.3, "locs": -1.0, "ponytail": -1.2, "bun": -0.4, "long curly": -0.8, "bald": -0.6},
 }
 BEARDLESS = 3.0  # by how much a beard must be surer on who is surely a woman or a child
 CHILDHOOD, CHILDHOOD_EDGE = 0.1, 0.03  # where it ends on the scale of ages, and how sharply
