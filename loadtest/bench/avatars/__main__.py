@@ -1,10 +1,14 @@
 """The likeness of the embedded models' avatars to the person on the photo, against target bars.
 
     python -m loadtest.bench.avatars --json avatars.json --sheet avatars.png
+    python -m loadtest.bench.avatars --blind photos --out sheets
 
 Rendered persons have seeds outside of the training set. A small classifier trained on the renderer's labels reads what
 an avatar shows; its own accuracy is in the table. Real photos come from installed packages. With the default of 120
 references a share of 95% is known to within about 2% (some 400 avatars, 8 minutes on one core).
+
+`--blind` measures nothing: of a folder of photos it writes shuffled sheets, each a photo beside four avatars of one
+gender, and `key.json`, for people to judge by.
 """
 
 import argparse
@@ -12,6 +16,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,7 +30,9 @@ from deployments.config import WEIGHTS, CascadeFaceModelConfig, MattingModelConf
 from deployments.embedded.training.evaluate.inference import GUIDANCE, STEPS, Studio, contact_sheet
 from deployments.embedded.training.evaluate.judge import Judge
 from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.portrait import Gender
 from deployments.face.model import CascadeFaceModel
+from loadtest.bench.avatars.blind import KEY, TooFewPhotosError, blind
 from loadtest.bench.avatars.drawn import COLD, Case, Drawn, draw_cases, judge_scores, plainly, similarity_scores
 from loadtest.bench.avatars.matting import matting_scores
 from loadtest.bench.avatars.photos import PhotoCase, draw_photo_cases, photo_scores
@@ -55,7 +62,7 @@ class Work:
 
 def measure(weights: Path, work: Work, judge: Judge) -> list[Score]:
     """All scores in the order of the table; the models of `weights` are loaded, for the speed in another process."""
-    faces = CascadeFaceModel(CascadeFaceModelConfig(encoder=weights / "face" / "encoder.onnx", avatar_face=AVATAR_FACE))
+    faces = face_model(weights)
     matting = RembgModel(MattingModelConfig(model_path=weights / "matting" / "u2net.onnx"))
     before_cold = [case.on_colour for case in work.drawn if case.colour in COLD]
     return [
@@ -66,6 +73,11 @@ def measure(weights: Path, work: Work, judge: Judge) -> list[Score]:
         *matting_scores(matting, before_cold, COLD, MATTED),
         *speed_scores(weights),
     ]
+
+
+def face_model(weights: Path) -> CascadeFaceModel:
+    """As the service loads it."""
+    return CascadeFaceModel(CascadeFaceModelConfig(encoder=weights / "face" / "encoder.onnx", avatar_face=AVATAR_FACE))
 
 
 def speed_scores(weights: Path) -> Iterator[Score]:
@@ -112,8 +124,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of everything but the speed, which takes 2")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--sheet", type=Path, help="where a picture of some avatars goes")
+    parser.add_argument(
+        "--blind", type=Path, metavar="DIR", help="a folder of photos of people, to be judged by people"
+    )
+    parser.add_argument("--out", type=Path, default=Path("blind"), help="where the sheets and their key go")
+    parser.add_argument(
+        "--gender", choices=get_args(Gender), help="of all photos of --blind; by default as each is read"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.blind:
+        try:
+            count = blind(options.blind, options.out, options.gender, options.weights, face_model(options.weights))
+        except (TooFewPhotosError, NotADirectoryError, FileNotFoundError) as error:
+            parser.error(str(error))
+        print(f"{count} sheets and {KEY} in {options.out}: do not open the key before all sheets are judged")
+        return
     judge = Judge.load(options.judge)
     work = Work.draw(options.weights, options.references, VIEWS)
     scores = measure(options.weights, work, judge)
