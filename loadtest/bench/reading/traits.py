@@ -5,6 +5,7 @@ A trait that cannot be seen on a person has no class there and is not counted: h
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,14 @@ class Trait:
     read: Callable[[Read], str | None]
 
 
+@cache
 def tone(skin: Colour) -> str:
     """By CIE L*."""
     light = lab(skin)[0]
     return "light" if light > 70 else "medium" if light > 45 else "dark"
 
 
+@cache
 def hair_group(hair: Colour) -> str:
     """Of the named colour that is nearest by CIEDE2000."""
     names = list(HAIR_COLOURS)
