@@ -19,6 +19,8 @@ the target as YAML for the config file.
 
 shows other settings of it beside those of the config file, and the oracle: the cheapest fleet that knows the load
 before it comes, and meets the target in every ten minutes.
+Up to 2 million images are simulated one by one (`--mode exact`). For more, a few replicas are, at each rate, and the
+fleet's requests are drawn from what those did (`--mode fleet`): `--compare` prints both side by side.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,11 @@ from rich.console import Console
 
 from loadtest.plan.answers import ORACLE, Figures, Setting, as_json, basis, over_time, summary
 from loadtest.plan.curves import Curves, ModelTimes, assumed_for, read_measured
+from loadtest.plan.fleet_simulation import FleetSimulation
 from loadtest.plan.loads import ASSUMED_MIX, Load, Mix, drawn, read_trace
-from loadtest.plan.oracle import oracle
+from loadtest.plan.oracle import Run, oracle
 from loadtest.plan.page import as_html
+from loadtest.plan.replica_table import Demand, ReplicaTable
 from loadtest.plan.scaled_service import check_apps
 from loadtest.plan.scenario import Scenario
 from loadtest.plan.search import Target, cheapest
@@ -47,6 +52,7 @@ from loadtest.plan.simulation import Simulation
 from serve_app.local_ray import StartError
 
 PRODUCTION = Path(__file__).parents[2] / "serve_app" / "config" / "production.yaml"
+EXACT_IMAGES = 2_000_000  # at most, unless the mode is given: minutes of a core
 SHAPES = ("poisson", "diurnal", "flash", "weekly")
 
 
@@ -57,16 +63,26 @@ class Plan:
     load: Load
     other_load: Load  # for a search: of the same kind, but not the one that the figures are of, unless it is a trace
     scenario: Scenario
+    table: ReplicaTable | None  # of the load, for a fleet; None: every image is simulated
 
     def run(self, name: str = "autoscaled", service: Service | None = None) -> Figures:
         """The service, or other settings of it, with the load."""
         scenario = self.scenario if service is None else self.scenario.serving(service)
         return Figures.of(name, self._simulate(scenario))
 
+    def in_other_mode(self) -> "Plan":
+        """The same, exact instead of as a fleet, or the reverse."""
+        return replace(self, table=_table(self.load, self.scenario) if self.table is None else None)
+
+    @property
+    def mode(self) -> str:
+        """How it is simulated."""
+        return "exact" if self.table is None else "fleet"
+
     def run_other(self, service: Service) -> Figures:
         """Other settings with the other load."""
         scenario = replace(self.scenario, service=service, seed=self.scenario.seed + 1)
-        return Figures.of("", Simulation(self.other_load, scenario).run())
+        return Figures.of("", self._simulate_load(self.other_load, scenario))
 
     def smallest_fixed(self, p95_s: float, failed_share: float) -> Figures | None:
         """By halving, since more replicas are never worse; None where the most that are allowed do not suffice."""
@@ -88,8 +104,13 @@ class Plan:
             console.print(f"The oracle misses the target in {found.missed} of {len(found.run.windows)} windows.")
         return Figures.of(ORACLE, found.run)
 
-    def _simulate(self, scenario: Scenario) -> Simulation:
-        return Simulation(self.load, scenario).run()
+    def _simulate(self, scenario: Scenario) -> Run:
+        return self._simulate_load(self.load, scenario)
+
+    def _simulate_load(self, load: Load, scenario: Scenario) -> Run:
+        if self.table is None:
+            return Simulation(load, scenario).run()
+        return FleetSimulation(load, scenario, self.table).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,7 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = [autoscaled, *(plan.run(name, service) for name, service in others.items())]
     runs += _compared(plan, autoscaled, options, console)
     console.print(summary(setting, runs), over_time(autoscaled), *basis(setting), sep="\n", highlight=False)
-    console.print(f"{autoscaled.images:,} images were simulated in {cpu_s:.1f} s of one core.", highlight=False)
+    console.print(
+        f"{autoscaled.images:,} images were simulated in {cpu_s:.1f} s of one core, mode {plan.mode}.", highlight=False
+    )
     if options.json:
         options.json.write_text(json.dumps(as_json(setting, runs, cpu_s), indent=2) + "\n")
     if options.html:
@@ -119,7 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _compared(plan: Plan, autoscaled: Figures, options: argparse.Namespace, console: Console) -> Iterator[Figures]:
-    """What else is simulated: a fixed fleet, the oracle, and the settings that a search finds."""
+    """What else is simulated: the other mode, a fixed fleet, the oracle, and the settings that a search finds."""
+    if options.compare:
+        other = plan.in_other_mode()
+        began_s = time.process_time()
+        yield other.run(f"the same, mode {other.mode}")
+        console.print(f"Mode {other.mode} took {time.process_time() - began_s:.1f} s of one core.", highlight=False)
     if options.fixed:
         target_s = options.p95 or autoscaled.synchronous.p95_s or autoscaled.queued.p95_s
         fixed = None if target_s is None else plan.smallest_fixed(target_s, autoscaled.failed_share)
@@ -154,10 +182,9 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
         if options.mix is None:
             assumed.append("the mix of requests")
         mix = Mix.read(options.mix or ASSUMED_MIX)
-        load, other_load = (
-            drawn(options.load, options.images_per_day, options.days, mix, seed)
-            for seed in (options.seed, options.seed + 1)
-        )
+        day = partial(drawn, options.load, options.images_per_day, options.days, mix)
+        load = day(options.seed)
+        other_load = day(options.seed + 1) if options.search else load
     check_apps(load, service.models)
     if not load.requests:
         raise ValueError("this load has no requests: ask for more images or days")
@@ -171,8 +198,11 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
     changed = dict(options.start)
     starts = Starts.model_validate(changed)
     assumed += [f"{name} {value:g}" for name, value in starts.model_dump().items() if name not in changed]
+    scenario = Scenario(service, curves, starts, prices.nodes[options.node], options.seed)
+    is_fleet = options.mode == "fleet" or (options.mode is None and load.images > EXACT_IMAGES)
     setting = Setting(
         load.name,
+        "fleet" if is_fleet else "exact",
         options.config.name,
         options.seed,
         curves.sources,
@@ -181,8 +211,11 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
         starts.model_dump(),
         assumed,
     )
-    scenario = Scenario(service, curves, starts, prices.nodes[options.node], options.seed)
-    return Plan(load, other_load, scenario), setting
+    return Plan(load, other_load, scenario, _table(load, scenario) if is_fleet else None), setting
+
+
+def _table(load: Load, scenario: Scenario) -> ReplicaTable:
+    return ReplicaTable(Demand.of(load.columns, scenario.service.models), scenario)
 
 
 def _curves(models: set[str], files: Mapping[str, tuple[Path, str]], served: Mapping[str, ModelTimes]) -> Curves:
@@ -232,6 +265,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="p95<10s", help="of synchronous requests, such as p95<10s (the default)")
     parser.add_argument("--failed", type=_share, default=0.01, help="images that may be refused or late (0.01)")
     parser.add_argument("--minutes", type=_positive, default=10.0, help="of the search, at most (10)")
+    parser.add_argument(
+        "--mode",
+        choices=("exact", "fleet"),
+        help=f"fleet where there are more than {EXACT_IMAGES:,} images, else exact",
+    )
+    parser.add_argument("--compare", action="store_true", help="the other mode beside it")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same day")
     parser.add_argument("--json", type=_file, help="where the figures go")
     parser.add_argument("--html", type=_file, help="the same as a page")

@@ -104,6 +104,7 @@ class Setting:
     """What the figures rest on."""
 
     load: str
+    mode: str  # exact or fleet
     config: str
     seed: int
     curves: Sequence[str]
@@ -147,7 +148,7 @@ def _against_oracle(runs: Sequence[Figures]) -> dict[str, list[str]]:
 
 def summary(setting: Setting, runs: Sequence[Figures]) -> Table:
     """A column for each run."""
-    table = Table("", *(run.fleet for run in runs), title=f"{setting.load}; {setting.config}")
+    table = Table("", *(run.fleet for run in runs), title=f"{setting.load}; {setting.config}; mode {setting.mode}")
     for name, cells in rows(setting, runs).items():
         table.add_row(name, *cells)
     return table

@@ -1,5 +1,6 @@
 """What became of the requests of a run, and how it was over time."""
 
+from collections.abc import MutableSequence
 from dataclasses import dataclass, field
 
 WINDOW_S = 600.0
@@ -14,7 +15,7 @@ class Window:
     nodes: int = 0
     waiting: int = 0  # images without a place in a replica, and images of queued tasks
     failed: int = 0  # requests that were refused or late
-    latencies_s: list[float] = field(default_factory=list)
+    latencies_s: MutableSequence[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -27,8 +28,8 @@ class Ledger:
     refused: dict[str, int] = field(default_factory=dict)  # by reason
     requests: int = 0
     met_cold_start: int = 0  # requests that came when no generator ran
-    synchronous_s: list[float] = field(default_factory=list)  # latencies of requests that were answered
-    queued_s: list[float] = field(default_factory=list)
+    synchronous_s: MutableSequence[float] = field(default_factory=list)  # latencies of requests that were answered
+    queued_s: MutableSequence[float] = field(default_factory=list)
 
     def refuse(self, reason: str, images: int) -> None:
         """Count a refusal."""

@@ -25,6 +25,7 @@ def as_html(setting: Setting, runs: Sequence[Figures]) -> str:
     facts = {
         "load": setting.load,
         "config": f"{setting.config}, seed {setting.seed}",
+        "mode": setting.mode,
         "prices": setting.prices,
         "step times": "; ".join(setting.curves),
         "assumed": ", ".join(setting.assumed) or "nothing",
