@@ -72,6 +72,7 @@ class TabledGenerators(ScaledGenerators):
         has_place = np.zeros(len(waiting), bool)
         for number, model in enumerate(self._names):
             asks = np.flatnonzero(models == number)
+            images = np.pad(images, (0, len(self._sizes) - len(images)))  # loads for the model before made new groups
             if len(asks):
                 asks = self._assign_ready(asks, model, images, has_place)
                 self._assign_others(asks, model, has_place)
@@ -124,6 +125,7 @@ class TabledGenerators(ScaledGenerators):
         records = self._table.records(frozenset([model]), 1)
         images = self.calls.in_groups(len(self._sizes)) / np.maximum(1, self._sizes)
         for index in asks:
+            images = np.pad(images, (0, len(self._sizes) - len(images)))
             row = self.calls.waiting[index]
             takers = [self._taker(others, images) for _ in range(row["calls"])]
             if not all(self._begin_load(taker, model) for taker in takers):
