@@ -59,7 +59,7 @@ class Generators(ScaledGenerators):
         self._route(image)
 
     def _make(self, number: int, node: Node) -> GeneratorReplica:
-        models = LoadedModels(self._sizes, self._settings.memory_gb)
+        models = LoadedModels(self._memory, self._settings.memory_gb)
         ahead = self._launched_ahead
         engine = SimulatedEngine(self._costs, self._settings.ageing, self._decode_s, launched_ahead=ahead)
         return GeneratorReplica(number, node, models, engine)

@@ -19,7 +19,7 @@ class ScaledGenerators(ABC):
         self._clock, self._starts = clock, scenario.starts
         self._settings = service.settings.generator
         used = {name: model for name, model in self._settings.models.items() if name in scenario.curves.models}
-        self._sizes = {name: model.memory() for name, model in used.items()}
+        self._memory = {name: model.memory() for name, model in used.items()}
         self._max_ongoing = service.max_ongoing_requests
         self._wakers = 0  # calls that wait for the first replica and ask nothing of it
         self.model_loads = 0
@@ -60,7 +60,7 @@ class ScaledGenerators(ABC):
         self.fleet.aim_for(target, self._first_load_s)
 
     def _load_s(self, model: str) -> float:
-        return self._sizes[model].total_gb * self._starts.load_s_per_gb + self._starts.warm_s
+        return self._memory[model].total_gb * self._starts.load_s_per_gb + self._starts.warm_s
 
     def _first_load_s(self, replica: GeneratorReplica) -> float:
         return self._load_s(replica.models.fitting()[0])

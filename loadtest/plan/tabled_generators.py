@@ -202,7 +202,7 @@ class TabledGenerators(ScaledGenerators):
             self._sizes[group] -= 1
 
     def _make(self, number: int, node: Node) -> GeneratorReplica:
-        models = LoadedModels(self._sizes_gb, self._settings.memory_gb)
+        models = LoadedModels(self._memory, self._settings.memory_gb)
         return GeneratorReplica(number, node, models, SimulatedEngine(self._table.costs, 0.0, lambda _: 0.0))
 
     def _takes_calls(self, replica: GeneratorReplica) -> None:
