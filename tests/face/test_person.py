@@ -53,7 +53,7 @@ def test_a_model_that_tells_people_apart_refuses_the_photo_of_somebody_else() ->
 
 
 def test_a_model_of_traits_only_doubts_it() -> None:
-    assert one_person(faces(0, 90, 5), TRAITS).doubtful == (1,)
+    assert one_person(faces(0, 90, 5, 3), TRAITS).doubtful == (1,)
 
 
 @pytest.mark.parametrize("config", [TRAITS, IDENTITY])
