@@ -19,8 +19,8 @@ the target as YAML for the config file.
 
 shows other settings of it beside those of the config file, and the oracle: the cheapest fleet that knows the load
 before it comes, and meets the target in every ten minutes.
-Up to 2 million images are simulated one by one (`--mode exact`). For more, a few replicas are, at each rate, and the
-fleet's requests are drawn from what those did (`--mode fleet`): `--compare` prints both side by side.
+All images are simulated one by one (`--mode exact`). With `--mode fleet` a few replicas are, at each rate, and the
+fleet's requests are drawn from what those did, for loads of very many images: `--compare` prints both side by side.
 """
 
 import argparse
@@ -52,7 +52,6 @@ from loadtest.plan.simulation import Simulation
 from serve_app.local_ray import StartError
 
 PRODUCTION = Path(__file__).parents[2] / "serve_app" / "config" / "production.yaml"
-EXACT_IMAGES = 2_000_000  # at most, unless the mode is given: minutes of a core
 SHAPES = ("poisson", "diurnal", "flash", "weekly")
 
 
@@ -199,10 +198,9 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
     starts = Starts.model_validate(changed)
     assumed += [f"{name} {value:g}" for name, value in starts.model_dump().items() if name not in changed]
     scenario = Scenario(service, curves, starts, prices.nodes[options.node], options.seed)
-    is_fleet = options.mode == "fleet" or (options.mode is None and load.images > EXACT_IMAGES)
     setting = Setting(
         load.name,
-        "fleet" if is_fleet else "exact",
+        options.mode,
         options.config.name,
         options.seed,
         curves.sources,
@@ -211,7 +209,7 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, Setting]:
         starts.model_dump(),
         assumed,
     )
-    return Plan(load, other_load, scenario, _table(load, scenario) if is_fleet else None), setting
+    return Plan(load, other_load, scenario, _table(load, scenario) if options.mode == "fleet" else None), setting
 
 
 def _table(load: Load, scenario: Scenario) -> ReplicaTable:
@@ -268,7 +266,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mode",
         choices=("exact", "fleet"),
-        help=f"fleet where there are more than {EXACT_IMAGES:,} images, else exact",
+        default="exact",
+        help="whether each image is simulated, or drawn from what a few replicas do",
     )
     parser.add_argument("--compare", action="store_true", help="the other mode beside it")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same day")
