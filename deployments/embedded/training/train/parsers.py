@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from deployments.embedded.training.renderer.parts import PARTS
+from deployments.embedded.training.train.networks import Residual
 
 SIDE = 192  # pixels of the input
 WHOLE = 128  # pixels to which the whole of it is brought
@@ -15,24 +16,12 @@ EYE_CELLS = ((EYES[1] - EYES[0]) // EYE_CELL, (EYES[3] - EYES[2]) // EYE_CELL)
 FINE, MIDDLE, COARSE, NEAR = 40, 80, 128, 48  # widths
 
 
-class StyleFree(nn.Module):
+class StyleFree(Residual):
     """A residual block whose first normalisation takes each picture's own contrast away (Pan et al. 2018)."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.InstanceNorm2d(width, affine=True),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, width, h, w) -> the same shape."""
-        out: Tensor = x + self.body(x)
-        return out
+        super().__init__(width)
+        self.body[0] = nn.InstanceNorm2d(width, affine=True)
 
 
 class WholeParser(nn.Module):
