@@ -24,14 +24,14 @@ class CacheEntry(Generic[M]):
     leases: int = 0
 
     @property
-    def has_failed(self) -> bool:
-        """Whether the load ended with an error."""
-        return self.loading.done() and (self.loading.cancelled() or self.loading.exception() is not None)
+    def is_idle(self) -> bool:
+        """Whether it is loaded and not leased; what loads takes memory until it has ended, also if all gave up."""
+        return self.loading.done() and not self.leases
 
 
 @dataclass(slots=True)
 class ModelCache(Generic[M]):
-    """Models by name. A leased model stays; otherwise the least recently used one is evicted.
+    """Models by name. A leased model stays; otherwise the least recently used one is evicted. Not thread-safe.
 
     `load` is called on its own thread. `sizes` and `budget_gb` are of the device's memory; without a budget nothing is
     evicted.
@@ -41,7 +41,7 @@ class ModelCache(Generic[M]):
     sizes: Mapping[str, ModelMemory]
     budget_gb: float | None = None
     _entries: dict[str, CacheEntry[M]] = field(default_factory=dict)  # the most recently used last
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)  # a new one after each change
     _has_garbage: bool = False  # of models that were evicted, or failed to load
     _load_s: dict[str, float] = field(default_factory=dict)  # of the last load of each
 
@@ -54,7 +54,7 @@ class ModelCache(Generic[M]):
     @property
     def loaded(self) -> list[str]:
         """Names of the models that are loaded, the least recently leased one first."""
-        return [name for name, entry in self._entries.items() if entry.loading.done() and not entry.has_failed]
+        return [name for name, entry in self._entries.items() if entry.loading.done()]
 
     @property
     def loads_s(self) -> dict[str, float]:
@@ -76,12 +76,8 @@ class ModelCache(Generic[M]):
         try:
             yield await asyncio.shield(entry.loading)  # a cancelled caller does not cancel the load for others
         finally:
-            async with self._changed:
-                entry.leases -= 1
-                if entry.has_failed:
-                    self._entries.pop(name, None)  # the next lease retries the load
-                    self._has_garbage = True
-                self._changed.notify_all()
+            entry.leases -= 1
+            self._note_change()
 
     async def preload(self, name: str) -> None:
         """Load a model unless it is there or would not fit beside those that are. Raises: what `load` raises."""
@@ -95,23 +91,29 @@ class ModelCache(Generic[M]):
     async def _take(self, name: str) -> CacheEntry[M]:
         if name not in self.sizes:
             raise KeyError(name)
-        async with self._changed:
-            while name not in self._entries and not self._evict_for(name):
-                await self._changed.wait()
-            entry = self._entries.pop(name, None) or CacheEntry(asyncio.create_task(self._load(name)))
-            self._entries[name] = entry
-            entry.leases += 1
-            return entry
+        while name not in self._entries and not self._evict_for(name):
+            await self._changed.wait()
+        entry = self._entries.pop(name, None) or CacheEntry(asyncio.create_task(self._load(name)))
+        self._entries[name] = entry
+        entry.leases += 1
+        return entry
+
+    def _note_change(self) -> None:
+        """A model may have room now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _evict_for(self, new: str) -> bool:
-        """Evict unleased models until the new one fits; False where the leased ones leave too little memory."""
-        idle = [name for name, entry in self._entries.items() if not entry.leases]
-        while not self._fit([*self._entries, new]) and idle:
+        """Evict idle models until the new one fits; False, and none is evicted, where the others leave too little."""
+        idle = [name for name, entry in self._entries.items() if entry.is_idle]
+        if not self._fit([*(self._entries.keys() - idle), new]):
+            return False
+        while not self._fit([*self._entries, new]):
             name = idle.pop(0)
             del self._entries[name]
             self._has_garbage = True
             log.info("evicted model %s", name)
-        return self._fit([*self._entries, new])
+        return True
 
     async def _load(self, name: str) -> M:
         if self._has_garbage:
@@ -125,5 +127,10 @@ class ModelCache(Generic[M]):
             model = await asyncio.get_running_loop().run_in_executor(loader, self.load, name)
             self._load_s[name] = time.monotonic() - started
             return model
+        except BaseException:
+            del self._entries[name]  # the next lease retries the load
+            self._has_garbage = True
+            raise
         finally:
             loader.shutdown(wait=False)
+            self._note_change()

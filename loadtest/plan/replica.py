@@ -82,9 +82,11 @@ class LoadedModels:
 
     def _evict_for(self, new: str) -> bool:
         idle = [name for name, entry in self._entries.items() if not entry.leases]
-        while not self._fit([*self._entries, new]) and idle:
+        if not self._fit([*(self._entries.keys() - idle), new]):
+            return False
+        while not self._fit([*self._entries, new]):
             del self._entries[idle.pop(0)]
-        return self._fit([*self._entries, new])
+        return True
 
 
 @dataclass(slots=True, eq=False)

@@ -126,6 +126,79 @@ def test_a_load_that_failed_is_tried_again_by_the_next() -> None:
     at(scenario)
 
 
+def test_one_who_asks_again_at_once_shares_the_new_load_with_all_later_ones() -> None:
+    async def scenario(disk: Disk) -> None:
+        cache = ModelCache(disk.load, SIZES)
+        disk.broken = True
+
+        async def use_twice() -> str:
+            with pytest.raises(OSError, match="no such file"):
+                await _use(cache, "a")
+            disk.broken = False
+            return await _use(cache, "a")
+
+        again = asyncio.create_task(use_twice())
+        await asyncio.sleep(0)  # it is the first to learn of the failure
+        with pytest.raises(OSError, match="no such file"):
+            await _use(cache, "a")  # of the load that failed, and ends after the new one has begun
+        assert [await again, await _use(cache, "a")] == ["A", "A"]
+        assert disk.loads == ["a", "a"]
+
+    at(scenario)
+
+
+def test_a_load_that_failed_after_all_gave_up_is_no_error_of_the_next() -> None:
+    async def scenario(disk: Disk) -> None:
+        cache = ModelCache(disk.load, SIZES)
+        disk.broken = True
+        disk.gate.clear()
+        await _given_up(cache, "a")
+        (entry,) = cache._entries.values()
+        disk.gate.set()
+        await asyncio.wait([entry.loading])
+        disk.broken = False
+        assert await _use(cache, "a") == "A"
+
+    at(scenario)
+
+
+async def _given_up(cache: ModelCache[str], name: str) -> None:
+    leaving = asyncio.create_task(_use(cache, name))
+    await asyncio.sleep(0)  # it has begun
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+
+
+def test_a_model_that_still_loads_makes_no_room_though_all_gave_up() -> None:
+    async def scenario(disk: Disk) -> None:
+        cache = ModelCache(disk.load, SIZES, budget_gb=8)
+        disk.gate.clear()
+        await _given_up(cache, "c")
+        other = asyncio.create_task(_use(cache, "a"))
+        await asyncio.sleep(0)
+        assert not cache._evict_for("a")
+        disk.gate.set()
+        assert await other == "A"
+        assert disk.loads == ["c", "a"]
+        assert cache.loaded == ["a"]
+
+    at(scenario)
+
+
+def test_a_model_that_must_wait_for_a_leased_one_puts_no_other_out() -> None:
+    async def scenario(disk: Disk) -> None:
+        cache = ModelCache(disk.load, SIZES, budget_gb=8)
+        assert await _use(cache, "b") == "B"
+        async with cache.lease("a"):
+            waiting = asyncio.create_task(_use(cache, "c"))
+            await asyncio.sleep(0)
+            assert await _use(cache, "b") == "B"
+            assert disk.loads == ["b", "a"]
+        assert await waiting == "C"
+
+    at(scenario)
+
+
 def test_a_model_that_can_never_fit_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="model c takes 6 GB"):
         ModelCache(Disk().load, SIZES, budget_gb=5)
