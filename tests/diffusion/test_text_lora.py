@@ -76,28 +76,29 @@ class TextRows:
         }
 
     @torch.inference_mode()
-    def batch(self, part: str, rows: Sequence[Sequence[str]]) -> torch.Tensor:
-        """(rows, window, width): of one prompt for each row, which wears the LoRAs of these names."""
+    def batch(self, part: str, rows: Sequence[Sequence[str]]) -> list[torch.Tensor]:
+        """Of one prompt for each row, which wears the LoRAs of these names."""
         slots = self.slots[part]
         with slots.worn(torch.tensor([slots.worn_by(*names) for names in rows])):
             return self._encoded(self.ours[part], range(len(rows)))
 
     @torch.inference_mode()
-    def alone(self, part: str, row: int, names: Sequence[str]) -> torch.Tensor:
-        """(window, width), by the library."""
+    def alone(self, part: str, row: int, names: Sequence[str]) -> list[torch.Tensor]:
+        """Of this row, by the library."""
         encoder = self.library[part]
         if names:
             enable_lora_for_text_encoder(encoder)
             set_adapters_for_text_encoder(list(names), encoder, [self.scales[name] for name in names])
         else:
             disable_lora_for_text_encoder(encoder)
-        return self._encoded(encoder, [row])[0]
+        return self._encoded(encoder, [row])
 
-    def _encoded(self, encoder: Any, rows: Sequence[int]) -> torch.Tensor:
+    def _encoded(self, encoder: Any, rows: Sequence[int]) -> list[torch.Tensor]:
+        """(rows, window, width), and of the second encoder (rows, width) of the whole prompts."""
         seeded = [torch.Generator().manual_seed(row) for row in rows]
         tokens = torch.stack([torch.randint(3, 512, (WINDOW,), generator=seed) for seed in seeded])
-        hidden: torch.Tensor = encoder(tokens, output_hidden_states=True).hidden_states[-2]
-        return hidden
+        output = encoder(tokens, output_hidden_states=True)
+        return [output.hidden_states[-2], *([output.text_embeds] if "text_embeds" in output else [])]
 
 
 @st.composite
@@ -121,8 +122,10 @@ def test_prompts_that_wear_different_loras_in_one_batch_are_those_of_the_library
     loras, worn = wardrobe
     rows = TextRows(tmp_path, sdxl, loras)
     for part in ENCODERS:
-        for row, ours in enumerate(rows.batch(part, worn)):
-            assert tolerance.relative(ours, rows.alone(part, row, worn[row])) <= tolerance.through(rows.ours[part])
+        together, own = rows.batch(part, worn), [rows.alone(part, row, names) for row, names in enumerate(worn)]
+        for ours, alone in zip(together, map(torch.cat, zip(*own, strict=True)), strict=True):
+            for row, expected in zip(ours, alone, strict=True):
+                assert tolerance.relative(row, expected) <= tolerance.through(rows.ours[part])
 
 
 def test_a_prompt_is_cached_with_the_loras_that_change_it(tmp_path: Path, sdxl: Any) -> None:

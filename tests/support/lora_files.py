@@ -18,7 +18,8 @@ from loadtest.bench.random_lora import random_factors
 LoraFormat = Literal["kohya", "peft", "diffusers"]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 LINEAR = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-CLIP = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+PROJECTION = "text_projection"  # of encoders that also give a vector for the whole prompt
+CLIP = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", PROJECTION)
 ALL = (*LINEAR, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "downsamplers.0.conv", "upsamplers.0.conv")
 
 
@@ -54,7 +55,7 @@ def add_text_lora(
     for part, encoder in encoders.items():
         for name in layers_of(encoder, endings):
             down, up = random_factors(encoder.get_submodule(name), rank, generator)
-            published = f"text_model.{name.removeprefix('text_model.')}"
+            published = name if name == PROJECTION else f"text_model.{name.removeprefix('text_model.')}"
             if file_format == "kohya":
                 short = "lora_te2" if part == "text_encoder_2" else "lora_te1" if len(encoders) > 1 else "lora_te"
                 own = f"{short}_{published.replace('.', '_')}"

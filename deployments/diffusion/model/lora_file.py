@@ -12,8 +12,9 @@ from typing import Any
 from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
 from diffusers.loaders.lora_pipeline import Flux2LoraLoaderMixin
 from diffusers.utils.state_dict_utils import (
-    StateDictType,
-    convert_state_dict_to_peft,
+    DIFFUSERS_OLD_TO_PEFT,
+    DIFFUSERS_TO_PEFT,
+    convert_state_dict,
     convert_unet_state_dict_to_peft,
 )
 from peft.utils.other import get_pattern_key
@@ -34,7 +35,9 @@ REFUSED = {
     "lora_B.bias": "a LoRA with biases",
 }
 OF_TEXT_ENCODERS = dict.fromkeys(("lora_te", "text_encoder"), "a LoRA of a text encoder")
-TEXT_NAMES = StateDictType.DIFFUSERS_OLD  # they include those of kohya's files, and the newer ones of the MLP's layers
+TEXT_NAMES = (
+    DIFFUSERS_OLD_TO_PEFT | DIFFUSERS_TO_PEFT
+)  # kohya's files have the old ones, and the new ones of some layers
 UNET, TRANSFORMER = "unet", "transformer"
 
 
@@ -198,7 +201,7 @@ def _renamed_text(encoder: Any) -> Callable[[Mapping[str, Any], str], dict[str, 
 
     def renamed(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         own = {name.removeprefix(prefix): value for name, value in values.items()}
-        own = convert_state_dict_to_peft(own, TEXT_NAMES)
+        own = convert_state_dict(own, TEXT_NAMES)
         # Newer versions of transformers have no `text_model` in an encoder without a projection.
         inner = "" if hasattr(encoder, "text_model") else "text_model."
         return {name.removeprefix(inner): value for name, value in own.items()}
