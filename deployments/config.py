@@ -258,9 +258,12 @@ class DiffusionModelConfig(Config):
         return self
 
     def memory(self) -> ModelMemory:
-        """`memory_gb`, and the files of its `loras`, which are all in memory with the weights. A missing one has 0."""
-        files = [model_path(lora.file) for lora in self.loras.values()]
-        loras_gb = sum(file.stat().st_size for file in files if file.is_file()) / 1e9
+        """`memory_gb`, and the files of its `loras`, which are all in memory with the weights. A missing one has 0.
+
+        A file that several have at the same scale is there once.
+        """
+        files = {(model_path(lora.file), lora.scale) for lora in self.loras.values()}
+        loras_gb = sum(file.stat().st_size for file, _scale in files if file.is_file()) / 1e9
         weights_gb = self.memory_gb if self.weights_gb is None else self.weights_gb
         return ModelMemory(weights_gb + loras_gb, self.memory_gb - weights_gb)
 

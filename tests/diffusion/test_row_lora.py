@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from deployments.config import DiffusionModelConfig, LoraConfig
+from deployments.diffusion.engine.denoiser import OutOfMemoryError
+from deployments.diffusion.model import row_lora
 from deployments.diffusion.model.denoiser import FaceDiffusionModel, Sample
-from deployments.diffusion.model.lora_file import UNET, LoraFactors, read_parts
+from deployments.diffusion.model.lora_file import UNET, LoraFactors, read_loras, read_parts, styles_of
 from deployments.diffusion.model.row_lora import LoraSlots
 from deployments.types import AvatarSpec
 from loadtest.bench.full_size.library import library_pipeline
@@ -155,7 +157,9 @@ class UNetRows:
         for (name, scale), lora in zip(self.scales.items(), loras, strict=True):
             how = {"endings": lora["endings"], "rank": lora["rank"], "seed": lora["rank"]}
             path = write_lora(folder / f"{name}.safetensors", self.unet, lora["file_format"], **how)
-            save_file({key: weight.to(lora["dtype"]) for key, weight in load_file(path).items()}, path)
+            weights = {key: weight.to(lora["dtype"]) for key, weight in load_file(path).items()}
+            left_out = () if lora["has_alphas"] else tuple(key for key in weights if key.endswith(".alpha"))
+            save_file({key: weight for key, weight in weights.items() if key not in left_out}, path)
             read[name] = read_parts(path, {UNET: self.unet}, scale)[UNET]
             converted, alphas = StableDiffusionXLPipeline.lora_state_dict(
                 folder, weight_name=path.name, unet_config=self.unet.config
@@ -196,7 +200,8 @@ def wardrobes(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[list[str]], l
         "file_format": st.sampled_from(["kohya", "diffusers"]),
         "endings": st.sampled_from([ALL, ATTENTION, LINEAR, ("conv1",)]),
         "rank": st.integers(1, 9),
-        "scale": st.floats(-1, 1.5).filter(bool),
+        "scale": st.floats(-1, 1.5),
+        "has_alphas": st.booleans(),
         "dtype": st.sampled_from([torch.float32, torch.float16]),
     }
     loras = draw(st.lists(st.fixed_dictionaries(how), min_size=1, max_size=3))
@@ -226,6 +231,43 @@ def test_a_lora_of_many_ranks_costs_those_of_few_no_memory() -> None:
     }
     LoraSlots(layer, loras)
     assert sum(buffer.numel() for buffer in layer.buffers()) == (16 + 24) * (1 + 2 + 100)
+
+
+def test_a_file_that_several_names_have_at_one_scale_is_in_memory_once(tmp_path: Path) -> None:
+    unet, rank = tiny_unet("sd"), 3
+    path = write_lora(tmp_path / "lora.safetensors", unet, "kohya", ATTENTION, rank)
+    loras = {
+        "one-app/clay": LoraConfig(file=path, is_style=True),
+        "other-app/fast": LoraConfig(file=path),
+        "louder": LoraConfig(file=path, scale=2, is_style=True),
+    }
+    slots = LoraSlots(unet, read_loras(loras, {UNET: unet})[UNET], styles_of(loras))
+    assert slots.worn_by("one-app/clay") == slots.worn_by("other-app/fast")
+    assert slots.worn_by("louder", "other-app/fast") == (1, 2)
+    factors = [buffer for name, buffer in unet.named_buffers() if name.endswith((".down", ".up"))]
+    assert {len(buffer) for buffer in factors} == {1 + 2 * rank}
+    memory = DiffusionModelConfig(path=tmp_path, loras=loras).memory()
+    assert memory.weights_gb == pytest.approx(2 * path.stat().st_size / 1e9)
+
+
+@pytest.mark.parametrize("copies", range(1, 4))
+def test_without_memory_for_what_rows_wear_the_next_batch_wears_nothing_of_it(
+    copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    lora = {name: LoraFactors(torch.randn(rank, 4), torch.randn(4, rank)) for name, rank in [("0", 2), ("1", 3)]}
+    slots = LoraSlots(layers, {"a": lora})
+    left = iter(range(copies))
+
+    def copied(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        if next(left, None) is None:
+            raise OutOfMemoryError
+        return values.to(device)
+
+    monkeypatch.setattr(row_lora, "to_device", copied)
+    with pytest.raises(OutOfMemoryError), slots.worn(torch.tensor([slots.worn_by("a")])):
+        pass
+    assert not any(table.in_graphs.any() for table in slots._tables.values())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Formats: kohya's, those of peft and diffusers, and for FLUX.2 also the original 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,12 @@ Lora = Mapping[str, LoraFactors]
 
 
 def read_loras(loras: Mapping[str, LoraConfig], networks: Mapping[str, Any]) -> dict[str, dict[str, Lora]]:
-    """By the names of the networks, then of the LoRAs. Raises: as `read_parts`."""
-    read = {name: read_parts(model_path(lora.file), networks, lora.scale) for name, lora in loras.items()}
+    """By the names of the networks, then of the LoRAs; one of the same file and scale is the same object.
+
+    Raises: as `read_parts`.
+    """
+    parts_of = cache(lambda file, scale: read_parts(model_path(file), networks, scale))
+    read = {name: parts_of(lora.file, lora.scale) for name, lora in loras.items()}
     return {part: {name: parts[part] for name, parts in read.items()} for part in networks}
 
 

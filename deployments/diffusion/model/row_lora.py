@@ -45,27 +45,30 @@ class LoraSlots:
     ) -> None:
         """Replaces the layers of the network that a LoRA changes; its weights have their final device and dtype.
 
-        A LoRA that changes none has the slot 0. No row wears two of the `styles`. `dtype` is that in which the network
-        computes, where its weights have another.
+        A LoRA that changes none has the slot 0, and one that has several names one slot. No row wears two of the
+        `styles`, but for those that are none by another name. `dtype` is that in which the network computes, where its
+        weights have another.
         """
-        heard = filter(loras.__getitem__, loras)
-        names = sorted(heard, key=lambda name: max(factors.rank for factors in loras[name].values()))
-        slots = range(1, 1 + len(names))
-        self._slot_of = dict.fromkeys(loras, 0) | dict(zip(names, slots, strict=True))
-        self._styles = {self._slot_of[name] for name in styles} - {0}
+        heard = {id(lora): lora for lora in loras.values() if lora}
+        distinct = sorted(heard.values(), key=lambda lora: max(factors.rank for factors in lora.values()))
+        slots = range(1, 1 + len(distinct))
+        slot_of = {id(lora): slot for slot, lora in zip(slots, distinct, strict=True)}
+        self._slot_of = {name: slot_of.get(id(lora), 0) for name, lora in loras.items()}
+        self._styles = {self._slot_of[name] for name in styles} - {self._slot_of[name] for name in {*loras} - styles}
+        self._styles -= {0}
         pairs = [(0, slot) for slot in slots]
         pairs += [pair for pair in combinations(slots, 2) if not self._styles.issuperset(pair)]
         self._here = threading.local()  # rows of a batch are spread over threads
         self._tables: dict[tuple[int, ...], RankTable] = {}
         self._runs = lru_cache(BATCHES)(self._runs_of_batch)
-        for layer in dict.fromkeys(name for lora in loras.values() for name in lora):
-            of_layer = [loras[name].get(layer) for name in names]
-            ranks = tuple(0 if each is None else each.rank for each in of_layer)
+        for layer in dict.fromkeys(name for lora in distinct for name in lora):
+            of_layer = [lora.get(layer) for lora in distinct]
+            ranks = tuple(0 if factors is None else factors.rank for factors in of_layer)
             base: Any = network.get_submodule(layer)
             if ranks not in self._tables:
                 self._tables[ranks] = RankTable(ranks, pairs, base.weight.device)
             parent, _, name = layer.rpartition(".")
-            given = [each for each in of_layer if each is not None]
+            given = [factors for factors in of_layer if factors is not None]
             row_layer = RowLoraLayer(base, given, self, self._tables[ranks], dtype or base.weight.dtype)
             setattr(network.get_submodule(parent), name, row_layer)
 
@@ -83,11 +86,11 @@ class LoraSlots:
     def worn(self, slots: Tensor) -> Iterator[None]:
         """Inside the block row i of a batch wears the LoRAs of `slots[i]`; `slots` is (rows, 2), on the CPU."""
         batch = tuple((first, second) for first, second in slots.tolist())
-        # A graph cannot ask a thread; it reads what is written here before it runs.
-        for table in self._tables.values():
-            table.in_graphs[: len(batch)] = to_device(table.filled_up(batch), table.in_graphs.device)
-        self._here.runs = self._runs(batch)
-        try:
+        try:  # without memory for what it copies, nothing of it may stay for the next batch
+            # A graph cannot ask a thread; it reads what is written here before it runs.
+            for table in self._tables.values():
+                table.in_graphs[: len(batch)] = to_device(table.filled_up(batch), table.in_graphs.device)
+            self._here.runs = self._runs(batch)
             yield
         finally:
             self._here.runs = {}
