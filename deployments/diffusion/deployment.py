@@ -91,7 +91,7 @@ class AvatarGenerator:
             async with self._leased(spec) as model:
                 if model.checker is not None:  # nobody may see what it would withhold
                     spec = replace(spec, previews=False)
-                image = await asyncio.wrap_future(self._engine.submit(spec, face, model.denoiser).future)
+                image = await self._drawn(spec, face, model.denoiser)
                 if model.checker is not None and await model.checker.flags(image.pixels):
                     raise UnsafeImageError("The safety checker withholds this image.")
         config = self._config.models[spec.model]
@@ -116,6 +116,14 @@ class AvatarGenerator:
     def __del__(self) -> None:
         if hasattr(self, "_engine"):  # the constructor may have failed
             self._engine.close()
+
+    async def _drawn(self, spec: AvatarSpec, face: FaceEmbedding, denoiser: Denoiser) -> GeneratedImage:
+        """Ends when nothing computes with the model for this image, also of a caller who left: it may be evicted."""
+        row = self._engine.submit(spec, face, denoiser)
+        try:
+            return await asyncio.wrap_future(row.future)
+        finally:
+            await asyncio.to_thread(self._engine.await_unused, row)
 
     @asynccontextmanager
     async def _leased(self, spec: AvatarSpec) -> AsyncIterator[LoadedModel]:

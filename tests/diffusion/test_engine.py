@@ -235,6 +235,26 @@ def test_a_row_that_is_given_up_while_it_is_prepared_makes_no_step(
     assert not desk.engine._samples
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_the_model_of_a_row_that_is_given_up_is_used_until_its_step_has_ended(
+    desk: Desk, denoiser: CountingDenoiser, is_asynchronous: bool, poll: Callable[..., object]
+) -> None:
+    denoiser.is_asynchronous = is_asynchronous
+    gate = denoiser.end_gate if is_asynchronous else denoiser.gate
+    gate.clear()
+    row = desk.submit(1, steps=9)
+    assert denoiser.started.wait(WAIT_S)
+    row.future.cancel()
+    if is_asynchronous:
+        poll(lambda: not desk.engine.progress())
+    waiting = threading.Thread(target=desk.engine.await_unused, args=[row])
+    waiting.start()
+    assert desk.engine._is_using(row)
+    gate.set()
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+
+
 def test_closing_cancels_rows_that_are_prepared(denoiser: CountingDenoiser) -> None:
     engine = engine_of()
     denoiser.is_asynchronous, denoiser.start_gates = True, {1: threading.Event()}

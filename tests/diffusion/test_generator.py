@@ -19,7 +19,7 @@ from deployments.diffusion.model.receipt import generation_metadata
 from deployments.diffusion.router import STATS_KEY
 from deployments.types import GenerationMetadata
 from loadtest.bench.engine.queues import GENERATOR
-from tests.support.fakes import avatar_spec, face
+from tests.support.fakes import CountingDenoiser, avatar_spec, face
 from tests.support.polling import eventually
 
 
@@ -195,3 +195,31 @@ def test_a_model_that_drew_last_frees_its_memory_before_the_next_is_loaded(
         gc.enable()
         torch._dynamo.reset()
     assert alive == [False]
+
+
+def test_a_model_whose_last_caller_left_makes_room_when_its_step_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    denoisers = {name: CountingDenoiser() for name in ("first", "second")}
+    monkeypatch.setattr(AvatarGenerator, "_load", lambda _generator, name: LoadedModel(denoisers[name], None))
+    embedded = GENERATOR.models["embedded"].model_copy(update={"memory_gb": 1.0})
+    config = AvatarGeneratorConfig(models=dict.fromkeys(denoisers, embedded), memory_gb=1.0)
+    gate = denoisers["first"].gate
+    gate.clear()
+
+    async def scenario() -> None:
+        generator = AvatarGenerator.__new__(AvatarGenerator)
+        await generator.__init__(config)  # type: ignore[misc]  # as Serve does
+        leaving, waiting = (
+            asyncio.create_task(generator.generate(avatar_spec(model=name), face())) for name in denoisers
+        )
+        assert await asyncio.to_thread(denoisers["first"].started.wait, 60)
+        leaving.cancel()
+        for _ in range(20):  # it has learned of that
+            await asyncio.sleep(0)
+        assert generator.record_routing_stats()[STATS_KEY] == ["first"]
+        gate.set()
+        await waiting
+        assert generator.record_routing_stats()[STATS_KEY] == ["second"]
+        assert leaving.cancelled()
+        generator._engine.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))

@@ -21,6 +21,7 @@ from deployments.errors import DeadlineError, DeviceLostError, NotBegunError
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, ImageProgress, Pixels
 
 IDLE_AFTER_S = 5.0  # without a row; a shorter pause between two requests is not used
+UNUSED_EVERY_S = 0.02  # looks whether a row that was given up still computes
 PREPARED_AT_ONCE = 2  # a very long prompt must not hold up all others
 PREPARED_TOGETHER = 4  # more would hold up the first of them, and take more memory
 # Steps that are launched while one runs, so that the device never waits for the host. With more, new rows join later.
@@ -80,7 +81,7 @@ class DiffusionEngine:
         self._scheduler = RowScheduler(ageing)
         self._preparing: dict[Row, None] = {}  # in the order in which they came
         self._samples: dict[Row, Any] = {}
-        self._in_flight: deque[Launch] = deque()  # of the engine's thread
+        self._in_flight: deque[Launch] = deque()  # only the engine's thread changes it
         self._to_decode: deque[tuple[Row, Any]] = deque()  # rows whose steps are all launched, with their samples
         self._decoding: set[Row] = set()
         self._idle_work: deque[Iterator[None]] = deque()
@@ -136,6 +137,17 @@ class DiffusionEngine:
         """The rows between two steps that want previews, with their samples. Thread-safe; delays no step."""
         samples = list(self._samples.items())  # at once: another thread adds to them
         return [(row, sample) for row, sample in samples if row.spec.previews and row.steps_done]
+
+    def await_unused(self, row: Row) -> None:
+        """Wait until nothing computes with the row's model for it; where the row was given up, a step or more may."""
+        while self._is_using(row) and not self._ended.wait(UNUSED_EVERY_S):
+            pass
+
+    def _is_using(self, row: Row) -> bool:
+        with self._changed:
+            launched = [each for launch in tuple(self._in_flight) for each in launch.rows]
+            to_decode = [each for each, _ in self._to_decode]
+            return row in [*self._preparing, *self._scheduler.rows, *launched, *to_decode, *self._decoding]
 
     def close(self) -> None:
         """Cancel all rows before their next step, and wait for the threads, unless the device is lost."""
@@ -338,7 +350,8 @@ class DiffusionEngine:
     def _await_steps(self, unfinished: int) -> None:
         """Wait until at most so many steps are under way."""
         while len(self._in_flight) > unfinished:
-            self._await_step(self._in_flight.popleft())
+            self._await_step(self._in_flight[0])
+            self._in_flight.popleft()
 
     def _await_step(self, launch: Launch) -> None:
         """Learn how long a step took. One that failed after its launch fails its rows: their samples are lost."""
