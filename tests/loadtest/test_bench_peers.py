@@ -14,11 +14,12 @@ import yaml
 
 from deployments.types import Pixels, Vector
 from loadtest.bench.engine.queues import NO_FACE, Curve
-from loadtest.bench.peers.__main__ import Comparison, Extent, mix
+from loadtest.bench.peers.__main__ import Comparison, mix
 from loadtest.bench.peers.load import SERVERS, Measured, photo_url, service_config, started
 from loadtest.bench.peers.painters import CURVE, SIDES, STEPS, SleepingPainter, painter_of, picture
 from loadtest.bench.peers.plot import Panel, drawn
 from loadtest.bench.peers.protocol import Drawing, Faces, Order, answer
+from loadtest.bench.peers.rounds import Extent
 from serve_app.settings import Settings
 
 ROOT = Path(__file__).parents[2]

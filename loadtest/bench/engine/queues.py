@@ -86,13 +86,23 @@ ASSUMED = (Curve.line("512", 0.014, 0.006), Curve.line("1024", 0.006, 0.024))
 KLEIN = (Curve.line("klein 512", 0.005, 0.047, 1, (4,)), Curve.line("klein 1024", 0.005, 0.116, 1, (4,)))
 
 
+Slowdown = Callable[[Sequence[str | None]], float]
+"""Of the styles of the images of a step: how many times as long it takes as without LoRAs."""
+
+
+def unworn(styles: Sequence[str | None]) -> float:
+    """No LoRA is worn, or all are merged: 1."""
+    return 1.0
+
+
 class SleepingDenoiser:
     """Sleeps for the step times of a curve. Decoding takes no time, as for the baselines."""
 
     is_asynchronous = False
 
-    def __init__(self, curve: Curve) -> None:
+    def __init__(self, curve: Curve, slowdown: Slowdown = unworn) -> None:
         self._curve = curve
+        self._slowdown = slowdown
         self.late_s: list[float] = []  # excess of each sleep
 
     def bucket(self, spec: AvatarSpec, face: FaceEmbedding) -> Hashable:
@@ -106,19 +116,20 @@ class SleepingDenoiser:
     def prepare(self, specs: Sequence[AvatarSpec]) -> None:
         """At once."""
 
-    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> None:
-        """At once; the sample is None, as no image is computed."""
+    def start(self, spec: AvatarSpec, face: FaceEmbedding) -> str | None:
+        """At once. No image is computed: a sample is the LoRA that it wears."""
+        return spec.lora
 
-    def step(self, samples: Sequence[None]) -> "EndedStep":
+    def step(self, samples: Sequence[str | None]) -> "EndedStep":
         """Sleeps once for the whole batch, and appends to `late_s` by how many seconds it woke too late."""
-        step_s = self._curve.step_s(len(samples))
+        step_s = self._curve.step_s(len(samples)) * self._slowdown(samples)
         started = time.perf_counter()
         time.sleep(step_s)
         slept_s = time.perf_counter() - started
         self.late_s.append(slept_s - step_s)
         return EndedStep(slept_s)
 
-    def decode(self, sample: None, overlapped: bool = False) -> Pixels:
+    def decode(self, sample: str | None, overlapped: bool = False) -> Pixels:
         """A single black pixel, (1, 1, 3), at once."""
         return np.zeros((1, 1, 3), np.uint8)
 
@@ -145,9 +156,6 @@ class Arrival:
 
 Server = Callable[[Sequence[Arrival], Curve], list[float]]
 """Seconds from each arrival to its image. Arrivals are in order of time."""
-
-Slowdown = Callable[[Sequence[str | None]], float]
-"""Of the styles of the images of a step: how many times as long it takes as without LoRAs."""
 
 
 class Machine(Protocol):
@@ -218,11 +226,6 @@ def served(arrivals: Sequence[Arrival], machine: Machine, in_flight: int | None 
         for index in done:
             latencies_s[index] = now_s - at_s[index]
     return Served(latencies_s, now_s)
-
-
-def unworn(styles: Sequence[str | None]) -> float:
-    """No LoRA is worn, or all are merged: 1."""
-    return 1.0
 
 
 Choice = Callable[[Sequence[int], str | None], Sequence[int]]

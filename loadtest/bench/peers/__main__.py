@@ -1,6 +1,7 @@
 """The service compared with three simple servers of the same model: one run, one machine, one client.
 
     python -m loadtest.bench.peers --model 512 --json peers.json --plot peers.svg
+    python -m loadtest.bench.engine --styles --json styles.json && python -m loadtest.bench.peers --styles styles.json
 
 FastAPI with a lock, LitServe with its batching, a Ray Serve deployment with @serve.batch, and the service as it ships.
 All of them take the same HTTP request with an inline photo, decode it, detect and embed the face, generate with the
@@ -14,6 +15,11 @@ one that sleeps as long as a GPU takes at 512x512 pixels: (14 + 6 B) ms for B im
 First each server is saturated. Then each gets the same requests at the same times, drawn from one seed, at `--load` of
 the throughput of the better of the two servers that batch. They take turns, one after the other, in `--rounds`: the
 speed of a machine changes, and all get their share of its moods.
+
+With `--styles` the requests have five styles, each with a LoRA, and none, and steps sleep: the service, whose rows wear
+different ones, against a server that activates a style by `set_adapters` before each of its batches, which hold one
+style and one step count, and one with a GPU for each style. What LoRAs cost is read from the figures of another
+benchmark, and the load is that of the server that swaps.
 """
 
 import argparse
@@ -22,6 +28,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,24 +37,16 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.bench.engine.queues import Arrival, Bar, poisson
-from loadtest.bench.peers.load import SERVERS, SERVICE, Measured, measure
+from loadtest.bench.peers.load import SERVERS, SERVICE, Measured, command_of
 from loadtest.bench.peers.painters import CURVE, SIDES, STEPS
 from loadtest.bench.peers.plot import Panel, drawn
+from loadtest.bench.peers.rounds import Extent, Server, in_rounds
+from loadtest.bench.peers.styles import StyledComparison, compare_styles, costs_of, styles_table
 from loadtest.report.setting import Machine
 
 BATCHING = ("litserve", "serve")  # that the bars are for
 IN_FLIGHT = 24  # three full batches
 VERSIONS = ("face-avatar", "ray", "litserve", "fastapi", "torch", "diffusers")
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """The extent: `images` of each server under each load, in as many equal rounds."""
-
-    images: int
-    rounds: int
-    load: float
-    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,33 +73,20 @@ class Comparison:
 
 def compare(model: str, extent: Extent, console: Console) -> Comparison:
     """Raises: PeerError."""
-    saturated = in_rounds(model, extent, console, per_s=1, in_flight=IN_FLIGHT)
+    servers = {name: Server(title, partial(command_of, name, model)) for name, title in SERVERS.items()}
+
+    def rounds(per_s: float) -> list[list[Arrival]]:
+        return [mix(model, extent, per_s, number) for number in range(extent.rounds)]
+
+    saturated = in_rounds(servers, model, rounds(1), console, IN_FLIGHT)
     per_s = extent.load * max(saturated[name].images_per_s for name in BATCHING)
-    return Comparison(model, per_s, saturated, in_rounds(model, extent, console, per_s))
-
-
-def in_rounds(
-    model: str, extent: Extent, console: Console, per_s: float, in_flight: int | None = None
-) -> dict[str, Measured]:
-    """Every server by name; in each round all of them get the same requests. Raises: PeerError."""
-    found: dict[str, list[Measured]] = {name: [] for name in SERVERS}
-    for number in range(extent.rounds):
-        arrivals = mix(model, extent, per_s, number)
-        for name, rounds in found.items():
-            rounds.append(told(console, name, measure(name, model, arrivals, in_flight)))
-    return {name: Measured.of_rounds(rounds) for name, rounds in found.items()}
+    return Comparison(model, per_s, saturated, in_rounds(servers, model, rounds(per_s), console))
 
 
 def mix(model: str, extent: Extent, per_s: float, number: int) -> list[Arrival]:
     """Of one round: the same step counts in the same order for every rate."""
     random = np.random.default_rng((extent.seed, number))
     return poisson(extent.images // extent.rounds, per_s, random, STEPS[model])
-
-
-def told(console: Console, name: str, measured: Measured) -> Measured:
-    """Prints results as they arrive: a run takes minutes."""
-    console.print(f"{SERVERS[name]}: {measured.images_per_s:.2f} images/s, p95 {measured.p95_s:.2f} s")
-    return measured
 
 
 def show(comparison: Comparison, extent: Extent, console: Console) -> None:
@@ -130,7 +116,7 @@ def panel(comparison: Comparison) -> Panel:
     return Panel(f"{title}, {comparison.arrivals_per_s:.2f} requests/s", comparison.mixed, comparison.saturated)
 
 
-def report(comparisons: Sequence[Comparison], extent: Extent) -> dict[str, object]:
+def report(comparisons: Sequence[Comparison | StyledComparison], extent: Extent) -> dict[str, object]:
     """All figures as values for JSON, with the machine, its load now, and the versions of the packages."""
     return {
         "when": time.strftime("%Y-%m-%d %H:%M"),
@@ -155,17 +141,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="in which the servers take turns")
     parser.add_argument("--load", type=float, default=0.8, help="of the throughput of the better batching peer")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--styles", type=Path, help="the JSON of `loadtest.bench.engine --styles`: nothing else is done"
+    )
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="where the picture goes, as SVG")
     options = parser.parse_args()
     extent, console = Extent(options.images, options.rounds, options.load, options.seed), Console(width=120)
-    comparisons = [compare(model, extent, console) for model in options.model or SIDES]
-    for comparison in comparisons:
-        show(comparison, extent, console)
+    found: Sequence[Comparison | StyledComparison]
+    if options.styles is not None:
+        found = styles = compare_styles(costs_of(options.styles), extent, console)
+        console.print(styles_table(styles, extent))
+    else:
+        found = comparisons = [compare(model, extent, console) for model in options.model or SIDES]
+        for comparison in comparisons:
+            show(comparison, extent, console)
+        if options.plot is not None:
+            options.plot.write_text(drawn([panel(each) for each in comparisons]))
     if options.json is not None:
-        options.json.write_text(json.dumps(report(comparisons, extent), indent=1) + "\n")
-    if options.plot is not None:
-        options.plot.write_text(drawn([panel(each) for each in comparisons]))
+        options.json.write_text(json.dumps(report(found, extent), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,10 @@ REQUEST_TIMEOUT_S = 600
 KEEP_ALIVE_S = 2  # less than any server's keep-alive timeout
 WARM_UP = 8  # concurrent warm-up requests
 SLEEPING_APP = "loadtest.bench.peers.sleeping:build_app"
+
+
+Command = Callable[[int, Path], list[str]]
+"""Of a port and an empty folder: the command line of a server."""
 
 
 class PeerError(Exception):
@@ -102,24 +106,29 @@ class Measured:
         return statistics.fmean(latency_s for steps, latency_s in pairs if steps == min(self.steps))
 
 
-def measure(server: str, model: str, arrivals: Sequence[Arrival], in_flight: int | None = None) -> Measured:
+def measure(command: Command, model: str, arrivals: Sequence[Arrival], in_flight: int | None = None) -> Measured:
     """Start a server and send it these requests, in an open or a closed loop. Raises: PeerError."""
     with tempfile.TemporaryDirectory(prefix="peer-") as name:
         folder, port = Path(name), free_port()
         ensure_token(folder / "data")
         token = (folder / "data" / TOKEN_FILE).read_text().strip()
-        with started(command_of(server, model, port, folder), folder / "log") as process:
+        with started(command(port, folder), folder / "log") as process:
             return asyncio.run(_measure(process, f"http://127.0.0.1:{port}", token, model, arrivals, in_flight))
 
 
 def command_of(server: str, model: str, port: int, folder: Path) -> list[str]:
     """How to start a server; for the service it first writes a config into `folder`, where its data go too."""
-    if server != SERVICE:
-        module = "loadtest.bench.peers.servers"
-        return [sys.executable, "-m", module, server, "--model", model, "--port", str(port)]
-    config = folder / "service.yaml"
-    config.write_text(yaml.safe_dump(service_config(model)))
-    command = [sys.executable, "-m", "serve_app.cli", "serve", "--config", str(config)]
+    if server == SERVICE:
+        return serve(service_config(model), port, folder)
+    module = "loadtest.bench.peers.servers"
+    return [sys.executable, "-m", module, server, "--model", model, "--port", str(port)]
+
+
+def serve(config: Mapping[str, Any], port: int, folder: Path) -> list[str]:
+    """How to start the service with this config, which is written into `folder`, where its data go too."""
+    path = folder / "service.yaml"
+    path.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "serve_app.cli", "serve", "--config", str(path)]
     return [*command, "--port", str(port), "--data-dir", str(folder / "data")]
 
 
@@ -178,11 +187,12 @@ class Client:
         self._side = SIDES[model]
         self._photo = photo_url()
 
-    async def picture(self, steps: int, seed: int) -> bytes:
+    async def picture(self, steps: int, seed: int, style: str | None = None) -> bytes:
         """Raises: PeerError; aiohttp.ClientError."""
         side = self._side
-        body = {"app_id": SERVICE, "file_url": self._photo, "num_inference_steps": steps, "seed": seed}
-        async with self._session.post(self._url + ROUTE, json=body | {"width": side, "height": side}) as answer:
+        body: dict[str, Any] = {"app_id": SERVICE, "file_url": self._photo, "num_inference_steps": steps, "seed": seed}
+        body |= {"width": side, "height": side} | ({} if style is None else {"style": style})
+        async with self._session.post(self._url + ROUTE, json=body) as answer:
             if answer.status != 200:
                 raise PeerError(f"{answer.status}: {(await answer.text())[:500]}")
             found = await answer.json()
@@ -205,7 +215,7 @@ class Client:
 
     async def timed(self, request: Request, due: float) -> float:
         """Seconds since the request was due (monotonic clock)."""
-        file = await self.picture(request.arrival.steps, request.seed)
+        file = await self.picture(request.arrival.steps, request.seed, request.arrival.style)
         latency_s = time.monotonic() - due
         with Image.open(io.BytesIO(file)) as found:
             if found.size != (self._side, self._side):

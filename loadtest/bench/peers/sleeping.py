@@ -22,11 +22,11 @@ class SleepingModel(SleepingDenoiser):
         """Images of one size share steps, as those of a model that computes."""
         return spec.width, spec.height
 
-    def decode(self, sample: None, overlapped: bool = False) -> Pixels:
+    def decode(self, sample: str | None, overlapped: bool = False) -> Pixels:
         """The picture that the peers with the same curve send, (512, 512, 3); takes no time."""
         return picture(SIDES[CURVE.name])
 
-    def step(self, samples: Sequence[None]) -> EndedStep:
+    def step(self, samples: Sequence[str | None]) -> EndedStep:
         """Sleeps as `SleepingDenoiser.step`, and forgets by how much it woke too late."""
         self.late_s.clear()  # unused here, and would grow in a long-lived replica
         return super().step(samples)
