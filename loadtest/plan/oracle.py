@@ -108,11 +108,8 @@ def busy_replicas(load: Load, scenario: Scenario) -> npt.NDArray[np.float64]:
 
 def _scheduled(scenario: Scenario, replicas: Sequence[int]) -> Scenario:
     """The service with a fleet that follows a schedule without any delay."""
-    starts, sizes_gb = (
-        scenario.starts,
-        [model.memory_gb for model in scenario.service.settings.generator.models.values()],
-    )
-    lead_s = starts.node_s + starts.replica_s + max(sizes_gb) * starts.load_s_per_gb + starts.warm_s
+    starts, models = scenario.starts, scenario.service.settings.generator.models.values()
+    lead_s = starts.node_s + starts.replica_s + max(starts.load_s(model.memory()) for model in models)
     changes = {
         "initial_replicas": replicas[0],
         "min_replicas": 0,

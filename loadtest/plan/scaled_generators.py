@@ -60,7 +60,7 @@ class ScaledGenerators(ABC):
         self.fleet.aim_for(target, self._first_load_s)
 
     def _load_s(self, model: str) -> float:
-        return self._memory[model].total_gb * self._starts.load_s_per_gb + self._starts.warm_s
+        return self._starts.load_s(self._memory[model])
 
     def _first_load_s(self, replica: GeneratorReplica) -> float:
         return self._load_s(replica.models.fitting()[0])

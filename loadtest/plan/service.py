@@ -12,6 +12,7 @@ from ray.serve._private.constants import DEFAULT_GRACEFUL_SHUTDOWN_WAIT_LOOP_S
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema
 
+from deployments.model_memory import ModelMemory
 from serve_app.catalog.catalog import Catalog
 from serve_app.launcher import ServiceOptions, read_config
 from serve_app.settings import Settings
@@ -31,12 +32,16 @@ class Starts(BaseModel):
     node_s: float = Field(150.0, ge=0)  # from the order to a node that takes replicas
     node_idle_s: float = Field(300.0, ge=0)  # without a replica until it goes: `idle_timeout_minutes` of cluster.yaml
     replica_s: float = Field(20.0, ge=0)  # a process that has imported torch and CUDA
-    load_s_per_gb: float = Field(0.7, ge=0)  # of `memory_gb`: weights from the disk to the GPU
+    load_s_per_gb: float = Field(0.7, ge=0)  # of `weights_gb` and LoRAs: from the disk to the GPU
     warm_s: float = Field(8.0, ge=0)  # the first steps, which are profiled, with kernels from the cache
     cpu_replica_s: float = Field(8.0, ge=0)  # an ingress or a worker on a node that is there
     before_s: float = Field(0.4, ge=0)  # of a request: photo, face
     after_s: float = Field(0.4, ge=0)  # background, encoding, store
     kills_per_gpu_day: float = Field(0.0, ge=0)  # replicas that die by themselves
+
+    def load_s(self, model: ModelMemory) -> float:
+        """Seconds until a model draws: its weights are read, and its first steps made. Steps' memory is not read."""
+        return model.weights_gb * self.load_s_per_gb + self.warm_s
 
 
 class NodePrice(BaseModel):

@@ -220,8 +220,12 @@ def test_one_image_takes_its_steps_its_decoding_and_what_comes_before_and_after(
 def test_a_queued_task_brings_the_first_node_and_waits_for_each_part_of_the_start(
     service: Service, curves: Curves
 ) -> None:
-    run = Simulation(Load("one", [request(10.0, queued=True)], 3600.0), Scenario(service, curves, SHORT, HOUR)).run()
-    start_s = SHORT.node_s + SHORT.replica_s + 24 * SHORT.load_s_per_gb + SHORT.warm_s
+    starts = SHORT.model_copy(update={"load_s_per_gb": 1.0})
+    run = Simulation(Load("one", [request(10.0, queued=True)], 3600.0), Scenario(service, curves, starts, HOUR)).run()
+    klein = service.settings.generator.models["flux2-klein"]
+    assert klein.weights_gb is not None
+    assert klein.weights_gb < klein.memory_gb - 5  # memory for steps and pictures is not read from the disk
+    start_s = starts.node_s + starts.replica_s + klein.weights_gb * starts.load_s_per_gb + starts.warm_s
     [latency_s] = run.ledger.queued_s
     times = curves.models["flux2-klein"].at((1024, 1024))
     drawn_s = 4 * times.step_s(1) + times.decode_s
