@@ -16,6 +16,7 @@ from deployments.config import (
     LoraConfig,
 )
 from deployments.diffusion.deployment import AvatarGenerator
+from deployments.diffusion.routing_stats import STATS_PERIOD_S
 from deployments.face.deployment import FaceEmbedder
 from serve_app.api.deployment import AvatarIngress
 from serve_app.backends.embedded_valkey import EmbeddedValkey
@@ -31,7 +32,7 @@ HEAD_PX = 512  # a quarter of the tokens of a picture of 1024 pixels, for models
 
 # By name: its module is then imported only where handles route requests, such as the ingress.
 ROUTING = RequestRouterConfig(
-    request_router_class="deployments.diffusion.router.ModelRouter", request_routing_stats_period_s=2
+    request_router_class="deployments.diffusion.router.ModelRouter", request_routing_stats_period_s=STATS_PERIOD_S
 )
 
 

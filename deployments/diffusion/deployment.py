@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray.serve import metrics
 
@@ -25,7 +25,7 @@ from deployments.diffusion.engine.latency_model import SHORTEST_STEP_S, LatencyM
 from deployments.diffusion.engine.progress import ProgressSink, keep_reporting
 from deployments.diffusion.engine.scheduler import Bucket, Row
 from deployments.diffusion.model_cache import ModelCache
-from deployments.diffusion.router import STATS_KEY
+from deployments.diffusion.routing_stats import RecentRows, RoutingStats
 from deployments.errors import NotBegunError, UnsafeImageError
 from deployments.safety.checker import SharedChecker
 from deployments.types import AvatarSpec, FaceEmbedding, GeneratedImage, GenerationMetadata
@@ -60,6 +60,7 @@ class AvatarGenerator:
         sizes = {name: model.memory() for name, model in config.models.items()}
         self._models = ModelCache(self._load, sizes, config.memory_gb)
         self._metrics = EngineMetrics()
+        self._recent_rows = RecentRows()
         self._is_started = False
         self._watched_gpus: set[str] = set()
         self._compilations: list[Iterator[None]] = []  # for the engine, which starts later
@@ -104,9 +105,11 @@ class AvatarGenerator:
         """For the autoscaling policy: the images that wait or are being generated here."""
         return {"rows": len(self._engine.progress())}
 
-    def record_routing_stats(self) -> dict[str, list[str]]:
-        """For the router: the models in memory."""
-        return {STATS_KEY: self._models.loaded}
+    def record_routing_stats(self) -> dict[str, Any]:
+        """For the router."""
+        models = self._models
+        loads_s = {name: round(seconds, 1) for name, seconds in models.expected_loads_s().items()}
+        return RoutingStats(models.loaded, models.coming, loads_s, self._recent_rows.coarse_s)._asdict()
 
     def check_health(self) -> None:
         """Called by Serve, which replaces a replica after three failures in a row. Raises: RuntimeError."""
@@ -120,6 +123,7 @@ class AvatarGenerator:
     async def _drawn(self, spec: AvatarSpec, face: FaceEmbedding, denoiser: Denoiser) -> GeneratedImage:
         """Ends when nothing computes with the model for this image, also of a caller who left: it may be evicted."""
         row = self._engine.submit(spec, face, denoiser)
+        self._recent_rows.add(row.shared_s(self._latency_model))
         try:
             return await asyncio.wrap_future(row.future)
         finally:

@@ -61,6 +61,19 @@ class ModelCache(Generic[M]):
         """The models that are loaded, and the seconds that it took."""
         return {name: self._load_s[name] for name in self.loaded}
 
+    @property
+    def coming(self) -> list[str]:
+        """Names of the models that are being loaded."""
+        return [name for name, entry in self._entries.items() if not entry.loading.done()]
+
+    def expected_loads_s(self) -> dict[str, float]:
+        """Seconds that a load of each model takes: as it last took here, else by its weights as others took."""
+        measured_gb = sum(self.sizes[name].weights_gb for name in self._load_s)
+        if not measured_gb:
+            return dict(self._load_s)
+        s_per_gb = sum(self._load_s.values()) / measured_gb
+        return {name: self._load_s.get(name, s_per_gb * size.weights_gb) for name, size in self.sizes.items()}
+
     def fitting(self) -> list[str]:
         """The first models, in the order of `sizes`, that fit into memory together."""
         names: list[str] = []

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 
 from deployments.diffusion.engine.scheduler import Bucket, Row
-from deployments.diffusion.router import groups_to_ask
+from deployments.diffusion.router import Standing, groups_to_ask
 from deployments.types import FaceEmbedding
 from loadtest.plan.clock import Clock
 from loadtest.plan.engine import KnownCosts, NoDenoiser, SimulatedEngine
@@ -90,7 +90,12 @@ class Generators(ScaledGenerators):
 
     def _best_of(self, replicas: Sequence[GeneratorReplica], model: str) -> GeneratorReplica | None:
         """The one with the fewest calls of the first group in which one has room."""
-        for group in groups_to_ask(replicas, model, lambda each: each.models, self._random):
+
+        def standing_of(replica: GeneratorReplica) -> Standing:
+            row_s, is_loading = replica.recent_rows.coarse_s, replica.models.is_known(model)
+            return Standing(len(replica.ongoing), row_s, self._load_s(model), is_loading)
+
+        for group in groups_to_ask(replicas, model, lambda each: each.models, standing_of, self._random):
             best = min(group, key=lambda each: len(each.ongoing))
             if len(best.ongoing) < self._max_ongoing:
                 return best
@@ -131,6 +136,7 @@ class Generators(ScaledGenerators):
     def _submit(self, image: Image, replica: GeneratorReplica) -> None:
         spec, now = image.spec, self._clock.now
         row = Row(spec, NOBODY, DENOISER, (spec.model, (spec.width, spec.height)), now)
+        replica.recent_rows.add(row.shared_s(self._costs))
         replica.rows[row] = image
         replica.engine.add(row, now)
         self._arrange(replica)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from deployments.diffusion.engine.scheduler import Row
+from deployments.diffusion.routing_stats import RecentRows
 from deployments.model_memory import ModelMemory, together_gb
 from deployments.types import AvatarSpec
 from loadtest.plan.engine import SimulatedEngine
@@ -126,4 +127,5 @@ class GeneratorReplica:
     rows: dict[Row, Image] = field(default_factory=dict)  # those that reached the engine
     loading: dict[str, list[Image]] = field(default_factory=dict)  # those that wait for a model, by its name
     unleased: list[Image] = field(default_factory=list)  # those whose model has no room yet
+    recent_rows: RecentRows = field(default_factory=RecentRows)
     woken_for: float = math.inf  # the moment of its pending wake-up

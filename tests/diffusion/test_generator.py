@@ -16,7 +16,6 @@ from deployments.diffusion.deployment import AvatarGenerator, LoadedModel
 from deployments.diffusion.engine import engine
 from deployments.diffusion.model.denoiser import FaceDiffusionModel
 from deployments.diffusion.model.receipt import generation_metadata
-from deployments.diffusion.router import STATS_KEY
 from deployments.types import GenerationMetadata
 from loadtest.bench.engine.queues import GENERATOR
 from tests.support.fakes import CountingDenoiser, avatar_spec, face
@@ -101,7 +100,7 @@ def test_a_replica_is_ready_when_its_first_model_is_and_draws_while_others_load(
     async def scenario() -> None:
         generator = AvatarGenerator.__new__(AvatarGenerator)
         await generator.__init__(config)  # type: ignore[misc]  # as Serve does
-        assert generator.record_routing_stats()[STATS_KEY] == ["first"]
+        assert generator.record_routing_stats()["models"] == ["first"]
         assert generator._start.seconds.keys() == {
             "process",
             "import",
@@ -116,7 +115,10 @@ def test_a_replica_is_ready_when_its_first_model_is_and_draws_while_others_load(
         await generator.generate(spec, face())
         second_may_load.set()
         await generator._loading
-        assert generator.record_routing_stats()[STATS_KEY] == ["first", "second"]
+        stats = generator.record_routing_stats()
+        assert stats["models"] == ["first", "second"]
+        assert stats["loads_s"].keys() == {"first", "second"}
+        assert stats["row_s"] > 0  # of the image
         generator._engine.close()
 
     with caplog.at_level(logging.ERROR, "ray.serve"):

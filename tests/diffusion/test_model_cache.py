@@ -10,6 +10,7 @@ import pytest
 
 from deployments.diffusion.model_cache import ModelCache
 from deployments.model_memory import ModelMemory
+from tests.support.polling import eventually
 
 SIZES = {"a": ModelMemory(4), "b": ModelMemory(4), "c": ModelMemory(6)}
 
@@ -51,6 +52,25 @@ def test_a_model_is_loaded_once_for_all_who_ask() -> None:
         assert disk.loads == ["a"]
         assert (cache.loaded, [*cache.loads_s]) == (["a"], ["a"])
         assert cache.loaded == ["a"]
+
+    at(scenario)
+
+
+def test_a_load_of_a_model_that_was_never_loaded_is_expected_by_its_weights() -> None:
+    async def scenario(disk: Disk) -> None:
+        sizes = {"a": ModelMemory(4.0, 9.0), "b": ModelMemory(8.0)}
+        cache = ModelCache(disk.load, sizes, budget_gb=21)
+        assert cache.expected_loads_s() == {}
+        disk.gate.clear()
+        loading = asyncio.create_task(cache.preload("a"))
+        await eventually(lambda: asyncio.sleep(0, bool(disk.loads)))
+        assert (cache.coming, cache.loaded) == (["a"], [])
+        disk.gate.set()
+        await loading
+        assert (cache.coming, cache.loaded) == ([], ["a"])
+        expected_s = cache.expected_loads_s()
+        assert expected_s["a"] == cache.loads_s["a"] > 0
+        assert expected_s["b"] == pytest.approx(2 * expected_s["a"])
 
     at(scenario)
 

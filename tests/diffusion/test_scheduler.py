@@ -72,6 +72,11 @@ def test_a_row_that_takes_fewer_rows_from_a_step_on_makes_room_for_another_and_o
     assert scheduler.copy().next_batch(0, curve) == [shrinks, grows]
 
 
+def test_an_image_takes_its_rows_part_of_steps_that_are_as_full_as_is_useful() -> None:
+    curve = Curve(fixed_s=1.0, row_s=0.5, most=4)  # 3 s for 4 rows
+    assert row(sizes=(2, 2, 1)).shared_s(curve) == pytest.approx(5 * 3 / 4)
+
+
 def test_a_step_is_charged_by_the_rows_that_each_image_took_in_it() -> None:
     rows = [row(tenant="ann", steps_done=1, sizes=(2, 1)), row(tenant="bob", steps_done=1, sizes=(1, 1))]
     scheduler = scheduler_with(rows)

@@ -64,6 +64,11 @@ class Row:
         left = self.sizes[step:]
         return sum(left.count(size) * costs.step_s(self.bucket, size) for size in set(left))
 
+    def shared_s(self, costs: "StepCosts") -> float:
+        """Seconds of the device for all its steps, where as many rows as is useful share each."""
+        cap = costs.cap(self.bucket)
+        return sum(self.sizes) * costs.step_s(self.bucket, cap) / cap
+
     @property
     def start_deadline(self) -> float | None:
         """Unix seconds; None once it is met, or where there is none."""
