@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 TASKS = "tasks"  # queued and running; every worker reports the total
+SLOTS = "slots"  # the share of its slots for images that an ingress uses; every ingress reports its own
 ROWS = "rows"  # images queued and running in an engine; every generator reports its own
 SPARE = 0.2
 MEAN, SEEN_AT = "mean_rows", "seen_at"  # in the state of `SteadyRowsPolicy`
@@ -91,6 +92,27 @@ class TasksPolicy(DemandPolicy):
         """The largest of the workers' reports, since each counts all tasks; None while there is none."""
         reported = (context.aggregated_metrics or {}).get(TASKS, {})
         return max(reported.values(), default=None)
+
+
+class SlotsPolicy(DemandPolicy):
+    """For `AvatarIngress`: by requests, or by the images of those whose clients wait, whichever needs more replicas.
+
+    A request takes as many of an ingress's slots (`admission.max_images`) as it has images, so some large ones fill
+    them. There are as many replicas as keep the share `full` of their slots in use on average: a burst has the rest
+    while another one starts.
+    """
+
+    def __init__(self, full: float = 0.5, spare: float = SPARE) -> None:
+        super().__init__(spare)
+        if not 0 < full <= 1:
+            raise ValueError(f"full is a share above 0 to 1, not {full}")
+        self._full = full
+
+    def work(self, context: Context) -> float:
+        """Requests; where images fill more of the replicas, as many requests as would fill as much."""
+        shares = (context.aggregated_metrics or {}).get(SLOTS, {})
+        per_replica: float = context.config.get_target_ongoing_requests()
+        return max(context.total_num_requests, per_replica * sum(shares.values()) / self._full)
 
 
 class RowsPolicy(DemandPolicy):

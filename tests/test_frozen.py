@@ -22,6 +22,7 @@ PUBLIC = (
     "serve_app.client:FaceAvatarClient",
     "serve_app.edge:middlewares",
     "serve_app.policies:RowsPolicy",
+    "serve_app.policies:SlotsPolicy",
     "serve_app.policies:SteadyRowsPolicy",
     "serve_app.policies:TasksPolicy",
     "deployments.diffusion.router.ModelRouter",

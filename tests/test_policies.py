@@ -11,7 +11,16 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingPolicy
 
-from serve_app.policies import ROWS, TASKS, RowsPolicy, SteadyRowsPolicy, TasksPolicy, replicas_for
+from serve_app.policies import (
+    ROWS,
+    SLOTS,
+    TASKS,
+    RowsPolicy,
+    SlotsPolicy,
+    SteadyRowsPolicy,
+    TasksPolicy,
+    replicas_for,
+)
 
 MOST = 8
 
@@ -187,3 +196,26 @@ def test_a_clock_that_is_set_back_changes_no_mean() -> None:
 def test_a_mean_over_nothing_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         SteadyRowsPolicy(**values)
+
+
+@pytest.mark.parametrize(
+    ("calls", "shares", "replicas"),
+    [
+        (0, (0.0, 0.0), 0),
+        (3, (0.5, 0.4), 2),
+        (3, (0.6, 0.6), 3),  # three requests of many images
+        (9, (0.1, 0.1), 3),  # nine of one: four are those of a replica
+        (2, (2.0, 1.5), 7),  # owners that held none were let in beyond the slots
+        (9, (), 3),
+    ],
+)
+def test_ingresses_are_as_many_as_requests_or_their_images_need(
+    calls: int, shares: Sequence[float], replicas: int
+) -> None:
+    assert SlotsPolicy(spare=0.0)(context(2, SLOTS, shares, calls=calls))[0] == replicas
+
+
+@pytest.mark.parametrize("full", [0, 1.5])
+def test_a_share_of_slots_that_there_is_not_is_refused(full: float) -> None:
+    with pytest.raises(ValueError, match="full"):
+        SlotsPolicy(full=full)

@@ -1,6 +1,6 @@
 """Deployments without a GPU: ingresses and workers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from loadtest.plan.autoscaling import Autoscaler, TimeMean
@@ -21,11 +21,9 @@ class CpuReplicas(Generic[T]):
         self.load = TimeMean()
         self.running = [make() for _ in range(scaler.target)]
 
-    def scale(self, metric: str = "") -> None:
-        """One decision of the autoscaler about `load`, which counts calls, or is reported as a metric."""
-        mean = self.load.take(self._clock.now)
-        calls, reported = (0.0, {metric: mean}) if metric else (mean, {})
-        target = self.scaler.decide(self._clock.now, len(self.running), calls, 0.0, reported)
+    def scale(self, calls: float, reported: Mapping[str, float]) -> None:
+        """One decision of the autoscaler about means since the last one: calls, and totals of metrics."""
+        target = self.scaler.decide(self._clock.now, len(self.running), calls, 0.0, dict(reported))
         for _ in range(target - len(self.running) - self._starting):
             self._starting += 1
             self._clock.at(self._clock.now + self._start_s, self._ready)

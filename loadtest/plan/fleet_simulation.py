@@ -125,6 +125,7 @@ class FleetSimulation(ScaledService[TabledGenerators, int]):
             return
         self._open += len(rows)
         self._ingresses.load.add(len(rows), self.clock.now)
+        self._slot_images.add(int(rows["calls"].sum()), self.clock.now)
         self._coming = np.concatenate([self._coming, rows])
 
     def _enqueue(self, rows: Rows) -> None:
@@ -157,7 +158,9 @@ class FleetSimulation(ScaledService[TabledGenerators, int]):
         queued = self._is_queued[rows["kind"]]
         waited = rows[~queued]
         if len(waited):
-            self._slots.release(waited["ingress"], waited["tenant"], self._images[waited["kind"]])
+            images = self._images[waited["kind"]]
+            self._slots.release(waited["ingress"], waited["tenant"], images)
+            self._slot_images.add(-int(images.sum()), self.clock.now)
         self._ingresses.load.add(-len(waited), self.clock.now)
         self._workers.load.add(-int(queued.sum()), self.clock.now)
         self._tasks_running -= int(queued.sum())

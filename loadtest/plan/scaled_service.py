@@ -5,14 +5,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Generic, Self, TypeVar
 
-from loadtest.plan.autoscaling import Autoscaler
+from loadtest.plan.autoscaling import Autoscaler, TimeMean
 from loadtest.plan.clock import Clock
 from loadtest.plan.cpu_replicas import CpuReplicas
 from loadtest.plan.ledger import WINDOW_S, Ledger, Window
 from loadtest.plan.loads import Load
 from loadtest.plan.scaled_generators import ScaledGenerators
 from loadtest.plan.scenario import Scenario
-from serve_app.policies import TASKS
+from serve_app.policies import SLOTS, TASKS
 
 LONGEST_WORK_S = 3600.0  # between two looks at deadlines: a load of a model, the steps of a batch
 
@@ -40,6 +40,7 @@ class ScaledService(ABC, Generic[G, S]):
         scaling = {name: Autoscaler(name, service.scaling[name]) for name in ("AvatarIngress", "AvatarWorker")}
         self._ingresses = CpuReplicas(clock, starts.cpu_replica_s, scaling["AvatarIngress"], make_slots)
         self._workers = CpuReplicas(clock, starts.cpu_replica_s, scaling["AvatarWorker"], object)
+        self._slot_images = TimeMean()  # of requests that hold slots of an ingress
         self._tasks_running = 0
         self._open = 0  # requests under way
         self._ends_by = 0.0  # when every request so far has ended
@@ -85,11 +86,12 @@ class ScaledService(ABC, Generic[G, S]):
         return self.windows[min(int(self.clock.now / WINDOW_S), len(self.windows) - 1)]
 
     def _scale_ingresses(self) -> None:
-        self._ingresses.scale()
+        now, slots = self.clock.now, self._settings.admission.max_images
+        self._ingresses.scale(self._ingresses.load.take(now), {SLOTS: self._slot_images.take(now) / slots})
         self.clock.at(self.clock.now + self._ingresses.scaler.look_back_s, self._scale_ingresses)
 
     def _scale_workers(self) -> None:
-        self._workers.scale(TASKS)
+        self._workers.scale(0.0, {TASKS: self._workers.load.take(self.clock.now)})
         self._take_tasks()
         self.clock.at(self.clock.now + self._workers.scaler.look_back_s, self._scale_workers)
 

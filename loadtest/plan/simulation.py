@@ -122,6 +122,7 @@ class Simulation(ScaledService[Generators, FairSlots]):
         job.slot = slot
         self._open += 1
         self._ingresses.load.add(1, self.clock.now)
+        self._slot_images.add(request.batch, self.clock.now)
         self.clock.at(self.clock.now + self._starts.before_s, self._draw, job)
 
     def _enqueue(self, job: Job) -> None:
@@ -184,6 +185,7 @@ class Simulation(ScaledService[Generators, FairSlots]):
         if job.slot is not None:
             job.slot.__exit__(None, None, None)
             self._ingresses.load.add(-1, now)
+            self._slot_images.add(-request.batch, now)
         else:
             self._tasks_running -= 1
             self._workers.load.add(-1, now)

@@ -15,6 +15,7 @@ from serve_app.auth.tokens import OwnToken
 from serve_app.generation.container import Container
 from serve_app.generation.service import AvatarService
 from serve_app.pipeline.cold_start import StageMonitor, fetch_stage_states
+from serve_app.policies import SLOTS
 
 
 class AvatarIngress:
@@ -44,6 +45,10 @@ class AvatarIngress:
         self._service = AvatarService(settings, container, self._stages)
         own = OwnToken(settings.data_dir) if settings.broker.url is None else None
         self._access = Access(container.redis, settings.tokens, container.usage, container.use, own)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `SlotsPolicy`."""
+        return {SLOTS: self._service.creation.slots_in_use}
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return build_http(self._service, self._access, self._settings, stage_states)

@@ -50,6 +50,11 @@ class FairSlots:
         self._use = use
         self._held: Counter[str] = Counter()
 
+    @property
+    def in_use(self) -> float:
+        """The share of the slots that is held; above 1 where owners without any were let in beyond."""
+        return self._held.total() / self._slots
+
     def check(self, owner: str, count: int) -> None:
         """Raises: OverloadedError where `hold` would."""
         own, held = self._held[owner], self._held.total()
@@ -132,6 +137,11 @@ class TaskLimits:
         self._queueing = FairSlots(admission.max_queueing, "requests are on their way to the queue", busy_s, use)
         self._slots = ConcurrencySlots(redis, busy_s)
         self._quota = ImageQuota(redis)
+
+    @property
+    def slots_in_use(self) -> float:
+        """The share of this replica's slots for images that is held."""
+        return self._drawing.in_use
 
     @contextmanager
     def refusals(self, task: Task) -> Iterator[None]:

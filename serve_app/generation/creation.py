@@ -67,6 +67,11 @@ class TaskCreation:
         waiting = FairSlots(admission.max_repeats, waits, admission.retry_after_s, container.use)
         self._runs = IdempotentRuns(container.tasks, execution, waiting)
 
+    @property
+    def slots_in_use(self) -> float:
+        """The share of this replica's slots for images that requests with a waiting client hold."""
+        return self._limits.slots_in_use
+
     async def create(self, task: Task, request: AvatarRequest, caller: Caller = ANYBODY) -> TaskRecord:
         """Make the avatars and wait for them, or queue the task; returns its record.
 

@@ -28,7 +28,9 @@ def test_owners_that_fill_all_slots_keep_no_other_out() -> None:
     with ExitStack() as held:
         for owner in ("ann", "bob", "cid", "dan"):
             held.enter_context(fair.hold(owner, images))
+        assert fair.in_use == 1
         held.enter_context(fair.hold("eve", images))
+        assert fair.in_use == 40 / 32
         for owner in ("ann", "bob", "cid", "dan", "eve"):
             with pytest.raises(OverloadedError, match="8 of them for you") as refused:
                 held.enter_context(fair.hold(owner, images))

@@ -252,6 +252,17 @@ def test_more_than_the_slots_of_the_ingresses_is_refused(service: Service, curve
     assert run.ledger.drawn + run.ledger.late + run.ledger.refused["no slot"] == 320
 
 
+def test_a_crowd_of_large_requests_brings_ingresses_before_their_slots_are_full(
+    service: Service, curves: Curves
+) -> None:
+    crowd = [request(4.0 * number, batch=8, steps=40, tenant=f"t{number % 4}") for number in range(40)]
+    most_requests = service.scaling["AvatarIngress"].get_target_ongoing_requests()
+    assert len(crowd) < 2 * most_requests  # as requests they fit the two ingresses that there are
+    run = Simulation(Load("crowd", crowd, 600.0), Scenario(service.fixed(8), curves, SHORT, HOUR)).run()
+    assert not run.ledger.refused
+    assert len(run.ledger.synchronous_s) == 40
+
+
 def test_images_that_nobody_can_draw_in_time_are_late(service: Service, curves: Curves) -> None:
     crowd = [request(1.0, batch=8, queued=True, deadline_s=30.0) for _ in range(30)]
     run = Simulation(Load("late", crowd, 600.0), Scenario(service.fixed(1), curves, SHORT, HOUR)).run()
