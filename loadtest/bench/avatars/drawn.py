@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.embedded.training.data.captions import default_caption
-from deployments.embedded.training.data.dataset import avatar_of
+from deployments.embedded.training.data.dataset import person_avatar
 from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
 from deployments.embedded.training.evaluate.inference import Studio
 from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings, shows_beard, shows_hair
@@ -210,7 +210,7 @@ def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score
 def judge_scores(judge: Judge, count: int) -> Iterator[Score]:
     """The judge's accuracy on held-out renders."""
     rng = np.random.default_rng(HELD_OUT)
-    people = [avatar_of(person, rng, default=False) for person in held_out(count, HELD_OUT + 5000)]
+    people = [person_avatar(person, rng, default=False) for person in held_out(count, HELD_OUT + 5000)]
     seen = judge.read([np.asarray(render(person, 128)[0]) for person in people])
     for head in ("glasses", "beard", "gender"):
         agree = np.concatenate([*right(seen, people, head).values()])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from deployments.embedded.training.data.overrides import changed, in_scene
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.flat import flat_view
 from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
@@ -22,6 +23,7 @@ from deployments.embedded.training.renderer.simplified import simplified
 
 CHUNK = 100  # persons drawn by one call in a worker
 VIEWS = 2  # photos of a person; a flat drawing and an avatar follow
+CHANGED_SHARE = 0.4  # of the avatars by other prompts than the default
 AVATARS = 2  # the first is for the default prompt, the second for others
 
 
@@ -48,8 +50,11 @@ def person_of(seed: int, index: int) -> tuple[Portrait, np.random.Generator]:
     return random_portrait(rng), rng
 
 
-def avatar_of(person: Portrait, rng: np.random.Generator, default: bool) -> Portrait:
-    """What the generator should draw of the person; a quarter of the time the prompt asks for the other gender."""
+def person_avatar(person: Portrait, rng: np.random.Generator, default: bool) -> Portrait:
+    """The person as photographed, in other clothes before a plain colour; 20% have the other gender.
+
+    The benchmarks draw them with fixed seeds: what is new in avatars belongs to `avatar_of`.
+    """
     sitting = replace(avatar_sitting(simplified(person), rng), parting=abs(person.parting))
     if default:
         expression = sitting.expression if sitting.expression in ("smiling", "laughing") else "smiling"
@@ -57,6 +62,18 @@ def avatar_of(person: Portrait, rng: np.random.Generator, default: bool) -> Port
     genders: tuple[Gender, Gender] = ("man", "woman")
     wanted = genders[rng.integers(2)] if rng.random() < 0.4 else person.gender
     return as_gender(sitting, wanted, rng)
+
+
+def avatar_of(person: Portrait, rng: np.random.Generator, default: bool) -> Portrait:
+    """What the generator should draw of the person: by the default prompt, or by one that asks for anything.
+
+    A fifth of the prompts of either kind asks for the other gender, 40% of the second kind for another trait.
+    """
+    avatar = person_avatar(person, rng, default)
+    if default:
+        return avatar
+    avatar = in_scene(avatar, rng)
+    return changed(avatar, rng) if rng.random() < CHANGED_SHARE else avatar
 
 
 def small_picture(portrait: Portrait) -> NDArray[np.uint8]:

@@ -21,7 +21,15 @@ from deployments.embedded.training.renderer.drawing import (
 )
 from deployments.embedded.training.renderer.hats import cloth
 from deployments.embedded.training.renderer.parts import SKIN
-from deployments.embedded.training.renderer.portrait import Colour
+from deployments.embedded.training.renderer.portrait import Colour, brightness
+
+WHITE = (244, 245, 248)
+TIES: tuple[Colour, Colour] = ((172, 38, 48), (34, 52, 108))  # the second on reddish cloth
+STRIPE = 9.0  # width, in drawing units: over two of the generator's pixels
+STRIPES: tuple[Points, ...] = tuple(
+    [(0.0, y), (2 * FACE_X, y), (2 * FACE_X, y + STRIPE), (0.0, y + STRIPE)]
+    for y in (188.0, 206.0, 224.0, 242.0, 260.0)
+)
 
 
 def draw_body(sketch: Sketch) -> None:
@@ -60,12 +68,14 @@ class Wardrobe:
         self.light = cloth_light(sketch, broad)
         dark = sum(self.colour) < 190
         self.trim = lighter(self.colour, 0.2) if dark else darker(self.colour, 0.26)
+        self.stripe = lighter(self.colour, 0.75) if brightness(self.colour) < 170 else darker(self.colour, 0.55)
 
     def dress(self) -> None:
         """Draws the garment that the portrait names; its torso takes rim light in the cloth's colour."""
         garments = {
             "t-shirt": self.t_shirt, "v-neck": self.v_neck, "shirt": self.shirt, "hoodie": self.hoodie,
             "blazer": self.blazer, "turtleneck": self.turtleneck, "dungarees": self.dungarees,
+            "suit": self.suit, "dress": self.gown, "sweater": self.sweater, "lab coat": self.lab_coat,
         }  # fmt: skip
         garments[self.sketch.person.clothes]()
         self.sketch.take_rim_light(self.torso, self.colour)
@@ -76,6 +86,9 @@ class Wardrobe:
         if opening:
             mask = ImageChops.subtract(mask, body_mask(self.sketch, opening))
         self.sketch.fill(mask, tinted(colour, self.light, 0.0))
+        if self.sketch.person.pattern == "striped" and colour == self.colour:
+            stripes = self.sketch.mask(*STRIPES, head=False)
+            self.sketch.fill(ImageChops.multiply(mask, stripes), tinted(self.stripe, self.light, 0.0))
 
     def hem(self, line: Points, colour: Colour, width: float) -> None:
         """A line of this width along the cloth's edge, cut off at the torso."""
@@ -153,3 +166,45 @@ class Wardrobe:
         self.hem([(-33.0, 231.0), (33.0, 231.0)], self.trim, 4.0)
         for side in (-1, 1):
             self.sketch.shape(shifted(ellipse(side * 28, 236, 4.5, 4.5, 16), FACE_X, 0), (226, 184, 92), head=False)
+
+    def suit(self) -> None:
+        """A tie on a white shirt, under a jacket with lapels."""
+        red, _, blue = self.colour
+        tie = TIES[red > blue + 40]
+        self.cover([(self.neck - 2, 180.0), (0.0, 204.0), (2 - self.neck, 180.0)], WHITE)
+        self.patch([(0.0, 204.0), (7.0, 206.0), (5.0, 217.0), (0.0, 217.0)], tie, closed=True)
+        self.patch([(0.0, 216.0), (5.0, 216.0), (9.0, 262.0), (0.0, 270.0)], tie, closed=True)
+        collar = [(self.neck - 4, 178.0), (self.neck + 5, 184.0), (self.neck + 2, 206.0), (8.0, 217.0), (0.0, 204.0)]
+        self.patch(collar, (226, 228, 234))
+        self.jacket(self.neck + 6, self.colour, self.trim)
+
+    def jacket(self, wide: float, colour: Colour, lapels: Colour) -> None:
+        """Open in a long V, `wide` to each side of the neck, over what is drawn already."""
+        self.cover([(wide, 176.0), (wide, 192.0), (2.0, 270.0), (-2.0, 270.0), (-wide, 192.0), (-wide, 176.0)], colour)
+        lapel = [(wide - 2, 182.0), (wide + 9, 190.0), (wide + 19, 216.0), (wide + 8, 221.0), (wide + 9, 227.0),
+                 (5.0, 278.0), (1.0, 270.0), (wide, 194.0)]  # fmt: skip
+        self.patch(lapel, lapels)
+
+    def gown(self) -> None:
+        """A dress, cut low and straight, with two straps over bare shoulders."""
+        neckline = smooth([(-112.0, 206.0), (-40.0, 226.0), (0.0, 233.0), (40.0, 226.0), (112.0, 206.0)])
+        self.cover([(-112.0, 160.0), *neckline, (112.0, 160.0)], self.colour)
+        strap = [(self.neck + 13, 186.0), (self.neck + 23, 190.0), (48.0, 232.0), (36.0, 232.0)]
+        self.patch(strap, self.colour)
+        self.hem(neckline, self.trim, 4.5)
+
+    def sweater(self) -> None:
+        """With a wide collar close to the neck and, unless it is striped, a knitted zigzag across the chest."""
+        wide = self.neck + 4
+        self.cover(ellipse(0, 178, wide, 20), self.colour)
+        self.hem(arc(0, 180, wide + 3, 24, 0, 180, 24), self.trim, 10.0)
+        if self.sketch.person.pattern == "plain":
+            zigzag = [(12.0 * step, 226.0 + 12.0 * (step % 2)) for step in range(-10, 11)]
+            self.hem(zigzag, self.stripe, 5.0)
+
+    def lab_coat(self) -> None:
+        """White, open over a shirt in the clothes' colour, with a pen in its pocket."""
+        self.cover([(self.neck + 2, 180.0), (0.0, 212.0), (-self.neck - 2, 180.0)], self.colour)
+        self.jacket(self.neck + 8, WHITE, (214, 220, 230))
+        self.hem([(44.0, 242.0), (66.0, 242.0)], (188, 196, 210), 4.0)
+        self.hem([(55.0, 230.0), (55.0, 242.0)], (40, 84, 170), 4.0)

@@ -13,7 +13,7 @@ from deployments.embedded.training.renderer.drawing import (
     spline,
 )
 from deployments.embedded.training.renderer.parts import IRIS, SCLERA, SKIN
-from deployments.embedded.training.renderer.portrait import Expression, between
+from deployments.embedded.training.renderer.portrait import Colour, Expression, between
 
 APART, BELOW = 25.0, 3.0  # of an eye's centre from the face's
 OPEN: dict[Expression, float] = {"serious": 0.84, "neutral": 0.94, "smiling": 1.0, "laughing": 0.9, "surprised": 1.14}
@@ -39,6 +39,9 @@ def draw_eyes(sketch: Sketch) -> None:
     )
     for side in (-1, 1):
         x, y = sketch.feature_x(side * APART), sketch.face_y + BELOW
+        if sketch.person.winking and side < 0:
+            draw_shut_eye(sketch, x, y, upper[-1][0], lid)
+            continue
         outline = spline(shifted(upper + lower, x, y))
         white = sketch.mask(outline)
         sketch.fill(white, (221, 216, 221), solid=False, part=SCLERA)
@@ -49,6 +52,14 @@ def draw_eyes(sketch: Sketch) -> None:
             tip = x + side * upper[-1][0]
             lash = [(tip - side * 5, y - 5.0), (tip + side * 6.5, y - 5.5), (tip + side * 1.0, y + 3.5)]
             sketch.shape(lash, lid)
+
+
+def draw_shut_eye(sketch: Sketch, x: float, y: float, wide: float, lid: Colour) -> None:
+    """A winking eye about (x, y), `wide` to each side: one line, bent upwards, and a lash where eyes have one."""
+    line = [(x - wide, y + 6.0), (x - wide * 0.5, y - 0.5), (x + wide * 0.4, y - 0.5), (x + wide, y + 5.0)]
+    sketch.stroke(smooth(line), lid, 5.0)
+    if sketch.person.gender == "woman":
+        sketch.stroke([(x - wide * 0.8, y + 4.0), (x - wide - 6.0, y + 1.0)], lid, 4.0)
 
 
 def draw_iris(sketch: Sketch, x: float, y: float, white: Image.Image) -> None:

@@ -14,6 +14,7 @@ from deployments.embedded.training.renderer.head import draw_earrings, draw_ears
 from deployments.embedded.training.renderer.mouth import draw_mouth
 from deployments.embedded.training.renderer.parts import BACKGROUND, BEARD, BROW, FRAME, HAIR, HAT, LIPS, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait
+from deployments.embedded.training.renderer.scenery import draw_scene
 from deployments.embedded.training.renderer.simplified import simplified
 
 RIM_LIGHT = (196, 206, 228)
@@ -31,6 +32,7 @@ def render_labelled(
 ) -> tuple[Image.Image, Image.Image, Image.Image]:
     """As `render`, and what each pixel shows (L, the values of `parts`)."""
     sketch = Sketch(simplified(portrait), size, look)
+    sketch.picture.paste(draw_scene(portrait, sketch.side))
     draw_figure(sketch)
     small = (size, size)
     return (

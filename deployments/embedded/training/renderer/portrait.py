@@ -14,7 +14,11 @@ Hat = Literal["none", "beanie", "cap", "headscarf", "brimmed"]
 Beard = Literal["none", "stubble", "moustache", "goatee", "full"]
 Glasses = Literal["none", "round", "square", "sun"]
 Expression = Literal["serious", "neutral", "smiling", "laughing", "surprised"]
-Clothes = Literal["t-shirt", "v-neck", "shirt", "hoodie", "blazer", "turtleneck", "dungarees"]
+Clothes = Literal[
+    "t-shirt", "v-neck", "shirt", "hoodie", "blazer", "turtleneck", "dungarees", "suit", "dress", "sweater", "lab coat",
+]  # fmt: skip
+Pattern = Literal["plain", "striped"]
+Scene = Literal["plain", "gradient", "beach", "forest", "office", "city", "snow", "stars"]
 Gender = Literal["man", "woman"]
 Age = Literal["child", "young", "adult", "middle-aged", "old"]
 FaceShape = Literal["round", "oval", "square", "long"]
@@ -88,6 +92,10 @@ NAMED_COLOURS: dict[str, Colour] = {
     "beige": (226, 208, 180),
     "brown": (112, 76, 50),
 }
+SCENE_TONES: dict[Scene, Colour] = {  # behind the head
+    "beach": (150, 210, 245), "forest": (128, 182, 116), "office": (232, 224, 210), "city": (190, 180, 190),
+    "snow": (180, 204, 224), "stars": (28, 28, 74),
+}  # fmt: skip
 EYE_COLOURS: tuple[Colour, ...] = (
     (62, 38, 24),
     (84, 54, 30),
@@ -150,11 +158,16 @@ class Portrait:
     identity: (
         int  # seed of what no trait names, the same in all sittings: a nose's exact shape, freckles, how hair falls
     )
+    # what photos do not show and prompts ask for
+    scene: Scene = "plain"  # in the colour `background_name`
+    second_name: str = "black"  # of the colour below, where the scene is a gradient
+    pattern: Pattern = "plain"  # of the clothes
+    winking: bool = False  # with the right eye, on the picture's left
 
     @property
     def background(self) -> Colour:
-        """RGB of `background_name`."""
-        return NAMED_COLOURS[self.background_name]
+        """RGB of `background_name`, or of what a scene has behind the head."""
+        return SCENE_TONES.get(self.scene, NAMED_COLOURS[self.background_name])
 
     @property
     def hair_length(self) -> float:

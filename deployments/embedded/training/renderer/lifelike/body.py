@@ -11,7 +11,7 @@ from deployments.embedded.training.renderer.parts import BACKGROUND, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait
 
 COLLARS = {"t-shirt": 0.42, "v-neck": 0.85, "shirt": 0.5, "hoodie": 0.3, "blazer": 0.9, "turtleneck": -0.35,
-           "dungarees": 0.42}  # fmt: skip
+           "dungarees": 0.42, "suit": 0.9, "dress": 0.7, "sweater": 0.4, "lab coat": 0.9}  # fmt: skip
 
 
 def shoulder_line(face: Anatomy, broad: float) -> Field:
@@ -34,7 +34,7 @@ def draw_clothes(canvas: Canvas, person: Portrait, face: Anatomy, rng: np.random
     """A garment over the trunk, open at the neck as its kind is, with folds and often stripes or a print."""
     line = shoulder_line(face, rng.uniform(1.6, 2.2)) - rng.uniform(0.0, 0.05)
     depth = COLLARS[person.clothes] + rng.uniform(-0.08, 0.12)
-    pointed = person.clothes in ("v-neck", "shirt", "blazer")
+    pointed = person.clothes in ("v-neck", "shirt", "blazer", "suit", "lab coat")
     half = face.neck + rng.uniform(0.05, 0.2)
     base = face.chin + 0.27
     if pointed:
