@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from deployments.embedded.training.data.captions import custom_caption, default_caption
+from deployments.embedded.training.data.dataset import avatar_of
 from deployments.embedded.training.renderer.population import random_portrait
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -20,10 +21,10 @@ EXTRA_WORDS = "male female boy girl person child elder non-binary android robot 
 
 
 def caption_corpus(count: int, seed: int) -> list[str]:
-    """`count` captions of random persons, a tenth as many default prompts, and EXTRA_WORDS, which no caption holds."""
+    """`count` captions of random avatars, a tenth as many default prompts, and EXTRA_WORDS, which few captions hold."""
     rng = np.random.default_rng(seed)
     words = ["man", "woman", "person"]
-    corpus = [custom_caption(random_portrait(rng), rng) for _ in range(count)]
+    corpus = [custom_caption(avatar_of(random_portrait(rng), rng, default=False), rng) for _ in range(count)]
     return corpus + [default_caption(words[i % 3]) for i in range(count // 10)] + [EXTRA_WORDS] * 10
 
 

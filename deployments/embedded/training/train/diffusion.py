@@ -22,6 +22,7 @@ from deployments.embedded.training.data.captions import (
     gender_word,
     unconditional_caption,
 )
+from deployments.embedded.training.data.overrides import changed_traits
 from deployments.embedded.training.data.words import tokenize
 from deployments.embedded.training.renderer.appearance import CODE_WIDTH, basis
 from deployments.embedded.training.renderer.portrait import Portrait
@@ -49,10 +50,11 @@ BASIS = basis()
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures (n, a, 64, 64, 3), their portraits, and each person's embedding (n, 512)."""
+    """Pictures (n, a, 64, 64, 3), what they show, the n persons as photographed, and each one's embedding (n, 512)."""
 
     pictures: NDArray[np.uint8]
     portraits: list[list[Portrait]]
+    persons: list[Portrait]
     embeddings: NDArray[np.float32]
 
 
@@ -93,10 +95,11 @@ class Generator(nn.Module):
         return out
 
 
-def caption_of(portrait: Portrait, default: bool, rng: np.random.Generator) -> str:
-    """The default prompt, or a caption of what the portrait shows; both with a random word for its gender."""
-    word = gender_word(portrait, rng)
-    return default_caption(word) if default else custom_caption(portrait, rng, word)
+def caption_of(person: Portrait, portrait: Portrait, default: bool, rng: np.random.Generator) -> str:
+    """The default prompt, or a caption of what the portrait shows, which tells where it differs from the person."""
+    told = changed_traits(person, portrait)
+    word = gender_word(portrait, rng, told)
+    return default_caption(word) if default else custom_caption(portrait, rng, word, told)
 
 
 def noised_faces(faces: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -122,7 +125,12 @@ class Batches:
         chosen = [divmod(int(i), self.avatars) for i in order[place : place + self.size]]
         pictures = np.stack([self.examples.pictures[person, avatar] for person, avatar in chosen])
         captions = [
-            caption_of(self.examples.portraits[person][avatar], avatar == 0 and rng.random() < 0.75, rng)
+            caption_of(
+                self.examples.persons[person],
+                self.examples.portraits[person][avatar],
+                avatar == 0 and rng.random() < 0.75,
+                rng,
+            )
             for person, avatar in chosen
         ]
         faces = noised_faces(self.examples.embeddings[[person for person, _ in chosen]], rng)

@@ -94,7 +94,8 @@ class Plan:
     def examples(self) -> Examples:
         """The generator learns from the codes of the persons themselves, so that it need not wait for the encoder."""
         persons = [person_of(self.seed + 1, index)[0] for index in range(self.persons)]
-        return Examples(self.data.array("avatars"), self.data.portraits("avatars"), embeddings_of(persons))
+        pictures, portraits = self.data.array("avatars"), self.data.portraits("avatars")
+        return Examples(pictures, portraits, persons, embeddings_of(persons))
 
 
 def run_diffusion(plan: Plan) -> None:

@@ -4,6 +4,8 @@ Attention reads the words as the UNet will: one query a question, softmax over t
 colours of background and clothes were still mixed up after 80,000 pictures.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -13,41 +15,83 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.embedded.training.data.captions import (
     BACKGROUNDS,
+    BEARDS,
     CLOTHES,
     EXPRESSIONS,
+    GENDERED,
+    GRADIENTS,
+    HATS,
+    SCENES,
+    WINKS,
     custom_caption,
     default_caption,
     gender_word,
 )
+from deployments.embedded.training.data.dataset import avatar_of
+from deployments.embedded.training.data.overrides import changed_traits
 from deployments.embedded.training.data.words import tokenize
 from deployments.embedded.training.renderer.population import random_portrait
 from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Portrait
 from deployments.embedded.training.train.networks import TEXT_WIDTH
 
 COLOURS = list(NAMED_COLOURS)
+PLACES = [*COLOURS, *SCENES, "gradient"]
+FACES = [*EXPRESSIONS, "winking"]
 ANSWERS = {
-    "background": len(COLOURS),
+    "background": len(PLACES),
     "clothes": len(COLOURS),
-    "expression": len(EXPRESSIONS),
+    "garment": len(CLOTHES),
+    "expression": len(FACES),
     "gender": 3,
     "glasses": 2,
+    "hat": len(HATS),
+    "beard": len(BEARDS),
 }
+GENDER = list(ANSWERS).index("gender")
 UNNAMED = -100  # cross entropy passes over it
+
+
+def place_of(portrait: Portrait) -> tuple[str, list[str]]:
+    """What the background is, of PLACES, and the phrases that say so."""
+    if portrait.scene == "plain":
+        return portrait.background_name, [form.format(portrait.background_name) for form in BACKGROUNDS]
+    if portrait.scene == "gradient":
+        return "gradient", [form.format(portrait.background_name, portrait.second_name) for form in GRADIENTS]
+    return portrait.scene, list(SCENES[portrait.scene])
 
 
 def answers(portrait: Portrait, caption: str, word: str) -> list[int]:
     """What the caption says on each question."""
-    said = caption.lower()
-    background = any(form.format(portrait.background_name) in said for form in BACKGROUNDS)
-    clothes = any(f"{portrait.clothes_name} {name}" in said for name in CLOTHES[portrait.clothes])
-    expression = any(name in said for name in EXPRESSIONS[portrait.expression])
+    text = caption.lower()
+
+    def said(phrases: Collection[str], index: int) -> int:
+        return index if any(phrase in text for phrase in phrases) else UNNAMED
+
+    place, places = place_of(portrait)
+    garments = CLOTHES[portrait.clothes]
+    coloured = [f"{portrait.clothes_name} {striped}{name}" for name in garments for striped in ("", "striped ")]
+    face = "winking" if portrait.winking else portrait.expression
     return [
-        COLOURS.index(portrait.background_name) if background else UNNAMED,
-        COLOURS.index(portrait.clothes_name) if clothes else UNNAMED,
-        list(EXPRESSIONS).index(portrait.expression) if expression else UNNAMED,
-        2 if word == "person" else int(portrait.gender == "man"),
-        int(portrait.glasses != "none" and "glasses" in said),
+        said(places, PLACES.index(place)),
+        said(coloured, COLOURS.index(portrait.clothes_name)),
+        said(garments, list(CLOTHES).index(portrait.clothes)),
+        said(WINKS if portrait.winking else EXPRESSIONS[portrait.expression], FACES.index(face)),
+        int(portrait.gender == "man") if word in told_genders(portrait) else 2,
+        int(portrait.glasses != "none" and "glasses" in text),
+        said(HATS[portrait.hat], list(HATS).index(portrait.hat)),
+        said(BEARDS[portrait.beard], list(BEARDS).index(portrait.beard)) if portrait.gender == "man" else UNNAMED,
     ]
+
+
+def default_answers(portrait: Portrait, word: str) -> list[int]:
+    """What the default prompt says: a black background, a gender and no glasses; the rest is unnamed."""
+    named = {"background": COLOURS.index("black"), "gender": answers(portrait, "", word)[GENDER], "glasses": 0}
+    return [named.get(question, UNNAMED) for question in ANSWERS]
+
+
+def told_genders(portrait: Portrait) -> set[str]:
+    """The words that tell the portrait's gender."""
+    return {word for words in GENDERED[portrait.gender].values() for word in words}
 
 
 class Questions(nn.Module):
@@ -70,14 +114,13 @@ def caption_batch(size: int, rng: np.random.Generator) -> tuple[list[str], Tenso
     """Captions of new random persons, and what they say, (size, questions): the option's index, or UNNAMED."""
     captions, told = [], []
     for _ in range(size):
-        portrait = random_portrait(rng)
-        word = gender_word(portrait, rng)
-        if rng.random() < 0.15:
-            caption = default_caption(word)
-            told.append([COLOURS.index("black"), UNNAMED, UNNAMED, answers(portrait, "", word)[3], 0])
-        else:
-            caption = custom_caption(portrait, rng, word)
-            told.append(answers(portrait, caption, word))
+        person = random_portrait(rng)
+        default = rng.random() < 0.15
+        portrait = avatar_of(person, rng, default)
+        changed = changed_traits(person, portrait)
+        word = gender_word(portrait, rng, changed)
+        caption = default_caption(word) if default else custom_caption(portrait, rng, word, changed)
+        told.append(default_answers(portrait, word) if default else answers(portrait, caption, word))
         captions.append(caption)
     return captions, torch.tensor(told)
 
