@@ -25,6 +25,7 @@ NO_FALLBACK = "none"  # what a request says in place of a fallback app
 GENDER_PLACE, PROMPT_PLACE = "{gender_word}", "{prompt}"
 STYLED_SUBJECT = "half-body portrait of a nice {gender_word}, looking at the camera, relaxed and charming"
 
+KnownWord = Annotated[str, Field(pattern=r"^[a-z][a-z -]{0,31}$")]
 StyleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 
@@ -116,6 +117,7 @@ class App(Entry):
     defaults: AppDefaults
     prompt: str = DEFAULT_PROMPT
     styles: dict[StyleName, Style] = Field({})
+    vocabulary: dict[KnownWord, tuple[KnownWord, ...]] | None = None  # by kind; None: the model reads any text
     fast: FastPreset | None = None  # None: requests of the quality `fast` are refused
     fallback_app_id: str | None = None
     has_guidance: bool = True  # false: the model ignores `guidance_scale` and `negative_prompt`, as distilled ones do

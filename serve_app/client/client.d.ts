@@ -228,6 +228,8 @@ export interface AppInfo {
   defaults: Record<string, any>;
   prompt: string;
   styles: Record<string, { title: string; [detail: string]: any }>;
+  /** The words of prompts that the app knows, by kind: it ignores others. null where it reads any text. */
+  vocabulary: Record<string, string[]> | null;
   qualities: ("standard" | "fast")[];
   /** What requests of the quality `fast` have in place of these fields; null where there is none. */
   fast: { num_inference_steps: number; guidance_scale: number; negative_prompt: string } | null;

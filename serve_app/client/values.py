@@ -106,6 +106,7 @@ class AppInfo:
     qualities: tuple[str, ...] = ("standard",)
     fast: dict[str, Any] | None = None
     fallback_app_id: str | None = None  # the app that draws where this one would miss a deadline
+    vocabulary: dict[str, tuple[str, ...]] | None = None  # the words of prompts that it knows; None: any text
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,8 @@ class AvatarRequest(BaseModel):
     prompt: str | None = Field(
         None,
         max_length=MAX_PROMPT,
-        description='Replaces the default prompt whole; null and "None" take the default, with the gender filled in.',
+        description='Replaces the default prompt whole; null and "None" take the default, with the gender filled in. '
+        "An app that knows a few words alone lists them: `vocabulary` in `GET /api/v1/apps`.",
     )
     gender: str | None = Field(
         None,

@@ -108,6 +108,7 @@ def test_what_the_client_leaves_out_takes_the_apps_own_value(service: Service) -
     app = service.client.get("/api/v1/apps").json()["output"]["apps"][0]
     assert app["app_id"] == "face-avatar"
     assert app["defaults"].items() <= effective.items()
+    assert "smiling" in app["vocabulary"]["expressions"]
     assert effective["prompt"] == DEFAULT_PROMPT.replace("{gender_word}", "person")
     assert effective["file_url"] == f"{service.photos}/astronaut.png"
     size = (app["defaults"]["width"], app["defaults"]["height"])

@@ -379,7 +379,7 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
             {"comic": {"title": "Comic", "prompt": "{prompt}"}},
         )
         other = {**app, "app_id": "other", "title": "Other", "defaults": defaults, "styles": styles}
-        other["qualities"] = ["standard", "fast"]
+        other |= {"qualities": ["standard", "fast"], "vocabulary": None}
         envelope["output"]["apps"].append(other)
         route.fulfill(response=answer, json=envelope)
 
@@ -399,6 +399,8 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
     expect(page.locator("#style")).to_be_hidden()
     expect(page.get_by_text("Fast", exact=True)).to_be_hidden()
     expect(page.locator("#prompt-in-style")).to_be_hidden()
+    page.get_by_text("Words that it knows").click()
+    expect(page.locator("#known-words")).to_contain_text("smiling")
     assert b'name="app_id"\r\n\r\nface-avatar\r\n' in (first.value.post_data_buffer or b"")
     expect(verdict).to_have_class(re.compile("good"))
     with page.expect_request(lambda request: request.url.endswith("/faces")) as again:
@@ -406,6 +408,7 @@ def test_another_app_looks_at_the_photo_anew_and_shows_its_own_least_likeness(vi
     assert b'name="app_id"\r\n\r\nother\r\n' in (again.value.post_data_buffer or b"")
     expect(page.locator("#style option")).to_have_text(["The model’s own", "Comic"])
     expect(page.locator("#prompt-in-style")).to_be_visible()
+    expect(page.locator("#vocabulary")).to_be_hidden()
     expect(verdict).to_have_class(re.compile("bad"))
     expect(page.locator('output[for="min_similarity"]')).to_have_text("0.4")
     page.get_by_text("More settings").click()

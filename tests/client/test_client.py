@@ -199,6 +199,7 @@ def test_the_apps_are_listed_with_what_this_client_knows_of_them(client: FaceAva
     (app,) = client.apps.list()
     assert (app.app_id, app.title, app.licence) == ("face-avatar", "Avatar", "free")
     assert (app.native_sizes, app.defaults) == ([(256, 256)], {"width": 256})
+    assert app.vocabulary == {"people": ("man", "woman")}
 
 
 def test_a_photo_is_inspected_without_a_task(client: FaceAvatarClient, fake: FakeService) -> None:

@@ -1,5 +1,6 @@
 """The weights in the package draw the person they are shown, through the loading code of production."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,9 +17,11 @@ from deployments.embedded.training.evaluate.inference import Studio, drawn_refer
 from deployments.embedded.training.evaluate.judge import Judge
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.photo import face_views
+from deployments.embedded.training.renderer.portrait import NAMED_COLOURS
 from deployments.embedded.training.train.networks import closed_form_latents
 from deployments.face.alignment import CROP_SIZE, crop_face
 from loadtest.bench.avatars.scores import JUDGE, differences, intersection_over_union, lab_of
+from serve_app.catalog.catalog import Catalog
 
 Picture = NDArray[np.uint8]
 
@@ -136,6 +139,16 @@ def test_the_default_prompt_fits_the_window(studio: Studio) -> None:
     for word in ("man", "woman", "person", "non-binary child"):
         assert len(tokenizer(default_caption(word)).input_ids) <= 77
     assert tokenizer.unk_token_id not in tokenizer("Žluťoučký 猫 \U0001f600", add_special_tokens=False).input_ids
+
+
+def test_every_word_that_the_app_says_it_knows_is_one_of_its_tokenizer(studio: Studio) -> None:
+    vocabulary = Catalog.read(["embedded"])["face-avatar"].vocabulary
+    assert vocabulary is not None
+    phrases = [phrase for phrases in vocabulary.values() for phrase in phrases]
+    assert len(phrases) == len(set(phrases))
+    words = [word for phrase in phrases for word in re.findall("[a-z]+", phrase)]
+    assert [word for word in words if len(studio.pipeline.tokenizer.tokenize(word)) > 1] == []
+    assert set(vocabulary["colours"]) == set(NAMED_COLOURS)
 
 
 def test_the_weights_stay_small() -> None:

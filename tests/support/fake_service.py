@@ -141,6 +141,7 @@ class FakeService:
             app |= {
                 "defaults": {"width": 256},
                 "prompt": "new",
+                "vocabulary": {"people": ["man", "woman"]},
                 "fallback_app_id": self.fallback_app_id,
                 "fast": self.fast,
             }

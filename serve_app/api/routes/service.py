@@ -31,7 +31,7 @@ def add_service_routes(api: FastAPI, service: AvatarService, token: Any) -> None
         responses=envelopes(401, 429, 503),
     )
     async def apps() -> JSONResponse:
-        """The apps that `app_id` can name: titles, licences of their weights, native sizes, defaults."""
+        """The apps that `app_id` can name: titles, licences of their weights, native sizes, defaults, known words."""
         return envelope_response(
             Envelope(output={"apps": service.apps(), "consent_required": service.settings.require_consent})
         )

@@ -109,9 +109,12 @@ export class SettingsForm {
 
   #showApp() {
     if (!this.app) return;
-    const { defaults, description, licence, prompt, styles = {}, qualities = [] } = this.app;
+    const { defaults, description, licence, prompt, styles = {}, qualities = [], vocabulary } = this.app;
     $("app-about").textContent = `${description} Licence: ${licence}.`;
     $("prompt").placeholder = prompt.replaceAll("{gender_word}", "person");
+    $("vocabulary").hidden = !vocabulary;
+    const known = Object.values(vocabulary ?? {}).map((words) => words.join(", ")).join("; ");
+    $("known-words").textContent = `${known}. It ignores others.`;
     const named = Object.entries(styles).map(([name, { title }]) => new Option(title, name));
     $("style").replaceChildren(new Option("The model’s own", ""), ...named);
     $("style").closest(".field").hidden = $("prompt-in-style").hidden = !named.length;
