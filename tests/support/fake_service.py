@@ -137,7 +137,7 @@ class FakeService:
         if path == "/getImageToImage":
             return self._create(seen)
         if path == "/api/v1/apps":
-            app = {"title": "Avatar", "licence": "free", "native_sizes": [[256, 256]]}
+            app: dict[str, Any] = {"title": "Avatar", "licence": "free", "native_sizes": [[256, 256]]}
             app |= {
                 "defaults": {"width": 256},
                 "prompt": "new",
