@@ -217,10 +217,10 @@ def test_a_model_whose_last_caller_left_makes_room_when_its_step_has_ended(monke
         leaving.cancel()
         for _ in range(20):  # it has learned of that
             await asyncio.sleep(0)
-        assert generator.record_routing_stats()[STATS_KEY] == ["first"]
+        assert generator.record_routing_stats()["models"] == ["first"]
         gate.set()
         await waiting
-        assert generator.record_routing_stats()[STATS_KEY] == ["second"]
+        assert generator.record_routing_stats()["models"] == ["second"]
         assert leaving.cancelled()
         generator._engine.close()
 

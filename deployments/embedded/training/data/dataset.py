@@ -1,4 +1,7 @@
-"""The training set: rendered once, in parallel, into memory-mapped arrays."""
+"""The training set: rendered once, in parallel, into memory-mapped arrays.
+
+The generator's next training learns cartoons with every trait of a person; the shipped weights were trained before.
+"""
 
 import pickle
 from collections.abc import Callable
@@ -19,7 +22,6 @@ from deployments.embedded.training.renderer.flat import flat_view
 from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
 from deployments.embedded.training.renderer.population import random_portrait
 from deployments.embedded.training.renderer.portrait import Gender, Portrait, as_gender, avatar_sitting
-from deployments.embedded.training.renderer.simplified import simplified
 
 CHUNK = 100  # persons drawn by one call in a worker
 VIEWS = 2  # photos of a person; a flat drawing and an avatar follow
@@ -55,7 +57,7 @@ def person_avatar(person: Portrait, rng: np.random.Generator, default: bool) -> 
 
     The benchmarks draw them with fixed seeds: what is new in avatars belongs to `avatar_of`.
     """
-    sitting = replace(avatar_sitting(simplified(person), rng), parting=abs(person.parting))
+    sitting = replace(avatar_sitting(person, rng), parting=abs(person.parting))
     if default:
         expression = sitting.expression if sitting.expression in ("smiling", "laughing") else "smiling"
         sitting = replace(sitting, background_name="black", expression=expression)

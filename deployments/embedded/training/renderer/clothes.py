@@ -21,7 +21,7 @@ from deployments.embedded.training.renderer.drawing import (
 )
 from deployments.embedded.training.renderer.hats import cloth
 from deployments.embedded.training.renderer.parts import SKIN
-from deployments.embedded.training.renderer.portrait import Colour, brightness
+from deployments.embedded.training.renderer.portrait import Colour, Gender, brightness
 
 WHITE = (244, 245, 248)
 TIES: tuple[Colour, Colour] = ((172, 38, 48), (34, 52, 108))  # the second on reddish cloth
@@ -31,11 +31,12 @@ STRIPES: tuple[Points, ...] = tuple(
     for y in (188.0, 206.0, 224.0, 242.0, 260.0)
 )
 
+BUILDS: dict[Gender, tuple[float, float]] = {"man": (22.0, 84.0), "woman": (16.5, 69.0)}  # half of neck and shoulders
 
-def draw_body(sketch: Sketch) -> None:
-    """Neck and torso in skin, then the garment over them: drawn before the head."""
+
+def draw_body(sketch: Sketch, neck: float, broad: float) -> None:
+    """Neck and torso in skin, half as wide as given, then the garment over them: drawn before the head."""
     person = sketch.person
-    neck, broad = (22.0, 84.0) if person.gender == "man" else (16.5, 69.0)
     wardrobe = Wardrobe(sketch, neck, broad)
     column = body_mask(sketch, [(-neck, 130.0), (neck, 130.0), (neck, 192.0), (-neck, 192.0)])
     field = light_field(sketch, FACE_X, 196, 64, 74, 0.7 * sketch.look.contrast)

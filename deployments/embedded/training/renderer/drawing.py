@@ -1,5 +1,6 @@
 """Drawing with Pillow: flat shapes through splines, soft shading computed on a coarse grid."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,15 @@ class Look:
     """What tells a cartoon from a photo-like picture of one person."""
 
     cartoon: bool = False
+    detailed: bool = False  # every trait is drawn, not only those of `simplified`
     eye_scale: float = 1.0
     contrast: float = 1.0
     light: tuple[float, float] = (-0.5, -0.6)
     strands: float = 1.0
 
 
-CARTOON = Look(cartoon=True)
+CARTOON = Look(cartoon=True, detailed=True)
+SHIPPED = Look(cartoon=True)  # of the cartoons that the shipped weights and the benchmark's judge were trained on
 
 
 def closed(points: NDArray[np.float64], steps: int) -> Points:
@@ -131,6 +134,7 @@ class Sketch:
         self.side = size * 2
         self.zoom = (1.0 if look.cartoon else ZOOM) * portrait.scale
         self.face_y = CARTOON_Y if look.cartoon else FACE_Y
+        self.skull_size = CARTOON_SKULL if look.cartoon else (1.0, 1.0)  # against a photo's, across and down
         self.unit = self.side / UNITS
         self.picture = Image.new("RGB", (self.side, self.side), portrait.background)
         self.alpha = Image.new("L", (self.side, self.side), 0)
@@ -149,7 +153,7 @@ class Sketch:
 
     def skull(self, points: Points) -> Points:
         """Offsets from the face's centre, the skull being 85 wide and 117 high -> drawing coordinates."""
-        wide, high = CARTOON_SKULL if self.look.cartoon else (1.0, 1.0)
+        wide, high = self.skull_size
         return [(FACE_X + x * wide, self.face_y + y * high) for x, y in points]
 
     def feature_x(self, x: float) -> float:
@@ -228,13 +232,26 @@ class Sketch:
 
     def soft(self, mask: Image.Image, radius: float, opacity: float) -> Image.Image:
         """The mask times `opacity`, blurred by `radius` drawing units on the shading grid."""
-        small = mask.resize((GRID, GRID), Image.Resampling.BOX)
-        small = small.filter(ImageFilter.GaussianBlur(radius * GRID / UNITS))
-        return faded(small, opacity).resize((self.side, self.side), Image.Resampling.BILINEAR)
+        blurred = Image.new("L", mask.size, 0)
+        box = mask.getbbox()
+        if box is None:
+            return blurred
+        cell, reach = self.side / GRID, 4 * radius * GRID / UNITS + 3
+        left, top = (max(0, math.floor(low / cell - reach)) for low in box[:2])
+        right, low = (min(GRID, math.ceil(high / cell + reach)) for high in box[2:])
+        small = mask.resize(
+            (right - left, low - top), Image.Resampling.BOX, (left * cell, top * cell, right * cell, low * cell)
+        )
+        small = faded(small.filter(ImageFilter.GaussianBlur(radius * GRID / UNITS)), opacity)
+        place = (math.ceil(left * cell), math.ceil(top * cell), math.floor(right * cell), math.floor(low * cell))
+        cells = (place[0] / cell - left, place[1] / cell - top, place[2] / cell - left, place[3] / cell - top)
+        size = (place[2] - place[0], place[3] - place[1])
+        blurred.paste(small.resize(size, Image.Resampling.BILINEAR, cells), place[:2])
+        return blurred
 
     def soften(self, mask: Image.Image, colour: Colour, radius: float, opacity: float, within: Image.Image) -> None:
         """A blurred patch of colour that stays within another mask."""
-        self.fill(ImageChops.multiply(self.soft(mask, radius, opacity), within), colour, solid=False)
+        self.fill(overlap(self.soft(mask, radius, opacity), within), colour, solid=False)
 
     def take_rim_light(self, mask: Image.Image, colour: Colour) -> None:
         """What lies under the mask is lit along its outer edge, the more the darker it is."""
@@ -242,6 +259,15 @@ class Sketch:
         if box is not None:
             share = (0.85 - 0.75 * brightness(colour) / 255) * (1 - brightness(self.person.background) / 255) ** 1.5
             self.rim.paste(round(255 * share), box, mask.crop(box))
+
+
+def overlap(mask: Image.Image, other: Image.Image) -> Image.Image:
+    """The product of two masks; takes little time where the first is small."""
+    product = Image.new("L", mask.size, 0)
+    box = mask.getbbox()
+    if box is not None:
+        product.paste(ImageChops.multiply(mask.crop(box), other.crop(box)), box[:2])
+    return product
 
 
 def faded(mask: Image.Image, opacity: float) -> Image.Image:

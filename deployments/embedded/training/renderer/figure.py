@@ -1,10 +1,15 @@
-"""The figure, drawn back to front."""
+"""Pictures of a person: cartoons with every trait, cartoons as the shipped weights know them, and flat drawings.
+
+The shipped weights and the benchmark's judge were trained before cartoons had every trait: what is held against them
+is drawn with the look SHIPPED, what the next training learns with CARTOON.
+"""
 
 from PIL import Image, ImageChops, ImageFilter
 
 from deployments.embedded.training.renderer import fine_features
 from deployments.embedded.training.renderer.beard import draw_beard
-from deployments.embedded.training.renderer.clothes import draw_body
+from deployments.embedded.training.renderer.cartoon.figure import draw_figure as draw_cartoon
+from deployments.embedded.training.renderer.clothes import BUILDS, draw_body
 from deployments.embedded.training.renderer.drawing import CARTOON, GRID, UNITS, Look, Sketch
 from deployments.embedded.training.renderer.eyes import draw_brows, draw_eyes
 from deployments.embedded.training.renderer.glasses import draw_glasses
@@ -31,9 +36,11 @@ def render_labelled(
     portrait: Portrait, size: int = 256, look: Look = CARTOON
 ) -> tuple[Image.Image, Image.Image, Image.Image]:
     """As `render`, and what each pixel shows (L, the values of `parts`)."""
-    sketch = Sketch(simplified(portrait), size, look)
+    sketch = Sketch(portrait if look.detailed else simplified(portrait), size, look)
     sketch.picture.paste(draw_scene(portrait, sketch.side))
-    draw_figure(sketch)
+    (draw_cartoon if look.detailed else draw_figure)(sketch)
+    if look.cartoon:
+        draw_rim_light(sketch)
     small = (size, size)
     return (
         sketch.picture.resize(small, Image.Resampling.BOX),
@@ -43,11 +50,11 @@ def render_labelled(
 
 
 def draw_figure(sketch: Sketch) -> None:
-    """Draws all of the person, each part over the ones before, onto the sketch; ears under hair are left out."""
+    """The looks without every trait, onto the sketch: each part over the ones before, ears under hair left out."""
     sketch.part = HAIR
     draw_back_hair(sketch)
     sketch.part = BACKGROUND
-    draw_body(sketch)
+    draw_body(sketch, *BUILDS[sketch.person.gender])
     sketch.part = SKIN
     if not shape_of(sketch).over_ears:
         draw_ears(sketch)
@@ -64,8 +71,6 @@ def draw_figure(sketch: Sketch) -> None:
         draw_earrings(sketch)
     sketch.part = FRAME
     draw_glasses(sketch)
-    if sketch.look.cartoon:
-        draw_rim_light(sketch)
 
 
 def draw_features(sketch: Sketch, face: Image.Image) -> None:

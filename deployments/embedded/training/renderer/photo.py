@@ -9,7 +9,7 @@ from PIL import Image
 
 from deployments.embedded.training.renderer.backdrop import any_colour, backdrop
 from deployments.embedded.training.renderer.camera import compressed, through_a_camera
-from deployments.embedded.training.renderer.drawing import CARTOON, FACE_X, FACE_Y, UNITS, Look, Sketch
+from deployments.embedded.training.renderer.drawing import FACE_X, FACE_Y, SHIPPED, UNITS, Look, Sketch
 from deployments.embedded.training.renderer.figure import render_labelled
 from deployments.embedded.training.renderer.lifelike.light import plain_light
 from deployments.embedded.training.renderer.lifelike.shot import BOX_SIDE, Place, Shot, take
@@ -156,9 +156,12 @@ def labelled_views(portrait: Portrait, rng: np.random.Generator, count: int) -> 
 
 
 def avatar_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
-    """The person's avatar, which should read as the person: (CROP_SIZE, CROP_SIZE, 4), with its parts."""
+    """The person's avatar by the shipped weights, which should read as the person: (CROP_SIZE, CROP_SIZE, 4).
+
+    The fourth channel has its parts.
+    """
     size = UNITS // 2
-    picture, _, labels = render_labelled(avatar_sitting(portrait, rng), size, CARTOON)
+    picture, _, labels = render_labelled(avatar_sitting(portrait, rng), size, SHIPPED)
     small = picture.resize((size // 2, size // 2), Image.Resampling.BOX) if rng.random() < 0.5 else picture
     pixels = np.asarray(small.resize((UNITS, UNITS), Image.Resampling.BICUBIC))
     left, top, side = crop_square(jittered_box(AVATAR_BOX, rng))

@@ -1,4 +1,7 @@
-"""The nearest options of a cartoon, and of the generator's code, for those that they do not have yet."""
+"""The nearest options, for those that flat drawings and today's avatars do not have.
+
+The shipped weights and the benchmark's judge were trained before cartoons had them: `SHIPPED` of `drawing` looks so.
+"""
 
 from dataclasses import replace
 
@@ -11,7 +14,7 @@ EYES: dict[Colour, Colour] = {EYE_COLOURS[5]: EYE_COLOURS[1]}
 
 
 def simplified(person: Portrait) -> Portrait:
-    """The person with the nearest hair style, hat, glasses and eye colour of those that a cartoon has."""
+    """The person with the nearest hair style, hat, glasses and eye colour of those that are drawn."""
     return replace(
         person,
         hair_style=STYLES.get(person.hair_style, person.hair_style),
