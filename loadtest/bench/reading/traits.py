@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from skimage.color import deltaE_ciede2000
 
 from deployments.embedded.training.renderer.appearance import lab
 from deployments.embedded.training.renderer.portrait import (
@@ -20,6 +19,7 @@ from deployments.embedded.training.renderer.portrait import (
     HairStyle,
     Portrait,
 )
+from loadtest.bench.avatars.scores import differences
 
 Read = Mapping[str, Any]  # of `read_embedding`
 TRAIT_BAR, AGE_BAR, HAIR_BAR = 0.85, 0.8, 0.75
@@ -91,7 +91,7 @@ def tone(skin: Colour) -> str:
 def hair_group(hair: Colour) -> str:
     """Of the named colour that is nearest by CIEDE2000."""
     names = list(HAIR_COLOURS)
-    apart = deltaE_ciede2000(lab(hair), np.stack([lab(HAIR_COLOURS[name]) for name in names]))
+    apart = differences(np.stack([lab(HAIR_COLOURS[name]) for name in names]), lab(hair))
     return GROUPS_OF_HAIR[names[int(np.argmin(apart))]]
 
 
