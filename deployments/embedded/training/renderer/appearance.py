@@ -6,6 +6,7 @@ of the code is says how sure it is: a scale's part shrinks with doubt, a choice'
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, get_args
 
 import numpy as np
@@ -102,8 +103,9 @@ TRAITS: dict[str, Scale | Choice] = {
 CODE_WIDTH = sum(trait.width for trait in TRAITS.values())
 
 
+@cache
 def basis() -> NDArray[np.float32]:
-    """(CODE_WIDTH, 512), rows orthonormal; the same for ever."""
+    """(CODE_WIDTH, 512), rows orthonormal; the same for ever, and not to be written to."""
     drawn = np.random.default_rng(20_26).normal(size=(WIDTH, CODE_WIDTH))
     turned, upper = np.linalg.qr(drawn)
     return np.ascontiguousarray((turned * np.sign(np.diag(upper))).T, dtype=np.float32)

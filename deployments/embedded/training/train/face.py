@@ -28,6 +28,7 @@ PART_WEIGHTS = {FRAME: 3.0, BEARD: 1.5, IRIS: 2.0, SCLERA: 2.0, BROW: 1.5}
 MATRIX_RATE, OTHER_RATE = 3e-3, 2e-3
 PARTS_SHARE = 2.0  # of the loss of parts against that of traits
 SAME_SHARE = 1.0  # of that of one person read in two ways
+LEAST_WEIGHT = 0.5  # of a trait in the loss: what the code tells quietly is learned as well
 DOUBT_SHARE = 0.15  # of a scale's deviation against its place
 SAVE_EVERY = 100  # steps
 DRAWINGS = 2  # of a person's views, the last ones: a flat drawing and an avatar
@@ -76,7 +77,10 @@ def as_parts(labels: Tensor, down: int, across: int) -> Tensor:
 
 
 def traits_loss(told: Reading, targets: Tensor) -> Tensor:
-    """Each trait by its weight in the embedding: distance and likelihood along scales, cross entropy of choices."""
+    """Each trait by its weight in the embedding, at least LEAST_WEIGHT.
+
+    Along scales distance and likelihood, of choices cross entropy.
+    """
     losses = []
     for (name, trait), wanted in zip(TRAITS.items(), targets.T, strict=True):
         known = (wanted != UNKNOWN).float()
@@ -87,7 +91,7 @@ def traits_loss(told: Reading, targets: Tensor) -> Tensor:
             wrong = 6 * F.smooth_l1_loss(place, wanted, reduction="none", beta=0.05)
             apart = (place.detach() - wanted) / deviation.exp()
             wrong = wrong + DOUBT_SHARE * (apart**2 / 2 + deviation)
-        losses.append(trait.weight * (known * wrong).mean())
+        losses.append(max(trait.weight, LEAST_WEIGHT) * (known * wrong).mean())
     return torch.stack(losses).sum()
 
 
