@@ -1,6 +1,5 @@
 """Drawing with Pillow: flat shapes through splines, soft shading computed on a coarse grid."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,22 +231,9 @@ class Sketch:
 
     def soft(self, mask: Image.Image, radius: float, opacity: float) -> Image.Image:
         """The mask times `opacity`, blurred by `radius` drawing units on the shading grid."""
-        blurred = Image.new("L", mask.size, 0)
-        box = mask.getbbox()
-        if box is None:
-            return blurred
-        cell, reach = self.side / GRID, 4 * radius * GRID / UNITS + 3
-        left, top = (max(0, math.floor(low / cell - reach)) for low in box[:2])
-        right, low = (min(GRID, math.ceil(high / cell + reach)) for high in box[2:])
-        small = mask.resize(
-            (right - left, low - top), Image.Resampling.BOX, (left * cell, top * cell, right * cell, low * cell)
-        )
-        small = faded(small.filter(ImageFilter.GaussianBlur(radius * GRID / UNITS)), opacity)
-        place = (math.ceil(left * cell), math.ceil(top * cell), math.floor(right * cell), math.floor(low * cell))
-        cells = (place[0] / cell - left, place[1] / cell - top, place[2] / cell - left, place[3] / cell - top)
-        size = (place[2] - place[0], place[3] - place[1])
-        blurred.paste(small.resize(size, Image.Resampling.BILINEAR, cells), place[:2])
-        return blurred
+        small = mask.resize((GRID, GRID), Image.Resampling.BOX)
+        small = small.filter(ImageFilter.GaussianBlur(radius * GRID / UNITS))
+        return faded(small, opacity).resize((self.side, self.side), Image.Resampling.BILINEAR)
 
     def soften(self, mask: Image.Image, colour: Colour, radius: float, opacity: float, within: Image.Image) -> None:
         """A blurred patch of colour that stays within another mask."""
