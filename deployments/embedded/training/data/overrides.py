@@ -26,7 +26,6 @@ from deployments.embedded.training.renderer.portrait import (
     jittered,
     pick,
 )
-from deployments.embedded.training.renderer.simplified import simplified
 
 SCENES: dict[Scene, float] = {
     "plain": 9, "gradient": 1.2, "beach": 0.8, "forest": 0.8, "office": 0.8, "city": 0.8, "snow": 0.8, "stars": 0.8,
@@ -143,7 +142,7 @@ def changed(person: Portrait, rng: np.random.Generator) -> Portrait:
     chosen = rng.permutation(WORN)[:2] if two else [rng.integers(len(CHANGES))]
     for index in chosen:
         person = CHANGES[index](person, rng)
-    return simplified(person)
+    return person
 
 
 def changed_traits(person: Portrait, portrait: Portrait) -> frozenset[str]:
@@ -151,14 +150,13 @@ def changed_traits(person: Portrait, portrait: Portrait) -> frozenset[str]:
 
     One that follows from another is not among them: grey hair from age, a woman's bare chin, hair that a hat flattens.
     """
-    before, after = simplified(person), simplified(portrait)
-    traits = {trait for trait in CHANGEABLE if getattr(before, trait) != getattr(after, trait)}
+    traits = {trait for trait in CHANGEABLE if getattr(person, trait) != getattr(portrait, trait)}
     if "age_name" in traits:
         traits -= {"hair", "hair_style", "beard"}
-    if "gender" in traits and after.gender == "woman":
+    if "gender" in traits and portrait.gender == "woman":
         traits -= {"beard"}
-    if "hat" in traits and after.hat != "none":
+    if "hat" in traits and portrait.hat != "none":
         traits -= {"hair_style"}
-    if after.hair_style == "bald":
+    if portrait.hair_style == "bald":
         traits -= {"hair"}
     return frozenset(traits)
