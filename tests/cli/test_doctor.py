@@ -254,11 +254,12 @@ def test_what_computes_on_a_gpu_is_counted_as_its_settings_bound_it() -> None:
 
 def test_loras_count_beside_the_model_that_has_them_in_memory(tmp_path: Path) -> None:
     schema, settings = read(PRODUCTION)
-    file = tmp_path / "lora.safetensors"
-    with file.open("wb") as sparse:
-        sparse.truncate(394_000_000)
     klein = next(iter(settings.generator.models))
-    loras = {name: LoraConfig(file=file) for name in ("one", "two")}
+    loras = {name: LoraConfig(file=tmp_path / f"{name}.safetensors") for name in ("one", "two")}
+    for lora in loras.values():
+        with lora.file.open("wb") as sparse:
+            sparse.truncate(394_000_000)
+    loras["one by another name"] = loras["one"]
     generator = settings.generator.model_copy(
         update={
             "models": settings.generator.models
