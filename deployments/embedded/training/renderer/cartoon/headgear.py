@@ -1,5 +1,6 @@
 """Hats of a cartoon: beanie and cap as ever, a hat with a brim, a headscarf."""
 
+from deployments.embedded.training.renderer import hats
 from deployments.embedded.training.renderer.cartoon.proportions import Proportions
 from deployments.embedded.training.renderer.drawing import (
     FACE_X,
@@ -16,23 +17,21 @@ from deployments.embedded.training.renderer.drawing import (
     spline,
     tinted,
 )
-from deployments.embedded.training.renderer.hats import BAND, cloth, draw_beanie, draw_cap
+from deployments.embedded.training.renderer.hats import BAND, cloth
+from deployments.embedded.training.renderer.portrait import Colour
 
 
 def draw_hat(sketch: Sketch, face: Proportions) -> None:
     """Over the front hair; nothing without a hat."""
-    hat = sketch.person.hat
-    if hat == "beanie":
-        draw_beanie(sketch)
-    elif hat == "cap":
-        draw_cap(sketch)
-    elif hat == "brimmed":
+    if sketch.person.hat == "brimmed":
         draw_brimmed(sketch)
-    elif hat == "headscarf":
+    elif sketch.person.hat == "headscarf":
         draw_headscarf(sketch, face)
+    else:
+        hats.draw_hat(sketch)
 
 
-def draw_cloth(sketch: Sketch, outline: Points, colour: tuple[int, int, int], lift: float = 0.04) -> None:
+def draw_cloth(sketch: Sketch, outline: Points, colour: Colour, lift: float = 0.04) -> None:
     """A piece of cloth, in units of the skull, with soft shading and rim light."""
     mask = sketch.mask(sketch.skull(outline))
     field = light_field(sketch, FACE_X, sketch.face_y, 100, 104, 0.8) + lift
