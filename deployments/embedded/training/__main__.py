@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--diffusion-steps", type=int, default=4000)
     parser.add_argument("--minutes", type=float, help="of generator training, in place of its steps")
     parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--from-weights", action="store_true", help="a new generator begins with that of --weights")
     parser.add_argument("--heads", type=int, default=3000, help="persons that the face detector sees")
     parser.add_argument("--canvases", type=int, default=20_000, help="pictures that the face detector sees")
     parser.add_argument("--scenes", type=Path, help="a folder of pictures without people, besides those of packages")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from deployments.embedded.training.renderer.portrait import (
     HAIR_LENGTH,
+    Age,
     Beard,
     Gender,
     Glasses,
@@ -28,15 +29,15 @@ from deployments.embedded.training.renderer.portrait import (
     Hat,
     Portrait,
 )
-from deployments.embedded.training.renderer.simplified import GLASSES, HATS, STYLES, simplified
 
 SIDE = 64
-HEADS: dict[str, tuple[str, ...]] = {  # field of a Portrait -> its values
+HEADS: dict[str, tuple[str, ...]] = {  # attribute of a Portrait -> its values
     "gender": get_args(Gender),
-    "glasses": tuple(kind for kind in get_args(Glasses) if kind not in GLASSES),
+    "glasses": get_args(Glasses),
     "beard": get_args(Beard),
-    "hair_style": tuple(style for style in get_args(HairStyle) if style not in STYLES),
-    "hat": tuple(hat for hat in get_args(Hat) if hat not in HATS),
+    "hair_style": get_args(HairStyle),
+    "hat": get_args(Hat),
+    "age_name": get_args(Age),
 }
 LOGITS = sum(map(len, HEADS.values()))
 LAB_MIDDLE, LAB_UNIT = (50.0, 10.0, 15.0), 20.0
@@ -62,11 +63,17 @@ def hair_group(style: str) -> str:
     return "bald" if length < 0.1 else "short" if length < 0.6 else "long"
 
 
+def age_group(age: str) -> str:
+    """Three that anybody tells apart at a glance."""
+    return age if age in ("child", "old") else "grown"
+
+
 GROUPS: dict[str, Callable[[str], str]] = {
     "glasses": glasses_group,
     "beard": beard_group,
     "hair_style": hair_group,
     "gender": str,
+    "age_name": age_group,
 }
 
 
@@ -203,7 +210,6 @@ class Labels:
     @classmethod
     def of(cls, portraits: Sequence[Portrait]) -> Self:
         """What the judge should read of the portraits' pictures, in their order."""
-        portraits = [simplified(person) for person in portraits]
         values = [[HEADS[head].index(getattr(person, head)) for head in HEADS] for person in portraits]
         colours = np.array([[person.skin, person.hair] for person in portraits], dtype=np.float64) / 255
         lab = ((rgb2lab(colours) - LAB_MIDDLE) / LAB_UNIT).reshape(-1, 6).astype(np.float32)

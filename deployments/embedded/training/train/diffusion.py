@@ -26,6 +26,7 @@ from deployments.embedded.training.data.overrides import changed_traits
 from deployments.embedded.training.data.words import tokenize
 from deployments.embedded.training.renderer.appearance import CODE_WIDTH, basis
 from deployments.embedded.training.renderer.portrait import Portrait
+from deployments.embedded.training.train.export import adapted_unet
 from deployments.embedded.training.train.networks import (
     build_scheduler,
     build_text_encoder,
@@ -215,10 +216,17 @@ def rate_share(share_done: float, step: int) -> float:
     return min(1.0, (step + 1) / 200) * fall
 
 
-def start(tokenizer: CLIPTokenizer, checkpoint: Path, seed: int, text: Path | None = None) -> Progress:
-    """From the checkpoint where there is one, else from a text encoder that knows its captions, else from noise."""
+def start(
+    tokenizer: CLIPTokenizer, checkpoint: Path, seed: int, text: Path | None = None, exported: Path | None = None
+) -> Progress:
+    """From the checkpoint where there is one, else from a text encoder that knows its captions, else from noise.
+
+    A new training takes UNet and adapter from `exported`, the folder of a pipeline, where it is given.
+    """
     torch.manual_seed(seed)
     model = Generator(tokenizer)
+    if exported is not None:
+        model.unet.load_state_dict(adapted_unet(exported).state_dict())
     if text is not None and text.exists():
         model.text.load_state_dict(torch.load(text, weights_only=True))
     average = copy.deepcopy(model).requires_grad_(False)
@@ -238,9 +246,10 @@ def train_diffusion(
     minutes: float | None = None,
     batch: int = 24,
     save_every: int = 100,
+    exported: Path | None = None,
 ) -> Progress:
-    """Ends after `steps`, or after `minutes` of training where given; a checkpoint resumes it."""
-    progress, together = start(tokenizer, checkpoint, seed, text), Together()
+    """Ends after `steps`, or after `minutes` of training where given; a checkpoint resumes it; else as `start`."""
+    progress, together = start(tokenizer, checkpoint, seed, text, exported), Together()
     alphas = build_scheduler().alphas_cumprod.float()
     alphas[-1] = 0.0
     draw = Batches(examples, tokenizer, batch, seed)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -73,6 +73,17 @@ def export_diffusion(
         save_file(half, draft / ADAPTER_FILE)
 
     write_folder(folder, write)
+
+
+def adapted_unet(folder: Path) -> UNet2DConditionModel:
+    """The UNet of `export_diffusion`'s folder with its adapter. Raises: OSError where a file is missing."""
+    unet: UNet2DConditionModel = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    adapter: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in load_file(folder / ADAPTER_FILE).items():
+        part, _, name = key.partition(".")
+        adapter[part][name] = value.float()
+    unet._load_ip_adapter_weights([adapter])
+    return unet
 
 
 def export_onnx(

@@ -38,6 +38,7 @@ class Plan:
     diffusion_steps: int
     minutes: float | None
     batch: int
+    from_weights: bool
     heads: int
     canvases: int
     scenes: Path | None
@@ -126,4 +127,5 @@ def train_with(plan: Plan) -> None:
         plan.seed,
         plan.minutes,
         plan.batch,
+        exported=plan.weights / "diffusion" if plan.from_weights else None,
     )
