@@ -23,21 +23,28 @@ from deployments.embedded.training.renderer.portrait import (
     HAIR_LENGTH,
     Age,
     Beard,
+    Clothes,
+    Expression,
     Gender,
     Glasses,
     HairStyle,
     Hat,
     Portrait,
+    Scene,
 )
 
 SIDE = 64
-HEADS: dict[str, tuple[str, ...]] = {  # attribute of a Portrait -> its values
+HEADS: dict[str, tuple[str | bool, ...]] = {  # attribute of a Portrait -> its values
     "gender": get_args(Gender),
     "glasses": get_args(Glasses),
     "beard": get_args(Beard),
     "hair_style": get_args(HairStyle),
     "hat": get_args(Hat),
     "age_name": get_args(Age),
+    "expression": get_args(Expression),
+    "winking": (False, True),
+    "clothes": get_args(Clothes),
+    "scene": get_args(Scene),
 }
 LOGITS = sum(map(len, HEADS.values()))
 LAB_MIDDLE, LAB_UNIT = (50.0, 10.0, 15.0), 20.0
@@ -98,7 +105,7 @@ class Readings:
 
     def groups(self, head: str) -> list[str]:
         """The likeliest group of values in every picture: `bearded`, `without` glasses, `short` hair, a gender."""
-        names = [GROUPS[head](value) for value in HEADS[head]]
+        names = [GROUPS[head](str(value)) for value in HEADS[head]]
         groups = sorted(set(names))
         members = np.array([[name == group for group in groups] for name in names], dtype=np.float64)
         return [groups[best] for best in (self.likelihoods[head] @ members).argmax(axis=1)]

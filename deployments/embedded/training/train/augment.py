@@ -4,7 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from deployments.embedded.training.renderer.parts import BACKGROUND, HAIR, SKIN
+
 SMUDGES = 3  # on a face, at most
+LEAST_OWN = 0.02  # of a picture, for its colour to be taken
 COARSER = 2  # pixels across which smudges are drawn at once
 
 
@@ -54,6 +57,25 @@ def smudged(x: Tensor, skin: Tensor, generator: torch.Generator) -> Tensor:
         clear = clear * (1 - share)
     both = F.interpolate(torch.cat([paint, clear], 1), scale_factor=float(COARSER)) * skin[:, None]
     return x * (both[:, 3:] + ~skin[:, None]) + both[:, :3]
+
+
+def surrounded(x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """A third of the pictures with what lies behind and below in the colour of hair or skin: a brown wall is no hair.
+
+    x: (n, 3, side, side); labels: (n, side, side).
+    """
+    n, side = x.shape[0], x.shape[2]
+    chosen, of_hair = torch.rand(2, n, generator=generator) < torch.tensor([[0.33], [0.7]])
+    own = (labels == torch.where(of_hair, HAIR, SKIN)[:, None, None])[:, None].float()
+    colour = (x * own).sum((2, 3)) / own.sum((2, 3)).clamp(min=1)
+    chosen = chosen & (own.mean((1, 2, 3)) > LEAST_OWN)
+    light = 0.35 * torch.randn(n, 1, 1, 1, generator=generator) + 0.1 * torch.randn(n, 3, 1, 1, generator=generator)
+    uneven = 0.25 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(n, 1, 5, 5, generator=generator)
+    light = light + F.interpolate(uneven, size=(side, side), mode="bilinear")
+    wall = (colour[:, :, None, None] + 1) * light.exp() - 1
+    opaque = 0.6 + 0.4 * torch.rand(n, 1, 1, 1, generator=generator)
+    behind = F.avg_pool2d((labels == BACKGROUND)[:, None].float(), 3, 1, 1, count_include_pad=False)
+    return x + chosen[:, None, None, None] * opaque * behind * (wall - x)
 
 
 def recoloured(x: Tensor, generator: torch.Generator) -> Tensor:

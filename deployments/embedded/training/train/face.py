@@ -15,7 +15,7 @@ from deployments.embedded.training.renderer.appearance import TRAITS, Choice, Sc
 from deployments.embedded.training.renderer.parts import BEARD, BROW, FRAME, IRIS, PARTS, SCLERA, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.renderer.simplified import simplified
-from deployments.embedded.training.train.augment import jittered, mirrored, recoloured, smudged
+from deployments.embedded.training.train.augment import jittered, mirrored, recoloured, smudged, surrounded
 from deployments.embedded.training.train.certainty import Reading, embedded
 from deployments.embedded.training.train.checkpoint import Length, restored, save
 from deployments.embedded.training.train.face_encoder import FaceEncoder
@@ -115,7 +115,8 @@ def losses(
     Traits do not teach the parsers: they would bend the parts of drawings to their use, and lose those of photos.
     """
     x, labels = mirrored(as_input(crops), torch.from_numpy(crops[..., 3]), generator)
-    x = jittered(smudged(x, labels == SKIN, generator), generator)
+    x = surrounded(smudged(x, labels == SKIN, generator), labels, generator)
+    x = jittered(x, generator)
     other = recoloured(x, generator)
     with torch.autocast("cpu", torch.bfloat16):
         coarse, middle, whole = encoder.whole(other.contiguous(memory_format=torch.channels_last))
