@@ -15,7 +15,7 @@ from deployments.embedded.training.renderer.parts import BEARD, HAIR, PARTS, SKI
 from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
 from deployments.embedded.training.renderer.population import random_portrait
 from deployments.embedded.training.renderer.portrait import Portrait
-from deployments.embedded.training.train.augment import jittered, mirrored, smudged
+from deployments.embedded.training.train.augment import jittered, mirrored, smudged, surrounded
 from deployments.embedded.training.train.certainty import Reading, code, embedded
 from deployments.embedded.training.train.checkpoint import Length
 from deployments.embedded.training.train.colours import believed, lab, part_colours
@@ -129,6 +129,25 @@ def test_smudges_stay_on_the_skin() -> None:
     changed = (smudged(x, skin, torch.Generator().manual_seed(1)) != 0).any(1)
     assert changed.any()
     assert not (changed & ~skin).any()
+
+
+def test_a_wall_in_the_colour_of_the_hair_covers_what_lies_behind_alone() -> None:
+    brown = torch.tensor([-0.3, -0.5, -0.6])
+    labels = torch.zeros(24, SIDE, SIDE, dtype=torch.uint8)
+    labels[:, 40:80, 60:140], labels[:, 80:150, 60:140] = HAIR, SKIN
+    x = torch.full((24, 3, SIDE, SIDE), 0.9)
+    x = torch.where((labels == HAIR)[:, None], brown[:, None, None], x)
+    other = surrounded(x, labels, torch.Generator().manual_seed(2))
+    changed = (other != x).any(1)
+    assert 2 <= int(changed.any((1, 2)).sum()) <= 14
+    assert not changed[:, 42:148, 62:138].any()  # the edge to what lies behind is soft
+    nearest = (other[changed.any((1, 2)), :, :20] - brown[:, None, None]).abs().mean((1, 2, 3)).min()
+    assert nearest < 0.2
+
+
+def test_nothing_is_put_behind_nobody() -> None:
+    x, labels = torch.rand(8, 3, SIDE, SIDE), torch.zeros(8, SIDE, SIDE, dtype=torch.uint8)
+    assert torch.equal(surrounded(x, labels, torch.Generator().manual_seed(0)), x)
 
 
 def test_a_mirrored_picture_keeps_its_labels_where_they_belong() -> None:

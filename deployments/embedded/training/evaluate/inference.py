@@ -82,22 +82,20 @@ class Studio:
         (embeddings,) = self.encoder.run(None, {"input": encoder_input(crops)})
         return np.asarray(embeddings, dtype=np.float32)
 
-    def draw(
-        self,
-        embedding: NDArray[np.float32],
-        prompt: str,
-        seeds: list[int],
-        steps: int = STEPS,
-        guidance: float = GUIDANCE,
-        negative: str = "",
-    ) -> list[NDArray[np.uint8]]:
+    def draw(self, embedding: NDArray[np.float32], prompt: str, seeds: list[int]) -> list[NDArray[np.uint8]]:
         """One picture a seed, (256, 256, 3) each."""
-        faces = torch.from_numpy(np.repeat(embedding[None, None], len(seeds), axis=0))
+        return self.draw_each(np.repeat(embedding[None], len(seeds), axis=0), [prompt] * len(seeds), seeds)
+
+    def draw_each(
+        self, embeddings: NDArray[np.float32], prompts: list[str], seeds: list[int]
+    ) -> list[NDArray[np.uint8]]:
+        """A picture (256, 256, 3) of each embedding (n, 512), by a prompt and a seed of its own."""
+        faces = torch.from_numpy(embeddings[:, None])
         drawn = self.pipeline(
-            [prompt] * len(seeds),
-            negative_prompt=[negative] * len(seeds),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            prompts,
+            negative_prompt=[""] * len(prompts),
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             ip_adapter_image_embeds=[torch.cat([torch.zeros_like(faces), faces])],
             output_type="np",

@@ -72,10 +72,10 @@ def surrounded(x: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
     light = 0.35 * torch.randn(n, 1, 1, 1, generator=generator) + 0.1 * torch.randn(n, 3, 1, 1, generator=generator)
     uneven = 0.25 * torch.rand(n, 1, 1, 1, generator=generator) * torch.randn(n, 1, 5, 5, generator=generator)
     light = light + F.interpolate(uneven, size=(side, side), mode="bilinear")
-    wall = (colour[:, :, None, None] + 1) * light.exp() - 1
+    wall: Tensor = (colour[:, :, None, None] + 1) * torch.exp(light) - 1
     opaque = 0.6 + 0.4 * torch.rand(n, 1, 1, 1, generator=generator)
     behind = F.avg_pool2d((labels == BACKGROUND)[:, None].float(), 3, 1, 1, count_include_pad=False)
-    return x + chosen[:, None, None, None] * opaque * behind * (wall - x)
+    return torch.lerp(x, wall, chosen[:, None, None, None] * opaque * behind)
 
 
 def recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
