@@ -24,7 +24,6 @@ from deployments.embedded.training.data.captions import (
 )
 from deployments.embedded.training.data.overrides import changed_traits
 from deployments.embedded.training.data.words import tokenize
-from deployments.embedded.training.renderer.appearance import CODE_WIDTH, basis
 from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.train.export import adapted_unet
 from deployments.embedded.training.train.networks import (
@@ -36,17 +35,14 @@ from deployments.embedded.training.train.networks import (
 )
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
 from deployments.embedded.training.train.together import Together
+from deployments.embedded.training.train.unsure import as_read
 
 SNR_CAP = 5.0  # Hang et al. 2023
 LEAST_WEIGHT = 0.3  # at pure noise, where the words decide the background's colour
 LATE_SHARE = 0.15
-FACE_NOISE = 0.2  # at most, of an embedding's length, among what embeddings can say
 FACE_REGION = (slice(7, 22), slice(8, 24))  # of the 32 x 32 cells: where eyes and mouth are
 FACE_WEIGHT = 3.0
 MATRIX_RATE, OTHER_RATE = 2e-3, 8e-4  # peaks of the learning rates
-
-
-BASIS = basis()
 
 
 @dataclass(frozen=True)
@@ -103,13 +99,6 @@ def caption_of(person: Portrait, portrait: Portrait, default: bool, rng: np.rand
     return default_caption(word) if default else custom_caption(portrait, rng, word, told)
 
 
-def noised_faces(faces: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Half of the vectors are moved a little, so that photos off the renderer's ground still draw clean faces."""
-    amount = rng.uniform(0, FACE_NOISE, (len(faces), 1)) * (rng.random((len(faces), 1)) < 0.5)
-    moved = faces + amount * (rng.normal(0, CODE_WIDTH**-0.5, (len(faces), CODE_WIDTH)) @ BASIS)
-    return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), dtype=np.float32)
-
-
 class Batches:
     """Draws a batch: latents, tokens and faces, with either condition dropped at times."""
 
@@ -134,7 +123,7 @@ class Batches:
             )
             for person, avatar in chosen
         ]
-        faces = noised_faces(self.examples.embeddings[[person for person, _ in chosen]], rng)
+        faces = as_read(self.examples.embeddings[[person for person, _ in chosen]], rng)
         dropped = rng.random(self.size)
         captions = [
             unconditional_caption(rng) if drop < 0.1 else caption
