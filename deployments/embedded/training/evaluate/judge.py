@@ -32,6 +32,7 @@ from deployments.embedded.training.renderer.portrait import (
     Portrait,
     Scene,
 )
+from deployments.embedded.training.train.precision import autocast
 
 SIDE = 64
 HEADS: dict[str, tuple[str | bool, ...]] = {  # attribute of a Portrait -> its values
@@ -273,7 +274,7 @@ def train_judge(pictures: Picture, portraits: Sequence[Portrait], steps: int, se
     bar = tqdm(batches(len(pictures), batch, steps, np.random.default_rng(seed)), "judge", steps, mininterval=5)
     for index in bar:
         x = disturbed(scaled_lab(pictures[index]))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits, colours = net(x.to(memory_format=torch.channels_last))
         loss = judge_loss(logits, colours, labels[index])
         optimiser.zero_grad()

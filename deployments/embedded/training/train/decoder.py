@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.train.networks import build_vae
+from deployments.embedded.training.train.precision import autocast
 
 CROP = 128
 LATENT_NOISE = 0.04  # at most; the UNet's latents are never exact
@@ -59,7 +60,7 @@ def train_decoder(
         with torch.no_grad():
             latents = vae.encode(truth).latents
             latents += torch.rand(batch, 1, 1, 1) * LATENT_NOISE * torch.randn_like(latents)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             drawn = vae.decode(latents.contiguous(memory_format=torch.channels_last)).sample
         loss = sharp_loss(drawn.float(), truth)
         optimiser.zero_grad()

@@ -18,6 +18,7 @@ from deployments.embedded.training.data.faces import FaceSet
 from deployments.embedded.training.train.augment import recoloured
 from deployments.embedded.training.train.checkpoint import Length, restored, save
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
+from deployments.embedded.training.train.precision import autocast
 
 STRIDE = 8  # pixels of a cell
 UNIT = 32.0  # pixels: sides are told as the logarithm of so many
@@ -174,7 +175,7 @@ def train_finder(folder: Path, length: Length, seed: int, checkpoint: Path, batc
                 data = FaceSet.load(folder)
             pictures, faces = data.batch(rng.integers(len(data), size=batch))
             x, told = as_batch(pictures, faces, generator)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 out = network.logits(x.contiguous(memory_format=torch.channels_last))
             heat, rest = finder_loss(out.float(), told)
             torch.autograd.backward(heat + PLACE_SHARE * rest)

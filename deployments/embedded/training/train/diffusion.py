@@ -34,6 +34,7 @@ from deployments.embedded.training.train.networks import (
     random_adapter,
 )
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
+from deployments.embedded.training.train.precision import autocast
 from deployments.embedded.training.train.together import Together
 from deployments.embedded.training.train.unsure import as_read
 
@@ -252,7 +253,7 @@ def train_diffusion(
         timesteps = random_timesteps(batch)
 
         def predict(noisy: Tensor, at: Tensor, tokens: Tensor = tokens, faces: Tensor = faces) -> Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 predicted: Tensor = progress.model(noisy, at, tokens, faces)
             return predicted.float()
 

@@ -21,6 +21,7 @@ from deployments.embedded.training.train.checkpoint import Length, restored, sav
 from deployments.embedded.training.train.face_encoder import FaceEncoder
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
 from deployments.embedded.training.train.parsers import CELLS, EYE_CELLS, eye_strip, shares
+from deployments.embedded.training.train.precision import autocast
 from deployments.embedded.training.train.together import Together
 from deployments.face.alignment import encoder_input
 
@@ -118,7 +119,7 @@ def losses(
     x = surrounded(smudged(x, labels == SKIN, generator), labels, generator)
     x = jittered(x, generator)
     other = recoloured(x, generator)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         coarse, middle, whole = encoder.whole(other.contiguous(memory_format=torch.channels_last))
         near, eyes = encoder.eyes(eye_strip(other).contiguous(memory_format=torch.channels_last))
     looked, whole, eyes = (coarse.float(), middle.float(), near.float()), whole.float(), eyes.float()

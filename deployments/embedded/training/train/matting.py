@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.train.networks import MattingNet
+from deployments.embedded.training.train.precision import autocast
 
 SIDE = 320
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # rembg's, for every net of the U2-Net family
@@ -77,7 +78,7 @@ def train_matting(pictures: NDArray[np.uint8], steps: int, seed: int, checkpoint
     mean_loss = 0.0
     for step in bar:
         x, alpha = matting_batch(pictures, batch, rng, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             logits = network.logits(x.contiguous(memory_format=torch.channels_last))
         loss = matting_loss(logits.float(), alpha)
         optimiser.zero_grad()

@@ -21,6 +21,7 @@ from deployments.embedded.training.train.augment import recoloured
 from deployments.embedded.training.train.checkpoint import Length, restored, save
 from deployments.embedded.training.train.detector import MAPS, FaceFinder, Residual, block
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
+from deployments.embedded.training.train.precision import autocast
 from deployments.face.cascade import Scan, proposals
 from deployments.face.detection import Candidate
 from deployments.face.finder import LOOK_REACH, LOOK_SIDE, finder_input, peaks
@@ -168,7 +169,7 @@ def train_verifier(
     with tqdm(desc="verifier", initial=step, mininterval=20) as bar:
         while length.done(step, seconds := before + time.monotonic() - start) < 1:
             x, labels, told = examples(data, wrong, batch, rng)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 out = network(as_looks(x, generator).contiguous(memory_format=torch.channels_last))
             sure, place = verifier_loss(out.float(), labels, told)
             torch.autograd.backward(sure + place)
