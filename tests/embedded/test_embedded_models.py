@@ -15,7 +15,6 @@ from deployments.embedded.training.data.captions import default_caption
 from deployments.embedded.training.evaluate.figures import DARK_BLACK, PALE_BLOND, held_out
 from deployments.embedded.training.evaluate.inference import Studio, drawn_reference, real_references
 from deployments.embedded.training.evaluate.judge import Judge
-from deployments.embedded.training.renderer.drawing import SHIPPED
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.photo import face_views
 from deployments.embedded.training.renderer.portrait import NAMED_COLOURS
@@ -61,7 +60,7 @@ def test_the_latents_of_a_picture_are_its_small_version_in_cells(studio: Studio)
 
 
 def test_a_drawing_survives_encoding_and_decoding(studio: Studio) -> None:
-    picture = torch.from_numpy(np.array(render(PALE_BLOND, look=SHIPPED)[0])).permute(2, 0, 1)[None] / 127.5 - 1
+    picture = torch.from_numpy(np.array(render(PALE_BLOND)[0])).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         again = studio.pipeline.vae.decode(studio.pipeline.vae.encode(picture).latents).sample
     assert (again - picture).abs().mean() < 0.04
@@ -129,7 +128,7 @@ def test_matting_finds_the_figure_that_the_renderer_drew() -> None:
     model = RembgModel(MattingModelConfig())
     scores = []
     for number, person in enumerate(held_out(6)):
-        picture, alpha = render(replace(person, background_name="black") if number % 2 else person, look=SHIPPED)
+        picture, alpha = render(replace(person, background_name="black") if number % 2 else person)
         mask = model.alpha(np.asarray(picture, dtype=np.uint8))
         scores.append(intersection_over_union(mask > 127, np.asarray(alpha) > 127))
     assert np.mean(scores) >= 0.95

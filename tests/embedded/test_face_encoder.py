@@ -10,7 +10,7 @@ import torch
 from skimage.color import rgb2lab
 
 from deployments.embedded.training.renderer.appearance import TRAITS, Choice, basis, code_of
-from deployments.embedded.training.renderer.flat import flat_view
+from deployments.embedded.training.renderer.flat.view import flat_view
 from deployments.embedded.training.renderer.parts import BEARD, HAIR, PARTS, SKIN, UNTOLD
 from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
 from deployments.embedded.training.renderer.population import random_portrait
@@ -208,11 +208,10 @@ def test_a_bald_head_has_no_target_for_the_colour_of_its_hair() -> None:
     assert targets[names.index("skin L")] != UNKNOWN
 
 
-def test_an_avatar_is_read_as_the_nearest_that_a_cartoon_can_show() -> None:
+def test_a_flat_drawing_is_read_as_the_nearest_that_it_can_show_and_an_avatar_as_the_person() -> None:
     place, styles = list(TRAITS).index("hair style"), TRAITS["hair style"].options  # type: ignore[union-attr]
-    photo, avatar = view_targets([replace(person(), hair_style="locs")], 3)[0, [0, 2]]
-    assert styles[int(photo[place])] == "locs"
-    assert styles[int(avatar[place])] == "braids"
+    photo, flat, avatar = view_targets([replace(person(), hair_style="locs")], 3)[0]
+    assert [styles[int(view[place])] for view in (photo, flat, avatar)] == ["locs", "braids", "locs"]
 
 
 def test_triples_are_all_right_where_faces_lie_apart_and_half_right_by_chance() -> None:

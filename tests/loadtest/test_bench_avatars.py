@@ -12,7 +12,6 @@ import torch
 
 from deployments.embedded.training.evaluate.figures import DARK_BLACK, PALE_BLOND, held_out
 from deployments.embedded.training.evaluate.judge import HEADS, Judge, Labels, Readings, train_judge
-from deployments.embedded.training.renderer.drawing import SHIPPED
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.train.face import triples_right
 from loadtest.bench.avatars.__main__ import VIEWS
@@ -82,7 +81,7 @@ def test_the_figure_before_a_flat_background_is_one_piece_without_holes() -> Non
 
 def test_the_truth_of_matting_is_the_renderers_alpha_on_renders() -> None:
     for colour in COLD:
-        picture, alpha = render(replace(PALE_BLOND, background_name=colour, clothes_name="white"), look=SHIPPED)
+        picture, alpha = render(replace(PALE_BLOND, background_name=colour, clothes_name="white"))
         figure = flat_figure(np.asarray(picture, dtype=np.uint8), 12)
         assert intersection_over_union(figure, np.asarray(alpha) > 127) > 0.985
 
@@ -117,7 +116,7 @@ def test_the_judge_reads_what_the_renderer_was_told() -> None:
     judge = Judge.load(JUDGE)
     with_glasses = replace(DARK_BLACK, glasses="square", gender="man", beard="full", hair_style="buzz", jaw=0.7)
     people = [PALE_BLOND, DARK_BLACK, with_glasses]
-    seen = judge.read([np.asarray(render(person, look=SHIPPED)[0], dtype=np.uint8) for person in people])
+    seen = judge.read([np.asarray(render(person)[0], dtype=np.uint8) for person in people])
     assert seen.groups("glasses") == ["without", "without", "with"]
     assert seen.groups("beard") == ["shaven", "shaven", "bearded"]
     assert seen.groups("gender") == ["woman", "woman", "man"]
@@ -133,10 +132,9 @@ def drawn_perfectly(count: int) -> list[Case]:
         wanted = replace(plainly(wanted_portrait(person, number)), clothes_name="blue")
         colour = asked_colour(number)
         on_black, on_colour = (
-            np.asarray(render(replace(wanted, background_name=name), look=SHIPPED)[0], dtype=np.uint8)
-            for name in ("black", colour)
+            np.asarray(render(replace(wanted, background_name=name))[0], dtype=np.uint8) for name in ("black", colour)
         )
-        other = np.asarray(render(replace(wanted, clothes_name="yellow"), look=SHIPPED)[0], dtype=np.uint8)
+        other = np.asarray(render(replace(wanted, clothes_name="yellow"))[0], dtype=np.uint8)
         embedding = np.zeros(512, np.float32)
         cases.append(Case(wanted, on_black, embedding, [on_black, other, on_black, other], colour, on_colour))
     return cases
@@ -157,7 +155,7 @@ def test_avatars_by_the_renderer_itself_meet_the_bars_and_those_of_others_do_not
 
 def test_a_judge_that_was_saved_reads_the_same(tmp_path: Path) -> None:
     people = [PALE_BLOND, DARK_BLACK] * 4
-    pictures = np.stack([np.asarray(render(person, 64, SHIPPED)[0], dtype=np.uint8) for person in people])
+    pictures = np.stack([np.asarray(render(person, 64)[0], dtype=np.uint8) for person in people])
     judge = train_judge(pictures, people, steps=3, seed=0, batch=4)
     judge.save(tmp_path / "judge.safetensors")
     again = Judge.load(tmp_path / "judge.safetensors").read(list(pictures))

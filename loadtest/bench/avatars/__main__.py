@@ -29,7 +29,6 @@ from deployments.background.model import RembgModel
 from deployments.config import WEIGHTS, CascadeFaceModelConfig, MattingModelConfig
 from deployments.embedded.training.evaluate.inference import GUIDANCE, STEPS, Studio, contact_sheet
 from deployments.embedded.training.evaluate.judge import Judge
-from deployments.embedded.training.renderer.drawing import SHIPPED
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.portrait import Gender
 from deployments.face.model import CascadeFaceModel
@@ -106,7 +105,7 @@ def as_json(scores: Sequence[Score]) -> str:
 def sheet(work: Work, count: int = 24) -> Image.Image:
     """Two cases a row: crop, wanted person, two seeds on black, one on colour. Below: real crops and their avatars."""
     rows = [
-        [case.crop, np.asarray(render(plainly(case.wanted), look=SHIPPED)[0]), *case.on_black[:2], case.on_colour]
+        [case.crop, np.asarray(render(plainly(case.wanted))[0]), *case.on_black[:2], case.on_colour]
         for case in work.drawn[:count]
     ]
     pairs = [[part for row in rows[i : i + 2] for part in row] for i in range(0, len(rows), 2)]

@@ -12,7 +12,6 @@ from deployments.embedded.training.data.dataset import person_avatar
 from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
 from deployments.embedded.training.evaluate.inference import Studio
 from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings, shows_beard, shows_hair
-from deployments.embedded.training.renderer.drawing import SHIPPED
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.photo import jittered_box, plain_photo, stored
 from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
@@ -132,7 +131,7 @@ class Drawn:
         self._owner = np.repeat(np.arange(len(cases)), [len(case.avatars) for case in cases])
         self._wanted = [cases[int(owner)].wanted for owner in self._owner]
         self._seen = judge.read([picture for case in cases for picture in case.avatars])
-        self._references = judge.read([np.asarray(render(plainly(case.wanted), look=SHIPPED)[0]) for case in cases])
+        self._references = judge.read([np.asarray(render(plainly(case.wanted))[0]) for case in cases])
 
     def scores(self) -> Iterator[Score]:
         """Traits first, then backgrounds, identity, agreement within a batch, and how far two seeds are apart."""
@@ -212,7 +211,7 @@ def judge_scores(judge: Judge, count: int) -> Iterator[Score]:
     """The judge's accuracy on held-out renders."""
     rng = np.random.default_rng(HELD_OUT)
     people = [person_avatar(person, rng, default=False) for person in held_out(count, HELD_OUT + 5000)]
-    seen = judge.read([np.asarray(render(person, 128, SHIPPED)[0]) for person in people])
+    seen = judge.read([np.asarray(render(person, 128)[0]) for person in people])
     for head in ("glasses", "beard", "gender"):
         agree = np.concatenate([*right(seen, people, head).values()])
         yield Score(f"judge on renders: {head}", share(agree), 0.99)

@@ -7,7 +7,6 @@ import numpy as np
 
 from deployments.background.model import MattingModel
 from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
-from deployments.embedded.training.renderer.drawing import SHIPPED
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.portrait import Portrait, avatar_sitting
 from loadtest.bench.avatars.scores import Picture, Score, flat_figure, intersection_over_union
@@ -36,7 +35,7 @@ def matting_scores(
 
 def drawn(person: Portrait) -> tuple[Picture, np.ndarray]:
     """The picture, (256, 256, 3), and where its person is, (256, 256)."""
-    picture, alpha = render(person, look=SHIPPED)
+    picture, alpha = render(person)
     return np.asarray(picture, dtype=np.uint8), np.asarray(alpha) > 127
 
 

@@ -1,7 +1,4 @@
-"""The training set: rendered once, in parallel, into memory-mapped arrays.
-
-The generator's next training learns cartoons with every trait of a person; the shipped weights were trained before.
-"""
+"""The training set: rendered once, in parallel, into memory-mapped arrays."""
 
 import pickle
 from collections.abc import Callable
@@ -18,7 +15,7 @@ from tqdm import tqdm
 
 from deployments.embedded.training.data.overrides import changed, in_scene
 from deployments.embedded.training.renderer.figure import render
-from deployments.embedded.training.renderer.flat import flat_view
+from deployments.embedded.training.renderer.flat.view import flat_view
 from deployments.embedded.training.renderer.photo import avatar_view, labelled_views
 from deployments.embedded.training.renderer.population import random_portrait
 from deployments.embedded.training.renderer.portrait import Gender, Portrait, as_gender, avatar_sitting

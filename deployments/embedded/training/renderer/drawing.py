@@ -14,7 +14,6 @@ ZOOM = 1.15  # of a photo's figure on the canvas
 GRID = 96  # shading is computed on GRID x GRID cells and stretched
 FACE_X, FACE_Y = 128.0, 117.0  # where a photo's head is drawn
 CARTOON_Y = 104.0  # where a cartoon's is
-CARTOON_SKULL = (1.3, 1.16)  # a cartoon's head against a photo's, across and down
 THINNEST = 4.0  # line of a cartoon: one pixel of the generator's picture
 DARKEST_HAIR = 36.0  # brightness of a cartoon's black hair
 OVER_HALF = [255 * (value > 127) for value in range(256)]
@@ -27,18 +26,16 @@ GRID_X, GRID_Y = np.meshgrid(_cells, _cells)
 
 @dataclass(frozen=True)
 class Look:
-    """What tells a cartoon from a photo-like picture of one person."""
+    """What tells a cartoon, or one flat drawing in human proportions from another."""
 
     cartoon: bool = False
-    detailed: bool = False  # every trait is drawn, not only those of `simplified`
     eye_scale: float = 1.0
     contrast: float = 1.0
     light: tuple[float, float] = (-0.5, -0.6)
     strands: float = 1.0
 
 
-CARTOON = Look(cartoon=True, detailed=True)
-SHIPPED = Look(cartoon=True)  # of the cartoons that the shipped weights and the benchmark's judge were trained on
+CARTOON = Look(cartoon=True)
 
 
 def closed(points: NDArray[np.float64], steps: int) -> Points:
@@ -133,7 +130,7 @@ class Sketch:
         self.side = size * 2
         self.zoom = (1.0 if look.cartoon else ZOOM) * portrait.scale
         self.face_y = CARTOON_Y if look.cartoon else FACE_Y
-        self.skull_size = CARTOON_SKULL if look.cartoon else (1.0, 1.0)  # against a photo's, across and down
+        self.skull_size = (1.0, 1.0)  # against a photo's, across and down; a cartoon's figure has its own
         self.unit = self.side / UNITS
         self.picture = Image.new("RGB", (self.side, self.side), portrait.background)
         self.alpha = Image.new("L", (self.side, self.side), 0)
@@ -228,6 +225,14 @@ class Sketch:
         for x, y in (placed[0], placed[-1]):
             half = (pixels - 1) / 2
             draw.ellipse((x - half, y - half, x + half, y + half), fill=colour)
+
+    def shrunk(self, size: int) -> tuple[Image.Image, Image.Image, Image.Image]:
+        """Picture, alpha and labels of `size` pixels to a side."""
+        return (
+            self.picture.resize((size, size), Image.Resampling.BOX),
+            self.alpha.resize((size, size), Image.Resampling.BOX),
+            self.labels.resize((size, size), Image.Resampling.NEAREST),
+        )
 
     def soft(self, mask: Image.Image, radius: float, opacity: float) -> Image.Image:
         """The mask times `opacity`, blurred by `radius` drawing units on the shading grid."""

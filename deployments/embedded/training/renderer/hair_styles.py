@@ -1,13 +1,12 @@
-"""Hair styles as outlines, in units of the skull: 85 wide, from -57 at the crown to about 60 at the chin."""
+"""Outlines of hair that all drawings share, in units of the skull: 85 wide, from -57 at the crown to about 60 below."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 
 from deployments.embedded.training.renderer.drawing import Points, arc, ellipse, flipped, mirrored, smooth, spline
-from deployments.embedded.training.renderer.portrait import HairStyle
+
+BEADS = tuple((46.0 - 0.4 * number, 26.0 + 17.0 * number) for number in range(5))  # middles of a right plait's
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,6 @@ class HairShape:
     front: tuple[Points, ...]
     back: tuple[Points, ...] = ()
     shaved: tuple[Points, ...] = ()  # skin shows through
-    locks: tuple[Points, ...] = ()  # broad grooves between locks
     over_ears: bool = False
 
 
@@ -32,7 +30,6 @@ def flipped_shape(shape: HairShape) -> HairShape:
         front=all_flipped(shape.front),
         back=all_flipped(shape.back),
         shaved=all_flipped(shape.shaved),
-        locks=all_flipped(shape.locks),
     )
 
 
@@ -48,41 +45,13 @@ def both_sides(right: Points) -> Points:
     return right + flipped([point for point in reversed(right) if abs(point[0]) > 1e-6])
 
 
-def mirrored_locks(*right: Points) -> tuple[Points, ...]:
-    """Smooth curves through each line of points on the right, and their mirror images on the left."""
-    curves = [smooth(curve) for curve in right]
-    return tuple(curves + [flipped(curve) for curve in curves])
-
-
-def bald() -> HairShape:
-    """No hair at all; `draw_front_hair` adds the shine."""
-    return HairShape(front=())
-
-
-def buzz() -> HairShape:
-    """Close to the skull, with an even hairline."""
-    hairline = both_sides([(40.0, -2.0), (37.0, -26.0), (30.0, -38.0), (16.0, -41.0), (0.0, -42.0)])
-    return HairShape(front=(cap(60.0, 44.5, hairline, 0.0),))
-
-
-def receding() -> HairShape:
-    """Short, with the hairline set back at both temples."""
-    hairline = both_sides([(40.5, 4.0), (38.0, -18.0), (35.0, -34.0), (27.0, -50.0), (15.0, -50.0), (0.0, -45.0)])
-    return HairShape(
-        front=(cap(63.0, 46.5, hairline, 6.0),),
-        locks=mirrored_locks([(12.0, -49.0), (13.0, -58.0)], [(41.0, -34.0), (43.0, -10.0)]),
-    )
-
-
 def undercut() -> HairShape:
     """A thick top over shaved sides."""
     sides = both_sides([(40.5, 2.0), (38.0, -24.0), (32.0, -40.0), (0.0, -44.0)])
     top = [(40.0, -30.0), (42.5, -46.0), (36.0, -64.0), (14.0, -75.0), (-16.0, -77.0), (-38.0, -67.0),
            (-45.0, -50.0), (-42.0, -30.0), (-36.0, -26.0), (-30.0, -33.0), (-8.0, -37.0), (14.0, -43.0), (30.0, -42.0),
            (37.0, -32.0)]  # fmt: skip
-    locks = (smooth([(28.0, -45.0), (6.0, -61.0), (-24.0, -60.0), (-39.0, -42.0)]),
-             smooth([(18.0, -44.0), (-2.0, -50.0), (-22.0, -46.0), (-34.0, -34.0)]))  # fmt: skip
-    return HairShape(front=(spline(top),), shaved=(cap(58.0, 44.0, sides, 2.0),), locks=locks)
+    return HairShape(front=(spline(top),), shaved=(cap(58.0, 44.0, sides, 2.0),))
 
 
 def parted() -> HairShape:
@@ -91,52 +60,14 @@ def parted() -> HairShape:
              (45.5, -16.0), (45.0, 2.0)]  # fmt: skip
     hairline = [(40.5, 2.0), (38.0, -20.0), (31.0, -38.0), (22.0, -47.0), (8.0, -37.0), (-14.0, -31.0), (-33.0, -28.0),
                 (-39.5, -18.0), (-41.0, 2.0)]  # fmt: skip
-    locks = (smooth([(23.0, -46.0), (4.0, -58.0), (-24.0, -52.0), (-41.0, -30.0)]),
-             smooth([(22.0, -46.0), (2.0, -47.0), (-18.0, -42.0), (-36.0, -30.0)]),
-             smooth([(24.0, -47.0), (34.0, -44.0), (41.0, -24.0)]))  # fmt: skip
-    return HairShape(front=(smooth(outer) + smooth(hairline),), locks=locks)
-
-
-def quiff() -> HairShape:
-    """Short sides and a tuft that stands up over the forehead."""
-    hairline = both_sides([(40.5, 0.0), (38.0, -22.0), (32.0, -36.0), (20.0, -42.0), (0.0, -44.0)])
-    tuft = [(37.0, -28.0), (42.0, -44.0), (39.0, -62.0), (24.0, -75.0), (0.0, -81.0), (-24.0, -79.0), (-40.0, -66.0),
-            (-43.0, -46.0), (-38.0, -28.0), (-32.0, -38.0), (-20.0, -45.0), (0.0, -42.0), (20.0, -42.0),
-            (32.0, -37.0)]  # fmt: skip
-    locks = (smooth([(-22.0, -46.0), (-24.0, -62.0), (-10.0, -74.0)]),
-             smooth([(-2.0, -44.0), (0.0, -62.0), (12.0, -72.0)]),
-             smooth([(18.0, -43.0), (24.0, -56.0), (32.0, -66.0)]))  # fmt: skip
-    return HairShape(front=(cap(62.0, 45.0, hairline, 0.0), spline(tuft)), locks=locks)
-
-
-def swept() -> HairShape:
-    """Combed straight back: the forehead is bare."""
-    hairline = both_sides([(40.5, 4.0), (39.0, -20.0), (34.0, -38.0), (22.0, -47.0), (0.0, -48.0)])
-    outer = both_sides([(46.5, 4.0), (49.0, -18.0), (47.0, -44.0), (33.0, -68.0), (12.0, -77.0), (0.0, -78.0)])
-    locks = mirrored_locks([(10.0, -48.0), (12.0, -60.0), (10.0, -73.0)], [(27.0, -45.0), (33.0, -54.0), (32.0, -64.0)])
-    return HairShape(front=(smooth(outer) + smooth(flipped(hairline)),), locks=locks)
+    return HairShape(front=(smooth(outer) + smooth(hairline),))
 
 
 def fringe() -> HairShape:
     """Short, with points that hang into the forehead."""
     hairline = [(41.5, 8.0), (39.0, -12.0), (34.0, -24.0), (24.0, -19.0), (17.0, -27.0), (4.0, -19.0), (-4.0, -27.0),
                 (-18.0, -19.0), (-26.0, -26.0), (-37.0, -16.0), (-41.5, 8.0)]  # fmt: skip
-    locks = (smooth([(17.0, -27.0), (16.0, -42.0), (8.0, -58.0)]), smooth([(-4.0, -27.0), (-4.0, -44.0), (0.0, -60.0)]),
-             smooth([(-26.0, -26.0), (-24.0, -42.0), (-12.0, -58.0)]),
-             smooth([(34.0, -24.0), (34.0, -40.0), (22.0, -56.0)]))  # fmt: skip
-    return HairShape(front=(cap(70.0, 48.5, hairline, 8.0),), locks=locks)
-
-
-def pixie() -> HairShape:
-    """Short, over the ears, combed across the forehead from a parting."""
-    outer = [(-41.0, 26.0), (-49.0, 8.0), (-52.0, -18.0), (-47.0, -46.0), (-28.0, -69.0), (2.0, -75.0), (30.0, -66.0),
-             (46.0, -42.0), (49.0, -14.0), (47.0, 8.0), (41.0, 24.0)]  # fmt: skip
-    hairline = [(38.0, 8.0), (38.0, -14.0), (31.0, -34.0), (22.0, -44.0), (6.0, -33.0), (-16.0, -25.0), (-33.0, -17.0),
-                (-38.0, -4.0), (-41.0, 26.0)]  # fmt: skip
-    locks = (smooth([(22.0, -44.0), (0.0, -52.0), (-26.0, -42.0), (-43.0, -12.0)]),
-             smooth([(22.0, -44.0), (2.0, -40.0), (-20.0, -30.0), (-36.0, -16.0)]),
-             smooth([(24.0, -44.0), (38.0, -38.0), (44.0, -10.0)]))  # fmt: skip
-    return HairShape(front=(smooth(outer) + smooth(hairline),), locks=locks, over_ears=True)
+    return HairShape(front=(cap(70.0, 48.5, hairline, 8.0),))
 
 
 def curls(right: float, top: float, size: float, count: int) -> tuple[Points, ...]:
@@ -149,9 +80,7 @@ def curly() -> HairShape:
     """Round curls about the head and along the forehead."""
     hairline = both_sides([(40.5, 2.0), (37.0, -24.0), (26.0, -34.0), (0.0, -36.0)])
     brow = tuple(ellipse(x, -37.0 + abs(x) * 0.18, 9.5, 8.5, 16) for x in (-27.0, -9.0, 9.0, 27.0))
-    locks = tuple(arc(x, y, 7.0, 7.0, 20, 160) for x, y in [(-34, -40), (-17, -56), (2, -62), (21, -56), (36, -40),
-                                                          (-9, -44), (12, -45)])  # fmt: skip
-    return HairShape(front=(cap(64.0, 45.0, hairline, 2.0), *curls(43.0, 47.0, 11.5, 11), *brow), locks=locks)
+    return HairShape(front=(cap(64.0, 45.0, hairline, 2.0), *curls(43.0, 47.0, 11.5, 11), *brow))
 
 
 def scalloped(wide: float, high: float, y: float, bumps: int) -> Points:
@@ -183,25 +112,10 @@ def afro() -> HairShape:
     return HairShape(front=(halo(outline, 30.0),), back=(outline,), over_ears=True)
 
 
-def pulled_back() -> tuple[Points, tuple[Points, ...]]:
-    """The front outline of hair tied behind, and its locks: for `bun` and `ponytail`."""
+def pulled_back() -> Points:
+    """The front outline of hair tied behind: for a bun or a ponytail."""
     hairline = both_sides([(41.0, 4.0), (39.0, -20.0), (31.0, -37.0), (16.0, -43.0), (0.0, -44.0)])
-    locks = mirrored_locks([(13.0, -45.0), (10.0, -61.0)], [(35.0, -32.0), (32.0, -50.0)])
-    return cap(65.0, 45.5, hairline, 4.0), locks
-
-
-def bun() -> HairShape:
-    """Tied back, with a knot on top."""
-    front, locks = pulled_back()
-    return HairShape(front=(front,), back=(ellipse(0.0, -70.0, 21.0, 15.0),), locks=locks)
-
-
-def ponytail() -> HairShape:
-    """Tied back, with a tail that falls to one side."""
-    front, locks = pulled_back()
-    tail = [(-20.0, -58.0), (-46.0, -54.0), (-66.0, -34.0), (-72.0, 0.0), (-68.0, 36.0), (-72.0, 62.0), (-58.0, 92.0),
-            (-50.0, 62.0), (-46.0, 30.0), (-48.0, 0.0), (-40.0, -24.0)]  # fmt: skip
-    return HairShape(front=(front,), back=(spline(tail),), locks=locks)
+    return cap(65.0, 45.5, hairline, 4.0)
 
 
 def bob() -> HairShape:
@@ -211,11 +125,7 @@ def bob() -> HairShape:
              (36.0, -58.0), (53.0, -26.0), (57.0, 4.0), (60.0, 34.0), (55.0, 50.0), (40.0, 52.0)]  # fmt: skip
     hairline = [(40.0, 52.0), (38.5, 30.0), (40.5, 8.0), (39.0, -14.0), (32.0, -30.0), (18.0, -45.0), (2.0, -32.0),
                 (-20.0, -23.0), (-36.0, -14.0), (-40.5, 8.0), (-38.5, 30.0), (-40.0, 52.0)]  # fmt: skip
-    locks = (smooth([(19.0, -46.0), (-8.0, -48.0), (-36.0, -32.0), (-49.0, 8.0), (-50.0, 44.0)]),
-             smooth([(20.0, -46.0), (40.0, -34.0), (49.0, 4.0), (50.0, 44.0)]))  # fmt: skip
-    return HairShape(
-        front=(smooth(outer) + smooth(hairline),), back=(spline(mirrored(back)),), locks=locks, over_ears=True
-    )
+    return HairShape(front=(smooth(outer) + smooth(hairline),), back=(spline(mirrored(back)),), over_ears=True)
 
 
 def falling(wave: float, length: float) -> tuple[Points, Points]:
@@ -233,83 +143,36 @@ def falling(wave: float, length: float) -> tuple[Points, Points]:
     return outer, inner
 
 
-def long_shape(wave: float, middle: Points, top: Points, locks: tuple[Points, ...]) -> HairShape:
+def long_shape(wave: float, middle: Points, top: Points) -> HairShape:
     """Long hair with the crown's outline `top` and the hairline's middle part, both from right to left."""
     outer, inner = falling(wave, 106.0)
     rim = [*reversed(outer), *top, *flipped(outer)]
     line = [*flipped(inner), *reversed(middle), *reversed(inner)]
     back = [(0.0, -60.0), (34.0, -54.0), (50.0, -20.0), (53.0, 30.0), (52.0, 80.0), (36.0, 92.0), (0.0, 80.0)]
-    return HairShape(front=(smooth(rim) + smooth(line),), back=(spline(mirrored(back)),), locks=locks, over_ears=True)
-
-
-def side_locks(wave: float) -> tuple[Points, ...]:
-    """Grooves down both sides of long hair; `wave` as in `falling`."""
-    return mirrored_locks([(40.0, -34.0), (47.0, -4.0), (48.0 - wave, 28.0), (48.0 + wave, 60.0), (46.0 - wave, 88.0)])
+    return HairShape(front=(smooth(rim) + smooth(line),), back=(spline(mirrored(back)),), over_ears=True)
 
 
 def long() -> HairShape:
     """Straight, with a middle parting."""
     middle = [(30.0, -29.0), (14.0, -39.0), (2.0, -50.0), (-10.0, -39.0), (-30.0, -29.0)]
-    locks = mirrored_locks([(4.0, -52.0), (24.0, -46.0), (39.0, -26.0)])
-    return long_shape(0.0, middle, [(2.0, -69.0)], locks + side_locks(0.0))
+    return long_shape(0.0, middle, [(2.0, -69.0)])
 
 
 def wavy() -> HairShape:
     """With wavy sides, parted a little off the middle."""
     middle = [(32.0, -28.0), (22.0, -38.0), (12.0, -48.0), (-6.0, -36.0), (-30.0, -25.0)]
-    locks = (
-        smooth([(12.0, -50.0), (-14.0, -50.0), (-38.0, -28.0)]),
-        smooth([(13.0, -50.0), (32.0, -44.0), (42.0, -24.0)]),
-    )
-    return long_shape(5.0, middle, [(4.0, -74.0)], locks + side_locks(4.0))
+    return long_shape(5.0, middle, [(4.0, -74.0)])
 
 
 def side_part() -> HairShape:
     """Nearly straight, parted far off the middle, combed across the forehead."""
     middle = [(34.0, -28.0), (29.0, -40.0), (24.0, -49.0), (8.0, -34.0), (-16.0, -23.0), (-34.0, -12.0)]
-    locks = (smooth([(24.0, -50.0), (0.0, -52.0), (-28.0, -36.0), (-46.0, 0.0)]),
-             smooth([(24.0, -49.0), (6.0, -40.0), (-18.0, -31.0), (-38.0, -12.0)]))  # fmt: skip
-    return long_shape(2.0, middle, [(14.0, -70.0), (-12.0, -73.0)], locks + side_locks(1.0))
+    return long_shape(2.0, middle, [(14.0, -70.0), (-12.0, -73.0)])
 
 
 def braids() -> HairShape:
     """A middle parting and a plait of five beads down each side."""
     hairline = both_sides([(41.0, 16.0), (40.0, -12.0), (32.0, -31.0), (15.0, -41.0), (0.0, -52.0)])
-    plaits, knots = [], []
-    for number in range(5):
-        x, y = 46.0 - 0.4 * number, 26.0 + 17.0 * number
-        plaits.append(ellipse(x, y, 12.0 - 0.6 * number, 11.5, 16))
-        knots.append([(x - 9.0, y + 4.0), (x, y + 9.0), (x + 9.0, y + 4.0)])
+    plaits = [ellipse(x, y, 12.0 - 0.6 * number, 11.5, 16) for number, (x, y) in enumerate(BEADS)]
     beads = (*plaits, *(flipped(plait) for plait in plaits))
-    locks = mirrored_locks([(2.0, -54.0), (24.0, -48.0), (41.0, -22.0)], *knots)
-    return HairShape(front=(cap(66.0, 49.0, hairline, 24.0), *beads), locks=locks, over_ears=True)
-
-
-STYLES: dict[HairStyle, Callable[[], HairShape]] = {
-    "bald": bald,
-    "buzz": buzz,
-    "receding": receding,
-    "undercut": undercut,
-    "parted": parted,
-    "quiff": quiff,
-    "swept": swept,
-    "fringe": fringe,
-    "pixie": pixie,
-    "curly": curly,
-    "short afro": short_afro,
-    "afro": afro,
-    "bun": bun,
-    "ponytail": ponytail,
-    "bob": bob,
-    "side part": side_part,
-    "long": long,
-    "wavy": wavy,
-    "braids": braids,
-}
-
-
-@cache
-def hair_shape(style: HairStyle, parted_left: bool) -> HairShape:
-    """Cached: every person of a style shares one shape, which nothing may change."""
-    shape = STYLES[style]()
-    return flipped_shape(shape) if parted_left else shape
+    return HairShape(front=(cap(66.0, 49.0, hairline, 24.0), *beads), over_ears=True)

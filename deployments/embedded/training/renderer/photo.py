@@ -9,15 +9,13 @@ from PIL import Image
 
 from deployments.embedded.training.renderer.backdrop import any_colour, backdrop
 from deployments.embedded.training.renderer.camera import compressed, through_a_camera
-from deployments.embedded.training.renderer.drawing import FACE_X, FACE_Y, SHIPPED, UNITS, Look, Sketch
+from deployments.embedded.training.renderer.drawing import UNITS
 from deployments.embedded.training.renderer.figure import render_labelled
 from deployments.embedded.training.renderer.lifelike.light import plain_light
 from deployments.embedded.training.renderer.lifelike.shot import BOX_SIDE, Place, Shot, take
 from deployments.embedded.training.renderer.portrait import Portrait, another_sitting, avatar_sitting
 from deployments.face.alignment import CROP_SIZE, ENLARGEMENT, UPWARD_SHIFT, crop_face, crop_square
 
-FLAT_SIDE = 98.0  # of the detector's square on a flat drawing in human proportions, in drawing units
-BOX_BELOW = 6.0  # of its centre, below the face's
 AVATAR_BOX = (51.7, 45.7, 205.3, 199.3)  # where the cascade sees a cartoon's face, in drawing units
 FACE_SHARE = 0.4  # of a photo's side: the detector's box
 Box = tuple[float, float, float, float]
@@ -32,27 +30,6 @@ class View:
     box: Box
     labels: Pixels  # values of `parts`
     landmarks: NDArray[np.float32]  # (5, 2): eyes, nose, mouth's corners, each pair from the left; pixels
-
-
-def face_box(portrait: Portrait, size: int) -> Box:
-    """Where the detector sees the face of a flat drawing of `size` pixels in human proportions: an upright square."""
-    sketch = Sketch(portrait, size, Look())
-    ((x, y),) = sketch.place([(FACE_X, FACE_Y + BOX_BELOW)])
-    ((left, _), (right, _)) = sketch.place([(0.0, 0.0), (FLAT_SIDE, 0.0)], head=False)
-    x, y, half = x / 2, y / 2, (right - left) / 4
-    return x - half, y - half, x + half, y + half
-
-
-def random_look(rng: np.random.Generator) -> Look:
-    """Of a flat drawing: light from above at a random angle and strength, contrast, strands; one in five squints."""
-    angle = rng.uniform(0, 2 * np.pi)
-    strength = rng.uniform(0.2, 1.4)
-    return Look(
-        eye_scale=float(rng.uniform(0.12, 0.3) if rng.random() < 0.2 else rng.uniform(0.3, 0.95)),
-        contrast=float(rng.uniform(0.6, 1.8)),
-        light=(float(np.cos(angle) * strength), float(-abs(np.sin(angle)) * strength)),
-        strands=float(rng.uniform(0.3, 2.2)),
-    )
 
 
 def occluded(picture: NDArray[np.float64], labels: Pixels, box: Box, rng: np.random.Generator) -> None:
@@ -156,12 +133,12 @@ def labelled_views(portrait: Portrait, rng: np.random.Generator, count: int) -> 
 
 
 def avatar_view(portrait: Portrait, rng: np.random.Generator) -> Pixels:
-    """The person's avatar by the shipped weights, which should read as the person: (CROP_SIZE, CROP_SIZE, 4).
+    """The person's avatar, which should read as the person: (CROP_SIZE, CROP_SIZE, 4).
 
     The fourth channel has its parts.
     """
     size = UNITS // 2
-    picture, _, labels = render_labelled(avatar_sitting(portrait, rng), size, SHIPPED)
+    picture, _, labels = render_labelled(avatar_sitting(portrait, rng), size)
     small = picture.resize((size // 2, size // 2), Image.Resampling.BOX) if rng.random() < 0.5 else picture
     pixels = np.asarray(small.resize((UNITS, UNITS), Image.Resampling.BICUBIC))
     left, top, side = crop_square(jittered_box(AVATAR_BOX, rng))

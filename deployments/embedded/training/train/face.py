@@ -12,9 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.renderer.appearance import TRAITS, Choice, Scale, traits_of
+from deployments.embedded.training.renderer.flat.simplified import simplified
 from deployments.embedded.training.renderer.parts import BEARD, BROW, FRAME, IRIS, PARTS, SCLERA, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait
-from deployments.embedded.training.renderer.simplified import simplified
 from deployments.embedded.training.train.augment import jittered, mirrored, recoloured, smudged, surrounded
 from deployments.embedded.training.train.certainty import Reading, embedded
 from deployments.embedded.training.train.checkpoint import Length, restored, save
@@ -32,7 +32,7 @@ SAME_SHARE = 1.0  # of that of one person read in two ways
 LEAST_WEIGHT = 0.5  # of a trait in the loss: what the code tells quietly is learned as well
 DOUBT_SHARE = 0.15  # of a scale's deviation against its place
 SAVE_EVERY = 100  # steps
-DRAWINGS = 2  # of a person's views, the last ones: a flat drawing and an avatar
+DRAWINGS = 2  # of a person's views, the last ones: a flat drawing, then an avatar
 UNKNOWN = -1.0  # in place of a trait that a person does not have
 
 
@@ -54,10 +54,10 @@ def target(trait: Scale | Choice, told: Any) -> float:
 
 
 def view_targets(persons: list[Portrait], views: int) -> Tensor:
-    """(persons, views, traits): the last DRAWINGS of the views show the nearest options that a drawing has."""
-    photo = np.stack([targets_of(person) for person in persons])
-    drawn = np.stack([targets_of(simplified(person)) for person in persons])
-    return torch.from_numpy(np.stack([*[photo] * (views - DRAWINGS), *[drawn] * DRAWINGS], 1))
+    """(persons, views, traits): the flat drawing, the last view but one, shows the nearest options that it has."""
+    targets = np.stack([[targets_of(person)] * views for person in persons])
+    targets[:, -DRAWINGS] = [targets_of(simplified(person)) for person in persons]
+    return torch.from_numpy(targets)
 
 
 def as_input(crops: NDArray[np.uint8]) -> Tensor:

@@ -16,7 +16,6 @@ from deployments.embedded.training.renderer.drawing import (
     smooth,
     spline,
 )
-from deployments.embedded.training.renderer.eyes import draw_shut_eye
 from deployments.embedded.training.renderer.parts import IRIS, SCLERA, SKIN
 from deployments.embedded.training.renderer.portrait import Colour, Expression, between
 
@@ -60,6 +59,14 @@ def draw_eyes(sketch: Sketch, face: Proportions) -> None:
             tip, down = x + upper[-1][0], y + upper[-1][1]
             lash = [(tip - side * 5, down - 5.0), (tip + side * 5.5, down - 6.0), (tip + side * 1.0, down + 2.5)]
             sketch.shape(lash, lid)
+
+
+def draw_shut_eye(sketch: Sketch, x: float, y: float, wide: float, lid: Colour) -> None:
+    """A winking eye about (x, y), `wide` to each side: one line, bent upwards, and a lash where eyes have one."""
+    line = [(x - wide, y + 6.0), (x - wide * 0.5, y - 0.5), (x + wide * 0.4, y - 0.5), (x + wide, y + 5.0)]
+    sketch.stroke(smooth(line), lid, 5.0)
+    if sketch.person.gender == "woman":
+        sketch.stroke([(x - wide * 0.8, y + 4.0), (x - wide - 6.0, y + 1.0)], lid, 4.0)
 
 
 def draw_creases(sketch: Sketch, face: Proportions) -> None:

@@ -11,8 +11,10 @@ from deployments.embedded.training.renderer.cartoon.nose import draw_nose
 from deployments.embedded.training.renderer.cartoon.proportions import Proportions
 from deployments.embedded.training.renderer.clothes import draw_body
 from deployments.embedded.training.renderer.drawing import Sketch
-from deployments.embedded.training.renderer.head import draw_earrings, draw_ears
+from deployments.embedded.training.renderer.ears import draw_earrings, draw_ears
 from deployments.embedded.training.renderer.parts import BACKGROUND, BEARD, BROW, FRAME, HAIR, HAT, LIPS, SKIN
+
+EARRING = 5.5  # radius, in drawing units
 
 
 def draw_figure(sketch: Sketch) -> None:
@@ -46,6 +48,6 @@ def draw_figure(sketch: Sketch) -> None:
     draw_hat(sketch, face)
     sketch.part = BACKGROUND
     if person.earrings and not hair.covered:
-        draw_earrings(sketch)
+        draw_earrings(sketch, EARRING)
     sketch.part = FRAME
     draw_glasses(sketch, face)

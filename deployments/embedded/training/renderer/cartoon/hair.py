@@ -7,6 +7,7 @@ from PIL import Image, ImageChops
 from deployments.embedded.training.renderer.cartoon.strands import draw_grooves, draw_rings
 from deployments.embedded.training.renderer.cartoon.styles import Style, style_of
 from deployments.embedded.training.renderer.drawing import (
+    FACE_X,
     GRID_Y,
     Array,
     Points,
@@ -14,13 +15,14 @@ from deployments.embedded.training.renderer.drawing import (
     darker,
     ellipse,
     faded,
+    light_field,
     lighter,
     overlap,
     shaded,
     tinted,
 )
-from deployments.embedded.training.renderer.hair import hair_light, hair_mask
-from deployments.embedded.training.renderer.portrait import Portrait
+from deployments.embedded.training.renderer.hair import crown, hair_mask
+from deployments.embedded.training.renderer.portrait import Portrait, brightness
 
 SKULL = (42.5, 57.0)  # half width and height of its upper half
 HIGHEST = 84.0  # of hair above the face's middle, in units of the skull
@@ -65,14 +67,18 @@ class Hair:
         shadow = ImageChops.offset(sketch.soft(mask, 3, 0.55), 0, round(5 * sketch.unit))
         sketch.fill(overlap(shadow, face), shaded(sketch.person.skin, 0.5), solid=False)
         sketch.fill(mask, tinted(sketch.hair, self.light(), 0.15))
-        draw_grooves(sketch, self.placed(shape.locks), mask)
+        draw_grooves(sketch, self.placed(self.style.strands), mask)
         draw_rings(sketch, self.placed(self.style.dark), self.placed(self.style.light), mask)
         for part in (shaved, mask):
             sketch.take_rim_light(part, sketch.hair)
 
     def light(self) -> Array:
-        """The sheen of the crown, and darker ends."""
-        return np.asarray(hair_light(self.sketch) - 0.14 * np.clip((GRID_Y - 100) / 110, 0, 1))
+        """On the shading grid: a band of sheen around the crown, stronger on dark hair, and darker ends."""
+        radius, angle = crown(self.sketch)
+        sheen = np.exp(-(((radius - 0.83) / 0.09) ** 2) - ((angle + 0.55) / 0.5) ** 2)
+        field = light_field(self.sketch, FACE_X, self.sketch.face_y, 104, 112, 0.45)
+        field = field + (0.3 - 0.12 * brightness(self.sketch.hair) / 255) * sheen
+        return np.asarray(field - 0.14 * np.clip((GRID_Y - 100) / 110, 0, 1))
 
     def placed(self, lines: tuple[Points, ...]) -> list[Points]:
         """Fitted, in drawing units."""

@@ -1,4 +1,4 @@
-"""Hats of a cartoon: beanie and cap as ever, a hat with a brim, a headscarf."""
+"""Hats of a cartoon: beanie and cap, which all drawings share, a hat with a brim, a headscarf."""
 
 from deployments.embedded.training.renderer import hats
 from deployments.embedded.training.renderer.cartoon.proportions import Proportions

@@ -5,9 +5,22 @@ from dataclasses import dataclass
 from PIL import Image
 
 from deployments.embedded.training.renderer.cartoon.proportions import Proportions
-from deployments.embedded.training.renderer.drawing import Sketch, darker, ellipse, lighter, overlap, smooth, spline
-from deployments.embedded.training.renderer.mouth import CURVE, HALF, INSIDE, grown, lip_colour
+from deployments.embedded.training.renderer.drawing import (
+    Points,
+    Sketch,
+    darker,
+    ellipse,
+    lighter,
+    overlap,
+    smooth,
+    spline,
+)
 from deployments.embedded.training.renderer.parts import TEETH
+from deployments.embedded.training.renderer.portrait import Colour, Expression, between
+
+HALF: dict[Expression, float] = {"serious": 17.5, "neutral": 18.0, "smiling": 21.5, "laughing": 22.5, "surprised": 9.0}
+CURVE: dict[Expression, float] = {"serious": -2.0, "neutral": 1.5, "smiling": 7.5, "laughing": 5.0, "surprised": 0.0}
+INSIDE: Colour = (110, 30, 38)
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,14 @@ def draw_mouth(sketch: Sketch, face: Proportions, mask: Image.Image) -> None:
         draw_lips(sketch, mouth, mask)
 
 
+def lip_colour(sketch: Sketch) -> Colour:
+    """The skin's, mixed with red; women's are redder."""
+    skin = sketch.person.skin
+    if sketch.person.gender == "woman":
+        return between(skin, (200, 52, 72), 0.6)
+    return between(skin, (160, 62, 60), 0.42)
+
+
 def draw_lips(sketch: Sketch, mouth: Mouth, mask: Image.Image) -> None:
     """Upper and lower lip and the line between them, curved as the expression says."""
     x, y, half, full, lip = mouth.x, mouth.y, mouth.half, mouth.full, lip_colour(sketch)
@@ -67,6 +88,14 @@ def draw_laugh(sketch: Sketch, mouth: Mouth) -> None:
     band = smooth([(x - half, y - 3.0), (x, y + 2.5), (x + half, y - 3.0)])
     teeth = sketch.mask([*band, (x + half, y + 4.0), *smooth([(x + half, y + 4), (x, y + 9.5), (x - half, y + 4)])])
     sketch.fill(overlap(teeth, opening), (252, 251, 248), solid=False)
+
+
+def grown(x: float, y: float, half: float, more: float) -> Points:
+    """The open mouth's outline, `more` larger all round."""
+    top = smooth([(x - half, y - 4.0 - more * 0.4), (x, y + 2.0 - more), (x + half, y - 4.0 - more * 0.4)])
+    low = smooth([(x + half, y - 4.0 - more * 0.4), (x + half * 0.66, y + 10.0 + more), (x, y + 15.5 + more),
+                  (x - half * 0.66, y + 10.0 + more), (x - half, y - 4.0 - more * 0.4)])  # fmt: skip
+    return top + low
 
 
 def draw_gasp(sketch: Sketch, mouth: Mouth) -> None:

@@ -10,15 +10,18 @@ from deployments.embedded.training.renderer.drawing import Points, arc, ellipse,
 from deployments.embedded.training.renderer.hair_styles import HairShape, both_sides, cap, flipped_shape
 from deployments.embedded.training.renderer.portrait import HairStyle
 
+Lines = tuple[Points, ...]
+
 
 @dataclass(frozen=True)
 class Style:
-    """A shape whose `locks` are its strands, and what else tells the style."""
+    """A shape, its strands, and what else tells the style."""
 
     shape: HairShape
-    behind: tuple[Points, ...] = ()  # strands of the hair behind the head
-    dark: tuple[Points, ...] = ()  # shaded sides of curls
-    light: tuple[Points, ...] = ()  # their lit sides
+    strands: Lines = ()
+    behind: Lines = ()  # strands of the hair behind the head
+    dark: Lines = ()  # shaded sides of curls
+    light: Lines = ()  # their lit sides
     bared: float = 1.0  # how much of the hairline's recession is seen
     parting: float | None = None  # where it is, right of the middle
 
@@ -26,12 +29,13 @@ class Style:
 def flipped_style(style: Style) -> Style:
     """Mirrored in the middle line; the light stays at the left."""
 
-    def turned(lines: tuple[Points, ...]) -> tuple[Points, ...]:
+    def turned(lines: Lines) -> Lines:
         return tuple(flipped(line) for line in lines)
 
     return replace(
         style,
         shape=flipped_shape(style.shape),
+        strands=turned(style.strands),
         behind=turned(style.behind),
         parting=None if style.parting is None else -style.parting,
     )
@@ -40,11 +44,6 @@ def flipped_style(style: Style) -> Style:
 def both(lines: list[Points]) -> list[Points]:
     """The lines and their mirror images."""
     return [*lines, *(flipped(line) for line in lines)]
-
-
-def with_strands(shape: HairShape, lines: list[Points]) -> HairShape:
-    """The shape with these lines in place of its locks."""
-    return replace(shape, locks=tuple(lines))
 
 
 def bald() -> Style:
@@ -67,7 +66,7 @@ def crew_cut() -> Style:
     low = fan([(-30.0, -38.0), (-31.0, -50.0)], [(30.0, -38.0), (31.0, -50.0)], 6)
     high = fan([(-26.0, -56.0), (-27.0, -66.0)], [(26.0, -56.0), (27.0, -66.0)], 5)
     shape = HairShape(front=(spline(top, 6),), shaved=(cap(58.0, 43.8, sides, 2.0),))
-    return Style(with_strands(shape, low + high))
+    return Style(shape, tuple(low + high))
 
 
 def receding() -> Style:
@@ -75,14 +74,14 @@ def receding() -> Style:
     hairline = both_sides([(40.5, 4.0), (38.5, -16.0), (34.0, -30.0), (26.0, -41.0), (14.0, -42.0), (0.0, -38.0)])
     lines = fan([(-20.0, -40.0), (-25.0, -52.0), (-20.0, -63.0)], [(20.0, -40.0), (25.0, -52.0), (20.0, -63.0)], 5)
     sides = both([smooth([(40.0, -38.0), (44.0, -22.0), (44.0, 0.0)])])
-    return Style(with_strands(HairShape(front=(cap(62.0, 46.5, hairline, 6.0),)), lines + sides))
+    return Style(HairShape(front=(cap(62.0, 46.5, hairline, 6.0),)), tuple(lines + sides))
 
 
 def undercut() -> Style:
     """A thick top, combed aside, over shaved sides."""
     lines = fan([(32.0, -46.0), (8.0, -72.0), (-28.0, -69.0), (-43.0, -44.0)],
                 [(16.0, -43.0), (-2.0, -45.0), (-20.0, -41.0), (-34.0, -30.0)], 5)  # fmt: skip
-    return Style(with_strands(hair_styles.undercut(), lines), bared=0.6)
+    return Style(hair_styles.undercut(), tuple(lines), bared=0.6)
 
 
 def parted() -> Style:
@@ -91,7 +90,7 @@ def parted() -> Style:
                [(22.0, -46.0), (4.0, -39.0), (-16.0, -34.0), (-33.0, -29.0), (-40.0, -12.0)], 5)  # fmt: skip
     right = fan([(24.0, -49.0), (36.0, -56.0), (44.0, -30.0), (45.0, 0.0)],
                 [(24.0, -47.0), (33.0, -42.0), (40.0, -22.0), (42.0, 0.0)], 3)  # fmt: skip
-    return Style(with_strands(hair_styles.parted(), left + right), parting=22.0)
+    return Style(hair_styles.parted(), tuple(left + right), parting=22.0)
 
 
 def quiff() -> Style:
@@ -102,7 +101,7 @@ def quiff() -> Style:
             (29.0, -37.0)]  # fmt: skip
     lines = fan([(-30.0, -36.0), (-37.0, -56.0), (-26.0, -76.0)], [(28.0, -36.0), (34.0, -54.0), (36.0, -72.0)], 6)
     shape = HairShape(front=(spline(tuft),), shaved=(cap(59.0, 44.2, hairline, 0.0),))
-    return Style(with_strands(shape, lines))
+    return Style(shape, tuple(lines))
 
 
 def swept() -> Style:
@@ -113,13 +112,13 @@ def swept() -> Style:
                   ((4.0, -46.0), (12.0, -48.0), (20.0, -46.0), (28.0, -40.0))])  # fmt: skip
     sides = both(fan([(38.0, -24.0), (44.0, -42.0), (42.0, -56.0)], [(41.0, 4.0), (44.0, -14.0), (46.0, -32.0)], 3))
     shape = HairShape(front=(smooth(both_sides(outer)) + smooth(flipped(both_sides(hairline))),))
-    return Style(with_strands(shape, lines + sides))
+    return Style(shape, tuple(lines + sides))
 
 
 def fringe() -> Style:
     """Short, with points that hang into the forehead."""
     lines = fan([(-8.0, -68.0), (-38.0, -48.0), (-43.0, -8.0)], [(8.0, -68.0), (38.0, -48.0), (43.0, -8.0)], 7)
-    return Style(with_strands(hair_styles.fringe(), lines), bared=0.35)
+    return Style(hair_styles.fringe(), tuple(lines), bared=0.35)
 
 
 def pixie() -> Style:
@@ -132,13 +131,13 @@ def pixie() -> Style:
                [(22.0, -44.0), (2.0, -36.0), (-20.0, -25.0), (-37.0, -10.0)], 5)  # fmt: skip
     right = fan([(24.0, -46.0), (42.0, -50.0), (48.0, 20.0)], [(24.0, -44.0), (36.0, -32.0), (41.0, 14.0)], 2)
     shape = HairShape(front=(smooth(outer) + smooth(hairline),), over_ears=True)
-    return Style(with_strands(shape, left + right), bared=0.35, parting=22.0)
+    return Style(shape, tuple(left + right), bared=0.35, parting=22.0)
 
 
 def curly() -> Style:
     """Round curls about the head and along the forehead."""
     dark, light = rings(7.0, -58.0, -74.0, 16.0)
-    return Style(with_strands(hair_styles.curly(), []), dark=dark, light=light, bared=0.5)
+    return Style(hair_styles.curly(), dark=dark, light=light, bared=0.5)
 
 
 def short_afro() -> Style:
@@ -160,21 +159,19 @@ def tied() -> list[Points]:
 
 def bun() -> Style:
     """Tied back, with a knot on top."""
-    front, _ = hair_styles.pulled_back()
     knot = [arc(0.0, -71.0, wide, high, start, start + 210) for wide, high, start in ((17, 12, 150), (9, 6, -20))]
-    shape = HairShape(front=(front,), back=(ellipse(0.0, -71.0, 24.0, 17.0),), locks=tuple(tied()))
-    return Style(shape, behind=tuple(knot))
+    shape = HairShape(front=(hair_styles.pulled_back(),), back=(ellipse(0.0, -71.0, 24.0, 17.0),))
+    return Style(shape, tuple(tied()), behind=tuple(knot))
 
 
 def ponytail() -> Style:
     """Tied high, with a full tail that falls to one side, to the chest."""
-    front, _ = hair_styles.pulled_back()
     tail = [(-4.0, -66.0), (-24.0, -79.0), (-52.0, -70.0), (-70.0, -40.0), (-74.0, 0.0), (-70.0, 36.0), (-75.0, 62.0),
             (-60.0, 94.0), (-50.0, 64.0), (-45.0, 30.0), (-46.0, 0.0), (-40.0, -24.0), (-24.0, -48.0)]  # fmt: skip
     lines = fan([(-16.0, -70.0), (-60.0, -50.0), (-68.0, 10.0), (-62.0, 88.0)],
                 [(-16.0, -62.0), (-44.0, -32.0), (-50.0, 10.0), (-58.0, 80.0)], 4)  # fmt: skip
-    shape = HairShape(front=(front,), back=(spline(tail),), locks=tuple(tied()))
-    return Style(shape, behind=tuple(lines))
+    shape = HairShape(front=(hair_styles.pulled_back(),), back=(spline(tail),))
+    return Style(shape, tuple(tied()), behind=tuple(lines))
 
 
 def bob() -> Style:
@@ -183,7 +180,7 @@ def bob() -> Style:
                [(18.0, -44.0), (-8.0, -33.0), (-36.0, -14.0), (-41.0, 48.0)], 5)  # fmt: skip
     right = fan([(21.0, -48.0), (46.0, -44.0), (55.0, -4.0), (56.0, 46.0)],
                 [(20.0, -44.0), (34.0, -30.0), (41.0, 0.0), (41.0, 48.0)], 3)  # fmt: skip
-    return Style(with_strands(hair_styles.bob(), left + right), bared=0.35, parting=18.0)
+    return Style(hair_styles.bob(), tuple(left + right), bared=0.35, parting=18.0)
 
 
 def falls(parting: float, low: float) -> list[Points]:
@@ -198,17 +195,17 @@ def falls(parting: float, low: float) -> list[Points]:
 
 def long() -> Style:
     """Straight, with a middle parting."""
-    return Style(with_strands(hair_styles.long(), falls(2.0, -37.0)), parting=2.0)
+    return Style(hair_styles.long(), tuple(falls(2.0, -37.0)), parting=2.0)
 
 
 def wavy() -> Style:
     """With waves, parted a little off the middle."""
-    return Style(with_strands(hair_styles.wavy(), waved(falls(12.0, -36.0), 4.0, 42.0)), bared=0.6, parting=12.0)
+    return Style(hair_styles.wavy(), tuple(waved(falls(12.0, -36.0), 4.0, 42.0)), bared=0.6, parting=12.0)
 
 
 def side_part() -> Style:
     """Nearly straight, parted far off the middle, combed across the forehead."""
-    return Style(with_strands(hair_styles.side_part(), falls(24.0, -32.0)), bared=0.35, parting=24.0)
+    return Style(hair_styles.side_part(), tuple(falls(24.0, -32.0)), bared=0.35, parting=24.0)
 
 
 def long_curly() -> Style:
@@ -228,11 +225,10 @@ def long_curly() -> Style:
 
 def braids() -> Style:
     """A middle parting and a plait of five beads down each side."""
-    shape = hair_styles.braids()
-    knots = [smooth(lock) for lock in shape.locks if min(y for _, y in lock) > 20]
+    knots = both([smooth(smooth([(x - 9.0, y + 4.0), (x, y + 9.0), (x + 9.0, y + 4.0)])) for x, y in hair_styles.BEADS])
     lines = both(fan([(2.0, -54.0), (32.0, -58.0), (46.0, -20.0), (46.0, 18.0)],
                      [(2.0, -52.0), (20.0, -38.0), (38.0, -16.0), (41.0, 14.0)], 3))  # fmt: skip
-    return Style(with_strands(shape, lines + knots), parting=0.0)
+    return Style(hair_styles.braids(), tuple(lines + knots), parting=0.0)
 
 
 def rope(line: Points, half: float) -> Points:
@@ -255,9 +251,13 @@ def locs() -> Style:
              [(x, y) for y in range(20, round(low), 14)]]  # fmt: skip
     ropes = [rope(line, 5.2) for line in lines]
     behind = [rope([(x, -20.0), (x, 66.0 + 6 * (number % 2))], 6.0) for number, x in enumerate(range(-33, 34, 11))]
-    shape = HairShape(front=(cap(67.0, 50.0, hairline, 20.0), *both(ropes)), back=tuple(behind), over_ears=True,
-                      locks=tuple(tops + both(edges + turns)))  # fmt: skip
-    return Style(shape, behind=tuple([(x, 10.0), (x, 70.0)] for x in range(-28, 34, 11)), parting=0.0)
+    shape = HairShape(front=(cap(67.0, 50.0, hairline, 20.0), *both(ropes)), back=tuple(behind), over_ears=True)
+    return Style(
+        shape,
+        tuple(tops + both(edges + turns)),
+        behind=tuple([(x, 10.0), (x, 70.0)] for x in range(-28, 34, 11)),
+        parting=0.0,
+    )
 
 
 STYLES: dict[HairStyle, Callable[[], Style]] = {

@@ -1,4 +1,4 @@
-"""Beards, which differ by their outlines."""
+"""Beards of a flat drawing, which differ by their outlines."""
 
 from PIL import Image, ImageChops
 
@@ -13,7 +13,7 @@ from deployments.embedded.training.renderer.drawing import (
     spline,
     tinted,
 )
-from deployments.embedded.training.renderer.head import face_outline
+from deployments.embedded.training.renderer.flat.face import face_outline
 from deployments.embedded.training.renderer.portrait import Beard
 
 # right halves, in units of the skull
@@ -40,8 +40,7 @@ def draw_beard(sketch: Sketch, face: Image.Image) -> None:
         return
     if person.beard == "goatee":
         ((x, y),) = sketch.skull([(0.0, 38.0)])
-        wide, high = (17.0, 5.0) if sketch.look.cartoon else (11.0, 3.5)
-        mask = ImageChops.subtract(mask, sketch.mask(ellipse(x + turn, y, wide, high)))
+        mask = ImageChops.subtract(mask, sketch.mask(ellipse(x + turn, y, 11.0, 3.5)))
     mask = ImageChops.multiply(mask, sketch.mask(face_outline(sketch, grown=1.075)))
     field = light_field(sketch, FACE_X + turn, sketch.face_y + 24, 66, 66, 0.7) + 0.06
     sketch.fill(mask, tinted(sketch.hair, field))

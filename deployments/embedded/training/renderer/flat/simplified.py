@@ -1,7 +1,4 @@
-"""The nearest options, for those that flat drawings and today's avatars do not have.
-
-The shipped weights and the benchmark's judge were trained before cartoons had them: `SHIPPED` of `drawing` looks so.
-"""
+"""The nearest options, for those that flat drawings do not have."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Eyes, brows, nose and mouth of a photo: human proportions, fine lines."""
+"""Eyes, brows, nose and mouth of a flat drawing: human proportions, fine lines."""
 
 from PIL import ImageChops
 
@@ -22,7 +22,7 @@ HALF: dict[Expression, float] = {"serious": 14.0, "neutral": 14.0, "smiling": 17
 
 
 def draw_features(sketch: Sketch) -> None:
-    """A photo's eyes, nose, mouth and brows, on the bare face with its beard."""
+    """On the bare face with its beard."""
     draw_eyes(sketch)
     draw_nose(sketch)
     draw_mouth(sketch)
