@@ -26,7 +26,7 @@ GRID_X, GRID_Y = np.meshgrid(_cells, _cells)
 
 @dataclass(frozen=True)
 class Look:
-    """What tells a cartoon, or one flat drawing in human proportions from another."""
+    """What tells a cartoon from a flat drawing in human proportions, and one such drawing from another."""
 
     cartoon: bool = False
     eye_scale: float = 1.0

@@ -76,9 +76,9 @@ class Hair:
         """On the shading grid: a band of sheen around the crown, stronger on dark hair, and darker ends."""
         radius, angle = crown(self.sketch)
         sheen = np.exp(-(((radius - 0.83) / 0.09) ** 2) - ((angle + 0.55) / 0.5) ** 2)
+        sheen *= 0.3 - 0.12 * brightness(self.sketch.hair) / 255
         field = light_field(self.sketch, FACE_X, self.sketch.face_y, 104, 112, 0.45)
-        field = field + (0.3 - 0.12 * brightness(self.sketch.hair) / 255) * sheen
-        return np.asarray(field - 0.14 * np.clip((GRID_Y - 100) / 110, 0, 1))
+        return np.asarray(field + sheen - 0.14 * np.clip((GRID_Y - 100) / 110, 0, 1))
 
     def placed(self, lines: tuple[Points, ...]) -> list[Points]:
         """Fitted, in drawing units."""
