@@ -227,7 +227,7 @@ class DiffusionModelConfig(Config):
     # for few steps, nor of FLUX.2 klein.
     guidance_interval: GuidanceInterval | None = None
     variant: str | None = None  # of the weight files: `fp16` takes *.fp16.safetensors
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device supports it
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: bfloat16 where the device is faster in it
     device: str = "cpu"
     threads: int = Field(2, ge=1)
     memory_gb: float = Field(0, ge=0)  # of the device: weights, steps, a picture, the safety checker; without `loras`

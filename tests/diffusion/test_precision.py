@@ -17,7 +17,9 @@ def config(**values: Any) -> DiffusionModelConfig:
 @pytest.mark.parametrize(
     ("able", "expected"),
     [
-        ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "AMD EPYC"}, "bfloat16"),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, "float32"),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, "bfloat16"),
         ({"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
         ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, "float32"),
         ({"neon": True, "architecture": "aarch64"}, "float32"),

@@ -1,6 +1,6 @@
 """Load time and time of one avatar in a fresh process, as in a replica.
 
-python -m loadtest.bench.avatars.speed --weights deployments/embedded/weights --threads 2
+python -m loadtest.bench.avatars.speed --weights deployments/embedded/weights --threads 2 --dtype float32
 """
 
 import argparse
@@ -71,10 +71,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
     options = parser.parse_args()
     folder = options.weights / "diffusion"
     config = DiffusionModelConfig(
-        path=folder, ip_adapter=folder / "ip-adapter-faceid.safetensors", threads=options.threads
+        path=folder,
+        ip_adapter=folder / "ip-adapter-faceid.safetensors",
+        threads=options.threads,
+        dtype=options.dtype,
     )
     print(json.dumps(asdict(measure(config, options.steps, options.guidance))))
 
