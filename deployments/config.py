@@ -63,7 +63,7 @@ def model_path(path: Path) -> Path:
 class CascadeFaceModelConfig(Config):
     """A search for faces, and an ONNX encoder of upright ones.
 
-    `providers` of the encoder by their onnxruntime names; the first one must be available.
+    `providers` of encoder and `likeness` by their onnxruntime names; the first one must be available.
     """
 
     vector_length: ClassVar[int] = FACE_VECTOR
@@ -73,6 +73,8 @@ class CascadeFaceModelConfig(Config):
     encoder: Path = Path("embedded:face/encoder.onnx")
     finder: Path = Path("embedded:face/finder.onnx")  # proposes faces at any angle, beside the cascade
     verifier: Path = Path("embedded:face/verifier.onnx")  # looks again at each proposal, turned level
+    likeness: Path | None = Path("embedded:face/likeness.onnx")
+    """For `face_similarity`: a network of the encoder's input that no generator draws from. None: the encoder's own."""
     threads: int = Field(1, ge=1)
     min_face_px: int = Field(48, ge=1)  # pixels of the photo
     avatar_face: tuple[Share, Share, Share, Share] | None = None

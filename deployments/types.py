@@ -66,7 +66,8 @@ class FaceEmbedding:
     settings, None for that of apps which name no other: vectors of two models cannot be compared. `heads` are JPEGs of
     the upright head, one for each photo, where a model draws from them: they stay in memory, and are never written or
     logged. Of several photos of one person the rest is that of the first, and `doubtful` are those, from 0, that seem
-    to show somebody else. `warnings` are the codes of FACE_WARNINGS for each photo.
+    to show somebody else. `warnings` are the codes of FACE_WARNINGS for each photo. `likeness`, of length 1, is of a
+    network that nothing is drawn from, for `face_similarity`; None where the face model has no such network.
     """
 
     vector: Vector
@@ -78,6 +79,7 @@ class FaceEmbedding:
     heads: tuple[bytes, ...] = field(default=(), repr=False)
     doubtful: tuple[int, ...] = ()
     warnings: tuple[tuple[str, ...], ...] = ()
+    likeness: Vector | None = field(default=None, repr=False)
 
     __setstate__ = _restore
 

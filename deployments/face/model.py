@@ -1,6 +1,7 @@
 """Face embedding: the protocol of face models, their loader, and the model of the embedded profile."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -40,7 +41,7 @@ class FaceModel(Protocol):
 
 
 def load_face_model(config: FaceModelConfig) -> FaceModel:
-    """Opens the model's ONNX sessions. Raises: what `open_encoder`, or the constructor of the model, raises."""
+    """Opens the model's ONNX sessions. Raises: what `open_session`, or the constructor of the model, raises."""
     match config:
         case CascadeFaceModelConfig():
             return CascadeFaceModel(config)
@@ -61,11 +62,13 @@ class CascadeFaceModel:
     def __init__(self, config: CascadeFaceModelConfig) -> None:
         self._min_face_px = config.min_face_px
         self._avatar_face = config.avatar_face
-        self._encoder = open_encoder(config)
+        self._encoder = open_session(config, config.encoder)
+        self._likeness = None if config.likeness is None else open_session(config, config.likeness)
         self._side: int = self._encoder.get_inputs()[0].shape[2]  # pixels
         self._search = open_search(config)
         self._providers = config.providers
-        files = [model_path(path) for path in (config.encoder, config.finder, config.verifier)]
+        paths = (config.encoder, config.likeness, config.finder, config.verifier)
+        files = [model_path(path) for path in paths if path is not None]
         self._weights = sha256_by_name((f"face/{file.name}", file) for file in files)
 
     def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
@@ -73,17 +76,10 @@ class CascadeFaceModel:
 
         A face that is turned is embedded as if it were upright.
         """
-        found = [self._face(photo) for photo in photos]
-        both = zip(photos, found, strict=True)
-        crops = [_crop(photo, face, self._side) for photo, face in both if isinstance(face, Detection)]
-        with lost_provider_errors([self._encoder], self._providers):
-            vectors = iter(self._encode(crops))
-        return [
-            FaceEmbedding(next(vectors), face.box, face.score, face.landmarks, self._weights)
-            if isinstance(face, Detection)
-            else face
-            for face in found
-        ]
+        found = [(photo, self._face(photo)) for photo in photos]
+        sessions = [session for session in (self._encoder, self._likeness) if session is not None]
+        with lost_provider_errors(sessions, self._providers):
+            return [self._embedding(photo, face) if isinstance(face, Detection) else face for photo, face in found]
 
     def inspect(self, photo: Photo) -> FoundFaces:
         """As `FaceModel.inspect`, by the full search: `embed` ends its own at the first large face that is certain."""
@@ -98,13 +94,17 @@ class CascadeFaceModel:
         found = self._search.find(photo.pixels)
         return largest_face(found.faces, self._min_face_px, uncertain=found.uncertain)
 
-    def _encode(self, crops: Sequence[np.ndarray]) -> list[Vector]:
-        """One by one: on a CPU batching gains nothing, and a vector must not depend on the other faces."""
-        return [self._encode_one(crop) for crop in crops]
+    def _embedding(self, photo: Photo, face: Detection) -> FaceEmbedding:
+        """Faces go one by one: on a CPU batching gains nothing, and a vector must not depend on the other faces."""
+        crop = encoder_input(_crop(photo, face, self._side)[None])
+        vector = _vector(self._encoder, crop)
+        likeness = None if self._likeness is None else _vector(self._likeness, crop)
+        return FaceEmbedding(vector, face.box, face.score, face.landmarks, self._weights, likeness=likeness)
 
-    def _encode_one(self, crop: np.ndarray) -> Vector:
-        (embedding,) = self._encoder.run(["embedding"], {"input": encoder_input(crop[None])})
-        return normalised(np.asarray(embedding[0], dtype=np.float32))
+
+def _vector(session: onnxruntime.InferenceSession, crop: np.ndarray) -> Vector:
+    (vectors,) = session.run(["embedding"], {"input": crop})
+    return normalised(np.asarray(vectors[0], dtype=np.float32))
 
 
 def _crop(photo: Photo, face: Detection, size: int) -> Pixels:
@@ -127,10 +127,9 @@ def open_search(config: CascadeFaceModelConfig) -> FaceSearch:
     return FaceSearch(FaceFinder(finder, verifier))
 
 
-def open_encoder(config: CascadeFaceModelConfig) -> onnxruntime.InferenceSession:
+def open_session(config: CascadeFaceModelConfig, path: Path) -> onnxruntime.InferenceSession:
     """A session on the first of `providers`. Raises: RuntimeError where that is unavailable."""
-    path = str(model_path(config.encoder))
     providers = provider_list(config.providers)
-    session = onnxruntime.InferenceSession(path, session_options(config.threads), providers=providers)
+    session = onnxruntime.InferenceSession(str(model_path(path)), session_options(config.threads), providers=providers)
     require_provider(session, config.providers)
     return session

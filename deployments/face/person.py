@@ -37,7 +37,13 @@ def one_person(found: Sequence[FaceEmbedding | NoFaceError], config: FaceModelCo
             photo=doubtful[0],
             accepted="photos of one person, whose face is the largest on each",
         )
-    return replace(faces[0], vector=normalised(vectors.mean(axis=0)), doubtful=doubtful)
+    likeness = [face.likeness for face in faces if face.likeness is not None]
+    return replace(
+        faces[0],
+        vector=normalised(vectors.mean(axis=0)),
+        doubtful=doubtful,
+        likeness=normalised(np.mean(likeness, axis=0)) if likeness else None,
+    )
 
 
 def strangers(vectors: Vector, same_person: float) -> tuple[int, ...]:

@@ -164,9 +164,9 @@ def test_onnxruntime_reports_nothing_to_its_maker(tmp_path: Path) -> None:
     """It keeps its reports, and an id of the machine, in the home until they are sent."""
     program = """
 from deployments.config import CascadeFaceModelConfig
-from deployments.face.model import open_encoder
+from deployments.face.model import open_session
 
-open_encoder(CascadeFaceModelConfig())
+open_session(CascadeFaceModelConfig(), CascadeFaceModelConfig().encoder)
 """
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", ORT_TELEMETRY)}
 

@@ -16,7 +16,7 @@ from deployments.embedded.training.renderer.population import random_portrait
 from deployments.errors import NoFaceError
 from deployments.face.cascade import warmth
 from deployments.face.detection import Detection
-from deployments.face.model import CascadeFaceModel, open_encoder, open_search
+from deployments.face.model import CascadeFaceModel, open_search, open_session
 from deployments.face.similarity import face_similarity
 from deployments.types import FaceEmbedding, Photo, Pixels
 from tests.support.photos import insightface_images
@@ -249,7 +249,23 @@ def test_a_face_says_what_it_was_read_with(model: CascadeFaceModel, encoder: Pat
     (face,) = model.embed([astronaut])
     assert isinstance(face, FaceEmbedding)
     assert face.weights["face/encoder.onnx"] == hashlib.sha256(encoder.read_bytes()).hexdigest()
-    assert sorted(face.weights) == ["face/encoder.onnx", "face/finder.onnx", "face/verifier.onnx"]
+    assert sorted(face.weights) == [f"face/{name}.onnx" for name in ("encoder", "finder", "likeness", "verifier")]
+
+
+def test_likeness_is_read_by_a_network_of_its_own_or_by_none(encoder: Path, astronaut: Photo, actor: Photo) -> None:
+    model = CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder))
+    one, other = model.embed([astronaut, actor])
+    assert isinstance(one, FaceEmbedding)
+    assert isinstance(other, FaceEmbedding)
+    assert one.likeness is not None
+    assert other.likeness is not None
+    assert np.linalg.norm(one.likeness) == pytest.approx(1, abs=1e-5)
+    assert face_similarity(one, other) == pytest.approx(float(one.likeness @ other.likeness))
+    (without,) = CascadeFaceModel(CascadeFaceModelConfig(encoder=encoder, likeness=None)).embed([astronaut])
+    assert isinstance(without, FaceEmbedding)
+    assert without.likeness is None
+    assert np.array_equal(without.vector, one.vector)
+    assert face_similarity(without, other) == pytest.approx(float(without.vector @ other.vector), abs=1e-6)
 
 
 def test_no_photos_give_no_results(model: CascadeFaceModel) -> None:
@@ -327,7 +343,7 @@ def test_the_same_person_is_more_similar_to_herself_than_to_another(
 
 
 def test_threads_and_provider_are_those_of_the_config(encoder: Path) -> None:
-    session = open_encoder(CascadeFaceModelConfig(encoder=encoder, threads=2))
+    session = open_session(CascadeFaceModelConfig(threads=2), encoder)
     assert session.get_session_options().intra_op_num_threads == 2
     assert session.get_providers() == ["CPUExecutionProvider"]
 
@@ -335,6 +351,4 @@ def test_threads_and_provider_are_those_of_the_config(encoder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*CUDAExecutionProvider")
 def test_a_gpu_that_is_not_there_is_an_error_and_not_a_slow_session(encoder: Path) -> None:
     with pytest.raises(RuntimeError, match="CUDAExecutionProvider was asked for"):
-        open_encoder(
-            CascadeFaceModelConfig(encoder=encoder, providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
-        )
+        open_session(CascadeFaceModelConfig(providers=("CUDAExecutionProvider", "CPUExecutionProvider")), encoder)

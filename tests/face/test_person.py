@@ -1,5 +1,7 @@
 """Several photos of one person become one face."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,14 @@ def test_several_photos_give_the_normalised_mean_of_their_vectors() -> None:
     np.testing.assert_allclose(person.vector, looks(20)[0], atol=1e-6)
     assert person.box == (0, 0, 0, 0)
     assert person.doubtful == ()
+
+
+def test_likeness_is_the_normalised_mean_too_where_the_model_tells_it() -> None:
+    photos = [replace(face, likeness=vector) for face, vector in zip(faces(0, 40), looks(10, 70), strict=True)]
+    person = one_person(photos, TRAITS)
+    assert person.likeness is not None
+    np.testing.assert_allclose(person.likeness, looks(40)[0], atol=1e-6)
+    assert one_person(faces(0, 40), TRAITS).likeness is None
 
 
 def test_a_photo_without_a_face_is_named_where_there_are_several() -> None:

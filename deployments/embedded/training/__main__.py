@@ -16,6 +16,7 @@ from deployments.embedded.training.train.decoder import train_decoder
 from deployments.embedded.training.train.detector import train_finder
 from deployments.embedded.training.train.diffusion import start
 from deployments.embedded.training.train.export import DEFAULT_WEIGHTS, export_diffusion, export_onnx
+from deployments.embedded.training.train.likeness import train_likeness
 from deployments.embedded.training.train.matting import SIDE as MATTING_SIDE
 from deployments.embedded.training.train.matting import train_matting
 from deployments.embedded.training.train.networks import MattingNet, build_text_encoder, build_vae
@@ -37,6 +38,13 @@ def run_data(plan: Plan) -> None:
 def run_tokenizer(plan: Plan) -> None:
     """Trains the tokenizer on 3,000 captions and 300 default prompts, and saves it in `tokenizer/` of the cache."""
     save_tokenizer(train_tokenizer(caption_corpus(3000, plan.seed)), plan.cache / "tokenizer")
+
+
+def run_likeness(plan: Plan) -> None:
+    """Trains the judge of likeness on the face encoder's set, from the checkpoint `likeness.pt` where it exists."""
+    length = Length(plan.likeness_steps, plan.likeness_minutes)
+    photos, persons = plan.data.array("photos"), plan.data.portraits("photos")
+    train_likeness(photos, persons, length, plan.seed, plan.cache / "likeness.pt")
 
 
 def run_scenes(plan: Plan) -> None:
@@ -87,6 +95,9 @@ def run_export(plan: Plan) -> None:
     if (plan.cache / "face.pt").exists():
         path = plan.weights / "face" / "encoder.onnx"
         export_onnx(plan.face_encoder(), torch.zeros(1, 3, SIDE, SIDE), ("input", "embedding"), path)
+    if (plan.cache / "likeness.pt").exists():
+        path = plan.weights / "face" / "likeness.onnx"
+        export_onnx(plan.likeness(), torch.zeros(1, 3, SIDE, SIDE), ("input", "embedding"), path)
     if (plan.cache / "verifier.pt").exists():
         finder, verifier = plan.weights / "face" / "finder.onnx", plan.weights / "face" / "verifier.onnx"
         export_onnx(plan.finder(), torch.zeros(1, 3, 64, 64), ("picture", "maps"), finder, sides=True)
@@ -140,6 +151,7 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "data": run_data,
     "tokenizer": run_tokenizer,
     "face": run_face,
+    "likeness": run_likeness,
     "scenes": run_scenes,
     "finder": run_finder,
     "verifier": run_verifier,
@@ -169,6 +181,8 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=1200)
     parser.add_argument("--face-steps", type=int, default=2400)
     parser.add_argument("--face-minutes", type=float, help="of face encoder training, in place of its steps")
+    parser.add_argument("--likeness-steps", type=int, default=2000)
+    parser.add_argument("--likeness-minutes", type=float, help="in place of its steps")
     parser.add_argument("--decoder-steps", type=int, default=2900)
     parser.add_argument("--matting-steps", type=int, default=700)
     parser.add_argument("--text-steps", type=int, default=320)

@@ -14,6 +14,7 @@ from deployments.embedded.training.train.detector import FaceFinder
 from deployments.embedded.training.train.diffusion import Examples, train_diffusion
 from deployments.embedded.training.train.face import train_face_encoder
 from deployments.embedded.training.train.face_encoder import FaceEncoder
+from deployments.embedded.training.train.likeness import LikenessNet
 from deployments.embedded.training.train.together import run_together
 from deployments.embedded.training.train.verifier import FaceVerifier
 
@@ -31,6 +32,8 @@ class Plan:
     large: int
     face_steps: int
     face_minutes: float | None
+    likeness_steps: int
+    likeness_minutes: float | None
     decoder_steps: int
     matting_steps: int
     text_steps: int
@@ -91,6 +94,12 @@ class Plan:
         encoder = FaceEncoder()
         encoder.load_state_dict(torch.load(self.cache / "face.pt", weights_only=True)["network"])
         return encoder.eval()
+
+    def likeness(self) -> LikenessNet:
+        """The trained one, in evaluation mode. Raises: FileNotFoundError before it was trained."""
+        likeness = LikenessNet()
+        likeness.load_state_dict(torch.load(self.cache / "likeness.pt", weights_only=True)["network"])
+        return likeness.eval()
 
     def examples(self) -> Examples:
         """The generator learns from the codes of the persons themselves, so that it need not wait for the encoder."""
