@@ -52,6 +52,7 @@ def photos() -> np.ndarray:
     return np.stack(views)
 
 
+@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based:DeprecationWarning")
 def test_training_goes_on_from_its_checkpoint_and_is_exported(photos: np.ndarray, tmp_path: Path) -> None:
     checkpoint = tmp_path / "likeness.pt"
     train_likeness(photos, PERSONS[:6], Length(2), 0, checkpoint)
