@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,24 @@ import torch
 from deployments.embedded.training.evaluate.figures import DARK_BLACK, PALE_BLOND, held_out
 from deployments.embedded.training.evaluate.judge import HEADS, Judge, Labels, Readings, train_judge
 from deployments.embedded.training.renderer.figure import render
+from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.train.face import triples_right
+from deployments.embedded.training.train.likeness import band_of
+from deployments.errors import NoFaceError
+from deployments.types import FaceEmbedding, FoundFaces, Photo
 from loadtest.bench.avatars.__main__ import VIEWS
-from loadtest.bench.avatars.drawn import COLD, Case, Drawn, asked_colour, corners, plainly, right, wanted_portrait
+from loadtest.bench.avatars.drawn import (
+    COLD,
+    Case,
+    Drawn,
+    Stranger,
+    asked_colour,
+    corners,
+    plainly,
+    right,
+    similarity_scores,
+    wanted_portrait,
+)
 from loadtest.bench.avatars.photos import installed
 from loadtest.bench.avatars.scores import (
     JUDGE,
@@ -135,8 +151,8 @@ def drawn_perfectly(count: int) -> list[Case]:
             np.asarray(render(replace(wanted, background_name=name))[0], dtype=np.uint8) for name in ("black", colour)
         )
         other = np.asarray(render(replace(wanted, clothes_name="yellow"))[0], dtype=np.uint8)
-        embedding = np.zeros(512, np.float32)
-        cases.append(Case(wanted, on_black, embedding, [on_black, other, on_black, other], colour, on_colour))
+        nothing = np.zeros(0, np.float32)
+        cases.append(Case(wanted, on_black, nothing, nothing, [on_black, other, on_black, other], colour, on_colour))
     return cases
 
 
@@ -192,3 +208,39 @@ def test_the_benchmark_prints_every_bar_and_writes_them(tmp_path: Path, referenc
         assert name[:12] in ran.stdout
     assert f"{VIEWS} views each" in scores["real photos: triples right"]["note"]
     assert picture.stat().st_size > 10_000
+
+
+class SeesColours:
+    """A face model that likens a picture to the direction of its mean colour; black shows nobody."""
+
+    def embed(self, photos: Sequence[Photo]) -> list[FaceEmbedding | NoFaceError]:
+        found: list[FaceEmbedding | NoFaceError] = []
+        for photo in photos:
+            colour = photo.pixels.reshape(-1, 3).mean(0).astype(np.float32)
+            vector = colour / max(1.0, float(np.linalg.norm(colour)))
+            found.append(FaceEmbedding(vector, (0, 0, 1, 1), 1.0, likeness=vector) if vector.any() else NoFaceError())
+        return found
+
+    def inspect(self, photo: Photo) -> FoundFaces:
+        raise NotImplementedError
+
+
+def case_of(person: Portrait, avatar: tuple[int, int, int], photo: tuple[float, float, float]) -> Case:
+    picture = np.full((4, 4, 3), avatar, np.uint8)
+    likeness = np.array(photo, np.float32)
+    return Case(person, picture, likeness, likeness, [picture], "blue", picture)
+
+
+def test_an_avatar_is_held_against_its_own_photo_and_against_strangers_of_its_band() -> None:
+    man = replace(DARK_BLACK, gender="man")
+    cases = [
+        case_of(PALE_BLOND, (200, 0, 0), (1, 0, 0)),
+        case_of(man, (0, 200, 0), (0, 0.8, 0.6)),
+        case_of(man, (0, 0, 0), (1, 0, 0)),  # nobody is found on it
+    ]
+    alike, other = np.array([0.6, 0.8, 0], np.float32), np.array([0, 1, 0], np.float32)
+    others = [Stranger(band_of(PALE_BLOND), alike), Stranger(band_of(man), alike), Stranger(band_of(DARK_BLACK), other)]
+    scores = {score.name: score.value for score in similarity_scores(cases, others, SeesColours())}
+    assert scores["avatars with a face found"] == pytest.approx(2 / 3)
+    assert scores["the same, others of one gender, age and skin"] == pytest.approx((1 + 1 + 0.5 + 1) / 4)
+    assert scores["own above theirs by, on the average"] == pytest.approx((1 + 0.8) / 2 - (0.6 + 0.8) / 2, abs=1e-6)

@@ -33,13 +33,24 @@ from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.portrait import Gender
 from deployments.face.model import CascadeFaceModel
 from loadtest.bench.avatars.blind import KEY, TooFewPhotosError, blind
-from loadtest.bench.avatars.drawn import COLD, Case, Drawn, draw_cases, judge_scores, plainly, similarity_scores
+from loadtest.bench.avatars.drawn import (
+    COLD,
+    Case,
+    Drawn,
+    Stranger,
+    draw_cases,
+    judge_scores,
+    plainly,
+    similarity_scores,
+    strangers,
+)
 from loadtest.bench.avatars.matting import matting_scores
 from loadtest.bench.avatars.photos import PhotoCase, draw_photo_cases, photo_scores
 from loadtest.bench.avatars.scores import JUDGE, Score
 from loadtest.bench.avatars.speed import measured_in_a_fresh_process
 
 VIEWS = 4  # of every real face
+STRANGERS = 300  # whom avatars are held against
 RENDERS = 1600  # to measure the judge on
 MATTED = 100  # renders
 AVATAR_FACE = (0.202, 0.179, 0.802, 0.779)  # as in the service's config
@@ -50,6 +61,7 @@ class Work:
     """All avatars of one set of weights."""
 
     drawn: list[Case]
+    strangers: list[Stranger]
     photos: list[PhotoCase]
 
     @classmethod
@@ -57,7 +69,8 @@ class Work:
         """Generates all avatars, for minutes, with progress on stderr; `views` are of each real face."""
         studio = Studio(weights)
         drawn = tqdm(draw_cases(studio, references), "drawn persons", references, mininterval=5)
-        return cls(list(drawn), list(tqdm(draw_photo_cases(studio, views), "photos", mininterval=5)))
+        others = tqdm(strangers(studio, STRANGERS), "strangers", STRANGERS, mininterval=5)
+        return cls(list(drawn), list(others), list(tqdm(draw_photo_cases(studio, views), "photos", mininterval=5)))
 
 
 def measure(weights: Path, work: Work, judge: Judge) -> list[Score]:
@@ -68,7 +81,7 @@ def measure(weights: Path, work: Work, judge: Judge) -> list[Score]:
     return [
         *judge_scores(judge, RENDERS),
         *Drawn(work.drawn, judge).scores(),
-        *similarity_scores(work.drawn, faces),
+        *similarity_scores(work.drawn, work.strangers, faces),
         *photo_scores(work.photos, judge),
         *matting_scores(matting, before_cold, COLD, MATTED),
         *speed_scores(weights),
@@ -77,7 +90,12 @@ def measure(weights: Path, work: Work, judge: Judge) -> list[Score]:
 
 def face_model(weights: Path) -> CascadeFaceModel:
     """As the service loads it."""
-    return CascadeFaceModel(CascadeFaceModelConfig(encoder=weights / "face" / "encoder.onnx", avatar_face=AVATAR_FACE))
+    folder = weights / "face"
+    return CascadeFaceModel(
+        CascadeFaceModelConfig(
+            encoder=folder / "encoder.onnx", likeness=folder / "likeness.onnx", avatar_face=AVATAR_FACE
+        )
+    )
 
 
 def speed_scores(weights: Path) -> Iterator[Score]:

@@ -15,10 +15,10 @@ from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.photo import jittered_box, plain_photo, stored
 from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
-from deployments.errors import NoFaceError
+from deployments.embedded.training.train.likeness import Band, band_of
 from deployments.face.alignment import crop_face
 from deployments.face.model import FaceModel
-from deployments.types import Photo
+from deployments.types import FaceEmbedding, Photo
 from loadtest.bench.avatars.scores import (
     Array,
     Mask,
@@ -32,10 +32,12 @@ from loadtest.bench.avatars.scores import (
     share,
 )
 
-FIRST_PERSON = HELD_OUT + 2000
+FIRST_PERSON, FIRST_STRANGER = HELD_OUT + 2000, HELD_OUT + 12_000
 BATCH = 4  # images of every fourth reference; the others get a pair
 SEEDS_APART = 3.0  # bytes: mean difference of two seeds' pictures
 CORNER = 16  # pixels
+TRAITS = (("glasses", "glasses", 0.95), ("beard", "beard", 0.95), ("gender", "gender word", 0.95),
+          ("age_name", "child, grown or old", 0.9))  # fmt: skip
 PHOTO_SIDE = 256
 COLD = ("blue", "green", "teal", "purple", "light blue")  # far from any skin, hair or white shirt
 
@@ -47,6 +49,7 @@ class Case:
     wanted: Portrait
     crop: Picture
     embedding: NDArray[np.float32]
+    likeness: NDArray[np.float32]  # of the crop
     on_black: list[Picture]  # by the default prompt, seeds of one batch
     colour: str
     on_colour: Picture
@@ -98,7 +101,22 @@ def draw_cases(studio: Studio, count: int) -> Iterator[Case]:
         seeds = [1000 * number + i for i in range(BATCH if number % 4 == 0 else 2)]
         on_black = studio.draw(embedding, default_caption(wanted.gender), seeds)
         (on_colour,) = studio.draw(embedding, coloured_prompt(wanted.gender, colour), [1000 * number + 900])
-        yield Case(wanted, crop, embedding, on_black, colour, on_colour)
+        yield Case(wanted, crop, embedding, studio.liken(crop[None])[0], on_black, colour, on_colour)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Somebody whose photo the avatars are held against: nobody draws them."""
+
+    band: Band
+    likeness: NDArray[np.float32]
+
+
+def strangers(studio: Studio, count: int) -> Iterator[Stranger]:
+    """The same ones each time."""
+    for number, person in enumerate(held_out(count, FIRST_STRANGER)):
+        crop = reference_crop(person, np.random.default_rng(FIRST_STRANGER + number))
+        yield Stranger(band_of(person), studio.liken(crop[None])[0])
 
 
 def plainly(person: Portrait) -> Portrait:
@@ -138,10 +156,10 @@ class Drawn:
         skin, hair = apart(self._seen, self._wanted)
         yield Score("skin within dE 8", share(skin < 8), 0.95, note=f"median {np.median(skin):.1f}")
         yield Score("hair within dE 12", share(hair < 12), 0.9, note=f"median {np.median(hair):.1f}")
-        for head, name in (("glasses", "glasses"), ("beard", "beard"), ("gender", "gender word")):
+        for head, name, bar in TRAITS:
             agree = right(self._seen, self._wanted, head)
             note = ", ".join(f"{group} {share(members):.0%}" for group, members in agree.items())
-            yield Score(f"{name} right", share(np.concatenate([*agree.values()])), 0.95, note=note)
+            yield Score(f"{name} right", share(np.concatenate([*agree.values()])), bar, note=note)
         yield from background_scores(self._cases)
         yield self._identity()
         yield from self._agreement()
@@ -191,20 +209,21 @@ def corners(picture: Picture) -> Array:
     return lab_of([(r, g, b)])[0, :]
 
 
-def similarity_scores(cases: Sequence[Case], faces: FaceModel) -> Iterator[Score]:
-    """`face_similarity` as in the service, with the face detected in the avatar."""
+def similarity_scores(cases: Sequence[Case], others: Sequence[Stranger], faces: FaceModel) -> Iterator[Score]:
+    """`face_similarity` as in the service: to the own photo, to those of all others, and of those who are alike."""
     found = faces.embed([Photo(case.on_black[0], is_generated=True) for case in cases])
-    seen = [(number, face.vector) for number, face in enumerate(found) if not isinstance(face, NoFaceError)]
+    seen = [(n, face.likeness) for n, face in enumerate(found) if isinstance(face, FaceEmbedding)]
+    vectors = np.stack([likeness for _, likeness in seen if likeness is not None])
     yield Score("avatars with a face found", len(seen) / len(cases))
-    if len(seen) < 2:
-        return
-    likeness = np.stack([vector for _, vector in seen]) @ np.stack([case.embedding for case in cases]).T
-    own = np.zeros(likeness.shape, dtype=np.bool_)
-    own[np.arange(len(seen)), [number for number, _ in seen]] = True
-    note = f"own median {np.median(likeness[own]):.2f}, others {np.median(likeness[~own]):.2f}"
-    yield Score(
-        "face_similarity, AUC", auc(likeness[own].astype(np.float64), likeness[~own].astype(np.float64)), 0.9, note=note
-    )
+    wanted = [cases[number].wanted for number, _ in seen]
+    own = (vectors * np.stack([cases[number].likeness for number, _ in seen])).sum(1).astype(np.float64)
+    likeness = (vectors @ np.stack([other.likeness for other in others]).T).astype(np.float64)
+    alike = np.array([[band_of(person) == other.band for other in others] for person in wanted])
+    note = f"own median {np.median(own):.2f}, others {np.median(likeness):.2f}"
+    yield Score("face_similarity, AUC", auc(own, likeness.ravel()), 0.9, note=note)
+    note = f"own median {np.median(own):.2f}, others {np.median(likeness[alike]):.2f}, {alike.sum()} pairs"
+    yield Score("the same, others of one gender, age and skin", auc(own, likeness[alike]), 0.95, note=note)
+    yield Score("own above theirs by, on the average", float(own.mean() - likeness[alike].mean()), 0.2)
 
 
 def judge_scores(judge: Judge, count: int) -> Iterator[Score]:
@@ -212,9 +231,9 @@ def judge_scores(judge: Judge, count: int) -> Iterator[Score]:
     rng = np.random.default_rng(HELD_OUT)
     people = [person_avatar(person, rng, default=False) for person in held_out(count, HELD_OUT + 5000)]
     seen = judge.read([np.asarray(render(person, 128)[0]) for person in people])
-    for head in ("glasses", "beard", "gender"):
+    for head, bar in (("glasses", 0.99), ("beard", 0.99), ("gender", 0.99), ("age_name", 0.95)):
         agree = np.concatenate([*right(seen, people, head).values()])
-        yield Score(f"judge on renders: {head}", share(agree), 0.99)
+        yield Score(f"judge on renders: {head}", share(agree), bar)
     for name, off in zip(("skin", "hair"), apart(seen, people), strict=True):
         note = f"95% {np.percentile(off, 95):.1f}"
         yield Score(f"judge on renders: {name}, median dE", float(np.median(off)), note=note)

@@ -102,14 +102,14 @@ def sheet_references() -> list[Reference]:
     return [*real_references(), *pair, *drawn]
 
 
-def draw_sheet(weights: Path, path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> None:
+def draw_sheet(weights: Path, path: Path) -> None:
     """A row a reference: its crop, three seeds of the default prompt, two on blue."""
     studio = Studio(weights)
     rows = []
     for reference in sheet_references():
         embedding = studio.embed(reference.crop[None])[0]
-        default = studio.draw(embedding, default_caption("person"), [1, 2, 3], steps, guidance)
-        blue = studio.draw(embedding, "portrait of a person, blue background, red shirt", [1, 2], steps, guidance)
+        default = studio.draw(embedding, default_caption("person"), [1, 2, 3])
+        blue = studio.draw(embedding, "portrait of a person, blue background, red shirt", [1, 2])
         rows.append([reference.crop, *default, *blue])
     half = (len(rows) + 1) // 2
     both = [left + right for left, right in zip(rows[:half], rows[half:], strict=True)]

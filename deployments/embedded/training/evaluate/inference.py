@@ -65,8 +65,9 @@ class Studio:
     """The embedded models, loaded as the service loads them."""
 
     def __init__(self, weights: Path) -> None:
-        self.encoder = onnxruntime.InferenceSession(
-            str(weights / "face" / "encoder.onnx"), providers=["CPUExecutionProvider"]
+        self.encoder, self.likeness = (
+            onnxruntime.InferenceSession(str(weights / "face" / name), providers=["CPUExecutionProvider"])
+            for name in ("encoder.onnx", "likeness.onnx")
         )
         self.pipeline: Any = StableDiffusionPipeline.from_pretrained(
             weights / "diffusion", safety_checker=None, feature_extractor=None, requires_safety_checker=False,
@@ -81,6 +82,11 @@ class Studio:
         """Crops (n, CROP_SIZE, CROP_SIZE, 3) -> (n, 512), each of length 1."""
         (embeddings,) = self.encoder.run(None, {"input": encoder_input(crops)})
         return np.asarray(embeddings, dtype=np.float32)
+
+    def liken(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Crops (n, CROP_SIZE, CROP_SIZE, 3) -> (n, width), each of length 1: what `face_similarity` compares."""
+        (vectors,) = self.likeness.run(None, {"input": encoder_input(crops)})
+        return np.asarray(vectors, dtype=np.float32)
 
     def draw(self, embedding: NDArray[np.float32], prompt: str, seeds: list[int]) -> list[NDArray[np.uint8]]:
         """One picture a seed, (256, 256, 3) each."""
