@@ -218,7 +218,11 @@ class SeesColours:
         for photo in photos:
             colour = photo.pixels.reshape(-1, 3).mean(0).astype(np.float32)
             vector = colour / max(1.0, float(np.linalg.norm(colour)))
-            found.append(FaceEmbedding(vector, (0, 0, 1, 1), 1.0, likeness=vector) if vector.any() else NoFaceError())
+            found.append(
+                FaceEmbedding(vector, (0, 0, 1, 1), 1.0, likeness=vector)
+                if vector.any()
+                else NoFaceError("no face found")
+            )
         return found
 
     def inspect(self, photo: Photo) -> FoundFaces:
