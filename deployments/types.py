@@ -158,6 +158,7 @@ class GenerationMetadata:
     precision: str
     device: str
     versions: Mapping[str, str]  # of libraries
+    lora_scales: Mapping[str, float] = field(default_factory=dict)  # of those that the image wears, named as in weights
 
     __setstate__ = _restore
 

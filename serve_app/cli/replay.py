@@ -40,6 +40,7 @@ COMPARED = (
     "drawn_width",
     "drawn_height",
     "lora_scale",
+    "lora_scales",
     "precision",
     "device",
 )

@@ -104,6 +104,7 @@ export interface Receipt {
   guidance_scale: number;
   ip_adapter_scale: number;
   lora_scale: number | null;
+  lora_scales: Record<string, number>;
   sampler: string;
   schedule: Record<string, any>;
   drawn_width: number;

@@ -28,7 +28,10 @@ class Receipt(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     ip_adapter_scale: float = Field(description="The one that was used, the model's own where none was asked for.")
-    lora_scale: float | None
+    lora_scale: float | None = Field(description="Of the LoRA that is part of the model.")
+    lora_scales: dict[str, float] = Field(
+        default_factory=dict, description="Of each LoRA that the image wore besides, by its name in `weights`."
+    )
     sampler: str
     schedule: dict[str, Any] = Field(description="Of the noise levels, what differs from diffusers' defaults.")
     drawn_width: int = Field(description="Pixels, before the result was made of it.")

@@ -214,6 +214,8 @@ def test_a_model_that_has_another_name_now_but_the_same_files_is_drawn_with(
 def test_nothing_differs_from_itself() -> None:
     assert list(differences(RECEIPT, RECEIPT)) == []
     assert list(differences(RECEIPT, RECEIPT.model_copy(update={"device": "H200"}))) == ["device: cpu then, H200 now"]
+    fainter, stronger = (RECEIPT.model_copy(update={"lora_scales": {"lora/ink": scale}}) for scale in (0.5, 0.9))
+    assert list(differences(fainter, stronger)) == ["lora_scales: {'lora/ink': 0.5} then, {'lora/ink': 0.9} now"]
     bare = RECEIPT.model_copy(update={"weights": {}})
     assert list(differences(RECEIPT, bare)) == [
         f"{name}: weights that are not used now" for name in sorted(RECEIPT.weights)

@@ -175,6 +175,8 @@ def test_a_receipt_has_the_sampler_and_the_lora_of_its_own_image(tiny: Tiny) -> 
     assert trailing.schedule["timestep_spacing"] == "trailing" != usual.schedule.get("timestep_spacing")
     assert "lora/fast" in lcm.weights
     assert "lora/fast" not in usual.weights.keys() | trailing.weights.keys()
+    assert lcm.lora_scales == {"lora/fast": tiny.config.loras["fast"].scale}
+    assert usual.lora_scales == trailing.lora_scales == {}
 
 
 def test_a_step_that_fails_leaves_the_noise_of_the_next_attempt_as_it_was(tiny: Tiny) -> None:

@@ -37,6 +37,7 @@ def generation_metadata(name: str, config: DiffusionModelConfig) -> GenerationMe
         precision=precision_in_receipts(config),
         device=_device_name(config.device),
         versions={library: version(library) for library in LIBRARIES},
+        lora_scales={f"{WORN}{name}": lora.scale for name, lora in config.loras.items()},
     )
 
 
@@ -65,10 +66,12 @@ def of_image(metadata: GenerationMetadata, config: DiffusionModelConfig, spec: A
     used = {f"{WORN}{name}" for name in (spec.lora, spec.speed_lora)} | {f"{DECODERS}{spec.decoder}"}
     others = (WORN, DECODERS) if spec.decoder is None else (WORN, DECODERS, OWN_DECODER)
     weights = {name: digest for name, digest in metadata.weights.items() if name in used or not name.startswith(others)}
+    scales = {name: scale for name, scale in metadata.lora_scales.items() if name in used}
+    metadata = replace(metadata, weights=weights, lora_scales=scales)
     if spec.sampler is None:
-        return replace(metadata, weights=weights)
+        return metadata
     sampler, schedule = _named(distilled_sampler(spec.sampler, _scheduler(config)))
-    return replace(metadata, weights=weights, sampler=sampler, schedule=schedule)
+    return replace(metadata, sampler=sampler, schedule=schedule)
 
 
 def _scheduler(config: DiffusionModelConfig) -> dict[str, Any]:
