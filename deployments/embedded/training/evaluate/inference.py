@@ -89,21 +89,15 @@ class Studio:
         return np.asarray(vectors, dtype=np.float32)
 
     def draw(self, embedding: NDArray[np.float32], prompt: str, seeds: list[int]) -> list[NDArray[np.uint8]]:
-        """One picture a seed, (256, 256, 3) each."""
-        return self.draw_each(np.repeat(embedding[None], len(seeds), axis=0), [prompt] * len(seeds), seeds)
-
-    def draw_each(
-        self, embeddings: NDArray[np.float32], prompts: list[str], seeds: list[int]
-    ) -> list[NDArray[np.uint8]]:
-        """A picture (256, 256, 3) of each embedding (n, 512), by a prompt and a seed of its own."""
-        faces = torch.from_numpy(embeddings[:, None])
+        """One picture a seed, (256, 256, 3) each, of one face: the pipeline gives all of its images the same."""
+        face = torch.from_numpy(embedding[None, None])
         drawn = self.pipeline(
-            prompts,
-            negative_prompt=[""] * len(prompts),
+            [prompt] * len(seeds),
+            negative_prompt=[""] * len(seeds),
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            ip_adapter_image_embeds=[torch.cat([torch.zeros_like(faces), faces])],
+            ip_adapter_image_embeds=[torch.cat([torch.zeros_like(face), face])],
             output_type="np",
         ).images
         return [np.asarray((picture * 255).round(), dtype=np.uint8) for picture in drawn]
