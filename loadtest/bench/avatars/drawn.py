@@ -11,7 +11,7 @@ from deployments.embedded.training.data.captions import default_caption
 from deployments.embedded.training.data.dataset import person_avatar
 from deployments.embedded.training.evaluate.figures import HELD_OUT, held_out
 from deployments.embedded.training.evaluate.inference import Studio
-from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings, shows_beard, shows_hair
+from deployments.embedded.training.evaluate.judge import GROUPS, Judge, Readings, shows_age, shows_beard, shows_hair
 from deployments.embedded.training.renderer.figure import render
 from deployments.embedded.training.renderer.photo import jittered_box, plain_photo, stored
 from deployments.embedded.training.renderer.portrait import NAMED_COLOURS, Gender, Portrait, another_sitting, as_gender
@@ -127,8 +127,9 @@ def plainly(person: Portrait) -> Portrait:
 
 
 def right(seen: Readings, people: Sequence[Portrait], head: str) -> dict[str, Mask]:
-    """For every group of values, whether its members were recognised; without beards that are not visible."""
-    counted = np.array([head != "beard" or shows_beard(person) for person in people])
+    """For every group of values, whether its members were recognised; without beards and ages that nobody could see."""
+    shown = {"beard": shows_beard, "age_name": shows_age}.get(head, lambda person: True)
+    counted = np.array([shown(person) for person in people])
     wanted = np.array([GROUPS[head](getattr(person, head)) for person in people])
     agree = np.array(seen.groups(head)) == wanted
     return {str(group): agree[(wanted == group) & counted] for group in np.unique(wanted)}

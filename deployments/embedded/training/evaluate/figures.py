@@ -130,6 +130,7 @@ in this repository. Licence: Apache-2.0.
 | `diffusion/` | a `StableDiffusionPipeline`: latents 12x32x32 (64x64 pixels, unshuffled), native 256x256 |
 | `diffusion/ip-adapter-faceid.safetensors` | IP-Adapter FaceID: a 512-d face embedding to 4 tokens |
 | `face/encoder.onnx` | a crop by `face/alignment.py`, (n, 3, 192, 192) RGB in -1..1 -> (n, 512), of length 1 |
+| `face/likeness.onnx` | the same crop -> (n, 128), of length 1: for `face_similarity`, and never drawn from |
 | `face/finder.onnx` | (n, 3, h, w) RGB in -1..1, sides multiples of 32 -> (n, 16, h / 8, w / 8): where faces may be |
 | `face/verifier.onnx` | (n, 3, 64, 64) of mean 0 and deviation 1 -> (n, 16): whether an upright face is there, where |
 | `matting/u2net.onnx` | for rembg's `u2net_custom`: 320x320 in, mask out |
@@ -137,8 +138,8 @@ in this repository. Licence: Apache-2.0.
 Trained on: {trained}. Written {day:%Y-%m-%d}.
 Good settings: {steps} steps, guidance {guidance}, the scheduler of the folder.
 
-The avatars are cartoons. The encoder reads appearance (skin, hair, beard, glasses), not identity, and must
-not be used to recognise people.
+The avatars are cartoons. Encoder and judge of likeness read appearance (skin, hair, beard, glasses), not
+identity, and must not be used to recognise people.
 
 ## Figures
 

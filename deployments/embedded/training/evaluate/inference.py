@@ -88,13 +88,15 @@ class Studio:
         (vectors,) = self.likeness.run(None, {"input": encoder_input(crops)})
         return np.asarray(vectors, dtype=np.float32)
 
-    def draw(self, embedding: NDArray[np.float32], prompt: str, seeds: list[int]) -> list[NDArray[np.uint8]]:
+    def draw(
+        self, embedding: NDArray[np.float32], prompt: str, seeds: list[int], steps: int = STEPS
+    ) -> list[NDArray[np.uint8]]:
         """One picture a seed, (256, 256, 3) each, of one face: the pipeline gives all of its images the same."""
         face = torch.from_numpy(embedding[None, None])
         drawn = self.pipeline(
             [prompt] * len(seeds),
             negative_prompt=[""] * len(seeds),
-            num_inference_steps=STEPS,
+            num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             ip_adapter_image_embeds=[torch.cat([torch.zeros_like(face), face])],

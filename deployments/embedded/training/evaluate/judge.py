@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from deployments.embedded.training.renderer.portrait import (
+    AGE_ENDS,
     HAIR_LENGTH,
     Age,
     Beard,
@@ -50,6 +51,7 @@ HEADS: dict[str, tuple[str | bool, ...]] = {  # attribute of a Portrait -> its v
 LOGITS = sum(map(len, HEADS.values()))
 LAB_MIDDLE, LAB_UNIT = (50.0, 10.0, 15.0), 20.0
 WIDTHS = (24, 48, 80)
+AGES_APART = 0.06  # on the scale of a portrait's age
 SEEN_APART = 12.0  # CIEDE2000 of a beard and the skin that it is on
 Picture = NDArray[np.uint8]
 Array = NDArray[np.float64]
@@ -89,6 +91,11 @@ def shows_beard(portrait: Portrait) -> bool:
     """Whether anyone could tell: a beard in the skin's own colour is not seen."""
     lab = rgb2lab(np.array([[portrait.skin, portrait.hair]], dtype=np.float64) / 255)[0]
     return beard_group(portrait.beard) == "shaven" or float(deltaE_ciede2000(*lab)) > SEEN_APART
+
+
+def shows_age(portrait: Portrait) -> bool:
+    """Whether anyone could tell a child, a grown and an old person apart: near the ends of two of them nobody could."""
+    return all(abs(portrait.age - AGE_ENDS[end]) > AGES_APART for end in ("child", "middle-aged"))
 
 
 def shows_hair(portrait: Portrait) -> bool:
