@@ -95,14 +95,14 @@ def draw_photos(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]
 def draw_avatars(job: tuple[int, int]) -> tuple[list[list[Portrait]], NDArray[np.uint8]]:
     """Avatars as the latents hold them, (n, AVATARS, 64, 64, 3), and for each person the portraits that they show."""
     seed, start = job
-    portraits, pictures = [], []
-    for index in range(start, start + CHUNK):
-        person = person_of(seed, index)[0]
-        rng = np.random.default_rng((seed, index, 1))
-        sittings = [avatar_of(person, rng, default=number == 0) for number in range(AVATARS)]
-        portraits.append(sittings)
-        pictures.append(np.stack([small_picture(sitting) for sitting in sittings]))
-    return portraits, np.stack(pictures)
+    portraits = [sittings_of(seed, index) for index in range(start, start + CHUNK)]
+    return portraits, np.stack([np.stack([small_picture(each) for each in sittings]) for sittings in portraits])
+
+
+def sittings_of(seed: int, index: int) -> list[Portrait]:
+    """The AVATARS portraits of a person that the generator learns: by the default prompt, and by another."""
+    person, rng = person_of(seed, index)[0], np.random.default_rng((seed, index, 1))
+    return [avatar_of(person, rng, default=number == 0) for number in range(AVATARS)]
 
 
 def draw_large(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]:
@@ -110,13 +110,18 @@ def draw_large(job: tuple[int, int]) -> tuple[list[Portrait], NDArray[np.uint8]]
     seed, start = job
     portraits, pictures = [], []
     for index in range(start, start + CHUNK):
-        person, rng = person_of(seed, index)
-        sitting = avatar_of(person, rng, default=index % 2 == 0)
+        sitting = large_sitting(seed, index)
         picture, alpha = render(sitting)
         picture.putalpha(alpha)
         portraits.append(sitting)
         pictures.append(np.asarray(picture, dtype=np.uint8))
     return portraits, np.stack(pictures)
+
+
+def large_sitting(seed: int, index: int) -> Portrait:
+    """Whom a picture of the large set shows: half of them on black, by the default prompt."""
+    person, rng = person_of(seed, index)
+    return avatar_of(person, rng, default=index % 2 == 0)
 
 
 Draw = Callable[[tuple[int, int]], tuple[list[Any], NDArray[np.uint8]]]

@@ -1,0 +1,1 @@
+"""Shaders: cartoons drawn again in another style, whoever they show."""
