@@ -8,6 +8,7 @@ import torch
 
 from deployments.embedded.training.data.dataset import draw_avatars, draw_large, draw_photos, draw_set
 from deployments.embedded.training.data.faces import draw_face_set
+from deployments.embedded.training.data.styled import draw_styled_avatars, draw_styled_large
 from deployments.embedded.training.data.words import caption_corpus, save_tokenizer, train_tokenizer
 from deployments.embedded.training.evaluate import figures
 from deployments.embedded.training.evaluate.judge import train_judge
@@ -21,7 +22,7 @@ from deployments.embedded.training.train.matting import SIDE as MATTING_SIDE
 from deployments.embedded.training.train.matting import train_matting
 from deployments.embedded.training.train.networks import MattingNet, build_text_encoder, build_vae
 from deployments.embedded.training.train.parsers import SIDE
-from deployments.embedded.training.train.plan import Plan, run_diffusion, run_face
+from deployments.embedded.training.train.plan import Plan, run_diffusion, run_face, run_fewstep, run_styles
 from deployments.embedded.training.train.preview import fit_preview
 from deployments.embedded.training.train.text import train_text_encoder
 from deployments.embedded.training.train.verifier import train_verifier
@@ -29,10 +30,13 @@ from deployments.face.finder import LOOK_SIDE
 
 
 def run_data(plan: Plan) -> None:
-    """Draws the three training sets into `plan.data`; a set that is complete is kept, whatever the plan says."""
+    """Draws the training sets into `plan.data`; a set that is complete is kept, whatever the plan says."""
     draw_set(plan.data, "photos", draw_photos, plan.seed + 1, plan.faces, plan.workers)
     draw_set(plan.data, "large", draw_large, plan.seed + 2, plan.large, plan.workers)
     draw_set(plan.data, "avatars", draw_avatars, plan.seed + 1, plan.persons, plan.workers)
+    if plan.styled:
+        draw_set(plan.data, "styled-large", draw_styled_large, plan.seed + 2, plan.large, plan.workers)
+        draw_set(plan.data, "styled-avatars", draw_styled_avatars, plan.seed + 1, plan.styled, plan.workers)
 
 
 def run_tokenizer(plan: Plan) -> None:
@@ -66,12 +70,12 @@ def run_verifier(plan: Plan) -> None:
 
 def run_decoder(plan: Plan) -> None:
     """Trains the autoencoder's decoder on the large pictures, from the weights in `decoder.pt` where it exists."""
-    train_decoder(plan.data.array("large"), plan.decoder_steps, plan.seed, plan.cache / "decoder.pt")
+    train_decoder(plan.pictures("large")[0], plan.decoder_steps, plan.seed, plan.cache / "decoder.pt")
 
 
 def run_matting(plan: Plan) -> None:
     """Trains the matting network on the large pictures, from the weights in `matting.pt` where it exists."""
-    train_matting(plan.data.array("large"), plan.matting_steps, plan.seed, plan.cache / "matting.pt")
+    train_matting(plan.pictures("large")[0], plan.matting_steps, plan.seed, plan.cache / "matting.pt")
 
 
 def run_text(plan: Plan) -> None:
@@ -84,10 +88,7 @@ def run_text(plan: Plan) -> None:
 
 def run_judge(plan: Plan) -> None:
     """Not shipped: the avatars' benchmark reads pictures with it (`loadtest/bench/avatars/judge.safetensors`)."""
-    pictures, sittings = plan.data.array("avatars"), plan.data.portraits("avatars")
-    flat = pictures.reshape(-1, *pictures.shape[2:])
-    portraits = [sitting for both in sittings for sitting in both]
-    train_judge(flat, portraits, plan.judge_steps, plan.seed).save(plan.cache / "judge.safetensors")
+    train_judge(*plan.pictures("avatars"), plan.judge_steps, plan.seed).save(plan.cache / "judge.safetensors")
 
 
 def run_export(plan: Plan) -> None:
@@ -161,6 +162,8 @@ PARTS: dict[str, Callable[[Plan], None]] = {
     "judge": run_judge,
     "diffusion": run_diffusion,
     "export": run_export,
+    "styles": run_styles,
+    "fewstep": run_fewstep,
     "preview": run_preview,
     "samples": run_samples,
     "card": run_card,
@@ -198,6 +201,14 @@ def main() -> None:
     parser.add_argument("--finder-minutes", type=float, help="in place of its steps")
     parser.add_argument("--verifier-steps", type=int, default=4000)
     parser.add_argument("--verifier-minutes", type=float, help="in place of its steps")
+    parser.add_argument("--styled", type=int, default=4000, help="persons that are drawn in styles, too; 0: no styles")
+    parser.add_argument("--style-steps", type=int, default=600, help="of each style")
+    parser.add_argument("--style-minutes", type=float, help="of each style, in place of its steps")
+    parser.add_argument("--trajectories", type=int, default=4000, help="pictures that teach to draw in four steps")
+    parser.add_argument("--fewstep-steps", type=int, default=1500)
+    parser.add_argument(
+        "--fewstep-minutes", type=float, help="in place of its steps; the teacher's time is not counted"
+    )
     parser.add_argument("--figures", type=Path, help="for the card: what loadtest.bench.avatars wrote with --json")
     parser.add_argument("--light", type=Path, help="for the card: what loadtest.bench.exposure wrote with --json")
     parser.add_argument("--note", help="for the card, in place of its own account of the training")

@@ -4,18 +4,27 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import CLIPTokenizer
 
 from deployments.embedded.training.data.dataset import Folder, person_of
+from deployments.embedded.training.data.styled import all_pictures, of_style
 from deployments.embedded.training.renderer.appearance import embeddings_of
+from deployments.embedded.training.renderer.portrait import Portrait
+from deployments.embedded.training.renderer.shaders.styles import STYLES
 from deployments.embedded.training.train.checkpoint import Length
 from deployments.embedded.training.train.detector import FaceFinder
-from deployments.embedded.training.train.diffusion import Examples, train_diffusion
+from deployments.embedded.training.train.diffusion import Batches, Examples, train_diffusion
 from deployments.embedded.training.train.face import train_face_encoder
 from deployments.embedded.training.train.face_encoder import FaceEncoder
+from deployments.embedded.training.train.fewstep import train_fewstep
 from deployments.embedded.training.train.likeness import LikenessNet
-from deployments.embedded.training.train.together import run_together
+from deployments.embedded.training.train.lora import ShippedGenerator, fingerprint
+from deployments.embedded.training.train.styles import train_style
+from deployments.embedded.training.train.together import Together, run_together
+from deployments.embedded.training.train.trajectories import Kept
 from deployments.embedded.training.train.verifier import FaceVerifier
 
 
@@ -49,6 +58,12 @@ class Plan:
     finder_minutes: float | None
     verifier_steps: int
     verifier_minutes: float | None
+    styled: int
+    style_steps: int
+    style_minutes: float | None
+    trajectories: int
+    fewstep_steps: int
+    fewstep_minutes: float | None
     figures: Path | None
     light: Path | None
     note: str | None
@@ -101,11 +116,76 @@ class Plan:
         likeness.load_state_dict(torch.load(self.cache / "likeness.pt", weights_only=True)["network"])
         return likeness.eval()
 
+    def persons_of(self, count: int) -> list[Portrait]:
+        """The first of those in the sets of avatars, as photographed."""
+        return [person_of(self.seed + 1, index)[0] for index in range(count)]
+
     def examples(self) -> Examples:
         """The generator learns from the codes of the persons themselves, so that it need not wait for the encoder."""
-        persons = [person_of(self.seed + 1, index)[0] for index in range(self.persons)]
+        persons = self.persons_of(self.persons)
         pictures, portraits = self.data.array("avatars"), self.data.portraits("avatars")
         return Examples(pictures, portraits, persons, embeddings_of(persons))
+
+    def pictures(self, name: str) -> tuple[NDArray[np.uint8], list[Portrait]]:
+        """All of the set `large` or `avatars`, (n, side, side, 3 or 4), and whom they show; in styles too.
+
+        Raises: FileNotFoundError before they are drawn.
+        """
+        return all_pictures(self.data, name, with_styles=self.styled > 0)
+
+    def lora_file(self, name: str) -> Path:
+        """Of a style, or `fewstep`; it need not exist."""
+        return self.weights / "loras" / f"{name}.safetensors"
+
+    def shipped(self) -> ShippedGenerator:
+        """The exported generator. Raises: OSError where there is none."""
+        return ShippedGenerator(self.weights / "diffusion")
+
+
+def run_styles(plan: Plan) -> None:
+    """Trains a LoRA for each style on the exported generator and writes it beside; in one process a worker.
+
+    They go on from the checkpoints `style-NAME-BASE.pt`, where BASE stands for the content of the exported files. With
+    `styled` 0 there are none.
+    """
+    run_together(plan.workers, plan.meeting, partial(train_styles, plan))
+
+
+def run_fewstep(plan: Plan) -> None:
+    """Trains the LoRA for four steps, which composes with the styles whose files exist, and writes it beside them."""
+    run_together(plan.workers, plan.meeting, partial(train_speed, plan))
+
+
+def train_styles(plan: Plan) -> None:
+    """Trains the styles in this process, one after the other; it may be one of several that average their gradients."""
+    shipped, base = plan.shipped(), fingerprint(plan.weights / "diffusion")
+    length = Length(plan.style_steps, plan.style_minutes)
+    persons = plan.persons_of(plan.styled)
+    for style in STYLES if plan.styled else ():
+        pictures, portraits = of_style(plan.data, style)
+        examples = Examples(pictures, portraits, persons, embeddings_of(persons))
+        checkpoint = plan.cache / f"style-{style}-{base}.pt"
+        lora = train_style(shipped, examples, length, plan.seed, checkpoint, plan.batch)
+        if Together().rank == 0:
+            lora.save(plan.lora_file(style))
+
+
+def train_speed(plan: Plan) -> None:
+    """Trains the LoRA for four steps in this process, which may be one of several that average their gradients."""
+    shipped, files = plan.shipped(), {str(style): plan.lora_file(style) for style in STYLES}
+    styles = {style: shipped.read_lora(path) for style, path in files.items() if path.exists()}
+    base = fingerprint(plan.weights / "diffusion", *(files[style] for style in styles))
+    lora = train_fewstep(
+        shipped,
+        styles,
+        Batches(plan.examples(), shipped.tokenizer, plan.batch, plan.seed),
+        Length(plan.fewstep_steps, plan.fewstep_minutes),
+        plan.seed,
+        plan.cache / f"fewstep-{base}.pt",
+        Kept(plan.cache / f"trajectories-{base}", max(1, plan.trajectories // plan.batch)),
+    )
+    if Together().rank == 0:
+        lora.save(plan.lora_file("fewstep"))
 
 
 def run_diffusion(plan: Plan) -> None:
