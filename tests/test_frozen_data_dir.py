@@ -28,7 +28,7 @@ LATER_INPUT = {
     "file_urls": None, "style": None, "quality": "standard", "previews": False, "start_deadline_s": None,
     "fallback_app_id": None, "fallback_from": None,
 }  # fmt: skip
-LATER_RECEIPT = {"photos": 1, "style": None, "quality": "standard", "fallback_from": None}
+LATER_RECEIPT = {"photos": 1, "style": None, "quality": "standard", "fallback_from": None, "lora_scales": {}}
 LATER_LIMITS = {"images_per_day": 0}  # that tokens of the earlier version do not have
 
 

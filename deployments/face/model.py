@@ -64,7 +64,6 @@ class CascadeFaceModel:
         self._avatar_face = config.avatar_face
         self._encoder = open_session(config, config.encoder)
         self._likeness = None if config.likeness is None else open_session(config, config.likeness)
-        self._side: int = self._encoder.get_inputs()[0].shape[2]  # pixels
         self._search = open_search(config)
         self._providers = config.providers
         paths = (config.encoder, config.likeness, config.finder, config.verifier)
@@ -96,15 +95,17 @@ class CascadeFaceModel:
 
     def _embedding(self, photo: Photo, face: Detection) -> FaceEmbedding:
         """Faces go one by one: on a CPU batching gains nothing, and a vector must not depend on the other faces."""
-        crop = encoder_input(_crop(photo, face, self._side)[None])
-        vector = _vector(self._encoder, crop)
-        likeness = None if self._likeness is None else _vector(self._likeness, crop)
-        return FaceEmbedding(vector, face.box, face.score, face.landmarks, self._weights, likeness=likeness)
+        crops: dict[int, Pixels] = {}  # by their sides in pixels: both networks may take the same
 
+        def vector(session: onnxruntime.InferenceSession) -> Vector:
+            side: int = session.get_inputs()[0].shape[2]
+            if side not in crops:
+                crops[side] = _crop(photo, face, side)
+            (vectors,) = session.run(["embedding"], {"input": encoder_input(crops[side][None])})
+            return normalised(np.asarray(vectors[0], dtype=np.float32))
 
-def _vector(session: onnxruntime.InferenceSession, crop: np.ndarray) -> Vector:
-    (vectors,) = session.run(["embedding"], {"input": crop})
-    return normalised(np.asarray(vectors[0], dtype=np.float32))
+        read, likeness = vector(self._encoder), None if self._likeness is None else vector(self._likeness)
+        return FaceEmbedding(read, face.box, face.score, face.landmarks, self._weights, likeness=likeness)
 
 
 def _crop(photo: Photo, face: Detection, size: int) -> Pixels:

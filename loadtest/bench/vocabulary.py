@@ -81,7 +81,7 @@ def naming(
 
 
 def phrases() -> Iterator[Phrase]:
-    """All that the training's captions name, but the colours of backgrounds and clothes: `bench.avatars` has those."""
+    """What the training's captions name, but colours of backgrounds and clothes, stripes and earrings."""
     colours = {name: [f"{word} hair" for word in words] for name, words in captions.HAIR_WORDS.items()}
     yield from naming("hats", "hat", captions.HATS)
     yield from naming("glasses", "glasses", GLASSES)

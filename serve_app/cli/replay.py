@@ -204,7 +204,7 @@ def differences(then: Receipt, now: Receipt) -> Iterator[str]:
             yield f"{name}: {old} then, {new} now"
     for name in COMPARED:
         old, new = getattr(then, name), getattr(now, name)
-        if old != new:
+        if old != new and (name != "lora_scales" or name in then.model_fields_set):  # older receipts do not tell them
             yield f"{name}: {old} then, {new} now"
 
 

@@ -216,6 +216,8 @@ def test_nothing_differs_from_itself() -> None:
     assert list(differences(RECEIPT, RECEIPT.model_copy(update={"device": "H200"}))) == ["device: cpu then, H200 now"]
     fainter, stronger = (RECEIPT.model_copy(update={"lora_scales": {"lora/ink": scale}}) for scale in (0.5, 0.9))
     assert list(differences(fainter, stronger)) == ["lora_scales: {'lora/ink': 0.5} then, {'lora/ink': 0.9} now"]
+    older = Receipt.model_validate(fainter.model_dump(exclude={"lora_scales"}))
+    assert list(differences(older, stronger)) == []
     bare = RECEIPT.model_copy(update={"weights": {}})
     assert list(differences(RECEIPT, bare)) == [
         f"{name}: weights that are not used now" for name in sorted(RECEIPT.weights)

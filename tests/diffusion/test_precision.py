@@ -25,7 +25,7 @@ def config(**values: Any) -> DiffusionModelConfig:
         ({"neon": True, "architecture": "aarch64"}, "float32"),
     ],
 )
-def test_a_processor_draws_in_bfloat16_only_if_it_computes_with_it(
+def test_a_processor_draws_in_bfloat16_only_if_it_is_faster_in_it(
     monkeypatch: pytest.MonkeyPatch, able: dict[str, Any], expected: str
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)

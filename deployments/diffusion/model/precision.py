@@ -6,7 +6,7 @@ from deployments.config import DiffusionModelConfig
 
 
 def precision_of(config: DiffusionModelConfig) -> str:
-    """The name of the type; `dtype: auto` is bfloat16 where the device supports it, else float32."""
+    """The name of the type; `dtype: auto` is bfloat16 where the device is faster in it, else float32."""
     if config.dtype != "auto":
         return config.dtype
     return "bfloat16" if computes_bfloat16(config.device) else "float32"

@@ -88,7 +88,10 @@ def run_text(plan: Plan) -> None:
 
 def run_judge(plan: Plan) -> None:
     """Not shipped: the avatars' benchmark reads pictures with it (`loadtest/bench/avatars/judge.safetensors`)."""
-    train_judge(*plan.pictures("avatars"), plan.judge_steps, plan.seed).save(plan.cache / "judge.safetensors")
+    pictures, sittings = plan.data.array("avatars"), plan.data.portraits("avatars")
+    flat = pictures.reshape(-1, *pictures.shape[2:])
+    portraits = [sitting for both in sittings for sitting in both]
+    train_judge(flat, portraits, plan.judge_steps, plan.seed).save(plan.cache / "judge.safetensors")
 
 
 def run_export(plan: Plan) -> None:

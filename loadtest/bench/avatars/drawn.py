@@ -47,6 +47,7 @@ class Case:
     """A reference, the person with the gender of the prompt, and the avatars."""
 
     wanted: Portrait
+    photographed: Portrait
     crop: Picture
     embedding: NDArray[np.float32]
     likeness: NDArray[np.float32]  # of the crop
@@ -101,7 +102,7 @@ def draw_cases(studio: Studio, count: int) -> Iterator[Case]:
         seeds = [1000 * number + i for i in range(BATCH if number % 4 == 0 else 2)]
         on_black = studio.draw(embedding, default_caption(wanted.gender), seeds)
         (on_colour,) = studio.draw(embedding, coloured_prompt(wanted.gender, colour), [1000 * number + 900])
-        yield Case(wanted, crop, embedding, studio.liken(crop[None])[0], on_black, colour, on_colour)
+        yield Case(wanted, person, crop, embedding, studio.liken(crop[None])[0], on_black, colour, on_colour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +214,15 @@ def corners(picture: Picture) -> Array:
 def similarity_scores(cases: Sequence[Case], others: Sequence[Stranger], faces: FaceModel) -> Iterator[Score]:
     """`face_similarity` as in the service: to the own photo, to those of all others, and of those who are alike."""
     found = faces.embed([Photo(case.on_black[0], is_generated=True) for case in cases])
-    seen = [(n, face.likeness) for n, face in enumerate(found) if isinstance(face, FaceEmbedding)]
-    vectors = np.stack([likeness for _, likeness in seen if likeness is not None])
+    seen = [(case, face.likeness) for case, face in zip(cases, found, strict=True) if isinstance(face, FaceEmbedding)]
     yield Score("avatars with a face found", len(seen) / len(cases))
-    wanted = [cases[number].wanted for number, _ in seen]
-    own = (vectors * np.stack([cases[number].likeness for number, _ in seen])).sum(1).astype(np.float64)
+    # A prompt for another gender than the photo's asks for somebody else.
+    of_same = [(case, likeness) for case, likeness in seen if case.wanted.gender == case.photographed.gender]
+    if not of_same:
+        return
+    vectors = np.stack([likeness for _, likeness in of_same if likeness is not None])
+    wanted = [case.wanted for case, _ in of_same]
+    own = (vectors * np.stack([case.likeness for case, _ in of_same])).sum(1).astype(np.float64)
     likeness = (vectors @ np.stack([other.likeness for other in others]).T).astype(np.float64)
     alike = np.array([[band_of(person) == other.band for other in others] for person in wanted])
     note = f"own median {np.median(own):.2f}, others {np.median(likeness):.2f}"

@@ -36,7 +36,7 @@ class Faces:
     """Turns the photo of a request into a vector with the service's own face model."""
 
     def __init__(self) -> None:
-        self._model = CascadeFaceModel(CascadeFaceModelConfig())
+        self._model = CascadeFaceModel(CascadeFaceModelConfig(likeness=None))
 
     def order(self, body: Body) -> Order:
         """Raises: NoFaceError."""

@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--sheet", type=Path, help="where a picture of some photos goes")
     options = parser.parse_args()
-    model = CascadeFaceModel(CascadeFaceModelConfig(encoder=options.weights / "face" / "encoder.onnx", threads=1))
+    model = CascadeFaceModel(CascadeFaceModelConfig(encoder=options.weights / "face" / "encoder.onnx", likeness=None))
     told, shown = [], []
     for number, person in enumerate(tqdm(persons(options.persons), "persons", mininterval=10)):
         photos = photos_of(person, number)

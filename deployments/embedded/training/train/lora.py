@@ -13,6 +13,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from deployments.embedded.training.train.diffusion import Generator
 from deployments.embedded.training.train.export import adapted_unet, weight_files, write_folder
+from deployments.embedded.training.train.precision import autocast
 
 RANK = 8
 MATRIX_RATE, OTHER_RATE = 1e-2, 5e-3  # peaks of the learning rates; five times the generator's
@@ -126,8 +127,8 @@ class ShippedGenerator(nn.Module):
                 layer.worn = ()
 
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, faces: Tensor) -> Tensor:
-        """As `Generator`, computed in bfloat16; v in float32."""
-        with torch.autocast("cpu", torch.bfloat16):
+        """As `Generator`, computed as in its training; v in float32."""
+        with autocast():
             predicted: Tensor = self.generator(noisy, timesteps, tokens, faces)
         return predicted.float()
 

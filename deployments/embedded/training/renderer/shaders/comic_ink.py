@@ -4,11 +4,12 @@ import numpy as np
 from PIL import ImageFilter
 from scipy import ndimage
 
-from deployments.embedded.training.renderer.parts import BACKGROUND, BEARD, FRAME, HAIR, HAT, PARTS, SKIN
+from deployments.embedded.training.renderer.parts import BACKGROUND, BEARD, HAIR, HAT, PARTS, SKIN
 from deployments.embedded.training.renderer.portrait import Portrait, brightness
 from deployments.embedded.training.renderer.shaders.surface import (
     CLOTHES,
     DARK,
+    FINE,
     Array,
     Surface,
     as_array,
@@ -44,7 +45,7 @@ def comic_ink(surface: Surface, portrait: Portrait) -> tuple[Array, Array]:
     person = surface.alpha > 0.5
     _, y = surface.places()
     shadow = np.where(person, 2.6 * (0.92 - light) + far_side(surface), 0.15 + 0.35 * y / 256)
-    shadow = np.where(surface.part(*range(FRAME, PARTS)), 0, shadow).clip(0, 0.7).astype(np.float32)
+    shadow = np.where(surface.part(*FINE), 0, shadow).clip(0, 0.7).astype(np.float32)
     printed = mixed(colours, colours * DOT, step(shadow, screen(surface), 0.12))
     glossy = step(light, 1.22, 0.05) * surface.part(HAIR, HAT, BEARD)
     printed = mixed(printed, 0.6 * printed + 0.4, glossy)
@@ -58,7 +59,7 @@ def comic_ink(surface: Surface, portrait: Portrait) -> tuple[Array, Array]:
 def flat_colours(surface: Surface) -> Array:
     """Few tones a part, more saturated than they were."""
     plain = as_array(as_picture(surface.colours).filter(ImageFilter.MedianFilter(3)))
-    plain = np.where(surface.part(*range(FRAME, PARTS))[..., None], surface.colours, plain)
+    plain = np.where(surface.part(*FINE)[..., None], surface.colours, plain)
     plain = few_tones(plain, surface.parts, TONES)
     grey = luma(plain)[..., None]
     return np.asarray(((grey + (plain - grey) * STRONG[0]) * STRONG[1]).clip(0, 1))

@@ -3,9 +3,10 @@
 import numpy as np
 from scipy import ndimage
 
-from deployments.embedded.training.renderer.parts import BACKGROUND, FRAME, PARTS
+from deployments.embedded.training.renderer.parts import BACKGROUND
 from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.renderer.shaders.surface import (
+    FINE,
     Array,
     Surface,
     blurred,
@@ -35,7 +36,7 @@ def pencil(surface: Surface, portrait: Portrait) -> tuple[Array, Array]:
     dark = ((1 - tone) * surface.alpha - 0.12).clip(0)
     first = step(dark, 0.16 + 0.74 * line_screen(x + y + wobble), 0.3)
     second = step(dark - CROSSED, 0.5 * line_screen(x - y + wobble), 0.2)
-    hatching = np.maximum(0.55 * first, 0.62 * dark) + 0.4 * second + 0.35 * dark * surface.part(*range(FRAME, PARTS))
+    hatching = np.maximum(0.55 * first, 0.62 * dark) + 0.4 * second + 0.35 * dark * surface.part(*FINE)
     grain = 1 + 0.12 * noise(surface.side, 1.0, 4)
     graphite = (np.maximum(hatching, contours(surface)) * grain).clip(0, 1)
     tint = (

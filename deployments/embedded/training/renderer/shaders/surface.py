@@ -11,10 +11,21 @@ from PIL import Image
 from scipy import ndimage
 
 from deployments.embedded.training.renderer.backdrop import fractal
-from deployments.embedded.training.renderer.parts import BACKGROUND, PARTS
+from deployments.embedded.training.renderer.parts import (
+    BACKGROUND,
+    BROW,
+    FRAME,
+    IRIS,
+    LENS,
+    LIPS,
+    PARTS,
+    SCLERA,
+    TEETH,
+)
 from deployments.embedded.training.renderer.portrait import Colour
 
 UNITS = 256.0  # lengths in shaders are in parts of a picture's side, of which it has so many
+FINE = (FRAME, LENS, BROW, IRIS, SCLERA, LIPS, TEETH)  # parts of a pixel or two of the generator's
 CLOTHES = PARTS  # and earrings: what is of the person and has no label of its own
 DARK = 0.2  # luma below which a background is one on which black lines are not seen
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
