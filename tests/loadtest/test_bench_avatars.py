@@ -161,13 +161,13 @@ def drawn_perfectly(count: int) -> list[Case]:
 def test_avatars_by_the_renderer_itself_meet_the_bars_and_those_of_others_do_not() -> None:
     judge, cases = Judge.load(JUDGE), drawn_perfectly(24)  # fewer have no room for the one miss of 95%
     scores = {score.name: score for score in Drawn(cases, judge).scores()}
-    assert [name for name, score in scores.items() if not score.met] == []
+    assert [name for name, score in scores.items() if score.met is False] == []
     turned = [*cases[1:], cases[0]]
     exchanged = [
         replace(case, on_black=other.on_black, on_colour=other.on_colour)
         for case, other in zip(cases, turned, strict=True)
     ]
-    missed = {score.name for score in Drawn(exchanged, judge).scores() if not score.met}
+    missed = {score.name for score in Drawn(exchanged, judge).scores() if score.met is False}
     assert missed >= {"skin within dE 8", "hair within dE 12", "own reference found among 4", "gender word right"}
 
 
