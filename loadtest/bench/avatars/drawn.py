@@ -217,10 +217,14 @@ def similarity_scores(cases: Sequence[Case], others: Sequence[Stranger], faces: 
     seen = [(case, face.likeness) for case, face in zip(cases, found, strict=True) if isinstance(face, FaceEmbedding)]
     yield Score("avatars with a face found", len(seen) / len(cases))
     # A prompt for another gender than the photo's asks for somebody else.
-    of_same = [(case, likeness) for case, likeness in seen if case.wanted.gender == case.photographed.gender]
+    of_same = [
+        (case, likeness)
+        for case, likeness in seen
+        if likeness is not None and case.wanted.gender == case.photographed.gender
+    ]
     if not of_same:
         return
-    vectors = np.stack([likeness for _, likeness in of_same if likeness is not None])
+    vectors = np.stack([likeness for _, likeness in of_same])
     wanted = [case.wanted for case, _ in of_same]
     own = (vectors * np.stack([case.likeness for case, _ in of_same])).sum(1).astype(np.float64)
     likeness = (vectors @ np.stack([other.likeness for other in others]).T).astype(np.float64)

@@ -27,10 +27,10 @@ from deployments.embedded.training.data.words import tokenize
 from deployments.embedded.training.renderer.portrait import Portrait
 from deployments.embedded.training.train.export import adapted_unet
 from deployments.embedded.training.train.networks import (
-    build_scheduler,
     build_text_encoder,
     build_unet,
     closed_form_latents,
+    noise_levels,
     random_adapter,
 )
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
@@ -240,8 +240,7 @@ def train_diffusion(
 ) -> Progress:
     """Ends after `steps`, or after `minutes` of training where given; a checkpoint resumes it; else as `start`."""
     progress, together = start(tokenizer, checkpoint, seed, text, exported), Together()
-    alphas = build_scheduler().alphas_cumprod.float()
-    alphas[-1] = 0.0
+    alphas = noise_levels()
     draw = Batches(examples, tokenizer, batch, seed)
     bar = tqdm(total=steps, initial=progress.step, desc="diffusion", mininterval=10, disable=together.rank > 0)
     mean_loss: float | None = None

@@ -175,6 +175,13 @@ def build_scheduler() -> EulerDiscreteScheduler:
     )
 
 
+def noise_levels() -> Tensor:
+    """(1000,): the picture's share of the variance of noisy latents at each time step; at the last it is none."""
+    alphas: Tensor = build_scheduler().alphas_cumprod.float()
+    alphas[-1] = 0.0
+    return alphas
+
+
 class Residual(nn.Module):
     """A residual block with normalisation and ReLU before each convolution (He et al. 2016)."""
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from deployments.embedded.training.train.checkpoint import Length, restored, save
 from deployments.embedded.training.train.diffusion import Batches, Examples, random_timesteps, v_loss
 from deployments.embedded.training.train.lora import MATRIX_RATE, OTHER_RATE, Lora, ShippedGenerator
-from deployments.embedded.training.train.networks import build_scheduler
+from deployments.embedded.training.train.networks import noise_levels
 from deployments.embedded.training.train.optimiser import MatrixOptimiser
 from deployments.embedded.training.train.together import Together
 
@@ -30,7 +30,7 @@ def train_style(
     lora, together = shipped.new_lora(), Together()
     optimiser = MatrixOptimiser(lora, MATRIX_RATE, OTHER_RATE)
     step, seconds = restored(checkpoint, lora, optimiser)
-    draw, alphas, mean_loss = Batches(examples, shipped.tokenizer, batch, seed), levels(), float("nan")
+    draw, alphas, mean_loss = Batches(examples, shipped.tokenizer, batch, seed), noise_levels(), float("nan")
     with tqdm(desc=checkpoint.stem, initial=step, mininterval=10, disable=together.rank > 0) as bar:
         while length.done(step, seconds) < 1:
             started, turn = time.monotonic(), step * together.count + together.rank
@@ -50,10 +50,3 @@ def train_style(
             if together.rank == 0 and (step % SAVE_EVERY == 0 or length.done(step, seconds) >= 1):
                 save(checkpoint, lora, optimiser, step, seconds)
     return lora
-
-
-def levels() -> Tensor:
-    """(1000,): the picture's share of the variance of noisy latents at each time step; at the last it is none."""
-    alphas: Tensor = build_scheduler().alphas_cumprod.float()
-    alphas[-1] = 0.0
-    return alphas

@@ -20,6 +20,7 @@ from deployments.embedded.training.renderer.shaders.surface import (
     few_tones,
     luma,
     mixed,
+    saturated,
     step,
 )
 
@@ -61,8 +62,7 @@ def flat_colours(surface: Surface) -> Array:
     plain = as_array(as_picture(surface.colours).filter(ImageFilter.MedianFilter(3)))
     plain = np.where(surface.part(*FINE)[..., None], surface.colours, plain)
     plain = few_tones(plain, surface.parts, TONES)
-    grey = luma(plain)[..., None]
-    return np.asarray(((grey + (plain - grey) * STRONG[0]) * STRONG[1]).clip(0, 1))
+    return np.asarray((saturated(plain, STRONG[0]) * STRONG[1]).clip(0, 1))
 
 
 def shading(surface: Surface) -> Array:

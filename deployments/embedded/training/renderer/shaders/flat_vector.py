@@ -31,6 +31,7 @@ from deployments.embedded.training.renderer.shaders.surface import (
     colour_array,
     few_tones,
     luma,
+    saturated,
 )
 
 TONES = {BACKGROUND: 5, CLOTHES: 6, FRAME: 1, LENS: 2, BROW: 1, IRIS: 2, SCLERA: 1, LIPS: 2, TEETH: 2}
@@ -57,9 +58,8 @@ def flat_vector(surface: Surface, portrait: Portrait) -> tuple[Array, Array]:
     skin = surface.part(SKIN)
     colours[skin] = skin_tones(surface, soft, colour_array(portrait.skin))[skin]
     colours = np.where(far_half(surface)[..., None], colours * SHADE, colours)
-    grey = luma(colours)[..., None]
-    lively = grey + (colours - grey) * LIVELY
-    lifted = lively + (LEAST - grey).clip(0) * surface.part(HAIR, BEARD, HAT, CLOTHES)[..., None]
+    too_dark = (LEAST - luma(colours)[..., None]).clip(0)
+    lifted = saturated(colours, LIVELY) + too_dark * surface.part(HAIR, BEARD, HAT, CLOTHES)[..., None]
     return blurred(lifted.clip(0, 1).astype(np.float32), surface.pixels(0.7)), surface.alpha
 
 

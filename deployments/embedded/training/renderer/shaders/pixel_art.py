@@ -30,6 +30,7 @@ from deployments.embedded.training.renderer.shaders.surface import (
     colour_array,
     few_tones,
     luma,
+    saturated,
 )
 
 T = TypeVar("T", bound=np.generic)
@@ -69,8 +70,7 @@ def pixel_art(surface: Surface, portrait: Portrait) -> tuple[Array, Array]:
         colours = np.where(
             (person & ~ndimage.binary_erosion(person, border_value=1))[..., None], RIM * colours, colours
         )
-    grey = luma(colours)[..., None]
-    strong = (grey + (colours - grey) * STRONG).clip(0, 1).astype(np.float32)
+    strong = saturated(colours, STRONG).clip(0, 1).astype(np.float32)
     return enlarged(strong, surface.side), enlarged(person.astype(np.float32), surface.side)
 
 

@@ -83,6 +83,12 @@ def luma(colours: Array) -> Array:
     return np.asarray(colours @ LUMA)
 
 
+def saturated(colours: Array, factor: float) -> Array:
+    """Further from the grey of the same luma by a factor; what lies beyond 0..1 is not cut off."""
+    grey = luma(colours)[..., None]
+    return np.asarray(grey + (colours - grey) * factor)
+
+
 def colour_array(colour: Colour) -> Array:
     """(3,), in 0..1."""
     return np.array(colour, dtype=np.float32) / 255
